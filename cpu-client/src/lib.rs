@@ -1,0 +1,1 @@
+//! The parts of `cpu` that tests and benchmarks use too.

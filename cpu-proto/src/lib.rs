@@ -1,0 +1,37 @@
+//! What `cpu` and `cpud` must agree on: names, ports, defaults, and the small grammars that
+//! travel between them. No I/O lives here.
+
+pub mod fstab;
+pub mod namespace;
+pub mod quote;
+
+/// TCP port of cpud, the same as u-root's.
+pub const DEFAULT_PORT: u16 = 17010;
+
+/// The directories that come from the client when `-namespace` is not given.
+pub const DEFAULT_NAMESPACE: &str = "/lib:/lib64:/usr:/bin:/etc:/home";
+
+/// SSH identification of our server, up to the version: what follows is `CARGO_PKG_VERSION`.
+/// A client that reads it may use the `9p` subsystem, credit and environment without replies.
+pub const SERVER_ID_PREFIX: &str = "SSH-2.0-cpud_";
+
+/// SSH identification of our client, up to the version.
+pub const CLIENT_ID_PREFIX: &str = "SSH-2.0-cpu_";
+
+/// Name of the SSH subsystem whose channel carries 9P2000.L.
+pub const SUBSYSTEM_9P: &str = "9p";
+
+/// Where the client's files are mounted in a session.
+pub const MOUNT_POINT: &str = "/tmp/cpu";
+
+/// Where the machine's own root is visible in a session.
+pub const LOCAL_POINT: &str = "/tmp/local";
+
+/// Environment variable that carries the session's mounts, fstab(5) lines separated by newlines.
+pub const ENV_FSTAB: &str = "CPU_FSTAB";
+
+/// The same text again for sshd-like servers that let only `LC_*` through.
+pub const ENV_FSTAB_LC: &str = "LC_GLENDA_CPU_FSTAB";
+
+/// Largest 9P message: the cap of the kernel's `trans=fd` (net/9p/trans_fd.c, `MAX_SOCK_BUF`).
+pub const MAX_MSIZE: u32 = 1024 * 1024;
