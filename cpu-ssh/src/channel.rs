@@ -1,0 +1,415 @@
+//! Channels that never hold each other up.
+//!
+//! russh hands what arrives to the [`Handler`](russh::server::Handler) callbacks of its session
+//! loop; they put it into a queue here at once and return, so the loop never waits. Stock russh
+//! opens the SSH window again on receipt, not on consumption, so the window bounds nothing.
+//! Between our own two programs a *credit* does: each side tells the other how many bytes it has
+//! consumed (extended data of type [`CREDIT_TYPE`], a big-endian u32), and never has more than
+//! [`CREDIT`] bytes outstanding in one direction of one channel. A foreign peer knows nothing of
+//! credit: when its queues exceed [`FOREIGN_LIMIT`], the [`Gate`] stops the socket.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use russh::{Channel, ChannelId, ChannelMsg, ChannelWriteHalf};
+use tokio::sync::{Notify, Semaphore, watch};
+
+use crate::socket::Gate;
+
+/// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
+pub const CREDIT: usize = 2 * 1024 * 1024;
+
+/// Private extended data type that carries credit ("cpu1"; RFC 4254, 5.2 leaves the space open).
+pub const CREDIT_TYPE: u32 = 0x6370_7531;
+
+/// Bytes queued for all channels of a foreign peer above which its socket is not read.
+pub const FOREIGN_LIMIT: usize = 8 * 1024 * 1024;
+
+/// Largest piece handed to russh in one call.
+const PIECE: usize = 256 * 1024;
+
+/// Consumed bytes that are worth telling the peer of.
+const GRANT: usize = CREDIT / 4;
+
+/// Who is at the other end of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// One of our two programs: both directions of every channel are credited.
+    Ours,
+    /// Anyone else: plain SSH.
+    Foreign,
+}
+
+/// The two byte streams of a channel's direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Channel data: standard input or output, or the one stream of a subsystem.
+    Data,
+    /// Extended data of type 1: standard error (RFC 4254, 5.2).
+    Stderr,
+}
+
+/// The peer broke the rules of credit; the connection must end.
+#[derive(Debug, thiserror::Error)]
+pub enum Violation {
+    /// More bytes arrived than credit had been given.
+    #[error("the peer sent {0} bytes more than its credit on one channel")]
+    Overrun(usize),
+    /// A credit message that is malformed or gives more than was ever outstanding.
+    #[error("the peer sent a credit message that makes no sense")]
+    Credit,
+}
+
+/// The channel, or the connection under it, has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the channel is closed")]
+pub struct Closed;
+
+impl From<Closed> for std::io::Error {
+    fn from(_: Closed) -> Self {
+        std::io::ErrorKind::BrokenPipe.into()
+    }
+}
+
+/// All channels of one connection; shared between its handler and whoever opens channels.
+/// The handler forwards `data`, `extended_data`, `channel_eof` and `channel_close` to it.
+#[derive(Clone)]
+pub struct Mux(Arc<MuxShared>);
+
+struct MuxShared {
+    gate: Gate,
+    table: Mutex<Table>,
+}
+
+struct Table {
+    peer: Peer,
+    channels: HashMap<ChannelId, Arc<Shared>>,
+    /// Bytes queued for all channels together.
+    queued: usize,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Wakes the reader of [`Stream::Data`] and of [`Stream::Stderr`].
+    arrived: [Notify; 2],
+    /// Bytes that we may still send.
+    credit: Semaphore,
+    closed: watch::Sender<bool>,
+    credited: bool,
+}
+
+#[derive(Default)]
+struct State {
+    queues: [BytesMut; 2],
+    ended: bool,
+    /// Bytes consumed that the peer has not been told of.
+    untold: usize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Mux {
+    /// No channels yet. `gate` is the one given to the connection's [`crate::Socket`].
+    pub fn new(gate: Gate) -> Self {
+        Self(Arc::new(MuxShared {
+            gate,
+            table: Mutex::new(Table {
+                peer: Peer::Foreign,
+                channels: HashMap::new(),
+                queued: 0,
+            }),
+        }))
+    }
+
+    /// Say who the peer is, by the identification it sent: ours begins with `prefix`.
+    /// Must be called before the first [`Mux::open`].
+    pub fn identify(&self, sshid: &[u8], prefix: &str) -> Peer {
+        let peer = if sshid.starts_with(prefix.as_bytes()) {
+            Peer::Ours
+        } else {
+            Peer::Foreign
+        };
+        lock(&self.0.table).peer = peer;
+        peer
+    }
+
+    /// Who the peer is.
+    pub fn peer(&self) -> Peer {
+        lock(&self.0.table).peer
+    }
+
+    /// Take a channel over. From here on its bytes come only through the receiver.
+    pub fn open<M>(&self, channel: Channel<M>) -> (Receiver<M>, Sender<M>)
+    where
+        M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+    {
+        let id = channel.id();
+        // Dropping the read half makes russh deliver through the handler callbacks alone.
+        let (_, write) = channel.split();
+        let write = Arc::new(write);
+        let mut table = lock(&self.0.table);
+        let credited = table.peer == Peer::Ours;
+        let shared = Arc::new(Shared {
+            state: Mutex::default(),
+            arrived: [Notify::new(), Notify::new()],
+            credit: Semaphore::new(if credited { CREDIT } else { 0 }),
+            closed: watch::Sender::new(false),
+            credited,
+        });
+        table.channels.insert(id, shared.clone());
+        let sender = Sender {
+            write,
+            shared: shared.clone(),
+        };
+        let receiver = Receiver {
+            mux: self.clone(),
+            shared,
+            sender: sender.clone(),
+        };
+        (receiver, sender)
+    }
+
+    /// Bytes have arrived: `kind` 0 is data, else the type of extended data.
+    pub fn data(&self, id: ChannelId, kind: u32, bytes: &[u8]) -> Result<(), Violation> {
+        let mut table = lock(&self.0.table);
+        let Some(shared) = table.channels.get(&id).cloned() else {
+            return Ok(());
+        };
+        let stream = match kind {
+            0 => Stream::Data,
+            1 => Stream::Stderr,
+            CREDIT_TYPE if shared.credited => return shared.credit(bytes),
+            _ => return Ok(()),
+        };
+        let mut state = lock(&shared.state);
+        if state.ended {
+            return Ok(());
+        }
+        state.queues[stream as usize].extend_from_slice(bytes);
+        if shared.credited {
+            let held: usize = state.untold + state.queues.iter().map(BytesMut::len).sum::<usize>();
+            if held > CREDIT {
+                return Err(Violation::Overrun(held - CREDIT));
+            }
+        } else {
+            table.queued += bytes.len();
+            if table.queued > FOREIGN_LIMIT {
+                self.0.gate.shut();
+            }
+        }
+        shared.arrived[stream as usize].notify_one();
+        Ok(())
+    }
+
+    /// The peer will send no more on this channel.
+    pub fn eof(&self, id: ChannelId) {
+        let shared = lock(&self.0.table).channels.get(&id).cloned();
+        if let Some(shared) = shared {
+            shared.end();
+        }
+    }
+
+    /// The channel is gone.
+    pub fn close(&self, id: ChannelId) {
+        let shared = lock(&self.0.table).channels.remove(&id);
+        if let Some(shared) = shared {
+            shared.close();
+        }
+    }
+
+    /// The connection is gone: every reader gets what has arrived and then the end, every writer
+    /// that waits gets [`Closed`].
+    pub fn close_all(&self) {
+        let channels = std::mem::take(&mut lock(&self.0.table).channels);
+        for shared in channels.values() {
+            shared.close();
+        }
+    }
+
+    /// A reader has taken `n` bytes of a channel that has no credit.
+    fn taken(&self, n: usize) {
+        let mut table = lock(&self.0.table);
+        table.queued = table.queued.saturating_sub(n);
+        if table.queued <= FOREIGN_LIMIT / 2 {
+            self.0.gate.open();
+        }
+    }
+}
+
+impl Shared {
+    fn credit(&self, bytes: &[u8]) -> Result<(), Violation> {
+        let amount = bytes
+            .try_into()
+            .map(u32::from_be_bytes)
+            .ok()
+            .and_then(|n| usize::try_from(n).ok())
+            .ok_or(Violation::Credit)?;
+        if self.credit.available_permits().saturating_add(amount) > CREDIT {
+            return Err(Violation::Credit);
+        }
+        self.credit.add_permits(amount);
+        Ok(())
+    }
+
+    fn end(&self) {
+        lock(&self.state).ended = true;
+        for reader in &self.arrived {
+            reader.notify_one();
+        }
+    }
+
+    fn close(&self) {
+        self.end();
+        self.credit.close();
+        self.closed.send_replace(true);
+    }
+
+    async fn wait_closed(&self) {
+        // The sender of `closed` lives in `self`, so the only way out is the value.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+}
+
+/// What arrives on a channel. One reader per stream at a time.
+pub struct Receiver<M: From<(ChannelId, ChannelMsg)>> {
+    mux: Mux,
+    shared: Arc<Shared>,
+    sender: Sender<M>,
+}
+
+impl<M> Receiver<M>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    /// The next bytes of a stream, at most `max`; `None` after the last. Asking for them counts
+    /// as having consumed those got before.
+    pub async fn read(&self, stream: Stream, max: usize) -> Option<Bytes> {
+        loop {
+            let (chunk, grant) = {
+                let mut state = lock(&self.shared.state);
+                let queue = &mut state.queues[stream as usize];
+                if queue.is_empty() {
+                    if state.ended {
+                        return None;
+                    }
+                    (None, 0)
+                } else {
+                    let n = queue.len().min(max);
+                    let chunk = queue.split_to(n).freeze();
+                    state.untold += chunk.len();
+                    let grant = if state.untold >= GRANT {
+                        std::mem::take(&mut state.untold)
+                    } else {
+                        0
+                    };
+                    (Some(chunk), grant)
+                }
+            };
+            match chunk {
+                Some(chunk) => {
+                    if !self.shared.credited {
+                        self.mux.taken(chunk.len());
+                    } else if grant > 0 {
+                        self.sender.grant(grant).await;
+                    }
+                    return Some(chunk);
+                }
+                None => self.shared.arrived[stream as usize].notified().await,
+            }
+        }
+    }
+}
+
+/// A second reader of the same channel, for its other stream.
+impl<M: From<(ChannelId, ChannelMsg)>> Clone for Receiver<M> {
+    fn clone(&self) -> Self {
+        Self {
+            mux: self.mux.clone(),
+            shared: self.shared.clone(),
+            sender: self.sender.clone(),
+        }
+    }
+}
+
+/// The sending side of a channel.
+pub struct Sender<M: From<(ChannelId, ChannelMsg)>> {
+    write: Arc<ChannelWriteHalf<M>>,
+    shared: Arc<Shared>,
+}
+
+impl<M: From<(ChannelId, ChannelMsg)>> Clone for Sender<M> {
+    fn clone(&self) -> Self {
+        Self {
+            write: self.write.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<M> Sender<M>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    /// Send bytes; waits for credit and window, and no longer than the channel lives.
+    pub async fn send(&self, stream: Stream, mut bytes: Bytes) -> Result<(), Closed> {
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            if self.shared.credited {
+                let n = u32::try_from(piece.len()).map_err(|_| Closed)?;
+                let permits = self.shared.credit.acquire_many(n).await;
+                permits.map_err(|_| Closed)?.forget();
+            }
+            self.run(async {
+                match stream {
+                    Stream::Data => self.write.data_bytes(piece).await,
+                    Stream::Stderr => self.write.extended_data_bytes(1, piece).await,
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Send a request or an end on the channel (anything of russh's write half): waits no longer
+    /// than the channel lives.
+    pub async fn request<'a, F, Fut>(&'a self, make: F) -> Result<(), Closed>
+    where
+        F: FnOnce(&'a ChannelWriteHalf<M>) -> Fut,
+        Fut: Future<Output = Result<(), russh::Error>>,
+    {
+        self.run(make(&self.write)).await
+    }
+
+    /// The channel's number on this side.
+    pub fn id(&self) -> ChannelId {
+        self.write.id()
+    }
+
+    /// Returns when the channel or its connection has ended.
+    pub async fn closed(&self) {
+        self.shared.wait_closed().await;
+    }
+
+    async fn grant(&self, n: usize) {
+        let Ok(n) = u32::try_from(n) else { return };
+        let message = Bytes::copy_from_slice(&n.to_be_bytes());
+        // A channel that has closed needs no credit.
+        let _ = self
+            .run(self.write.extended_data_bytes(CREDIT_TYPE, message))
+            .await;
+    }
+
+    async fn run(
+        &self,
+        work: impl Future<Output = Result<(), russh::Error>>,
+    ) -> Result<(), Closed> {
+        tokio::select! {
+            biased;
+            result = work => result.map_err(|_| Closed),
+            () = self.shared.wait_closed() => Err(Closed),
+        }
+    }
+}

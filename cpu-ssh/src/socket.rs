@@ -1,0 +1,202 @@
+//! The socket under russh. Its session loop does not read while it writes, so a write that waits
+//! for the peer can stop both ends for good. Here a write never waits: what the kernel does not
+//! take is queued and drained whenever the loop comes to read. The queue is bounded by the
+//! windows that the peer has granted.
+//!
+//! The [`Gate`] is the other direction: when a foreign peer has sent more than we are willing to
+//! hold, reading stops, TCP pushes back, and only a hang-up is still looked for.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// russh asks for a packet in two small reads; this makes them one system call for many packets.
+const READ_BUFFER: usize = 64 * 1024;
+
+/// How often a peer that is not read from is looked at for having gone.
+const HANGUP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a peer that does not read may delay the end of its connection.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Stops a [`Socket`] from reading while it is shut. Starts open.
+#[derive(Clone, Debug, Default)]
+pub struct Gate(Arc<GateState>);
+
+#[derive(Debug, Default)]
+struct GateState {
+    shut: AtomicBool,
+    reader: AtomicWaker,
+}
+
+impl Gate {
+    /// Stop reading from the socket.
+    pub fn shut(&self) {
+        self.0.shut.store(true, Ordering::Release);
+    }
+
+    /// Read again.
+    pub fn open(&self) {
+        if self.0.shut.swap(false, Ordering::AcqRel) {
+            self.0.reader.wake();
+        }
+    }
+
+    fn is_shut(&self, cx: &Context<'_>) -> bool {
+        self.0.reader.register(cx.waker());
+        self.0.shut.load(Ordering::Acquire)
+    }
+}
+
+/// A stream whose writes never wait for the peer. See the module's text.
+pub struct Socket<S> {
+    inner: S,
+    unread: BytesMut,
+    unsent: BytesMut,
+    gate: Gate,
+    hangup_check: Option<Pin<Box<Sleep>>>,
+    shutdown_deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
+    /// Wrap a connected stream. `gate` stays shared with the channels' [`crate::Mux`].
+    pub fn new(inner: S, gate: Gate) -> Self {
+        Self {
+            inner,
+            unread: BytesMut::new(),
+            unsent: BytesMut::new(),
+            gate,
+            hangup_check: None,
+            shutdown_deadline: None,
+        }
+    }
+
+    /// Give the kernel what it takes now; `Pending` when something is left.
+    fn drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.unsent.is_empty() {
+            let sent = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.unsent))?;
+            if sent == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.unsent.advance(sent);
+        }
+        if self.unsent.capacity() > READ_BUFFER {
+            self.unsent = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// While the gate is shut: an error once the peer has gone, else `Pending`.
+    fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        loop {
+            let timer = self
+                .hangup_check
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(HANGUP_INTERVAL)));
+            ready!(timer.as_mut().poll(cx));
+            self.hangup_check = None;
+            let hangup = PollFlags::from_bits_retain(libc::POLLRDHUP);
+            let mut fds = [PollFd::new(self.inner.as_fd(), hangup)];
+            if nix::poll::poll(&mut fds, PollTimeout::ZERO)? > 0 {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Poll::Ready(Err(error)) = this.drain(cx) {
+            return Poll::Ready(Err(error));
+        }
+        if this.unread.is_empty() {
+            if this.gate.is_shut(cx) {
+                return this.poll_hangup(cx);
+            }
+            this.unread.reserve(READ_BUFFER);
+            let read = {
+                let mut inner = Pin::new(&mut this.inner);
+                ready!(read_some(&mut inner, cx, &mut this.unread))?
+            };
+            if read == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let n = this.unread.len().min(buf.remaining());
+        buf.put_slice(&this.unread.split_to(n));
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// One read into the spare capacity of `into`; returns the number of bytes.
+fn read_some<S: AsyncRead + Unpin>(
+    inner: &mut Pin<&mut S>,
+    cx: &mut Context<'_>,
+    into: &mut BytesMut,
+) -> Poll<io::Result<usize>> {
+    // A future of `read_buf` holds no state of its own, so making one per poll loses nothing.
+    let mut read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(inner, into));
+    Future::poll(read.as_mut(), cx)
+}
+
+impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Poll::Ready(Err(error)) = this.drain(cx) {
+            return Poll::Ready(Err(error));
+        }
+        let mut sent = 0;
+        if this.unsent.is_empty()
+            && let Poll::Ready(result) = Pin::new(&mut this.inner).poll_write(cx, buf)
+        {
+            sent = result?;
+        }
+        this.unsent.extend_from_slice(&buf[sent..]);
+        // What is left must find its way even when nobody comes to read: register for it now.
+        if let Poll::Ready(Err(error)) = this.drain(cx) {
+            return Poll::Ready(Err(error));
+        }
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut().drain(cx) {
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// The one call that waits: everything queued goes out before the end is announced, unless
+    /// the peer does not take it in [`SHUTDOWN_PATIENCE`].
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.drain(cx) {
+            Poll::Ready(result) => result?,
+            Poll::Pending => {
+                let deadline = this
+                    .shutdown_deadline
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(SHUTDOWN_PATIENCE)));
+                ready!(deadline.as_mut().poll(cx));
+            }
+        }
+        Pin::new(&mut this.inner).poll_shutdown(cx)
+    }
+}

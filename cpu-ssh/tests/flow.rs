@@ -1,0 +1,276 @@
+//! No channel waits for another, nothing grows without bound, nothing waits for the dead.
+#![allow(clippy::unwrap_used)] // helpers of tests
+
+mod pair;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use cpu_ssh::channel::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT};
+use cpu_ssh::{Receiver, Sender, Stream};
+use pair::Pair;
+use russh::{ChannelId, ChannelMsg};
+use tokio::task::{JoinHandle, spawn_local};
+use tokio::time::timeout;
+
+const MIB: usize = 1 << 20;
+/// For what must happen; generous, because the machine may be busy.
+const SOON: Duration = Duration::from_mins(1);
+/// For what must not happen.
+const A_WHILE: Duration = Duration::from_millis(300);
+
+fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(tokio::task::LocalSet::new().run_until(test));
+}
+
+fn pattern(i: usize) -> Bytes {
+    (0..64 * 1024)
+        .map(|j| u8::try_from((i * 31 + j * 7) % 251).unwrap())
+        .collect::<Vec<_>>()
+        .into()
+}
+
+/// Sends `pieces` of 64 KiB and the end; resolves to how many went out.
+fn send<M>(sender: Sender<M>, pieces: usize) -> JoinHandle<usize>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    spawn_local(async move {
+        for i in 0..pieces {
+            if sender.send(Stream::Data, pattern(i)).await.is_err() {
+                return i;
+            }
+        }
+        let _ = sender.request(russh::ChannelWriteHalf::eof).await;
+        pieces
+    })
+}
+
+/// Reads to the end and checks every byte; resolves to the number of bytes.
+fn check<M>(receiver: Receiver<M>) -> JoinHandle<usize>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    spawn_local(async move {
+        let mut total = 0;
+        let mut want = Bytes::new();
+        while let Some(mut got) = receiver.read(Stream::Data, MIB).await {
+            total += got.len();
+            while !got.is_empty() {
+                if want.is_empty() {
+                    want = pattern((total - got.len()) / (64 * 1024));
+                }
+                let n = want.len().min(got.len());
+                assert_eq!(got.split_to(n), want.split_to(n), "at byte {total}");
+            }
+        }
+        total
+    })
+}
+
+#[test]
+fn bulk_in_both_directions_of_two_channels_at_once() {
+    for ours in [true, false] {
+        run(async move {
+            let mut pair = Pair::new(ours).await;
+            let mut checks = Vec::new();
+            for _ in 0..2 {
+                let ((here_rx, here_tx), (there_rx, there_tx)) = pair.channel().await;
+                send(here_tx, 32 * 16);
+                send(there_tx, 32 * 16);
+                checks.extend([check(here_rx), check(there_rx)]);
+            }
+            for check in checks {
+                assert_eq!(timeout(SOON, check).await.unwrap().unwrap(), 32 * MIB);
+            }
+        });
+    }
+}
+
+#[test]
+fn a_stalled_reader_holds_up_no_other_channel_and_no_signal() {
+    run(async {
+        let mut pair = Pair::new(true).await;
+        let ((_here_rx, stalled), (unread, _there_tx)) = pair.channel().await;
+        let sending = send(stalled.clone(), 1000);
+        let ((here_rx, here_tx), (there_rx, there_tx)) = pair.channel().await;
+        send(here_tx, 16 * 16);
+        send(there_tx, 16 * 16);
+        assert_eq!(
+            timeout(SOON, check(there_rx)).await.unwrap().unwrap(),
+            16 * MIB
+        );
+        assert_eq!(
+            timeout(SOON, check(here_rx)).await.unwrap().unwrap(),
+            16 * MIB
+        );
+        stalled
+            .request(|w| w.signal(russh::Sig::INT))
+            .await
+            .unwrap();
+        let signal = timeout(SOON, pair.signals.recv()).await.unwrap().unwrap();
+        assert!(matches!(signal, russh::Sig::INT));
+        assert!(!sending.is_finished(), "62 MiB went into a stalled channel");
+        // The stall ends, and nothing was lost.
+        assert_eq!(
+            timeout(SOON, check(unread)).await.unwrap().unwrap(),
+            1000 * 64 * 1024
+        );
+    });
+}
+
+#[test]
+fn a_stalled_stderr_does_not_hide_stdout() {
+    run(async {
+        let mut pair = Pair::new(true).await;
+        let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
+        here_tx
+            .send(Stream::Stderr, Bytes::from_static(b"unread"))
+            .await
+            .unwrap();
+        here_tx
+            .send(Stream::Data, Bytes::from_static(b"read"))
+            .await
+            .unwrap();
+        let got = timeout(SOON, there_rx.read(Stream::Data, 100))
+            .await
+            .unwrap();
+        assert_eq!(got.unwrap(), "read");
+        let got = timeout(SOON, there_rx.read(Stream::Stderr, 100))
+            .await
+            .unwrap();
+        assert_eq!(got.unwrap(), "unread");
+    });
+}
+
+#[test]
+fn the_stalled_side_holds_no_more_than_the_credit() {
+    run(async {
+        let mut pair = Pair::new(true).await;
+        let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
+        let sending = send(here_tx, 1000);
+        tokio::time::sleep(A_WHILE).await;
+        assert!(!sending.is_finished());
+        let mut held = 0;
+        while let Ok(Some(chunk)) = timeout(A_WHILE, async {
+            // Small reads, so that less than a grant is consumed and nothing more is sent.
+            there_rx.read(Stream::Data, 64 * 1024).await
+        })
+        .await
+        {
+            held += chunk.len();
+            if held >= 256 * 1024 {
+                break;
+            }
+        }
+        assert_eq!(held, 256 * 1024);
+        let rest = there_rx.read(Stream::Data, 1 << 30).await.unwrap();
+        assert_eq!(held + rest.len(), CREDIT);
+    });
+}
+
+#[test]
+fn a_sender_that_waits_learns_of_the_close_and_of_the_end() {
+    for (ours, whole_connection) in [(true, false), (true, true), (false, false), (false, true)] {
+        run(async move {
+            let mut pair = Pair::new(ours).await;
+            let ((_rx, here_tx), (_unread, there_tx)) = pair.channel().await;
+            let sending = send(here_tx, 1000);
+            tokio::time::sleep(A_WHILE).await;
+            if whole_connection {
+                // A foreign server that floods is not read from, so its death is what is seen.
+                pair.server
+                    .handle()
+                    .disconnect(
+                        russh::Disconnect::ByApplication,
+                        String::new(),
+                        String::new(),
+                    )
+                    .await
+                    .unwrap();
+            } else {
+                there_tx
+                    .request(russh::ChannelWriteHalf::close)
+                    .await
+                    .unwrap();
+            }
+            let sent = timeout(SOON, sending).await.unwrap().unwrap();
+            assert!(ours || sent <= 1000, "sent {sent}");
+            assert!(!ours || sent < 1000, "sent {sent} of 1000 into a stall");
+        });
+    }
+}
+
+#[test]
+fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
+    run(async {
+        let mut pair = Pair::new(false).await;
+        let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
+        let sending = send(here_tx, 1000);
+        tokio::time::sleep(A_WHILE).await;
+        assert!(!sending.is_finished());
+        let first = there_rx.read(Stream::Data, 1 << 30).await.unwrap();
+        assert!(first.len() >= FOREIGN_LIMIT, "{}", first.len());
+        assert!(first.len() <= FOREIGN_LIMIT + MIB, "{}", first.len());
+        let mut total = first.len();
+        while let Some(chunk) = timeout(SOON, there_rx.read(Stream::Data, MIB))
+            .await
+            .unwrap()
+        {
+            total += chunk.len();
+        }
+        assert_eq!(total, 1000 * 64 * 1024);
+    });
+}
+
+#[test]
+fn a_foreign_peer_that_dies_while_it_is_not_read_from_is_noticed() {
+    run(async {
+        let mut pair = Pair::new(false).await;
+        let ((_rx, here_tx), (_unread, there_tx)) = pair.channel().await;
+        let sending = send(here_tx, 1000);
+        tokio::time::sleep(A_WHILE).await;
+        assert!(!sending.is_finished());
+        pair.client_socket
+            .shutdown(std::net::Shutdown::Both)
+            .unwrap();
+        timeout(SOON, there_tx.closed()).await.unwrap();
+    });
+}
+
+#[test]
+fn a_peer_that_ignores_its_credit_is_thrown_out() {
+    run(async {
+        let mut pair = Pair::new(true).await;
+        let ((_rx, here_tx), (_unread, there_tx)) = pair.channel().await;
+        // Straight through russh's write half: the SSH window is opened again on receipt.
+        let flood = spawn_local(async move {
+            for i in 0..100 {
+                if here_tx.request(|w| w.data_bytes(pattern(i))).await.is_err() {
+                    break;
+                }
+            }
+        });
+        timeout(SOON, there_tx.closed()).await.unwrap();
+        timeout(SOON, flood).await.unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_peer_that_gives_credit_it_does_not_have_is_thrown_out() {
+    for message in [&b"\xff\xff\xff\xff"[..], b"\0\0\0\x01", b"no"] {
+        run(async move {
+            let mut pair = Pair::new(true).await;
+            let ((_rx, here_tx), (_unread, there_tx)) = pair.channel().await;
+            here_tx
+                .request(|w| w.extended_data_bytes(CREDIT_TYPE, Bytes::from_static(message)))
+                .await
+                .unwrap();
+            timeout(SOON, there_tx.closed()).await.unwrap();
+        });
+    }
+}

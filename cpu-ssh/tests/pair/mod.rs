@@ -1,0 +1,230 @@
+//! A client and a server over a socket pair, each with its own `Mux`, for the tests of the flow.
+#![allow(clippy::unwrap_used, unreachable_pub)] // a module of test helpers
+
+use std::sync::Arc;
+
+use cpu_ssh::{Gate, Mux, Receiver, Sender, Socket};
+use russh::keys::ssh_key::private::Ed25519Keypair;
+use russh::keys::{PrivateKey, PublicKeyOrCertificate};
+use russh::server::{Auth, ChannelOpenHandle};
+use russh::{Channel, ChannelId, SshId, client, server};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+
+pub type ServerSide = (Receiver<server::Msg>, Sender<server::Msg>);
+pub type ClientSide = (Receiver<client::Msg>, Sender<client::Msg>);
+
+pub struct ServerHandler {
+    mux: Mux,
+    opened: mpsc::UnboundedSender<ServerSide>,
+    /// Signals received, in order.
+    signals: mpsc::UnboundedSender<russh::Sig>,
+}
+
+#[derive(Debug)]
+pub struct Failure;
+impl From<russh::Error> for Failure {
+    fn from(_: russh::Error) -> Self {
+        Self
+    }
+}
+
+impl Drop for ServerHandler {
+    fn drop(&mut self) {
+        self.mux.close_all();
+    }
+}
+
+impl server::Handler for ServerHandler {
+    type Error = Failure;
+
+    async fn auth_none(&mut self, _: &str) -> Result<Auth, Failure> {
+        Ok(Auth::Accept)
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<server::Msg>,
+        reply: ChannelOpenHandle,
+        session: &mut server::Session,
+    ) -> Result<(), Failure> {
+        self.mux.identify(session.remote_sshid(), "SSH-2.0-ours");
+        let _ = self.opened.send(self.mux.open(channel));
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        id: ChannelId,
+        bytes: &[u8],
+        _: &mut server::Session,
+    ) -> Result<(), Failure> {
+        self.mux.data(id, 0, bytes).map_err(|_| Failure)
+    }
+
+    async fn extended_data(
+        &mut self,
+        id: ChannelId,
+        kind: u32,
+        bytes: &[u8],
+        _: &mut server::Session,
+    ) -> Result<(), Failure> {
+        self.mux.data(id, kind, bytes).map_err(|_| Failure)
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut server::Session) -> Result<(), Failure> {
+        self.mux.eof(id);
+        Ok(())
+    }
+
+    async fn channel_close(
+        &mut self,
+        id: ChannelId,
+        _: &mut server::Session,
+    ) -> Result<(), Failure> {
+        self.mux.close(id);
+        Ok(())
+    }
+
+    async fn signal(
+        &mut self,
+        _: ChannelId,
+        signal: russh::Sig,
+        _: &mut server::Session,
+    ) -> Result<(), Failure> {
+        let _ = self.signals.send(signal);
+        Ok(())
+    }
+}
+
+pub struct ClientHandler(Mux);
+
+impl Drop for ClientHandler {
+    fn drop(&mut self) {
+        self.0.close_all();
+    }
+}
+
+impl client::Handler for ClientHandler {
+    type Error = Failure;
+
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, Failure> {
+        Ok(true)
+    }
+
+    async fn kex_done(
+        &mut self,
+        _: Option<&[u8]>,
+        _: &russh::Names,
+        session: &mut client::Session,
+    ) -> Result<(), Failure> {
+        self.0.identify(session.remote_sshid(), "SSH-2.0-ours");
+        Ok(())
+    }
+
+    async fn data(
+        &mut self,
+        id: ChannelId,
+        bytes: &[u8],
+        _: &mut client::Session,
+    ) -> Result<(), Failure> {
+        self.0.data(id, 0, bytes).map_err(|_| Failure)
+    }
+
+    async fn extended_data(
+        &mut self,
+        id: ChannelId,
+        kind: u32,
+        bytes: &[u8],
+        _: &mut client::Session,
+    ) -> Result<(), Failure> {
+        self.0.data(id, kind, bytes).map_err(|_| Failure)
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut client::Session) -> Result<(), Failure> {
+        self.0.eof(id);
+        Ok(())
+    }
+
+    async fn channel_close(
+        &mut self,
+        id: ChannelId,
+        _: &mut client::Session,
+    ) -> Result<(), Failure> {
+        self.0.close(id);
+        Ok(())
+    }
+}
+
+/// A connected pair.
+pub struct Pair {
+    pub client: client::Handle<ClientHandler>,
+    pub client_mux: Mux,
+    /// The client's end; shutting it down is what the death of its process does.
+    pub client_socket: std::os::unix::net::UnixStream,
+    pub server: server::RunningSession<ServerHandler>,
+    opened: mpsc::UnboundedReceiver<ServerSide>,
+    pub signals: mpsc::UnboundedReceiver<russh::Sig>,
+}
+
+impl Pair {
+    /// `ours`: both identify themselves so that credit is used.
+    pub async fn new(ours: bool) -> Self {
+        let name = if ours {
+            "SSH-2.0-ours"
+        } else {
+            "SSH-2.0-other"
+        };
+        let (here, there) = std::os::unix::net::UnixStream::pair().unwrap();
+        let client_socket = here.try_clone().unwrap();
+        let [here, there] = [here, there].map(|end| {
+            end.set_nonblocking(true).unwrap();
+            UnixStream::from_std(end).unwrap()
+        });
+        let (opened_tx, opened) = mpsc::unbounded_channel();
+        let (signals_tx, signals) = mpsc::unbounded_channel();
+        let server_gate = Gate::default();
+        let handler = ServerHandler {
+            mux: Mux::new(server_gate.clone()),
+            opened: opened_tx,
+            signals: signals_tx,
+        };
+        let config = Arc::new(server::Config {
+            server_id: SshId::Standard(name.into()),
+            keys: vec![PrivateKey::from(Ed25519Keypair::from_seed(&[7; 32]))],
+            preferred: cpu_ssh::algorithms::preferred(),
+            ..Default::default()
+        });
+        let server = tokio::spawn(async move {
+            server::run_stream(config, Socket::new(there, server_gate), handler).await
+        });
+        let gate = Gate::default();
+        let client_mux = Mux::new(gate.clone());
+        let config = Arc::new(client::Config {
+            client_id: SshId::Standard(name.into()),
+            preferred: cpu_ssh::algorithms::preferred(),
+            ..Default::default()
+        });
+        let handler = ClientHandler(client_mux.clone());
+        let mut client = client::connect_stream(config, Socket::new(here, gate), handler)
+            .await
+            .unwrap();
+        assert!(client.authenticate_none("x").await.unwrap().success());
+        Self {
+            client,
+            client_mux,
+            client_socket,
+            server: server.await.unwrap().unwrap(),
+            opened,
+            signals,
+        }
+    }
+
+    /// One more channel, both its ends.
+    pub async fn channel(&mut self) -> (ClientSide, ServerSide) {
+        let channel = self.client.channel_open_session().await.unwrap();
+        let here = self.client_mux.open(channel);
+        (here, self.opened.recv().await.unwrap())
+    }
+}
