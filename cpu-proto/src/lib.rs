@@ -33,5 +33,5 @@ pub const ENV_FSTAB: &str = "CPU_FSTAB";
 /// The same text again for sshd-like servers that let only `LC_*` through.
 pub const ENV_FSTAB_LC: &str = "LC_GLENDA_CPU_FSTAB";
 
-/// Largest 9P message: the cap of the kernel's `trans=fd` (net/9p/trans_fd.c, `MAX_SOCK_BUF`).
+/// Largest 9P message: the cap of the kernel's `trans=fd` (`net/9p/trans_fd.c`, `MAX_SOCK_BUF`).
 pub const MAX_MSIZE: u32 = 1024 * 1024;

@@ -1,1 +1,142 @@
-//! placeholder
+//! The grammar of `-namespace` (and `CPU_NAMESPACE`):
+//!
+//! ```text
+//! namespace = [ element *( ":" element ) ]
+//! element   = remote [ "=" local ]          ; the first "=" divides
+//! ```
+//!
+//! `remote` is the directory on the machine, `local` the client's directory that appears there.
+//! The client turns it into fstab lines, which is all that a server ever sees of it.
+
+use std::fmt::Write as _;
+
+use crate::{MOUNT_POINT, fstab};
+
+/// One directory of the client and where it appears on the machine. Both are absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bind {
+    /// Path on the machine.
+    pub remote: String,
+    /// Path on the client, relative to what the client exports (`-root`).
+    pub local: String,
+}
+
+/// Why a namespace is refused: which element, and how it should look.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// Two colons in a row, or one at an end.
+    #[error("namespace {0:?} has an empty element: write /dir[=/dir], separated by single colons")]
+    Empty(String),
+    /// `=x` or `x=`.
+    #[error("namespace element {0:?} has nothing on one side of its \"=\": write /remote=/local")]
+    EmptySide(String),
+    /// A path that isn't absolute, or that has `..` in it.
+    #[error("namespace element {0:?}: paths begin with / and contain no \"..\"")]
+    Path(String),
+}
+
+/// Reads a namespace. The empty string is the empty namespace.
+pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
+    if namespace.is_empty() {
+        return Ok(Vec::new());
+    }
+    namespace
+        .split(':')
+        .map(|element| {
+            if element.is_empty() {
+                return Err(Error::Empty(namespace.into()));
+            }
+            let (remote, local) = element.split_once('=').unwrap_or((element, element));
+            if remote.is_empty() || local.is_empty() {
+                return Err(Error::EmptySide(element.into()));
+            }
+            let clean = |path: &str| path.starts_with('/') && path.split('/').all(|c| c != "..");
+            if !clean(remote) || !clean(local) {
+                return Err(Error::Path(element.into()));
+            }
+            Ok(Bind {
+                remote: remote.into(),
+                local: local.into(),
+            })
+        })
+        .collect()
+}
+
+/// The fstab text that makes a server mount these binds, in the words u-root's client uses.
+pub fn to_fstab(binds: &[Bind]) -> String {
+    let mut text = String::new();
+    for Bind { remote, local } in binds {
+        let (local, remote) = (fstab::escape(local), fstab::escape(remote));
+        // Cannot fail: it writes to memory.
+        let _ = writeln!(text, "{MOUNT_POINT}{local} {remote} none defaults,bind 0 0");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::path::Path;
+
+    #[test]
+    fn default_becomes_six_lines() {
+        let text = to_fstab(&parse(crate::DEFAULT_NAMESPACE).unwrap());
+        assert_eq!(text.lines().count(), 6);
+        assert_eq!(
+            text.lines().next(),
+            Some("/tmp/cpu/lib /lib none defaults,bind 0 0")
+        );
+    }
+
+    #[test]
+    fn remote_comes_first() {
+        let binds = parse("/bin=/arm/bin:/home").unwrap();
+        let first = Bind {
+            remote: "/bin".into(),
+            local: "/arm/bin".into(),
+        };
+        assert_eq!(
+            binds,
+            [
+                first,
+                Bind {
+                    remote: "/home".into(),
+                    local: "/home".into()
+                }
+            ]
+        );
+        assert!(to_fstab(&binds).starts_with("/tmp/cpu/arm/bin /bin none"));
+        assert_eq!(parse("/a=/b=c").unwrap()[0].local, "/b=c");
+        assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn faults_are_named() {
+        for bad in [":", "/bin:", ":/bin", "/a::/b"] {
+            assert_eq!(parse(bad), Err(Error::Empty(bad.into())));
+        }
+        for bad in ["=/x", "/x=", "="] {
+            assert_eq!(parse(bad), Err(Error::EmptySide(bad.into())));
+        }
+        for bad in ["bin", "/bin=arm", "/a/../b", "/a=/.."] {
+            assert_eq!(parse(bad), Err(Error::Path(bad.into())));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_namespace_reads_back_as_mounts(text in "(/[a-z \\\\\t#.]{0,4}=?){0,6}(:/[ b]{1,3}(=/x y)?){0,3}") {
+            if let Ok(binds) = parse(&text) {
+                let lines = to_fstab(&binds);
+                let entries: Vec<_> = fstab::parse(lines.as_bytes()).map(Result::unwrap).collect();
+                prop_assert_eq!(entries.len(), binds.len());
+                for (entry, bind) in entries.iter().zip(&binds) {
+                    prop_assert_eq!(&entry.target, Path::new(&bind.remote));
+                    prop_assert_eq!(entry.source.to_str().unwrap(), format!("{MOUNT_POINT}{}", bind.local));
+                    prop_assert!(entry.flags == fstab::BIND && entry.data.is_empty());
+                }
+            }
+        }
+    }
+}

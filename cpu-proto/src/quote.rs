@@ -1,1 +1,182 @@
-//! placeholder
+//! Arguments in one string and back: what an SSH `exec` request carries.
+//!
+//! [`join`] writes what u-root's client writes, [`split`] reads it and whatever else a person types
+//! by the quoting rules of POSIX.1-2024, Shell Command Language, 2.2. Nothing is expanded and no
+//! operator is known: `$HOME`, `*` and `|` are ordinary text, since no shell is involved.
+
+/// Why a string is not a list of words. Positions are byte offsets of the character at fault.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A quotation was begun and not ended.
+    #[error("the {quote} quote at byte {at} of the command is never closed")]
+    Unterminated {
+        /// `single` or `double`.
+        quote: &'static str,
+        /// Where the quotation begins.
+        at: usize,
+    },
+    /// The last character is a backslash: what it quotes is missing.
+    #[error("the command ends in a backslash that quotes nothing")]
+    TrailingBackslash,
+    /// A NUL byte can't be part of an argument (execve(2)).
+    #[error("byte {at} of the command is NUL, which no argument can contain")]
+    Nul {
+        /// Where it stands.
+        at: usize,
+    },
+}
+
+/// Splits a command into its words.
+pub fn split(command: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
+    if let Some(at) = command.iter().position(|&b| b == 0) {
+        return Err(Error::Nul { at });
+    }
+    let mut words = Vec::new();
+    // `''` is a word too, so "no word yet" differs from "an empty word".
+    let mut word: Option<Vec<u8>> = None;
+    let mut bytes = command.iter().copied().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b' ' | b'\t' | b'\n' => words.extend(word.take()),
+            b'\\' => match bytes.next() {
+                None => return Err(Error::TrailingBackslash),
+                Some((_, b'\n')) => {}
+                Some((_, quoted)) => word.get_or_insert_default().push(quoted),
+            },
+            b'\'' => {
+                let word = word.get_or_insert_default();
+                loop {
+                    match bytes.next() {
+                        None => {
+                            return Err(Error::Unterminated {
+                                quote: "single",
+                                at,
+                            });
+                        }
+                        Some((_, b'\'')) => break,
+                        Some((_, inner)) => word.push(inner),
+                    }
+                }
+            }
+            b'"' => {
+                let word = word.get_or_insert_default();
+                let unterminated = Error::Unterminated {
+                    quote: "double",
+                    at,
+                };
+                loop {
+                    match bytes.next() {
+                        None => return Err(unterminated),
+                        Some((_, b'"')) => break,
+                        Some((_, b'\\')) => match bytes.next() {
+                            None => return Err(unterminated),
+                            Some((_, b'\n')) => {}
+                            Some((_, b @ (b'$' | b'`' | b'"' | b'\\'))) => word.push(b),
+                            Some((_, b)) => word.extend([b'\\', b]),
+                        },
+                        Some((_, inner)) => word.push(inner),
+                    }
+                }
+            }
+            plain => word.get_or_insert_default().push(plain),
+        }
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+/// Joins words so that [`split`], a POSIX shell and u-root's cpud read the same words again:
+/// each in single quotes, a `'` inside as `'"'"'`.
+pub fn join<W: AsRef<[u8]>>(words: impl IntoIterator<Item = W>) -> Vec<u8> {
+    let mut command = Vec::new();
+    for word in words {
+        if !command.is_empty() {
+            command.push(b' ');
+        }
+        command.push(b'\'');
+        for &byte in word.as_ref() {
+            match byte {
+                b'\'' => command.extend_from_slice(br#"'"'"'"#),
+                _ => command.push(byte),
+            }
+        }
+        command.push(b'\'');
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn words(command: &str) -> Result<Vec<String>, Error> {
+        let split = split(command.as_bytes())?;
+        Ok(split
+            .into_iter()
+            .map(|w| String::from_utf8(w).unwrap())
+            .collect())
+    }
+
+    #[test]
+    fn reads_what_posix_shells_read() {
+        for (command, expected) in [
+            ("", &[][..]),
+            (" \t\n ", &[]),
+            ("ls  -l\t/tmp", &["ls", "-l", "/tmp"]),
+            ("-port9p=45678 'ls' '-l'", &["-port9p=45678", "ls", "-l"]),
+            (" 'date'", &["date"]),
+            (r#"'it'"'"'s'"#, &["it's"]),
+            (r#""a b"'c d'e\ f"#, &["a bc de f"]),
+            (r#""\$\`\"\\\n""#, &[r#"$`"\\n"#]),
+            ("a\\\nb \"c\\\nd\"", &["ab", "cd"]),
+            ("'' \"\" x", &["", "", "x"]),
+            ("echo $HOME | cat *", &["echo", "$HOME", "|", "cat", "*"]),
+        ] {
+            assert_eq!(words(command).unwrap(), expected, "{command:?}");
+        }
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_where() {
+        assert_eq!(
+            words("ls 'a"),
+            Err(Error::Unterminated {
+                quote: "single",
+                at: 3
+            })
+        );
+        assert_eq!(
+            words("ls \"a\\"),
+            Err(Error::Unterminated {
+                quote: "double",
+                at: 3
+            })
+        );
+        assert_eq!(words("ls \\"), Err(Error::TrailingBackslash));
+        assert_eq!(words("ls\0"), Err(Error::Nul { at: 2 }));
+    }
+
+    #[test]
+    fn writes_what_u_root_writes() {
+        assert_eq!(join(["ls", "-l", "it's"]), br#"'ls' '-l' 'it'"'"'s'"#);
+        assert_eq!(join([""; 2]), b"'' ''");
+    }
+
+    proptest! {
+        #[test]
+        fn words_survive(list in prop::collection::vec(prop::collection::vec(1u8.., 0..20), 0..10)) {
+            prop_assert_eq!(split(&join(&list)).unwrap(), list);
+        }
+
+        #[test]
+        fn any_bytes_are_words_or_an_error(command in prop::collection::vec(
+            prop::sample::select(&b"a '\"\\\n$\0"[..]), 0..40)) {
+            if let Ok(words) = split(&command) {
+                let read: usize = words.iter().map(Vec::len).sum();
+                prop_assert!(read <= command.len());
+                prop_assert_eq!(split(&join(&words)).unwrap(), words);
+            }
+        }
+    }
+}
