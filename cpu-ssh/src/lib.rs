@@ -6,10 +6,13 @@
 //! * [`channel`]: one bounded queue per channel, with credit between our own two programs.
 //! * [`blocking`]: the same channels as `Read` and `Write` for threads.
 //! * [`algorithms`]: which ciphers, key exchanges and MACs, in which order.
+//! * [`modes`], [`signals`]: terminal modes and signals by their names on the wire.
 
 pub mod algorithms;
 pub mod blocking;
 pub mod channel;
+pub mod modes;
+pub mod signals;
 pub mod socket;
 
 pub use channel::{CREDIT, Mux, Peer, Receiver, Sender, Stream};

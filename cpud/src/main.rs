@@ -1,2 +1,93 @@
-//! placeholder
-fn main() {}
+//! cpud: the only program on a machine with no disk and no users. One binary, four roles; see
+//! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `network`, `connection` and
+//! `session` are started by it and by each other; else it is the server.
+
+mod ssh;
+mod sys;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+/// musl's own allocator maps and unmaps memory for every packet: seven times slower.
+#[global_allocator]
+static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
+
+const USAGE: &str = "\
+usage: cpud [-port N] [-pk FILE] [-hk FILE] [-d]    serve
+       cpud -init [...]                             be the init of a machine; so is PID 1
+
+  -port N   TCP port to listen on (17010)
+  -pk FILE  public keys that may log in, authorized_keys format (/key.pub)
+  -hk FILE  private host key, OpenSSH format (/host_key)
+  -d        say what happens on standard error
+  -V        print the version";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cpud: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let mut args: Vec<String> = std::env::args_os()
+        .skip(1)
+        .map(|arg| arg.to_string_lossy().into_owned())
+        .collect();
+    match args.first().map(String::as_str) {
+        Some("connection") => {
+            args.remove(0);
+            ssh::run_connection(&options(&args)?)
+        }
+        Some("-h" | "-help" | "--help") => {
+            println!("{USAGE}");
+            Ok(())
+        }
+        Some("-V" | "-version" | "--version") => {
+            println!("cpud {}", env!("CARGO_PKG_VERSION"));
+            Ok(())
+        }
+        _ => ssh::serve(&options(&args)?),
+    }
+}
+
+/// The flags of the server, with one dash or two.
+fn options(args: &[String]) -> Result<ssh::Options> {
+    let mut options = ssh::Options {
+        port: cpu_proto::DEFAULT_PORT,
+        public_keys: PathBuf::from("/key.pub"),
+        host_key: PathBuf::from("/host_key"),
+        debug: false,
+    };
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let (name, mut inline) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (arg.as_str(), None),
+        };
+        let mut value = || {
+            inline
+                .take()
+                .or_else(|| args.next().cloned())
+                .with_context(|| format!("{name} needs a value\n{USAGE}"))
+        };
+        match name.strip_prefix("--").or(name.strip_prefix('-')) {
+            Some("port") => {
+                let text = value()?;
+                options.port = text
+                    .parse()
+                    .with_context(|| format!("-port {text} is not a TCP port"))?;
+            }
+            Some("pk") => options.public_keys = value()?.into(),
+            Some("hk") => options.host_key = value()?.into(),
+            Some("d") => options.debug = true,
+            _ => bail!("unknown argument {arg}\n{USAGE}"),
+        }
+    }
+    Ok(options)
+}

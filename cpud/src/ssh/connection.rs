@@ -1,0 +1,379 @@
+//! The connection role: one SSH connection, on standard input, from its first byte to its last.
+//! Public keys only; the user's name does not matter, for the machine has no users.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use cpu_proto::{CLIENT_ID_PREFIX, SERVER_ID_PREFIX, SUBSYSTEM_9P, quote};
+use cpu_ssh::{Gate, Mux, Socket, Stream, algorithms, signals};
+use nix::pty::Winsize;
+use russh::keys::{Algorithm, PublicKey};
+use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
+use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty, Sig, SshId, server};
+use tokio::sync::watch;
+
+use super::exec::{self, Receiver, Request, Running, Sender, Terminal};
+use super::{Options, auth};
+
+/// How long a peer may take to log in.
+const LOGIN_GRACE: Duration = Duration::from_mins(1);
+
+/// How long a wrong key takes to be refused: enough to slow a guesser, too short to annoy
+/// somebody whose agent offers five keys.
+const REJECTION: Duration = Duration::from_millis(100);
+
+/// Serve the connection on standard input until it ends.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let keys = auth::read_public_keys(&options.public_keys)?;
+    let host_key = auth::read_host_key(&options.host_key)?;
+    let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
+    let socket = TcpStream::from(socket);
+    // Standard input is the socket too; nothing but this process may hold it open.
+    let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    socket.set_nodelay(true)?;
+    socket.set_nonblocking(true)?;
+
+    let config = Arc::new(server::Config {
+        server_id: SshId::Standard(
+            format!("{SERVER_ID_PREFIX}{}", env!("CARGO_PKG_VERSION")).into(),
+        ),
+        methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        auth_rejection_time: REJECTION,
+        auth_rejection_time_initial: Some(Duration::ZERO),
+        keys: vec![host_key],
+        preferred: algorithms::preferred(),
+        inactivity_timeout: None,
+        keepalive_interval: Some(algorithms::KEEPALIVE_INTERVAL),
+        keepalive_max: algorithms::KEEPALIVE_MAX,
+        maximum_packet_size: algorithms::PACKET,
+        ..Default::default()
+    });
+    let gate = Gate::default();
+    let (logged_in_tx, mut logged_in) = watch::channel(false);
+    let handler = Connection {
+        mux: Mux::new(gate.clone()),
+        keys,
+        logged_in: logged_in_tx,
+        channels: HashMap::new(),
+        files: VecDeque::new(),
+        debug: options.debug,
+    };
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::from_std(socket)?;
+        let serve = async {
+            let session = server::run_stream(config, Socket::new(socket, gate), handler).await?;
+            session.await
+        };
+        let deadline = async {
+            let login = logged_in.wait_for(|yes| *yes);
+            if tokio::time::timeout(LOGIN_GRACE, login).await.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            ended = serve => match ended {
+                Err(error) if options.debug => eprintln!("cpud: connection ended: {error:#}"),
+                _ => {}
+            },
+            () = deadline => eprintln!("cpud: a peer did not log in within {LOGIN_GRACE:?}"),
+        }
+        Ok(())
+    })
+}
+
+struct Connection {
+    mux: Mux,
+    keys: Vec<PublicKey>,
+    logged_in: watch::Sender<bool>,
+    channels: HashMap<ChannelId, ChannelState>,
+    /// Channels of the `9p` subsystem that no command has taken yet.
+    files: VecDeque<(Receiver, Sender)>,
+    debug: bool,
+}
+
+/// A session channel that has not been closed.
+struct ChannelState {
+    receiver: Receiver,
+    sender: Sender,
+    request: Request,
+    running: Option<Running>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.mux.close_all();
+    }
+}
+
+impl Connection {
+    fn log(&self, line: impl FnOnce() -> String) {
+        if self.debug {
+            eprintln!("cpud: {}", line());
+        }
+    }
+
+    fn is_allowed(&self, key: &PublicKey, algorithm: &Algorithm) -> bool {
+        // SHA-1 signatures are forgeable.
+        let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
+        !sha1
+            && self
+                .keys
+                .iter()
+                .any(|known| known.key_data() == key.key_data())
+    }
+
+    /// Start what was asked for on a channel and answer; a failure to start is told on the
+    /// channel's standard error, with the status that a shell would give.
+    fn start(&mut self, id: ChannelId, words: Vec<Vec<u8>>, session: &mut Session) -> Result<()> {
+        let Some(state) = self.channels.get_mut(&id) else {
+            return Ok(());
+        };
+        if state.running.is_some() {
+            session.channel_failure(id)?;
+            return Ok(());
+        }
+        let mut request = std::mem::take(&mut state.request);
+        request.words = words;
+        request.files = self.files.pop_front();
+        let started = exec::start(
+            request,
+            state.receiver.clone(),
+            state.sender.clone(),
+            session.handle(),
+        );
+        match started {
+            Ok(running) => {
+                state.running = Some(running);
+                session.channel_success(id)?;
+            }
+            Err(error) => refuse(state.sender.clone(), format!("{error:#}")),
+        }
+        Ok(())
+    }
+}
+
+/// Tell why a command is not started, and end its channel.
+fn refuse(sender: Sender, why: String) {
+    tokio::spawn(async move {
+        let line = Bytes::from(format!("cpud: {why}\n"));
+        let _ = sender.send(Stream::Stderr, line).await;
+        let _ = sender.request(|write| write.exit_status(255)).await;
+        let _ = sender.request(russh::ChannelWriteHalf::eof).await;
+        let _ = sender.request(russh::ChannelWriteHalf::close).await;
+    });
+}
+
+fn window(columns: u32, rows: u32, x_pixels: u32, y_pixels: u32) -> Winsize {
+    let short = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    Winsize {
+        ws_row: short(rows),
+        ws_col: short(columns),
+        ws_xpixel: short(x_pixels),
+        ws_ypixel: short(y_pixels),
+    }
+}
+
+impl server::Handler for Connection {
+    type Error = anyhow::Error;
+
+    async fn auth_publickey_offered(
+        &mut self,
+        _user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth> {
+        Ok(if self.is_allowed(offer.public_key, offer.algorithm) {
+            Auth::Accept
+        } else {
+            Auth::reject()
+        })
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
+        if !self.is_allowed(key.public_key, key.algorithm) {
+            return Ok(Auth::reject());
+        }
+        self.log(|| {
+            format!(
+                "{user} logged in with {}",
+                auth::fingerprint(key.public_key)
+            )
+        });
+        self.logged_in.send_replace(true);
+        Ok(Auth::Accept)
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<()> {
+        let id = channel.id();
+        self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
+        let (receiver, sender) = self.mux.open(channel);
+        let state = ChannelState {
+            receiver,
+            sender,
+            request: Request::default(),
+            running: None,
+        };
+        self.channels.insert(id, state);
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn env_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut Session,
+    ) -> Result<()> {
+        if let Some(state) = self.channels.get_mut(&id) {
+            // A NUL or `=` cannot be part of an environment (environ(7)).
+            let is_valid = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+            if is_valid {
+                state.request.environment.push((name.into(), value.into()));
+                session.channel_success(id)?;
+            } else {
+                session.channel_failure(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        x_pixels: u32,
+        y_pixels: u32,
+        modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<()> {
+        if let Some(state) = self.channels.get_mut(&id) {
+            state.request.terminal = Some(Terminal {
+                size: window(columns, rows, x_pixels, y_pixels),
+                modes: modes.to_vec(),
+            });
+            if !term.is_empty() {
+                let term = ("TERM".to_owned(), term.to_owned());
+                state.request.environment.push(term);
+            }
+            session.channel_success(id)?;
+        }
+        Ok(())
+    }
+
+    async fn window_change_request(
+        &mut self,
+        id: ChannelId,
+        columns: u32,
+        rows: u32,
+        x_pixels: u32,
+        y_pixels: u32,
+        _session: &mut Session,
+    ) -> Result<()> {
+        if let Some(state) = self.channels.get_mut(&id) {
+            let size = window(columns, rows, x_pixels, y_pixels);
+            if let Some(running) = &state.running {
+                running.resize(size);
+            } else if let Some(terminal) = &mut state.request.terminal {
+                terminal.size = size;
+            }
+        }
+        Ok(())
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<()> {
+        if name != SUBSYSTEM_9P {
+            session.channel_failure(id)?;
+            return Ok(());
+        }
+        if let Some(state) = self.channels.remove(&id) {
+            self.log(|| "the client serves its files".into());
+            self.files.push_back((state.receiver, state.sender));
+            session.channel_success(id)?;
+        }
+        Ok(())
+    }
+
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<()> {
+        self.log(|| format!("exec {}", String::from_utf8_lossy(command)));
+        match quote::split(command) {
+            Ok(words) => self.start(id, words, session),
+            Err(error) => {
+                if let Some(state) = self.channels.get(&id) {
+                    refuse(
+                        state.sender.clone(),
+                        format!("cannot read the command: {error}"),
+                    );
+                }
+                Ok(())
+            }
+        }
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<()> {
+        self.log(|| "shell".into());
+        self.start(id, Vec::new(), session)
+    }
+
+    async fn signal(&mut self, id: ChannelId, name: Sig, _session: &mut Session) -> Result<()> {
+        let running = self
+            .channels
+            .get(&id)
+            .and_then(|state| state.running.as_ref());
+        if let (Some(running), Some(signal)) = (running, signals::number(&name)) {
+            running.signal(signal);
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, id: ChannelId, bytes: &[u8], _session: &mut Session) -> Result<()> {
+        Ok(self.mux.data(id, 0, bytes)?)
+    }
+
+    async fn extended_data(
+        &mut self,
+        id: ChannelId,
+        kind: u32,
+        bytes: &[u8],
+        _session: &mut Session,
+    ) -> Result<()> {
+        Ok(self.mux.data(id, kind, bytes)?)
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _session: &mut Session) -> Result<()> {
+        self.mux.eof(id);
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, id: ChannelId, _session: &mut Session) -> Result<()> {
+        self.mux.close(id);
+        self.channels.remove(&id);
+        Ok(())
+    }
+}

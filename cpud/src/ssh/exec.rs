@@ -1,0 +1,304 @@
+//! One command: its process, and the bytes between it and its channel.
+//!
+//! The command runs under a `cpud session` process of its own ([`crate::session`]). It gets a
+//! control pipe: each byte is a signal to deliver, and its end means that the client has gone.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::{Bytes, BytesMut};
+use cpu_ssh::{Stream, signals};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::pty::Winsize;
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
+use russh::{Pty, server};
+use tokio::process::{Child, Command};
+use tokio::sync::{mpsc, watch};
+
+use super::fd::Fd;
+
+pub(super) type Receiver = cpu_ssh::Receiver<server::Msg>;
+pub(super) type Sender = cpu_ssh::Sender<server::Msg>;
+
+/// How long output is still awaited from a pipe that a stranger holds open after the command
+/// and all its descendants have gone.
+const STRANGERS: Duration = Duration::from_secs(1);
+
+/// Most bytes taken at once from what the client sends.
+const CHUNK: usize = 256 * 1024;
+
+/// What the client asked for before the command.
+#[derive(Default)]
+pub(super) struct Request {
+    pub(super) words: Vec<Vec<u8>>,
+    pub(super) environment: Vec<(String, String)>,
+    pub(super) terminal: Option<Terminal>,
+    /// The `9p` channel of the same connection.
+    pub(super) files: Option<(Receiver, Sender)>,
+}
+
+/// A `pty-req`.
+pub(super) struct Terminal {
+    pub(super) size: Winsize,
+    pub(super) modes: Vec<(Pty, u32)>,
+}
+
+/// What can still be told to a running command. Dropping it hangs up.
+pub(super) struct Running {
+    control: mpsc::UnboundedSender<Signal>,
+    terminal: Option<Arc<Fd>>,
+}
+
+impl Running {
+    pub(super) fn signal(&self, signal: Signal) {
+        // A command that has just ended needs none.
+        let _ = self.control.send(signal);
+    }
+
+    pub(super) fn resize(&self, size: Winsize) {
+        if let Some(terminal) = &self.terminal
+            && let Err(error) = crate::sys::set_window_size(terminal.as_fd(), size)
+        {
+            eprintln!("cpud: cannot resize the terminal: {error}");
+        }
+    }
+}
+
+/// Start the command; the rest runs by itself and ends with the exit status and the channel's
+/// close.
+pub(super) fn start(
+    request: Request,
+    receiver: Receiver,
+    sender: Sender,
+    handle: server::Handle,
+) -> Result<Running> {
+    let (control_there, control) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .context("cannot make the control pipe of a session")?;
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg0("cpud").arg("session");
+    command.args(["--control", &inherit(&control_there)?]);
+    let mut files_there = None;
+    let mut files = None;
+    if let Some(channel) = request.files {
+        let (here, there) = socketpair(
+            AddressFamily::Unix,
+            SockType::Stream,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .context("cannot make a socket pair for the client's files")?;
+        command.args(["--9p", &inherit(&there)?]);
+        files = Some((channel, Arc::new(Fd::new(here)?)));
+        files_there = Some(there);
+    }
+    let mut terminal = None;
+    if let Some(wanted) = &request.terminal {
+        command.arg("--tty");
+        let (master, slave) = open_terminal(wanted)?;
+        for place in [
+            std::process::Command::stdin,
+            std::process::Command::stdout,
+            std::process::Command::stderr,
+        ] {
+            place(&mut command, Stdio::from(slave.try_clone()?));
+        }
+        terminal = Some(Arc::new(Fd::new(master)?));
+    } else {
+        command.stdin(Stdio::piped());
+        command.stdout(Stdio::piped());
+        command.stderr(Stdio::piped());
+    }
+    command.arg("--");
+    command.args(request.words.into_iter().map(OsString::from_vec));
+    command.env_clear().envs(request.environment);
+
+    let mut child = Command::from(command)
+        .spawn()
+        .context("cannot start a session process")?;
+    drop((control_there, files_there));
+
+    let (ended_tx, ended) = watch::channel(false);
+    let (input, outputs) = if let Some(terminal) = &terminal {
+        (terminal.clone(), vec![(terminal.clone(), Stream::Data)])
+    } else {
+        let (stdin, stdout, stderr) = take_pipes(&mut child)?;
+        (
+            stdin,
+            vec![(stdout, Stream::Data), (stderr, Stream::Stderr)],
+        )
+    };
+    tokio::spawn(pump_in(receiver, input));
+    let outputs: Vec<_> = outputs
+        .into_iter()
+        .map(|(from, stream)| tokio::spawn(pump_out(from, sender.clone(), stream, ended.clone())))
+        .collect();
+    if let Some(((receiver, sender), socket)) = files {
+        relay(receiver, sender, socket);
+    }
+    let (signals_tx, signals) = mpsc::unbounded_channel();
+    tokio::spawn(deliver(signals, control, sender.clone()));
+    tokio::spawn(async move {
+        let status = child.wait().await;
+        ended_tx.send_replace(true);
+        for output in outputs {
+            let _ = output.await;
+        }
+        report(status, &sender, &handle).await;
+    });
+    Ok(Running {
+        control: signals_tx,
+        terminal,
+    })
+}
+
+/// Make a descriptor survive the next exec; its number as text.
+fn inherit(fd: &OwnedFd) -> Result<String> {
+    use std::os::fd::AsRawFd;
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass a descriptor on")?;
+    Ok(fd.as_raw_fd().to_string())
+}
+
+/// Master and slave of a new terminal, both closed on exec.
+fn open_terminal(wanted: &Terminal) -> Result<(OwnedFd, OwnedFd)> {
+    let pty = nix::pty::openpty(&wanted.size, None)
+        .context("cannot make a terminal (is devpts mounted on /dev/pts?)")?;
+    for end in [&pty.master, &pty.slave] {
+        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
+    let mut termios = tcgetattr(&pty.slave)?;
+    cpu_ssh::modes::apply(&wanted.modes, &mut termios);
+    tcsetattr(&pty.slave, SetArg::TCSANOW, &termios).context("cannot set the terminal's modes")?;
+    Ok((pty.master, pty.slave))
+}
+
+fn take_pipes(child: &mut Child) -> Result<(Arc<Fd>, Arc<Fd>, Arc<Fd>)> {
+    let missing = "a pipe of the session is missing";
+    let stdin = child.stdin.take().context(missing)?.into_owned_fd()?;
+    let stdout = child.stdout.take().context(missing)?.into_owned_fd()?;
+    let stderr = child.stderr.take().context(missing)?.into_owned_fd()?;
+    Ok((
+        Arc::new(Fd::new(stdin)?),
+        Arc::new(Fd::new(stdout)?),
+        Arc::new(Fd::new(stderr)?),
+    ))
+}
+
+/// The client's input to the command; the pipe closes at its end, or when nobody reads it.
+async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
+    while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
+        if to.write_all(&chunk).await.is_err() {
+            // Like a pipe to a dead reader: what still comes is taken and dropped, so that the
+            // client's own end of file and signals are not stuck behind it.
+            while receiver.read(Stream::Data, CHUNK).await.is_some() {}
+        }
+    }
+}
+
+/// The command's output to the client, to the last byte.
+async fn pump_out(from: Arc<Fd>, to: Sender, stream: Stream, mut ended: watch::Receiver<bool>) {
+    loop {
+        let mut buffer = BytesMut::new();
+        let read = tokio::select! {
+            biased;
+            read = from.read(&mut buffer) => read,
+            () = async {
+                let _ = ended.wait_for(|ended| *ended).await;
+                tokio::time::sleep(STRANGERS).await;
+            } => return,
+        };
+        match read {
+            Ok(n) if n > 0 => {}
+            _ => return,
+        }
+        if to.send(stream, buffer.freeze()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// 9P both ways between the client and the kernel. When either side ends, so does the other: the
+/// mount then answers every request with an error instead of hanging.
+fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>) {
+    let to_kernel = socket.clone();
+    let from_kernel = tokio::spawn(async move {
+        loop {
+            let mut buffer = BytesMut::new();
+            match socket.read(&mut buffer).await {
+                Ok(n) if n > 0 => {}
+                _ => break,
+            }
+            if sender.send(Stream::Data, buffer.freeze()).await.is_err() {
+                return;
+            }
+        }
+        let _ = sender.request(russh::ChannelWriteHalf::close).await;
+    });
+    tokio::spawn(async move {
+        while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
+            if to_kernel.write_all(&chunk).await.is_err() {
+                break;
+            }
+        }
+        from_kernel.abort();
+    });
+}
+
+/// Signals to the session process, until the client goes; then its end of the pipe is closed.
+async fn deliver(mut signals: mpsc::UnboundedReceiver<Signal>, control: OwnedFd, sender: Sender) {
+    let Ok(control) = Fd::new(control) else {
+        return;
+    };
+    loop {
+        let signal = tokio::select! {
+            signal = signals.recv() => signal,
+            () = sender.closed() => None,
+        };
+        let Some(signal) = signal else { return };
+        let Ok(number) = u8::try_from(signal as i32) else {
+            continue;
+        };
+        if control.write_all(&[number]).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Exit status or signal, end of data, close: in this order, after all output.
+async fn report(status: std::io::Result<ExitStatus>, sender: &Sender, handle: &server::Handle) {
+    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+    if let Some(signal) = signal.and_then(|number| Signal::try_from(number).ok()) {
+        let core = status.as_ref().is_ok_and(ExitStatusExt::core_dumped);
+        let sent = handle.exit_signal_request(
+            sender.id(),
+            signals::name(signal),
+            core,
+            String::new(),
+            String::new(),
+        );
+        tokio::select! {
+            _ = sent => {}
+            () = sender.closed() => return,
+        }
+    } else {
+        let code = match status {
+            Ok(status) => status.code().unwrap_or(255),
+            Err(error) => {
+                let line = format!("cpud: cannot wait for the session: {error}\n");
+                let _ = sender.send(Stream::Stderr, Bytes::from(line)).await;
+                255
+            }
+        };
+        let code = u32::try_from(code).unwrap_or(255);
+        let _ = sender.request(|write| write.exit_status(code)).await;
+    }
+    let _ = sender.request(russh::ChannelWriteHalf::eof).await;
+    let _ = sender.request(russh::ChannelWriteHalf::close).await;
+}

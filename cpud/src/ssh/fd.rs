@@ -1,0 +1,64 @@
+//! A pipe or terminal as the connection's loop reads and writes it.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use bytes::BytesMut;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Bytes read at once: what a pipe holds (pipe(7)).
+const READ: usize = 64 * 1024;
+
+/// A descriptor that does not block.
+pub(super) struct Fd(AsyncFd<OwnedFd>);
+
+impl Fd {
+    pub(super) fn new(fd: OwnedFd) -> std::io::Result<Self> {
+        let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
+        fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        Ok(Self(crate::sys::watch_fd(fd)?))
+    }
+
+    /// Append what is there; 0 at the end. The end of a terminal (EIO) is an end like any other.
+    pub(super) async fn read(&self, buffer: &mut BytesMut) -> std::io::Result<usize> {
+        let result = self
+            .0
+            .async_io(Interest::READABLE, |fd| {
+                buffer.resize(READ, 0);
+                match nix::unistd::read(fd, buffer) {
+                    Ok(n) => {
+                        buffer.truncate(n);
+                        Ok(n)
+                    }
+                    Err(error) => {
+                        buffer.clear();
+                        Err(error.into())
+                    }
+                }
+            })
+            .await;
+        match result {
+            Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => Ok(0),
+            other => other,
+        }
+    }
+
+    /// Write all of it.
+    pub(super) async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
+        while !bytes.is_empty() {
+            let n = self
+                .0
+                .async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?))
+                .await?;
+            bytes = bytes.get(n..).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for Fd {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.get_ref().as_fd()
+    }
+}
