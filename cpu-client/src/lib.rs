@@ -1,1 +1,3 @@
 //! The parts of `cpu` that tests and benchmarks use too.
+
+pub mod export;

@@ -1,0 +1,236 @@
+//! Attributes from the system to the wire and back.
+//!
+//! **qid.path** is the inode number, the device folded in: on the root's own device the number as
+//! it is; on every other one xored with 64 bits hashed from the device. So two files of one
+//! device never share a path, and two of different devices only if the few inode bits in use differ
+//! by just what two hashes differ by.
+//!
+//! **qid.version** is a hash of size, mtime and ctime, which the kernel updates with every change;
+//! never 0, which tells Linux's client not to cache, except for files that the system
+//! makes up as they are read.
+
+use std::os::fd::AsFd;
+
+use ninep::errno::Errno;
+use ninep::msg::{Attr, NO_ID, Qid, SetAttr, Statfs, Time};
+use rustix::fs::{
+    AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT, Uid,
+};
+use rustix::io::Result;
+
+use super::node::{FileId, Node};
+use super::{Export, File, os};
+
+pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+/// `V9FS_MAGIC`: what statfs says the file system is. Not the one underneath, since programs go
+/// by it: `tail -f` would wait for inotify events that no network file system has.
+const V9FS_MAGIC: u32 = 0x0102_1997;
+
+pub(super) fn stat(fd: impl AsFd) -> Result<Statx> {
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)
+}
+
+/// The device as one number.
+pub(super) fn device(stat: &Statx) -> u64 {
+    u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
+}
+
+/// Spreads every bit of `x` over all; 0 stays 0 (the finalizer of SplitMix64).
+fn mix(x: u64) -> u64 {
+    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+/// See the head of this file. `root` is the device of the root.
+pub(super) fn path(root: u64, id: FileId) -> u64 {
+    id.inode ^ mix(id.device ^ root)
+}
+
+pub(super) fn qid(root: u64, stat: &Statx) -> Qid {
+    let id = FileId::new(stat);
+    let time = |t: &StatxTimestamp| t.tv_sec.cast_unsigned() << 30 ^ u64::from(t.tv_nsec);
+    let change = mix(mix(time(&stat.stx_mtime)) ^ time(&stat.stx_ctime)) ^ mix(stat.stx_size);
+    let version = (change >> 32) as u32;
+    Qid {
+        kind: match FileType::from_raw_mode(stat.stx_mode.into()) {
+            FileType::Directory => Qid::DIR,
+            FileType::Symlink => Qid::SYMLINK,
+            _ => Qid::FILE,
+        },
+        version: version.max(1),
+        path: path(root, id),
+    }
+}
+
+/// Whether the content is made up by the kernel when it is read, as in `/proc` and `/sys`.
+pub(super) fn is_synthetic(fd: impl AsFd, stat: &Statx) -> bool {
+    // Such files have no blocks, so real ones hardly pay for the question. The magic numbers are
+    // those of linux/magic.h.
+    const MADE_UP: [rustix::fs::FsWord; 9] = [
+        0x9fa0,      // proc
+        0x6265_6572, // sysfs
+        0x6462_6720, // debugfs
+        0x7472_6163, // tracefs
+        0x0027_e0eb, // cgroup
+        0x6367_7270, // cgroup2
+        0x7363_6673, // securityfs
+        0xde5e_81e4, // efivarfs
+        0x6265_6570, // configfs
+    ];
+    let magic = |stat: rustix::fs::StatFs| MADE_UP.contains(&stat.f_type);
+    stat.stx_blocks == 0 && rustix::fs::fstatfs(fd).is_ok_and(magic)
+}
+
+fn time(t: &StatxTimestamp) -> Time {
+    Time {
+        sec: t.tv_sec.cast_unsigned(),
+        nsec: t.tv_nsec.into(),
+    }
+}
+
+pub(super) fn attr(qid: Qid, stat: &Statx) -> Attr {
+    let (major, minor) = (
+        u64::from(stat.stx_rdev_major),
+        u64::from(stat.stx_rdev_minor),
+    );
+    let has_btime = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
+    Attr {
+        valid: Attr::BASIC | if has_btime { Attr::BTIME } else { 0 },
+        qid,
+        mode: stat.stx_mode.into(),
+        uid: stat.stx_uid,
+        gid: stat.stx_gid,
+        nlink: stat.stx_nlink.into(),
+        rdev: (minor & 0xff) | major << 8 | (minor & !0xff) << 12,
+        size: stat.stx_size,
+        blksize: stat.stx_blksize.into(),
+        blocks: stat.stx_blocks,
+        atime: time(&stat.stx_atime),
+        mtime: time(&stat.stx_mtime),
+        ctime: time(&stat.stx_ctime),
+        btime: time(&stat.stx_btime),
+        generation: 0,
+        data_version: 0,
+    }
+}
+
+pub(super) fn statfs(fd: impl AsFd) -> Result<Statfs> {
+    let stat = rustix::fs::fstatvfs(fd)?;
+    let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    Ok(Statfs {
+        magic: V9FS_MAGIC,
+        bsize: narrow(stat.f_frsize),
+        blocks: stat.f_blocks,
+        bfree: stat.f_bfree,
+        bavail: stat.f_bavail,
+        files: stat.f_files,
+        ffree: stat.f_ffree,
+        fsid: stat.f_fsid,
+        namelen: narrow(stat.f_namemax),
+    })
+}
+
+/// The permission bits of a mode.
+pub(super) fn mode(mode: u32) -> Mode {
+    Mode::from_raw_mode(mode & 0o7777)
+}
+
+fn chown(node: &Node, uid: Option<u32>, gid: Option<u32>) -> ninep::fs::Result<()> {
+    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
+    rustix::fs::chownat(node.fd(), c"", uid, gid, AtFlags::EMPTY_PATH).map_err(os)
+}
+
+/// What a setattr says of one time.
+fn new_time(valid: u32, change: u32, given: u32, time: Time) -> ninep::fs::Result<Timespec> {
+    let nsec = match () {
+        () if valid & change == 0 => UTIME_OMIT,
+        () if valid & given == 0 => UTIME_NOW,
+        () if time.nsec < 1_000_000_000 => time.nsec.cast_signed(),
+        () => return Err(Errno::EINVAL),
+    };
+    Ok(Timespec {
+        tv_sec: time.sec.cast_signed(),
+        tv_nsec: nsec,
+    })
+}
+
+impl Export {
+    /// setattr: the owner first, since changing it clears the set-id bits that a mode may bring;
+    /// the times last, since changing the size sets them.
+    pub(super) fn change(
+        &self,
+        node: &Node,
+        file: Option<&File>,
+        attr: &SetAttr,
+    ) -> ninep::fs::Result<()> {
+        let asks = |bits: u32| attr.valid & bits != 0;
+        if asks(SetAttr::UID | SetAttr::GID) {
+            let id = |bit, id| match asks(bit) {
+                true if id == NO_ID => Err(Errno::EINVAL),
+                true => Ok(Some(id)),
+                false => Ok(None),
+            };
+            chown(
+                node,
+                id(SetAttr::UID, attr.uid)?,
+                id(SetAttr::GID, attr.gid)?,
+            )?;
+        }
+        if asks(SetAttr::MODE) {
+            self.chmod(node, mode(attr.mode)).map_err(os)?;
+        }
+        if asks(SetAttr::SIZE) {
+            self.truncate(node, file, attr.size)?;
+        }
+        let atime = new_time(attr.valid, SetAttr::ATIME, SetAttr::ATIME_SET, attr.atime)?;
+        // A new size has brought a new mtime, which only the owner could set otherwise.
+        let mtime_valid = if asks(SetAttr::SIZE) && !asks(SetAttr::MTIME_SET) {
+            attr.valid & !SetAttr::MTIME
+        } else {
+            attr.valid
+        };
+        let mtime = new_time(mtime_valid, SetAttr::MTIME, SetAttr::MTIME_SET, attr.mtime)?;
+        if atime.tv_nsec != UTIME_OMIT || mtime.tv_nsec != UTIME_OMIT {
+            let times = Timestamps {
+                last_access: atime,
+                last_modification: mtime,
+            };
+            self.set_times(node, &times).map_err(os)?;
+        }
+        if attr.valid == SetAttr::CTIME {
+            // What chown(2) without an owner does, and how it arrives here.
+            chown(node, None, None)?;
+        }
+        Ok(())
+    }
+
+    fn chmod(&self, node: &Node, mode: Mode) -> Result<()> {
+        match &self.proc {
+            Some(proc) => rustix::fs::chmodat(proc, node.number(), mode, AtFlags::empty()),
+            None => rustix::fs::fchmod(self.reopen(node, OFlags::RDONLY)?, mode),
+        }
+    }
+
+    fn truncate(&self, node: &Node, file: Option<&File>, size: u64) -> ninep::fs::Result<()> {
+        match (node.kind(), file) {
+            (FileType::RegularFile, Some(file)) => rustix::fs::ftruncate(&file.fd, size),
+            (FileType::RegularFile, None) => self
+                .reopen(node, OFlags::WRONLY)
+                .and_then(|fd| rustix::fs::ftruncate(fd, size)),
+            (FileType::Directory, _) => return Err(Errno::EISDIR),
+            _ => return Err(Errno::EINVAL),
+        }
+        .map_err(os)
+    }
+
+    fn set_times(&self, node: &Node, times: &Timestamps) -> Result<()> {
+        match &self.proc {
+            Some(proc) => rustix::fs::utimensat(proc, node.number(), times, AtFlags::empty()),
+            // Linux 5.8.
+            None => rustix::fs::utimensat(node.fd(), c"", times, AtFlags::EMPTY_PATH),
+        }
+    }
+}

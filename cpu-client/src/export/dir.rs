@@ -1,0 +1,100 @@
+//! A directory read as the stream it is: each Treaddir goes on where the last one ended, with the
+//! cookies of the file system itself, so that nothing is kept here but the position.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Mutex, PoisonError};
+
+use ninep::errno::Errno;
+use ninep::fs::{DirSink, Result};
+use ninep::msg::{DirEntry, Qid};
+use ninep::wire::Str;
+use rustix::fs::{FileType, RawDir, SeekFrom};
+
+use super::os;
+
+/// Bytes asked of getdents64(2) at once.
+const BATCH: usize = 16 * 1024;
+/// A `linux_dirent64` of the longest name.
+const LARGEST: usize = 280;
+
+/// Position in an open directory, as the file system's cookie.
+#[derive(Default)]
+pub(super) struct Stream(Mutex<u64>);
+
+impl Stream {
+    /// Fills `sink` from `offset` on. `path` is the qid.path of a name and inode number.
+    pub(super) fn read(
+        &self,
+        fd: impl AsFd,
+        offset: u64,
+        sink: &mut DirSink<'_>,
+        path: impl Fn(&[u8], u64) -> u64,
+    ) -> Result<()> {
+        let mut position = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset == 0 || offset != *position {
+            rustix::fs::seek(&fd, SeekFrom::Start(offset)).map_err(os)?;
+            *position = offset;
+        }
+        let mut batch = [MaybeUninit::uninit(); BATCH];
+        let room = sink.room();
+        loop {
+            // An entry takes at most 7/6 of the bytes on the wire that getdents64 needs for it
+            // (24 + n against 20 + n rounded up to a multiple of 8), so whatever is read
+            // fits: none is read twice, and none is kept.
+            let fits = (sink.room() / 7 * 6).min(BATCH);
+            let full = fits < LARGEST && sink.room() < room;
+            let Some(batch) = batch.get_mut(..fits).filter(|_| !full) else {
+                return Ok(());
+            };
+            if !one_batch(fd.as_fd(), batch, &mut position, sink, &path)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// True if there may be more.
+fn one_batch(
+    fd: BorrowedFd<'_>,
+    batch: &mut [MaybeUninit<u8>],
+    position: &mut u64,
+    sink: &mut DirSink<'_>,
+    path: &impl Fn(&[u8], u64) -> u64,
+) -> Result<bool> {
+    let mut entries = RawDir::new(fd, batch);
+    loop {
+        let entry = match entries.next() {
+            None => return Ok(false),
+            Some(entry) => entry.map_err(os)?,
+        };
+        let name = entry.file_name().to_bytes();
+        let kind = entry.file_type();
+        let pushed = sink.push(&DirEntry {
+            qid: Qid {
+                kind: match kind {
+                    FileType::Directory => Qid::DIR,
+                    FileType::Symlink => Qid::SYMLINK,
+                    _ => Qid::FILE,
+                },
+                version: 0,
+                path: path(name, entry.ino()),
+            },
+            offset: entry.next_entry_cookie(),
+            kind: d_type(kind),
+            name: Str::new(name).ok_or(Errno::EIO)?,
+        });
+        if !pushed {
+            return Err(Errno::EIO);
+        }
+        *position = entry.next_entry_cookie();
+        if entries.is_buffer_empty() {
+            return Ok(true);
+        }
+    }
+}
+
+/// `DT_*` of readdir(3), which are the types of a mode shifted.
+fn d_type(kind: FileType) -> u8 {
+    u8::try_from(kind.as_raw_mode() >> 12 & 0xf).unwrap_or(0)
+}

@@ -1,0 +1,183 @@
+//! Record locks that exclude other sessions and the programs of this machine.
+//!
+//! POSIX locks belong to a process, and what arrives here is the process that asks on the remote
+//! machine. Each such owner gets an open file description of its own for each file it locks, and on
+//! it open-file-description locks (`F_OFD_SETLK`, fcntl(2)). So two files that one process
+//! opened don't exclude each other, a child that closes its copy of a descriptor doesn't lose
+//! its parent's locks, and everyone else is excluded by the kernel.
+//!
+//! A description lives as long as a fid through which its owner has locked, and its locks with it.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use ninep::errno::Errno;
+use ninep::fs::{LockOwner, LockStatus, Result};
+use ninep::msg::Record;
+use nix::fcntl::{FcntlArg, fcntl};
+use rustix::fs::OFlags;
+
+use super::node::{FileId, Node};
+use super::{Export, File, Kind};
+
+#[derive(PartialEq, Eq, Hash)]
+struct Owner {
+    file: FileId,
+    client_id: Box<[u8]>,
+    proc_id: u32,
+}
+
+/// All owners of locks and their descriptions.
+#[derive(Default)]
+pub(super) struct Owners(Mutex<HashMap<Owner, Weak<OwnedFd>>>);
+
+/// The descriptions that a fid keeps alive.
+#[derive(Default)]
+pub(super) struct Held(Mutex<Vec<Arc<OwnedFd>>>);
+
+impl Held {
+    fn lock(&self) -> MutexGuard<'_, Vec<Arc<OwnedFd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, fd: &Arc<OwnedFd>) {
+        let mut held = self.lock();
+        if !held.iter().any(|it| Arc::ptr_eq(it, fd)) {
+            held.push(fd.clone());
+        }
+    }
+
+    fn drop(&self, fd: &Arc<OwnedFd>) {
+        self.lock().retain(|it| !Arc::ptr_eq(it, fd));
+    }
+}
+
+impl Owner {
+    fn new(node: &Node, owner: LockOwner<'_>) -> Self {
+        Self {
+            file: node.id(),
+            client_id: owner.client_id.into(),
+            proc_id: owner.proc_id,
+        }
+    }
+}
+
+impl Owners {
+    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Weak<OwnedFd>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, owner: &Owner) -> Option<Arc<OwnedFd>> {
+        self.lock().get(owner).and_then(Weak::upgrade)
+    }
+
+    /// Makes `fd` the owner's, unless it has one by now.
+    fn add(&self, owner: Owner, fd: Arc<OwnedFd>) -> Arc<OwnedFd> {
+        let mut owners = self.lock();
+        owners.retain(|_, fd| fd.strong_count() > 0);
+        if let Some(first) = owners.get(&owner).and_then(Weak::upgrade) {
+            return first;
+        }
+        owners.insert(owner, Arc::downgrade(&fd));
+        fd
+    }
+}
+
+impl Export {
+    pub(super) fn set_lock(
+        &self,
+        node: &Node,
+        file: &File,
+        owner: LockOwner<'_>,
+        lock: &Record,
+    ) -> Result<LockStatus> {
+        let Kind::Regular(held) = &file.kind else {
+            return Err(Errno::EBADF);
+        };
+        let owner = Owner::new(node, owner);
+        let fd = match self.locks.find(&owner) {
+            Some(fd) => fd,
+            None if lock.kind == Record::UNLOCK => return Ok(LockStatus::Success),
+            None => {
+                let fd = self.description(node, file);
+                self.locks.add(owner, fd)
+            }
+        };
+        match fcntl(&*fd, FcntlArg::F_OFD_SETLK(&flock(lock)?)) {
+            Ok(_) => {}
+            Err(nix::Error::EAGAIN | nix::Error::EACCES) => return Ok(LockStatus::Blocked),
+            Err(errno) => return Err(Errno::from_raw(errno as i32)),
+        }
+        if lock.kind != Record::UNLOCK {
+            held.keep(&fd);
+        } else if (lock.start, lock.length) == (0, 0) {
+            // All of the owner's locks are gone.
+            held.drop(&fd);
+        }
+        Ok(LockStatus::Success)
+    }
+
+    pub(super) fn find_lock(
+        &self,
+        node: &Node,
+        file: &File,
+        owner: LockOwner<'_>,
+        lock: &Record,
+    ) -> Result<Record> {
+        let Kind::Regular(_) = &file.kind else {
+            return Err(Errno::EBADF);
+        };
+        // The fid's own description has no locks, so every lock is in its way.
+        let fd = self.locks.find(&Owner::new(node, owner));
+        let fd = fd.as_ref().unwrap_or(&file.fd);
+        let mut asked = *lock;
+        if asked.kind == Record::UNLOCK {
+            // Linux's client forgets what kind it was asked for; any lock is in the way of this.
+            asked.kind = Record::WRITE;
+        }
+        let mut found = flock(&asked)?;
+        fcntl(fd, FcntlArg::F_OFD_GETLK(&mut found)).map_err(|e| Errno::from_raw(e as i32))?;
+        let kind = match i32::from(found.l_type) {
+            libc::F_RDLCK => Record::READ,
+            libc::F_WRLCK => Record::WRITE,
+            _ => {
+                return Ok(Record {
+                    kind: Record::UNLOCK,
+                    ..*lock
+                });
+            }
+        };
+        Ok(Record {
+            kind,
+            start: found.l_start.cast_unsigned(),
+            length: found.l_len.cast_unsigned(),
+            // A process of this machine, or 0 for a description's lock, which has none.
+            proc_id: u32::try_from(found.l_pid).unwrap_or(0),
+        })
+    }
+
+    /// A description for one more owner: for both kinds of lock if the user may write, and when
+    /// the file can't be opened again, the fid's own.
+    fn description(&self, node: &Node, file: &File) -> Arc<OwnedFd> {
+        self.reopen(node, OFlags::RDWR)
+            .or_else(|_| self.reopen(node, OFlags::RDONLY))
+            .map_or_else(|_| file.fd.clone(), Arc::new)
+    }
+}
+
+fn flock(lock: &Record) -> Result<libc::flock> {
+    let offset = |n: u64| i64::try_from(n).map_err(|_| Errno::EINVAL);
+    #[expect(clippy::cast_possible_truncation, reason = "small constants")]
+    Ok(libc::flock {
+        l_type: match lock.kind {
+            Record::READ => libc::F_RDLCK,
+            Record::WRITE => libc::F_WRLCK,
+            _ => libc::F_UNLCK,
+        } as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: offset(lock.start)?,
+        l_len: offset(lock.length)?,
+        l_pid: 0,
+    })
+}

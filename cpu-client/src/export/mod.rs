@@ -1,0 +1,379 @@
+//! A directory of this machine, served as a 9P file system.
+//!
+//! Nothing outside the directory can be named, whatever the peer sends and whoever moves what
+//! meanwhile: a fid is a descriptor, a walk is one `openat(O_PATH|O_NOFOLLOW)` of one name
+//! beneath it, `..` is the directory that it was walked from, and symbolic links are handed out,
+//! never followed. No path is resolved here.
+//!
+//! | room | what for |
+//! |---|---|
+//! | [`node`] | descriptors: walking, opening again, paths for people |
+//! | [`attr`] | attributes both ways, qids |
+//! | [`dir`] | directories read as a stream |
+//! | [`lock`] | record locks that exclude everyone else |
+//! | [`xattr`] | extended attributes |
+//! | [`process`] | limits and umask, set once for the whole process |
+//!
+//! The server has the user's rights and no others. Owners and groups that the peer names for
+//! new files are ignored, as for any unprivileged process: a new file is the user's, its group
+//! is what the directory says. getattr tells the truth about it.
+
+mod attr;
+mod dir;
+mod lock;
+mod node;
+mod process;
+mod xattr;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ninep::errno::Errno;
+use ninep::fs::{Attach, DirSink, FileSystem, LockOwner, LockStatus, OpenFlags, Result};
+use ninep::msg::{Attr, Qid, Record, SetAttr, Statfs};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::io::Errno as Os;
+
+pub use node::Node;
+pub use process::{Limits, prepare_process};
+
+/// A directory that can be served to any number of sessions at once.
+pub struct Export {
+    root: Node,
+    /// The root's device, whose inode numbers are passed on as they are.
+    device: u64,
+    /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
+    proc: Option<OwnedFd>,
+    locks: lock::Owners,
+}
+
+/// Why a directory can't be served.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The root.
+    #[error("cannot open {path} to serve it: is it a directory that you may search?")]
+    Root {
+        /// As it was given.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+/// An open file or directory.
+pub struct File {
+    fd: Arc<OwnedFd>,
+    kind: Kind,
+}
+
+enum Kind {
+    Regular(lock::Held),
+    Directory(dir::Stream),
+}
+
+fn os(errno: Os) -> Errno {
+    Errno::from_raw(errno.raw_os_error())
+}
+
+impl Export {
+    /// Serves the directory `root` and what is beneath it, other file systems included.
+    pub fn new(root: &Path) -> std::result::Result<Self, Error> {
+        let failed = |source: Os| Error::Root {
+            path: root.to_owned(),
+            source: source.into(),
+        };
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
+        let stat = attr::stat(&fd).map_err(failed)?;
+        Ok(Self {
+            device: attr::device(&stat),
+            root: Node::root(fd, &stat),
+            proc: node::proc_fds(),
+            locks: lock::Owners::default(),
+        })
+    }
+
+    fn qid(&self, stat: &rustix::fs::Statx) -> Qid {
+        attr::qid(self.device, stat)
+    }
+
+    /// The qid of what has just been made.
+    fn made(&self, dir: &Node, name: &[u8]) -> Result<Qid> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statx(dir.fd(), name, flags, attr::WANTED).map_err(os)?;
+        Ok(self.qid(&stat))
+    }
+}
+
+impl FileSystem for Export {
+    type Node = Node;
+    type File = File;
+
+    fn attach(&self, who: &Attach<'_>) -> Result<(Node, Qid)> {
+        let mut node = self.root.clone();
+        for name in who.aname.split(|b| *b == b'/') {
+            match name {
+                b"" => {}
+                b"." | b".." => return Err(Errno::ENOENT),
+                name => node = node.walk(name).map_err(os)?.0,
+            }
+        }
+        let stat = attr::stat(node.fd()).map_err(os)?;
+        Ok((node, self.qid(&stat)))
+    }
+
+    fn walk(&self, dir: &Node, name: &[u8]) -> Result<(Node, Qid)> {
+        let (node, stat) = dir.walk(name).map_err(os)?;
+        Ok((node, self.qid(&stat)))
+    }
+
+    fn parent(&self, node: &Node) -> Result<(Node, Qid)> {
+        if node.kind() != FileType::Directory {
+            return Err(Errno::ENOTDIR);
+        }
+        let up = node.up().unwrap_or(&self.root).clone();
+        let stat = attr::stat(up.fd()).map_err(os)?;
+        Ok((up, self.qid(&stat)))
+    }
+
+    fn getattr(&self, node: &Node, _mask: u64) -> Result<Attr> {
+        let stat = attr::stat(node.fd()).map_err(os)?;
+        Ok(attr::attr(self.qid(&stat), &stat))
+    }
+
+    fn setattr(&self, node: &Node, file: Option<&File>, attr: &SetAttr) -> Result<()> {
+        self.change(node, file, attr)
+    }
+
+    fn statfs(&self, node: &Node) -> Result<Statfs> {
+        attr::statfs(node.fd()).map_err(os)
+    }
+
+    fn readlink(&self, node: &Node) -> Result<Vec<u8>> {
+        if node.kind() != FileType::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        let target = rustix::fs::readlinkat(node.fd(), c"", Vec::new()).map_err(os)?;
+        Ok(target.into_bytes())
+    }
+
+    fn open(&self, node: &Node, flags: OpenFlags) -> Result<(File, Qid)> {
+        let file = match node.kind() {
+            FileType::RegularFile if flags.has(OpenFlags::DIRECTORY) => return Err(Errno::ENOTDIR),
+            FileType::RegularFile => {
+                let fd = self.reopen(node, oflags(flags)?).map_err(os)?;
+                if flags.has(OpenFlags::TRUNC) {
+                    rustix::fs::ftruncate(&fd, 0).map_err(os)?;
+                }
+                File::regular(fd.into())
+            }
+            FileType::Directory if flags.access() != OpenFlags::RDONLY => {
+                return Err(Errno::EISDIR);
+            }
+            FileType::Directory => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                File {
+                    fd: self.reopen(node, flags).map_err(os)?.into(),
+                    kind: Kind::Directory(dir::Stream::default()),
+                }
+            }
+            FileType::Symlink => return Err(Errno::ELOOP),
+            // Pipes, sockets and devices belong to the peer's kernel.
+            _ => return Err(Errno::ENXIO),
+        };
+        let stat = attr::stat(&file.fd).map_err(os)?;
+        let mut qid = self.qid(&stat);
+        if attr::is_synthetic(&file.fd, &stat) {
+            qid.version = 0;
+        }
+        Ok((file, qid))
+    }
+
+    fn create(
+        &self,
+        dir: &Node,
+        name: &[u8],
+        flags: OpenFlags,
+        mode: u32,
+        _gid: u32,
+    ) -> Result<(Node, File, Qid)> {
+        // What is there may be a pipe or a device, so it is never opened by name: either the
+        // file is new, or it is walked to. Someone may remove it in between, hence the loop.
+        for _ in 0..8 {
+            let flags_new = oflags(flags)? | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            match rustix::fs::openat(dir.fd(), name, flags_new, attr::mode(mode)) {
+                Ok(fd) => {
+                    let fd = Arc::new(fd);
+                    let stat = attr::stat(&fd).map_err(os)?;
+                    let node = dir.child(name, fd.clone(), &stat);
+                    return Ok((node, File::regular(fd), self.qid(&stat)));
+                }
+                Err(Os::EXIST) if !flags.has(OpenFlags::EXCL) => {}
+                Err(errno) => return Err(os(errno)),
+            }
+            match dir.walk(name) {
+                Ok((node, _)) => {
+                    let (file, qid) = self.open(&node, flags)?;
+                    return Ok((node, file, qid));
+                }
+                Err(Os::NOENT) => {}
+                Err(errno) => return Err(os(errno)),
+            }
+        }
+        Err(Errno::EAGAIN)
+    }
+
+    fn read(&self, file: &File, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        rustix::io::pread(&file.fd, buf, offset).map_err(os)
+    }
+
+    fn write(&self, file: &File, offset: u64, data: &[u8]) -> Result<usize> {
+        rustix::io::pwrite(&file.fd, data, offset).map_err(os)
+    }
+
+    fn readdir(&self, node: &Node, file: &File, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let Kind::Directory(stream) = &file.kind else {
+            return Err(Errno::ENOTDIR);
+        };
+        let qid = |id| attr::path(self.device, id);
+        stream.read(&file.fd, offset, sink, |name, inode| match name {
+            // The root has no parent that the peer may know of.
+            b".." => qid(node.up().unwrap_or(&self.root).id()),
+            _ => qid(node.id().sibling(inode)),
+        })
+    }
+
+    fn fsync(&self, file: &File, datasync: bool) -> Result<()> {
+        if datasync {
+            rustix::fs::fdatasync(&file.fd).map_err(os)
+        } else {
+            rustix::fs::fsync(&file.fd).map_err(os)
+        }
+    }
+
+    fn lock(
+        &self,
+        node: &Node,
+        file: &File,
+        owner: LockOwner<'_>,
+        lock: &Record,
+    ) -> Result<LockStatus> {
+        self.set_lock(node, file, owner, lock)
+    }
+
+    fn getlock(
+        &self,
+        node: &Node,
+        file: &File,
+        owner: LockOwner<'_>,
+        lock: &Record,
+    ) -> Result<Record> {
+        self.find_lock(node, file, owner, lock)
+    }
+
+    fn mkdir(&self, dir: &Node, name: &[u8], mode: u32, _gid: u32) -> Result<Qid> {
+        rustix::fs::mkdirat(dir.fd(), name, attr::mode(mode)).map_err(os)?;
+        self.made(dir, name)
+    }
+
+    fn symlink(&self, dir: &Node, name: &[u8], target: &[u8], _gid: u32) -> Result<Qid> {
+        rustix::fs::symlinkat(target, dir.fd(), name).map_err(os)?;
+        self.made(dir, name)
+    }
+
+    fn mknod(
+        &self,
+        dir: &Node,
+        name: &[u8],
+        mode: u32,
+        (major, minor): (u32, u32),
+        _gid: u32,
+    ) -> Result<Qid> {
+        let kind = FileType::from_raw_mode(mode);
+        let device = rustix::fs::makedev(major, minor);
+        rustix::fs::mknodat(dir.fd(), name, kind, attr::mode(mode), device).map_err(os)?;
+        self.made(dir, name)
+    }
+
+    fn link(&self, dir: &Node, name: &[u8], node: &Node) -> Result<()> {
+        if let Some(proc) = &self.proc {
+            let flags = AtFlags::SYMLINK_FOLLOW;
+            return rustix::fs::linkat(proc, node.number(), dir.fd(), name, flags).map_err(os);
+        }
+        let (up, old) = node.place().map_err(os)?;
+        rustix::fs::linkat(up.fd(), old, dir.fd(), name, AtFlags::empty()).map_err(os)
+    }
+
+    fn renameat(&self, olddir: &Node, oldname: &[u8], newdir: &Node, newname: &[u8]) -> Result<()> {
+        rustix::fs::renameat(olddir.fd(), oldname, newdir.fd(), newname).map_err(os)
+    }
+
+    fn rename(&self, node: &Node, dir: &Node, name: &[u8]) -> Result<Node> {
+        let (up, old) = node.place().map_err(os)?;
+        rustix::fs::renameat(up.fd(), old, dir.fd(), name).map_err(os)?;
+        Ok(node.moved(dir, name))
+    }
+
+    fn unlinkat(&self, dir: &Node, name: &[u8], directory: bool) -> Result<()> {
+        rustix::fs::unlinkat(dir.fd(), name, removal(directory)).map_err(os)
+    }
+
+    fn remove(&self, node: &Node) -> Result<()> {
+        let (up, name) = node.place().map_err(os)?;
+        let directory = node.kind() == FileType::Directory;
+        rustix::fs::unlinkat(up.fd(), name, removal(directory)).map_err(os)
+    }
+
+    fn xattr(&self, node: &Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
+        self.get_xattr(node, name)
+    }
+
+    fn set_xattr(&self, node: &Node, name: &[u8], value: Option<&[u8]>, flags: u32) -> Result<()> {
+        self.change_xattr(node, name, value, flags)
+    }
+
+    fn path(&self, node: &Node) -> Vec<u8> {
+        node.path()
+    }
+}
+
+impl File {
+    fn regular(fd: Arc<OwnedFd>) -> Self {
+        Self {
+            fd,
+            kind: Kind::Regular(lock::Held::default()),
+        }
+    }
+}
+
+fn removal(directory: bool) -> AtFlags {
+    if directory {
+        AtFlags::REMOVEDIR
+    } else {
+        AtFlags::empty()
+    }
+}
+
+/// The flags of the wire, which are x86's, as this machine's. What only the peer's kernel can do
+/// (`O_DIRECT`, `O_NONBLOCK`, `O_NOCTTY` ...) is left to it.
+fn oflags(flags: OpenFlags) -> Result<OFlags> {
+    let mut to = match flags.access() {
+        OpenFlags::RDONLY => OFlags::RDONLY,
+        OpenFlags::WRONLY => OFlags::WRONLY,
+        OpenFlags::RDWR => OFlags::RDWR,
+        _ => return Err(Errno::EINVAL),
+    };
+    for (bit, flag) in [
+        (OpenFlags::APPEND, OFlags::APPEND),
+        (OpenFlags::DSYNC, OFlags::DSYNC),
+        (OpenFlags::SYNC, OFlags::SYNC),
+        (OpenFlags::NOATIME, OFlags::NOATIME),
+    ] {
+        if flags.has(bit) {
+            to |= flag;
+        }
+    }
+    Ok(to | OFlags::CLOEXEC)
+}

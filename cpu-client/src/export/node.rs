@@ -1,0 +1,173 @@
+//! Where a fid points: a descriptor, the directory it was walked from, and its name there.
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
+use rustix::io::{Errno, Result};
+use rustix::path::DecInt;
+
+use super::{Export, attr};
+
+/// A file of the export, open or not. Clones share the descriptor.
+#[derive(Clone)]
+pub struct Node(Arc<Place>);
+
+struct Place {
+    /// Opened with `O_PATH`, or the descriptor with which the file was created.
+    fd: Arc<OwnedFd>,
+    id: FileId,
+    kind: FileType,
+    /// `None` at the root. Never changed, so that there is no circle whatever is renamed.
+    up: Option<(Node, Box<[u8]>)>,
+}
+
+/// What makes a file this file.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(super) struct FileId {
+    pub(super) device: u64,
+    pub(super) inode: u64,
+}
+
+impl FileId {
+    pub(super) fn new(stat: &Statx) -> Self {
+        Self {
+            device: attr::device(stat),
+            inode: stat.stx_ino,
+        }
+    }
+
+    /// Another file of the same file system.
+    pub(super) fn sibling(self, inode: u64) -> Self {
+        Self { inode, ..self }
+    }
+}
+
+/// A deep tree must not unwind on the stack.
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut up = self.up.take();
+        while let Some((Node(place), _)) = up {
+            up = Arc::into_inner(place).and_then(|mut place| place.up.take());
+        }
+    }
+}
+
+impl Node {
+    fn new(fd: Arc<OwnedFd>, stat: &Statx, up: Option<(Node, Box<[u8]>)>) -> Self {
+        Self(Arc::new(Place {
+            fd,
+            id: FileId::new(stat),
+            kind: FileType::from_raw_mode(stat.stx_mode.into()),
+            up,
+        }))
+    }
+
+    pub(super) fn root(fd: OwnedFd, stat: &Statx) -> Self {
+        Self::new(fd.into(), stat, None)
+    }
+
+    /// The file `name` here, of which `fd` is a descriptor.
+    pub(super) fn child(&self, name: &[u8], fd: Arc<OwnedFd>, stat: &Statx) -> Self {
+        Self::new(fd, stat, Some((self.clone(), name.into())))
+    }
+
+    /// One step down, whatever `name` is: nothing is followed.
+    pub(super) fn walk(&self, name: &[u8]) -> Result<(Self, Statx)> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
+        let stat = attr::stat(&fd)?;
+        Ok((self.child(name, fd.into(), &stat), stat))
+    }
+
+    /// The same file, under another name.
+    pub(super) fn moved(&self, dir: &Self, name: &[u8]) -> Self {
+        Self(Arc::new(Place {
+            fd: self.0.fd.clone(),
+            id: self.0.id,
+            kind: self.0.kind,
+            up: Some((dir.clone(), name.into())),
+        }))
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(&self.0.fd)
+    }
+
+    /// The descriptor as `/proc/self/fd` names it.
+    pub(super) fn number(&self) -> DecInt {
+        DecInt::from_fd(&self.0.fd)
+    }
+
+    pub(super) fn id(&self) -> FileId {
+        self.0.id
+    }
+
+    pub(super) fn kind(&self) -> FileType {
+        self.0.kind
+    }
+
+    /// The directory it was walked from; `None` at the root.
+    pub(super) fn up(&self) -> Option<&Self> {
+        self.0.up.as_ref().map(|(up, _)| up)
+    }
+
+    /// Directory and name, if the name still is this file's: `EBUSY` for the root, `ESTALE` for a
+    /// name that became another's.
+    pub(super) fn place(&self) -> Result<(&Self, &[u8])> {
+        let (up, name) = self.0.up.as_ref().ok_or(Errno::BUSY)?;
+        let flags = AtFlags::SYMLINK_NOFOLLOW;
+        let stat = rustix::fs::statx(up.fd(), &**name, flags, attr::WANTED)?;
+        if FileId::new(&stat) == self.0.id {
+            Ok((up, name))
+        } else {
+            Err(Errno::STALE)
+        }
+    }
+
+    /// As it was walked, for people.
+    pub(super) fn path(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut node = self;
+        while let Some((up, name)) = &node.0.up {
+            names.push(&**name);
+            node = up;
+        }
+        names.push(b"");
+        names.reverse();
+        if names.len() == 1 {
+            names.push(b"");
+        }
+        names.join(&b'/')
+    }
+}
+
+impl Export {
+    /// A new open file description of the same file. `flags` never create nor truncate.
+    pub(super) fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
+        let flags = flags | OFlags::CLOEXEC;
+        if let Some(proc) = &self.proc {
+            return rustix::fs::openat(proc, node.number(), flags, Mode::empty());
+        }
+        if node.kind() == FileType::Directory {
+            return rustix::fs::openat(node.fd(), c".", flags, Mode::empty());
+        }
+        let (up, name) = node.place()?;
+        // Should the name become a pipe's this moment, the open must not wait.
+        let careful = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let fd = rustix::fs::openat(up.fd(), name, careful, Mode::empty())?;
+        if FileId::new(&attr::stat(&fd)?) == node.id() {
+            Ok(fd)
+        } else {
+            Err(Errno::STALE)
+        }
+    }
+}
+
+/// `/proc/self/fd`, if `/proc` is what it should be.
+pub(super) fn proc_fds() -> Option<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).ok()?;
+    let stat = rustix::fs::fstatfs(&fd).ok()?;
+    (stat.f_type == rustix::fs::PROC_SUPER_MAGIC).then_some(fd)
+}

@@ -1,0 +1,31 @@
+//! What a process that serves files sets once, for all its threads.
+
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit};
+
+/// What the process may now do.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Descriptors at once; every fid on a file of its own takes one, an open one two.
+    pub descriptors: usize,
+}
+
+/// Raises the limit of open files to the hard limit, and clears the umask: the peer's kernel has
+/// applied its process's umask already, and ours would take bits that were asked for. Files that
+/// the process makes for itself need explicit modes from here on.
+pub fn prepare_process() -> Limits {
+    rustix::process::umask(Mode::empty());
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    // Where it can't be raised, the old one holds.
+    let _ = rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: limit.maximum,
+            maximum: limit.maximum,
+        },
+    );
+    let current = rustix::process::getrlimit(Resource::Nofile).current;
+    Limits {
+        descriptors: current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX)),
+    }
+}

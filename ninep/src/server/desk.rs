@@ -1,0 +1,444 @@
+//! What each request does: fids to nodes, the file system's answer to a reply.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::fids::{Fid, Fids, Role, XattrWrite};
+use super::words::{Words, subjects};
+use crate::errno::Errno;
+use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags};
+use crate::msg::{Kind, NO_FID, Qid, Record, Reply, Request};
+use crate::wire::{DATA_HEADER, Few, Frame, HEADER, Name, Str, Wire};
+
+/// Largest value of an extended attribute (`XATTR_SIZE_MAX`), and of the list of them.
+const MAX_XATTR: u64 = 64 * 1024;
+/// The flag of unlinkat(2) that every architecture shares.
+const AT_REMOVEDIR: u32 = 0x200;
+/// The flag of setxattr(2) with which Linux's client asks for a removal.
+const XATTR_REPLACE: u32 = 2;
+
+/// The files and the fids on them; no transport.
+pub(super) struct Desk<'a, F: FileSystem> {
+    fs: &'a F,
+    fids: Fids<F>,
+}
+
+/// Bytes that a read, write or readdir moved.
+pub(super) type Outcome = Result<Option<u32>, Errno>;
+
+impl<'a, F: FileSystem> Desk<'a, F> {
+    pub(super) fn new(fs: &'a F, max_fids: usize) -> Self {
+        Self {
+            fs,
+            fids: Fids::new(max_fids),
+        }
+    }
+
+    /// Clunks everything.
+    pub(super) fn reset(&self) {
+        self.fids.clear();
+    }
+
+    pub(super) fn words<'w>(&'w self, request: &'w Request<'w>) -> Words<'w, F> {
+        let (fid, other) = subjects(request);
+        let get = |fid: Option<u32>| fid.and_then(|fid| self.fids.get(fid).ok());
+        Words {
+            fs: self.fs,
+            request,
+            fid: get(fid),
+            other: get(other),
+        }
+    }
+
+    /// Does `request` and makes its reply, unless it fails.
+    pub(super) fn handle(
+        &self,
+        request: &Request<'_>,
+        tag: u16,
+        msize: u32,
+        out: &mut Frame,
+    ) -> Outcome {
+        let fs = self.fs;
+        match *request {
+            Request::Read { fid, offset, count } => {
+                let fid = self.fids.get(fid)?;
+                data_reply(request.kind(), tag, out, |out| {
+                    let buf = out.space(fitting(count, msize));
+                    let n = match &fid.role {
+                        Role::Open(file) => fs.read(file, offset, buf)?.min(buf.len()),
+                        Role::XattrRead(value) => copy_at(value, offset, buf),
+                        _ => return Err(Errno::EBADF),
+                    };
+                    out.grow(n);
+                    Ok(())
+                })
+            }
+            Request::Readdir { fid, offset, count } => {
+                let fid = self.fids.get(fid)?;
+                let file = fid.file().ok_or(Errno::EBADF)?;
+                data_reply(request.kind(), tag, out, |out| {
+                    let mut sink = DirSink::new(out, fitting(count, msize));
+                    fs.readdir(&fid.node, file, offset, &mut sink)
+                })
+            }
+            Request::Readlink { fid } => {
+                let target = fs.readlink(&self.fids.get(fid)?.node)?;
+                let target = Str::new(&target).ok_or(Errno::ENAMETOOLONG)?;
+                Reply::Readlink { target }.encode(tag, out);
+                Ok(None)
+            }
+            _ => {
+                let reply = self.answer(request)?;
+                reply.encode(tag, out);
+                Ok(match reply {
+                    Reply::Write { count } => Some(count),
+                    _ => None,
+                })
+            }
+        }
+    }
+
+    /// The requests whose reply holds no bytes of a file.
+    fn answer<'r>(&self, request: &Request<'r>) -> Result<Reply<'r>, Errno> {
+        use Request as R;
+        let fs = self.fs;
+        let node = |fid: u32| self.fids.get(fid);
+        Ok(match *request {
+            // Done by the session; nobody else's business here.
+            R::Version { .. } => return Err(Errno::EPROTO),
+            // Answered here, it found nothing to wait for.
+            R::Flush { .. } => Reply::Flush {},
+            // auth(5): an error says that none is needed.
+            R::Auth { .. } => return Err(Errno::EOPNOTSUPP),
+            R::Attach {
+                fid,
+                afid,
+                uname,
+                aname,
+                n_uname,
+            } => {
+                if afid != NO_FID {
+                    return Err(Errno::EINVAL);
+                }
+                self.fids.free(fid)?;
+                let (node, qid) = fs.attach(&Attach {
+                    uname: uname.bytes(),
+                    aname: aname.bytes(),
+                    n_uname,
+                })?;
+                self.fids.insert(fid, Fid::path(node))?;
+                Reply::Attach { qid }
+            }
+            R::Walk { fid, newfid, names } => Reply::Walk {
+                qids: self.walk(fid, newfid, &names)?,
+            },
+            R::Clunk { fid } => {
+                let old = self.fids.remove(fid)?;
+                if let Role::XattrWrite(xattr) = &old.role {
+                    self.set_xattr(&old.node, xattr)?;
+                }
+                Reply::Clunk {}
+            }
+            R::Remove { fid } => {
+                // The fid is gone even if the file is not (remove(5)).
+                fs.remove(&self.fids.remove(fid)?.node)?;
+                Reply::Remove {}
+            }
+            R::Lopen { fid, flags } => {
+                let old = self.unopened(fid)?;
+                let (file, qid) = fs.open(&old.node, OpenFlags(flags))?;
+                let node = old.node.clone();
+                let role = Role::Open(file);
+                self.fids.replace(fid, &old, Fid { node, role })?;
+                Reply::Lopen { qid, iounit: 0 }
+            }
+            R::Lcreate {
+                fid,
+                name,
+                flags,
+                mode,
+                gid,
+            } => {
+                let old = self.unopened(fid)?;
+                let flags = OpenFlags(flags);
+                let (node, file, qid) = fs.create(&old.node, plain(name)?, flags, mode, gid)?;
+                let role = Role::Open(file);
+                self.fids.replace(fid, &old, Fid { node, role })?;
+                Reply::Lcreate { qid, iounit: 0 }
+            }
+            R::Write { fid, offset, data } => {
+                let fid = self.fids.get(fid)?;
+                let n = match &fid.role {
+                    Role::Open(file) => fs.write(file, offset, data.0)?,
+                    Role::XattrWrite(xattr) => xattr.write(offset, data.0)?,
+                    _ => return Err(Errno::EBADF),
+                };
+                Reply::Write {
+                    count: u32::try_from(n).map_err(|_| Errno::EIO)?,
+                }
+            }
+            R::Getattr { fid, mask } => Reply::Getattr {
+                attr: fs.getattr(&node(fid)?.node, mask)?,
+            },
+            R::Setattr { fid, attr } => {
+                let fid = node(fid)?;
+                fs.setattr(&fid.node, fid.file(), &attr)?;
+                Reply::Setattr {}
+            }
+            R::Statfs { fid } => Reply::Statfs {
+                stat: fs.statfs(&node(fid)?.node)?,
+            },
+            R::Fsync { fid, datasync } => {
+                fs.fsync(node(fid)?.file().ok_or(Errno::EBADF)?, datasync != 0)?;
+                Reply::Fsync {}
+            }
+            R::Mkdir {
+                dfid,
+                name,
+                mode,
+                gid,
+            } => Reply::Mkdir {
+                qid: fs.mkdir(&node(dfid)?.node, plain(name)?, mode, gid)?,
+            },
+            R::Symlink {
+                dfid,
+                name,
+                target,
+                gid,
+            } => Reply::Symlink {
+                qid: fs.symlink(&node(dfid)?.node, plain(name)?, target.bytes(), gid)?,
+            },
+            R::Mknod {
+                dfid,
+                name,
+                mode,
+                major,
+                minor,
+                gid,
+            } => Reply::Mknod {
+                qid: fs.mknod(&node(dfid)?.node, plain(name)?, mode, (major, minor), gid)?,
+            },
+            R::Link { dfid, fid, name } => {
+                fs.link(&node(dfid)?.node, plain(name)?, &node(fid)?.node)?;
+                Reply::Link {}
+            }
+            R::Renameat {
+                olddirfid,
+                oldname,
+                newdirfid,
+                newname,
+            } => {
+                let (olddir, newdir) = (node(olddirfid)?, node(newdirfid)?);
+                let (oldname, newname) = (plain(oldname)?, plain(newname)?);
+                fs.renameat(&olddir.node, oldname, &newdir.node, newname)?;
+                Reply::Renameat {}
+            }
+            R::Rename { fid, dfid, name } => {
+                let old = node(fid)?;
+                let moved = fs.rename(&old.node, &node(dfid)?.node, plain(name)?)?;
+                if let Role::Path = old.role {
+                    self.fids.replace(fid, &old, Fid::path(moved))?;
+                }
+                Reply::Rename {}
+            }
+            R::Unlinkat { dfid, name, flags } => {
+                if flags & !AT_REMOVEDIR != 0 {
+                    return Err(Errno::EINVAL);
+                }
+                let directory = flags & AT_REMOVEDIR != 0;
+                fs.unlinkat(&node(dfid)?.node, plain(name)?, directory)?;
+                Reply::Unlinkat {}
+            }
+            R::Xattrwalk { fid, newfid, name } => {
+                self.fids.free(newfid)?;
+                let node = node(fid)?.node.clone();
+                let name = Some(name.bytes()).filter(|name| !name.is_empty());
+                let value = fs.xattr(&node, name)?;
+                let size = value.len() as u64;
+                let role = Role::XattrRead(value);
+                self.fids.insert(newfid, Fid { node, role })?;
+                Reply::Xattrwalk { size }
+            }
+            R::Xattrcreate {
+                fid,
+                name,
+                size,
+                flags,
+            } => {
+                let old = self.unopened(fid)?;
+                if name.bytes().is_empty() {
+                    return Err(Errno::EINVAL);
+                }
+                if size > MAX_XATTR {
+                    return Err(Errno::E2BIG);
+                }
+                let node = old.node.clone();
+                let role = Role::XattrWrite(XattrWrite {
+                    name: name.bytes().to_vec(),
+                    flags,
+                    size: usize::try_from(size).map_err(|_| Errno::E2BIG)?,
+                    value: Mutex::default(),
+                });
+                self.fids.replace(fid, &old, Fid { node, role })?;
+                Reply::Xattrcreate {}
+            }
+            R::Lock {
+                fid,
+                kind,
+                flags: _,
+                start,
+                length,
+                proc_id,
+                client_id,
+            } => {
+                let fid = node(fid)?;
+                let file = fid.file().ok_or(Errno::EBADF)?;
+                let lock = record(Record {
+                    kind,
+                    start,
+                    length,
+                    proc_id,
+                })?;
+                let owner = owner(client_id, proc_id);
+                Reply::Lock {
+                    status: fs.lock(&fid.node, file, owner, &lock)? as u8,
+                }
+            }
+            R::Getlock {
+                fid,
+                lock,
+                client_id,
+            } => {
+                let fid = node(fid)?;
+                let file = fid.file().ok_or(Errno::EBADF)?;
+                let owner = owner(client_id, lock.proc_id);
+                Reply::Getlock {
+                    lock: fs.getlock(&fid.node, file, owner, &record(lock)?)?,
+                    client_id,
+                }
+            }
+            R::Read { .. } | R::Readdir { .. } | R::Readlink { .. } => return Err(Errno::EIO),
+        })
+    }
+
+    fn walk(&self, fid: u32, newfid: u32, names: &Few<Name<'_>>) -> Result<Few<Qid>, Errno> {
+        let from = self.fids.get(fid)?;
+        // An open fid may be cloned: Linux walks from whatever fid it has when a file has lost
+        // its name. Only its number can't be given away.
+        match from.role {
+            Role::Path => {}
+            Role::Open(_) if newfid != fid => {}
+            _ => return Err(Errno::EBADF),
+        }
+        if newfid != fid {
+            self.fids.free(newfid)?;
+        }
+        let mut node = from.node.clone();
+        let mut qids = Few::default();
+        for name in names.iter() {
+            let step = match name.bytes() {
+                b"." => Err(Errno::EINVAL),
+                b".." => self.fs.parent(&node),
+                name => self.fs.walk(&node, name),
+            };
+            match step {
+                Ok((next, qid)) => {
+                    node = next;
+                    qids.push(qid);
+                }
+                // walk(5): the first failure is an error, a later one a shorter answer.
+                Err(errno) if qids.is_empty() => return Err(errno),
+                Err(_) => return Ok(qids),
+            }
+        }
+        if newfid == fid {
+            self.fids.replace(fid, &from, Fid::path(node))?;
+        } else {
+            self.fids.insert(newfid, Fid::path(node))?;
+        }
+        Ok(qids)
+    }
+
+    /// What `fid` stands for, if it can still become something else.
+    fn unopened(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
+        let it = self.fids.get(fid)?;
+        match it.role {
+            Role::Path => Ok(it),
+            _ => Err(Errno::EBADF),
+        }
+    }
+
+    fn set_xattr(&self, node: &F::Node, xattr: &XattrWrite) -> Result<(), Errno> {
+        let value = xattr.value.lock().unwrap_or_else(PoisonError::into_inner);
+        if value.len() != xattr.size {
+            return Err(Errno::EINVAL);
+        }
+        // Linux's client has no other way to ask for a removal.
+        let remove = value.is_empty() && xattr.flags == XATTR_REPLACE;
+        let value = (!remove).then_some(value.as_slice());
+        self.fs.set_xattr(node, &xattr.name, value, xattr.flags)
+    }
+}
+
+impl XattrWrite {
+    /// Takes the value piece by piece, in order, and not more than was announced.
+    fn write(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
+        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
+        if offset != value.len() as u64 || value.len() + data.len() > self.size {
+            return Err(Errno::EINVAL);
+        }
+        value.extend_from_slice(data);
+        Ok(data.len())
+    }
+}
+
+/// A reply of `count[4] data[count]`, the data being whatever `fill` appends.
+fn data_reply(
+    kind: Kind,
+    tag: u16,
+    out: &mut Frame,
+    fill: impl FnOnce(&mut Frame) -> Result<(), Errno>,
+) -> Outcome {
+    out.start(kind.number() + 1, tag);
+    0_u32.put(out);
+    fill(out)?;
+    let count = u32::try_from(out.len() - DATA_HEADER).map_err(|_| Errno::EIO)?;
+    out.patch(HEADER, count);
+    Ok(Some(count))
+}
+
+/// Bytes of data that the peer wants and a reply can hold.
+fn fitting(count: u32, msize: u32) -> usize {
+    let count = usize::try_from(count).unwrap_or(usize::MAX);
+    let msize = usize::try_from(msize).unwrap_or(usize::MAX);
+    count.min(msize.saturating_sub(DATA_HEADER))
+}
+
+fn copy_at(value: &[u8], offset: u64, buf: &mut [u8]) -> usize {
+    let rest = usize::try_from(offset).ok().and_then(|at| value.get(at..));
+    let rest = rest.unwrap_or_default();
+    let n = rest.len().min(buf.len());
+    buf.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
+    n
+}
+
+/// A name that can be made, moved or removed.
+fn plain(name: Name<'_>) -> Result<&[u8], Errno> {
+    match name.bytes() {
+        b"." | b".." => Err(Errno::EINVAL),
+        name => Ok(name),
+    }
+}
+
+/// A lock of a known kind, within what file offsets can say.
+fn record(lock: Record) -> Result<Record, Errno> {
+    let end = lock.start.checked_add(lock.length);
+    let known = lock.kind <= Record::UNLOCK && end.is_some_and(|end| i64::try_from(end).is_ok());
+    known.then_some(lock).ok_or(Errno::EINVAL)
+}
+
+fn owner(client_id: Str<'_>, proc_id: u32) -> LockOwner<'_> {
+    LockOwner {
+        client_id: client_id.bytes(),
+        proc_id,
+    }
+}

@@ -1,0 +1,83 @@
+//! Messages off the stream, one at a time, with sizes checked before memory is spent on them.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use super::{Error, MIN_MSIZE};
+use crate::msg::Header;
+use crate::wire::HEADER;
+
+/// Small requests come many to a read; large ones pass this buffer by.
+const BUFFER: usize = 32 * 1024;
+
+pub(super) struct Inbox<R> {
+    reader: BufReader<R>,
+    open: bool,
+    /// Message size, once a version has been agreed.
+    pub(super) msize: Option<u32>,
+}
+
+impl<R: Read> Inbox<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self {
+            reader: BufReader::with_capacity(BUFFER, reader),
+            open: true,
+            msize: None,
+        }
+    }
+
+    /// Nothing more is read.
+    pub(super) fn close(&mut self) {
+        self.open = false;
+    }
+
+    /// Reads a message's body into `body`; `None` at the end of the stream. Closed by an error.
+    pub(super) fn next(&mut self, body: &mut Vec<u8>) -> Result<Option<Header>, Error> {
+        if !self.open {
+            return Ok(None);
+        }
+        let next = self.read(body);
+        self.open = matches!(next, Ok(Some(_)));
+        next
+    }
+
+    fn read(&mut self, body: &mut Vec<u8>) -> Result<Option<Header>, Error> {
+        if self.fill()? {
+            return Ok(None);
+        }
+        let mut header = [0; HEADER];
+        self.reader.read_exact(&mut header).map_err(broken)?;
+        let header = Header::decode(&header);
+        let limit = self.msize.unwrap_or(MIN_MSIZE);
+        let size = usize::try_from(header.size).unwrap_or(usize::MAX);
+        let size = match size.checked_sub(HEADER) {
+            Some(size) if header.size <= limit => size,
+            _ => {
+                return Err(Error::Size {
+                    size: header.size,
+                    limit,
+                });
+            }
+        };
+        body.resize(size, 0);
+        self.reader.read_exact(body).map_err(broken)?;
+        Ok(Some(header))
+    }
+
+    /// Waits for bytes; true at the end of the stream.
+    fn fill(&mut self) -> Result<bool, Error> {
+        loop {
+            match self.reader.fill_buf() {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Error::Read(error)),
+                Ok(bytes) => return Ok(bytes.is_empty()),
+            }
+        }
+    }
+}
+
+fn broken(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => Error::Truncated,
+        _ => Error::Read(error),
+    }
+}

@@ -1,0 +1,247 @@
+//! The engine: reads requests, has the [`FileSystem`] do them, writes the replies.
+//!
+//! A few threads do all. Each in turn holds the reader, takes one request off it, hands the reader
+//! on, does the request and sends the reply itself: with one request outstanding nothing waits
+//! for another thread, and one that blocks stops no other. What orders things is done
+//! under the reader's lock: tags, flushes, and the version, which waits for all others.
+
+mod desk;
+mod fids;
+mod inbox;
+mod outbox;
+mod words;
+
+use std::io::{self, Read, Write};
+use std::num::NonZero;
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+use crate::errno::Errno;
+use crate::fs::FileSystem;
+use crate::msg::{Header, Kind, Reply, Request, VERSION};
+use crate::observe::{Event, Observer};
+use crate::wire::{Frame, Str};
+use desk::Desk;
+use inbox::Inbox;
+use outbox::{Begun, DuplicateTag, Outbox};
+
+/// Smallest message size that a session works with; Linux refuses less, too.
+pub const MIN_MSIZE: u32 = 4096;
+
+/// How to serve.
+#[derive(Clone, Copy)]
+pub struct Config<'a> {
+    /// Largest message in bytes; the peer may ask for less. At least [`MIN_MSIZE`].
+    pub max_msize: u32,
+    /// Threads, and so requests that are worked on at once. Each may hold two messages.
+    pub workers: NonZero<usize>,
+    /// Fids at most, `EMFILE` beyond.
+    pub max_fids: usize,
+    /// Told of every request that has been done.
+    pub observer: Option<&'a dyn Observer>,
+}
+
+impl Default for Config<'_> {
+    /// 1 MiB, which is what Linux takes over a descriptor at most; 4 threads; 65,536 fids.
+    fn default() -> Self {
+        Self {
+            max_msize: 1 << 20,
+            workers: NonZero::new(4).unwrap_or(NonZero::<usize>::MIN),
+            max_fids: 1 << 16,
+            observer: None,
+        }
+    }
+}
+
+/// Why a session ended before its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The transport failed.
+    #[error("cannot read the next 9P request")]
+    Read(#[source] io::Error),
+    /// The transport failed, or the peer has gone.
+    #[error("cannot write a 9P reply")]
+    Write(#[source] io::Error),
+    /// The stream ended within a message.
+    #[error("the 9P stream ended within a message")]
+    Truncated,
+    /// A size that no message has, after which nothing can be found in the stream.
+    #[error("a 9P message says it is of {size} bytes; between 7 and {limit} are agreed")]
+    Size {
+        /// What it says.
+        size: u32,
+        /// Message size of the session.
+        limit: u32,
+    },
+    /// Two requests at once with one tag: their replies could not be told apart.
+    #[error("9P tag {0} is used by two requests at once")]
+    DuplicateTag(u16),
+    /// The system gives no thread.
+    #[error("cannot start a thread for the 9P server")]
+    Thread(#[source] io::Error),
+}
+
+/// Serves `fs` to one peer until the stream ends between two messages, the transport fails or the
+/// peer breaks the framing. Blocks; requests in flight are finished first, and no fid is left.
+///
+/// When `writer` fails, the session ends once `reader` returns: they should end together.
+pub fn serve<F, R, W>(fs: &F, reader: R, writer: W, config: &Config<'_>) -> Result<(), Error>
+where
+    F: FileSystem,
+    R: Read + Send,
+    W: Write + Send,
+{
+    let session = Session {
+        desk: Desk::new(fs, config.max_fids),
+        observer: config.observer,
+        max_msize: config.max_msize.max(MIN_MSIZE),
+        inbox: Mutex::new(Inbox::new(reader)),
+        outbox: Outbox::new(writer),
+        error: Mutex::new(None),
+    };
+    thread::scope(|scope| {
+        for n in 1..config.workers.get() {
+            let thread = thread::Builder::new().name(format!("9p-{n}"));
+            if let Err(error) = thread.spawn_scoped(scope, || session.work()) {
+                session.fail(Error::Thread(error));
+            }
+        }
+        session.work();
+    });
+    let error = session.error.into_inner();
+    match error.unwrap_or_else(PoisonError::into_inner) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}
+
+struct Session<'a, F: FileSystem, R, W> {
+    desk: Desk<'a, F>,
+    observer: Option<&'a dyn Observer>,
+    max_msize: u32,
+    inbox: Mutex<Inbox<R>>,
+    outbox: Outbox<W>,
+    /// The first one.
+    error: Mutex<Option<Error>>,
+}
+
+/// A request to be done; its bytes are in the worker's buffer.
+struct Job {
+    kind: u8,
+    tag: u16,
+    /// `None` if no version has been agreed.
+    msize: Option<u32>,
+}
+
+impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
+    fn fail(&self, error: Error) {
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
+    }
+
+    /// What each thread does.
+    fn work(&self) {
+        let mut body = Vec::new();
+        let mut reply = Frame::default();
+        loop {
+            match self.next(&mut body) {
+                Ok(Some(job)) => {
+                    self.perform(&job, &body, &mut reply);
+                    if let Err(error) = self.outbox.send(job.tag, reply.finish()) {
+                        self.fail(Error::Write(error));
+                    }
+                }
+                Ok(None) => return,
+                Err(error) => return self.fail(error),
+            }
+        }
+    }
+
+    /// The next request that this thread is to do; `None` at the end.
+    fn next(&self, body: &mut Vec<u8>) -> Result<Option<Job>, Error> {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if self.outbox.broken() {
+                inbox.close();
+            }
+            let Some(Header { kind, tag, .. }) = inbox.next(body)? else {
+                return Ok(None);
+            };
+            let begun = match Kind::new(kind).and_then(|kind| Request::decode(kind, body)) {
+                Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),
+                Ok(Request::Version { msize, version }) => {
+                    self.outbox.drain();
+                    self.desk.reset();
+                    inbox.msize = negotiate(msize, version, self.max_msize).unwrap_or_default();
+                    self.outbox.begin(tag)
+                }
+                _ => self.outbox.begin(tag),
+            };
+            let msize = inbox.msize;
+            match begun {
+                Ok(Begun::Go) => return Ok(Some(Job { kind, tag, msize })),
+                Ok(Begun::Parked) => {}
+                Err(DuplicateTag) => {
+                    inbox.close();
+                    return Err(Error::DuplicateTag(tag));
+                }
+            }
+        }
+    }
+
+    /// Does a request and makes its reply.
+    fn perform(&self, job: &Job, body: &[u8], reply: &mut Frame) {
+        let request = Kind::new(job.kind).and_then(|kind| Request::decode(kind, body));
+        let result = match (request, job.msize) {
+            (Err(malformed), _) => Err(malformed.into()),
+            (Ok(Request::Version { msize, version }), agreed) => {
+                negotiate(msize, version, self.max_msize).map(|_| {
+                    let version = if agreed.is_some() {
+                        VERSION
+                    } else {
+                        b"unknown"
+                    };
+                    let msize = msize.min(self.max_msize);
+                    let version = Str::new(version).unwrap_or_default();
+                    Reply::Version { msize, version }.encode(job.tag, reply);
+                    None
+                })
+            }
+            (Ok(_), None) => Err(Errno::EPROTO),
+            (Ok(request), Some(msize)) => match self.observer {
+                None => self.desk.handle(&request, job.tag, msize, reply),
+                Some(observer) => {
+                    let words = self.desk.words(&request);
+                    let start = Instant::now();
+                    let result = self.desk.handle(&request, job.tag, msize, reply);
+                    observer.done(&Event {
+                        kind: request.kind(),
+                        words: &words,
+                        result,
+                        elapsed: start.elapsed(),
+                    });
+                    result
+                }
+            },
+        };
+        if let Err(errno) = result {
+            Reply::Error { ecode: errno.raw() }.encode(job.tag, reply);
+        }
+    }
+}
+
+/// The message size to use, or `None` if the peer wants a dialect that isn't spoken here.
+fn negotiate(msize: u32, version: Str<'_>, max_msize: u32) -> Result<Option<u32>, Errno> {
+    if msize < MIN_MSIZE {
+        return Err(Errno::EINVAL);
+    }
+    // version(5): what follows a period may be dropped to find a version that both know.
+    let known = match version.bytes().strip_prefix(VERSION) {
+        Some(rest) => rest.is_empty() || rest.starts_with(b"."),
+        None => false,
+    };
+    Ok(known.then_some(msize.min(max_msize)))
+}

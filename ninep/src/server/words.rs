@@ -1,0 +1,181 @@
+//! A request in a person's words: `open /bin/date`, `read /etc/hosts 4096 @0`.
+
+use std::fmt::{Display, Formatter, Result};
+use std::sync::Arc;
+
+use super::fids::Fid;
+use crate::fs::FileSystem;
+use crate::msg::{Record, Request, SetAttr};
+use crate::wire::Name;
+
+/// The request and the files it is about, as they were before it. Nothing is put into words, and
+/// no path looked up, unless it is displayed.
+pub(super) struct Words<'a, F: FileSystem> {
+    pub(super) fs: &'a F,
+    pub(super) request: &'a Request<'a>,
+    pub(super) fid: Option<Arc<Fid<F>>>,
+    /// The directory that a name goes to, or the file that gets another name.
+    pub(super) other: Option<Arc<Fid<F>>>,
+}
+
+/// The fids of [`Words::fid`] and [`Words::other`].
+pub(super) fn subjects(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
+    use Request as R;
+    match *request {
+        R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } => (None, None),
+        R::Statfs { fid }
+        | R::Lopen { fid, .. }
+        | R::Lcreate { fid, .. }
+        | R::Readlink { fid }
+        | R::Getattr { fid, .. }
+        | R::Setattr { fid, .. }
+        | R::Xattrwalk { fid, .. }
+        | R::Xattrcreate { fid, .. }
+        | R::Readdir { fid, .. }
+        | R::Fsync { fid, .. }
+        | R::Lock { fid, .. }
+        | R::Getlock { fid, .. }
+        | R::Walk { fid, .. }
+        | R::Read { fid, .. }
+        | R::Write { fid, .. }
+        | R::Clunk { fid }
+        | R::Remove { fid } => (Some(fid), None),
+        R::Symlink { dfid, .. }
+        | R::Mknod { dfid, .. }
+        | R::Mkdir { dfid, .. }
+        | R::Unlinkat { dfid, .. } => (Some(dfid), None),
+        R::Rename { fid, dfid, .. } | R::Link { fid, dfid, .. } => (Some(fid), Some(dfid)),
+        R::Renameat {
+            olddirfid,
+            newdirfid,
+            ..
+        } => (Some(olddirfid), Some(newdirfid)),
+    }
+}
+
+impl<F: FileSystem> Words<'_, F> {
+    fn path(&self, fid: Option<&Arc<Fid<F>>>, name: Option<&[u8]>) -> String {
+        let Some(fid) = fid else {
+            return "(no such fid)".to_owned();
+        };
+        let mut path = self.fs.path(&fid.node);
+        if let Some(name) = name {
+            if path.last() != Some(&b'/') {
+                path.push(b'/');
+            }
+            path.extend_from_slice(name);
+        }
+        printable(&path)
+    }
+}
+
+/// UTF-8 as it is, anything else and what would disturb a terminal escaped.
+fn printable(bytes: &[u8]) -> String {
+    let mut words = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() {
+                words.extend(c.escape_default());
+            } else {
+                words.push(c);
+            }
+        }
+        words.extend(chunk.invalid().iter().map(|b| format!("\\x{b:02x}")));
+    }
+    words
+}
+
+impl<F: FileSystem> Display for Words<'_, F> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        use Request as R;
+        let at = || self.path(self.fid.as_ref(), None);
+        let name = |name: &[u8]| self.path(self.fid.as_ref(), Some(name));
+        let to = |name: &[u8]| self.path(self.other.as_ref(), Some(name));
+        f.write_str(self.request.kind().word())?;
+        match self.request {
+            R::Version { msize, version } => write!(f, " {} {msize}", printable(version.bytes())),
+            R::Auth { aname, .. } | R::Attach { aname, .. } => {
+                write!(f, " /{}", printable(aname.bytes()).trim_start_matches('/'))
+            }
+            R::Flush { oldtag } => write!(f, " tag {oldtag}"),
+            R::Walk { names, .. } if names.is_empty() => write!(f, " {}", at()),
+            R::Walk { names, .. } => {
+                let names: Vec<_> = names.iter().map(Name::bytes).collect();
+                write!(f, " {}", name(&names.join(&b'/')))
+            }
+            R::Lcreate {
+                name: new, mode, ..
+            }
+            | R::Mkdir {
+                name: new, mode, ..
+            }
+            | R::Mknod {
+                name: new, mode, ..
+            } => write!(f, " {} {mode:o}", name(new.bytes())),
+            R::Unlinkat { name: old, .. } => write!(f, " {}", name(old.bytes())),
+            R::Symlink {
+                name: new, target, ..
+            } => write!(f, " {} → {}", name(new.bytes()), printable(target.bytes())),
+            R::Rename { name: new, .. } | R::Link { name: new, .. } => {
+                write!(f, " {} → {}", at(), to(new.bytes()))
+            }
+            R::Renameat {
+                oldname, newname, ..
+            } => write!(f, " {} → {}", name(oldname.bytes()), to(newname.bytes())),
+            R::Read { offset, count, .. } | R::Readdir { offset, count, .. } => {
+                write!(f, " {} {count} @{offset}", at())
+            }
+            R::Write { offset, data, .. } => {
+                write!(f, " {} {} @{offset}", at(), data.0.len())
+            }
+            R::Xattrwalk { name, .. } | R::Xattrcreate { name, .. } => {
+                write!(f, " {} {}", at(), printable(name.bytes()))
+            }
+            R::Setattr { attr, .. } => {
+                write!(f, " {}", at())?;
+                changes(f, attr)
+            }
+            R::Lock {
+                kind,
+                start,
+                length,
+                ..
+            } => {
+                let kind = match *kind {
+                    Record::READ => "read",
+                    Record::WRITE => "write",
+                    _ => "unlock",
+                };
+                write!(f, " {} {kind} {length} @{start}", at())
+            }
+            R::Lopen { .. }
+            | R::Statfs { .. }
+            | R::Readlink { .. }
+            | R::Getattr { .. }
+            | R::Getlock { .. }
+            | R::Fsync { .. }
+            | R::Clunk { .. }
+            | R::Remove { .. } => write!(f, " {}", at()),
+        }
+    }
+}
+
+fn changes(f: &mut Formatter<'_>, attr: &SetAttr) -> Result {
+    let asks = |bits: u32| attr.valid & bits != 0;
+    if asks(SetAttr::MODE) {
+        write!(f, " mode {:o}", attr.mode & 0o7777)?;
+    }
+    if asks(SetAttr::UID) {
+        write!(f, " uid {}", attr.uid)?;
+    }
+    if asks(SetAttr::GID) {
+        write!(f, " gid {}", attr.gid)?;
+    }
+    if asks(SetAttr::SIZE) {
+        write!(f, " size {}", attr.size)?;
+    }
+    if asks(SetAttr::ATIME | SetAttr::MTIME) {
+        f.write_str(" times")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! Bytes to values and back: the little-endian primitives that messages are made of (intro(5) of
+//! Plan 9). Decoding borrows from the message; nothing here allocates by what a peer claims.
+
+/// `size[4] type[1] tag[2]`, before the body of every message.
+pub const HEADER: usize = 7;
+/// `size[4] type[1] tag[2] count[4]`, before the bytes of `Rread` and `Rreaddir`.
+pub const DATA_HEADER: usize = HEADER + 4;
+/// Names in one walk, at most (`P9_MAXWELEM`).
+pub const MAX_WALK: usize = 16;
+
+/// A message that can't be meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A field reaches over the end.
+    #[error("the message ends before its last field")]
+    Short,
+    /// Bytes that no field accounts for.
+    #[error("{0} bytes follow the last field of the message")]
+    Long(usize),
+    /// No message of the dialect has this number.
+    #[error("there is no message of type {0}")]
+    Unknown(u8),
+    /// A file name that no file can have.
+    #[error("a file name is empty or holds a slash or NUL")]
+    Name,
+    /// More elements than [`MAX_WALK`].
+    #[error("{0} elements in one walk, of at most {MAX_WALK}")]
+    TooMany(u16),
+}
+
+/// What is left of a message's body.
+#[derive(Debug)]
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Reads from the first byte of `body`.
+    pub fn new(body: &'a [u8]) -> Self {
+        Self(body)
+    }
+
+    /// The next `n` bytes.
+    pub fn take(&mut self, n: usize) -> Result<&'a [u8], Malformed> {
+        let (head, rest) = self.0.split_at_checked(n).ok_or(Malformed::Short)?;
+        self.0 = rest;
+        Ok(head)
+    }
+
+    /// Ends the reading: nothing may be left.
+    pub fn finish(self) -> Result<(), Malformed> {
+        match self.0.len() {
+            0 => Ok(()),
+            n => Err(Malformed::Long(n)),
+        }
+    }
+}
+
+/// A message being written. Its memory is kept from one message to the next and never zeroed twice.
+#[derive(Debug, Default)]
+pub struct Frame {
+    buf: Vec<u8>,
+    len: usize,
+}
+
+impl Frame {
+    /// Begins a message; what was there before is forgotten.
+    pub fn start(&mut self, kind: u8, tag: u16) {
+        self.len = 0;
+        self.put(&[0; 4]);
+        self.put(&[kind]);
+        self.put(&tag.to_le_bytes());
+    }
+
+    /// Appends bytes.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.space(bytes.len()).copy_from_slice(bytes);
+        self.len += bytes.len();
+    }
+
+    /// Exactly `n` bytes after the end, of any content, to be filled before [`Frame::grow`].
+    pub fn space(&mut self, n: usize) -> &mut [u8] {
+        let end = self.len.saturating_add(n);
+        if self.buf.len() < end {
+            self.buf.resize(end, 0);
+        }
+        self.buf.get_mut(self.len..end).unwrap_or_default()
+    }
+
+    /// Makes `n` bytes of the last [`Frame::space`] part of the message.
+    pub fn grow(&mut self, n: usize) {
+        self.len = self.len.saturating_add(n).min(self.buf.len());
+    }
+
+    /// Bytes so far, header included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// True before [`Frame::start`].
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Overwrites four bytes at `at`, which must have been written.
+    pub fn patch(&mut self, at: usize, value: u32) {
+        if let Some(bytes) = self.buf.get_mut(at..at.saturating_add(4)) {
+            bytes.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// Fills in the size and gives the whole message.
+    pub fn finish(&mut self) -> &[u8] {
+        self.patch(0, u32::try_from(self.len).unwrap_or(u32::MAX));
+        self.buf.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// A value that a message can hold.
+pub trait Wire<'a>: Sized {
+    /// Takes it from the front of the body.
+    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed>;
+    /// Appends it to a message.
+    fn put(&self, to: &mut Frame);
+}
+
+macro_rules! integers {
+    ($($int:ty),*) => {$(
+        impl<'a> Wire<'a> for $int {
+            fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+                let bytes = from.take(size_of::<$int>())?;
+                Ok(Self::from_le_bytes(bytes.try_into().map_err(|_| Malformed::Short)?))
+            }
+            fn put(&self, to: &mut Frame) {
+                to.put(&self.to_le_bytes());
+            }
+        }
+    )*};
+}
+integers!(u8, u16, u32, u64);
+
+/// `s`: up to 65,535 bytes of any content, `size[2]` before them.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Str<'a>(&'a [u8]);
+
+impl<'a> Str<'a> {
+    /// `None` if longer than 65,535 bytes.
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        u16::try_from(bytes.len()).ok().map(|_| Self(bytes))
+    }
+
+    /// The bytes without their size.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0
+    }
+}
+
+impl<'a> Wire<'a> for Str<'a> {
+    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let size = u16::get(from)?;
+        from.take(size.into()).map(Self)
+    }
+    fn put(&self, to: &mut Frame) {
+        // `new` and `get` let nothing longer in.
+        u16::try_from(self.0.len()).unwrap_or(u16::MAX).put(to);
+        to.put(self.0);
+    }
+}
+
+/// A name in a directory: not empty, without slash and NUL. May be `.` or `..`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Name<'a>(Str<'a>);
+
+impl<'a> Name<'a> {
+    /// `None` if no file can have this name.
+    pub fn new(bytes: &'a [u8]) -> Option<Self> {
+        let clean = !bytes.is_empty() && !bytes.iter().any(|b| matches!(b, 0 | b'/'));
+        Str::new(bytes).filter(|_| clean).map(Self)
+    }
+
+    /// The bytes of the name.
+    pub fn bytes(self) -> &'a [u8] {
+        self.0.0
+    }
+}
+
+impl<'a> Wire<'a> for Name<'a> {
+    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        Self::new(Str::get(from)?.0).ok_or(Malformed::Name)
+    }
+    fn put(&self, to: &mut Frame) {
+        self.0.put(to);
+    }
+}
+
+/// `count[4] data[count]`: the bytes of a read, a write or a directory.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Data<'a>(pub &'a [u8]);
+
+impl<'a> Wire<'a> for Data<'a> {
+    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let size = u32::get(from)?;
+        let size = usize::try_from(size).map_err(|_| Malformed::Short)?;
+        from.take(size).map(Self)
+    }
+    fn put(&self, to: &mut Frame) {
+        u32::try_from(self.0.len()).unwrap_or(u32::MAX).put(to);
+        to.put(self.0);
+    }
+}
+
+/// `n[2] n*(element)`: at most [`MAX_WALK`] names or qids, held without allocation.
+#[derive(Clone, Copy)]
+pub struct Few<T> {
+    items: [Option<T>; MAX_WALK],
+    len: usize,
+}
+
+impl<T: Copy> Few<T> {
+    /// Appends; false if it is full.
+    pub fn push(&mut self, item: T) -> bool {
+        let Some(slot) = self.items.get_mut(self.len) else {
+            return false;
+        };
+        *slot = Some(item);
+        self.len += 1;
+        true
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// From first to last.
+    pub fn iter(&self) -> impl Iterator<Item = T> + '_ {
+        self.items.iter().flatten().copied()
+    }
+}
+
+impl<T: Copy> Default for Few<T> {
+    fn default() -> Self {
+        Self {
+            items: [None; MAX_WALK],
+            len: 0,
+        }
+    }
+}
+
+impl<T: Copy + PartialEq> PartialEq for Few<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+impl<T: Copy + Eq> Eq for Few<T> {}
+
+impl<'a, T: Wire<'a> + Copy> Wire<'a> for Few<T> {
+    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+        let count = u16::get(from)?;
+        let mut few = Self::default();
+        for _ in 0..count {
+            if !few.push(T::get(from)?) {
+                return Err(Malformed::TooMany(count));
+            }
+        }
+        Ok(few)
+    }
+    fn put(&self, to: &mut Frame) {
+        u16::try_from(self.len).unwrap_or(u16::MAX).put(to);
+        self.iter().for_each(|item| item.put(to));
+    }
+}
+
+mod debug {
+    //! Bytes as a person reads them.
+    use super::{Data, Few, Name, Str};
+    use std::fmt::{Debug, Formatter, Result};
+
+    impl Debug for Str<'_> {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            write!(f, "\"{}\"", self.0.escape_ascii())
+        }
+    }
+    impl Debug for Name<'_> {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            self.0.fmt(f)
+        }
+    }
+    impl Debug for Data<'_> {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            write!(f, "{} bytes", self.0.len())
+        }
+    }
+    impl<T: Debug + Copy> Debug for Few<T> {
+        fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+            f.debug_list().entries(self.iter()).finish()
+        }
+    }
+}
