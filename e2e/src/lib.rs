@@ -1,1 +1,40 @@
-//! placeholder
+//! What the end-to-end tests need: a booted machine, the real client, a terminal to run it in.
+//!
+//! Nothing here is skipped when a tool is missing: a test that cannot run has failed.
+
+pub mod client;
+pub mod terminal;
+pub mod vm;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+/// The repository's root.
+pub fn root() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// Where `make` puts what it builds.
+pub fn out() -> PathBuf {
+    root().join("out/x86_64")
+}
+
+/// Ask again and again until there is an answer; the last thing asked about is in the error.
+pub fn wait_until<T>(
+    what: &str,
+    patience: Duration,
+    mut ask: impl FnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(answer) = ask()? {
+            return Ok(answer);
+        }
+        if Instant::now() > deadline {
+            bail!("waited {patience:?} in vain: {what}");
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}

@@ -1,0 +1,62 @@
+//! This machine's files, served over a channel by threads of their own.
+
+use std::io::{Read, Stderr, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use cpu_client::export::Export;
+use ninep::observe::{Counts, Trace};
+use ninep::server::{self, Config};
+use tracing::debug;
+
+/// The tree to serve and how.
+pub(crate) struct Files {
+    export: Export,
+    msize: u32,
+    trace: Option<Trace<Stderr>>,
+    counts: Arc<Counts>,
+}
+
+impl Files {
+    /// `root` is what the other side sees as `/`; with `trace` every request is printed.
+    pub(crate) fn new(root: &Path, msize: u32, trace: bool) -> Result<Self> {
+        let export = Export::new(root)
+            .with_context(|| format!("cannot serve the files of {}", root.display()))?;
+        Ok(Self {
+            export,
+            msize,
+            trace: trace.then(|| Trace::new(std::io::stderr(), Vec::new())),
+            counts: Arc::default(),
+        })
+    }
+
+    /// The requests so far; stays valid while they are served.
+    pub(crate) fn counts(&self) -> Arc<Counts> {
+        self.counts.clone()
+    }
+
+    /// Serve until the other side ends, on a new thread.
+    pub(crate) fn serve(
+        self,
+        from: impl Read + Send + 'static,
+        to: impl Write + Send + 'static,
+    ) -> Result<()> {
+        let run = move || {
+            let observer = (&*self.counts, self.trace.as_ref());
+            let config = Config {
+                max_msize: self.msize,
+                observer: Some(&observer),
+                ..Config::default()
+            };
+            if let Err(error) = server::serve(&self.export, from, to, &config) {
+                debug!("the files are no longer served: {error}");
+            }
+        };
+        std::thread::Builder::new()
+            .name("files".into())
+            .spawn(run)
+            .context("cannot start a thread to serve files")?;
+        Ok(())
+    }
+}

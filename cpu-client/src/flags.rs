@@ -1,0 +1,233 @@
+//! The command line: `cpu [flags] host [flags] [command args...]`.
+//!
+//! Flags are written as Go programs write them (`-key x`, `-key=x`), with one dash or two; the
+//! one table below is clap's, and this module only brings the words into the form it reads.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::PathBuf;
+
+use clap::{CommandFactory, FromArgMatches, Parser};
+use cpu_proto::{DEFAULT_NAMESPACE, DEFAULT_PORT, MAX_MSIZE};
+
+/// Log in to a machine and run a command there with this machine's files.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cpu",
+    version,
+    disable_help_flag = true,
+    override_usage = "cpu [flags] host [flags] [command args...]",
+    after_help = "No command means $SHELL, else /bin/sh. Every flag may be written with one dash or two, \
+                  as -x=v or -x v, before or after the host.\n\
+                  Exit status: that of the command, 128+n if signal n killed it, 255 for cpu's own failures."
+)]
+pub(crate) struct Flags {
+    /// Private key to log in with (~/.ssh/cpu_rsa)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// File of public host keys, one of which the machine must have (KEY.hostkey if it exists,
+    /// else known_hosts)
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hk: Option<PathBuf>,
+
+    /// TCP port of cpud
+    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
+    pub(crate) sp: u16,
+
+    /// Directories there that come from here, as /dir:/there=/here; "" for none
+    #[arg(long, value_name = "LIST", help = format!(
+        "Directories there that come from here, as /dir:/there=/here; \"\" for none\n[default: {DEFAULT_NAMESPACE} and your home directory]"
+    ))]
+    pub(crate) namespace: Option<String>,
+
+    /// Directory whose tree is served as /
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub(crate) root: PathBuf,
+
+    /// Serve this machine's files; -9p=false makes it plain ssh
+    #[arg(long = "9p", value_name = "BOOL", default_value = "true",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) ninep: GoBool,
+
+    /// Largest 9P message, in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_MSIZE,
+          value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)))]
+    pub(crate) msize: u32,
+
+    /// Print every file request on standard error
+    #[arg(long, value_name = "BOOL", default_value = "false",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) dbg9p: GoBool,
+
+    /// Say what cpu does on standard error
+    #[arg(long = "d", value_name = "BOOL", default_value = "false",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) debug: GoBool,
+
+    /// Print this help
+    #[arg(long, action = clap::ArgAction::HelpLong)]
+    help: Option<bool>,
+
+    /// The machine
+    #[arg(hide = true)]
+    pub(crate) host: String,
+
+    /// What to run there
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// A boolean as Go's flag package reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GoBool(pub(crate) bool);
+
+impl std::str::FromStr for GoBool {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Self(true)),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Self(false)),
+            _ => Err("write true or false"),
+        }
+    }
+}
+
+/// Read the words after the program's name.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Flags, clap::Error> {
+    let command = Flags::command();
+    let words = normalize(&command, args);
+    let matches = command.try_get_matches_from(words)?;
+    Flags::from_arg_matches(&matches)
+}
+
+/// Gives every flag its two dashes and puts `--` before the host, with all flags in front of it.
+fn normalize(command: &clap::Command, args: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let takes_next: HashMap<String, bool> = command
+        .get_arguments()
+        .filter_map(|arg| {
+            let takes = arg.get_action().takes_values() && !arg.is_require_equals_set();
+            arg.get_long().map(|long| (long.to_owned(), takes))
+        })
+        .collect();
+    let mut args = args.into_iter();
+    let mut flags = vec![OsString::from("cpu")];
+    let mut positional = Vec::new();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        if bytes == b"--" {
+            // Everything after it is taken as it stands.
+            positional.extend(args);
+            break;
+        }
+        let dashes = bytes.iter().take_while(|&&b| b == b'-').count();
+        if dashes == 0 || bytes.len() == dashes {
+            let is_command = !positional.is_empty();
+            positional.push(arg);
+            if is_command {
+                positional.extend(args);
+                break;
+            }
+            continue;
+        }
+        let word = &bytes[dashes.min(2)..];
+        let name = word.split(|&b| b == b'=').next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name).into_owned();
+        let long = match name.as_str() {
+            "V" => "version",
+            "h" => "help",
+            other => other,
+        };
+        let mut normal = OsString::from(format!("--{long}"));
+        normal.push(OsStr::from_bytes(&word[name.len().min(word.len())..]));
+        let has_value = word.contains(&b'=');
+        if !has_value && takes_next.get(long) == Some(&true) {
+            // `-x v`, also when v begins with a dash or is empty.
+            if let Some(value) = args.next() {
+                normal.push("=");
+                normal.push(value);
+            }
+        }
+        flags.push(normal);
+    }
+    flags.push("--".into());
+    flags.extend(positional);
+    flags
+}
+
+impl Flags {
+    /// The command's words, as bytes.
+    pub(crate) fn words(&self) -> Vec<Vec<u8>> {
+        self.command
+            .iter()
+            .map(|word| word.clone().into_vec())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Flags {
+        parse(line.split_whitespace().map(OsString::from)).unwrap()
+    }
+
+    fn refuse(line: &str) -> String {
+        parse(line.split_whitespace().map(OsString::from))
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn one_dash_or_two_with_or_without_equals() {
+        for line in [
+            "-key k -sp 22 host date",
+            "--key=k --sp=22 host date",
+            "host -key=k --sp 22 date",
+            "-key k host -sp=22 date",
+        ] {
+            let flags = read(line);
+            assert_eq!(flags.key.as_deref(), Some("k".as_ref()), "{line}");
+            assert_eq!((flags.sp, flags.host.as_str()), (22, "host"), "{line}");
+            assert_eq!(flags.command, ["date"], "{line}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_command_is_its_own() {
+        let flags = read("host ls -l --key -9p=false -- -h");
+        assert_eq!(
+            flags.command,
+            ["ls", "-l", "--key", "-9p=false", "--", "-h"]
+        );
+        assert!(flags.ninep.0);
+        let flags = read("-d host -- -strange");
+        assert_eq!(flags.command, ["-strange"]);
+        assert!(flags.debug.0);
+    }
+
+    #[test]
+    fn booleans_take_a_value_only_with_equals() {
+        assert!(!read("-9p=false host").ninep.0);
+        assert_eq!(read("-9p host").host, "host");
+        assert!(read("-dbg9p host").dbg9p.0);
+        assert!(refuse("-9p=maybe host").contains("write true or false"));
+    }
+
+    #[test]
+    fn an_empty_namespace_is_a_value() {
+        let args = ["-namespace=", "host"].map(OsString::from);
+        assert_eq!(parse(args).unwrap().namespace.as_deref(), Some(""));
+        let args = ["-namespace", "", "host"].map(OsString::from);
+        assert_eq!(parse(args).unwrap().namespace.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn a_wrong_flag_names_the_nearest() {
+        assert!(refuse("-namspace x host").contains("--namespace"));
+        assert!(refuse("-msize 5 host").contains("msize"));
+    }
+}

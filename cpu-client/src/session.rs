@@ -1,0 +1,410 @@
+//! One remote command, from the opening of its channels to its exit status: what is typed goes
+//! there, what it prints comes here, and beside them this machine's files are served.
+//!
+//! Files and standard streams block, so each has a thread; the SSH connection and everything
+//! that decides lives on the main thread, which none of them can hold up.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use cpu_proto::{SUBSYSTEM_9P, quote};
+use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
+use cpu_ssh::{Peer, Stream, signals};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::Signal;
+use russh::client::Msg;
+use russh::{ChannelId, ChannelWriteHalf};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tracing::debug;
+
+use crate::files::Files;
+use crate::ssh::{Connection, Event};
+use crate::terminal::{self, ESCAPE_HELP, Escape, EscapeFilter};
+
+type Sender = cpu_ssh::Sender<Msg>;
+type Receiver = cpu_ssh::Receiver<Msg>;
+
+/// How long a command may take to end after a TERM or HUP was passed on to it.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Most bytes read at once from standard input.
+const CHUNK: usize = 64 * 1024;
+
+/// What to run, and with what.
+pub(crate) struct Command {
+    /// The words; none means a shell.
+    pub(crate) words: Vec<Vec<u8>>,
+    pub(crate) environment: Vec<(String, String)>,
+    /// This machine's files, if they are served.
+    pub(crate) files: Option<Files>,
+    pub(crate) terminal: bool,
+}
+
+/// What the main loop has to know of the threads and of the person.
+enum Local {
+    Typed(Escape),
+    /// Standard output or error cannot be written any more.
+    OutputLost(io::Error),
+}
+
+/// Run the command; returns the exit status for this process.
+pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<u8> {
+    if command.files.is_some() && connection.mux.peer() == Peer::Foreign {
+        bail!(
+            "the server is not our cpud, and files are served only to that; use -9p=false for \
+             plain ssh"
+        );
+    }
+    let (local_tx, mut local) = mpsc::unbounded_channel();
+    let raw = if command.terminal {
+        Some(terminal::Raw::enter().context("cannot set the terminal to raw mode")?)
+    } else {
+        None
+    };
+    let (receiver, sender) = start(&mut connection, command, raw.is_some()).await?;
+    let outputs = [
+        spawn_output(&receiver, Stream::Data, io::stdout().as_fd(), &local_tx)?,
+        spawn_output(&receiver, Stream::Stderr, io::stderr().as_fd(), &local_tx)?,
+    ];
+    spawn_input(&sender, raw.is_some(), local_tx)?;
+    forward_window_changes(&sender, raw.is_some())?;
+
+    let mut passed_on = Signals::new()?;
+    let status = {
+        let ended = wait_end(&mut connection.events, sender.id(), outputs);
+        tokio::pin!(ended);
+        // The first of these ends the session: a TERM or HUP after a grace, a second INT or QUIT.
+        let mut last_chance: Option<(Signal, tokio::time::Instant)> = None;
+        let mut interrupted = false;
+        loop {
+            let deadline = last_chance.map(|(_, at)| at);
+            tokio::select! {
+                status = &mut ended => break status,
+                signal = passed_on.recv() => {
+                    debug!("{signal}");
+                    let again = std::mem::replace(&mut interrupted, true);
+                    match signal {
+                        Signal::SIGTERM | Signal::SIGHUP => {
+                            last_chance = Some((signal, tokio::time::Instant::now() + GRACE));
+                        }
+                        Signal::SIGINT | Signal::SIGQUIT if again => break Ok(killed(signal)),
+                        _ => {}
+                    }
+                    let name = signals::name(signal);
+                    // A channel that has gone says so through `ended`.
+                    let _ = sender.request(|write| write.signal(name)).await;
+                }
+                () = sleep_until(deadline), if deadline.is_some() => {
+                    let signal = last_chance.map_or(Signal::SIGTERM, |(signal, _)| signal);
+                    break Ok(killed(signal));
+                }
+                Some(event) = local.recv() => match event {
+                    Local::Typed(Escape::Leave) => break Ok(255),
+                    Local::Typed(Escape::Help) => {
+                        let _ = io::stderr().write_all(ESCAPE_HELP.as_bytes());
+                    }
+                    // As if this process had been at the broken end of the pipe itself.
+                    Local::OutputLost(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                        break Ok(killed(Signal::SIGPIPE));
+                    }
+                    Local::OutputLost(error) => {
+                        break Err(anyhow::anyhow!("cannot write the output: {error}"));
+                    }
+                },
+            }
+        }
+    };
+    drop(raw);
+    status
+}
+
+async fn sleep_until(deadline: Option<tokio::time::Instant>) {
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline).await;
+    }
+}
+
+/// The status a shell gives a command that a signal killed.
+fn killed(signal: Signal) -> u8 {
+    u8::try_from(128 + signal as i32).unwrap_or(255)
+}
+
+/// Open the channels and ask for everything, without waiting for an answer that is not needed.
+async fn start(
+    connection: &mut Connection,
+    command: Command,
+    terminal: bool,
+) -> Result<(Receiver, Sender)> {
+    let refused = "the server opens no session channel";
+    let open = || async {
+        connection
+            .handle
+            .channel_open_session()
+            .await
+            .context(refused)
+    };
+    let (main, files) = if command.files.is_some() {
+        let (main, files) = tokio::try_join!(open(), open())?;
+        (main, Some(files))
+    } else {
+        (open().await?, None)
+    };
+    let lost = "the connection ended while the command was being started";
+    if let (Some(channel), Some(files)) = (files, command.files) {
+        let (receiver, sender) = connection.mux.open(channel);
+        sender
+            .request(|write| write.request_subsystem(false, SUBSYSTEM_9P))
+            .await
+            .context(lost)?;
+        files.serve(
+            BlockingReader::new(receiver, Stream::Data, Handle::current()),
+            BlockingWriter::new(sender, Stream::Data, Handle::current()),
+        )?;
+    }
+    let (receiver, sender) = connection.mux.open(main);
+    if terminal {
+        let size = terminal::size();
+        let modes = terminal::modes();
+        let term = std::env::var("TERM").unwrap_or_default();
+        sender
+            .request(async |write: &ChannelWriteHalf<Msg>| {
+                let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
+                let (x, y) = (size.ws_xpixel.into(), size.ws_ypixel.into());
+                write
+                    .request_pty(false, &term, columns, rows, x, y, &modes)
+                    .await
+            })
+            .await
+            .context(lost)?;
+    }
+    for (name, value) in command.environment {
+        sender
+            .request(|write| write.set_env(false, name, value))
+            .await
+            .context(lost)?;
+    }
+    if command.words.is_empty() {
+        sender.request(|write| write.request_shell(true)).await
+    } else {
+        let line = quote::join(&command.words);
+        sender.request(|write| write.exec(true, line)).await
+    }
+    .context(lost)?;
+    Ok((receiver, sender))
+}
+
+/// The command's status, once all its output has been written here.
+async fn wait_end(
+    events: &mut mpsc::UnboundedReceiver<Event>,
+    main: ChannelId,
+    outputs: [oneshot::Receiver<()>; 2],
+) -> Result<u8> {
+    let mut status = None;
+    let mut reason = String::from("the server closed it");
+    loop {
+        match events.recv().await {
+            Some(Event::Exited(id, code)) if id == main => {
+                // A status has eight bits; one that has more must not turn into a success.
+                status = Some(u8::try_from(code).unwrap_or(255));
+            }
+            Some(Event::Killed(id, signal)) if id == main => {
+                status = Some(signal.map_or(255, killed));
+            }
+            Some(Event::Refused(id)) if id == main => {
+                reason = "the server refused to run the command".into();
+                break;
+            }
+            Some(Event::Closed(id)) if id == main => break,
+            Some(Event::Disconnected(why)) => {
+                reason = why;
+                break;
+            }
+            None => break,
+            Some(_) => {}
+        }
+    }
+    for output in outputs {
+        // An output thread that failed has reported why.
+        let _ = output.await;
+    }
+    status.with_context(|| format!("the connection was lost: {reason}"))
+}
+
+/// A thread that writes what the command prints.
+fn spawn_output(
+    receiver: &Receiver,
+    stream: Stream,
+    to: std::os::fd::BorrowedFd<'_>,
+    local: &mpsc::UnboundedSender<Local>,
+) -> Result<oneshot::Receiver<()>> {
+    let to = to
+        .try_clone_to_owned()
+        .context("cannot use an output of this process")?;
+    let mut from = BlockingReader::new(receiver.clone(), stream, Handle::current());
+    let local = local.clone();
+    let (done, finished) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("output".into())
+        .spawn(move || {
+            while let Some(chunk) = from.chunk() {
+                if let Err(error) = write_all(&to, &chunk) {
+                    let _ = local.send(Local::OutputLost(error));
+                    return;
+                }
+            }
+            let _ = done.send(());
+        })
+        .context("cannot start a thread")?;
+    Ok(finished)
+}
+
+/// Write all, also to a descriptor that another process has made non-blocking.
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(to, bytes) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::EAGAIN) => wait_for(to, PollFlags::POLLOUT)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
+    match nix::poll::poll(&mut [PollFd::new(fd.as_fd(), what)], PollTimeout::NONE) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A thread that sends standard input, as long as there is any and the other side takes it.
+fn spawn_input(sender: &Sender, escapes: bool, local: mpsc::UnboundedSender<Local>) -> Result<()> {
+    let from = io::stdin().as_fd().try_clone_to_owned();
+    let sender = sender.clone();
+    let runtime = Handle::current();
+    let Ok(from) = from else {
+        // No standard input at all is an empty one.
+        tokio::spawn(async move { sender.request(ChannelWriteHalf::eof).await });
+        return Ok(());
+    };
+    let run = move || {
+        let mut to = BlockingWriter::new(sender.clone(), Stream::Data, runtime.clone());
+        let mut file = File::from(from);
+        let mut filter = escapes.then(EscapeFilter::new);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let read = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => buffer.get(..n).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let fd = OwnedFd::from(file);
+                    let waited = wait_for(&fd, PollFlags::POLLIN);
+                    file = File::from(fd);
+                    if waited.is_err() {
+                        break;
+                    }
+                    continue;
+                }
+                Err(_) => break,
+            };
+            let sent = match &mut filter {
+                None => to.send(Bytes::copy_from_slice(read)),
+                Some(filter) => send_typed(filter, read, &mut to, &local),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+        let _ = runtime.block_on(sender.request(ChannelWriteHalf::eof));
+    };
+    std::thread::Builder::new()
+        .name("input".into())
+        .spawn(run)
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+fn send_typed(
+    filter: &mut EscapeFilter,
+    mut typed: &[u8],
+    to: &mut BlockingWriter<Msg>,
+    local: &mpsc::UnboundedSender<Local>,
+) -> io::Result<()> {
+    while !typed.is_empty() {
+        let (bytes, escape, used) = filter.filter(typed);
+        typed = typed.get(used..).unwrap_or_default();
+        if let Some(escape) = escape {
+            // First, so that a stalled remote side cannot keep a person from leaving.
+            let _ = local.send(Local::Typed(escape));
+        }
+        to.send(bytes.into())?;
+    }
+    Ok(())
+}
+
+/// Tell the remote terminal when the local one changes its size.
+fn forward_window_changes(sender: &Sender, terminal: bool) -> Result<Option<JoinHandle<()>>> {
+    if !terminal {
+        return Ok(None);
+    }
+    let mut changes = signal(SignalKind::window_change())?;
+    let sender = sender.clone();
+    Ok(Some(tokio::spawn(async move {
+        while changes.recv().await.is_some() {
+            let size = terminal::size();
+            let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
+            let (x, y) = (size.ws_xpixel.into(), size.ws_ypixel.into());
+            let sent = sender
+                .request(|write| write.window_change(columns, rows, x, y))
+                .await;
+            if sent.is_err() {
+                return;
+            }
+        }
+    })))
+}
+
+/// The signals that are passed on to the command.
+struct Signals(mpsc::UnboundedReceiver<Signal>);
+
+impl Signals {
+    fn new() -> Result<Self> {
+        let (to, from) = mpsc::unbounded_channel();
+        for number in [
+            Signal::SIGINT,
+            Signal::SIGTERM,
+            Signal::SIGHUP,
+            Signal::SIGQUIT,
+            Signal::SIGUSR1,
+            Signal::SIGUSR2,
+        ] {
+            let mut arrivals = signal(SignalKind::from_raw(number as i32))
+                .with_context(|| format!("cannot catch {number}"))?;
+            let to = to.clone();
+            tokio::spawn(async move {
+                while arrivals.recv().await.is_some() {
+                    if to.send(number).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(Self(from))
+    }
+
+    async fn recv(&mut self) -> Signal {
+        match self.0.recv().await {
+            Some(signal) => signal,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! What the server sends, sorted: bytes to the channels' queues, the rest as events.
+
+use cpu_proto::SERVER_ID_PREFIX;
+use cpu_ssh::channel::Violation;
+use cpu_ssh::{Mux, signals};
+use nix::sys::signal::Signal;
+use russh::client::{DisconnectReason, Session};
+use russh::keys::PublicKeyOrCertificate;
+use russh::{ChannelId, Names, Sig, client};
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::HostKeys;
+use super::hostkeys::fingerprint;
+
+/// Something that happened to a channel or to the connection.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// The command ended by itself.
+    Exited(ChannelId, u32),
+    /// A signal killed the command; the number, if this system has it.
+    Killed(ChannelId, Option<Signal>),
+    /// The channel is gone.
+    Closed(ChannelId),
+    /// The server refused a request on the channel.
+    Refused(ChannelId),
+    /// The connection is gone.
+    Disconnected(String),
+}
+
+/// Why the connection failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{0}")]
+    Ssh(#[from] russh::Error),
+    #[error("{0}")]
+    HostKey(anyhow::Error),
+    #[error("{0}")]
+    Violation(#[from] Violation),
+}
+
+/// russh's callbacks.
+pub(crate) struct Handler {
+    mux: Mux,
+    host_keys: HostKeys,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Handler {
+    pub(super) fn new(mux: Mux, host_keys: HostKeys, events: mpsc::UnboundedSender<Event>) -> Self {
+        Self {
+            mux,
+            host_keys,
+            events,
+        }
+    }
+
+    fn tell(&self, event: Event) {
+        // Nobody listens any more when the session has ended.
+        let _ = self.events.send(event);
+    }
+}
+
+impl Drop for Handler {
+    fn drop(&mut self) {
+        self.mux.close_all();
+    }
+}
+
+impl client::Handler for Handler {
+    type Error = Error;
+
+    async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Error> {
+        match key {
+            PublicKeyOrCertificate::PublicKey { key, .. } => {
+                debug!("host key {}", fingerprint(key));
+                self.host_keys.check(key).map_err(Error::HostKey)?;
+                Ok(true)
+            }
+            PublicKeyOrCertificate::Certificate(_) => Ok(false),
+        }
+    }
+
+    async fn kex_done(
+        &mut self,
+        _secret: Option<&[u8]>,
+        names: &Names,
+        session: &mut Session,
+    ) -> Result<(), Error> {
+        let id = session.remote_sshid();
+        self.mux.identify(id, SERVER_ID_PREFIX);
+        debug!(
+            "{}: {:?}, {:?}",
+            String::from_utf8_lossy(id),
+            names.kex,
+            names.cipher
+        );
+        Ok(())
+    }
+
+    async fn data(&mut self, id: ChannelId, bytes: &[u8], _: &mut Session) -> Result<(), Error> {
+        Ok(self.mux.data(id, 0, bytes)?)
+    }
+
+    async fn extended_data(
+        &mut self,
+        id: ChannelId,
+        kind: u32,
+        bytes: &[u8],
+        _: &mut Session,
+    ) -> Result<(), Error> {
+        Ok(self.mux.data(id, kind, bytes)?)
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
+        self.mux.eof(id);
+        Ok(())
+    }
+
+    async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
+        self.mux.close(id);
+        self.tell(Event::Closed(id));
+        Ok(())
+    }
+
+    async fn channel_failure(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
+        self.tell(Event::Refused(id));
+        Ok(())
+    }
+
+    async fn exit_status(
+        &mut self,
+        id: ChannelId,
+        status: u32,
+        _: &mut Session,
+    ) -> Result<(), Error> {
+        self.tell(Event::Exited(id, status));
+        Ok(())
+    }
+
+    async fn exit_signal(
+        &mut self,
+        id: ChannelId,
+        name: Sig,
+        _core_dumped: bool,
+        _message: &str,
+        _language: &str,
+        _: &mut Session,
+    ) -> Result<(), Error> {
+        self.tell(Event::Killed(id, signals::number(&name)));
+        Ok(())
+    }
+
+    async fn disconnected(&mut self, reason: DisconnectReason<Error>) -> Result<(), Error> {
+        let reason = match reason {
+            DisconnectReason::ReceivedDisconnect(info) => info.message,
+            DisconnectReason::Error(error) => error.to_string(),
+        };
+        self.tell(Event::Disconnected(reason));
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! Is this the machine it claims to be? Three sources are asked in turn: the file given with
+//! `-hk`, the pin file beside the private key (`KEY.hostkey`, which mkimage writes), and
+//! OpenSSH's known_hosts files. A host that none of them knows is accepted once and remembered,
+//! as ssh's `StrictHostKeyChecking=accept-new` does; a key that contradicts them never is.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use russh::keys::{Algorithm, HashAlg, PublicKey};
+
+use super::known_hosts::{self, Known};
+
+/// Where host keys are looked up for one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct HostKeys {
+    /// The host as the user named it, and the port.
+    host: String,
+    port: u16,
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Pinned { file: PathBuf, keys: Vec<PublicKey> },
+    KnownHosts { user: PathBuf, all: Vec<PathBuf> },
+}
+
+impl HostKeys {
+    /// `pin_file` is what `-hk` gave; `key` the private key beside which a pin file may lie.
+    pub(crate) fn new(
+        host: &str,
+        port: u16,
+        pin_file: Option<&Path>,
+        key: &Path,
+        home: &Path,
+    ) -> Result<Self> {
+        let beside = PathBuf::from(format!("{}.hostkey", key.display()));
+        let file = match pin_file {
+            Some(file) => Some(file.to_owned()),
+            None => beside.exists().then_some(beside),
+        };
+        let source = match file {
+            Some(file) => Source::Pinned {
+                keys: read_pins(&file)?,
+                file,
+            },
+            None => {
+                let user = home.join(".ssh/known_hosts");
+                let all = vec![user.clone(), PathBuf::from("/etc/ssh/ssh_known_hosts")];
+                Source::KnownHosts { user, all }
+            }
+        };
+        Ok(Self {
+            host: host.to_owned(),
+            port,
+            source,
+        })
+    }
+
+    /// The types of the keys that are known for this host: a server with several keys must be
+    /// asked for one of these, or a good host looks like a changed one.
+    pub(crate) fn known_types(&self) -> Vec<Algorithm> {
+        let keys = match &self.source {
+            Source::Pinned { keys, .. } => keys.clone(),
+            Source::KnownHosts { all, .. } => all
+                .iter()
+                .flat_map(|file| self.lookup(file))
+                .filter_map(|known| match known {
+                    Known::Key { key, .. } => Some(key),
+                    Known::Revoked { .. } => None,
+                })
+                .collect(),
+        };
+        keys.iter().map(PublicKey::algorithm).collect()
+    }
+
+    /// An error unless `key` is the host's, or the host is new: then it is remembered.
+    pub(crate) fn check(&self, key: &PublicKey) -> Result<()> {
+        let got = fingerprint(key);
+        let (host, port) = (&self.host, self.port);
+        match &self.source {
+            Source::Pinned { file, keys } => {
+                if keys.iter().any(|pin| pin.key_data() == key.key_data()) {
+                    return Ok(());
+                }
+                let pinned: Vec<_> = keys.iter().map(fingerprint).collect();
+                bail!(
+                    "{host} port {port} has the host key {got}, but {} pins {}: this is another \
+                     machine, or it was made anew; if that is right, replace that file",
+                    file.display(),
+                    pinned.join(", "),
+                );
+            }
+            Source::KnownHosts { user, all } => {
+                let mut contradiction = None;
+                for file in all {
+                    for known in self.lookup(file) {
+                        match known {
+                            Known::Revoked { key: revoked, line }
+                                if revoked.key_data() == key.key_data() =>
+                            {
+                                bail!(
+                                    "{host} port {port} has the host key {got}, which {} line \
+                                     {line} revokes",
+                                    file.display()
+                                );
+                            }
+                            Known::Key { key: known, .. } if known.key_data() == key.key_data() => {
+                                return Ok(());
+                            }
+                            Known::Key { key: known, line }
+                                if known.algorithm() == key.algorithm() =>
+                            {
+                                contradiction.get_or_insert((file, line, fingerprint(&known)));
+                            }
+                            Known::Key { .. } | Known::Revoked { .. } => {}
+                        }
+                    }
+                }
+                if let Some((file, line, known)) = contradiction {
+                    bail!(
+                        "{host} port {port} has the host key {got}, but {} line {line} says \
+                         {known}: this is another machine, or it was made anew; if that is \
+                         right, remove that line",
+                        file.display()
+                    );
+                }
+                self.remember(user, key)
+            }
+        }
+    }
+
+    fn lookup(&self, file: &Path) -> Vec<Known> {
+        fs::read_to_string(file)
+            .map(|text| known_hosts::lookup(&text, &self.host, self.port))
+            .unwrap_or_default()
+    }
+
+    fn remember(&self, file: &Path, key: &PublicKey) -> Result<()> {
+        let line = format!(
+            "{} {}",
+            known_hosts::name(&self.host, self.port),
+            key.to_openssh().context("cannot write a host key")?
+        );
+        let result = (|| {
+            if let Some(directory) = file.parent() {
+                fs::create_dir_all(directory)?;
+            }
+            let ends_with_newline = fs::read(file).is_ok_and(|text| text.ends_with(b"\n"));
+            let is_empty = fs::metadata(file).map_or(true, |meta| meta.len() == 0);
+            let newline = if is_empty || ends_with_newline {
+                ""
+            } else {
+                "\n"
+            };
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(file)?
+                .write_all(format!("{newline}{line}\n").as_bytes())
+        })();
+        match result {
+            Ok(()) => eprintln!(
+                "cpu: {} is new; its host key {} is now in {}",
+                self.host,
+                fingerprint(key),
+                file.display()
+            ),
+            // Without a place to remember it the host stays new; that must not stop the work.
+            Err(error) => eprintln!(
+                "cpu: {} is new with host key {}, and {} cannot be written: {error}",
+                self.host,
+                fingerprint(key),
+                file.display()
+            ),
+        }
+        Ok(())
+    }
+}
+
+/// The public keys of a pin file: one or more lines as in a `.pub` file.
+fn read_pins(file: &Path) -> Result<Vec<PublicKey>> {
+    let text = fs::read_to_string(file)
+        .with_context(|| format!("cannot read the host key file {}", file.display()))?;
+    let keys = text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| {
+            PublicKey::from_openssh(line)
+                .with_context(|| format!("{}: {line:?} is not a public key", file.display()))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    if keys.is_empty() {
+        bail!("the host key file {} holds no key", file.display());
+    }
+    Ok(keys)
+}
+
+/// As `ssh-keygen -l` prints it: `SHA256:...`.
+pub(crate) fn fingerprint(key: &PublicKey) -> String {
+    key.fingerprint(HashAlg::Sha256).to_string()
+}

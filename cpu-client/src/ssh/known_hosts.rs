@@ -1,0 +1,164 @@
+//! OpenSSH's known_hosts format (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"): which keys a text
+//! knows for a host. Lines that cannot be read say nothing about any host, as in ssh.
+
+use data_encoding::BASE64;
+use hmac::{Hmac, KeyInit, Mac};
+use russh::keys::PublicKey;
+use sha1::Sha1;
+
+/// What one line says of the host that was asked for.
+#[derive(Debug, Clone)]
+pub(crate) enum Known {
+    /// The host has this key.
+    Key { key: PublicKey, line: usize },
+    /// This key must never be accepted.
+    Revoked { key: PublicKey, line: usize },
+}
+
+/// A host's name as known_hosts writes it: with its port unless that is ssh's own.
+pub(crate) fn name(host: &str, port: u16) -> String {
+    if port == 22 {
+        host.to_owned()
+    } else {
+        format!("[{host}]:{port}")
+    }
+}
+
+/// All that `text` knows of a host, in order.
+pub(crate) fn lookup(text: &str, host: &str, port: u16) -> Vec<Known> {
+    let name = name(host, port).to_ascii_lowercase();
+    let lines = text.lines().enumerate();
+    lines
+        .filter_map(|(i, line)| read_line(line, &name, i + 1))
+        .collect()
+}
+
+fn read_line(text: &str, name: &str, line: usize) -> Option<Known> {
+    let mut words = text.split_ascii_whitespace().peekable();
+    let marker = words.next_if(|word| word.starts_with('@'));
+    let hosts = words.next()?;
+    if hosts.starts_with('#') || !matches(hosts, name) {
+        return None;
+    }
+    let key = format!("{} {}", words.next()?, words.next()?);
+    let key = PublicKey::from_openssh(&key).ok()?;
+    match marker {
+        None => Some(Known::Key { key, line }),
+        Some("@revoked") => Some(Known::Revoked { key, line }),
+        // An authority's key is not the host's own; certificates are not asked for.
+        Some(_) => None,
+    }
+}
+
+/// Whether a hosts field names the host: hashed, or patterns of which one matches and no
+/// negated one does.
+fn matches(field: &str, name: &str) -> bool {
+    if let Some(hashed) = field.strip_prefix("|1|") {
+        return matches_hash(hashed, name).unwrap_or(false);
+    }
+    let mut found = false;
+    for pattern in field.split(',') {
+        let (negated, pattern) = match pattern.strip_prefix('!') {
+            Some(rest) => (true, rest),
+            None => (false, pattern),
+        };
+        if matches_pattern(pattern.to_ascii_lowercase().as_bytes(), name.as_bytes()) {
+            if negated {
+                return false;
+            }
+            found = true;
+        }
+    }
+    found
+}
+
+/// `salt|HMAC-SHA1(salt, name)`, both in base64.
+fn matches_hash(hashed: &str, name: &str) -> Option<bool> {
+    let (salt, hash) = hashed.split_once('|')?;
+    let salt = BASE64.decode(salt.as_bytes()).ok()?;
+    let hash = BASE64.decode(hash.as_bytes()).ok()?;
+    let mut mac = Hmac::<Sha1>::new_from_slice(&salt).ok()?;
+    mac.update(name.as_bytes());
+    Some(mac.verify_slice(&hash).is_ok())
+}
+
+/// `*` stands for any characters, `?` for one. Linear in time: only the last `*` is gone back to.
+pub(crate) fn matches_pattern(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    let mut star = None;
+    while t < text.len() {
+        match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+            }
+            Some(&c) if c == b'?' || Some(&c) == text.get(t) => {
+                p += 1;
+                t += 1;
+            }
+            _ => match star {
+                Some((at, from)) => {
+                    star = Some((at, from + 1));
+                    p = at + 1;
+                    t = from + 1;
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern
+        .get(p..)
+        .is_some_and(|rest| rest.iter().all(|&c| c == b'*'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+
+    fn count(hosts: &str, host: &str, port: u16) -> usize {
+        lookup(&format!("{hosts} {KEY} comment\n"), host, port).len()
+    }
+
+    #[test]
+    fn names_ports_and_patterns() {
+        assert_eq!(count("[board]:17010", "board", 17010), 1);
+        assert_eq!(count("board", "board", 17010), 0);
+        assert_eq!(count("board", "board", 22), 1);
+        assert_eq!(count("a,BOARD,c", "Board", 22), 1);
+        assert_eq!(count("*.lab,!bad.lab", "good.lab", 22), 1);
+        assert_eq!(count("*.lab,!bad.lab", "bad.lab", 22), 0);
+        assert_eq!(count("10.0.?.1", "10.0.7.1", 22), 1);
+        assert_eq!(count("[*]:17010", "x", 17010), 1);
+    }
+
+    #[test]
+    fn hashed_names() {
+        // ssh-keygen -H of "board" with this salt.
+        let salt = [1_u8; 20];
+        let mut mac = Hmac::<Sha1>::new_from_slice(&salt).unwrap();
+        mac.update(b"[board]:17010");
+        let hash = BASE64.encode(&mac.finalize().into_bytes());
+        let hosts = format!("|1|{}|{hash}", BASE64.encode(&salt));
+        assert_eq!(count(&hosts, "board", 17010), 1);
+        assert_eq!(count(&hosts, "other", 17010), 0);
+        assert_eq!(count("|1|nonsense", "board", 17010), 0);
+    }
+
+    #[test]
+    fn markers_tabs_and_broken_lines() {
+        let text = format!(
+            "nonsense\nboard\t{KEY}\n@revoked board {KEY}\n@cert-authority * {KEY}\n# board {KEY}\nboard ssh-ed25519 !!\n"
+        );
+        let known = lookup(&text, "board", 22);
+        assert!(
+            matches!(
+                known[..],
+                [Known::Key { line: 2, .. }, Known::Revoked { line: 3, .. }]
+            ),
+            "{known:?}"
+        );
+    }
+}

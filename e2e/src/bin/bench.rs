@@ -1,0 +1,69 @@
+//! `make bench`: what commands cost on a booted machine, in time and in 9P requests. All in one
+//! run on one machine, so that the lines can be compared; the spread shows the noise.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::{Client, Home};
+use e2e::vm::Vm;
+
+/// Runs of each command; the first one is not counted, since it fills this machine's own caches.
+const RUNS: usize = 5;
+
+const COMMANDS: &[(&str, &[&str])] = &[
+    ("true", &["true"]),
+    ("date", &["date"]),
+    ("bash -c :", &["bash", "-c", ":"]),
+    ("ls -l /usr/bin", &["ls", "-l", "/usr/bin"]),
+    (
+        "python3 -c 'import json, email, http.client, asyncio'",
+        &["python3", "-c", "import json, email, http.client, asyncio"],
+    ),
+];
+
+fn main() -> Result<()> {
+    let start = Instant::now();
+    let vm = Vm::boot()?;
+    println!("boot to serving: {:.1} s", start.elapsed().as_secs_f64());
+    let home = Home::new()?;
+    let client = Client::new(vm.port(), &home);
+    println!(
+        "{:<56} {:>8} {:>8} {:>8} {:>9}",
+        "command", "best s", "median s", "worst s", "requests"
+    );
+    for (name, words) in COMMANDS {
+        let (mut times, mut requests) = (Vec::new(), 0);
+        for run in 0..=RUNS {
+            let (time, count) = measure(&client, words)?;
+            if run > 0 {
+                times.push(time);
+                requests = count;
+            }
+        }
+        times.sort();
+        let seconds = |time: Option<&Duration>| time.map_or(f64::NAN, Duration::as_secs_f64);
+        println!(
+            "{name:<56} {:>8.2} {:>8.2} {:>8.2} {requests:>9}",
+            seconds(times.first()),
+            seconds(times.get(RUNS / 2)),
+            seconds(times.last()),
+        );
+    }
+    Ok(())
+}
+
+/// The time from start to end, and the number of 9P requests that the client served.
+fn measure(client: &Client, words: &[&str]) -> Result<(Duration, u64)> {
+    let command = client.command(&["-d"], words);
+    let start = Instant::now();
+    let output = client.output(command, b"")?;
+    let time = start.elapsed();
+    ensure!(output.status.success(), "{output:?}");
+    let log = String::from_utf8_lossy(&output.stderr);
+    let requests = log
+        .lines()
+        .find_map(|line| line.split_once("9p requests served: "))
+        .and_then(|(_, count)| count.trim().parse().ok())
+        .with_context(|| format!("no count of requests in {log}"))?;
+    Ok((time, requests))
+}

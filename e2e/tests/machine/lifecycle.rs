@@ -1,0 +1,96 @@
+//! What is left when sessions end, and what the machine does when nobody asks anything of it.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::wait_until;
+
+use crate::{Machine, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_killed_client_leaves_nothing_there", killed_client),
+    ("two_hundred_sessions_leave_nothing", two_hundred),
+    ("an_idle_machine_does_nothing", idle),
+];
+
+/// All processes' command lines, and how many mount namespaces there are.
+const PROCESSES: &str = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
+const NAMESPACES: &str = "readlink /proc/[0-9]*/ns/mnt | sort -u | wc -l";
+
+fn killed_client(machine: &Machine) -> Result<()> {
+    let mut command = machine.client.command(&[], &["sleep", "98765"]);
+    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    wait_until("sleep runs there", Duration::from_mins(1), || {
+        let all = machine.client.sh_ok(PROCESSES)?;
+        Ok(all.contains("sleep 98765").then_some(()))
+    })?;
+    child.kill()?;
+    child.wait()?;
+    std::thread::sleep(Duration::from_secs(10));
+    let all = machine.client.sh_ok(PROCESSES)?;
+    ensure!(!all.contains("98765"), "still there: {all}");
+    // The machine's own and that of the session that counts.
+    let namespaces = machine.client.sh_ok(NAMESPACES)?;
+    ensure!(namespaces.trim() == "2", "{namespaces} mount namespaces");
+    Ok(())
+}
+
+/// Zombies, PID 1's mounts, and the descriptors of PID 1 and its children that are not this
+/// session's: init, network and server.
+fn leftovers(machine: &Machine) -> Result<String> {
+    machine.client.sh_ok(
+        "echo zombies $(cat /proc/[0-9]*/stat | grep -c ') Z '); \
+         echo mounts $(wc -l < /proc/1/mounts); \
+         for p in $(grep -l '^PPid:\t[01]$' /proc/[0-9]*/status | cut -d/ -f3); do \
+           test \"$(tr -d '\\0' < /proc/$p/cmdline)\" && \
+           echo $p $(tr '\\0' ' ' < /proc/$p/cmdline) $(ls /proc/$p/fd | wc -l); done",
+    )
+}
+
+fn two_hundred(machine: &Machine) -> Result<()> {
+    let before = leftovers(machine)?;
+    std::thread::scope(|scope| {
+        let lanes: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| -> Result<()> {
+                    for _ in 0..50 {
+                        let output = machine.client.run(&["true"])?;
+                        ensure!(output.status.success(), "{output:?}");
+                    }
+                    Ok(())
+                })
+            })
+            .collect();
+        lanes
+            .into_iter()
+            .try_for_each(|lane| lane.join().ok().context("a thread panicked")?)
+    })?;
+    std::thread::sleep(Duration::from_secs(3));
+    let after = leftovers(machine)?;
+    ensure!(before.contains("zombies 0"), "{before}");
+    ensure!(before == after, "before:\n{before}after:\n{after}");
+    Ok(())
+}
+
+fn idle(machine: &Machine) -> Result<()> {
+    // PID 1, the network and the server: all children of PID 1 and itself.
+    let script = "look() { for p in $(grep -l '^PPid:\t[01]$' /proc/[0-9]*/status | cut -d/ -f3); do \
+          test \"$(tr -d '\\0' < /proc/$p/cmdline)\" && \
+          echo $p $(tr '\\0' ' ' < /proc/$p/cmdline) \
+            $(cut -d' ' -f14,15 /proc/$p/stat) \
+            $(grep ctxt /proc/$p/status | tr -dc '0-9\n'); done; }; \
+        look > /tmp/before; sleep 10; look > /tmp/after; \
+        cat /tmp/before; echo ==; cat /tmp/after";
+    let seen = machine.client.sh_ok(script)?;
+    let (before, after) = seen.split_once("==\n").context("no separator")?;
+    ensure!(
+        before.lines().count() >= 3,
+        "init, network and server are expected:\n{before}"
+    );
+    ensure!(
+        before == after,
+        "something ran in 10 idle seconds:\n{before}then\n{after}"
+    );
+    Ok(())
+}

@@ -1,0 +1,109 @@
+//! One side that stalls must not stop the other, nor grow.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::{finish, parse_peak_memory, peak_memory};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::{Machine, Test};
+
+/// The most that either side may use of memory, in KiB.
+const MEMORY: u64 = 64 * 1024;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_signal_passes_stalled_input", stalled_input),
+    ("stalled_output_does_not_stop_the_files", stalled_output),
+];
+
+/// The peak memory of all processes named cpud there, in KiB.
+fn peak_there(machine: &Machine) -> Result<u64> {
+    let all = machine
+        .client
+        .sh_ok("for s in $(grep -l '^Name:.*\\(cpud\\|init\\|exe\\)$' /proc/[0-9]*/status); do grep VmHWM $s; done")?;
+    let peaks = all
+        .lines()
+        .map(parse_peak_memory)
+        .collect::<Result<Vec<_>>>()?;
+    peaks.into_iter().max().context("no cpud there?")
+}
+
+fn stalled_input(machine: &Machine) -> Result<()> {
+    let mut command = machine.client.command(&[], &["sleep", "30"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("no stdin")?;
+    let feeder = std::thread::spawn(move || {
+        let block = vec![0; 1 << 20];
+        let mut sent = 0;
+        while sent < 1 << 30 && stdin.write_all(&block).is_ok() {
+            sent += block.len();
+        }
+        sent
+    });
+    std::thread::sleep(Duration::from_secs(8));
+    let memory = peak_memory(child.id())?;
+    ensure!(memory < MEMORY, "the client used {memory} KiB");
+    let there = peak_there(machine)?;
+    ensure!(there < MEMORY, "a process there used {there} KiB");
+    let start = Instant::now();
+    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGINT)?;
+    let output = finish(child)?;
+    let elapsed = start.elapsed();
+    ensure!(output.status.code() == Some(130), "{output:?}");
+    ensure!(elapsed < Duration::from_secs(5), "Ctrl-C took {elapsed:?}");
+    let sent = feeder.join().ok().context("the feeder panicked")?;
+    ensure!(
+        sent < 1 << 24,
+        "{sent} bytes went into a command that reads none"
+    );
+    Ok(())
+}
+
+fn stalled_output(machine: &Machine) -> Result<()> {
+    // Writes more than every buffer holds, and beside it reads files of this machine.
+    let script = "(find /usr | head -100000) & \
+        for i in 1 2 3 4 5 6 7 8; do cat /usr/bin/* 2>/dev/null | head -c 2000000 | cksum > /dev/null; echo $i >> ~/progress; done; \
+        wait";
+    let progress = machine.home.path().join("progress");
+    let mut command = machine.client.command(&[], &["sh", "-c", script]);
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut stdout = child.stdout.take().context("no stdout")?;
+    // Nobody reads for a while; the files must go on meanwhile.
+    let done = e2e::wait_until(
+        "eight rounds of reading files",
+        Duration::from_mins(3),
+        || {
+            let lines = std::fs::read_to_string(&progress).unwrap_or_default();
+            Ok((lines.lines().count() == 8).then_some(()))
+        },
+    );
+    let memory = peak_memory(child.id())?;
+    ensure!(memory < MEMORY, "the client used {memory} KiB");
+    let there = peak_there(machine)?;
+    ensure!(there < MEMORY, "a process there used {there} KiB");
+    let mut all = String::new();
+    stdout.read_to_string(&mut all)?;
+    let status = finish(child)?.status;
+    done?;
+    ensure!(status.success(), "{status}");
+    let lines = all.lines().count();
+    ensure!(
+        lines > 10_000,
+        "{lines} lines of find: too few to stall anything"
+    );
+    ensure!(
+        all.lines().all(|line| line.starts_with("/usr")),
+        "torn lines"
+    );
+    Ok(())
+}

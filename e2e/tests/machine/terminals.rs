@@ -1,0 +1,115 @@
+//! Sessions in a terminal.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::terminal::Terminal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pty_process::blocking::Command;
+
+use crate::{Machine, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_shell_in_a_terminal_does_what_a_shell_does", shell),
+    ("tilde_dot_leaves", tilde_dot),
+    ("the_terminal_is_restored_after_sigterm", restored),
+];
+
+/// `bash` here in a terminal, with the client's words ready to type: so that the terminal's modes
+/// can be looked at after the client has gone.
+fn local_shell(machine: &Machine) -> Result<Terminal> {
+    let command = Command::new("bash")
+        .args(["--norc", "--noprofile"])
+        .env("PS1", "local> ")
+        .env("HOME", machine.home.path())
+        .env("TERM", "xterm")
+        .current_dir(machine.home.path());
+    let terminal = Terminal::start(command, 33, 111)?;
+    terminal.expect_from(0, "local> ")?;
+    Ok(terminal)
+}
+
+/// The line that starts a remote bash with a prompt of its own.
+fn remote_shell(machine: &Machine) -> String {
+    format!(
+        "PS1='there> ' {} -key {} -sp {} localhost bash --norc --noprofile\r",
+        e2e::out().join("cpu").display(),
+        e2e::out().join("cpu_rsa").display(),
+        machine.vm.port()
+    )
+}
+
+fn shell(machine: &Machine) -> Result<()> {
+    let mut terminal = local_shell(machine)?;
+    terminal.send(&remote_shell(machine))?;
+    let mut at = terminal
+        .expect_from(0, "\nthere> ")
+        .or_else(|_| terminal.expect_from(0, "there> "))?;
+    terminal.send("stty size\r")?;
+    at = terminal.expect_from(at, "33 111")?;
+    terminal.resize(44, 122)?;
+    std::thread::sleep(Duration::from_secs(1));
+    terminal.send("stty size\r")?;
+    at = terminal.expect_from(at, "44 122")?;
+    // Ctrl-C interrupts the command and nothing else.
+    terminal.send("sleep 1000; echo status=$?\r")?;
+    std::thread::sleep(Duration::from_secs(2));
+    terminal.send("\x03")?;
+    at = terminal.expect_from(at, "there> ")?;
+    terminal.send("echo status=$?\r")?;
+    at = terminal.expect_from(at, "status=130")?;
+    terminal.send("tty; exit 7\r")?;
+    at = terminal.expect_from(at, "/dev/pts/")?;
+    at = terminal.expect_from(at, "local> ")?;
+    terminal.send("echo left=$?\r")?;
+    terminal.expect_from(at, "left=7")?;
+    terminal.send("exit\r")?;
+    terminal.wait()?;
+    Ok(())
+}
+
+fn tilde_dot(machine: &Machine) -> Result<()> {
+    let mut terminal = local_shell(machine)?;
+    terminal.send(&remote_shell(machine))?;
+    let mut at = terminal
+        .expect_from(0, "there> ")
+        .map(|_| terminal.screen().len())?;
+    std::thread::sleep(Duration::from_millis(500));
+    terminal.send("\r~.")?;
+    at = terminal.expect_from(at, "local> ")?;
+    terminal.send("echo left=$?; stty -a | grep -o ' icanon'\r")?;
+    at = terminal.expect_from(at, "left=255")?;
+    terminal.expect_from(at - 20, " icanon")?;
+    terminal.send("exit\r")?;
+    terminal.wait()?;
+    Ok(())
+}
+
+fn restored(machine: &Machine) -> Result<()> {
+    let mut terminal = local_shell(machine)?;
+    terminal.send("stty -g > ~/modes-before\r")?;
+    terminal.send(&remote_shell(machine))?;
+    let at = terminal.expect_from(0, "there> ")?;
+    let client = child_of(terminal.child.id())?;
+    kill(client, Signal::SIGTERM)?;
+    let at = terminal.expect_from(at, "local> ")?;
+    terminal.send("stty -g > ~/modes-after; echo done\r")?;
+    terminal.expect_from(at, "\ndone")?;
+    let read = |name| std::fs::read_to_string(machine.home.path().join(name));
+    let (before, after) = (read("modes-before")?, read("modes-after")?);
+    ensure!(
+        !before.is_empty() && before == after,
+        "{before} became {after}"
+    );
+    terminal.send("exit\r")?;
+    terminal.wait()?;
+    Ok(())
+}
+
+/// The one child of a process.
+fn child_of(pid: u32) -> Result<Pid> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    let child = children.split_whitespace().next().context("no child")?;
+    Ok(Pid::from_raw(child.parse()?))
+}
