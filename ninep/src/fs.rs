@@ -112,7 +112,12 @@ impl<'f> DirSink<'f> {
 /// A result of the file system.
 pub type Result<T> = std::result::Result<T, Errno>;
 
-/// A tree of files. See the module for what holds for every method.
+/// A tree of files. See the module for what holds for every method. What has a default refuses
+/// with `EOPNOTSUPP`.
+#[expect(
+    unused_variables,
+    reason = "the defaults refuse whatever they are given"
+)]
 pub trait FileSystem: Sync {
     /// Where a fid points: a file that is not (or not only) open. Clones are cheap and the same.
     type Node: Clone + Send + Sync;
@@ -133,13 +138,19 @@ pub trait FileSystem: Sync {
 
     /// Changes what `attr.valid` names and nothing else. `file` is the fid's open file, if it has
     /// one: a size can be set through it though the permissions have changed since.
-    fn setattr(&self, node: &Self::Node, file: Option<&Self::File>, attr: &SetAttr) -> Result<()>;
+    fn setattr(&self, node: &Self::Node, file: Option<&Self::File>, attr: &SetAttr) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// statfs(2) of the file system that holds `node`.
-    fn statfs(&self, node: &Self::Node) -> Result<Statfs>;
+    fn statfs(&self, node: &Self::Node) -> Result<Statfs> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// The target of a symbolic link, as it is.
-    fn readlink(&self, node: &Self::Node) -> Result<Vec<u8>>;
+    fn readlink(&self, node: &Self::Node) -> Result<Vec<u8>> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Opens for I/O. The qid is the file's after the open, with a fresh version.
     fn open(&self, node: &Self::Node, flags: OpenFlags) -> Result<(Self::File, Qid)>;
@@ -153,7 +164,9 @@ pub trait FileSystem: Sync {
         flags: OpenFlags,
         mode: u32,
         gid: u32,
-    ) -> Result<(Self::Node, Self::File, Qid)>;
+    ) -> Result<(Self::Node, Self::File, Qid)> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Reads at `offset` into `buf`; returns the bytes read, 0 at the end. What `buf` holds
     /// before is of no meaning.
@@ -161,7 +174,9 @@ pub trait FileSystem: Sync {
 
     /// Writes at `offset`, or at the end of a file opened with `APPEND`; returns the bytes
     /// written.
-    fn write(&self, file: &Self::File, offset: u64, data: &[u8]) -> Result<usize>;
+    fn write(&self, file: &Self::File, offset: u64, data: &[u8]) -> Result<usize> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Gives entries into `sink` until it is full, beginning after the entry whose
     /// [`DirEntry::offset`] was `offset`, or afresh if 0. No entry given means the end. An entry
@@ -175,7 +190,9 @@ pub trait FileSystem: Sync {
     ) -> Result<()>;
 
     /// fsync(2), or with `datasync` fdatasync(2).
-    fn fsync(&self, file: &Self::File, datasync: bool) -> Result<()>;
+    fn fsync(&self, file: &Self::File, datasync: bool) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Sets or removes a record lock. Never waits. Locks go when their owner removes them, and when
     /// the last fid through which the owner locked the file is dropped.
@@ -185,7 +202,9 @@ pub trait FileSystem: Sync {
         file: &Self::File,
         owner: LockOwner<'_>,
         lock: &Record,
-    ) -> Result<LockStatus>;
+    ) -> Result<LockStatus> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// The first lock that is in the way of `lock`, or `lock` itself as [`Record::UNLOCK`].
     fn getlock(
@@ -194,13 +213,19 @@ pub trait FileSystem: Sync {
         file: &Self::File,
         owner: LockOwner<'_>,
         lock: &Record,
-    ) -> Result<Record>;
+    ) -> Result<Record> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// mkdir(2).
-    fn mkdir(&self, dir: &Self::Node, name: &[u8], mode: u32, gid: u32) -> Result<Qid>;
+    fn mkdir(&self, dir: &Self::Node, name: &[u8], mode: u32, gid: u32) -> Result<Qid> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// symlink(2).
-    fn symlink(&self, dir: &Self::Node, name: &[u8], target: &[u8], gid: u32) -> Result<Qid>;
+    fn symlink(&self, dir: &Self::Node, name: &[u8], target: &[u8], gid: u32) -> Result<Qid> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// mknod(2); `mode` has the type. `device` is major and minor.
     fn mknod(
@@ -210,10 +235,14 @@ pub trait FileSystem: Sync {
         mode: u32,
         device: (u32, u32),
         gid: u32,
-    ) -> Result<Qid>;
+    ) -> Result<Qid> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// A hard link to `node`.
-    fn link(&self, dir: &Self::Node, name: &[u8], node: &Self::Node) -> Result<()>;
+    fn link(&self, dir: &Self::Node, name: &[u8], node: &Self::Node) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// rename(2) by names.
     fn renameat(
@@ -222,19 +251,29 @@ pub trait FileSystem: Sync {
         oldname: &[u8],
         newdir: &Self::Node,
         newname: &[u8],
-    ) -> Result<()>;
+    ) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// rename(2) of the name that `node` was reached by; returns the node under its new name.
-    fn rename(&self, node: &Self::Node, dir: &Self::Node, name: &[u8]) -> Result<Self::Node>;
+    fn rename(&self, node: &Self::Node, dir: &Self::Node, name: &[u8]) -> Result<Self::Node> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// unlink(2), or rmdir(2) if `directory`.
-    fn unlinkat(&self, dir: &Self::Node, name: &[u8], directory: bool) -> Result<()>;
+    fn unlinkat(&self, dir: &Self::Node, name: &[u8], directory: bool) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Removes the name that `node` was reached by, if it still is that file's.
-    fn remove(&self, node: &Self::Node) -> Result<()>;
+    fn remove(&self, node: &Self::Node) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// The value of an extended attribute; without a name, all names, each ended by NUL.
-    fn xattr(&self, node: &Self::Node, name: Option<&[u8]>) -> Result<Vec<u8>>;
+    fn xattr(&self, node: &Self::Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// setxattr(2), or with no value removexattr(2). `flags` are `XATTR_CREATE` (1) and
     /// `XATTR_REPLACE` (2).
@@ -244,7 +283,9 @@ pub trait FileSystem: Sync {
         name: &[u8],
         value: Option<&[u8]>,
         flags: u32,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        Err(Errno::EOPNOTSUPP)
+    }
 
     /// Where `node` was reached, from the root, beginning with `/`: for people's eyes only.
     fn path(&self, node: &Self::Node) -> Vec<u8>;

@@ -300,3 +300,76 @@ mod debug {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod sample {
+    //! Values of any content, made from the bytes that a property test hands in.
+    use super::{Data, Few, MAX_WALK, Name, Str};
+
+    pub(crate) struct Entropy<'a>(&'a [u8]);
+
+    impl<'a> Entropy<'a> {
+        pub(crate) fn new(bytes: &'a [u8]) -> Self {
+            Self(bytes)
+        }
+
+        /// Up to `n` bytes: fewer when they run out.
+        fn take(&mut self, n: usize) -> &'a [u8] {
+            let (head, rest) = self.0.split_at(n.min(self.0.len()));
+            self.0 = rest;
+            head
+        }
+
+        fn byte(&mut self) -> u8 {
+            self.take(1).first().copied().unwrap_or(0)
+        }
+    }
+
+    pub(crate) trait Sample<'a> {
+        fn sample(from: &mut Entropy<'a>) -> Self;
+    }
+
+    macro_rules! integers {
+        ($($int:ty),*) => {$(
+            impl<'a> Sample<'a> for $int {
+                fn sample(from: &mut Entropy<'a>) -> Self {
+                    let mut bytes = [0; size_of::<$int>()];
+                    bytes.fill_with(|| from.byte());
+                    Self::from_le_bytes(bytes)
+                }
+            }
+        )*};
+    }
+    integers!(u8, u16, u32, u64);
+
+    impl<'a> Sample<'a> for Str<'a> {
+        fn sample(from: &mut Entropy<'a>) -> Self {
+            let n = from.byte();
+            Self(from.take(n.into()))
+        }
+    }
+
+    impl<'a> Sample<'a> for Name<'a> {
+        fn sample(from: &mut Entropy<'a>) -> Self {
+            let n = from.byte() % 32;
+            Self::new(from.take(n.into())).unwrap_or(Self(Str(b"..")))
+        }
+    }
+
+    impl<'a> Sample<'a> for Data<'a> {
+        fn sample(from: &mut Entropy<'a>) -> Self {
+            let n = from.byte();
+            Self(from.take(n.into()))
+        }
+    }
+
+    impl<'a, T: Sample<'a> + Copy> Sample<'a> for Few<T> {
+        fn sample(from: &mut Entropy<'a>) -> Self {
+            let mut few = Self::default();
+            for _ in 0..usize::from(from.byte()) % (MAX_WALK + 1) {
+                few.push(T::sample(from));
+            }
+            few
+        }
+    }
+}

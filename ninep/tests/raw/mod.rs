@@ -1,0 +1,215 @@
+//! A client that says exactly what it is told to, for tests.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "each test uses its part; what fails here fails the test"
+)]
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ninep::errno::Errno;
+use ninep::fs::FileSystem;
+use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request};
+use ninep::server::{Config, Error, serve};
+use ninep::wire::{Data, Few, Frame, HEADER, Name, Str};
+
+/// One end of a session.
+pub struct Raw {
+    stream: UnixStream,
+    frame: Frame,
+}
+
+/// A reply, with its bytes.
+pub struct Message {
+    pub tag: u16,
+    pub number: u8,
+    body: Vec<u8>,
+}
+
+impl Message {
+    pub fn reply(&self) -> Reply<'_> {
+        Reply::decode(self.number, &self.body).expect("a reply")
+    }
+
+    /// The errno, if it is an error.
+    pub fn errno(&self) -> Option<Errno> {
+        match self.reply() {
+            Reply::Error { ecode } => Some(Errno::from_raw(ecode.try_into().unwrap())),
+            _ => None,
+        }
+    }
+
+    /// The bytes of an Rread or Rreaddir.
+    pub fn data(&self) -> &[u8] {
+        match self.reply() {
+            Reply::Read { data } | Reply::Readdir { data } => data.0,
+            other => panic!("no data: {other:?}"),
+        }
+    }
+}
+
+impl Raw {
+    /// A session of its own, without a version yet.
+    pub fn start<F>(fs: Arc<F>, config: Config<'static>) -> (Self, JoinHandle<Result<(), Error>>)
+    where
+        F: FileSystem + Send + Sync + 'static,
+    {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let server = std::thread::spawn(move || serve(&*fs, &theirs, &theirs, &config));
+        let frame = Frame::default();
+        (
+            Self {
+                stream: ours,
+                frame,
+            },
+            server,
+        )
+    }
+
+    /// The same with a version agreed, and fid 0 on the root. The thread is left to itself.
+    pub fn attached<F>(fs: Arc<F>, config: Config<'static>) -> Self
+    where
+        F: FileSystem + Send + Sync + 'static,
+    {
+        let (mut raw, _) = Self::start(fs, config);
+        raw.version(1 << 20);
+        raw.ask(&attach(0)).unwrap();
+        raw
+    }
+
+    pub fn version(&mut self, msize: u32) -> u32 {
+        self.send(NO_TAG, &version(msize, b"9P2000.L"));
+        match self.receive().reply() {
+            Reply::Version { msize, version } => {
+                assert_eq!(version.bytes(), b"9P2000.L");
+                msize
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub fn send(&mut self, tag: u16, request: &Request<'_>) {
+        request.encode(tag, &mut self.frame);
+        self.stream.write_all(self.frame.finish()).unwrap();
+    }
+
+    pub fn send_bytes(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The next reply, of whatever tag.
+    pub fn receive(&mut self) -> Message {
+        self.try_receive().expect("a reply before the end")
+    }
+
+    /// `None` at the end of the stream.
+    pub fn try_receive(&mut self) -> Option<Message> {
+        let mut header = [0; HEADER];
+        let n = self.stream.read(&mut header).ok()?;
+        if n == 0 {
+            return None;
+        }
+        self.stream.read_exact(&mut header[n..]).ok()?;
+        let header = Header::decode(&header);
+        let mut body = vec![0; header.size as usize - HEADER];
+        self.stream.read_exact(&mut body).ok()?;
+        Some(Message {
+            tag: header.tag,
+            number: header.kind,
+            body,
+        })
+    }
+
+    /// One request, and its reply or errno.
+    pub fn ask(&mut self, request: &Request<'_>) -> Result<Message, Errno> {
+        self.send(1, request);
+        let message = self.receive();
+        assert_eq!(message.tag, 1);
+        match message.errno() {
+            Some(errno) => Err(errno),
+            None => Ok(message),
+        }
+    }
+
+    /// Nothing more will be sent.
+    pub fn hang_up(&self) {
+        self.stream.shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    /// Walks to `path` and returns how many of its names exist.
+    pub fn walk(&mut self, fid: u32, newfid: u32, path: &str) -> Result<usize, Errno> {
+        match self.ask(&walk(fid, newfid, path))?.reply() {
+            Reply::Walk { qids } => Ok(qids.len()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Opens a fid of its own on `path`.
+    pub fn open(&mut self, newfid: u32, path: &str, flags: u32) -> Result<Message, Errno> {
+        let wanted = path.split('/').filter(|name| !name.is_empty()).count();
+        if self.walk(0, newfid, path)? < wanted {
+            return Err(Errno::ENOENT);
+        }
+        let fid = newfid;
+        let opened = self.ask(&Request::Lopen { fid, flags });
+        if opened.is_err() {
+            self.clunk(fid).unwrap();
+        }
+        opened
+    }
+
+    pub fn clunk(&mut self, fid: u32) -> Result<Message, Errno> {
+        self.ask(&Request::Clunk { fid })
+    }
+
+    pub fn read(&mut self, fid: u32, offset: u64, count: u32) -> Result<Vec<u8>, Errno> {
+        let message = self.ask(&Request::Read { fid, offset, count })?;
+        Ok(message.data().to_vec())
+    }
+
+    pub fn write(&mut self, fid: u32, offset: u64, data: &[u8]) -> Result<u32, Errno> {
+        let data = Data(data);
+        match self.ask(&Request::Write { fid, offset, data })?.reply() {
+            Reply::Write { count } => Ok(count),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+pub fn name(name: &str) -> Name<'_> {
+    Name::new(name.as_bytes()).expect("a name")
+}
+
+pub fn text(text: &str) -> Str<'_> {
+    Str::new(text.as_bytes()).expect("short enough")
+}
+
+pub fn version(msize: u32, version: &[u8]) -> Request<'_> {
+    let version = Str::new(version).unwrap();
+    Request::Version { msize, version }
+}
+
+pub fn attach(fid: u32) -> Request<'static> {
+    Request::Attach {
+        fid,
+        afid: NO_FID,
+        uname: Str::default(),
+        aname: Str::default(),
+        n_uname: NO_ID,
+    }
+}
+
+pub fn walk(fid: u32, newfid: u32, path: &str) -> Request<'_> {
+    let mut names = Few::default();
+    for part in path.split('/').filter(|part| !part.is_empty()) {
+        assert!(names.push(name(part)));
+    }
+    Request::Walk { fid, newfid, names }
+}
