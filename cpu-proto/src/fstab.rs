@@ -9,11 +9,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 /// `MS_BIND` of linux/mount.h: the source is a directory or file, not a device.
-pub const BIND: u64 = 1 << 12;
+pub const BIND: u32 = 1 << 12;
 /// `MS_REC`: with [`BIND`] (`rbind`) or a propagation flag, everything mounted beneath too.
-pub const REC: u64 = 1 << 14;
+pub const REC: u32 = 1 << 14;
 /// `MS_REMOUNT`: change the flags of what is mounted on the target.
-pub const REMOUNT: u64 = 1 << 5;
+pub const REMOUNT: u32 = 1 << 5;
 
 /// One thing to mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,10 +25,10 @@ pub struct Entry {
     /// File system type; `none` with [`BIND`].
     pub fstype: OsString,
     /// `MS_*` flags of linux/mount.h, but the propagation ones.
-    pub flags: u64,
+    pub flags: u32,
     /// One of `MS_SHARED`, `MS_PRIVATE`, `MS_SLAVE`, `MS_UNBINDABLE`, perhaps with [`REC`]; 0 if
     /// none was asked for. mount(2) takes it in a call of its own.
-    pub propagation: u64,
+    pub propagation: u32,
     /// The options that are the file system's own, separated by commas.
     pub data: OsString,
 }
@@ -67,9 +67,9 @@ pub enum Reason {
 
 /// What an option word does to the flags.
 enum Word {
-    Set(u64),
-    Clear(u64),
-    Propagation(u64),
+    Set(u32),
+    Clear(u32),
+    Propagation(u32),
     /// For mount(8) and friends, meaningless to the kernel.
     Ignored,
     /// Not mounted unless asked for by name: so not here.
@@ -80,10 +80,10 @@ enum Word {
 /// Options of mount(8) that are not the file system's own; values from linux/mount.h.
 fn word(option: &[u8]) -> Word {
     use Word::{Clear, Ignored, Propagation, Set, Skip};
-    const UNBINDABLE: u64 = 1 << 17;
-    const PRIVATE: u64 = 1 << 18;
-    const SLAVE: u64 = 1 << 19;
-    const SHARED: u64 = 1 << 20;
+    const UNBINDABLE: u32 = 1 << 17;
+    const PRIVATE: u32 = 1 << 18;
+    const SLAVE: u32 = 1 << 19;
+    const SHARED: u32 = 1 << 20;
     match option {
         b"ro" => Set(1),
         b"rw" => Clear(1),

@@ -2,6 +2,8 @@
 //! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `network`, `connection` and
 //! `session` are started by it and by each other; else it is the server.
 
+mod console;
+mod session;
 mod ssh;
 mod sys;
 
@@ -25,6 +27,11 @@ usage: cpud [-port N] [-pk FILE] [-hk FILE] [-d]    serve
   -V        print the version";
 
 fn main() -> ExitCode {
+    // The words of a session may be any bytes, so it reads its arguments itself.
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_some_and(|role| role == "session") {
+        return session::main(args);
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

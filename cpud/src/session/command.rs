@@ -1,0 +1,270 @@
+//! From the words of the request to a running process: which file it is, and why not.
+
+use std::env;
+use std::ffi::{CString, OsStr, OsString};
+use std::fs;
+use std::io::{self, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::shown;
+use crate::sys;
+
+/// Where commands are looked for when the client sent no PATH.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Why there is no process.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("{}: command not found", shown(.0))]
+    NotFound(OsString),
+    #[error("{}: no such file", shown(.0))]
+    NoFile(OsString),
+    #[error("{}: is a directory", shown(.0))]
+    Directory(OsString),
+    #[error("{}: not executable (its mode has no x)", shown(.0))]
+    NotExecutable(OsString),
+    #[error("{}: cannot run: its interpreter {} is not in this session's namespace", shown(.0), shown(.1))]
+    NoInterpreter(OsString, OsString),
+    #[error("{}: cannot run: a program for another kind of processor than this {}", shown(.0), env::consts::ARCH)]
+    Foreign(OsString),
+    #[error("{}: cannot run: {}", shown(.0), .1)]
+    Exec(OsString, &'static str),
+}
+
+impl Failure {
+    /// The exit status of a shell in this case.
+    pub(super) fn status(&self) -> i32 {
+        if matches!(self, Self::NotFound(_) | Self::NoFile(_)) {
+            127
+        } else {
+            126
+        }
+    }
+}
+
+/// Starts the command, or without words the user's shell, in the current directory, with this
+/// process's environment less `consumed`.
+pub(super) fn start(
+    words: Vec<OsString>,
+    pwd: &Path,
+    consumed: &[&str],
+    tty: bool,
+) -> Result<Pid, Failure> {
+    let mut words = words.into_iter();
+    let (file, name) = if let Some(name) = words.next() {
+        (find(&name)?, name)
+    } else {
+        let shell = env::var_os("SHELL").filter(|shell| !shell.is_empty());
+        let file = find(&shell.unwrap_or_else(|| "/bin/sh".into()))?;
+        let name = file.file_name().unwrap_or(file.as_os_str()).to_owned();
+        (file, name)
+    };
+    let rest: Vec<CString> = words.map(|word| c_string(&word)).collect();
+    let inherited = env::vars_os()
+        .filter(|(name, _)| name != "PWD" && !consumed.iter().any(|gone| name == gone));
+    let environment: Vec<CString> = inherited
+        .chain([("PWD".into(), pwd.into())])
+        .map(|(mut variable, value)| {
+            variable.push("=");
+            variable.push(value);
+            c_string(&variable)
+        })
+        .collect();
+
+    let c_file = c_string(file.as_os_str());
+    let args: Vec<CString> = [c_string(&name)]
+        .into_iter()
+        .chain(rest.iter().cloned())
+        .collect();
+    sys::spawn_leader(&c_file, &args, &environment, tty)
+        .or_else(|errno| {
+            // A script without "#!" is one for the shell, as in execvp(3).
+            if errno != Errno::ENOEXEC || head(&file).starts_with(b"\x7fELF") {
+                return Err(errno);
+            }
+            let args: Vec<CString> = [c"sh".into(), c_file.clone()]
+                .into_iter()
+                .chain(rest.iter().cloned())
+                .collect();
+            sys::spawn_leader(c"/bin/sh", &args, &environment, tty)
+        })
+        .map_err(|errno| explain(file.into(), errno))
+}
+
+/// For execve(2). What came through an argument or the environment has no NUL inside.
+fn c_string(text: &OsStr) -> CString {
+    CString::new(text.as_bytes()).unwrap_or_default()
+}
+
+/// The file that `name` means: as it is if it has a slash, else searched on PATH.
+fn find(name: &OsStr) -> Result<PathBuf, Failure> {
+    if name.as_bytes().contains(&b'/') {
+        return match fs::metadata(name) {
+            Ok(meta) if meta.is_dir() => Err(Failure::Directory(name.into())),
+            Ok(meta) if meta.permissions().mode() & 0o111 == 0 => {
+                Err(Failure::NotExecutable(name.into()))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(Failure::NoFile(name.into()))
+            }
+            // Anything else exec will tell.
+            Ok(_) | Err(_) => Ok(name.into()),
+        };
+    }
+    let mut failure = Failure::NotFound(name.into());
+    if name.is_empty() {
+        return Err(failure);
+    }
+    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    for directory in env::split_paths(&path) {
+        // An empty element means the current directory.
+        let file = if directory.as_os_str().is_empty() {
+            Path::new(".").join(name)
+        } else {
+            directory.join(name)
+        };
+        match fs::metadata(&file) {
+            Ok(meta) if !meta.is_file() => {}
+            Ok(meta) if meta.permissions().mode() & 0o111 != 0 => return Ok(file),
+            Ok(_) => failure = Failure::NotExecutable(file.into()),
+            Err(_) => {}
+        }
+    }
+    Err(failure)
+}
+
+/// Turns execve(2)'s error into what is to be done.
+fn explain(file: OsString, errno: Errno) -> Failure {
+    match errno {
+        Errno::ENOENT => match interpreter(&head(Path::new(&file))) {
+            Some(interpreter) => Failure::NoInterpreter(file, interpreter),
+            None => Failure::NoFile(file),
+        },
+        Errno::ENOEXEC => Failure::Foreign(file),
+        _ => Failure::Exec(file, errno.desc()),
+    }
+}
+
+/// The file's first 4 KiB: `#!` line and program headers are there. Empty if it can't be read.
+fn head(file: &Path) -> Vec<u8> {
+    let mut head = Vec::new();
+    // What could not be read is missing from the message, no more.
+    let _ = fs::File::open(file).and_then(|file| file.take(4096).read_to_end(&mut head));
+    head
+}
+
+/// elf(5): the program header that names the dynamic loader.
+const PT_INTERP: u64 = 3;
+
+/// The program that runs this one: of the `#!` line, or the dynamic loader of `PT_INTERP` (elf(5)).
+fn interpreter(head: &[u8]) -> Option<OsString> {
+    if let Some(line) = head.strip_prefix(b"#!") {
+        let words = line.split(|&b| b == b'\n').next()?;
+        let word = words
+            .split(u8::is_ascii_whitespace)
+            .find(|word| !word.is_empty())?;
+        return Some(OsStr::from_bytes(word).into());
+    }
+    let number = |at: usize, size: usize| -> Option<u64> {
+        let bytes = head.get(at..at.checked_add(size)?)?;
+        Some(
+            bytes
+                .iter()
+                .rev()
+                .fold(0, |sum, &byte| sum << 8 | u64::from(byte)),
+        )
+    };
+    // Magic, then class (1: 32 bits, 2: 64 bits), then data (1: little-endian).
+    let wide = match head.get(..6)? {
+        b"\x7fELF\x02\x01" => true,
+        b"\x7fELF\x01\x01" => false,
+        _ => return None,
+    };
+    let (table, size, count) = if wide {
+        (number(32, 8)?, 56, number(56, 2)?)
+    } else {
+        (number(28, 4)?, 32, number(44, 2)?)
+    };
+    for index in 0..count {
+        let entry = usize::try_from(table.checked_add(index * size)?).ok()?;
+        if number(entry, 4)? == PT_INTERP {
+            let (offset, length) = if wide {
+                (
+                    number(entry.checked_add(8)?, 8)?,
+                    number(entry.checked_add(32)?, 8)?,
+                )
+            } else {
+                (
+                    number(entry.checked_add(4)?, 4)?,
+                    number(entry.checked_add(16)?, 4)?,
+                )
+            };
+            let (offset, length) = (usize::try_from(offset).ok()?, usize::try_from(length).ok()?);
+            let name = head.get(offset..offset.checked_add(length)?)?;
+            return Some(OsStr::from_bytes(name.split(|&b| b == 0).next()?).into());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_interpreter_is_named() {
+        assert_eq!(
+            interpreter(b"#! /usr/bin/env python3\n").unwrap(),
+            "/usr/bin/env"
+        );
+        assert_eq!(interpreter(b"#!/bin/sh").unwrap(), "/bin/sh");
+        assert_eq!(interpreter(b"#!\n"), None);
+        assert_eq!(interpreter(b"plain text"), None);
+        // One program header right behind the 64-byte file header, the name behind it.
+        let mut elf = vec![0; 64 + 56];
+        elf[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (elf[32], elf[56], elf[64]) = (64, 1, 3);
+        (elf[64 + 8], elf[64 + 32]) = (120, 16);
+        elf.extend_from_slice(b"/lib64/ld.so.2\0\0");
+        assert_eq!(interpreter(&elf).unwrap(), "/lib64/ld.so.2");
+    }
+
+    #[test]
+    fn commands_are_found_or_the_reason_is_told() {
+        assert_eq!(find(OsStr::new("/bin/sh")).unwrap(), Path::new("/bin/sh"));
+        assert!(find(OsStr::new("sh")).unwrap().is_absolute());
+        for (name, status, text) in [
+            ("nosuch-command", 127, "nosuch-command: command not found"),
+            ("", 127, "\"\": command not found"),
+            ("/nosuch/file", 127, "/nosuch/file: no such file"),
+            (
+                "/etc/passwd",
+                126,
+                "/etc/passwd: not executable (its mode has no x)",
+            ),
+            ("/etc", 126, "/etc: is a directory"),
+        ] {
+            let failure = find(OsStr::new(name)).unwrap_err();
+            assert_eq!(
+                (failure.status(), failure.to_string().as_str()),
+                (status, text)
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn hostile_headers_are_survived(mut head in prop::collection::vec(any::<u8>(), 0..200), elf: bool) {
+            if elf && head.len() > 6 {
+                head[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            }
+            let _ = interpreter(&head);
+        }
+    }
+}

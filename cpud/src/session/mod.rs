@@ -1,0 +1,169 @@
+//! The session role: a fresh process of cpud, one per command, started by the server as
+//!
+//! ```text
+//! cpud session --control FD [--9p FD] [--tty] -- [word...]
+//! ```
+//!
+//! with the environment that the client sent, and pipes or the terminal as standard input, output
+//! and error. It is single-threaded (unshare(2) acts on the calling thread) and goes in this order:
+//!
+//! 1. descriptors and signals made its own, child subreaper;
+//! 2. private mount namespace, tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu ([`namespace`]);
+//! 3. the mounts of `CPU_FSTAB` ([`mounts`]);
+//! 4. working directory ([`directory`]) and command ([`command`]);
+//! 5. wait until the command and all its descendants are gone ([`wait`]);
+//! 6. end as the command ended: with its status, or by its signal.
+//!
+//! A failed step says which, on what, and why, in one line on standard error. Statuses of its own:
+//! 127 no such command, 126 a command that can't be run, 255 no session.
+
+mod command;
+mod directory;
+mod mounts;
+mod namespace;
+mod wait;
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use cpu_proto::{ENV_FSTAB, ENV_FSTAB_LC};
+use nix::fcntl::OFlag;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
+use nix::sys::stat::{Mode, umask};
+use nix::sys::wait::WaitStatus;
+
+use crate::console::say;
+use crate::sys;
+
+/// Variables that were for cpud and not for the command. The last is the Go client's nonce.
+const CONSUMED: [&str; 3] = [ENV_FSTAB, ENV_FSTAB_LC, "CPUNONCE"];
+
+/// What the server asks for.
+struct Request {
+    /// Bytes are signal numbers, the end is the end of the client.
+    control: OwnedFd,
+    /// Our end of the socket pair that leads to the client's file server.
+    ninep: Option<OwnedFd>,
+    /// Standard input is the terminal.
+    tty: bool,
+    /// Command and arguments; none: the user's shell.
+    words: Vec<OsString>,
+}
+
+/// Runs the role; `args` are those after the word `session`.
+pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    match parse(args).and_then(run) {
+        Ok(status) => end_as(status),
+        Err(error) => {
+            say(format_args!("no session: {error:#}"));
+            ExitCode::from(255)
+        }
+    }
+}
+
+fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
+    let (mut control, mut ninep, mut tty) = (None, None, false);
+    while let Some(arg) = args.next() {
+        let mut descriptor = |slot: &mut Option<OwnedFd>| -> Result<()> {
+            ensure!(slot.is_none(), "{} given twice", shown(&arg));
+            let number = args.next().and_then(|n| n.to_str()?.parse().ok());
+            let number =
+                number.with_context(|| format!("{} needs a descriptor's number", shown(&arg)))?;
+            let fd = sys::inherit(number).with_context(|| format!("{} {number}", shown(&arg)))?;
+            *slot = Some(fd);
+            Ok(())
+        };
+        match arg.as_encoded_bytes() {
+            b"--control" => descriptor(&mut control)?,
+            b"--9p" => descriptor(&mut ninep)?,
+            b"--tty" => tty = true,
+            b"--" => {
+                let control = control.context("--control is missing")?;
+                return Ok(Request {
+                    control,
+                    ninep,
+                    tty,
+                    words: args.collect(),
+                });
+            }
+            _ => bail!("unknown argument {}", shown(&arg)),
+        }
+    }
+    bail!("the -- before the command is missing")
+}
+
+fn run(request: Request) -> Result<WaitStatus> {
+    let Request {
+        control,
+        ninep,
+        tty,
+        words,
+    } = request;
+    sys::close_the_rest_on_exec().context("cannot mark descriptors close-on-exec")?;
+    // From here only the control channel ends the session; `wait` reads what it needs to know.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
+        .context("cannot block signals")?;
+    nix::sys::prctl::set_child_subreaper(true).context("cannot become child subreaper")?;
+    umask(Mode::from_bits_truncate(0o022));
+    // Opened now, since a mount of the session may cover it.
+    let proc = nix::dir::Dir::open("/proc", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .context("cannot open /proc (is it mounted?)")?;
+
+    let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
+    namespace::make_private()?;
+    namespace::make_tmp()?;
+    let client = ninep
+        .map(|fd| namespace::mount_9p(fd, env::var_os("USER")))
+        .transpose()?;
+    if let Some(fstab) = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC)) {
+        mounts::mount_all(&fstab, client.as_ref());
+    }
+    let directory = directory.enter(client.as_ref())?;
+    // An open descriptor would keep nothing alive that matters, but it has no more use either.
+    drop(client);
+
+    match command::start(words, &directory, &CONSUMED, tty) {
+        Ok(pid) => {
+            wait::release_standard_streams(tty)?;
+            wait::until_all_are_gone(pid, control, tty, proc)
+        }
+        Err(failure) => {
+            say(&failure);
+            Ok(WaitStatus::Exited(nix::unistd::getpid(), failure.status()))
+        }
+    }
+}
+
+/// Ends this process as the command ended, so that the server sees what a shell would have seen.
+fn end_as(status: WaitStatus) -> ExitCode {
+    match status {
+        WaitStatus::Exited(_, code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)),
+        WaitStatus::Signaled(_, signal, _) => die_by(signal),
+        other => {
+            say(format_args!("the command's end is unknown: {other:?}"));
+            ExitCode::from(255)
+        }
+    }
+}
+
+fn die_by(signal: Signal) -> ExitCode {
+    use nix::sys::resource::{Resource, setrlimit};
+    // The command has dumped core already if it was to; a second one, of cpud, would mislead.
+    let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    sys::reset_signal_actions();
+    let _ = raise(signal);
+    let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(signal)), None);
+    // Only reached for a signal whose default isn't death; a shell's convention for the rest.
+    ExitCode::from(128 + u8::try_from(signal as i32).unwrap_or(127))
+}
+
+/// A path or word in a message: quoted only when it has bytes that a terminal should not get.
+fn shown(name: &OsStr) -> String {
+    match name.to_str() {
+        Some(plain) if !plain.is_empty() && !plain.chars().any(char::is_control) => plain.into(),
+        _ => format!("{:?}", name.to_string_lossy()),
+    }
+}

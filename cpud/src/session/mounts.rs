@@ -1,0 +1,160 @@
+//! The mounts the client asks for in `CPU_FSTAB`, in order. One that fails is told and left out.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use cpu_proto::MOUNT_POINT;
+use cpu_proto::fstab::{self, Entry};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
+use nix::sys::statvfs::statvfs;
+
+use super::namespace::{Client, NONE};
+use super::shown;
+use crate::console::say;
+
+/// linux/magic.h; the root of an initramfs that is not a tmpfs.
+const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
+
+/// Mounts every line of `text` that can be.
+pub(super) fn mount_all(text: &OsStr, client: Option<&Client>) {
+    for line in fstab::parse(text.as_bytes()) {
+        let done = line
+            .map_err(anyhow::Error::from)
+            .and_then(|entry| mount_one(&entry, client));
+        if let Err(error) = done {
+            say(format_args!("{error:#}"));
+        }
+    }
+}
+
+fn mount_one(entry: &Entry, client: Option<&Client>) -> Result<()> {
+    let (source, target) = (shown(&entry.source), entry.target.display());
+    if entry.flags & fstab::BIND != 0 && entry.flags & fstab::REMOUNT == 0 {
+        bind(entry, client).with_context(|| format!("cannot bind {source} on {target}"))
+    } else {
+        let fstype = shown(&entry.fstype);
+        mount_type(entry).with_context(|| format!("cannot mount {fstype} {source} on {target}"))
+    }
+}
+
+fn mount_type(entry: &Entry) -> Result<()> {
+    let target = prepare_target(&entry.target, true)?;
+    let data = Some(entry.data.as_os_str()).filter(|data| !data.is_empty());
+    let (source, fstype) = (entry.source.as_os_str(), entry.fstype.as_os_str());
+    mount(
+        Some(source),
+        &target,
+        Some(fstype),
+        flags(entry.flags),
+        data,
+    )
+    .map_err(|errno| match errno {
+        Errno::ENODEV => anyhow!("the kernel has no {}", shown(fstype)),
+        _ => anyhow!(errno.desc()),
+    })?;
+    propagate(&target, entry)
+}
+
+fn bind(entry: &Entry, client: Option<&Client>) -> Result<()> {
+    let source = open_source(&entry.source, client)?;
+    let target = prepare_target(&entry.target, is_directory(&source))?;
+    let path = format!("/proc/self/fd/{}", source.as_raw_fd());
+    let binding = flags(entry.flags & (fstab::BIND | fstab::REC));
+    mount(Some(path.as_str()), &target, NONE, binding, NONE).map_err(|e| anyhow!(e.desc()))?;
+
+    // The bind itself takes no other flags (mount(2)), and setting some drops those that the
+    // source's mount has; the first four have the same values in both calls.
+    let wanted = flags(entry.flags & !(fstab::BIND | fstab::REC));
+    if !wanted.is_empty() {
+        let kept = statvfs(&target).map_or(0, |fs| fs.flags().bits() & 0xf);
+        let all =
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::from_bits_truncate(kept) | wanted;
+        mount(NONE, &target, NONE, all, NONE).map_err(|errno| {
+            anyhow!("bound, but its options are not in force: {}", errno.desc())
+        })?;
+    }
+    propagate(&target, entry)
+}
+
+fn flags(bits: u32) -> MsFlags {
+    MsFlags::from_bits_retain(bits.into())
+}
+
+fn propagate(target: &Path, entry: &Entry) -> Result<()> {
+    if entry.propagation == 0 {
+        return Ok(());
+    }
+    mount(NONE, target, NONE, flags(entry.propagation), NONE)
+        .map_err(|errno| anyhow!("mounted, but its propagation is not set: {}", errno.desc()))
+}
+
+/// Opens the source of a bind. What lies beneath the client's tree is resolved inside it, so that
+/// the client's `/bin -> /usr/bin` does not lead into the machine's `/usr/bin`.
+fn open_source(source: &OsStr, client: Option<&Client>) -> Result<OwnedFd> {
+    let path = Path::new(source);
+    match (path.strip_prefix(MOUNT_POINT), client) {
+        (Ok(inner), Some(client)) => client.resolve(inner).map_err(|errno| match errno {
+            Errno::ENOENT => anyhow!("the client has no /{}", inner.display()),
+            _ => anyhow!("the client's /{}: {}", inner.display(), errno.desc()),
+        }),
+        (Ok(_), None) => bail!("the client's files are not mounted, 9P is off"),
+        (Err(_), _) => open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .map_err(|errno| anyhow!(errno.desc())),
+    }
+}
+
+fn is_directory(fd: &OwnedFd) -> bool {
+    fstat(fd).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
+}
+
+/// The real path of a mount point. A missing one is made when that leaves no trace on the machine:
+/// on the session's own /tmp, or when the machine's root is in memory.
+fn prepare_target(target: &Path, directory: bool) -> Result<PathBuf> {
+    let real = match fs::canonicalize(target) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            make_target(target, directory)?;
+            fs::canonicalize(target)
+        }
+        other => other,
+    }
+    .context("cannot use the mount point")?;
+    if real == Path::new("/") {
+        bail!("nothing would see it there; name the directories you need");
+    }
+    Ok(real)
+}
+
+fn make_target(target: &Path, directory: bool) -> Result<()> {
+    let device = |path: &str| fs::metadata(path).map(|meta| meta.dev()).ok();
+    let in_memory =
+        statfs("/").is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&fs.filesystem_type()));
+    let mut allowed = [device("/tmp"), if in_memory { device("/") } else { None }]
+        .into_iter()
+        .flatten();
+    // The deepest directory that exists decides: it may be the client's, or on a disk.
+    let above = target.ancestors().find_map(|path| fs::metadata(path).ok());
+    if !above.is_some_and(|above| allowed.any(|device| device == above.dev())) {
+        bail!("the machine has no such directory: make it there, or leave it out of the namespace");
+    }
+    let made = match (directory, target.parent()) {
+        (true, _) | (_, None) => fs::create_dir_all(target),
+        (false, Some(parent)) => fs::create_dir_all(parent).and_then(|()| {
+            fs::OpenOptions::new()
+                .append(true)
+                .create(true)
+                .open(target)
+                .map(drop)
+        }),
+    };
+    made.context("cannot make the mount point")
+}

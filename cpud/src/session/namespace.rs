@@ -1,0 +1,181 @@
+//! The private mount namespace and what is in it before the client's wishes: a `/tmp` of its own,
+//! the machine's root on `/tmp/local`, the client's files on `/tmp/cpu`.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use cpu_proto::{LOCAL_POINT, MAX_MSIZE, MOUNT_POINT};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::Mode;
+
+/// No data, no type: what nix wants to be told about the type of nothing.
+pub(super) const NONE: Option<&str> = None;
+
+/// Leaves the machine's mount namespace: nothing mounted from here on is seen outside, and all of
+/// it vanishes with the last process of the session.
+pub(super) fn make_private() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| match errno {
+        Errno::EPERM => anyhow!("cannot make a private mount namespace: cpud must run as root"),
+        _ => anyhow!("cannot make a private mount namespace: {}", errno.desc()),
+    })?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(|errno| match errno
+    {
+        Errno::EINVAL => anyhow!(
+            "cannot make the mounts beneath / private: / is not a mount point, as in a chroot; \
+             run cpud in a container or bind the directory on itself first"
+        ),
+        _ => anyhow!("cannot make the mounts beneath / private: {}", errno.desc()),
+    })
+}
+
+/// Mounts a fresh tmpfs on /tmp and the machine's root on /tmp/local, without what is mounted on it.
+pub(super) fn make_tmp() -> Result<()> {
+    let tmp = Path::new("/tmp");
+    if !tmp.is_dir() {
+        fs::create_dir(tmp)
+            .context("cannot make /tmp, on which the session's files are mounted")?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("cpu"), tmp, Some("tmpfs"), flags, Some("mode=1777"))
+        .map_err(|errno| mount_error("tmpfs", tmp, errno))?;
+    for point in [MOUNT_POINT, LOCAL_POINT] {
+        fs::create_dir(point).with_context(|| format!("cannot make {point}"))?;
+    }
+    mount(Some("/"), LOCAL_POINT, NONE, MsFlags::MS_BIND, NONE)
+        .map_err(|errno| anyhow!("cannot bind / on {LOCAL_POINT}: {}", errno.desc()))
+}
+
+/// The client's tree, mounted on [`MOUNT_POINT`].
+pub(super) struct Client(OwnedFd);
+
+/// Mounts the client's files. The kernel keeps the connection; the descriptor is closed.
+pub(super) fn mount_9p(connection: OwnedFd, user: Option<OsString>) -> Result<Client> {
+    let fd = connection.as_raw_fd();
+    // cache=mmap: the one mode in which shared writable mappings work and read data is not kept.
+    let mut options =
+        format!("version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={MAX_MSIZE},cache=mmap");
+    if let Some(user) = user.filter(|user| !user.is_empty()) {
+        options.push_str(",uname=");
+        options.push_str(&plain_name(&user));
+    }
+    let point = Path::new(MOUNT_POINT);
+    mount(
+        Some("cpu"),
+        point,
+        Some("9p"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )
+    .map_err(|errno| mount_error("9p", point, errno))?;
+    drop(connection);
+    let root = open(
+        point,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| anyhow!("cannot open {MOUNT_POINT}: {}", errno.desc()))?;
+    Ok(Client(root))
+}
+
+impl Client {
+    /// Opens (`O_PATH`) what `path` means on the client: its absolute symlinks and `..` stay in
+    /// the client's tree.
+    pub(super) fn resolve(&self, path: &Path) -> nix::Result<OwnedFd> {
+        let path = if path == Path::new("") {
+            Path::new("/")
+        } else {
+            path
+        };
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        openat2(&self.0, path, how)
+    }
+}
+
+/// A user's name that can't add mount options: other bytes than those of portable names become `_`.
+fn plain_name(user: &OsStr) -> String {
+    let portable = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+    let shown = |&b: &u8| if portable(b) { char::from(b) } else { '_' };
+    user.as_bytes().iter().take(255).map(shown).collect()
+}
+
+/// What a failed mount(2) of `fstype` on `target` means, and what to do.
+fn mount_error(fstype: &str, target: &Path, errno: Errno) -> anyhow::Error {
+    let at = target.display();
+    match errno {
+        Errno::ENODEV if fstype == "9p" => anyhow!(
+            "cannot mount 9p on {at}: the kernel has no 9p (CONFIG_NET_9P_FD, CONFIG_9P_FS); \
+             use a kernel that has, or -9p=false"
+        ),
+        Errno::ENODEV => anyhow!("cannot mount {fstype} on {at}: the kernel has no {fstype}"),
+        Errno::EPROTONOSUPPORT
+        | Errno::EIO
+        | Errno::EREMOTEIO
+        | Errno::ECONNRESET
+        | Errno::EPIPE
+            if fstype == "9p" =>
+        {
+            anyhow!(
+                "cannot mount 9p on {at}: the client's file server does not answer ({})",
+                errno.desc()
+            )
+        }
+        _ => anyhow!("cannot mount {fstype} on {at}: {}", errno.desc()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_add_no_mount_options() {
+        assert_eq!(plain_name(OsStr::new("ann.b-c")), "ann.b-c");
+        assert_eq!(
+            plain_name(OsStr::from_bytes(b"a,cache=loose\xff\n")),
+            "a_cache_loose__"
+        );
+        assert_eq!(plain_name(OsStr::new(&"x".repeat(1000))).len(), 255);
+    }
+
+    #[test]
+    fn the_clients_symlinks_stay_in_its_tree() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::create_dir_all(tree.path().join("usr/bin")).unwrap();
+        fs::write(tree.path().join("usr/bin/date"), "theirs").unwrap();
+        for (link, to) in [("bin", "/usr/bin"), ("out", "../../../../usr/bin")] {
+            std::os::unix::fs::symlink(to, tree.path().join(link)).unwrap();
+        }
+        let client = Client(fs::File::open(tree.path()).unwrap().into());
+        for path in ["bin/date", "/bin/date", "out/date", "../bin/date"] {
+            let found = client.resolve(Path::new(path)).unwrap();
+            let real = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).unwrap();
+            assert_eq!(
+                real,
+                tree.path().canonicalize().unwrap().join("usr/bin/date")
+            );
+        }
+        assert_eq!(
+            client.resolve(Path::new("usr/bin/env")).unwrap_err(),
+            Errno::ENOENT
+        );
+        assert!(client.resolve(Path::new("")).is_ok());
+    }
+
+    #[test]
+    fn a_kernel_without_9p_is_named() {
+        let text = mount_error("9p", Path::new("/tmp/cpu"), Errno::ENODEV).to_string();
+        assert!(
+            text.starts_with("cannot mount 9p on /tmp/cpu: the kernel has no 9p"),
+            "{text}"
+        );
+    }
+}
