@@ -1,0 +1,170 @@
+//! What is kept between runs, outside of any repository: unpacked sources, compiled objects, finished
+//! kernels, under `$XDG_CACHE_HOME/cpu-appliance`. Any of it may be deleted at any time when no
+//! mkimage runs.
+
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use crate::progress::Progress;
+
+/// Why the cache cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("no place for the cache: neither XDG_CACHE_HOME nor HOME is an absolute path")]
+    NoPlace,
+    #[error("cannot {what} {path} of the cache")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+}
+
+/// The cache's directory.
+pub(crate) struct Cache {
+    root: PathBuf,
+}
+
+/// The right to work in a directory of the cache, until dropped. A child that has the file as its
+/// standard input keeps it too, so that what a killed mkimage leaves running is not disturbed.
+pub(crate) struct Lock(File);
+
+impl Cache {
+    /// Where the XDG Base Directory Specification says.
+    pub(crate) fn from_environment() -> Result<Self, Error> {
+        let absolute = |name| {
+            std::env::var_os(name)
+                .map(PathBuf::from)
+                .filter(|path| path.is_absolute())
+        };
+        let base = absolute("XDG_CACHE_HOME")
+            .or_else(|| absolute("HOME").map(|home| home.join(".cache")))
+            .ok_or(Error::NoPlace)?;
+        Ok(Self::at(base.join("cpu-appliance")))
+    }
+
+    fn at(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    /// A directory of the cache, made when missing. It is the user's alone: finished kernels have the
+    /// machine's host key in them.
+    pub(crate) fn directory(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.root.join(name);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|source| Error::Io {
+                what: "make",
+                path: path.clone(),
+                source,
+            })?;
+        Ok(path)
+    }
+
+    /// Wait for the lock beside `path`, and say so when another process has it.
+    pub(crate) fn lock(path: &Path, progress: Progress) -> Result<Lock, Error> {
+        let path = path.with_added_extension("lock");
+        let failed = |source| Error::Io {
+            what: "lock",
+            path: path.clone(),
+            source,
+        };
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .read(true)
+            .open(&path)
+            .map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                progress.say(format!("waiting for another mkimage ({})", path.display()));
+                file.lock().map_err(failed)?;
+            }
+            Err(TryLockError::Error(source)) => return Err(failed(source)),
+        }
+        Ok(Lock(file))
+    }
+
+    /// Remove all but the `keep` entries of `directory` that were made last.
+    pub(crate) fn keep_newest(directory: &Path, keep: usize) -> Result<(), Error> {
+        let failed = |what| {
+            move |source| Error::Io {
+                what,
+                path: directory.to_owned(),
+                source,
+            }
+        };
+        let mut entries: Vec<(SystemTime, PathBuf)> = fs::read_dir(directory)
+            .and_then(|entries| {
+                entries
+                    .map(|entry| entry.and_then(|e| Ok((e.metadata()?.modified()?, e.path()))))
+                    .collect()
+            })
+            .map_err(failed("list"))?;
+        entries.sort_unstable();
+        let surplus = entries.len().saturating_sub(keep);
+        for (_, path) in entries.into_iter().take(surplus) {
+            fs::remove_dir_all(&path).map_err(failed("clean"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Lock {
+    /// The file for a child's standard input, see [`Lock`].
+    pub(crate) fn for_child(&self) -> Result<File, Error> {
+        self.0.try_clone().map_err(|source| Error::Io {
+            what: "share the lock",
+            path: PathBuf::new(),
+            source,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_child_keeps_the_lock_when_its_parent_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("tree");
+        let lock = Cache::lock(&tree, Progress::new(true)).unwrap();
+        let mut child = Command::new("sleep")
+            .arg("60")
+            .stdin(lock.for_child().unwrap())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        drop(lock);
+        let file = File::open(tree.with_added_extension("lock")).unwrap();
+        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        file.try_lock().unwrap();
+    }
+
+    #[test]
+    fn the_newest_are_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, age) in [("old", 300), ("middle", 200), ("new", 100)] {
+            let path = dir.path().join(name);
+            fs::create_dir(&path).unwrap();
+            let time = SystemTime::now() - Duration::from_secs(age);
+            File::open(&path).unwrap().set_modified(time).unwrap();
+        }
+        Cache::keep_newest(dir.path(), 2).unwrap();
+        assert!(!dir.path().join("old").exists());
+        assert!(dir.path().join("middle").exists() && dir.path().join("new").exists());
+    }
+}

@@ -1,0 +1,170 @@
+//! Kernel configuration: the fragments of `kernel-configs/`, merged, and compared with the `.config`
+//! that the kernel's own tool made of them. Pure.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+/// Why a fragment cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("line {line} of the kernel configuration {name} is not understood: {text:?}")]
+pub(crate) struct Error {
+    name: String,
+    line: usize,
+    text: String,
+}
+
+/// Options with their values as written; `n` for those that are off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Config(BTreeMap<String, String>);
+
+impl Config {
+    /// Read `CONFIG_X=value` and `# CONFIG_X is not set`, as .config files have them. `name` is for
+    /// the error.
+    pub(crate) fn parse(name: &str, text: &str) -> Result<Self, Error> {
+        let mut options = BTreeMap::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            let off = line
+                .strip_prefix("# ")
+                .and_then(|rest| rest.strip_suffix(" is not set"));
+            let (option, value) = match (off, line.split_once('=')) {
+                (Some(option), _) if is_option(option) => (option, "n"),
+                _ if line.is_empty() || line.starts_with('#') => continue,
+                (_, Some((option, value))) if is_option(option) && !value.is_empty() => {
+                    (option, value)
+                }
+                _ => {
+                    return Err(Error {
+                        name: name.to_owned(),
+                        line: index + 1,
+                        text: line.to_owned(),
+                    });
+                }
+            };
+            options.insert(option.to_owned(), value.to_owned());
+        }
+        Ok(Self(options))
+    }
+
+    /// Add `other`, which wins where both say something.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
+    /// Ask for a string option, quoted as Kconfig quotes.
+    pub(crate) fn set_string(&mut self, option: &str, value: &str) {
+        let escaped = value.replace('\\', r"\\").replace('"', "\\\"");
+        self.0.insert(option.to_owned(), format!("\"{escaped}\""));
+    }
+
+    /// Ask for a boolean option.
+    pub(crate) fn enable(&mut self, option: &str) {
+        self.0.insert(option.to_owned(), "y".to_owned());
+    }
+
+    /// What `self` asks for and `made` does not have, one readable item each.
+    pub(crate) fn lost_in(&self, made: &Self) -> Vec<String> {
+        self.0
+            .iter()
+            .filter_map(|(option, asked)| {
+                let got = made.0.get(option).map_or("n", String::as_str);
+                (got != asked).then(|| format!("{option} is {got} instead of {asked}"))
+            })
+            .collect()
+    }
+}
+
+impl std::fmt::Display for Config {
+    /// As a .config file.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (option, value) in &self.0 {
+            match value.as_str() {
+                "n" => writeln!(f, "# {option} is not set")?,
+                _ => writeln!(f, "{option}={value}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_option(text: &str) -> bool {
+    text.strip_prefix("CONFIG_").is_some_and(|name| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    })
+}
+
+/// A list of lost options for an error message.
+pub(crate) fn list(lost: &[String]) -> String {
+    lost.iter().fold(String::new(), |mut text, item| {
+        let _ = write!(text, "\n  {item}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        Config::parse("test", text).unwrap()
+    }
+
+    #[test]
+    fn the_later_fragment_wins() {
+        let mut merged = config("# why\nCONFIG_A=y\nCONFIG_B=\"x=y\"\n\nCONFIG_C=64");
+        merged.merge(config("# CONFIG_A is not set\nCONFIG_C=8"));
+        assert_eq!(
+            merged.to_string(),
+            "# CONFIG_A is not set\nCONFIG_B=\"x=y\"\nCONFIG_C=8\n"
+        );
+    }
+
+    #[test]
+    fn every_lost_option_is_named() {
+        let asked = config("CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=8\n# CONFIG_D is not set\nCONFIG_E=n");
+        let made = config("CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=64\nCONFIG_D=y\nCONFIG_F=y");
+        assert_eq!(
+            asked.lost_in(&made),
+            [
+                "CONFIG_B is n instead of y",
+                "CONFIG_C is 64 instead of 8",
+                "CONFIG_D is y instead of n",
+            ]
+        );
+        assert!(asked.lost_in(&asked).is_empty());
+    }
+
+    #[test]
+    fn nonsense_is_an_error_that_says_where() {
+        for text in [
+            "CONFIG_A=y\nCONFIG B=y",
+            "CONFIG_A=y\nA=y",
+            "\nCONFIG_A=",
+            "\nCONFIG_A",
+        ] {
+            let error = Config::parse("x.config", text).unwrap_err();
+            assert_eq!((error.name.as_str(), error.line), ("x.config", 2), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(strings in proptest::collection::btree_map("[A-Z0-9_]{1,9}", "[ -~]{0,20}", 0..9)) {
+            let mut written = Config::default();
+            for (name, value) in &strings {
+                written.set_string(&format!("CONFIG_{name}"), value);
+            }
+            prop_assert_eq!(config(&written.to_string()), written);
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}") {
+            let _ = Config::parse("any", &text);
+        }
+    }
+}

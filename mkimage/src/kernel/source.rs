@@ -1,0 +1,261 @@
+//! The kernel's source: found, fetched when there is none, checked, unpacked into the cache.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
+
+use crate::cache::{self, Cache};
+use crate::progress::Progress;
+use crate::tools::{self, Tool};
+
+/// Debian's and Ubuntu's package.
+const PACKAGED: &str = "/usr/src/linux-source-6.12.tar.xz";
+
+/// What is fetched when nothing else is there. The hash is the one of kernel.org's sha256sums.asc,
+/// as distributions that build from the same tarball have it too.
+const PINNED_URL: &str = "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.80.tar.xz";
+const PINNED_SHA256: &str = "c92591d896e79ecddbc3319136f0c2f855e832b397de7593f013ad7590a43e53";
+
+/// Why there is no source.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("KERNEL_SRC is {0}, which is not there")]
+    NoKernelSrc(PathBuf),
+    #[error("cannot read the kernel source {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error(
+        "{url} came with SHA-256 {got}, not {PINNED_SHA256}: it is not used; \
+         try again, or set KERNEL_SRC to a source that you trust", url = PINNED_URL
+    )]
+    WrongHash { got: String },
+    #[error(
+        "cannot fetch the kernel source {PINNED_URL}; \
+         install linux-source-6.12, or set KERNEL_SRC to a directory or tarball"
+    )]
+    Fetch(#[source] tools::Error),
+    #[error("cannot unpack the kernel source {path}")]
+    Unpack { path: PathBuf, source: tools::Error },
+    #[error("cannot put the kernel source into {path}")]
+    Place { path: PathBuf, source: io::Error },
+    #[error("{0} has no kernel in it: its top directory lacks Makefile or Kconfig")]
+    NotAKernel(PathBuf),
+    #[error(transparent)]
+    Tools(#[from] tools::Error),
+    #[error(transparent)]
+    Cache(#[from] cache::Error),
+}
+
+/// A kernel source that exists on this machine.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// Used where it is; may change at any time.
+    Directory(PathBuf),
+    /// Known by the SHA-256 of the tarball, in lower-case hex.
+    Tarball { path: PathBuf, sha256: String },
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) | Self::Tarball { path, .. } => path.display().fmt(f),
+        }
+    }
+}
+
+impl Source {
+    /// The first that there is: `KERNEL_SRC`, Debian's package, the pinned tarball, which is fetched
+    /// when the cache does not have it yet.
+    pub(crate) fn find(cache: &Cache, progress: Progress) -> Result<Self, Error> {
+        if let Some(given) = std::env::var_os("KERNEL_SRC").filter(|given| !given.is_empty()) {
+            let path = fs::canonicalize(&given).map_err(|_| Error::NoKernelSrc(given.into()))?;
+            return if path.is_dir() {
+                Ok(Self::Directory(path))
+            } else {
+                Self::tarball(path)
+            };
+        }
+        let packaged = Path::new(PACKAGED);
+        if packaged.exists() {
+            return Self::tarball(packaged.to_owned());
+        }
+        fetch_pinned(cache, progress)
+    }
+
+    fn tarball(path: PathBuf) -> Result<Self, Error> {
+        let sha256 = hash(&path)?;
+        Ok(Self::Tarball { path, sha256 })
+    }
+
+    /// What tells this source from others; for a directory only its place, since it may change.
+    pub(crate) fn identity(&self) -> String {
+        match self {
+            Self::Directory(path) => format!("directory {}", path.display()),
+            Self::Tarball { sha256, .. } => format!("tarball {sha256}"),
+        }
+    }
+
+    /// The source's directory; a tarball is unpacked into the cache, once.
+    pub(crate) fn unpack(&self, cache: &Cache, progress: Progress) -> Result<PathBuf, Error> {
+        let (path, sha256) = match self {
+            Self::Directory(path) => return is_kernel(path).map(|()| path.clone()),
+            Self::Tarball { path, sha256 } => (path, sha256),
+        };
+        let tree = cache
+            .directory("source")?
+            .join(sha256.get(..16).unwrap_or(sha256));
+        let lock = Cache::lock(&tree, progress)?;
+        if tree.exists() {
+            return Ok(tree);
+        }
+        tools::require(&[
+            Tool {
+                program: "tar",
+                package: "tar",
+            },
+            Tool {
+                program: "xz",
+                package: "xz-utils",
+            },
+        ])?;
+        let task = progress.task("unpacking", None);
+        let part = tree.with_extension("part");
+        let place = |source| Error::Place {
+            path: part.clone(),
+            source,
+        };
+        // What an interrupted run left.
+        if part.exists() {
+            fs::remove_dir_all(&part).map_err(place)?;
+        }
+        fs::create_dir(&part).map_err(place)?;
+        let mut tar = tools::command("tar");
+        tar.args(["-x", "--strip-components=1", "--no-same-owner", "-f"])
+            .arg(path)
+            .arg("-C")
+            .arg(&part)
+            .stdin(lock.for_child()?);
+        tools::run(tar, &tree.with_extension("log"), |_| ()).map_err(|source| Error::Unpack {
+            path: path.clone(),
+            source,
+        })?;
+        is_kernel(&part).map_err(|_| Error::NotAKernel(path.clone()))?;
+        fs::rename(&part, &tree).map_err(place)?;
+        drop(task);
+        Ok(tree)
+    }
+}
+
+fn is_kernel(tree: &Path) -> Result<(), Error> {
+    if tree.join("Makefile").is_file() && tree.join("Kconfig").is_file() {
+        Ok(())
+    } else {
+        Err(Error::NotAKernel(tree.to_owned()))
+    }
+}
+
+fn fetch_pinned(cache: &Cache, progress: Progress) -> Result<Source, Error> {
+    let name = PINNED_URL.rsplit('/').next().unwrap_or(PINNED_URL);
+    let path = cache.directory("source")?.join(name);
+    let lock = Cache::lock(&path, progress)?;
+    if !path.exists() {
+        tools::require(&[Tool {
+            program: "curl",
+            package: "curl",
+        }])?;
+        let task = progress.task("fetching", None);
+        let part = path.with_added_extension("part");
+        let mut curl = tools::command("curl");
+        curl.args([
+            "--fail",
+            "--silent",
+            "--show-error",
+            "--location",
+            "--retry",
+            "3",
+            "--output",
+        ])
+        .arg(&part)
+        .arg(PINNED_URL)
+        .stdin(lock.for_child()?);
+        // A proxy is part of where one is, not of what is fetched.
+        for proxy in [
+            "https_proxy",
+            "HTTPS_PROXY",
+            "ALL_PROXY",
+            "NO_PROXY",
+            "no_proxy",
+        ] {
+            if let Some(value) = std::env::var_os(proxy) {
+                curl.env(proxy, value);
+            }
+        }
+        tools::run(curl, &path.with_added_extension("log"), |_| ()).map_err(Error::Fetch)?;
+        accept(&part, &path, PINNED_SHA256)?;
+        drop(task);
+    }
+    Source::tarball(path)
+}
+
+/// Give what was fetched its name when it is what was expected, else remove it.
+fn accept(part: &Path, path: &Path, expected: &str) -> Result<(), Error> {
+    let got = hash(part)?;
+    let place = |source| Error::Place {
+        path: path.to_owned(),
+        source,
+    };
+    if got == expected {
+        fs::rename(part, path).map_err(place)
+    } else {
+        fs::remove_file(part).map_err(place)?;
+        Err(Error::WrongHash { got })
+    }
+}
+
+fn hash(path: &Path) -> Result<String, Error> {
+    let read = || {
+        let mut file = File::open(path)?;
+        let mut hash = Sha256::new();
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(HEXLOWER.encode(&hash.finalize())),
+                length => hash.update(&buffer[..length]),
+            }
+        }
+    };
+    read().map_err(|source: io::Error| Error::Read {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_expected_bytes_are_accepted() {
+        let dir = tempfile::tempdir().unwrap();
+        let (part, path) = (dir.path().join("part"), dir.path().join("tarball"));
+        // printf abc | sha256sum
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        fs::write(&part, "abd").unwrap();
+        assert!(matches!(
+            accept(&part, &path, abc),
+            Err(Error::WrongHash { .. })
+        ));
+        assert!(!part.exists() && !path.exists());
+        fs::write(&part, "abc").unwrap();
+        accept(&part, &path, abc).unwrap();
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn a_directory_that_is_no_kernel_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(is_kernel(dir.path()), Err(Error::NotAKernel(_))));
+    }
+}

@@ -1,0 +1,193 @@
+//! The one place that runs programs of others: the kernel's own build, and what fetches and unpacks
+//! its source. Each runs with a clean environment, its output in a log whose end an error shows.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+
+/// How many of the last lines of a log an error shows.
+const TAIL: usize = 20;
+
+/// A program, and the Debian package that has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tool {
+    pub(crate) program: &'static str,
+    pub(crate) package: &'static str,
+}
+
+/// Why a program did not do its work.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "missing: {}; on Debian or Ubuntu: apt-get install {}",
+        .0.iter().map(|tool| tool.program).collect::<Vec<_>>().join(", "),
+        .0.iter().map(|tool| tool.package).collect::<Vec<_>>().join(" ")
+    )]
+    Missing(Vec<Tool>),
+    #[error("cannot run {program}")]
+    Run { program: String, source: io::Error },
+    #[error("cannot write the log {path}")]
+    Log { path: PathBuf, source: io::Error },
+    #[error("{program} failed ({status}); the end of {log}:\n{tail}", log = .log.display())]
+    Failed {
+        program: String,
+        status: ExitStatus,
+        log: PathBuf,
+        tail: String,
+    },
+}
+
+/// Tell all that is missing at once.
+pub(crate) fn require(tools: &[Tool]) -> Result<(), Error> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let missing: Vec<Tool> = tools
+        .iter()
+        .filter(|tool| !std::env::split_paths(&path).any(|dir| runs(&dir.join(tool.program))))
+        .copied()
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(Error::Missing(missing))
+    }
+}
+
+fn runs(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && file.permissions().mode() & 0o111 != 0)
+}
+
+/// A command that inherits nothing of the environment but where programs, a home and temporary
+/// files are: neither `make -j` around us nor a stray CROSS_COMPILE changes what comes out.
+pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("LC_ALL", "C").stdin(Stdio::null());
+    for name in ["PATH", "HOME", "TMPDIR"] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    command
+}
+
+/// The first line that a program prints, such as its version.
+pub(crate) fn first_line(mut command: Command) -> Result<String, Error> {
+    let output = command
+        .output()
+        .map_err(|source| cannot_run(&command, source))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+/// Whether the C compiler finds a header.
+pub(crate) fn has_header(compiler: &str, header: &str) -> Result<bool, Error> {
+    let mut command = command(compiler);
+    command
+        .args(["-E", "-x", "c", "-", "-include", header])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    let status = command
+        .status()
+        .map_err(|source| cannot_run(&command, source))?;
+    Ok(status.success())
+}
+
+/// Run to the end with all output in `log`, and each line of standard output given to `on_line`.
+pub(crate) fn run(
+    mut command: Command,
+    log: &Path,
+    mut on_line: impl FnMut(&str),
+) -> Result<(), Error> {
+    let failed_log = |source| Error::Log {
+        path: log.to_owned(),
+        source,
+    };
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .map_err(failed_log)?;
+    let errors = file.try_clone().map_err(failed_log)?;
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .map_err(|source| cannot_run(&command, source))?;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).split(b'\n') {
+            let mut line = line.map_err(|source| cannot_run(&command, source))?;
+            on_line(&String::from_utf8_lossy(&line));
+            line.push(b'\n');
+            file.write_all(&line).map_err(failed_log)?;
+        }
+    }
+    let status = child
+        .wait()
+        .map_err(|source| cannot_run(&command, source))?;
+    if status.success() {
+        return Ok(());
+    }
+    let text = fs::read(log).map_err(failed_log)?;
+    Err(Error::Failed {
+        program: command.get_program().to_string_lossy().into_owned(),
+        status,
+        log: log.to_owned(),
+        tail: tail(&String::from_utf8_lossy(&text)),
+    })
+}
+
+fn cannot_run(command: &Command, source: io::Error) -> Error {
+    Error::Run {
+        program: command.get_program().to_string_lossy().into_owned(),
+        source,
+    }
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(TAIL)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_missing_is_told_with_its_packages() {
+        let absent = |program, package| Tool { program, package };
+        let tools = [
+            absent("no-such-flex", "flex"),
+            absent("sh", "dash"),
+            absent("no-such-bc", "bc"),
+        ];
+        assert_eq!(
+            require(&tools).unwrap_err().to_string(),
+            "missing: no-such-flex, no-such-bc; on Debian or Ubuntu: apt-get install flex bc"
+        );
+    }
+
+    #[test]
+    fn a_failure_shows_the_end_of_both_outputs() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let mut script = command("sh");
+        script.args(["-c", "seq 100; echo broken >&2; exit 3"]);
+        let mut lines = 0;
+        let error = run(script, &log, |_| lines += 1).unwrap_err();
+        assert_eq!(lines, 100);
+        let Error::Failed { status, tail, .. } = error else {
+            panic!("{error}");
+        };
+        assert_eq!(status.code(), Some(3));
+        assert!(tail.contains("broken") && tail.contains("100") && !tail.contains("\n50\n"));
+        assert!(fs::read_to_string(&log).unwrap().starts_with("1\n2\n"));
+    }
+
+    #[test]
+    fn headers_are_looked_for_by_the_compiler() {
+        assert!(has_header("gcc", "stdio.h").unwrap());
+        assert!(!has_header("gcc", "no/such/header.h").unwrap());
+    }
+}
