@@ -2,7 +2,9 @@
 //! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `network`, `connection` and
 //! `session` are started by it and by each other; else it is the server.
 
+mod cmdline;
 mod console;
+mod init;
 mod session;
 mod ssh;
 mod sys;
@@ -29,8 +31,15 @@ usage: cpud [-port N] [-pk FILE] [-hk FILE] [-d]    serve
 fn main() -> ExitCode {
     // The words of a session may be any bytes, so it reads its arguments itself.
     let mut args = std::env::args_os().skip(1);
-    if args.next().is_some_and(|role| role == "session") {
+    let role = args.next();
+    if role.as_ref().is_some_and(|role| role == "session") {
         return session::main(args);
+    }
+    if std::process::id() == 1 {
+        return init::main(&role.into_iter().chain(args).collect::<Vec<_>>());
+    }
+    if role.is_some_and(|role| role == "-init" || role == "--init") {
+        return init::main(&args.collect::<Vec<_>>());
     }
     match run() {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,0 +1,216 @@
+//! The supervised children: a table of roles of this same program, each started again when it
+//! dies, later and later if it dies young.
+
+use std::env;
+use std::ffi::{CString, OsString};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::console::say;
+use crate::sys;
+
+/// Role names for the console, and the argument that chooses each. The server has none.
+const ROLES: [(&str, Option<&str>); 2] = [("network", Some("network")), ("server", None)];
+
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// No child is dead for longer than this before it is started again.
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A child that lived this long did not die of how it was started.
+const SOUND: Duration = Duration::from_mins(1);
+
+/// All of them, and the flags they share.
+pub(super) struct Children {
+    table: [Child; ROLES.len()],
+    flags: Vec<OsString>,
+    /// Their deaths are wanted and not worth a line.
+    pub(super) ending: bool,
+}
+
+struct Child {
+    name: &'static str,
+    role: Option<&'static str>,
+    state: State,
+    pause: Duration,
+}
+
+enum State {
+    Alive {
+        pid: Pid,
+        since: Instant,
+    },
+    /// To be started then.
+    Due(Instant),
+}
+
+impl Children {
+    /// None is started yet, all are due.
+    pub(super) fn new(flags: Vec<OsString>) -> Self {
+        let now = Instant::now();
+        let table = ROLES.map(|(name, role)| Child {
+            name,
+            role,
+            state: State::Due(now),
+            pause: FIRST_PAUSE,
+        });
+        Self {
+            table,
+            flags,
+            ending: false,
+        }
+    }
+
+    /// Reaps every dead process, ours or adopted. True when there is no process left.
+    pub(super) fn reap(&mut self, now: Instant) -> bool {
+        loop {
+            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+                Ok(WaitStatus::StillAlive) => return false,
+                Ok(status) => self.died(status, now),
+                Err(Errno::EINTR) => {}
+                // ECHILD; nothing else is possible with these arguments.
+                Err(_) => return true,
+            }
+        }
+    }
+
+    fn died(&mut self, status: WaitStatus, now: Instant) {
+        let (pid, how) = match status {
+            WaitStatus::Exited(pid, code) => (pid, format!("ended with status {code}")),
+            WaitStatus::Signaled(pid, signal, _) => (pid, format!("was killed by {signal}")),
+            _ => return,
+        };
+        for child in &mut self.table {
+            if let State::Alive { pid: its, since } = child.state
+                && its == pid
+            {
+                let lived = now.saturating_duration_since(since);
+                let pause = child.rest(lived, now);
+                if self.ending {
+                    continue;
+                }
+                say(format_args!(
+                    "{} (pid {pid}) {how} after {} s; starting it again in {} s",
+                    child.name,
+                    lived.as_secs(),
+                    pause.as_secs()
+                ));
+            }
+        }
+    }
+
+    /// Starts every child whose time has come.
+    pub(super) fn start_due(&mut self, now: Instant) {
+        for child in &mut self.table {
+            if !matches!(child.state, State::Due(at) if at <= now) {
+                continue;
+            }
+            match child.start(&self.flags) {
+                Ok(pid) => child.state = State::Alive { pid, since: now },
+                Err(errno) => {
+                    let pause = child.rest(Duration::ZERO, now);
+                    say(format_args!(
+                        "cannot start {}: {}; trying again in {} s",
+                        child.name,
+                        errno.desc(),
+                        pause.as_secs()
+                    ));
+                }
+            }
+        }
+    }
+
+    /// When the next child is due; none while all are alive.
+    pub(super) fn next_start(&self) -> Option<Instant> {
+        let due = |child: &Child| match child.state {
+            State::Due(at) => Some(at),
+            State::Alive { .. } => None,
+        };
+        self.table.iter().filter_map(due).min()
+    }
+
+    /// Those alive. Each leads a process group.
+    pub(super) fn alive(&self) -> impl Iterator<Item = Pid> {
+        self.table.iter().filter_map(|child| match child.state {
+            State::Alive { pid, .. } => Some(pid),
+            State::Due(_) => None,
+        })
+    }
+}
+
+impl Child {
+    /// Dead after `lived`: due again after the pause that is returned. Pauses double while
+    /// lives are short.
+    fn rest(&mut self, lived: Duration, now: Instant) -> Duration {
+        if lived >= SOUND {
+            self.pause = FIRST_PAUSE;
+        }
+        let pause = self.pause;
+        self.state = State::Due(now + pause);
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
+    }
+
+    fn start(&self, flags: &[OsString]) -> nix::Result<Pid> {
+        // Found even when its file was removed; /init for the case that /proc is not there.
+        let this = if Path::new("/proc/self/exe").exists() {
+            c"/proc/self/exe"
+        } else {
+            c"/init"
+        };
+        let words = [Some("cpud"), self.role]
+            .into_iter()
+            .flatten()
+            .map(|word| word.as_bytes().to_vec());
+        let flags = flags.iter().map(|flag| flag.as_bytes().to_vec());
+        let variables = env::vars_os().map(|(mut variable, value)| {
+            variable.push("=");
+            variable.push(value);
+            variable.into_vec()
+        });
+        // What came through the kernel's or our own exec has no NUL inside.
+        let c_strings = |bytes| CString::new(bytes).unwrap_or_default();
+        let args: Vec<CString> = words.chain(flags).map(c_strings).collect();
+        let environment: Vec<CString> = variables.map(c_strings).collect();
+        sys::spawn_leader(this, &args, &environment, false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_to_the_longest_and_a_long_life_resets_them() {
+        let now = Instant::now();
+        let state = State::Due(now);
+        let mut child = Child {
+            name: "x",
+            role: None,
+            state,
+            pause: FIRST_PAUSE,
+        };
+        let mut rest = |lived| child.rest(Duration::from_secs(lived), now).as_secs();
+        assert_eq!([0; 7].map(&mut rest), [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!([59, 60, 0, 61].map(&mut rest), [30, 1, 2, 1]);
+    }
+
+    #[test]
+    fn only_dead_children_are_due() {
+        let mut children = Children::new(Vec::new());
+        let now = Instant::now();
+        for (index, child) in children.table.iter_mut().enumerate() {
+            let pid = Pid::from_raw(1000 + i32::try_from(index).unwrap());
+            child.state = State::Alive { pid, since: now };
+        }
+        assert_eq!(children.next_start(), None);
+        children.died(WaitStatus::Exited(Pid::from_raw(1), 0), now);
+        assert_eq!(children.next_start(), None);
+        children.died(WaitStatus::Exited(Pid::from_raw(1001), 1), now);
+        assert_eq!(children.next_start(), Some(now + FIRST_PAUSE));
+        assert_eq!(children.alive().collect::<Vec<_>>(), [Pid::from_raw(1000)]);
+    }
+}

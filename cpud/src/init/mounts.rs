@@ -1,0 +1,151 @@
+//! The boot file systems, as data, and one loop over them.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, symlink};
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+
+use crate::console::say;
+
+struct Mount {
+    fstype: &'static str,
+    at: &'static str,
+    flags: MsFlags,
+    options: &'static str,
+}
+
+const fn fs(
+    fstype: &'static str,
+    at: &'static str,
+    flags: MsFlags,
+    options: &'static str,
+) -> Mount {
+    Mount {
+        fstype,
+        at,
+        flags,
+        options,
+    }
+}
+
+const NOTHING_SPECIAL: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+const DATA_ONLY: MsFlags = NOTHING_SPECIAL.union(MsFlags::MS_NOEXEC);
+const DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
+
+/// In order. sysfs makes its own mount points, so one beneath /sys that is missing means a kernel
+/// or a machine without that, which is not worth a line.
+const MOUNTS: &[Mount] = &[
+    fs("proc", "/proc", DATA_ONLY, ""),
+    fs("sysfs", "/sys", DATA_ONLY, ""),
+    // Executable: /dev/mem and friends are mapped with PROT_EXEC by firmware tools.
+    fs("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
+    fs(
+        "devpts",
+        "/dev/pts",
+        DEVICES,
+        "ptmxmode=0666,mode=0620,gid=5",
+    ),
+    fs("tmpfs", "/dev/shm", NOTHING_SPECIAL, "mode=1777"),
+    fs("tmpfs", "/run", NOTHING_SPECIAL, "mode=0755"),
+    fs("tmpfs", "/tmp", NOTHING_SPECIAL, "mode=1777"),
+    fs("cgroup2", "/sys/fs/cgroup", DATA_ONLY, ""),
+    fs("debugfs", "/sys/kernel/debug", DATA_ONLY, ""),
+    fs("tracefs", "/sys/kernel/tracing", DATA_ONLY, ""),
+    fs("securityfs", "/sys/kernel/security", DATA_ONLY, ""),
+    fs("efivarfs", "/sys/firmware/efi/efivars", DATA_ONLY, ""),
+];
+
+/// What shells expect in /dev (`<(command)` is /dev/fd/N) and devtmpfs does not make.
+const LINKS: &[(&str, &str)] = &[
+    ("/dev/fd", "/proc/self/fd"),
+    ("/dev/stdin", "/proc/self/fd/0"),
+    ("/dev/stdout", "/proc/self/fd/1"),
+    ("/dev/stderr", "/proc/self/fd/2"),
+];
+
+/// Mounts the whole table. What is mounted already, by a container or an earlier init, stays.
+pub(super) fn mount_all() {
+    for Mount {
+        fstype,
+        at,
+        flags,
+        options,
+    } in MOUNTS
+    {
+        if is_mount_point(at) || (at.starts_with("/sys/") && !Path::new(at).is_dir()) {
+            continue;
+        }
+        if let Err(error) = fs::create_dir_all(at) {
+            say(format_args!("cannot make {at} for {fstype}: {error}"));
+            continue;
+        }
+        match mount(Some(*fstype), *at, Some(*fstype), *flags, Some(*options)) {
+            Ok(()) | Err(Errno::EBUSY) => {}
+            Err(Errno::ENODEV) => say(format_args!("no {at}: the kernel has no {fstype}")),
+            Err(errno) => say(format_args!(
+                "cannot mount {fstype} on {at}: {}",
+                errno.desc()
+            )),
+        }
+    }
+    for (link, to) in LINKS {
+        match symlink(to, link) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                say(format_args!("cannot make the link {link}: {error}"));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Makes /dev/console standard input, output and error. The kernel does so only when the
+/// initramfs has that file.
+pub(super) fn open_console() {
+    let opened = File::options().read(true).write(true).open("/dev/console");
+    // Without a console there is nobody to tell.
+    let Ok(console) = opened else { return };
+    let _ = nix::unistd::dup2_stdin(&console);
+    let _ = nix::unistd::dup2_stdout(&console);
+    let _ = nix::unistd::dup2_stderr(&console);
+}
+
+/// A directory on another device than the one it is in. (Binds of one file system into itself
+/// don't count, and don't matter here.)
+fn is_mount_point(at: &str) -> bool {
+    let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
+    let at = Path::new(at);
+    match (device(at), at.parent().and_then(device)) {
+        (Some(inside), Some(outside)) => inside != outside,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_come_after_what_they_are_in() {
+        for (index, mount) in MOUNTS.iter().enumerate() {
+            assert!(mount.at.starts_with('/') && mount.options.is_ascii());
+            let within = |outer: &Mount| Path::new(mount.at).starts_with(outer.at);
+            let later = MOUNTS.iter().skip(index + 1);
+            assert_eq!(
+                later.filter(|outer| within(outer)).count(),
+                0,
+                "{}",
+                mount.at
+            );
+        }
+    }
+
+    #[test]
+    fn mount_points_are_recognised() {
+        assert!(is_mount_point("/proc"));
+        assert!(!is_mount_point("/proc/self"));
+        assert!(!is_mount_point("/nosuch"));
+    }
+}

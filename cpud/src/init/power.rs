@@ -1,0 +1,112 @@
+//! How it ends: the signals of busybox's and sysvinit's init, SIGTERM for all, a grace, SIGKILL,
+//! sync(2), reboot(2).
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::unistd::Pid;
+
+use super::Signals;
+use super::children::Children;
+
+/// Sessions give their commands two seconds, so init gives three to all.
+const GRACE: Duration = Duration::from_secs(3);
+/// After SIGKILL only a process that hangs in the kernel is left, and that may be for ever.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+/// What a signal asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    Halt,
+    PowerOff,
+    Reboot,
+    /// An init that isn't PID 1 only ends itself.
+    Exit,
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Halt => "halt",
+            Self::PowerOff => "power off",
+            Self::Reboot => "reboot",
+            Self::Exit => "exit",
+        })
+    }
+}
+
+impl End {
+    pub(super) fn asked_by(signal: Signal, is_pid_1: bool) -> Option<Self> {
+        match (signal, is_pid_1) {
+            (Signal::SIGUSR1, true) => Some(Self::Halt),
+            (Signal::SIGUSR2 | Signal::SIGPWR, true) => Some(Self::PowerOff),
+            // SIGINT is Ctrl-Alt-Del.
+            (Signal::SIGTERM | Signal::SIGINT, true) => Some(Self::Reboot),
+            (Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP | Signal::SIGQUIT, false) => {
+                Some(Self::Exit)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns only if the kernel refuses.
+    pub(super) fn reboot(self) -> Errno {
+        nix::unistd::sync();
+        let how = match self {
+            Self::Halt => RebootMode::RB_HALT_SYSTEM,
+            Self::PowerOff => RebootMode::RB_POWER_OFF,
+            Self::Reboot | Self::Exit => RebootMode::RB_AUTOBOOT,
+        };
+        let Err(errno) = reboot(how);
+        errno
+    }
+}
+
+/// Ends every process but this one; as an ordinary process, the children and what came to us.
+pub(super) fn end_everything(children: &mut Children, signals: &Signals, is_pid_1: bool) {
+    children.ending = true;
+    for (signal, wait) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, LAST_WAIT)] {
+        if is_pid_1 {
+            // Fails only when there is nobody else.
+            let _ = kill(Pid::from_raw(-1), signal);
+            let _ = kill(Pid::from_raw(-1), Signal::SIGCONT);
+        } else {
+            for leader in children.alive() {
+                let _ = killpg(leader, signal);
+            }
+        }
+        let deadline = Instant::now() + wait;
+        while !children.reap(Instant::now()) {
+            if Instant::now() >= deadline {
+                break;
+            }
+            // SIGCHLD or the deadline; other signals are answered already.
+            signals.wait(Some(deadline));
+        }
+    }
+    children.ending = false;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_mean_what_they_mean_to_busybox() {
+        for (signal, end) in [
+            (Signal::SIGUSR1, Some(End::Halt)),
+            (Signal::SIGUSR2, Some(End::PowerOff)),
+            (Signal::SIGTERM, Some(End::Reboot)),
+            (Signal::SIGINT, Some(End::Reboot)),
+            (Signal::SIGHUP, None),
+            (Signal::SIGCHLD, None),
+        ] {
+            assert_eq!(End::asked_by(signal, true), end);
+        }
+        assert_eq!(End::asked_by(Signal::SIGTERM, false), Some(End::Exit));
+        assert_eq!(End::asked_by(Signal::SIGUSR2, false), None);
+    }
+}
