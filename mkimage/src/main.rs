@@ -2,11 +2,13 @@
 //! This file is the command line; each command is a module.
 
 mod cache;
+mod compress;
 mod epoch;
 mod files;
 mod initramfs;
 mod kernel;
 mod keys;
+mod newc;
 mod progress;
 mod tools;
 
@@ -84,7 +86,7 @@ struct Initramfs {
 
     /// How to compress
     #[arg(long, default_value = "xz")]
-    compress: initramfs::Compression,
+    compress: compress::Compression,
 }
 
 /// Build the kernel with the initramfs and the command line inside
@@ -159,9 +161,9 @@ fn make_initramfs(options: &Initramfs, progress: Progress) -> Result<()> {
         &keys,
         &or_in_dir(&options.host_key, "ssh_host_ed25519_key"),
     )?;
-    let archive = initramfs::pack(&tree, epoch::from_environment()?)?;
-    let bytes = options.compress.apply(&archive)?;
-    let path = dir.join(options.compress.file_name());
+    let archive = newc::pack(&tree, epoch::from_environment()?)?;
+    let bytes = options.compress.apply(archive)?;
+    let path = dir.join(format!("initramfs.cpio{}", options.compress.suffix()));
     files::replace(&path, files::PRIVATE, &bytes)?;
     progress.made(&path, bytes.len(), started);
     Ok(())
@@ -184,8 +186,8 @@ fn make_kernel(options: &Kernel, progress: Progress) -> Result<()> {
         .unwrap_or_else(|| dir.join("initramfs.cpio.xz"));
     let packed = std::fs::read(&initramfs)
         .with_context(|| format!("cannot read the initramfs {}", initramfs.display()))?;
-    let archive = initramfs::unpack(&packed)
-        .with_context(|| format!("{} is not an initramfs", initramfs.display()))?;
+    let archive = compress::unpack(packed)
+        .with_context(|| format!("cannot use the initramfs {}", initramfs.display()))?;
     let cache = cache::Cache::from_environment()?;
     let wanted = kernel::Wanted {
         arch: &kernel::X86_64,

@@ -76,7 +76,7 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
 pub(crate) fn first_line(mut command: Command) -> Result<String, Error> {
     let output = command
         .output()
-        .map_err(|source| cannot_run(&command, source))?;
+        .map_err(|source| cannot_run(command.get_program(), source))?;
     let text = String::from_utf8_lossy(&output.stdout);
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
@@ -90,57 +90,52 @@ pub(crate) fn has_header(compiler: &str, header: &str) -> Result<bool, Error> {
         .stderr(Stdio::null());
     let status = command
         .status()
-        .map_err(|source| cannot_run(&command, source))?;
+        .map_err(|source| cannot_run(command.get_program(), source))?;
     Ok(status.success())
 }
 
-/// Run to the end with all output in `log`, and each line of standard output given to `on_line`.
+/// Run to the end with all output, in its order, in `log`, and each line of it given to `on_line`.
 pub(crate) fn run(
     mut command: Command,
     log: &Path,
     mut on_line: impl FnMut(&str),
 ) -> Result<(), Error> {
+    let program = command.get_program().to_owned();
+    let cannot_run = |source| cannot_run(&program, source);
     let failed_log = |source| Error::Log {
         path: log.to_owned(),
         source,
     };
-    let mut file = File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .map_err(failed_log)?;
-    let errors = file.try_clone().map_err(failed_log)?;
-    let mut child = command
-        .stdout(Stdio::piped())
-        .stderr(errors)
-        .spawn()
-        .map_err(|source| cannot_run(&command, source))?;
-    if let Some(stdout) = child.stdout.take() {
-        for line in BufReader::new(stdout).split(b'\n') {
-            let mut line = line.map_err(|source| cannot_run(&command, source))?;
-            on_line(&String::from_utf8_lossy(&line));
-            line.push(b'\n');
-            file.write_all(&line).map_err(failed_log)?;
-        }
+    let mut file = File::create(log).map_err(failed_log)?;
+    let (output, writer) = io::pipe().map_err(cannot_run)?;
+    command
+        .stdout(writer.try_clone().map_err(cannot_run)?)
+        .stderr(writer);
+    let mut child = command.spawn().map_err(cannot_run)?;
+    // Its copies of the pipe's end would keep the output from ending.
+    drop(command);
+    for line in BufReader::new(output).split(b'\n') {
+        let mut line = line.map_err(cannot_run)?;
+        on_line(&String::from_utf8_lossy(&line));
+        line.push(b'\n');
+        file.write_all(&line).map_err(failed_log)?;
     }
-    let status = child
-        .wait()
-        .map_err(|source| cannot_run(&command, source))?;
+    let status = child.wait().map_err(cannot_run)?;
     if status.success() {
         return Ok(());
     }
     let text = fs::read(log).map_err(failed_log)?;
     Err(Error::Failed {
-        program: command.get_program().to_string_lossy().into_owned(),
+        program: program.to_string_lossy().into_owned(),
         status,
         log: log.to_owned(),
         tail: tail(&String::from_utf8_lossy(&text)),
     })
 }
 
-fn cannot_run(command: &Command, source: io::Error) -> Error {
+fn cannot_run(program: &OsStr, source: io::Error) -> Error {
     Error::Run {
-        program: command.get_program().to_string_lossy().into_owned(),
+        program: program.to_string_lossy().into_owned(),
         source,
     }
 }
@@ -173,15 +168,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
         let mut script = command("sh");
-        script.args(["-c", "seq 100; echo broken >&2; exit 3"]);
+        script.args(["-c", "seq 99; echo broken >&2; echo 100; exit 3"]);
         let mut lines = 0;
         let error = run(script, &log, |_| lines += 1).unwrap_err();
-        assert_eq!(lines, 100);
+        assert_eq!(lines, 101);
         let Error::Failed { status, tail, .. } = error else {
             panic!("{error}");
         };
         assert_eq!(status.code(), Some(3));
-        assert!(tail.contains("broken") && tail.contains("100") && !tail.contains("\n50\n"));
+        assert!(
+            tail.starts_with("82\n") && tail.ends_with("\n99\nbroken\n100"),
+            "{tail}"
+        );
         assert!(fs::read_to_string(&log).unwrap().starts_with("1\n2\n"));
     }
 

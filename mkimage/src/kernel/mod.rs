@@ -7,6 +7,7 @@
 
 mod config;
 pub(crate) mod source;
+mod tree;
 
 use std::fs;
 use std::io;
@@ -16,12 +17,12 @@ use std::process::Command;
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-use crate::cache::{self, Cache, Lock};
-use crate::epoch;
+use crate::cache::{self, Cache};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
 use config::Config;
 use source::Source;
+use tree::Tree;
 
 /// The kernel's messages and cpud's go to a serial line and to a screen, whichever there is; a crash
 /// ends in a reboot, since nobody sits beside the machine. A boot loader's own command line follows.
@@ -29,9 +30,6 @@ pub(crate) const COMMAND_LINE: &str = "console=tty0 console=ttyS0,115200 quiet p
 
 /// Longer ones the kernel cuts off silently (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h).
 const MAX_COMMAND_LINE: usize = 2047;
-
-/// Steps that make prints for a whole build of the fragments here, for the first progress bar.
-const USUAL_STEPS: u64 = 1500;
 
 /// Finished kernels that are kept, of 3 MiB each.
 const KEEP_IMAGES: usize = 16;
@@ -165,7 +163,6 @@ pub(crate) fn build(
         progress,
     };
     let lock = Cache::lock(&tree.objects, progress)?;
-    fs::create_dir_all(&tree.objects).map_err(failed("make", &tree.objects))?;
     let config = tree.configure(&asked, &lock)?;
     let image = tree.make(wanted.initramfs, &lock)?;
     let built = Built { image, config };
@@ -218,103 +215,6 @@ fn version_of(program: &str) -> Command {
     let mut command = tools::command(program);
     command.arg("--version");
     command
-}
-
-/// A source with the directory where its objects are.
-struct Tree {
-    source: PathBuf,
-    objects: PathBuf,
-    arch: &'static Arch,
-    epoch: u32,
-    progress: Progress,
-}
-
-impl Tree {
-    /// Make the `.config`, unless it is there already, and return it.
-    fn configure(&self, asked: &Config, lock: &Lock) -> Result<Vec<u8>, Error> {
-        let asked_file = self.objects.join("asked.config");
-        let config_file = self.objects.join(".config");
-        let text = asked.to_string();
-        if !fs::read(&asked_file).is_ok_and(|old| old == text.as_bytes()) || !config_file.exists() {
-            // Only a .config that has passed the check below may be taken for one that needs none.
-            let unchecked = self.objects.join("unchecked.config");
-            let _ = fs::remove_file(&asked_file);
-            fs::write(&unchecked, &text).map_err(failed("write", &unchecked))?;
-            let log = self.new_log("configure.log")?;
-            let mut make = self.command(lock)?;
-            make.arg(format!("KCONFIG_ALLCONFIG={}", unchecked.display()));
-            make.arg("allnoconfig");
-            tools::run(make, &log, |_| ()).map_err(Error::Configure)?;
-            let made = read(&config_file)?;
-            let lost = asked.lost_in(&Config::parse(".config", &String::from_utf8_lossy(&made))?);
-            if !lost.is_empty() {
-                return Err(Error::Lost(lost));
-            }
-            fs::rename(&unchecked, &asked_file).map_err(failed("rename", &unchecked))?;
-        }
-        read(&config_file)
-    }
-
-    /// Compile what is not compiled yet, link, and return the image.
-    fn make(&self, initramfs: &[u8], lock: &Lock) -> Result<Vec<u8>, Error> {
-        // CONFIG_INITRAMFS_SOURCE. Left alone when it is the same, and so is what depends on it.
-        let archive = self.objects.join("initramfs.cpio");
-        if !fs::read(&archive).is_ok_and(|old| old == initramfs) {
-            fs::write(&archive, initramfs).map_err(failed("write", &archive))?;
-        }
-        // Written at the end of a build: its steps, for the next whole one's bar.
-        let steps_file = self.objects.join("steps");
-        let compiled = steps_file.exists();
-        let mut task = if compiled {
-            self.progress.task("linking", None)
-        } else {
-            self.progress.task("compiling", Some(USUAL_STEPS))
-        };
-        let log = self.new_log("build.log")?;
-        let mut make = self.command(lock)?;
-        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        make.arg(format!("-j{jobs}")).arg(self.arch.goal);
-        tools::run(make, &log, |line| {
-            if is_step(line) {
-                task.step();
-            }
-        })
-        .map_err(Error::Make)?;
-        drop(task);
-        fs::write(&steps_file, "").map_err(failed("write", &steps_file))?;
-        read(&self.objects.join(self.arch.image))
-    }
-
-    fn command(&self, lock: &Lock) -> Result<Command, Error> {
-        let mut make = tools::command("make");
-        make.arg("-C")
-            .arg(&self.source)
-            .arg(format!("O={}", self.objects.display()))
-            .arg(format!("ARCH={}", self.arch.name))
-            // Who, where, when and how often is in the banner, and so in the image's bytes.
-            .env("KBUILD_BUILD_USER", "cpu")
-            .env("KBUILD_BUILD_HOST", "appliance")
-            .env("KBUILD_BUILD_VERSION", "1")
-            .env("KBUILD_BUILD_TIMESTAMP", epoch::to_text(self.epoch))
-            .stdin(lock.for_child()?);
-        Ok(make)
-    }
-
-    fn new_log(&self, name: &str) -> Result<PathBuf, Error> {
-        let path = self.objects.join(name);
-        fs::write(&path, "").map_err(failed("write", &path))?;
-        Ok(path)
-    }
-}
-
-/// Kbuild prints `  CC      init/main.o` for every file that it makes.
-fn is_step(line: &str) -> bool {
-    line.strip_prefix("  ")
-        .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_uppercase()))
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(failed("read", path))
 }
 
 fn read_finished(path: &Path) -> Option<Built> {
@@ -388,20 +288,6 @@ mod tests {
             ));
         }
         assert!(configuration(&wanted(&long[1..])).is_ok());
-    }
-
-    #[test]
-    fn steps_are_what_kbuild_prints_for_each_file() {
-        assert!(is_step("  CC      init/main.o"));
-        assert!(is_step("  LD [M]  x.ko"));
-        for line in [
-            "make[1]: Entering directory '/x'",
-            "",
-            "  ",
-            "Kernel: arch/x86/boot/bzImage is ready  (#1)",
-        ] {
-            assert!(!is_step(line), "{line}");
-        }
     }
 
     #[test]

@@ -1,0 +1,131 @@
+//! A tree of objects in the cache: configured, compiled, linked by the kernel's own make, of which
+//! only what has changed is done again. The caller holds the tree's lock.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::config::Config;
+use super::{Arch, Error, failed};
+use crate::cache::Lock;
+use crate::epoch;
+use crate::progress::Progress;
+use crate::tools;
+
+/// Steps that make prints for a whole build of the fragments here, for the first progress bar.
+const USUAL_STEPS: u64 = 1500;
+
+/// A source with the directory where its objects are.
+pub(super) struct Tree {
+    pub(super) source: PathBuf,
+    pub(super) objects: PathBuf,
+    pub(super) arch: &'static Arch,
+    pub(super) epoch: u32,
+    pub(super) progress: Progress,
+}
+
+impl Tree {
+    /// Make the `.config`, unless it is there already, and return it.
+    pub(super) fn configure(&self, asked: &Config, lock: &Lock) -> Result<Vec<u8>, Error> {
+        fs::create_dir_all(&self.objects).map_err(failed("make", &self.objects))?;
+        let asked_file = self.objects.join("asked.config");
+        let config_file = self.objects.join(".config");
+        let text = asked.to_string();
+        if !fs::read(&asked_file).is_ok_and(|old| old == text.as_bytes()) || !config_file.exists() {
+            // Only a .config that has passed the check below may be taken for one that needs none.
+            let unchecked = self.objects.join("unchecked.config");
+            let _ = fs::remove_file(&asked_file);
+            let _ = fs::remove_file(self.compiled());
+            fs::write(&unchecked, &text).map_err(failed("write", &unchecked))?;
+            let log = self.objects.join("configure.log");
+            let mut make = self.command(lock)?;
+            make.arg(format!("KCONFIG_ALLCONFIG={}", unchecked.display()));
+            make.arg("allnoconfig");
+            tools::run(make, &log, |_| ()).map_err(Error::Configure)?;
+            let made = read(&config_file)?;
+            let lost = asked.lost_in(&Config::parse(".config", &String::from_utf8_lossy(&made))?);
+            if !lost.is_empty() {
+                return Err(Error::Lost(lost));
+            }
+            fs::rename(&unchecked, &asked_file).map_err(failed("rename", &unchecked))?;
+        }
+        read(&config_file)
+    }
+
+    /// Compile what is not compiled yet, link, and return the image.
+    pub(super) fn make(&self, initramfs: &[u8], lock: &Lock) -> Result<Vec<u8>, Error> {
+        // CONFIG_INITRAMFS_SOURCE. Left alone when it is the same, and so is what depends on it.
+        let archive = self.objects.join("initramfs.cpio");
+        if !fs::read(&archive).is_ok_and(|old| old == initramfs) {
+            fs::write(&archive, initramfs).map_err(failed("write", &archive))?;
+        }
+        let mut task = if self.compiled().exists() {
+            self.progress.task("linking", None)
+        } else {
+            self.progress.task("compiling", Some(USUAL_STEPS))
+        };
+        let log = self.objects.join("build.log");
+        let mut make = self.command(lock)?;
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        make.arg(format!("-j{jobs}")).arg(self.arch.goal);
+        tools::run(make, &log, |line| {
+            if is_step(line) {
+                task.step();
+            }
+        })
+        .map_err(Error::Make)?;
+        drop(task);
+        let compiled = self.compiled();
+        fs::write(&compiled, "").map_err(failed("write", &compiled))?;
+        read(&self.objects.join(self.arch.image))
+    }
+
+    /// A file that is there when all of this configuration is compiled.
+    fn compiled(&self) -> PathBuf {
+        self.objects.join("compiled")
+    }
+
+    fn command(&self, lock: &Lock) -> Result<Command, Error> {
+        let mut make = tools::command("make");
+        make.arg("-C")
+            .arg(&self.source)
+            .arg(format!("O={}", self.objects.display()))
+            .arg(format!("ARCH={}", self.arch.name))
+            // Who, where, when and how often is in the banner, and so in the image's bytes.
+            .env("KBUILD_BUILD_USER", "cpu")
+            .env("KBUILD_BUILD_HOST", "appliance")
+            .env("KBUILD_BUILD_VERSION", "1")
+            .env("KBUILD_BUILD_TIMESTAMP", epoch::to_text(self.epoch))
+            .stdin(lock.for_child()?);
+        Ok(make)
+    }
+}
+
+/// Kbuild prints `  CC      init/main.o` for every file that it makes.
+fn is_step(line: &str) -> bool {
+    line.strip_prefix("  ")
+        .is_some_and(|rest| rest.starts_with(|first: char| first.is_ascii_uppercase()))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
+    fs::read(path).map_err(failed("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_step;
+
+    #[test]
+    fn steps_are_what_kbuild_prints_for_each_file() {
+        assert!(is_step("  CC      init/main.o"));
+        assert!(is_step("  LD [M]  x.ko"));
+        for line in [
+            "make[1]: Entering directory '/x'",
+            "",
+            "  ",
+            "Kernel: arch/x86/boot/bzImage is ready  (#1)",
+        ] {
+            assert!(!is_step(line), "{line}");
+        }
+    }
+}

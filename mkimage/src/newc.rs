@@ -1,0 +1,115 @@
+//! newc archives, as the kernel unpacks them (Documentation/driver-api/early-userspace/
+//! buffer-format.rst). Same tree, same bytes: every owner is root, every time the one given, entries
+//! are in the order of their names. Pure.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+
+use cpio::newc::{Builder, ModeFileType, trailer};
+
+/// Why there is no archive.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("{0} is too big for a newc archive, which counts to 4 GiB")]
+    TooBig(String),
+    #[error("cannot pack the archive")]
+    Write(#[from] io::Error),
+}
+
+/// One file of the archive.
+#[derive(Debug)]
+pub(crate) enum Node {
+    Directory,
+    File(Vec<u8>),
+    CharDevice { major: u32, minor: u32 },
+}
+
+/// Names without a leading `/`, with permission bits. The order of the names puts a directory before
+/// what is in it.
+pub(crate) type Tree = BTreeMap<String, (u32, Node)>;
+
+/// The archive's bytes. `epoch` is the time of every entry, in seconds since 1970.
+pub(crate) fn pack(tree: &Tree, epoch: u32) -> Result<Vec<u8>, Error> {
+    let mut archive = Vec::new();
+    // The kernel takes two files of one inode number and more than one link for the same file.
+    for (inode, (name, (mode, node))) in (1..).zip(tree) {
+        let entry = Builder::new(name).ino(inode).mtime(epoch).mode(*mode);
+        let (entry, contents) = match node {
+            Node::Directory => (
+                entry.nlink(2).set_mode_file_type(ModeFileType::Directory),
+                None,
+            ),
+            Node::File(bytes) => (entry.set_mode_file_type(ModeFileType::Regular), Some(bytes)),
+            Node::CharDevice { major, minor } => {
+                let entry = entry.rdev_major(*major).rdev_minor(*minor);
+                (entry.set_mode_file_type(ModeFileType::Char), None)
+            }
+        };
+        let contents = contents.map_or(&[][..], Vec::as_slice);
+        let size = u32::try_from(contents.len()).map_err(|_| Error::TooBig(name.clone()))?;
+        let mut writer = entry.write(&mut archive, size);
+        writer.write_all(contents)?;
+        writer.finish()?;
+    }
+    trailer(&mut archive)?;
+    Ok(archive)
+}
+
+#[cfg(test)]
+mod tests {
+    use cpio::newc::Reader;
+
+    use super::*;
+
+    fn tree() -> Tree {
+        let file = |bytes: &[u8]| Node::File(bytes.to_vec());
+        let device = Node::CharDevice { major: 5, minor: 1 };
+        let entries = [
+            ("init", 0o755, file(b"\x7fELF and more")),
+            ("dev/console", 0o600, device),
+            ("dev", 0o755, Node::Directory),
+            ("tmp", 0o1777, Node::Directory),
+            ("empty", 0o644, file(b"")),
+        ];
+        entries
+            .map(|(name, mode, node)| (name.to_owned(), (mode, node)))
+            .into()
+    }
+
+    #[test]
+    fn another_reader_finds_what_was_packed() {
+        let packed = pack(&tree(), 7).unwrap();
+        let mut archive = packed.as_slice();
+        let mut found = Vec::new();
+        loop {
+            let mut reader = Reader::new(archive).unwrap();
+            let mut contents = String::new();
+            io::Read::read_to_string(&mut reader, &mut contents).unwrap();
+            let entry = reader.entry();
+            if entry.is_trailer() {
+                break;
+            }
+            assert_eq!((entry.uid(), entry.gid(), entry.mtime()), (0, 0, 7));
+            let device = (entry.rdev_major(), entry.rdev_minor());
+            found.push((entry.name().to_owned(), entry.mode(), device, contents));
+            archive = reader.finish().unwrap();
+        }
+        let expected = [
+            ("dev", 0o040_755, (0, 0), ""),
+            ("dev/console", 0o020_600, (5, 1), ""),
+            ("empty", 0o100_644, (0, 0), ""),
+            ("init", 0o100_755, (0, 0), "\x7fELF and more"),
+            ("tmp", 0o041_777, (0, 0), ""),
+        ];
+        let expected = expected.map(|(name, mode, device, contents)| {
+            (name.to_owned(), mode, device, contents.to_owned())
+        });
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn same_tree_and_time_give_the_same_bytes() {
+        assert_eq!(pack(&tree(), 7).unwrap(), pack(&tree(), 7).unwrap());
+        assert_ne!(pack(&tree(), 7).unwrap(), pack(&tree(), 8).unwrap());
+    }
+}
