@@ -1,5 +1,5 @@
 //! Serves a directory over plain TCP on 127.0.0.1, one thread per connection, to try a kernel's
-//! client on: `serve9p [-trace] DIR PORT`, then in a QEMU guest with user networking
+//! client on: `serve9p [-trace] [-coherent] DIR PORT`, then in a QEMU guest with user networking
 //! `mount -t 9p -o trans=tcp,port=PORT,version=9p2000.L,cache=mmap 10.0.2.2 /mnt`.
 //! Whoever reaches the port has the user's rights: not for more than trying.
 
@@ -7,21 +7,26 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
-use cpu_client::export::{Export, prepare_process};
+use cpu_client::export::{Caching, Export, prepare_process};
 use ninep::observe::{Counts, Trace};
 use ninep::server::{Config, serve};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args: Vec<String> = std::env::args().skip(1).collect();
-    let trace = args.first().is_some_and(|arg| arg == "-trace");
-    if trace {
-        args.remove(0);
-    }
+    let (flags, args): (Vec<_>, Vec<_>) = std::env::args()
+        .skip(1)
+        .partition(|arg| arg.starts_with('-'));
+    let trace = flags.iter().any(|flag| flag == "-trace");
+    let coherent = flags.iter().any(|flag| flag == "-coherent");
     let [root, port] = args.as_slice() else {
-        return Err("usage: serve9p [-trace] DIR PORT".into());
+        return Err("usage: serve9p [-trace] [-coherent] DIR PORT".into());
+    };
+    let caching = if coherent {
+        Caching::Never
+    } else {
+        Caching::WhileOpen
     };
     let limits = prepare_process();
-    let export = Arc::new(Export::new(Path::new(root))?);
+    let export = Arc::new(Export::new(Path::new(root))?.with_caching(caching));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.parse()?))?;
     for stream in listener.incoming() {
         let stream = stream?;

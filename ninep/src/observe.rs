@@ -49,7 +49,7 @@ impl<T: Observer> Observer for Option<T> {
     }
 }
 
-/// Writes one line per request: `read /etc/hosts 4096 @0 → 220 (31µs)`.
+/// Writes one line per request: `read /etc/hosts 4096 @0 → 220 (31.2µs)`.
 pub struct Trace<W> {
     to: Mutex<W>,
     kinds: Vec<Kind>,
@@ -75,7 +75,7 @@ impl<W: Write + Send> Observer for Trace<W> {
             Ok(Some(bytes)) => format!(" → {bytes}"),
             Err(errno) => format!(" → {errno}"),
         };
-        let line = format!("{}{result} ({:.0?})\n", event.words, event.elapsed);
+        let line = format!("{}{result} ({:.1?})\n", event.words, event.elapsed);
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         // Where the trace can't be written, there is nobody to tell.
         let _ = to.write_all(line.as_bytes());

@@ -23,6 +23,8 @@ mod dir;
 mod lock;
 mod node;
 mod process;
+#[cfg(test)]
+mod without_proc;
 mod xattr;
 
 use std::os::fd::OwnedFd;
@@ -46,6 +48,19 @@ pub struct Export {
     /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
     proc: Option<OwnedFd>,
     locks: lock::Owners,
+    caching: Caching,
+}
+
+/// What a peer's kernel may do with the content of open files when it is mounted with a cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Caching {
+    /// Keep it while anyone there holds the file open. Reads are few and large, writes are
+    /// gathered. But Linux never looks whether the file has changed here meanwhile; and what is
+    /// appended here it shows as zeros up to the end of the page, until all there have closed it.
+    #[default]
+    WhileOpen,
+    /// Nothing but mapped pages: every read(2) asks here, every write(2) arrives here at once.
+    Never,
 }
 
 /// Why a directory can't be served.
@@ -92,7 +107,24 @@ impl Export {
             root: Node::root(fd, &stat),
             proc: node::proc_fds(),
             locks: lock::Owners::default(),
+            caching: Caching::default(),
         })
+    }
+
+    /// Changes what peers that attach from now on may cache.
+    #[must_use]
+    pub fn with_caching(self, caching: Caching) -> Self {
+        Self { caching, ..self }
+    }
+
+    /// The qid of an open file, whose version decides on caching: 0 forbids it.
+    fn open_qid(&self, file: &File) -> Result<Qid> {
+        let stat = attr::stat(&file.fd).map_err(os)?;
+        let mut qid = self.qid(&stat);
+        if self.caching == Caching::Never || attr::is_synthetic(&file.fd, &stat) {
+            qid.version = 0;
+        }
+        Ok(qid)
     }
 
     fn qid(&self, stat: &rustix::fs::Statx) -> Qid {
@@ -183,11 +215,7 @@ impl FileSystem for Export {
             // Pipes, sockets and devices belong to the peer's kernel.
             _ => return Err(Errno::ENXIO),
         };
-        let stat = attr::stat(&file.fd).map_err(os)?;
-        let mut qid = self.qid(&stat);
-        if attr::is_synthetic(&file.fd, &stat) {
-            qid.version = 0;
-        }
+        let qid = self.open_qid(&file)?;
         Ok((file, qid))
     }
 
@@ -208,7 +236,9 @@ impl FileSystem for Export {
                     let fd = Arc::new(fd);
                     let stat = attr::stat(&fd).map_err(os)?;
                     let node = dir.child(name, fd.clone(), &stat);
-                    return Ok((node, File::regular(fd), self.qid(&stat)));
+                    let file = File::regular(fd);
+                    let qid = self.open_qid(&file)?;
+                    return Ok((node, file, qid));
                 }
                 Err(Os::EXIST) if !flags.has(OpenFlags::EXCL) => {}
                 Err(errno) => return Err(os(errno)),

@@ -171,3 +171,29 @@ pub(super) fn proc_fds() -> Option<OwnedFd> {
     let stat = rustix::fs::fstatfs(&fd).ok()?;
     (stat.f_type == rustix::fs::PROC_SUPER_MAGIC).then_some(fd)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tree_deeper_than_any_stack_is_dropped() {
+        let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
+        let stat = attr::stat(&fd).unwrap();
+        let mut node = Node::root(fd, &stat);
+        for _ in 0..300_000 {
+            node = node.child(b"d", node.0.fd.clone(), &stat);
+        }
+        drop(node);
+    }
+
+    #[test]
+    fn paths_are_as_walked() {
+        let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
+        let root = Node::root(fd, &attr::stat(rustix::fs::CWD).unwrap());
+        assert_eq!(root.path(), b"/");
+        let (proc, _) = root.walk(b"proc").unwrap();
+        assert_eq!(proc.path(), b"/proc");
+        assert_eq!(proc.walk(b"self").unwrap().0.path(), b"/proc/self");
+    }
+}

@@ -9,6 +9,8 @@ use crate::wire::HEADER;
 /// Small requests come many to a read; large ones pass this buffer by.
 const BUFFER: usize = 32 * 1024;
 
+type Message<'b> = (Header, &'b [u8]);
+
 pub(super) struct Inbox<R> {
     reader: BufReader<R>,
     open: bool,
@@ -30,17 +32,18 @@ impl<R: Read> Inbox<R> {
         self.open = false;
     }
 
-    /// Reads a message's body into `body`; `None` at the end of the stream. Closed by an error.
-    pub(super) fn next(&mut self, body: &mut Vec<u8>) -> Result<Option<Header>, Error> {
+    /// Reads a message, its body to the front of `buf`, which grows and never shrinks; `None` at
+    /// the end of the stream. Closed by an error.
+    pub(super) fn next<'b>(&mut self, buf: &'b mut Vec<u8>) -> Result<Option<Message<'b>>, Error> {
         if !self.open {
             return Ok(None);
         }
-        let next = self.read(body);
+        let next = self.read(buf);
         self.open = matches!(next, Ok(Some(_)));
         next
     }
 
-    fn read(&mut self, body: &mut Vec<u8>) -> Result<Option<Header>, Error> {
+    fn read<'b>(&mut self, buf: &'b mut Vec<u8>) -> Result<Option<Message<'b>>, Error> {
         if self.fill()? {
             return Ok(None);
         }
@@ -58,9 +61,12 @@ impl<R: Read> Inbox<R> {
                 });
             }
         };
-        body.resize(size, 0);
+        if buf.len() < size {
+            buf.resize(size, 0);
+        }
+        let body = buf.get_mut(..size).unwrap_or_default();
         self.reader.read_exact(body).map_err(broken)?;
-        Ok(Some(header))
+        Ok(Some((header, body)))
     }
 
     /// Waits for bytes; true at the end of the stream.

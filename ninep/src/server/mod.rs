@@ -21,7 +21,7 @@ use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::msg::{Header, Kind, Reply, Request, VERSION};
 use crate::observe::{Event, Observer};
-use crate::wire::{Frame, Str};
+use crate::wire::{Frame, Malformed, Str};
 use desk::Desk;
 use inbox::Inbox;
 use outbox::{Begun, DuplicateTag, Outbox};
@@ -126,12 +126,21 @@ struct Session<'a, F: FileSystem, R, W> {
     error: Mutex<Option<Error>>,
 }
 
-/// A request to be done; its bytes are in the worker's buffer.
-struct Job {
-    kind: u8,
+/// A request to be done; its bytes are in the thread's buffer.
+struct Job<'b> {
+    request: Result<Request<'b>, Malformed>,
     tag: u16,
     /// `None` if no version has been agreed.
     msize: Option<u32>,
+}
+
+#[expect(clippy::large_enum_variant, reason = "passed on at once")]
+enum Next<'b> {
+    Job(Job<'b>),
+    /// A flush that the request it waits for will answer.
+    Parked,
+    /// Of the stream.
+    End,
 }
 
 impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
@@ -144,58 +153,60 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
 
     /// What each thread does.
     fn work(&self) {
-        let mut body = Vec::new();
+        let mut buf = Vec::new();
         let mut reply = Frame::default();
         loop {
-            match self.next(&mut body) {
-                Ok(Some(job)) => {
-                    self.perform(&job, &body, &mut reply);
+            match self.next(&mut buf) {
+                Ok(Next::Job(job)) => {
+                    self.perform(&job, &mut reply);
                     if let Err(error) = self.outbox.send(job.tag, reply.finish()) {
                         self.fail(Error::Write(error));
                     }
                 }
-                Ok(None) => return,
+                Ok(Next::Parked) => {}
+                Ok(Next::End) => return,
                 Err(error) => return self.fail(error),
             }
         }
     }
 
-    /// The next request that this thread is to do; `None` at the end.
-    fn next(&self, body: &mut Vec<u8>) -> Result<Option<Job>, Error> {
+    /// Takes the next request, and what must not be overtaken by a later one is done here.
+    fn next<'b>(&self, buf: &'b mut Vec<u8>) -> Result<Next<'b>, Error> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            if self.outbox.broken() {
-                inbox.close();
+        if self.outbox.broken() {
+            inbox.close();
+        }
+        let Some((Header { kind, tag, .. }, body)) = inbox.next(buf)? else {
+            return Ok(Next::End);
+        };
+        let request = Kind::new(kind).and_then(|kind| Request::decode(kind, body));
+        let begun = match request {
+            Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),
+            Ok(Request::Version { msize, version }) => {
+                self.outbox.drain();
+                self.desk.reset();
+                inbox.msize = negotiate(msize, version, self.max_msize).unwrap_or_default();
+                self.outbox.begin(tag)
             }
-            let Some(Header { kind, tag, .. }) = inbox.next(body)? else {
-                return Ok(None);
-            };
-            let begun = match Kind::new(kind).and_then(|kind| Request::decode(kind, body)) {
-                Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),
-                Ok(Request::Version { msize, version }) => {
-                    self.outbox.drain();
-                    self.desk.reset();
-                    inbox.msize = negotiate(msize, version, self.max_msize).unwrap_or_default();
-                    self.outbox.begin(tag)
-                }
-                _ => self.outbox.begin(tag),
-            };
-            let msize = inbox.msize;
-            match begun {
-                Ok(Begun::Go) => return Ok(Some(Job { kind, tag, msize })),
-                Ok(Begun::Parked) => {}
-                Err(DuplicateTag) => {
-                    inbox.close();
-                    return Err(Error::DuplicateTag(tag));
-                }
+            _ => self.outbox.begin(tag),
+        };
+        match begun {
+            Ok(Begun::Go) => Ok(Next::Job(Job {
+                request,
+                tag,
+                msize: inbox.msize,
+            })),
+            Ok(Begun::Parked) => Ok(Next::Parked),
+            Err(DuplicateTag) => {
+                inbox.close();
+                Err(Error::DuplicateTag(tag))
             }
         }
     }
 
     /// Does a request and makes its reply.
-    fn perform(&self, job: &Job, body: &[u8], reply: &mut Frame) {
-        let request = Kind::new(job.kind).and_then(|kind| Request::decode(kind, body));
-        let result = match (request, job.msize) {
+    fn perform(&self, job: &Job<'_>, reply: &mut Frame) {
+        let result = match (job.request, job.msize) {
             (Err(malformed), _) => Err(malformed.into()),
             (Ok(Request::Version { msize, version }), agreed) => {
                 negotiate(msize, version, self.max_msize).map(|_| {

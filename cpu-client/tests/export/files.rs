@@ -1,0 +1,299 @@
+//! Files: content, attributes, what stays when a name goes.
+
+use super::*;
+
+#[test]
+fn files_are_created_written_read_and_truncated() {
+    let (served, mut raw) = served();
+    create(&mut raw, 1, "", "new", RDWR, 0o640).unwrap();
+    assert_eq!(raw.write(1, 0, b"hello world").unwrap(), 11);
+    assert_eq!(raw.read(1, 6, 100).unwrap(), b"world");
+    assert_eq!(raw.read(1, 11, 100).unwrap(), b"");
+    assert_eq!(raw.write(1, 5 << 30, b"far").unwrap(), 3);
+    assert_eq!(raw.read(1, (5 << 30) - 2, 100).unwrap(), b"\0\0far");
+    let attr = SetAttr {
+        valid: SetAttr::SIZE,
+        size: 5,
+        ..SetAttr::default()
+    };
+    setattr(&mut raw, 1, attr).unwrap();
+    raw.ask(&Request::Fsync {
+        fid: 1,
+        datasync: 0,
+    })
+    .unwrap();
+    raw.ask(&Request::Fsync {
+        fid: 1,
+        datasync: 1,
+    })
+    .unwrap();
+    raw.clunk(1).unwrap();
+    assert_eq!(fs::read(served.path("new")).unwrap(), b"hello");
+    assert_eq!(served.path("new").metadata().unwrap().mode(), 0o100_640);
+
+    // Exclusive, not exclusive, truncating, appending.
+    assert_eq!(
+        create(&mut raw, 1, "", "new", RDWR | OpenFlags::EXCL, 0),
+        Err(Errno::EEXIST)
+    );
+    create(&mut raw, 1, "", "new", WRONLY, 0).unwrap();
+    assert_eq!(raw.read(1, 0, 1).err(), Some(Errno::EBADF));
+    raw.clunk(1).unwrap();
+    raw.open(1, "new", WRONLY | OpenFlags::APPEND).unwrap();
+    raw.write(1, 0, b"!").unwrap();
+    raw.clunk(1).unwrap();
+    assert_eq!(fs::read(served.path("new")).unwrap(), b"hello!");
+    raw.open(1, "new", RDWR | OpenFlags::TRUNC).unwrap();
+    raw.clunk(1).unwrap();
+    assert_eq!(fs::read(served.path("new")).unwrap(), b"");
+}
+
+#[test]
+fn modes_are_what_was_asked_for() {
+    let (served, mut raw) = served();
+    for mode in [0o4777, 0o2666, 0o1777, 0o000, 0o444, 0o666] {
+        let file = format!("m{mode:o}");
+        create(&mut raw, 1, "", &file, RDWR, mode).unwrap();
+        assert_eq!(getattr(&mut raw, 1).mode, 0o100_000 | mode);
+        // Open for writing whatever the mode says, and truncated through the open file.
+        raw.write(1, 0, b"x").unwrap();
+        let attr = SetAttr {
+            valid: SetAttr::SIZE,
+            ..SetAttr::default()
+        };
+        setattr(&mut raw, 1, attr).unwrap();
+        raw.clunk(1).unwrap();
+        assert_eq!(served.path(&file).metadata().unwrap().size(), 0);
+    }
+    raw.ask(&Request::Mkdir {
+        dfid: 0,
+        name: name("d"),
+        mode: 0o1777,
+        gid: 0,
+    })
+    .unwrap();
+    assert_eq!(served.path("d").metadata().unwrap().mode(), 0o041_777);
+}
+
+#[test]
+fn attributes_are_those_of_stat_and_can_be_set() {
+    let (served, mut raw) = served();
+    served.write("f", "12345");
+    fs::hard_link(served.path("f"), served.path("g")).unwrap();
+    raw.walk(0, 1, "f").unwrap();
+    let attr = getattr(&mut raw, 1);
+    let meta = served.path("f").metadata().unwrap();
+    assert_eq!(attr.valid & Attr::BASIC, Attr::BASIC);
+    assert_eq!(
+        (
+            attr.mode,
+            attr.uid,
+            attr.gid,
+            attr.nlink,
+            attr.size,
+            attr.blocks,
+            attr.blksize
+        ),
+        (
+            meta.mode(),
+            meta.uid(),
+            meta.gid(),
+            2,
+            5,
+            meta.blocks(),
+            meta.blksize()
+        )
+    );
+    assert_eq!(attr.mtime.sec.cast_signed(), meta.mtime());
+    assert_eq!(attr.mtime.nsec, meta.mtime_nsec().cast_unsigned());
+    assert_eq!(attr.qid.path, meta.ino());
+    assert_ne!(attr.qid.version, 0);
+
+    let given = Time {
+        sec: (-7_i64).cast_unsigned(),
+        nsec: 123_456_789,
+    };
+    let times = SetAttr::ATIME | SetAttr::ATIME_SET | SetAttr::MTIME | SetAttr::MTIME_SET;
+    let set = SetAttr {
+        valid: SetAttr::MODE | times,
+        mode: 0o100_751,
+        atime: Time { sec: 9, nsec: 8 },
+        mtime: given,
+        ..SetAttr::default()
+    };
+    setattr(&mut raw, 1, set).unwrap();
+    let changed = getattr(&mut raw, 1);
+    assert_eq!(changed.mode, 0o100_751);
+    assert_eq!((changed.atime.sec, changed.mtime), (9, given));
+    assert_ne!(changed.qid.version, attr.qid.version);
+    // To now, one without the other.
+    setattr(
+        &mut raw,
+        1,
+        SetAttr {
+            valid: SetAttr::ATIME,
+            ..SetAttr::default()
+        },
+    )
+    .unwrap();
+    let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let touched = getattr(&mut raw, 1);
+    assert!(touched.atime.sec.abs_diff(now) < 100 && touched.mtime == given);
+    // Nothing but the time of change; by a hair it could be the same.
+    std::thread::sleep(Duration::from_millis(20));
+    setattr(
+        &mut raw,
+        1,
+        SetAttr {
+            valid: SetAttr::CTIME,
+            ..SetAttr::default()
+        },
+    )
+    .unwrap();
+    let ctime = getattr(&mut raw, 1).ctime;
+    assert!((ctime.sec, ctime.nsec) > (touched.ctime.sec, touched.ctime.nsec));
+    // Sizes by a fid that isn't open, and what makes no sense.
+    let size = |size| SetAttr {
+        valid: SetAttr::SIZE,
+        size,
+        ..SetAttr::default()
+    };
+    setattr(&mut raw, 1, size(3)).unwrap();
+    assert_eq!(fs::read(served.path("g")).unwrap(), b"123");
+    assert_eq!(setattr(&mut raw, 0, size(3)), Err(Errno::EISDIR));
+    assert_eq!(setattr(&mut raw, 1, size(u64::MAX)), Err(Errno::EINVAL));
+    let mad = Time {
+        sec: 0,
+        nsec: 1 << 30,
+    };
+    assert_eq!(
+        setattr(&mut raw, 1, SetAttr { mtime: mad, ..set }),
+        Err(Errno::EINVAL)
+    );
+}
+
+#[test]
+fn a_changed_file_has_another_version_and_the_same_path() {
+    let (served, mut raw) = served();
+    served.write("f", "1");
+    raw.walk(0, 1, "f").unwrap();
+    let mut seen = HashSet::new();
+    let path = getattr(&mut raw, 1).qid.path;
+    for n in 0..20 {
+        assert!(seen.insert(getattr(&mut raw, 1).qid.version));
+        // Longer than the tick by which some kernels stamp files.
+        std::thread::sleep(Duration::from_millis(12));
+        fs::write(served.path("f"), if n % 2 == 0 { "1" } else { "22" }).unwrap();
+        assert_eq!(getattr(&mut raw, 1).qid.path, path);
+    }
+}
+
+#[test]
+fn an_open_file_outlives_its_names() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    served.write("d/f", "content");
+    raw.open(1, "d/f", RDWR).unwrap();
+    raw.walk(0, 2, "d/f").unwrap();
+    fs::rename(served.path("d"), served.path("e")).unwrap();
+    assert_eq!(raw.read(1, 0, 100).unwrap(), b"content");
+    fs::remove_dir_all(served.path("e")).unwrap();
+    assert_eq!(raw.read(1, 0, 100).unwrap(), b"content");
+    raw.write(1, 0, b"C").unwrap();
+    assert_eq!(getattr(&mut raw, 1).nlink, 0);
+    let chmod = SetAttr {
+        valid: SetAttr::MODE | SetAttr::SIZE,
+        mode: 0o600,
+        size: 3,
+        ..SetAttr::default()
+    };
+    setattr(&mut raw, 2, chmod).unwrap();
+    // A fid that was never opened can still be.
+    raw.ask(&Request::Lopen {
+        fid: 2,
+        flags: RDONLY,
+    })
+    .unwrap();
+    assert_eq!(raw.read(2, 0, 100).unwrap(), b"Con");
+}
+
+#[test]
+fn extended_attributes_come_and_go() {
+    let (served, mut raw) = served();
+    served.write("f", "");
+    raw.walk(0, 1, "f").unwrap();
+    let get = |raw: &mut Raw, attribute: &str| -> Result<Vec<u8>, Errno> {
+        raw.ask(&Request::Xattrwalk {
+            fid: 1,
+            newfid: 9,
+            name: text(attribute),
+        })?;
+        let value = raw.read(9, 0, 1 << 17);
+        raw.clunk(9).unwrap();
+        value
+    };
+    let set = |raw: &mut Raw, attribute: &str, value: &[u8], flags| {
+        raw.walk(1, 8, "").unwrap();
+        let size = value.len() as u64;
+        raw.ask(&Request::Xattrcreate {
+            fid: 8,
+            name: text(attribute),
+            size,
+            flags,
+        })
+        .unwrap();
+        raw.write(8, 0, value).unwrap();
+        raw.clunk(8).map(drop)
+    };
+    assert_eq!(get(&mut raw, "user.a"), Err(Errno::ENODATA));
+    match set(&mut raw, "user.a", b"value", 0) {
+        // The file system of this machine's temporary directory has none.
+        Err(Errno::EOPNOTSUPP) => return,
+        other => other.unwrap(),
+    }
+    assert_eq!(get(&mut raw, "user.a").unwrap(), b"value");
+    set(&mut raw, "user.long", &[7; 1000], 0).unwrap();
+    assert_eq!(get(&mut raw, "user.long").unwrap(), [7; 1000]);
+    let names = get(&mut raw, "").unwrap();
+    assert!(names.split(|b| *b == 0).any(|name| name == b"user.long"));
+    assert_eq!(set(&mut raw, "user.a", b"again", 1), Err(Errno::EEXIST));
+    assert_eq!(set(&mut raw, "user.none", b"x", 2), Err(Errno::ENODATA));
+    set(&mut raw, "user.empty", b"", 0).unwrap();
+    assert_eq!(get(&mut raw, "user.empty").unwrap(), b"");
+    set(&mut raw, "user.a", b"", 2).unwrap();
+    assert_eq!(get(&mut raw, "user.a"), Err(Errno::ENODATA));
+}
+
+#[test]
+fn statfs_is_real() {
+    let (_served, mut raw) = served();
+    let Reply::Statfs { stat } = raw.ask(&Request::Statfs { fid: 0 }).unwrap().reply() else {
+        panic!()
+    };
+    assert!(stat.blocks > 0 && stat.bfree <= stat.blocks && stat.bavail <= stat.bfree);
+    assert!(stat.bsize >= 512 && stat.namelen >= 255 && stat.magic == 0x0102_1997);
+}
+
+#[test]
+fn many_tags_on_one_fid() {
+    let (served, mut raw) = served();
+    let content: Vec<u8> = (0..200_000_u32).map(|n| (n / 7) as u8).collect();
+    fs::write(served.path("f"), &content).unwrap();
+    raw.open(1, "f", RDONLY).unwrap();
+    for tag in 0..500_u16 {
+        let offset = u64::from(tag) * 397;
+        raw.send(
+            tag,
+            &Request::Read {
+                fid: 1,
+                offset,
+                count: 1000,
+            },
+        );
+    }
+    for _ in 0..500 {
+        let message = raw.receive();
+        let at = usize::from(message.tag) * 397;
+        assert_eq!(message.data(), &content[at..content.len().min(at + 1000)]);
+    }
+}

@@ -1,0 +1,121 @@
+//! Record locks, seen from several sessions, several processes of one, and a program here.
+
+use super::*;
+
+fn lock(
+    raw: &mut Raw,
+    fid: u32,
+    kind: u8,
+    (start, length): (u64, u64),
+    pid: u32,
+) -> Result<u8, Errno> {
+    let request = Request::Lock {
+        fid,
+        kind,
+        flags: 0,
+        start,
+        length,
+        proc_id: pid,
+        client_id: text("there"),
+    };
+    match raw.ask(&request)?.reply() {
+        Reply::Lock { status } => Ok(status),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn locks_exclude_others_and_not_oneself() {
+    const OK: Result<u8, Errno> = Ok(0);
+    const BLOCKED: Result<u8, Errno> = Ok(1);
+    const ALL: (u64, u64) = (0, 0);
+    let (served, mut raw) = served();
+    let mut other = served.session();
+    served.write("f", "0123456789");
+    raw.open(1, "f", RDWR).unwrap();
+    raw.open(2, "f", RDWR).unwrap();
+    other.open(1, "f", RDWR).unwrap();
+    let local = fs::File::options()
+        .write(true)
+        .open(served.path("f"))
+        .unwrap();
+    let locally = |start, l_type: i32| {
+        let flock = libc::flock {
+            l_type: l_type as libc::c_short,
+            l_whence: libc::SEEK_SET as libc::c_short,
+            l_start: start,
+            l_len: 1,
+            l_pid: 0,
+        };
+        nix::fcntl::fcntl(&local, nix::fcntl::FcntlArg::F_OFD_SETLK(&flock)).is_ok()
+    };
+
+    assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 5), 100), OK);
+    // Another process there, another session, a program here.
+    assert_eq!(lock(&mut raw, 2, Record::READ, (4, 2), 200), BLOCKED);
+    assert_eq!(lock(&mut other, 1, Record::WRITE, ALL, 300), BLOCKED);
+    assert!(!locally(0, libc::F_WRLCK));
+    assert!(locally(7, libc::F_WRLCK));
+    assert_eq!(lock(&mut raw, 1, Record::READ, (6, 3), 100), BLOCKED);
+    assert!(locally(7, libc::F_UNLCK));
+    // The same process through another of its files, as SQLite does.
+    assert_eq!(lock(&mut raw, 2, Record::WRITE, (3, 5), 100), OK);
+    // What is in the way.
+    let ask = |raw: &mut Raw, kind| {
+        let lock = Record {
+            kind,
+            start: 0,
+            length: 0,
+            proc_id: 200,
+        };
+        match raw
+            .ask(&Request::Getlock {
+                fid: 2,
+                lock,
+                client_id: text("there"),
+            })
+            .unwrap()
+            .reply()
+        {
+            Reply::Getlock { lock, .. } => lock,
+            other => panic!("{other:?}"),
+        }
+    };
+    let found = Record {
+        kind: Record::WRITE,
+        start: 0,
+        length: 8,
+        proc_id: 0,
+    };
+    assert_eq!(ask(&mut raw, Record::WRITE), found);
+    assert_eq!(
+        ask(&mut raw, Record::UNLOCK),
+        found,
+        "as Linux's client asks"
+    );
+    // A child closing its copy unlocks nothing of its parent's.
+    assert_eq!(lock(&mut raw, 1, Record::UNLOCK, ALL, 101), OK);
+    assert_eq!(lock(&mut other, 1, Record::WRITE, ALL, 300), BLOCKED);
+    // Part of it, then the rest with the last file through which it was locked.
+    assert_eq!(lock(&mut raw, 1, Record::UNLOCK, (0, 3), 100), OK);
+    assert_eq!(lock(&mut other, 1, Record::WRITE, (0, 3), 300), OK);
+    raw.clunk(1).unwrap();
+    assert_eq!(lock(&mut other, 1, Record::WRITE, (4, 1), 300), BLOCKED);
+    raw.clunk(2).unwrap();
+    assert_eq!(lock(&mut other, 1, Record::WRITE, (4, 1), 300), OK);
+    // A session's end is the end of its locks.
+    drop(other);
+    let freed = Instant::now();
+    while !locally(4, libc::F_WRLCK) {
+        assert!(freed.elapsed() < Duration::from_secs(10));
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Nonsense.
+    raw.open(1, "f", RDWR).unwrap();
+    assert_eq!(lock(&mut raw, 1, 3, ALL, 1), Err(Errno::EINVAL));
+    assert_eq!(
+        lock(&mut raw, 1, Record::READ, (u64::MAX, 2), 1),
+        Err(Errno::EINVAL)
+    );
+    assert_eq!(lock(&mut raw, 0, Record::READ, ALL, 1), Err(Errno::EBADF));
+}

@@ -1,0 +1,164 @@
+//! A directory served, seen from a peer that speaks 9P itself: what it can do, and what it can't.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "what fails here fails the test; bytes are taken from numbers"
+)]
+
+#[path = "../../../ninep/tests/raw/mod.rs"]
+mod raw;
+
+mod confined;
+mod files;
+mod locks;
+mod names;
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, UNIX_EPOCH};
+
+use cpu_client::export::{Export, prepare_process};
+use ninep::errno::Errno;
+use ninep::fs::OpenFlags;
+use ninep::msg::{Attr, DirEntry, Qid, Record, Reply, Request, SetAttr, Time};
+use ninep::server::Config;
+use ninep::wire::{Data, Few, Reader, Str, Wire};
+use raw::{Message, Raw, attach, name, text};
+use tempfile::TempDir;
+
+const RDONLY: u32 = OpenFlags::RDONLY;
+
+const WRONLY: u32 = OpenFlags::WRONLY;
+
+const RDWR: u32 = OpenFlags::RDWR;
+
+/// `TempDir/root` served; `TempDir/secret` is what must stay out of reach.
+struct Served {
+    dir: TempDir,
+    export: Arc<Export>,
+}
+
+impl Served {
+    fn new() -> Self {
+        prepare_process();
+        let dir = TempDir::new().unwrap();
+        fs::create_dir(dir.path().join("root")).unwrap();
+        fs::write(dir.path().join("secret"), "secret").unwrap();
+        let export = Arc::new(Export::new(&dir.path().join("root")).unwrap());
+        Self { dir, export }
+    }
+
+    fn session(&self) -> Raw {
+        Raw::attached(self.export.clone(), Config::default())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("root").join(name)
+    }
+
+    fn write(&self, name: &str, content: &str) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn mkdir(&self, name: &str) {
+        fs::create_dir(self.path(name)).unwrap();
+    }
+}
+
+fn served() -> (Served, Raw) {
+    let served = Served::new();
+    let raw = served.session();
+    (served, raw)
+}
+
+fn create(
+    raw: &mut Raw,
+    fid: u32,
+    dir: &str,
+    file: &str,
+    flags: u32,
+    mode: u32,
+) -> Result<(), Errno> {
+    raw.walk(0, fid, dir)?;
+    let request = Request::Lcreate {
+        fid,
+        name: name(file),
+        flags,
+        mode,
+        gid: 0,
+    };
+    let created = raw.ask(&request);
+    if created.is_err() {
+        raw.clunk(fid).unwrap();
+    }
+    created.map(drop)
+}
+
+fn getattr(raw: &mut Raw, fid: u32) -> Attr {
+    match raw
+        .ask(&Request::Getattr {
+            fid,
+            mask: Attr::BASIC,
+        })
+        .unwrap()
+        .reply()
+    {
+        Reply::Getattr { attr } => attr,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn setattr(raw: &mut Raw, fid: u32, attr: SetAttr) -> Result<(), Errno> {
+    raw.ask(&Request::Setattr { fid, attr }).map(drop)
+}
+
+struct Listed {
+    name: Vec<u8>,
+    offset: u64,
+    qid: Qid,
+    kind: u8,
+}
+
+fn readdir(raw: &mut Raw, fid: u32, offset: u64, count: u32) -> Result<Vec<Listed>, Errno> {
+    let reply = raw.ask(&Request::Readdir { fid, offset, count })?;
+    assert!(reply.data().len() <= count as usize);
+    let mut rest = reply.data();
+    let mut listed = Vec::new();
+    while !rest.is_empty() {
+        let entry = DirEntry::get(&mut Reader::new(rest)).unwrap();
+        rest = &rest[DirEntry::FIXED + entry.name.bytes().len()..];
+        listed.push(Listed {
+            name: entry.name.bytes().to_vec(),
+            offset: entry.offset,
+            qid: entry.qid,
+            kind: entry.kind,
+        });
+    }
+    Ok(listed)
+}
+
+/// All names from the beginning, without the dots.
+fn list(raw: &mut Raw, fid: u32, count: u32) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut offset = 0;
+    loop {
+        let entries = readdir(raw, fid, offset, count).unwrap();
+        let Some(last) = entries.last() else { break };
+        offset = last.offset;
+        names.extend(
+            entries
+                .into_iter()
+                .map(|entry| String::from_utf8(entry.name).unwrap()),
+        );
+    }
+    names.retain(|name| name != "." && name != "..");
+    names
+}
+
+fn errno(result: Result<Message, Errno>) -> Option<Errno> {
+    result.err()
+}

@@ -1,0 +1,377 @@
+//! Names and the directories that hold them.
+
+use super::*;
+
+#[test]
+fn names_are_linked_renamed_and_removed() {
+    let (served, mut raw) = served();
+    served.mkdir("a");
+    served.mkdir("b");
+    served.write("a/f", "f");
+    raw.walk(0, 1, "a").unwrap();
+    raw.walk(0, 2, "b").unwrap();
+    raw.walk(1, 3, "f").unwrap();
+    raw.ask(&Request::Link {
+        dfid: 2,
+        fid: 3,
+        name: name("hard"),
+    })
+    .unwrap();
+    assert_eq!(getattr(&mut raw, 3).nlink, 2);
+    let twice = Request::Link {
+        dfid: 2,
+        fid: 3,
+        name: name("hard"),
+    };
+    assert_eq!(errno(raw.ask(&twice)), Some(Errno::EEXIST));
+    assert_eq!(
+        errno(raw.ask(&Request::Link {
+            dfid: 2,
+            fid: 1,
+            name: name("d")
+        })),
+        Some(Errno::EPERM)
+    );
+
+    let symlink = Request::Symlink {
+        dfid: 2,
+        name: name("soft"),
+        target: text("../a/f"),
+        gid: 0,
+    };
+    let Reply::Symlink { qid } = raw.ask(&symlink).unwrap().reply() else {
+        panic!()
+    };
+    assert_eq!(qid.kind, Qid::SYMLINK);
+    raw.walk(2, 4, "soft").unwrap();
+    let link = raw.ask(&Request::Readlink { fid: 4 }).unwrap();
+    assert_eq!(
+        link.reply(),
+        Reply::Readlink {
+            target: text("../a/f")
+        }
+    );
+    assert_eq!(
+        errno(raw.ask(&Request::Readlink { fid: 3 })),
+        Some(Errno::EINVAL)
+    );
+    raw.ask(&Request::Link {
+        dfid: 1,
+        fid: 4,
+        name: name("soft2"),
+    })
+    .unwrap();
+    assert_eq!(
+        fs::read_link(served.path("a/soft2")).unwrap(),
+        PathBuf::from("../a/f")
+    );
+
+    let rename = |olddirfid, old, newdirfid, new| Request::Renameat {
+        olddirfid,
+        oldname: name(old),
+        newdirfid,
+        newname: name(new),
+    };
+    raw.ask(&rename(1, "f", 2, "hard2")).unwrap();
+    raw.ask(&rename(2, "hard2", 2, "soft")).unwrap();
+    assert_eq!(fs::read(served.path("b/soft")).unwrap(), b"f");
+    assert_eq!(errno(raw.ask(&rename(1, "f", 2, "x"))), Some(Errno::ENOENT));
+    assert_eq!(errno(raw.ask(&rename(0, "a", 1, "x"))), Some(Errno::EINVAL));
+    // The directory moves, its fid stays with it.
+    raw.ask(&rename(0, "b", 1, "moved")).unwrap();
+    raw.walk(2, 5, "soft").unwrap();
+    assert_eq!(getattr(&mut raw, 5).size, 1);
+
+    let unlink = |dfid, old, flags| Request::Unlinkat {
+        dfid,
+        name: name(old),
+        flags,
+    };
+    assert_eq!(errno(raw.ask(&unlink(1, "moved", 0))), Some(Errno::EISDIR));
+    assert_eq!(
+        errno(raw.ask(&unlink(1, "moved", 0x200))),
+        Some(Errno::ENOTEMPTY)
+    );
+    assert_eq!(
+        errno(raw.ask(&unlink(2, "soft", 0x200))),
+        Some(Errno::ENOTDIR)
+    );
+    assert_eq!(errno(raw.ask(&unlink(2, "soft", 1))), Some(Errno::EINVAL));
+    raw.ask(&unlink(2, "soft", 0)).unwrap();
+    raw.ask(&unlink(2, "hard", 0)).unwrap();
+    raw.ask(&unlink(1, "moved", 0x200)).unwrap();
+    assert!(!served.path("a/moved").exists());
+}
+
+#[test]
+fn rename_and_remove_by_fid() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    served.write("f", "f");
+    raw.walk(0, 1, "f").unwrap();
+    raw.walk(0, 2, "d").unwrap();
+    raw.ask(&Request::Rename {
+        fid: 1,
+        dfid: 2,
+        name: name("g"),
+    })
+    .unwrap();
+    raw.ask(&Request::Rename {
+        fid: 1,
+        dfid: 0,
+        name: name("h"),
+    })
+    .unwrap();
+    assert_eq!(fs::read(served.path("h")).unwrap(), b"f");
+    raw.ask(&Request::Remove { fid: 1 }).unwrap();
+    assert!(!served.path("h").exists());
+    assert_eq!(errno(raw.clunk(1)), Some(Errno::EBADF));
+    // The fid is gone though the file is not.
+    served.write("d/inside", "");
+    raw.walk(0, 3, "d").unwrap();
+    assert_eq!(
+        errno(raw.ask(&Request::Remove { fid: 3 })),
+        Some(Errno::ENOTEMPTY)
+    );
+    assert_eq!(errno(raw.clunk(3)), Some(Errno::EBADF));
+    // Never another file that has got the name, and never the root.
+    served.write("old", "");
+    raw.walk(0, 3, "old").unwrap();
+    fs::rename(served.path("old"), served.path("older")).unwrap();
+    served.write("old", "precious");
+    assert_eq!(
+        errno(raw.ask(&Request::Remove { fid: 3 })),
+        Some(Errno::ESTALE)
+    );
+    assert!(served.path("old").exists());
+    raw.walk(0, 4, "").unwrap();
+    assert_eq!(
+        errno(raw.ask(&Request::Remove { fid: 4 })),
+        Some(Errno::EBUSY)
+    );
+}
+
+#[test]
+fn special_files_are_made_and_left_to_the_peer() {
+    let (served, mut raw) = served();
+    for (file, mode) in [("fifo", 0o010_600), ("sock", 0o140_600), ("reg", 0o100_644)] {
+        let request = Request::Mknod {
+            dfid: 0,
+            name: name(file),
+            mode,
+            major: 0,
+            minor: 0,
+            gid: 0,
+        };
+        raw.ask(&request).unwrap();
+    }
+    assert!(
+        served
+            .path("fifo")
+            .metadata()
+            .unwrap()
+            .file_type()
+            .is_fifo()
+    );
+    assert!(
+        served
+            .path("sock")
+            .metadata()
+            .unwrap()
+            .file_type()
+            .is_socket()
+    );
+    assert!(served.path("reg").metadata().unwrap().is_file());
+    symlink("reg", served.path("link")).unwrap();
+    assert_eq!(errno(raw.open(1, "fifo", RDONLY)), Some(Errno::ENXIO));
+    assert_eq!(errno(raw.open(1, "sock", RDWR)), Some(Errno::ENXIO));
+    assert_eq!(errno(raw.open(1, "link", RDONLY)), Some(Errno::ELOOP));
+    // Nor does a create without EXCL open what is there: it would wait for ever.
+    assert_eq!(
+        create(&mut raw, 1, "", "fifo", WRONLY, 0o600),
+        Err(Errno::ENXIO)
+    );
+    assert_eq!(
+        create(&mut raw, 1, "", "link", WRONLY, 0o600),
+        Err(Errno::ELOOP)
+    );
+    let mad = Request::Mknod {
+        dfid: 0,
+        name: name("x"),
+        mode: 0o170_000,
+        major: 0,
+        minor: 0,
+        gid: 0,
+    };
+    assert_eq!(errno(raw.ask(&mad)), Some(Errno::EINVAL));
+}
+
+#[test]
+fn directories_of_ten_thousand_list_each_name_once() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    let wanted: HashSet<String> = (0..10_000)
+        .map(|n| format!("file-{n:0width$}", width = n % 200))
+        .collect();
+    for file in &wanted {
+        served.write(&format!("d/{file}"), "");
+    }
+    raw.open(1, "d", RDONLY).unwrap();
+    for count in [1 << 20, 8192, 333] {
+        let names = list(&mut raw, 1, count);
+        assert_eq!(names.len(), wanted.len(), "count {count}");
+        assert_eq!(names.into_iter().collect::<HashSet<_>>(), wanted);
+    }
+    // Where it was before, and anew from the beginning.
+    let all = readdir(&mut raw, 1, 0, 100_000).unwrap();
+    let after = readdir(&mut raw, 1, all[100].offset, 100_000).unwrap();
+    assert_eq!(after[0].name, all[101].name);
+    served.write("d/added", "");
+    assert!(list(&mut raw, 1, 1 << 20).contains(&"added".to_owned()));
+    assert_eq!(
+        readdir(&mut raw, 1, 0, 20).err(),
+        Some(Errno::EINVAL),
+        "not even one fits"
+    );
+    raw.open(2, "d/added", RDONLY).unwrap();
+    assert_eq!(readdir(&mut raw, 2, 0, 4096).err(), Some(Errno::ENOTDIR));
+    assert_eq!(raw.read(1, 0, 10).err(), Some(Errno::EISDIR));
+}
+
+#[test]
+fn a_directory_lists_completely_while_others_change_it() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    for n in 0..2000 {
+        served.write(&format!("d/stays-{n}"), "");
+        served.write(&format!("d/goes-{n}"), "");
+    }
+    raw.open(1, "d", RDONLY).unwrap();
+    let mut names = Vec::new();
+    let mut offset = 0;
+    for round in 0.. {
+        let entries = readdir(&mut raw, 1, offset, 4096).unwrap();
+        let Some(last) = entries.last() else { break };
+        offset = last.offset;
+        names.extend(
+            entries
+                .into_iter()
+                .map(|entry| String::from_utf8(entry.name).unwrap()),
+        );
+        for n in round * 20..(round * 20 + 20).min(2000) {
+            let _ = fs::remove_file(served.path(&format!("d/goes-{n}")));
+            served.write(&format!("d/comes-{n}"), "");
+        }
+    }
+    let stayed = names.iter().filter(|name| name.starts_with("stays-"));
+    assert_eq!(stayed.clone().count(), 2000);
+    assert_eq!(stayed.collect::<HashSet<_>>().len(), 2000);
+}
+
+#[test]
+fn entries_carry_the_inode_and_type_and_the_root_hides_its_parent() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    served.write("f", "");
+    symlink("f", served.path("l")).unwrap();
+    raw.open(1, "", RDONLY).unwrap();
+    let root = getattr(&mut raw, 0).qid;
+    for entry in readdir(&mut raw, 1, 0, 8192).unwrap() {
+        let (kind, d_type) = match &entry.name[..] {
+            b"." | b".." => {
+                assert_eq!((entry.qid.kind, entry.qid.path), (Qid::DIR, root.path));
+                continue;
+            }
+            b"d" => (Qid::DIR, 4),
+            b"f" => (Qid::FILE, 8),
+            b"l" => (Qid::SYMLINK, 10),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((entry.qid.kind, entry.kind), (kind, d_type));
+        let name = String::from_utf8(entry.name).unwrap();
+        assert_eq!(
+            entry.qid.path,
+            served.path(&name).symlink_metadata().unwrap().ino()
+        );
+    }
+}
+
+#[test]
+fn names_of_any_bytes() {
+    let (_served, mut raw) = served();
+    let names: [&[u8]; 5] = [
+        b"\xff\xfe\x01",
+        b"a b\nc",
+        "ü€".as_bytes(),
+        b"...",
+        &[b'x'; 255],
+    ];
+    for bytes in names {
+        let made = ninep::wire::Name::new(bytes).unwrap();
+        raw.ask(&Request::Mkdir {
+            dfid: 0,
+            name: made,
+            mode: 0o700,
+            gid: 0,
+        })
+        .unwrap();
+    }
+    raw.open(1, "", RDONLY).unwrap();
+    let listed = readdir(&mut raw, 1, 0, 8192).unwrap();
+    for bytes in names {
+        assert!(listed.iter().any(|entry| entry.name == bytes));
+    }
+    let long = "x".repeat(256);
+    let long = Request::Mkdir {
+        dfid: 0,
+        name: name(&long),
+        mode: 0o700,
+        gid: 0,
+    };
+    assert_eq!(errno(raw.ask(&long)), Some(Errno::ENAMETOOLONG));
+}
+
+#[test]
+fn sixteen_at_once() {
+    let served = Served::new();
+    std::thread::scope(|scope| {
+        for who in 0..16_u32 {
+            let mut raw = served.session();
+            let served = &served;
+            scope.spawn(move || {
+                let dir = format!("dir{who}");
+                raw.ask(&Request::Mkdir {
+                    dfid: 0,
+                    name: name(&dir),
+                    mode: 0o700,
+                    gid: 0,
+                })
+                .unwrap();
+                for round in 0..60 {
+                    let file = format!("file{round}");
+                    create(&mut raw, 1, &dir, &file, RDWR, 0o600).unwrap();
+                    let content = vec![who as u8; 1000 + round * 100];
+                    raw.write(1, 0, &content).unwrap();
+                    assert_eq!(raw.read(1, 0, 1 << 20).unwrap(), content);
+                    raw.clunk(1).unwrap();
+                    // All in one directory, under one another's feet.
+                    raw.walk(0, 2, &dir).unwrap();
+                    let rename = Request::Renameat {
+                        olddirfid: 2,
+                        oldname: name(&file),
+                        newdirfid: 0,
+                        newname: name("shared"),
+                    };
+                    raw.ask(&rename).unwrap();
+                    raw.clunk(2).unwrap();
+                    let _ = raw.open(3, "shared", RDONLY).map(|_| {
+                        let seen = raw.read(3, 0, 1 << 20).unwrap();
+                        assert!(seen.iter().all(|byte| *byte == seen[0]));
+                        raw.clunk(3).unwrap();
+                    });
+                }
+                assert_eq!(fs::read_dir(served.path(&dir)).unwrap().count(), 0);
+            });
+        }
+    });
+}

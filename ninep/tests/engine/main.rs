@@ -1,0 +1,171 @@
+//! The engine seen from its peer: versions, tags, flushes, fids, threads and limits.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "what fails here fails the test; bytes are taken from numbers"
+)]
+
+#[path = "../raw/mod.rs"]
+mod raw;
+
+mod fids;
+mod session;
+
+use std::num::NonZero;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use ninep::errno::Errno;
+use ninep::fs::{Attach, DirSink, FileSystem, OpenFlags, Result};
+use ninep::msg::{Attr, Kind, NO_TAG, Qid, Reply, Request};
+use ninep::observe::{Counts, Event, Observer};
+use ninep::server::{Config, Error};
+use raw::{Raw, attach, name, text, version, walk};
+
+/// `/dir/deep`, `/file` whose byte at n is n, `/slow` whose reads wait for [`Mem::release`].
+#[derive(Default)]
+struct Mem {
+    open: AtomicUsize,
+    reading: AtomicUsize,
+    released: Mutex<bool>,
+    wake: Condvar,
+    values: Mutex<Vec<Attribute>>,
+}
+
+/// A name, and the value it got or `None` if it was removed.
+type Attribute = (Vec<u8>, Option<Vec<u8>>);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Node {
+    Root,
+    Dir,
+    Deep,
+    File,
+    Slow,
+}
+
+impl Node {
+    fn qid(self) -> Qid {
+        let kind = match self {
+            Self::Root | Self::Dir => Qid::DIR,
+            _ => Qid::FILE,
+        };
+        Qid {
+            kind,
+            version: 1,
+            path: self as u64,
+        }
+    }
+}
+
+/// Counts itself, so that a leak is seen.
+struct Open(Node, Arc<Mem>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.1.open.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Mem {
+    fn release(&self) {
+        *self.released.lock().unwrap() = true;
+        self.wake.notify_all();
+    }
+}
+
+struct MemFs(Arc<Mem>);
+
+impl FileSystem for MemFs {
+    type Node = Node;
+    type File = Open;
+
+    fn attach(&self, _who: &Attach<'_>) -> Result<(Node, Qid)> {
+        Ok((Node::Root, Node::Root.qid()))
+    }
+
+    fn walk(&self, dir: &Node, name: &[u8]) -> Result<(Node, Qid)> {
+        let node = match (dir, name) {
+            (Node::Root, b"dir") => Node::Dir,
+            (Node::Root, b"file") => Node::File,
+            (Node::Root, b"slow") => Node::Slow,
+            (Node::Dir, b"deep") => Node::Deep,
+            (Node::Root | Node::Dir, _) => return Err(Errno::ENOENT),
+            _ => return Err(Errno::ENOTDIR),
+        };
+        Ok((node, node.qid()))
+    }
+
+    fn parent(&self, node: &Node) -> Result<(Node, Qid)> {
+        let node = if *node == Node::Deep {
+            Node::Dir
+        } else {
+            Node::Root
+        };
+        Ok((node, node.qid()))
+    }
+
+    fn getattr(&self, node: &Node, _mask: u64) -> Result<Attr> {
+        let qid = node.qid();
+        Ok(Attr {
+            qid,
+            ..Attr::default()
+        })
+    }
+
+    fn open(&self, node: &Node, _flags: OpenFlags) -> Result<(Open, Qid)> {
+        self.0.open.fetch_add(1, Ordering::SeqCst);
+        Ok((Open(*node, self.0.clone()), node.qid()))
+    }
+
+    fn read(&self, file: &Open, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        if file.0 == Node::Slow {
+            self.0.reading.fetch_add(1, Ordering::SeqCst);
+            let mut released = self.0.released.lock().unwrap();
+            while !*released {
+                released = self.0.wake.wait(released).unwrap();
+            }
+        }
+        for (at, byte) in (0..).zip(&mut *buf) {
+            *byte = offset.wrapping_add(at) as u8;
+        }
+        Ok(buf.len())
+    }
+
+    fn readdir(&self, _: &Node, _: &Open, _: u64, _: &mut DirSink<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    fn xattr(&self, _node: &Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
+        Ok(name.unwrap_or(b"user.a\0").to_vec())
+    }
+
+    fn set_xattr(&self, _: &Node, name: &[u8], value: Option<&[u8]>, _: u32) -> Result<()> {
+        let value = value.map(<[u8]>::to_vec);
+        self.0.values.lock().unwrap().push((name.to_vec(), value));
+        Ok(())
+    }
+
+    fn path(&self, node: &Node) -> Vec<u8> {
+        format!("/{node:?}").to_lowercase().into_bytes()
+    }
+}
+
+fn mem() -> (Arc<Mem>, Raw) {
+    with(Config::default())
+}
+
+fn with(config: Config<'static>) -> (Arc<Mem>, Raw) {
+    let mem = Arc::new(Mem::default());
+    let raw = Raw::attached(Arc::new(MemFs(mem.clone())), config);
+    (mem, raw)
+}
+
+fn read(fid: u32, offset: u64, count: u32) -> Request<'static> {
+    Request::Read { fid, offset, count }
+}
+
+fn start() -> (Raw, std::thread::JoinHandle<std::result::Result<(), Error>>) {
+    Raw::start(Arc::new(MemFs(Arc::default())), Config::default())
+}
