@@ -34,7 +34,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { FAILURE } else { 0 });
         }
     };
-    match run(flags) {
+    match run(&flags) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("cpu: {error:#}");
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(flags: Flags) -> Result<u8> {
+fn run(flags: &Flags) -> Result<u8> {
     if flags.debug.0 {
         tracing_subscriber::fmt()
             .with_max_level(LevelFilter::DEBUG)
@@ -52,7 +52,7 @@ fn run(flags: Flags) -> Result<u8> {
             .init();
     }
     let home = home();
-    let environment = environment(&flags, &home)?;
+    let environment = environment(flags, &home)?;
     let files = if flags.ninep.0 {
         Some(files::Files::new(&flags.root, flags.msize, flags.dbg9p.0)?)
     } else {

@@ -68,7 +68,7 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     } else {
         None
     };
-    let (receiver, sender) = start(&mut connection, command, raw.is_some()).await?;
+    let (receiver, sender) = start(&mut connection, command, raw.as_ref()).await?;
     let outputs = [
         spawn_output(&receiver, Stream::Data, io::stdout().as_fd(), &local_tx)?,
         spawn_output(&receiver, Stream::Stderr, io::stderr().as_fd(), &local_tx)?,
@@ -140,7 +140,7 @@ fn killed(signal: Signal) -> u8 {
 async fn start(
     connection: &mut Connection,
     command: Command,
-    terminal: bool,
+    terminal: Option<&terminal::Raw>,
 ) -> Result<(Receiver, Sender)> {
     let refused = "the server opens no session channel";
     let open = || async {
@@ -169,16 +169,15 @@ async fn start(
         )?;
     }
     let (receiver, sender) = connection.mux.open(main);
-    if terminal {
+    if let Some(terminal::Raw { modes }) = terminal {
         let size = terminal::size();
-        let modes = terminal::modes();
         let term = std::env::var("TERM").unwrap_or_default();
         sender
             .request(async |write: &ChannelWriteHalf<Msg>| {
                 let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
                 let (x, y) = (size.ws_xpixel.into(), size.ws_ypixel.into());
                 write
-                    .request_pty(false, &term, columns, rows, x, y, &modes)
+                    .request_pty(false, &term, columns, rows, x, y, modes)
                     .await
             })
             .await

@@ -28,19 +28,16 @@ pub(crate) fn size() -> Winsize {
     })
 }
 
-/// The modes of the terminal at standard input, for the remote one.
-pub(crate) fn modes() -> Vec<(russh::Pty, u32)> {
-    tcgetattr(stdin())
-        .map(|termios| cpu_ssh::modes::encode(&termios))
-        .unwrap_or_default()
-}
-
 /// Raw mode for as long as this lives.
-pub(crate) struct Raw(());
+pub(crate) struct Raw {
+    /// The modes from before, which the remote terminal is to have.
+    pub(crate) modes: Vec<(russh::Pty, u32)>,
+}
 
 impl Raw {
     pub(crate) fn enter() -> nix::Result<Self> {
         let original = tcgetattr(stdin())?;
+        let modes = cpu_ssh::modes::encode(&original);
         let mut raw = original.clone();
         cfmakeraw(&mut raw);
         if ORIGINAL.set(original.into()).is_ok() {
@@ -51,7 +48,7 @@ impl Raw {
             }));
         }
         tcsetattr(stdin(), SetArg::TCSADRAIN, &raw)?;
-        Ok(Self(()))
+        Ok(Self { modes })
     }
 }
 

@@ -55,11 +55,13 @@ pub struct Export {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Caching {
     /// Keep it while anyone there holds the file open. Reads are few and large, writes are
-    /// gathered. But Linux never looks whether the file has changed here meanwhile; and what is
-    /// appended here it shows as zeros up to the end of the page, until all there have closed it.
+    /// gathered. But Linux never looks whether the file has changed here meanwhile; what is
+    /// appended here it shows as zeros up to the end of the page, until all there have closed
+    /// it; and `O_APPEND` goes where it thinks the end is.
     #[default]
     WhileOpen,
     /// Nothing but mapped pages: every read(2) asks here, every write(2) arrives here at once.
+    /// Also for peers that mount without a cache, so that `O_APPEND` means the real end.
     Never,
 }
 
@@ -195,7 +197,9 @@ impl FileSystem for Export {
         let file = match node.kind() {
             FileType::RegularFile if flags.has(OpenFlags::DIRECTORY) => return Err(Errno::ENOTDIR),
             FileType::RegularFile => {
-                let fd = self.reopen(node, oflags(flags)?).map_err(os)?;
+                let fd = self
+                    .reopen(node, oflags(flags, self.caching)?)
+                    .map_err(os)?;
                 if flags.has(OpenFlags::TRUNC) {
                     rustix::fs::ftruncate(&fd, 0).map_err(os)?;
                 }
@@ -230,7 +234,8 @@ impl FileSystem for Export {
         // What is there may be a pipe or a device, so it is never opened by name: either the
         // file is new, or it is walked to. Someone may remove it in between, hence the loop.
         for _ in 0..8 {
-            let flags_new = oflags(flags)? | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+            let flags_new =
+                oflags(flags, self.caching)? | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
             match rustix::fs::openat(dir.fd(), name, flags_new, attr::mode(mode)) {
                 Ok(fd) => {
                     let fd = Arc::new(fd);
@@ -388,15 +393,19 @@ fn removal(directory: bool) -> AtFlags {
 
 /// The flags of the wire, which are x86's, as this machine's. What only the peer's kernel can do
 /// (`O_DIRECT`, `O_NONBLOCK`, `O_NOCTTY` ...) is left to it.
-fn oflags(flags: OpenFlags) -> Result<OFlags> {
+fn oflags(flags: OpenFlags, caching: Caching) -> Result<OFlags> {
     let mut to = match flags.access() {
         OpenFlags::RDONLY => OFlags::RDONLY,
         OpenFlags::WRONLY => OFlags::WRONLY,
         OpenFlags::RDWR => OFlags::RDWR,
         _ => return Err(Errno::EINVAL),
     };
+    // A cache writes pages back where they belong, the old bytes in them too: appended, they would
+    // be there twice.
+    if flags.has(OpenFlags::APPEND) && caching == Caching::Never {
+        to |= OFlags::APPEND;
+    }
     for (bit, flag) in [
-        (OpenFlags::APPEND, OFlags::APPEND),
         (OpenFlags::DSYNC, OFlags::DSYNC),
         (OpenFlags::SYNC, OFlags::SYNC),
         (OpenFlags::NOATIME, OFlags::NOATIME),

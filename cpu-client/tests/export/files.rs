@@ -39,13 +39,28 @@ fn files_are_created_written_read_and_truncated() {
     create(&mut raw, 1, "", "new", WRONLY, 0).unwrap();
     assert_eq!(raw.read(1, 0, 1).err(), Some(Errno::EBADF));
     raw.clunk(1).unwrap();
-    raw.open(1, "new", WRONLY | OpenFlags::APPEND).unwrap();
-    raw.write(1, 0, b"!").unwrap();
-    raw.clunk(1).unwrap();
-    assert_eq!(fs::read(served.path("new")).unwrap(), b"hello!");
     raw.open(1, "new", RDWR | OpenFlags::TRUNC).unwrap();
     raw.clunk(1).unwrap();
     assert_eq!(fs::read(served.path("new")).unwrap(), b"");
+}
+
+/// With a cache the peer writes whole pages back, also through a file opened to append.
+#[test]
+fn appending_is_the_end_of_the_file_unless_the_peer_caches() {
+    let served = Served::new();
+    for (caching, expected) in [(Caching::WhileOpen, "!ello"), (Caching::Never, "hello!")] {
+        served.write("f", "hello");
+        let root = served.path("");
+        let export = Export::new(&root).unwrap().with_caching(caching);
+        let mut raw = Raw::attached(Arc::new(export), Config::default());
+        let Reply::Lopen { qid, .. } = raw.open(1, "f", RDWR | OpenFlags::APPEND).unwrap().reply()
+        else {
+            panic!()
+        };
+        assert_eq!(qid.version == 0, caching == Caching::Never);
+        raw.write(1, 0, b"!").unwrap();
+        assert_eq!(fs::read_to_string(served.path("f")).unwrap(), expected);
+    }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use cpu_client::export::{Export, prepare_process};
+use cpu_client::export::{Caching, Export, prepare_process};
 use ninep::errno::Errno;
 use ninep::fs::OpenFlags;
 use ninep::msg::{Attr, DirEntry, Qid, Record, Reply, Request, SetAttr, Time};
