@@ -5,6 +5,7 @@
 mod cmdline;
 mod console;
 mod init;
+mod netup;
 mod session;
 mod ssh;
 mod sys;
@@ -56,6 +57,11 @@ fn run() -> Result<()> {
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
     match args.first().map(String::as_str) {
+        Some("network") => {
+            args.remove(0);
+            let options = options(&args)?;
+            match netup::run(options.port, &options.host_key)? {}
+        }
         Some("connection") => {
             args.remove(0);
             ssh::run_connection(&options(&args)?)

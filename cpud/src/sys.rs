@@ -1,5 +1,9 @@
 //! The one room of cpud with unsafe code: system calls that neither std nor nix wraps safely.
 #![allow(unsafe_code)]
+#![allow(
+    clippy::cast_possible_truncation,
+    reason = "constants and sizes of C's headers fit"
+)]
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -107,5 +111,85 @@ pub(crate) fn reset_signal_actions() {
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: no handler is installed. SIGKILL, SIGSTOP and libc's own are EINVAL, as wanted.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// A non-blocking packet(7) socket that hears IPv4 packets of the link with this index, but only
+/// unfragmented UDP to `port`: the kernel drops the rest before it wakes us.
+pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // Protocol 0 hears nothing yet.
+    // SAFETY: takes numbers only.
+    let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the kernel has just made it for us.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+
+    // linux/filter.h: code, jump if true, jump if false, operand. Offsets count from the IP header.
+    let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut program = [
+        op(0x30, 0, 0, 9),               // load the protocol
+        op(0x15, 0, 6, 17),              // UDP, or drop
+        op(0x28, 0, 0, 6),               // load the fragment's offset
+        op(0x45, 4, 0, 0x1fff),          // the first, or drop
+        op(0xb1, 0, 0, 0),               // x = length of the IP header
+        op(0x48, 0, 0, 2),               // load the destination port
+        op(0x15, 0, 1, u32::from(port)), // ours, or drop
+        op(0x06, 0, 0, u32::MAX),        // take it
+        op(0x06, 0, 0, 0),               // drop it
+    ];
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or(0),
+        filter: program.as_mut_ptr(),
+    };
+    // SAFETY: pointer and length are of one sock_fprog, whose own are of `program`; the kernel
+    // copies both before the call returns.
+    Errno::result(unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of_val(&filter) as libc::socklen_t,
+        )
+    })?;
+    let address = link_address(link);
+    // SAFETY: pointer and length are of one sockaddr_ll, which lives until the call returns.
+    Errno::result(unsafe {
+        libc::bind(
+            fd.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    })?;
+    Ok(fd)
+}
+
+/// Sends an IPv4 packet to the Ethernet broadcast address of a link.
+pub(crate) fn broadcast_frame(socket: BorrowedFd<'_>, link: u32, packet: &[u8]) -> io::Result<()> {
+    let address = link_address(link);
+    // SAFETY: the kernel reads `packet` and one sockaddr_ll, with their own lengths.
+    Errno::result(unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            packet.as_ptr().cast(),
+            packet.len(),
+            0,
+            (&raw const address).cast(),
+            size_of_val(&address) as libc::socklen_t,
+        )
+    })?;
+    Ok(())
+}
+
+/// IPv4 on a link, and everybody there.
+fn link_address(link: u32) -> libc::sockaddr_ll {
+    libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_ifindex: link.cast_signed(),
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 6,
+        sll_addr: [255, 255, 255, 255, 255, 255, 0, 0],
     }
 }

@@ -1,0 +1,706 @@
+//! The client's states of RFC 2131, 4.4, without I/O and without a clock of its own: time and
+//! messages come in, what is to be done comes out.
+//!
+//! ```text
+//! start ─▶ Selecting ─offer─▶ Requesting ─ack─▶ Bound ─T1─▶ Renewing ─T2─▶ Rebinding ─end─▶ Selecting
+//!             ▲  ▲                │ nak             ▲──── ack ────┴──────────────┘
+//!             │  └────────────────┘                 │
+//!             └── nak, silence ── Rebooting ── ack ─┘     (the cable was out; we have a lease)
+//! ```
+//!
+//! Left out on purpose: probing the address by ARP before use, DECLINE and RELEASE. A machine
+//! without memory can't tell another's address from its own of five minutes ago.
+
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use super::packet::{ACK, DISCOVER, NAK, OFFER, REQUEST, Reply, Request, Route};
+
+/// A first wait of one second instead of RFC 2131's four: machines here boot in one.
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(64);
+/// How often a request is repeated before the search begins anew: 1 + 2 + 4 + 8 seconds.
+const REQUESTS: u32 = 4;
+/// And for the lease from before the cable was out: 1 + 2 + 4 seconds.
+const REBOOTS: u32 = 3;
+/// RFC 2131, 4.4.5: no renewal is repeated sooner.
+const LEAST_RENEWAL: Duration = Duration::from_mins(1);
+/// A lease shorter than this is taken as this, so that no server makes us spin.
+const LEAST_LEASE: u32 = 4;
+
+/// What a server has given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Lease {
+    pub(in super::super) address: Ipv4Addr,
+    pub(in super::super) prefix: u8,
+    pub(in super::super) server: Ipv4Addr,
+    pub(in super::super) routes: Vec<Route>,
+    pub(in super::super) dns: Vec<Ipv4Addr>,
+    pub(in super::super) search: Vec<String>,
+    pub(in super::super) hostname: Option<String>,
+    pub(in super::super) mtu: Option<u16>,
+    /// None is for ever.
+    pub(in super::super) times: Option<Times>,
+}
+
+/// When to do what about a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Times {
+    t1: Instant,
+    t2: Instant,
+    pub(in super::super) end: Instant,
+}
+
+/// What is to be done, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) enum Action {
+    /// To everybody on the link, from no address.
+    Broadcast(Vec<u8>),
+    /// To the server that gave the lease, from the leased address.
+    Unicast {
+        message: Vec<u8>,
+        from: Ipv4Addr,
+        to: Ipv4Addr,
+    },
+    /// Use this, instead of what was used before.
+    Configure(Lease),
+    /// The lease is over.
+    Deconfigure,
+}
+
+/// How answers reach us now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) enum Listen {
+    /// None are expected.
+    No,
+    /// As frames, since we may have no address.
+    Frames,
+    /// At the leased address.
+    Socket(Ipv4Addr),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No carrier.
+    Stopped,
+    Selecting {
+        tries: u32,
+    },
+    Requesting {
+        address: Ipv4Addr,
+        server: Ipv4Addr,
+        tries: u32,
+    },
+    Bound,
+    Renewing,
+    Rebinding,
+    Rebooting {
+        tries: u32,
+    },
+}
+
+/// The client of one link.
+pub(in super::super) struct Client {
+    mac: [u8; 6],
+    hostname: Option<String>,
+    random: u64,
+    state: State,
+    /// When the state has something to do by itself.
+    next: Option<Instant>,
+    xid: u32,
+    /// Since when there is no usable answer.
+    since: Instant,
+    /// When the request was sent that an answer's times count from.
+    sent: Instant,
+    lease: Option<Lease>,
+}
+
+impl Client {
+    /// `random` seeds what should differ between machines: transaction numbers and jitter.
+    pub(in super::super) fn new(
+        mac: [u8; 6],
+        hostname: Option<String>,
+        random: u64,
+        now: Instant,
+    ) -> Self {
+        Self {
+            mac,
+            hostname,
+            random,
+            state: State::Stopped,
+            next: None,
+            xid: 0,
+            since: now,
+            sent: now,
+            lease: None,
+        }
+    }
+
+    /// There is a carrier: look for an address, or whether the old one is still good here.
+    pub(in super::super) fn start(&mut self, now: Instant) {
+        self.since = now;
+        let state = if self.lease.is_some() {
+            State::Rebooting { tries: 0 }
+        } else {
+            State::Selecting { tries: 0 }
+        };
+        self.enter(state, now);
+    }
+
+    /// The carrier is gone. The lease goes on.
+    pub(in super::super) fn stop(&mut self) {
+        self.state = State::Stopped;
+        self.next = None;
+    }
+
+    /// When [`Self::tick`] is to be called.
+    pub(in super::super) fn deadline(&self) -> Option<Instant> {
+        [self.next, self.end()].into_iter().flatten().min()
+    }
+
+    pub(in super::super) fn listen(&self) -> Listen {
+        match (self.state, &self.lease) {
+            (State::Stopped | State::Bound, _) => Listen::No,
+            (State::Renewing, Some(lease)) => Listen::Socket(lease.address),
+            _ => Listen::Frames,
+        }
+    }
+
+    fn end(&self) -> Option<Instant> {
+        Some(self.lease.as_ref()?.times?.end)
+    }
+
+    /// Time has passed.
+    pub(in super::super) fn tick(&mut self, now: Instant) -> Vec<Action> {
+        let mut actions = Vec::new();
+        if self.end().is_some_and(|end| end <= now) {
+            self.lease = None;
+            actions.push(Action::Deconfigure);
+            if matches!(
+                self.state,
+                State::Bound | State::Renewing | State::Rebinding | State::Rebooting { .. }
+            ) {
+                self.since = now;
+                self.enter(State::Selecting { tries: 0 }, now);
+            }
+        }
+        while self.next.is_some_and(|next| next <= now) {
+            actions.extend(self.act(now));
+        }
+        actions
+    }
+
+    /// The state's own next step. Each sets a later time for the one after it.
+    fn act(&mut self, now: Instant) -> Option<Action> {
+        self.next = None;
+        match self.state {
+            State::Stopped => None,
+            State::Selecting { tries } => {
+                // The same transaction as before: a server may take longer than we wait, as
+                // dnsmasq does when it pings the address first.
+                self.state = State::Selecting {
+                    tries: tries.saturating_add(1),
+                };
+                self.next = Some(now + self.backoff(tries));
+                Some(Action::Broadcast(self.message(DISCOVER, now)))
+            }
+            State::Requesting {
+                tries: REQUESTS.., ..
+            }
+            | State::Rebooting { tries: REBOOTS.. } => {
+                self.enter(State::Selecting { tries: 0 }, now);
+                None
+            }
+            State::Requesting {
+                address,
+                server,
+                tries,
+            } => {
+                self.state = State::Requesting {
+                    address,
+                    server,
+                    tries: tries + 1,
+                };
+                self.next = Some(now + self.backoff(tries));
+                Some(Action::Broadcast(self.message(REQUEST, now)))
+            }
+            State::Rebooting { tries } => {
+                self.state = State::Rebooting { tries: tries + 1 };
+                self.next = Some(now + self.backoff(tries));
+                Some(Action::Broadcast(self.message(REQUEST, now)))
+            }
+            State::Bound => {
+                self.since = now;
+                self.enter(State::Renewing, now);
+                None
+            }
+            State::Renewing => {
+                let lease = self.lease.as_ref()?;
+                let (from, to, times) = (lease.address, lease.server, lease.times?);
+                if times.t2 <= now {
+                    self.enter(State::Rebinding, now);
+                    return None;
+                }
+                self.next = Some(half_way(now, times.t2));
+                Some(Action::Unicast {
+                    message: self.message(REQUEST, now),
+                    from,
+                    to,
+                })
+            }
+            State::Rebinding => {
+                self.next = Some(half_way(now, self.end()?));
+                Some(Action::Broadcast(self.message(REQUEST, now)))
+            }
+        }
+    }
+
+    /// A message has come, from whomever.
+    pub(in super::super) fn receive(&mut self, bytes: &[u8], now: Instant) -> Vec<Action> {
+        let reply =
+            Reply::decode(bytes).filter(|reply| reply.xid == self.xid && reply.mac == self.mac);
+        let Some(reply) = reply else {
+            return Vec::new();
+        };
+        // Who may answer, and about which address.
+        let (server, address) = match self.state {
+            State::Selecting { tries: 1.. } => {
+                if let (OFFER, Some(address), Some(server)) =
+                    (reply.kind, reply.yiaddr, reply.server)
+                {
+                    self.enter(
+                        State::Requesting {
+                            address,
+                            server,
+                            tries: 0,
+                        },
+                        now,
+                    );
+                    return self.tick(now);
+                }
+                return Vec::new();
+            }
+            State::Requesting {
+                address, server, ..
+            } => (Some(server), address),
+            State::Renewing | State::Rebinding | State::Rebooting { tries: 1.. } => {
+                let Some(lease) = &self.lease else {
+                    return Vec::new();
+                };
+                let only = matches!(self.state, State::Renewing).then_some(lease.server);
+                (only, lease.address)
+            }
+            _ => return Vec::new(),
+        };
+        if server.is_some() && reply.server.is_some() && server != reply.server {
+            return Vec::new();
+        }
+        match reply.kind {
+            NAK => {
+                let had = self.lease.take();
+                self.enter(State::Selecting { tries: 0 }, now);
+                // Not at once, lest a server and we keep each other busy.
+                self.next = Some(now + self.backoff(0));
+                had.map(|_| Action::Deconfigure).into_iter().collect()
+            }
+            ACK if reply.yiaddr == Some(address) => {
+                let Some(server) = reply
+                    .server
+                    .or(server)
+                    .or(self.lease.as_ref().map(|l| l.server))
+                else {
+                    return Vec::new();
+                };
+                let Some(lease) = self.accept(reply, address, server) else {
+                    return Vec::new();
+                };
+                self.state = State::Bound;
+                self.next = lease.times.map(|times| times.t1);
+                self.lease = Some(lease.clone());
+                vec![Action::Configure(lease)]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The lease of an ACK; none if it doesn't say how long.
+    fn accept(&self, reply: Reply, address: Ipv4Addr, server: Ipv4Addr) -> Option<Lease> {
+        let times = match reply.lease? {
+            u32::MAX => None,
+            seconds => {
+                let seconds = seconds.max(LEAST_LEASE);
+                // Zero, or out of order, is not what a server means (RFC 2131, 4.4.5).
+                let t2 = reply.t2.filter(|&t2| (1..seconds).contains(&t2));
+                let t2 = t2.unwrap_or(seconds - seconds / 8);
+                let t1 = reply
+                    .t1
+                    .filter(|&t1| (1..t2).contains(&t1))
+                    .unwrap_or((seconds / 2).min(t2));
+                let after = |seconds: u32| self.sent + Duration::from_secs(seconds.into());
+                Some(Times {
+                    t1: after(t1),
+                    t2: after(t2),
+                    end: after(seconds),
+                })
+            }
+        };
+        Some(Lease {
+            address,
+            prefix: reply.prefix.unwrap_or_else(|| class_prefix(address)),
+            server,
+            routes: reply.routes,
+            dns: reply.dns,
+            search: reply.search,
+            hostname: reply.hostname,
+            mtu: reply.mtu,
+            times,
+        })
+    }
+
+    /// Enters a state that acts at once.
+    fn enter(&mut self, state: State, now: Instant) {
+        if !matches!(state, State::Requesting { .. }) {
+            // A request continues the offer's transaction; everything else is a new one.
+            self.xid = self.random_below(u32::MAX);
+        }
+        self.state = state;
+        self.next = Some(now);
+    }
+
+    /// What the present state says, RFC 2131, table 5.
+    fn message(&mut self, kind: u8, now: Instant) -> Vec<u8> {
+        self.sent = now;
+        let leased = self.lease.as_ref().map(|lease| lease.address);
+        let (ciaddr, requested, server) = match self.state {
+            State::Requesting {
+                address, server, ..
+            } => (None, Some(address), Some(server)),
+            State::Renewing | State::Rebinding => (leased, None, None),
+            State::Rebooting { .. } => (None, leased, None),
+            State::Stopped | State::Bound | State::Selecting { .. } => (None, None, None),
+        };
+        let secs = now.saturating_duration_since(self.since).as_secs();
+        Request {
+            kind,
+            xid: self.xid,
+            secs: u16::try_from(secs).unwrap_or(u16::MAX),
+            mac: self.mac,
+            ciaddr: ciaddr.unwrap_or(Ipv4Addr::UNSPECIFIED),
+            requested,
+            server,
+            hostname: self.hostname.as_deref(),
+        }
+        .encode()
+    }
+
+    /// 1, 2, 4 ... 64 seconds, each a quarter more or less, so that a rack that was switched on
+    /// together does not ask together.
+    fn backoff(&mut self, tries: u32) -> Duration {
+        let whole = FIRST_WAIT
+            .saturating_mul(1 << tries.min(6))
+            .min(LONGEST_WAIT);
+        whole * 3 / 4 + whole * self.random_below(1000) / 2000
+    }
+
+    /// splitmix64, Steele and others, OOPSLA 2014.
+    fn random_below(&mut self, limit: u32) -> u32 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let high = (z ^ (z >> 31)) >> 32;
+        u32::try_from(high % u64::from(limit)).unwrap_or(0)
+    }
+}
+
+/// Half of what is left until `end`, but at least the least, and never beyond.
+fn half_way(now: Instant, end: Instant) -> Instant {
+    let left = end.saturating_duration_since(now);
+    now + (left / 2).max(LEAST_RENEWAL).min(left)
+}
+
+/// The prefix length of an address's class, for a server that tells none.
+pub(in super::super) fn class_prefix(address: Ipv4Addr) -> u8 {
+    match address.octets()[0] {
+        0..=127 => 8,
+        128..=191 => 16,
+        _ => 24,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::packet::tests::reply;
+    use super::*;
+    use proptest::prelude::*;
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+    const OURS: [u8; 4] = [10, 0, 0, 7];
+    const SERVER: &[u8] = &[10, 0, 0, 1];
+    const HOUR: &[u8] = &[0, 0, 14, 16];
+
+    /// A client, a clock, and what the client has sent.
+    struct Bench {
+        client: Client,
+        begin: Instant,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let begin = Instant::now();
+            let mut client = Client::new(MAC, None, 42, begin);
+            client.start(begin);
+            Self {
+                client,
+                begin,
+                now: begin,
+            }
+        }
+
+        /// Lets time pass to the next deadline; seconds since the beginning, and what is done.
+        fn next(&mut self) -> (f64, Vec<Action>) {
+            self.now = self.client.deadline().unwrap();
+            let actions = self.client.tick(self.now);
+            ((self.now - self.begin).as_secs_f64(), actions)
+        }
+
+        fn answer(&mut self, kind: u8, options: &[(u8, &[u8])]) -> Vec<Action> {
+            let bytes = reply(kind, self.client.xid, MAC, OURS, options);
+            self.client.receive(&bytes, self.now)
+        }
+
+        /// Through offer and acknowledgement to a lease of an hour.
+        fn bound() -> Self {
+            let mut bench = Self::new();
+            bench.next();
+            bench.answer(OFFER, &[(54, SERVER), (51, HOUR)]);
+            let actions = bench.answer(ACK, &[(54, SERVER), (51, HOUR), (1, &[255, 255, 255, 0])]);
+            assert!(
+                matches!(&actions[..], [Action::Configure(lease)] if lease.address == Ipv4Addr::from(OURS))
+            );
+            assert_eq!(bench.client.listen(), Listen::No);
+            bench
+        }
+    }
+
+    fn kind(action: &Action) -> u8 {
+        match action {
+            Action::Broadcast(message) | Action::Unicast { message, .. } => message[242],
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn silence_is_asked_into_more_and_more_seldom() {
+        let mut bench = Bench::new();
+        let mut last = 0.0;
+        for expected in [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 64.0] {
+            let (at, actions) = bench.next();
+            assert_eq!(actions.iter().map(kind).collect::<Vec<_>>(), [DISCOVER]);
+            let waited = at - last;
+            assert!(
+                waited >= expected * 0.74 && waited <= expected * 1.26,
+                "{waited} {expected}"
+            );
+            last = at;
+        }
+    }
+
+    #[test]
+    fn offer_request_ack() {
+        let mut bench = Bench::new();
+        bench.next();
+        assert_eq!(bench.client.listen(), Listen::Frames);
+        let actions = bench.answer(OFFER, &[(54, SERVER), (51, HOUR)]);
+        assert_eq!(actions.iter().map(kind).collect::<Vec<_>>(), [REQUEST]);
+        let actions = bench.answer(ACK, &[(54, SERVER), (51, HOUR), (1, &[255, 255, 0, 0])]);
+        let [Action::Configure(lease)] = &actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!((lease.address, lease.prefix), (Ipv4Addr::from(OURS), 16));
+        let (at, actions) = bench.next();
+        assert!((at - 1800.0).abs() < 2.0, "T1 is half the lease: {at}");
+        assert!(matches!(&actions[..], [Action::Unicast { .. }]));
+    }
+
+    #[test]
+    fn an_offer_that_is_not_confirmed_is_forgotten() {
+        let mut bench = Bench::new();
+        bench.next();
+        bench.answer(OFFER, &[(54, SERVER)]);
+        let sent: Vec<_> = (0..6)
+            .flat_map(|_| bench.next().1)
+            .map(|a| kind(&a))
+            .collect();
+        assert_eq!(sent[..4], [REQUEST, REQUEST, REQUEST, DISCOVER]);
+    }
+
+    #[test]
+    fn renewing_then_rebinding_then_the_end() {
+        let mut bench = Bench::bound();
+        let (mut unicasts, mut broadcasts) = (0, 0);
+        loop {
+            let (at, actions) = bench.next();
+            for action in &actions {
+                match action {
+                    Action::Unicast { from, to, .. } => {
+                        assert_eq!((from.octets(), to.octets()), (OURS, [10, 0, 0, 1]));
+                        assert!((1798.0..3150.0).contains(&at));
+                        assert_eq!(bench.client.listen(), Listen::Socket(*from));
+                        unicasts += 1;
+                    }
+                    Action::Broadcast(_) if at < 3599.0 => {
+                        assert!(at >= 3148.0);
+                        broadcasts += 1;
+                    }
+                    Action::Deconfigure => assert!(at >= 3599.0),
+                    Action::Broadcast(message) => assert_eq!(message[242], DISCOVER),
+                    Action::Configure(_) => panic!(),
+                }
+            }
+            if at > 3605.0 {
+                break;
+            }
+        }
+        assert!(
+            (3..=6).contains(&unicasts) && (2..=5).contains(&broadcasts),
+            "{unicasts} {broadcasts}"
+        );
+    }
+
+    #[test]
+    fn a_renewed_lease_is_as_new() {
+        let mut bench = Bench::bound();
+        bench.next();
+        let actions = bench.answer(ACK, &[(54, SERVER), (51, HOUR)]);
+        assert!(matches!(&actions[..], [Action::Configure(_)]));
+        let (at, _) = bench.next();
+        assert!((at - 3600.0).abs() < 3.0, "{at}");
+    }
+
+    #[test]
+    fn a_refused_lease_is_given_up() {
+        let mut bench = Bench::bound();
+        bench.next();
+        assert_eq!(bench.answer(NAK, &[(54, SERVER)]), [Action::Deconfigure]);
+        let (_, actions) = bench.next();
+        assert_eq!(actions.iter().map(kind).collect::<Vec<_>>(), [DISCOVER]);
+        // And so is an offer, without a loop that burns the link.
+        bench.answer(OFFER, &[(54, SERVER)]);
+        let before = bench.now;
+        assert_eq!(bench.answer(NAK, &[(54, SERVER)]), []);
+        assert!(bench.client.deadline().unwrap() - before > FIRST_WAIT / 2);
+    }
+
+    #[test]
+    fn after_the_cable_was_out_the_old_address_is_asked_for() {
+        let mut bench = Bench::bound();
+        bench.client.stop();
+        assert!(bench.client.deadline().is_some(), "the lease still ends");
+        bench.client.start(bench.now);
+        let (_, actions) = bench.next();
+        let [Action::Broadcast(message)] = &actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert!(message.windows(6).any(|w| w == [50, 4, 10, 0, 0, 7]) && message[12..16] == [0; 4]);
+        let sent: Vec<_> = (0..4)
+            .flat_map(|_| bench.next().1)
+            .map(|a| kind(&a))
+            .collect();
+        assert_eq!(
+            sent,
+            [REQUEST, REQUEST, DISCOVER, DISCOVER],
+            "silence: look anew, keep the lease"
+        );
+        bench.answer(OFFER, &[(54, SERVER)]);
+        assert!(matches!(
+            &bench.answer(ACK, &[(54, SERVER), (51, HOUR)])[..],
+            [Action::Configure(_)]
+        ));
+    }
+
+    #[test]
+    fn a_lease_for_ever_and_one_for_no_time() {
+        let mut bench = Bench::new();
+        bench.next();
+        bench.answer(OFFER, &[(54, SERVER)]);
+        assert_eq!(bench.answer(ACK, &[(54, SERVER)]), [], "no lease time");
+        bench.answer(ACK, &[(54, SERVER), (51, &[255; 4])]);
+        assert_eq!(bench.client.deadline(), None);
+
+        let mut bench = Bench::new();
+        bench.next();
+        bench.answer(OFFER, &[(54, SERVER)]);
+        bench.answer(
+            ACK,
+            &[(54, SERVER), (51, &[0; 4]), (58, &[0; 4]), (59, &[0; 4])],
+        );
+        let wait = bench.client.deadline().unwrap() - bench.now;
+        assert!(wait >= Duration::from_secs(2), "{wait:?}");
+    }
+
+    #[test]
+    fn strangers_are_not_heard() {
+        let mut bench = Bench::new();
+        bench.next();
+        let xid = bench.client.xid;
+        let options: &[(u8, &[u8])] = &[(54, SERVER), (51, HOUR)];
+        for bytes in [
+            reply(OFFER, xid ^ 1, MAC, OURS, options),
+            reply(OFFER, xid, [2, 0, 0, 0, 0, 2], OURS, options),
+            reply(OFFER, xid, MAC, [0; 4], options),
+            reply(OFFER, xid, MAC, OURS, &[]),
+            reply(ACK, xid, MAC, OURS, options),
+            reply(NAK, xid, MAC, OURS, options),
+        ] {
+            assert_eq!(bench.client.receive(&bytes, bench.now), []);
+        }
+        bench.answer(OFFER, options);
+        for (kind, yiaddr, server) in [
+            (ACK, [10, 0, 0, 8], SERVER),
+            (ACK, OURS, &[10, 0, 0, 2]),
+            (NAK, OURS, &[10, 0, 0, 2]),
+        ] {
+            let bytes = reply(
+                kind,
+                bench.client.xid,
+                MAC,
+                yiaddr,
+                &[(54, server), (51, HOUR)],
+            );
+            assert_eq!(bench.client.receive(&bytes, bench.now), []);
+        }
+        assert!(matches!(
+            &bench.answer(ACK, options)[..],
+            [Action::Configure(_)]
+        ));
+    }
+
+    proptest! {
+        /// Whatever a server answers and whenever, the client neither panics nor spins.
+        #[test]
+        fn it_never_spins(steps in prop::collection::vec((0u8..8, any::<u32>(), any::<u32>(), 0u8..4), 1..200)) {
+            let mut bench = Bench::new();
+            let mut sent = 0;
+            for (kind, lease, t1, what) in steps {
+                match what {
+                    0 => { bench.client.stop(); bench.client.start(bench.now); }
+                    1 | 2 => {
+                        let (lease, t1) = ((lease >> (lease % 32)).to_be_bytes(), (t1 >> (t1 % 32)).to_be_bytes());
+                        bench.answer(kind, &[(54, SERVER), (51, &lease), (58, &t1), (59, &t1)]);
+                    }
+                    _ => {}
+                }
+                if bench.client.deadline().is_some() {
+                    let before = bench.now;
+                    let (_, actions) = bench.next();
+                    bench.now = bench.now.max(before);
+                    sent += actions.len();
+                }
+            }
+            let seconds = (bench.now - bench.begin).as_secs();
+            prop_assert!(sent as u64 <= 800 + seconds * 2);
+        }
+    }
+}

@@ -1,0 +1,530 @@
+//! DHCPv4 messages (RFC 2131, 2132, 3397, 3442): the few that a client sends, the few fields that it
+//! reads. What a server sends is a stranger's bytes: a field that makes no sense is as if absent.
+//!
+//! Written here because the crate for it (dhcproto) adds 229 KB to the program, 75 KB of them after
+//! xz, with its DNS library's Unicode tables.
+
+use std::net::Ipv4Addr;
+
+/// The largest message that we say we take, an Ethernet frame's worth (option 57).
+pub(in super::super) const MAX_MESSAGE: usize = 1472;
+/// The smallest that BOOTP relays take (RFC 1542, 2.1).
+const MIN_MESSAGE: usize = 300;
+const OPTIONS_AT: usize = 240;
+const MAGIC: [u8; 4] = [99, 130, 83, 99];
+
+pub(super) const DISCOVER: u8 = 1;
+pub(super) const OFFER: u8 = 2;
+pub(super) const REQUEST: u8 = 3;
+pub(super) const ACK: u8 = 5;
+pub(super) const NAK: u8 = 6;
+
+/// Option codes of RFC 2132 and, from 119 on, RFC 3397 and 3442.
+mod code {
+    pub(super) const MASK: u8 = 1;
+    pub(super) const ROUTER: u8 = 3;
+    pub(super) const DNS: u8 = 6;
+    pub(super) const HOSTNAME: u8 = 12;
+    pub(super) const DOMAIN: u8 = 15;
+    pub(super) const MTU: u8 = 26;
+    pub(super) const REQUESTED: u8 = 50;
+    pub(super) const LEASE: u8 = 51;
+    pub(super) const OVERLOAD: u8 = 52;
+    pub(super) const TYPE: u8 = 53;
+    pub(super) const SERVER: u8 = 54;
+    pub(super) const PARAMETERS: u8 = 55;
+    pub(super) const MAX_SIZE: u8 = 57;
+    pub(super) const T1: u8 = 58;
+    pub(super) const T2: u8 = 59;
+    pub(super) const CLIENT: u8 = 61;
+    pub(super) const SEARCH: u8 = 119;
+    pub(super) const ROUTES: u8 = 121;
+    pub(super) const END: u8 = 255;
+}
+
+/// What a client says.
+pub(super) struct Request<'a> {
+    pub(super) kind: u8,
+    pub(super) xid: u32,
+    /// Seconds since the client began to look for an address.
+    pub(super) secs: u16,
+    pub(super) mac: [u8; 6],
+    /// The client's address, if it has one to be reached at.
+    pub(super) ciaddr: Ipv4Addr,
+    pub(super) requested: Option<Ipv4Addr>,
+    pub(super) server: Option<Ipv4Addr>,
+    pub(super) hostname: Option<&'a str>,
+}
+
+impl Request<'_> {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut m = vec![0; OPTIONS_AT];
+        // BOOTREQUEST, Ethernet, its address length. The broadcast flag stays off: the packet
+        // socket hears an answer to an address that isn't ours yet.
+        m[..3].copy_from_slice(&[1, 1, 6]);
+        m[4..8].copy_from_slice(&self.xid.to_be_bytes());
+        m[8..10].copy_from_slice(&self.secs.to_be_bytes());
+        m[12..16].copy_from_slice(&self.ciaddr.octets());
+        m[28..34].copy_from_slice(&self.mac);
+        m[236..].copy_from_slice(&MAGIC);
+
+        let mut option = |code: u8, value: &[u8]| {
+            // One option holds 255 bytes; only a host name could be longer, and that is cut.
+            let value = value.get(..255).unwrap_or(value);
+            m.push(code);
+            m.extend(u8::try_from(value.len()));
+            m.extend_from_slice(value);
+        };
+        option(code::TYPE, &[self.kind]);
+        option(code::CLIENT, &[&[1], &self.mac[..]].concat());
+        if let Some(address) = self.requested {
+            option(code::REQUESTED, &address.octets());
+        }
+        if let Some(server) = self.server {
+            option(code::SERVER, &server.octets());
+        }
+        if let Some(name) = self.hostname {
+            option(code::HOSTNAME, name.as_bytes());
+        }
+        let size = u16::try_from(MAX_MESSAGE).unwrap_or(576);
+        option(code::MAX_SIZE, &size.to_be_bytes());
+        // Classless routes before routers, as RFC 3442 demands.
+        option(
+            code::PARAMETERS,
+            &[
+                code::MASK,
+                code::ROUTES,
+                code::ROUTER,
+                code::DNS,
+                code::HOSTNAME,
+                code::DOMAIN,
+                code::MTU,
+                code::LEASE,
+                code::SERVER,
+                code::T1,
+                code::T2,
+                code::SEARCH,
+            ],
+        );
+        m.push(code::END);
+        m.resize(m.len().max(MIN_MESSAGE), 0);
+        m
+    }
+}
+
+/// A way to a network: through `gateway`, or on the link itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Route {
+    pub(in super::super) to: Ipv4Addr,
+    pub(in super::super) prefix: u8,
+    pub(in super::super) gateway: Option<Ipv4Addr>,
+}
+
+impl std::fmt::Display for Route {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.to, self.prefix)?;
+        self.gateway
+            .map_or(Ok(()), |gateway| write!(f, " via {gateway}"))
+    }
+}
+
+/// What a server says, as far as it makes sense.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Reply {
+    pub(super) kind: u8,
+    pub(super) xid: u32,
+    pub(super) mac: [u8; 6],
+    pub(super) yiaddr: Option<Ipv4Addr>,
+    pub(super) server: Option<Ipv4Addr>,
+    pub(super) prefix: Option<u8>,
+    /// Seconds; `u32::MAX` is for ever.
+    pub(super) lease: Option<u32>,
+    pub(super) t1: Option<u32>,
+    pub(super) t2: Option<u32>,
+    pub(super) routes: Vec<Route>,
+    pub(super) dns: Vec<Ipv4Addr>,
+    /// Domains to search, the own one first.
+    pub(super) search: Vec<String>,
+    pub(super) hostname: Option<String>,
+    pub(super) mtu: Option<u16>,
+}
+
+impl Reply {
+    /// Reads a message; none if it is not a DHCP answer to an Ethernet client.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let field = |from: usize, len: usize| bytes.get(from..from.checked_add(len)?);
+        if field(0, 3)? != [2, 1, 6] || field(236, 4)? != MAGIC {
+            return None;
+        }
+        // The server's and the file's name may carry options too (RFC 2131, 4.1).
+        let mut areas = vec![bytes.get(OPTIONS_AT..)?];
+        let overload = options(areas[0]).find(|(code, _)| *code == code::OVERLOAD);
+        if let Some((_, [which])) = overload {
+            if which & 1 != 0 {
+                areas.push(field(108, 128)?);
+            }
+            if which & 2 != 0 {
+                areas.push(field(44, 64)?);
+            }
+        }
+        // An option that comes in parts is the parts joined (RFC 3396).
+        let joined = |wanted: u8| -> Option<Vec<u8>> {
+            let parts = areas.iter().flat_map(|area| options(area));
+            let mut parts = parts
+                .filter(|(code, _)| *code == wanted)
+                .map(|(_, value)| value);
+            let first = parts.next()?.to_vec();
+            Some(parts.fold(first, |sum, part| [sum.as_slice(), part].concat()))
+        };
+        let number = |code| Some(u32::from_be_bytes(joined(code)?.try_into().ok()?));
+        let addresses = |code| -> Vec<Ipv4Addr> {
+            let value = joined(code).unwrap_or_default();
+            value.chunks_exact(4).filter_map(address).collect()
+        };
+        let name = |code| joined(code).and_then(|value| host_name(&value));
+
+        let classless = joined(code::ROUTES).map(|value| classless_routes(&value));
+        let default = |gateway| Route {
+            to: Ipv4Addr::UNSPECIFIED,
+            prefix: 0,
+            gateway: Some(gateway),
+        };
+        let mut search: Vec<String> = name(code::DOMAIN).into_iter().collect();
+        for domain in search_list(&joined(code::SEARCH).unwrap_or_default()) {
+            if !search.contains(&domain) {
+                search.push(domain);
+            }
+        }
+        Some(Self {
+            kind: *joined(code::TYPE)?.first()?,
+            xid: u32::from_be_bytes(field(4, 4)?.try_into().ok()?),
+            mac: field(28, 6)?.try_into().ok()?,
+            yiaddr: address(field(16, 4)?),
+            server: addresses(code::SERVER).first().copied(),
+            prefix: number(code::MASK).and_then(prefix_of),
+            lease: number(code::LEASE),
+            t1: number(code::T1),
+            t2: number(code::T2),
+            routes: classless.unwrap_or_else(|| {
+                addresses(code::ROUTER)
+                    .into_iter()
+                    .take(1)
+                    .map(default)
+                    .collect()
+            }),
+            dns: addresses(code::DNS),
+            search,
+            hostname: name(code::HOSTNAME),
+            mtu: joined(code::MTU)
+                .and_then(|value| Some(u16::from_be_bytes(value.try_into().ok()?)))
+                // The least that every IPv4 host must take (RFC 791).
+                .filter(|&mtu| mtu >= 576),
+        })
+    }
+}
+
+/// Code and value of each option up to the end, or to the first that is cut off.
+fn options(area: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
+    let mut rest = area;
+    std::iter::from_fn(move || {
+        loop {
+            match *rest {
+                [0, ref after @ ..] => rest = after,
+                [] | [code::END, ..] | [_] => return None,
+                [code, len, ref after @ ..] => {
+                    let (value, after) = after.split_at_checked(len.into())?;
+                    rest = after;
+                    return Some((code, value));
+                }
+            }
+        }
+    })
+}
+
+/// An address that a single host can have.
+fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
+    let address = Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?);
+    let wrong = address.is_unspecified()
+        || address.is_broadcast()
+        || address.is_multicast()
+        || address.is_loopback();
+    (!wrong).then_some(address)
+}
+
+/// The prefix length of a netmask; none if its ones are not all in front.
+pub(in super::super) fn prefix_of(mask: u32) -> Option<u8> {
+    let ones = mask.leading_ones();
+    (mask.count_ones() == ones)
+        .then(|| u8::try_from(ones).ok())
+        .flatten()
+}
+
+/// A name that can stand in resolv.conf and in sethostname(2) without meaning anything else.
+fn host_name(value: &[u8]) -> Option<String> {
+    // Some servers send the C string's end too.
+    let text = std::str::from_utf8(value)
+        .ok()?
+        .trim_end_matches('\0')
+        .trim_end_matches('.');
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let is_name = !text.is_empty() && text.len() <= 253 && !text.starts_with(['-', '.']);
+    (is_name && text.bytes().all(plain)).then(|| text.to_owned())
+}
+
+/// RFC 3442: prefix length, as many bytes of the network as that needs, gateway; repeated.
+fn classless_routes(value: &[u8]) -> Vec<Route> {
+    let mut routes = Vec::new();
+    let mut rest = value;
+    while let Some((&prefix, after)) = rest.split_first() {
+        let significant = usize::from(prefix.div_ceil(8));
+        let Some((network, after)) = after.split_at_checked(significant) else {
+            break;
+        };
+        let Some((gateway, after)) = after.split_first_chunk::<4>() else {
+            break;
+        };
+        rest = after;
+        let mut to = [0; 4];
+        let Some(front) = to.get_mut(..significant) else {
+            break;
+        };
+        front.copy_from_slice(network);
+        let host_bits = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
+        let to = Ipv4Addr::from_bits(u32::from_be_bytes(to) & !host_bits);
+        // 0.0.0.0 as gateway means "on this link".
+        routes.push(Route {
+            to,
+            prefix,
+            gateway: address(gateway),
+        });
+    }
+    routes
+}
+
+/// RFC 3397: domain names with the compression of RFC 1035, 4.1.4.
+fn search_list(value: &[u8]) -> Vec<String> {
+    let mut domains = Vec::new();
+    let mut at = 0;
+    while let Some((name, next)) = domain_at(value, at) {
+        domains.extend(host_name(name.as_bytes()));
+        at = next;
+    }
+    domains
+}
+
+/// The name at `at`, and where the next one begins.
+fn domain_at(value: &[u8], mut at: usize) -> Option<(String, usize)> {
+    let mut name = String::new();
+    let mut next = None;
+    loop {
+        match *value.get(at)? {
+            0 => return Some((name, next.unwrap_or(at + 1))),
+            length @ 1..=63 => {
+                let label = value.get(at + 1..at + 1 + usize::from(length))?;
+                name.push_str(std::str::from_utf8(label).ok()?);
+                name.push('.');
+                at += 1 + usize::from(length);
+            }
+            high @ 192.. => {
+                let target = usize::from(high & 63) << 8 | usize::from(*value.get(at + 1)?);
+                next = next.or(Some(at + 2));
+                // Backwards only, so there is no circle.
+                if target >= at {
+                    return None;
+                }
+                at = target;
+            }
+            _ => return None,
+        }
+        if name.len() > 255 {
+            return None;
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A server's message with these options.
+    pub(in super::super) fn reply(
+        kind: u8,
+        xid: u32,
+        mac: [u8; 6],
+        yiaddr: [u8; 4],
+        options: &[(u8, &[u8])],
+    ) -> Vec<u8> {
+        let mut m = vec![0; OPTIONS_AT];
+        m[..3].copy_from_slice(&[2, 1, 6]);
+        m[4..8].copy_from_slice(&xid.to_be_bytes());
+        m[16..20].copy_from_slice(&yiaddr);
+        m[28..34].copy_from_slice(&mac);
+        m[236..].copy_from_slice(&MAGIC);
+        for (code, value) in [(code::TYPE, &[kind][..])].iter().chain(options) {
+            m.extend([*code, u8::try_from(value.len()).unwrap()]);
+            m.extend_from_slice(value);
+        }
+        m.push(code::END);
+        m
+    }
+
+    const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    #[test]
+    fn what_is_asked_is_what_the_rfc_lays_out() {
+        let request = Request {
+            kind: REQUEST,
+            xid: 0x0102_0304,
+            secs: 5,
+            mac: MAC,
+            ciaddr: Ipv4Addr::UNSPECIFIED,
+            requested: Some(Ipv4Addr::new(10, 0, 0, 7)),
+            server: Some(Ipv4Addr::new(10, 0, 0, 1)),
+            hostname: Some("board"),
+        };
+        let m = request.encode();
+        assert_eq!(m.len(), MIN_MESSAGE);
+        assert_eq!(m[..12], [1, 1, 6, 0, 1, 2, 3, 4, 0, 5, 0, 0]);
+        assert_eq!(m[28..34], MAC);
+        let sent: Vec<_> = options(&m[OPTIONS_AT..]).take(5).collect();
+        assert_eq!(sent[0], (53, &[REQUEST][..]));
+        assert_eq!(sent[1], (61, &[1, 2, 0, 0, 0, 0, 9][..]));
+        assert_eq!(sent[2], (50, &[10, 0, 0, 7][..]));
+        assert_eq!(sent[3], (54, &[10, 0, 0, 1][..]));
+        assert_eq!(sent[4], (12, &b"board"[..]));
+    }
+
+    #[test]
+    fn an_answer_is_read() {
+        let bytes = reply(
+            ACK,
+            7,
+            MAC,
+            [10, 0, 0, 7],
+            &[
+                (54, &[10, 0, 0, 1]),
+                (1, &[255, 255, 255, 0]),
+                (51, &[0, 0, 14, 16]),
+                (3, &[10, 0, 0, 1, 10, 0, 0, 2]),
+                (6, &[10, 0, 0, 3]),
+                (6, &[10, 0, 0, 4]),
+                (15, b"lab.example\0"),
+                (26, &[5, 120]),
+                (119, b"\x03eng\x03lab\x07example\x00\x05sales\xc0\x04"),
+            ],
+        );
+        let r = Reply::decode(&bytes).unwrap();
+        assert_eq!((r.kind, r.xid, r.mac, r.prefix), (ACK, 7, MAC, Some(24)));
+        assert_eq!((r.lease, r.t1, r.mtu), (Some(3600), None, Some(1400)));
+        let gateway = Some(Ipv4Addr::new(10, 0, 0, 1));
+        assert_eq!(
+            r.routes,
+            [Route {
+                to: Ipv4Addr::UNSPECIFIED,
+                prefix: 0,
+                gateway
+            }]
+        );
+        assert_eq!(
+            r.dns,
+            [Ipv4Addr::new(10, 0, 0, 3), Ipv4Addr::new(10, 0, 0, 4)]
+        );
+        assert_eq!(
+            r.search,
+            ["lab.example", "eng.lab.example", "sales.lab.example"]
+        );
+    }
+
+    #[test]
+    fn classless_routes_replace_the_router() {
+        let routes = [
+            0, 10, 0, 0, 1, 24, 192, 168, 3, 10, 0, 0, 9, 32, 10, 0, 0, 1, 0, 0, 0, 0,
+        ];
+        let bytes = reply(
+            ACK,
+            7,
+            MAC,
+            [10, 0, 0, 7],
+            &[(3, &[10, 0, 0, 5]), (121, &routes)],
+        );
+        let route = |to: [u8; 4], prefix, gateway: Option<[u8; 4]>| Route {
+            to: to.into(),
+            prefix,
+            gateway: gateway.map(Ipv4Addr::from),
+        };
+        assert_eq!(
+            Reply::decode(&bytes).unwrap().routes,
+            [
+                route([0; 4], 0, Some([10, 0, 0, 1])),
+                route([192, 168, 3, 0], 24, Some([10, 0, 0, 9])),
+                route([10, 0, 0, 1], 32, None),
+            ]
+        );
+        assert_eq!(classless_routes(&[33, 1, 2, 3, 4, 5, 6, 7, 8, 9]), []);
+    }
+
+    #[test]
+    fn nonsense_is_as_if_absent() {
+        let bytes = reply(
+            ACK,
+            7,
+            MAC,
+            [255; 4],
+            &[
+                (1, &[255, 0, 255, 0]),
+                (51, &[1, 2]),
+                (6, &[0, 0, 0, 0, 127, 0, 0, 1, 9]),
+                (12, b"evil\nnameserver 6.6.6.6"),
+                (26, &[0, 68]),
+                (54, &[224, 0, 0, 1]),
+                (119, &[192, 0, 3, b'a']),
+            ],
+        );
+        let r = Reply::decode(&bytes).unwrap();
+        assert_eq!(
+            r,
+            Reply {
+                kind: ACK,
+                xid: 7,
+                mac: MAC,
+                ..Reply::default()
+            }
+        );
+        assert_eq!(Reply::decode(&[0; 300]), None);
+        assert_eq!(Reply::decode(&bytes[..200]), None);
+    }
+
+    #[test]
+    fn options_go_on_in_the_names_when_they_say_so() {
+        let mut bytes = reply(ACK, 7, MAC, [10, 0, 0, 7], &[(52, &[3])]);
+        bytes[108..115].copy_from_slice(&[51, 4, 0, 0, 0, 60, 255]);
+        bytes[44..51].copy_from_slice(&[54, 4, 10, 0, 0, 1, 255]);
+        let r = Reply::decode(&bytes).unwrap();
+        assert_eq!(
+            (r.lease, r.server),
+            (Some(60), Some(Ipv4Addr::new(10, 0, 0, 1)))
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(options in prop::collection::vec(any::<u8>(), 0..400)) {
+            let mut bytes = reply(ACK, 7, MAC, [10, 0, 0, 7], &[]);
+            bytes.truncate(OPTIONS_AT + 3);
+            bytes.extend(options);
+            if let Some(reply) = Reply::decode(&bytes) {
+                prop_assert!(reply.routes.iter().all(|route| route.prefix <= 32));
+                prop_assert!(reply.search.iter().all(|name| !name.contains(['\n', ' '])));
+            }
+        }
+
+        #[test]
+        fn any_names_are_survived(value in prop::collection::vec(
+            prop::sample::select(&b"\x00\x01\x02\x03a.\xc0\xc1\x40"[..]), 0..60)) {
+            for name in search_list(&value) {
+                prop_assert!(name.len() <= 253);
+            }
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! `ip=` of the kernel's command line, Documentation/admin-guide/nfs/nfsroot.rst:
+//!
+//! ```text
+//! ip=<client>:<server>:<gateway>:<netmask>:<hostname>:<device>:<autoconf>:<dns0>:<dns1>:<ntp0>
+//! ip=<autoconf>            off | none | on | any | dhcp | both | bootp | rarp
+//! ip=<device>              also with :<autoconf>, as dracut reads it
+//! ```
+//!
+//! Fields may be empty and trailing ones left out. With a client address the link is configured with
+//! it; without one, by DHCP unless `<autoconf>` says off. The server's and the time server's
+//! addresses are of no use here. Several arguments may stand for several devices.
+
+use std::net::Ipv4Addr;
+
+use super::dhcp::client::class_prefix;
+use super::dhcp::packet::prefix_of;
+
+/// One `ip=`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct IpArg {
+    /// The link it is for; none is for every link.
+    pub(super) device: Option<String>,
+    pub(super) hostname: Option<String>,
+    pub(super) method: Method,
+}
+
+/// How a link gets its IPv4 address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Method {
+    Off,
+    Dhcp,
+    Static {
+        address: Ipv4Addr,
+        prefix: u8,
+        gateway: Option<Ipv4Addr>,
+        dns: Vec<Ipv4Addr>,
+    },
+}
+
+/// Why an `ip=` is not followed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{field} {value:?} is not an IPv4 address")]
+    Address { field: &'static str, value: String },
+    #[error("netmask {0:?} is neither like 255.255.255.0 nor a prefix length of 0 to 32")]
+    Netmask(String),
+    #[error("autoconf {0:?} is none of off, none, on, any, dhcp, both, bootp, rarp")]
+    Autoconf(String),
+    #[error("device {0:?} can't be the name of a link")]
+    Device(String),
+    #[error("it has {0} fields of at most 10")]
+    TooMany(usize),
+}
+
+/// What the arguments mean for one link: the last that names it, else the last that names none;
+/// links not named by any are left alone then, and get DHCP when there is no argument at all.
+pub(super) fn for_link<'a>(args: &'a [IpArg], link: &str) -> &'a Method {
+    let named = args.iter().rfind(|arg| arg.device.as_deref() == Some(link));
+    let any = || args.iter().rfind(|arg| arg.device.is_none());
+    match (named.or_else(any), args) {
+        (Some(arg), _) => &arg.method,
+        (None, []) => &Method::Dhcp,
+        (None, _) => &Method::Off,
+    }
+}
+
+/// Reads the value of one `ip=`.
+pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
+    let fields: Vec<&str> = value.split(':').collect();
+    let of = |device: Option<String>, method| IpArg {
+        device,
+        hostname: None,
+        method,
+    };
+    match fields[..] {
+        [word] => match autoconf(word) {
+            Ok(method) => return Ok(of(None, method)),
+            Err(error) if word.parse::<Ipv4Addr>().is_err() => {
+                return device(word)
+                    .map(|device| of(device, Method::Dhcp))
+                    .or(Err(error));
+            }
+            Err(_) => {}
+        },
+        [name, word] if !name.is_empty() && name.parse::<Ipv4Addr>().is_err() => {
+            return Ok(of(device(name)?, autoconf(word)?));
+        }
+        _ => {}
+    }
+    if fields.len() > 10 {
+        return Err(Error::TooMany(fields.len()));
+    }
+    let field = |index: usize| fields.get(index).copied().unwrap_or_default();
+    let address = |index: usize, name: &'static str| match field(index) {
+        "" => Ok(None),
+        value => match value.parse::<Ipv4Addr>() {
+            // 0.0.0.0 is how the kernel writes "none".
+            Ok(address) => Ok(Some(address).filter(|address| !address.is_unspecified())),
+            Err(_) => Err(Error::Address {
+                field: name,
+                value: value.into(),
+            }),
+        },
+    };
+    let automatic = autoconf(field(6))?;
+    let method = match address(0, "client address")? {
+        None => automatic,
+        Some(client) => Method::Static {
+            address: client,
+            prefix: netmask(field(3))?.unwrap_or_else(|| class_prefix(client)),
+            gateway: address(2, "gateway")?,
+            dns: [address(7, "name server")?, address(8, "name server")?]
+                .into_iter()
+                .flatten()
+                .collect(),
+        },
+    };
+    let hostname = Some(field(4).to_owned()).filter(|name| !name.is_empty());
+    Ok(IpArg {
+        device: device(field(5))?,
+        hostname,
+        method,
+    })
+}
+
+fn autoconf(word: &str) -> Result<Method, Error> {
+    match word {
+        "off" | "none" => Ok(Method::Off),
+        // The other protocols are dead; who asks for one of them gets what replaced it.
+        "" | "on" | "any" | "dhcp" | "both" | "bootp" | "rarp" => Ok(Method::Dhcp),
+        _ => Err(Error::Autoconf(word.into())),
+    }
+}
+
+/// The kernel's rule for names of links, `dev_valid_name` in net/core/dev.c; without `=`, too.
+fn device(name: &str) -> Result<Option<String>, Error> {
+    let valid = name.len() < 16
+        && name != "."
+        && name != ".."
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b'=');
+    match name {
+        "" => Ok(None),
+        _ if valid => Ok(Some(name.into())),
+        _ => Err(Error::Device(name.into())),
+    }
+}
+
+fn netmask(value: &str) -> Result<Option<u8>, Error> {
+    if value.is_empty() {
+        return Ok(None);
+    }
+    let dotted = value
+        .parse::<Ipv4Addr>()
+        .ok()
+        .and_then(|mask| prefix_of(mask.to_bits()));
+    let length = value.parse::<u8>().ok().filter(|&length| length <= 32);
+    dotted
+        .or(length)
+        .map(Some)
+        .ok_or_else(|| Error::Netmask(value.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn fixed(address: [u8; 4], prefix: u8, gateway: Option<[u8; 4]>, dns: &[[u8; 4]]) -> Method {
+        Method::Static {
+            address: address.into(),
+            prefix,
+            gateway: gateway.map(Into::into),
+            dns: dns.iter().map(|&dns| dns.into()).collect(),
+        }
+    }
+
+    #[test]
+    fn the_documented_forms() {
+        for (value, device, method) in [
+            ("dhcp", None, Method::Dhcp),
+            ("on", None, Method::Dhcp),
+            ("", None, Method::Dhcp),
+            ("off", None, Method::Off),
+            ("none", None, Method::Off),
+            (":::::eth1:dhcp", Some("eth1"), Method::Dhcp),
+            (":::::eth1", Some("eth1"), Method::Dhcp),
+            ("eth1", Some("eth1"), Method::Dhcp),
+            ("eth1:off", Some("eth1"), Method::Off),
+            ("::::::off", None, Method::Off),
+            ("10.1.2.3", None, fixed([10, 1, 2, 3], 8, None, &[])),
+            (
+                "192.168.0.9::192.168.0.1:255.255.254.0:board:eth0:off:1.1.1.1:9.9.9.9:",
+                Some("eth0"),
+                fixed(
+                    [192, 168, 0, 9],
+                    23,
+                    Some([192, 168, 0, 1]),
+                    &[[1, 1, 1, 1], [9, 9, 9, 9]],
+                ),
+            ),
+            (
+                "172.16.0.9:0.0.0.0:0.0.0.0:12",
+                None,
+                fixed([172, 16, 0, 9], 12, None, &[]),
+            ),
+        ] {
+            let arg = parse(value).unwrap_or_else(|error| panic!("{value}: {error}"));
+            assert_eq!(
+                (arg.device.as_deref(), &arg.method),
+                (device, &method),
+                "{value}"
+            );
+        }
+        assert_eq!(
+            parse("1.2.3.4::::board").unwrap().hostname.as_deref(),
+            Some("board")
+        );
+    }
+
+    #[test]
+    fn faults_are_named() {
+        let address = |field, value: &str| Error::Address {
+            field,
+            value: value.into(),
+        };
+        for (value, error) in [
+            ("1.2.3::::", address("client address", "1.2.3")),
+            ("1.2.3.4::gw", address("gateway", "gw")),
+            (
+                "1.2.3.4:::255.0.255.0",
+                Error::Netmask("255.0.255.0".into()),
+            ),
+            ("1.2.3.4:::33", Error::Netmask("33".into())),
+            ("::::::maybe", Error::Autoconf("maybe".into())),
+            (":::::a/b", Error::Device("a/b".into())),
+            ("no such word", Error::Autoconf("no such word".into())),
+            ("::::::::::", Error::TooMany(11)),
+        ] {
+            assert_eq!(parse(value), Err(error), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_most_specific_argument_counts() {
+        let args = |values: &[&str]| values.iter().map(|v| parse(v).unwrap()).collect::<Vec<_>>();
+        let two = args(&["dhcp", "eth1:off"]);
+        assert_eq!(
+            (for_link(&two, "eth0"), for_link(&two, "eth1")),
+            (&Method::Dhcp, &Method::Off)
+        );
+        let one = args(&[":::::eth1:dhcp"]);
+        assert_eq!(
+            (for_link(&one, "eth0"), for_link(&one, "eth1")),
+            (&Method::Off, &Method::Dhcp)
+        );
+        assert_eq!(for_link(&[], "eth0"), &Method::Dhcp);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_an_argument_or_an_error(value in "[0-9a-z.:/= \"é]{0,60}") {
+            let _ = parse(&value);
+        }
+
+        #[test]
+        fn what_is_written_is_read(address: u32, prefix in 0u8..=32, gateway: u32, device in "[a-z][a-z0-9]{0,14}") {
+            prop_assume!(address != 0 && gateway != 0);
+            let (address, gateway) = (Ipv4Addr::from_bits(address), Ipv4Addr::from_bits(gateway));
+            let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
+            let arg = parse(&format!("{address}::{gateway}:{mask}::{device}:off")).unwrap();
+            prop_assert_eq!(arg.device, Some(device));
+            let method = Method::Static { address, prefix, gateway: Some(gateway), dns: vec![] };
+            prop_assert_eq!(arg.method, method);
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The network role: brings up `lo` and every Ethernet link, keeps an IPv4 address on each by DHCP
+//! or as `ip=` of the kernel's command line says, and tells the console where the machine is.
+//!
+//! IPv6 is the kernel's own, by router advertisement. A link that has a permanent IPv4 address when
+//! this role starts was configured by somebody else (the kernel, a container) and keeps it.
+//! The server waits for none of this. One thread sleeps in poll(2) until something happens to a
+//! link, a DHCP answer comes, or a lease wants renewal.
+
+mod announce;
+mod dhcp;
+mod ip_arg;
+mod link;
+mod netlink;
+mod resolv;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::hash::{BuildHasher as _, Hasher as _};
+use std::os::fd::AsFd as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::cmdline;
+use crate::console::say;
+use announce::Announcer;
+use ip_arg::{IpArg, Method};
+use link::Port;
+use netlink::{Event, Link, Netlink};
+use resolv::Resolv;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+/// How long something may be missing before a person is told.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the ports need of the machine.
+struct Machine {
+    netlink: Netlink,
+    resolv: Resolv,
+}
+
+/// All that the role knows.
+struct Network {
+    machine: Machine,
+    args: Vec<IpArg>,
+    ports: BTreeMap<u32, Port>,
+    names: BTreeMap<u32, String>,
+    /// Links that came with a permanent IPv4 address.
+    configured: BTreeSet<u32>,
+    announcer: Announcer,
+    /// When to say that there is no link, or no cable.
+    look: Option<Instant>,
+}
+
+/// Runs the role for ever. `port` and `host_key` are the server's, for the line on the console.
+pub(crate) fn run(port: u16, host_key: &Path) -> Result<Infallible> {
+    let machine = Machine {
+        netlink: Netlink::new().context("cannot speak to the kernel about links (CONFIG_NET)")?,
+        resolv: Resolv::default(),
+    };
+    let mut network = Network {
+        machine,
+        args: arguments(),
+        ports: BTreeMap::new(),
+        names: BTreeMap::new(),
+        configured: BTreeSet::new(),
+        announcer: Announcer::new(port, host_key.to_owned()),
+        look: Some(Instant::now() + PATIENCE),
+    };
+    network.begin()?;
+    loop {
+        network.sleep()?;
+        network.hear()?;
+        let now = Instant::now();
+        for port in network.ports.values_mut() {
+            port.work(now, &mut network.machine);
+        }
+        if network.look.is_some_and(|at| at <= now) {
+            network.look = None;
+            network.tell_what_is_missing();
+        }
+    }
+}
+
+/// The `ip=` of the kernel's command line; a wrong one is told and left out. The host name in it is
+/// set unless there is one.
+fn arguments() -> Vec<IpArg> {
+    let mut args = Vec::new();
+    for value in cmdline::values(&cmdline::read(), "ip") {
+        match ip_arg::parse(&value) {
+            Ok(arg) => args.push(arg),
+            Err(error) => say(format_args!(
+                "ip={value} of the kernel's command line is ignored: {error}"
+            )),
+        }
+    }
+    if let Some(name) = args.iter().find_map(|arg| arg.hostname.as_deref()) {
+        link::name_host(name);
+    }
+    args
+}
+
+impl Network {
+    fn begin(&mut self) -> Result<()> {
+        let events = self
+            .machine
+            .netlink
+            .everything()
+            .context("cannot list the links")?;
+        for event in &events {
+            if let Event::Address(address) = event
+                && address.permanent
+                && address.ip.is_ipv4()
+            {
+                self.configured.insert(address.link);
+            }
+        }
+        self.handle_all(events);
+        Ok(())
+    }
+
+    /// Links before their addresses, so that an address has a link with a name.
+    fn handle_all(&mut self, events: Vec<Event>) {
+        let (addresses, links): (Vec<_>, Vec<_>) = events
+            .into_iter()
+            .partition(|event| matches!(event, Event::Address(_)));
+        for event in links.into_iter().chain(addresses) {
+            self.handle(event);
+        }
+    }
+
+    fn sleep(&self) -> Result<()> {
+        let deadlines = self.ports.values().filter_map(Port::deadline);
+        let deadline = deadlines.chain(self.look).min();
+        let timeout = deadline.map_or(PollTimeout::NONE, |at| {
+            // A millisecond more, since the rest is cut off and would make the loop spin.
+            let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        let wires = self.ports.values().filter_map(Port::wire);
+        let mut fds: Vec<_> = [self.machine.netlink.as_fd()]
+            .into_iter()
+            .chain(wires)
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno).context("cannot poll"),
+        }
+    }
+
+    /// Takes in what has happened to links and addresses.
+    fn hear(&mut self) -> Result<()> {
+        let lost = "cannot follow the links";
+        let events = match self.machine.netlink.events().context(lost)? {
+            Some(events) => {
+                for event in events {
+                    self.handle(event);
+                }
+                return Ok(());
+            }
+            None => self.machine.netlink.everything().context(lost)?,
+        };
+        let there = |index: &u32| {
+            events
+                .iter()
+                .any(|event| matches!(event, Event::Link(link) if link.index == *index))
+        };
+        let gone: Vec<u32> = self
+            .names
+            .keys()
+            .copied()
+            .filter(|index| !there(index))
+            .collect();
+        for index in gone {
+            self.handle(Event::LinkGone(index));
+        }
+        self.handle_all(events);
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event) {
+        match event {
+            Event::Link(link) => {
+                self.names.insert(link.index, link.name.clone());
+                self.see(link);
+            }
+            Event::LinkGone(index) => {
+                self.names.remove(&index);
+                self.configured.remove(&index);
+                self.announcer.forget_link(index);
+                if let Some(port) = self.ports.remove(&index) {
+                    port.gone(&mut self.machine);
+                }
+            }
+            Event::Address(address) => {
+                let name = self.names.get(&address.link).map_or("?", String::as_str);
+                self.announcer.address(name, address);
+            }
+            Event::AddressGone(address) => self.announcer.forget(address),
+        }
+    }
+
+    /// A link that is new or has changed.
+    fn see(&mut self, link: Link) {
+        let now = Instant::now();
+        if link.name == "lo" {
+            if !link.up
+                && let Err(error) = self.machine.netlink.set_up(link.index)
+            {
+                say(format_args!("cannot bring up lo: {error}"));
+            }
+            return;
+        }
+        let Some(mac) = link.mac.filter(|_| is_a_port(&link)) else {
+            self.ports.remove(&link.index);
+            return;
+        };
+        let port = self.ports.entry(link.index).or_insert_with(|| {
+            let method = if self.configured.contains(&link.index) {
+                &Method::Off
+            } else {
+                ip_arg::for_link(&self.args, &link.name)
+            };
+            Port::new(&link, mac, method.clone(), random(), now, &mut self.machine)
+        });
+        port.changed(link, now);
+    }
+
+    fn tell_what_is_missing(&self) {
+        if self.ports.is_empty() && self.announcer.is_quiet() {
+            say(
+                "there is no Ethernet link: does the kernel have the driver for this machine's card?",
+            );
+        }
+        for port in self.ports.values().filter(|port| !port.is_running()) {
+            say(format_args!(
+                "{} has no carrier: is there a cable in it?",
+                port.name()
+            ));
+        }
+    }
+}
+
+/// Hardware, or what a container has for it; not what software has built and configures itself.
+fn is_a_port(link: &Link) -> bool {
+    !link.has_master && matches!(link.kind.as_deref(), None | Some("veth" | "macvlan"))
+}
+
+/// From the kernel, by way of what keeps std's hash tables apart.
+fn random() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}

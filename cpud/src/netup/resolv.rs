@@ -1,0 +1,93 @@
+//! /etc/resolv.conf of the machine, merged over its links. A session usually has the client's /etc
+//! instead; the machine's is seen there as /tmp/local/etc/resolv.conf, and by programs that run
+//! without the client's files.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+/// glibc reads no more (resolv.conf(5), MAXNS).
+const SERVERS: usize = 3;
+
+/// What each link, by index, has been told.
+#[derive(Debug, Default)]
+pub(super) struct Resolv(BTreeMap<u32, (Vec<Ipv4Addr>, Vec<String>)>);
+
+impl Resolv {
+    /// Takes over what a link has been told; true if that changes anything.
+    pub(super) fn set(&mut self, link: u32, servers: &[Ipv4Addr], search: &[String]) -> bool {
+        if servers.is_empty() && search.is_empty() {
+            return self.0.remove(&link).is_some();
+        }
+        let new = (servers.to_vec(), search.to_vec());
+        self.0.insert(link, new.clone()) != Some(new)
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::from("# Written by cpud from what DHCP and ip= said.\n");
+        let mut domains: Vec<&str> = Vec::new();
+        for domain in self.0.values().flat_map(|(_, search)| search) {
+            if !domains.contains(&domain.as_str()) {
+                domains.push(domain);
+            }
+        }
+        if !domains.is_empty() {
+            // Cannot fail: it writes to memory. Nor below.
+            let _ = writeln!(text, "search {}", domains.join(" "));
+        }
+        let mut servers: Vec<Ipv4Addr> = Vec::new();
+        for server in self.0.values().flat_map(|(servers, _)| servers) {
+            if !servers.contains(server) {
+                servers.push(*server);
+            }
+        }
+        for server in servers.iter().take(SERVERS) {
+            let _ = writeln!(text, "nameserver {server}");
+        }
+        text
+    }
+
+    /// Puts it in place of `file`, whole or not at all.
+    pub(super) fn write(&self, file: &Path) -> io::Result<()> {
+        if let Some(directory) = file.parent() {
+            fs::create_dir_all(directory)?;
+        }
+        let new = file.with_extension("conf.new");
+        fs::write(&new, self.text())?;
+        fs::rename(&new, file)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_merged_in_their_order_without_repeats() {
+        let mut resolv = Resolv::default();
+        let ip = |last| Ipv4Addr::new(10, 0, 0, last);
+        assert!(resolv.set(3, &[ip(2), ip(3), ip(4)], &["b".into(), "a".into()]));
+        assert!(resolv.set(2, &[ip(1), ip(2)], &["a".into()]));
+        assert!(!resolv.set(2, &[ip(1), ip(2)], &["a".into()]));
+        let lines: Vec<_> = resolv.text().lines().skip(1).map(str::to_owned).collect();
+        assert_eq!(
+            lines,
+            [
+                "search a b",
+                "nameserver 10.0.0.1",
+                "nameserver 10.0.0.2",
+                "nameserver 10.0.0.3"
+            ]
+        );
+        assert!(resolv.set(2, &[], &[]) && !resolv.set(2, &[], &[]));
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("etc/resolv.conf");
+        resolv.write(&file).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), resolv.text());
+        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+    }
+}
