@@ -17,6 +17,7 @@ use cpu_proto::{DEFAULT_NAMESPACE, DEFAULT_PORT, MAX_MSIZE};
     name = "cpu",
     version,
     disable_help_flag = true,
+    args_override_self = true,
     override_usage = "cpu [flags] host [flags] [command args...]",
     after_help = "No command means $SHELL, else /bin/sh. Every flag may be written with one dash or two, \
                   as -x=v or -x v, before or after the host.\n\
@@ -215,6 +216,12 @@ mod tests {
         assert_eq!(read("-9p host").host, "host");
         assert!(read("-dbg9p host").dbg9p.0);
         assert!(refuse("-9p=maybe host").contains("write true or false"));
+    }
+
+    #[test]
+    fn the_last_of_several_counts() {
+        assert_eq!(read("-sp 1 -sp 2 host -sp=3 date").sp, 3);
+        assert!(read("-9p=false host -9p=true").ninep.0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cpu_proto::DEFAULT_PORT;
 use russh::keys::{HashAlg, PrivateKey};
@@ -34,6 +35,7 @@ impl Announcer {
     /// A link has this address, now or still.
     pub(super) fn address(&mut self, link: &str, address: Address) {
         if address.usable && self.told.insert((address.link, address.ip)) {
+            wait_until_served(self.port);
             say(line(
                 link,
                 address.ip,
@@ -56,6 +58,28 @@ impl Announcer {
         let key = PrivateKey::read_openssh_file(&self.host_key).ok()?;
         Some(key.public_key().fingerprint(HashAlg::Sha256).to_string())
     }
+}
+
+/// What the line invites to must work, so it waits for the server, which starts at the same time
+/// as the network; not for ever, for the address is worth knowing in any case.
+fn wait_until_served(port: u16) {
+    for _ in 0..250 {
+        let tables = ["/proc/net/tcp6", "/proc/net/tcp"].map(std::fs::read_to_string);
+        if tables.iter().flatten().any(|table| listens(table, port)) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a table of sockets (proc_net_tcp in the kernel's documentation) has one that listens.
+fn listens(table: &str, port: u16) -> bool {
+    let port = format!(":{port:04X}");
+    table.lines().any(|line| {
+        let mut words = line.split_ascii_whitespace().skip(1);
+        let local = words.next().is_some_and(|local| local.ends_with(&port));
+        local && words.nth(1) == Some("0A")
+    })
 }
 
 fn line(link: &str, address: IpAddr, port: u16, fingerprint: Option<&str>) -> String {
@@ -92,8 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn a_listening_socket_is_found() {
+        let table = "  sl  local_address rem_address   st tx_queue rx_queue\n   \
+            0: 00000000000000000000000000000000:4272 00000000000000000000000000000000:0000 0A 0:0\n   \
+            1: 0F02000A:0016 0202000A:4272 01 0:0\n";
+        assert!(listens(table, 17010));
+        assert!(!listens(table, 22));
+    }
+
+    #[test]
     fn an_address_is_told_once_until_it_is_gone() {
-        let mut announcer = Announcer::new(17010, "/nosuch".into());
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let mut announcer = Announcer::new(port, "/nosuch".into());
         let ip = IpAddr::from([10, 0, 2, 15]);
         let address = Address {
             link: 2,

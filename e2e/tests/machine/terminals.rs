@@ -30,10 +30,11 @@ fn local_shell(machine: &Machine) -> Result<Terminal> {
     Ok(terminal)
 }
 
-/// The line that starts a remote bash with a prompt of its own.
+/// The line that starts a remote bash with a prompt of its own, `there> `, which the line itself
+/// does not contain.
 fn remote_shell(machine: &Machine) -> String {
     format!(
-        "PS1='there> ' {} -key {} -sp {} localhost bash --norc --noprofile\r",
+        "PS1='th''ere> ' {} -key {} -sp {} localhost bash --norc --noprofile\r",
         e2e::out().join("cpu").display(),
         e2e::out().join("cpu_rsa").display(),
         machine.vm.port()
@@ -43,9 +44,7 @@ fn remote_shell(machine: &Machine) -> String {
 fn shell(machine: &Machine) -> Result<()> {
     let mut terminal = local_shell(machine)?;
     terminal.send(&remote_shell(machine))?;
-    let mut at = terminal
-        .expect_from(0, "\nthere> ")
-        .or_else(|_| terminal.expect_from(0, "there> "))?;
+    let mut at = terminal.expect_from(0, "there> ")?;
     terminal.send("stty size\r")?;
     at = terminal.expect_from(at, "33 111")?;
     terminal.resize(44, 122)?;
@@ -72,15 +71,12 @@ fn shell(machine: &Machine) -> Result<()> {
 fn tilde_dot(machine: &Machine) -> Result<()> {
     let mut terminal = local_shell(machine)?;
     terminal.send(&remote_shell(machine))?;
-    let mut at = terminal
-        .expect_from(0, "there> ")
-        .map(|_| terminal.screen().len())?;
-    std::thread::sleep(Duration::from_millis(500));
+    let mut at = terminal.expect_from(0, "there> ")?;
     terminal.send("\r~.")?;
     at = terminal.expect_from(at, "local> ")?;
-    terminal.send("echo left=$?; stty -a | grep -o ' icanon'\r")?;
+    terminal.send("echo left=$?; stty -a | grep -q -- -icanon || echo coo''ked\r")?;
     at = terminal.expect_from(at, "left=255")?;
-    terminal.expect_from(at - 20, " icanon")?;
+    terminal.expect_from(at - "left=255".len(), "cooked")?;
     terminal.send("exit\r")?;
     terminal.wait()?;
     Ok(())
