@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::tools;
 
 /// Steps that make prints for a whole build of the fragments here, for the first progress bar.
-const USUAL_STEPS: u64 = 1500;
+const USUAL_STEPS: u64 = 2000;
 
 /// A source with the directory where its objects are.
 pub(super) struct Tree {
