@@ -12,7 +12,7 @@ use crate::newc::{Node, Tree};
 /// root.
 const DIRECTORIES: [&str; 21] = [
     "bin", "boot", "dev", "etc", "home", "lib", "lib32", "lib64", "media", "mnt", "opt", "proc",
-    "run", "sbin", "srv", "sys", "tmp", "root", "usr", "var", "var/tmp",
+    "root", "run", "sbin", "srv", "sys", "tmp", "usr", "var", "var/tmp",
 ];
 
 /// Why there is no initramfs.
@@ -129,6 +129,13 @@ mod tests {
     use super::*;
     use crate::{keys, progress::Progress};
 
+    // ssh-keygen -t ecdsa -b 256
+    const ECDSA: &str = concat!(
+        "ecdsa-sha2-nistp256 ",
+        "AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBCbeFBTOWvYmYMMoeQeeKGmozfR4",
+        "pvHa4XdEyf1oB21VhSMJuR17p+JAQJ+fqTMQNxR0efYKc7k+ULq4Jh7kFsM= you@desk\n",
+    );
+
     struct Inputs {
         dir: tempfile::TempDir,
     }
@@ -199,7 +206,7 @@ mod tests {
             fs::write(inputs.path("keys"), text).unwrap();
             inputs.appliance("keys", "ssh_host_ed25519_key")
         };
-        assert!(with(&format!("# two of them\n\n{good}{good}")).is_ok());
+        assert!(with(&format!("# two kinds\n\n{good}{ECDSA}")).is_ok());
         assert!(matches!(with("# none\n"), Err(Error::NoKey(_))));
         let broken = with(&format!("{good}ssh-rsa AAAA me\n"));
         assert!(matches!(broken, Err(Error::PublicKey { line: 2, .. })));
