@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cpu_proto::DEFAULT_PORT;
 use russh::keys::{HashAlg, PrivateKey};
@@ -11,65 +11,89 @@ use russh::keys::{HashAlg, PrivateKey};
 use super::netlink::Address;
 use crate::console::say;
 
+/// How often, and how long at most, a line waits for the server, which starts at the same time as
+/// the network: what the line invites to must work, but the address is worth knowing in any case.
+const LOOK: Duration = Duration::from_millis(50);
+const LOOKS: u32 = 100;
+
 /// Tells each address once, until it has been gone.
 pub(super) struct Announcer {
     port: u16,
     host_key: PathBuf,
-    told: BTreeSet<(u32, IpAddr)>,
+    /// Each address that was told or is about to be.
+    known: BTreeSet<(u32, IpAddr)>,
+    /// Those about to be told, with their links' names.
+    waiting: Vec<(String, Address)>,
+    next_look: Option<Instant>,
+    looks: u32,
 }
 
 impl Announcer {
     pub(super) fn new(port: u16, host_key: PathBuf) -> Self {
+        let (known, waiting) = (BTreeSet::new(), Vec::new());
         Self {
             port,
             host_key,
-            told: BTreeSet::new(),
+            known,
+            waiting,
+            next_look: None,
+            looks: 0,
         }
     }
 
-    /// No address has been told.
+    /// No link has an address.
     pub(super) fn is_quiet(&self) -> bool {
-        self.told.is_empty()
+        self.known.is_empty()
     }
 
     /// A link has this address, now or still.
-    pub(super) fn address(&mut self, link: &str, address: Address) {
-        if address.usable && self.told.insert((address.link, address.ip)) {
-            wait_until_served(self.port);
-            say(line(
-                link,
-                address.ip,
-                self.port,
-                self.fingerprint().as_deref(),
-            ));
+    pub(super) fn address(&mut self, link: &str, address: Address, now: Instant) {
+        if address.usable && self.known.insert((address.link, address.ip)) {
+            self.waiting.push((link.to_owned(), address));
+            self.next_look = Some(now);
+            self.looks = 0;
         }
     }
 
     pub(super) fn forget(&mut self, address: Address) {
-        self.told.remove(&(address.link, address.ip));
+        self.known.remove(&(address.link, address.ip));
+        self.waiting
+            .retain(|(_, waiting)| (waiting.link, waiting.ip) != (address.link, address.ip));
     }
 
     pub(super) fn forget_link(&mut self, link: u32) {
-        self.told.retain(|(of, _)| *of != link);
+        self.known.retain(|(of, _)| *of != link);
+        self.waiting.retain(|(_, waiting)| waiting.link != link);
     }
 
-    /// Read each time, since the key may be made after the network is there.
-    fn fingerprint(&self) -> Option<String> {
-        let key = PrivateKey::read_openssh_file(&self.host_key).ok()?;
-        Some(key.public_key().fingerprint(HashAlg::Sha256).to_string())
+    /// When to call [`Self::work`]: only while something waits to be told.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.next_look
+    }
+
+    /// Tells what waits, if the server serves by now.
+    pub(super) fn work(&mut self, now: Instant) {
+        if self.next_look.is_none_or(|at| at > now) {
+            return;
+        }
+        self.looks += 1;
+        if !self.waiting.is_empty() && self.looks < LOOKS && !is_served(self.port) {
+            self.next_look = Some(now + LOOK);
+            return;
+        }
+        self.next_look = None;
+        // Read each time, since the key may be made after the network is there.
+        let key = PrivateKey::read_openssh_file(&self.host_key).ok();
+        let key = key.map(|key| key.public_key().fingerprint(HashAlg::Sha256).to_string());
+        for (link, address) in self.waiting.drain(..) {
+            say(line(&link, address.ip, self.port, key.as_deref()));
+        }
     }
 }
 
-/// What the line invites to must work, so it waits for the server, which starts at the same time
-/// as the network; not for ever, for the address is worth knowing in any case.
-fn wait_until_served(port: u16) {
-    for _ in 0..250 {
-        let tables = ["/proc/net/tcp6", "/proc/net/tcp"].map(std::fs::read_to_string);
-        if tables.iter().flatten().any(|table| listens(table, port)) {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
+fn is_served(port: u16) -> bool {
+    let tables = ["/proc/net/tcp6", "/proc/net/tcp"].map(std::fs::read_to_string);
+    tables.iter().flatten().any(|table| listens(table, port))
 }
 
 /// Whether a table of sockets (proc_net_tcp in the kernel's documentation) has one that listens.
@@ -126,9 +150,8 @@ mod tests {
 
     #[test]
     fn an_address_is_told_once_until_it_is_gone() {
-        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = server.local_addr().unwrap().port();
-        let mut announcer = Announcer::new(port, "/nosuch".into());
+        let now = Instant::now();
+        let mut announcer = Announcer::new(0, "/nosuch".into());
         let ip = IpAddr::from([10, 0, 2, 15]);
         let address = Address {
             link: 2,
@@ -143,13 +166,40 @@ mod tests {
                 usable: false,
                 ..address
             },
+            now,
         );
-        assert!(announcer.is_quiet());
-        announcer.address("eth0", address);
-        assert_eq!(announcer.told.len(), 1);
+        assert!(announcer.is_quiet() && announcer.deadline().is_none());
+        announcer.address("eth0", address, now);
+        announcer.address("eth0", address, now);
+        assert_eq!(announcer.waiting.len(), 1);
         announcer.forget(address);
-        announcer.address("eth0", address);
+        assert!(announcer.is_quiet() && announcer.waiting.is_empty());
+        announcer.address("eth0", address, now);
         announcer.forget_link(2);
-        assert!(announcer.is_quiet());
+        assert!(announcer.is_quiet() && announcer.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_line_waits_for_the_server_but_not_for_ever() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let ip = IpAddr::from([10, 0, 2, 15]);
+        let address = Address {
+            link: 2,
+            ip,
+            prefix: 24,
+            usable: true,
+            permanent: false,
+        };
+        // Nobody can listen on port 0.
+        for (port, looks) in [(port, 1), (0, LOOKS)] {
+            let mut announcer = Announcer::new(port, "/nosuch".into());
+            announcer.address("eth0", address, Instant::now());
+            for _ in 0..looks {
+                assert_eq!(announcer.waiting.len(), 1);
+                announcer.work(announcer.deadline().unwrap());
+            }
+            assert!(announcer.waiting.is_empty() && announcer.deadline().is_none());
+        }
     }
 }

@@ -78,6 +78,7 @@ pub(crate) fn run(port: u16, host_key: &Path) -> Result<Infallible> {
         for port in network.ports.values_mut() {
             port.work(now, &mut network.machine);
         }
+        network.announcer.work(now);
         if network.look.is_some_and(|at| at <= now) {
             network.look = None;
             network.tell_what_is_missing();
@@ -134,7 +135,10 @@ impl Network {
 
     fn sleep(&self) -> Result<()> {
         let deadlines = self.ports.values().filter_map(Port::deadline);
-        let deadline = deadlines.chain(self.look).min();
+        let deadline = deadlines
+            .chain(self.look)
+            .chain(self.announcer.deadline())
+            .min();
         let timeout = deadline.map_or(PollTimeout::NONE, |at| {
             // A millisecond more, since the rest is cut off and would make the loop spin.
             let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -198,7 +202,7 @@ impl Network {
             }
             Event::Address(address) => {
                 let name = self.names.get(&address.link).map_or("?", String::as_str);
-                self.announcer.address(name, address);
+                self.announcer.address(name, address, Instant::now());
             }
             Event::AddressGone(address) => self.announcer.forget(address),
         }

@@ -1,0 +1,325 @@
+//! rtnetlink(7) messages as bytes: written for the kernel, and read from it.
+
+use std::ffi::CStr;
+use std::net::IpAddr;
+
+/// linux/netlink.h and linux/rtnetlink.h.
+pub(super) mod k {
+    pub(in super::super) const ERROR: u16 = 2;
+    pub(in super::super) const DONE: u16 = 3;
+    pub(in super::super) const NEW_LINK: u16 = 16;
+    pub(in super::super) const DEL_LINK: u16 = 17;
+    pub(in super::super) const GET_LINK: u16 = 18;
+    pub(in super::super) const NEW_ADDRESS: u16 = 20;
+    pub(in super::super) const DEL_ADDRESS: u16 = 21;
+    pub(in super::super) const GET_ADDRESS: u16 = 22;
+    pub(in super::super) const NEW_ROUTE: u16 = 24;
+
+    pub(in super::super) const REQUEST: u16 = 1;
+    pub(in super::super) const ACK: u16 = 4;
+    pub(in super::super) const REPLACE: u16 = 0x100;
+    pub(in super::super) const DUMP: u16 = 0x300;
+    pub(in super::super) const CREATE: u16 = 0x400;
+
+    /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
+    pub(in super::super) const GROUPS: u32 = 1 | 0x10 | 0x100;
+
+    pub(in super::super) const IFLA_ADDRESS: u16 = 1;
+    pub(in super::super) const IFLA_IFNAME: u16 = 3;
+    pub(in super::super) const IFLA_MTU: u16 = 4;
+    pub(in super::super) const IFLA_MASTER: u16 = 10;
+    pub(in super::super) const IFLA_LINKINFO: u16 = 18;
+    pub(in super::super) const IFLA_INFO_KIND: u16 = 1;
+    pub(in super::super) const IFA_ADDRESS: u16 = 1;
+    pub(in super::super) const IFA_LOCAL: u16 = 2;
+    pub(in super::super) const IFA_BROADCAST: u16 = 4;
+    pub(in super::super) const IFA_CACHEINFO: u16 = 6;
+    pub(in super::super) const IFA_FLAGS: u16 = 8;
+    pub(in super::super) const RTA_DST: u16 = 1;
+    pub(in super::super) const RTA_OIF: u16 = 4;
+    pub(in super::super) const RTA_GATEWAY: u16 = 5;
+    pub(in super::super) const RTA_PRIORITY: u16 = 6;
+    pub(in super::super) const RTA_PREFSRC: u16 = 7;
+
+    pub(in super::super) const AF_INET: u8 = 2;
+    pub(in super::super) const ARPHRD_ETHER: u16 = 1;
+    pub(in super::super) const IFF_UP: u32 = 1;
+    pub(in super::super) const IFF_RUNNING: u32 = 0x40;
+    /// Temporary (0x01), DAD failed (0x08), deprecated (0x20), tentative (0x40).
+    pub(in super::super) const IFA_F_NOT_FOR_USE: u32 = 0x69;
+    pub(in super::super) const IFA_F_PERMANENT: u32 = 0x80;
+    pub(in super::super) const RT_TABLE_MAIN: u8 = 254;
+    pub(in super::super) const RTPROT_DHCP: u8 = 16;
+    pub(in super::super) const RT_SCOPE_UNIVERSE: u8 = 0;
+    pub(in super::super) const RT_SCOPE_LINK: u8 = 253;
+    pub(in super::super) const RTN_UNICAST: u8 = 1;
+    pub(in super::super) const RTNH_F_ONLINK: u32 = 4;
+}
+
+/// A link as far as it matters here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct Link {
+    pub(in super::super) index: u32,
+    pub(in super::super) name: String,
+    /// Ethernet links only.
+    pub(in super::super) mac: Option<[u8; 6]>,
+    pub(in super::super) up: bool,
+    /// Up, and with a carrier.
+    pub(in super::super) running: bool,
+    pub(in super::super) mtu: u32,
+    /// Part of a bridge or bond.
+    pub(in super::super) has_master: bool,
+    /// What software made it; hardware has none.
+    pub(in super::super) kind: Option<String>,
+}
+
+/// An address of a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in super::super) struct Address {
+    pub(in super::super) link: u32,
+    pub(in super::super) ip: IpAddr,
+    pub(in super::super) prefix: u8,
+    /// Others can reach it: its scope is global, and it is neither tentative nor about to go.
+    pub(in super::super) usable: bool,
+    /// It has no end.
+    pub(in super::super) permanent: bool,
+}
+
+/// What has changed, or is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) enum Event {
+    Link(Link),
+    LinkGone(u32),
+    Address(Address),
+    AddressGone(Address),
+}
+
+pub(super) fn link_header(link: u32) -> [u8; 16] {
+    // struct ifinfomsg: family, pad, type, index, flags, change.
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&link.to_ne_bytes());
+    header
+}
+
+pub(super) fn address_header(link: u32, prefix: u8) -> [u8; 8] {
+    // struct ifaddrmsg: family, prefix length, flags, scope, index.
+    let mut header = [k::AF_INET, prefix, 0, k::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    header[4..].copy_from_slice(&link.to_ne_bytes());
+    header
+}
+
+/// struct nlmsghdr, the family's header, attributes; all at multiples of four.
+pub(super) fn encode(
+    kind: u16,
+    flags: u16,
+    sequence: u32,
+    header: &[u8],
+    attributes: &[(u16, &[u8])],
+) -> Vec<u8> {
+    let mut message = vec![0; 4];
+    message.extend(kind.to_ne_bytes());
+    message.extend(flags.to_ne_bytes());
+    message.extend(sequence.to_ne_bytes());
+    message.extend([0; 4]);
+    message.extend_from_slice(header);
+    for (kind, value) in attributes {
+        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+        message.extend(length.to_ne_bytes());
+        message.extend(kind.to_ne_bytes());
+        message.extend_from_slice(value);
+        message.resize(message.len().next_multiple_of(4), 0);
+    }
+    let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
+    message[..4].copy_from_slice(&length.to_ne_bytes());
+    message
+}
+
+/// A received message: what it is, which request it answers, and what is behind the header.
+pub(super) struct Message<'a> {
+    pub(super) kind: u16,
+    pub(super) sequence: u32,
+    body: &'a [u8],
+}
+
+impl Message<'_> {
+    pub(super) fn number<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.body.get(at..)?.first_chunk().copied()
+    }
+
+    /// The attributes behind a family's header of this size.
+    fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+        attributes(self.body.get(header..).unwrap_or_default())
+    }
+}
+
+pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
+        let message = rest.get(..length)?;
+        let kind = u16::from_ne_bytes(*message.get(4..)?.first_chunk()?);
+        let sequence = u32::from_ne_bytes(*message.get(8..)?.first_chunk()?);
+        let body = message.get(16..)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message {
+            kind,
+            sequence,
+            body,
+        })
+    })
+}
+
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
+        let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
+        let value = rest.get(4..length)?;
+        rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        // The two high bits say "nested" and "big-endian".
+        Some((kind & 0x3fff, value))
+    })
+}
+
+pub(super) fn event(message: &Message<'_>) -> Option<Event> {
+    match message.kind {
+        k::NEW_LINK => link(message).map(Event::Link),
+        k::DEL_LINK => Some(Event::LinkGone(u32::from_ne_bytes(message.number(4)?))),
+        k::NEW_ADDRESS => address(message).map(Event::Address),
+        k::DEL_ADDRESS => address(message).map(Event::AddressGone),
+        _ => None,
+    }
+}
+
+fn link(message: &Message<'_>) -> Option<Link> {
+    let flags = u32::from_ne_bytes(message.number(8)?);
+    let ethernet = u16::from_ne_bytes(message.number(2)?) == k::ARPHRD_ETHER;
+    let mut link = Link {
+        index: u32::from_ne_bytes(message.number(4)?),
+        name: String::new(),
+        mac: None,
+        up: flags & k::IFF_UP != 0,
+        running: flags & (k::IFF_UP | k::IFF_RUNNING) == k::IFF_UP | k::IFF_RUNNING,
+        mtu: 0,
+        has_master: false,
+        kind: None,
+    };
+    for (kind, value) in message.attributes(16) {
+        match kind {
+            k::IFLA_IFNAME => link.name = text(value),
+            k::IFLA_ADDRESS if ethernet => link.mac = value.try_into().ok(),
+            k::IFLA_MTU => link.mtu = value.try_into().map_or(0, u32::from_ne_bytes),
+            k::IFLA_MASTER => link.has_master = true,
+            k::IFLA_LINKINFO => {
+                link.kind = attributes(value)
+                    .find(|(kind, _)| *kind == k::IFLA_INFO_KIND)
+                    .map(|(_, kind)| text(kind));
+            }
+            _ => {}
+        }
+    }
+    Some(link)
+}
+
+fn text(value: &[u8]) -> String {
+    let text = CStr::from_bytes_until_nul(value).map_or(value, CStr::to_bytes);
+    String::from_utf8_lossy(text).into_owned()
+}
+
+fn address(message: &Message<'_>) -> Option<Address> {
+    let [_, prefix, flags, scope] = message.number(0)?;
+    let link = u32::from_ne_bytes(message.number(4)?);
+    let (mut flags, mut local, mut peer) = (u32::from(flags), None, None);
+    for (kind, value) in message.attributes(8) {
+        let ip = || -> Option<IpAddr> {
+            <[u8; 4]>::try_from(value)
+                .map(Into::into)
+                .or(<[u8; 16]>::try_from(value).map(Into::into))
+                .ok()
+        };
+        match kind {
+            k::IFA_LOCAL => local = ip(),
+            k::IFA_ADDRESS => peer = ip(),
+            // The same flags with room for more.
+            k::IFA_FLAGS => flags = value.try_into().map_or(flags, u32::from_ne_bytes),
+            _ => {}
+        }
+    }
+    Some(Address {
+        link,
+        ip: local.or(peer)?,
+        prefix,
+        usable: scope == k::RT_SCOPE_UNIVERSE && flags & k::IFA_F_NOT_FOR_USE == 0,
+        permanent: flags & k::IFA_F_PERMANENT != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn links_and_addresses_are_understood() {
+        let mut header = link_header(7);
+        header[2] = 1;
+        header[8..12].copy_from_slice(&0x41u32.to_ne_bytes());
+        let nested = [&[8, 0, 1, 0][..], b"veth"].concat();
+        let bytes = encode(
+            k::NEW_LINK,
+            0,
+            1,
+            &header,
+            &[
+                (k::IFLA_IFNAME, b"eth0\0"),
+                (k::IFLA_ADDRESS, &[2, 0, 0, 0, 0, 1]),
+                (k::IFLA_LINKINFO | 0x8000, &nested),
+            ],
+        );
+        let events: Vec<_> = messages(&bytes).filter_map(|m| event(&m)).collect();
+        let [Event::Link(link)] = &events[..] else {
+            panic!("{events:?}")
+        };
+        assert_eq!(
+            (link.index, link.name.as_str(), link.mac),
+            (7, "eth0", Some([2, 0, 0, 0, 0, 1]))
+        );
+        assert_eq!(
+            (link.up, link.running, link.kind.as_deref()),
+            (true, true, Some("veth"))
+        );
+
+        let header = address_header(7, 24);
+        let bytes = encode(
+            k::NEW_ADDRESS,
+            0,
+            1,
+            &header,
+            &[
+                (k::IFA_LOCAL, &[10, 0, 0, 1]),
+                (k::IFA_FLAGS, &0x80u32.to_ne_bytes()),
+            ],
+        );
+        let events: Vec<_> = messages(&bytes).filter_map(|m| event(&m)).collect();
+        let ip = IpAddr::from([10, 0, 0, 1]);
+        assert_eq!(
+            events,
+            [Event::Address(Address {
+                link: 7,
+                ip,
+                prefix: 24,
+                usable: true,
+                permanent: true
+            })]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(kind in 16u16..23, body in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..100) {
+            let mut bytes = encode(kind, 0, 1, &body, &[]);
+            bytes.truncate(cut);
+            prop_assert!(messages(&bytes).filter_map(|m| event(&m)).count() <= 1);
+        }
+    }
+}

@@ -1,0 +1,418 @@
+//! The network role on a real link: a pair of veths between two network namespaces, a DHCP server
+//! of a hundred lines at the other end. Needs root and the tools `unshare`, `nsenter` and `ip`.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in tests, but not in their helpers"
+)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns, unshare};
+
+const DISCOVER: u8 = 1;
+const OFFER: u8 = 2;
+const REQUEST: u8 = 3;
+const ACK: u8 = 5;
+const NAK: u8 = 6;
+const OURS: [u8; 4] = [10, 9, 0, 50];
+const SERVER: [u8; 4] = [10, 9, 0, 1];
+
+/// `cpud network` in namespaces of its own, with /etc and the kernel's command line made up; this
+/// thread is in the network namespace at the other end of its eth0.
+struct Machine {
+    child: Child,
+    console: BufReader<ChildStderr>,
+    /// Lines on the console wait until the server listens; this does in its place.
+    _server: TcpListener,
+    directory: tempfile::TempDir,
+}
+
+impl Machine {
+    fn new(cmdline: &str) -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "network namespaces: run this test as root"
+        );
+        unshare(CloneFlags::CLONE_NEWNET).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("etc")).unwrap();
+        fs::write(directory.path().join("cmdline"), cmdline).unwrap();
+        let script = "read go; cd $1; mount --bind cmdline /proc/cmdline; mount --bind etc /etc;
+                      echo '(none)' > /proc/sys/kernel/hostname; exec $2 network";
+        let mut child = Command::new("unshare")
+            .args(["--net", "--mount", "--uts", "sh", "-c", script, "sh"])
+            .arg(directory.path())
+            .arg(env!("CARGO_BIN_EXE_cpud"))
+            .stdin(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("unshare (package util-linux) is needed");
+        // The namespaces are there when they differ from ours.
+        let space = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/uts")).unwrap();
+        while space(child.id()) == space(std::process::id()) {
+            sleep(Duration::from_millis(5));
+        }
+        let pid = child.id().to_string();
+        ip(&[
+            "link", "add", "wire", "type", "veth", "peer", "name", "eth0", "netns", &pid,
+        ]);
+        ip(&["addr", "add", "10.9.0.1/24", "dev", "wire"]);
+        ip(&["link", "set", "wire", "up"]);
+        let inside = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+        let listen = move || {
+            setns(inside, CloneFlags::CLONE_NEWNET).unwrap();
+            TcpListener::bind("0.0.0.0:17010").unwrap()
+        };
+        let server = std::thread::spawn(listen).join().unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        let console = BufReader::new(child.stderr.take().unwrap());
+        Self {
+            child,
+            console,
+            _server: server,
+            directory,
+        }
+    }
+
+    /// The next line on the console.
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.console.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// What `ip` prints inside.
+    fn ip(&self, words: &str) -> String {
+        let pid = self.child.id().to_string();
+        let output = Command::new("nsenter")
+            .args(["--target", &pid, "--net", "ip"])
+            .args(words.split(' '))
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Waits until `ip` inside prints a text, or prints it no more.
+    fn wait_until(&self, words: &str, text: &str, present: bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.ip(words).contains(text) != present {
+            assert!(
+                Instant::now() < deadline,
+                "ip {words} without {text:?}: {}",
+                self.ip(words)
+            );
+            sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn file(&self, name: &str) -> String {
+        fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
+    }
+
+    /// How often it has been woken.
+    fn wakes(&self) -> String {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        status
+            .lines()
+            .find(|line| line.starts_with("voluntary"))
+            .unwrap()
+            .to_owned()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn ip(words: &[&str]) {
+    let status = Command::new("ip")
+        .args(words)
+        .status()
+        .expect("ip (package iproute2) is needed");
+    assert!(status.success(), "ip {words:?}");
+}
+
+/// The server's end of the wire.
+struct Server(UdpSocket);
+
+/// What a client has sent.
+struct Request {
+    message: Vec<u8>,
+    from: SocketAddr,
+}
+
+impl Server {
+    fn new() -> Self {
+        let socket = UdpSocket::bind("0.0.0.0:67").unwrap();
+        socket.set_broadcast(true).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .unwrap();
+        Self(socket)
+    }
+
+    fn receive(&self) -> Request {
+        let mut message = vec![0; 1500];
+        let (length, from) = self
+            .0
+            .recv_from(&mut message)
+            .expect("the client says something");
+        message.truncate(length);
+        Request { message, from }
+    }
+
+    /// The next message, which must be of this kind.
+    fn expect(&self, kind: u8) -> Request {
+        let request = self.receive();
+        assert_eq!(request.kind(), kind);
+        request
+    }
+
+    /// Answers to the address that the client has, else to all.
+    fn answer(&self, request: &Request, kind: u8, options: &[(u8, &[u8])]) {
+        let mut m = request.message[..240].to_vec();
+        m[0] = 2;
+        m[16..20].copy_from_slice(&OURS);
+        for (code, value) in [(53, &[kind][..]), (54, &SERVER)].iter().chain(options) {
+            m.extend([*code, u8::try_from(value.len()).unwrap()]);
+            m.extend_from_slice(value);
+        }
+        m.push(255);
+        let to = if request.from.ip().is_unspecified() {
+            Ipv4Addr::new(10, 9, 0, 255)
+        } else {
+            OURS.into()
+        };
+        self.0.send_to(&m, (to, 68)).unwrap();
+    }
+
+    /// Offers and gives an address with these options, however often the client has to ask: the
+    /// kernel drops what is sent in the moment after a carrier came. Others' leases are refused.
+    fn lease(&self, options: &[(u8, &[u8])]) {
+        loop {
+            let request = self.receive();
+            match (request.kind(), request.option(54)) {
+                (DISCOVER, _) => self.answer(&request, OFFER, options),
+                (REQUEST, None) => self.answer(&request, NAK, &[]),
+                (REQUEST, Some(server)) => {
+                    assert_eq!(
+                        (request.option(50).unwrap(), server),
+                        (OURS.to_vec(), SERVER.to_vec())
+                    );
+                    return self.answer(&request, ACK, options);
+                }
+                (other, _) => panic!("message of kind {other}"),
+            }
+        }
+    }
+}
+
+impl Request {
+    fn option(&self, wanted: u8) -> Option<Vec<u8>> {
+        let mut rest = &self.message[240..];
+        while let [code, length, after @ ..] = rest {
+            if *code == 255 {
+                break;
+            }
+            let (value, after) = after.split_at(usize::from(*length));
+            if *code == wanted {
+                return Some(value.to_vec());
+            }
+            rest = after;
+        }
+        None
+    }
+
+    fn kind(&self) -> u8 {
+        self.option(53).unwrap()[0]
+    }
+}
+
+const MASK: (u8, &[u8]) = (1, &[255, 255, 255, 0]);
+const HOUR: (u8, &[u8]) = (51, &[0, 0, 14, 16]);
+
+#[test]
+fn a_lease_is_used_renewed_rebound_and_given_up() {
+    let mut machine = Machine::new("console=ttyS0 root=/dev/ram0\n");
+    let server = Server::new();
+    // Four seconds, renewal after one, rebinding after two.
+    let short: &[(u8, &[u8])] = &[
+        MASK,
+        (51, &[0, 0, 0, 4]),
+        (58, &[0, 0, 0, 1]),
+        (59, &[0, 0, 0, 2]),
+        (3, &SERVER),
+        (6, &[10, 9, 0, 2]),
+        (12, b"board"),
+        (15, b"lab.example"),
+    ];
+    server.lease(short);
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0 10.9.0.50 port 17010; try: cpu 10.9.0.50 date"
+    );
+    machine.wait_until(
+        "route show",
+        "default via 10.9.0.1 dev eth0 proto dhcp src 10.9.0.50",
+        true,
+    );
+    assert!(
+        machine
+            .ip("addr show eth0")
+            .contains("inet 10.9.0.50/24 brd 10.9.0.255 scope global dynamic")
+    );
+    assert!(machine.ip("addr show lo").contains("inet 127.0.0.1/8"));
+    let resolv = machine.file("etc/resolv.conf");
+    assert!(
+        resolv.ends_with("\nsearch lab.example\nnameserver 10.9.0.2\n"),
+        "{resolv}"
+    );
+
+    let renewal = server.expect(REQUEST);
+    assert_eq!((renewal.from.ip(), renewal.option(50)), (OURS.into(), None));
+    server.answer(&renewal, ACK, short);
+
+    let unheard = server.expect(REQUEST);
+    assert_eq!(unheard.from.ip(), Ipv4Addr::from(OURS));
+    let rebinding = server.expect(REQUEST);
+    assert_eq!(
+        (rebinding.from.ip(), &rebinding.message[12..16]),
+        (Ipv4Addr::UNSPECIFIED.into(), &OURS[..])
+    );
+    server.expect(DISCOVER);
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0 the lease of 10.9.0.50 has ended"
+    );
+    machine.wait_until("addr show eth0", "10.9.0.50", false);
+    assert!(!machine.ip("route show").contains("10.9.0"));
+    assert!(!machine.file("etc/resolv.conf").contains("nameserver"));
+
+    // Back again, for an hour, in which nothing is to be done.
+    server.lease(&[MASK, HOUR]);
+    machine.wait_until("addr show eth0", "10.9.0.50/24", true);
+    sleep(Duration::from_millis(300));
+    let before = machine.wakes();
+    sleep(Duration::from_secs(1));
+    assert_eq!(machine.wakes(), before);
+}
+
+#[test]
+fn a_cable_put_into_another_network_brings_another_lease() {
+    let mut machine = Machine::new("ip=dhcp\n");
+    let server = Server::new();
+    server.lease(&[MASK, HOUR]);
+    assert!(machine.line().starts_with("cpud: eth0 10.9.0.50 port"));
+    ip(&["link", "set", "wire", "down"]);
+    machine.wait_until("link show eth0", "NO-CARRIER", true);
+    assert!(
+        machine.ip("addr show eth0").contains("10.9.0.50"),
+        "it may be the same network again"
+    );
+    ip(&["link", "set", "wire", "up"]);
+    let question = server.expect(REQUEST);
+    assert_eq!(
+        (question.option(50), question.option(54)),
+        (Some(OURS.to_vec()), None)
+    );
+    // Refused, and offered with another router.
+    server.lease(&[MASK, HOUR, (3, &[10, 9, 0, 9])]);
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0 the lease of 10.9.0.50 has ended"
+    );
+    machine.wait_until("route show", "default via 10.9.0.9", true);
+    // The same address, but it had been gone.
+    assert!(machine.line().starts_with("cpud: eth0 10.9.0.50 port"));
+}
+
+#[test]
+fn a_link_that_comes_later_is_served_and_one_that_goes_is_forgotten() {
+    let mut machine = Machine::new("\n");
+    let server = Server::new();
+    server.lease(&[MASK, HOUR, (6, &[10, 9, 0, 2])]);
+    machine.line();
+    ip(&["link", "del", "wire"]);
+    machine.wait_until("link show", "eth0", false);
+    let pid = machine.child.id().to_string();
+    ip(&[
+        "link", "add", "wire", "type", "veth", "peer", "name", "eth7", "netns", &pid,
+    ]);
+    ip(&["addr", "add", "10.9.0.1/24", "dev", "wire"]);
+    ip(&["link", "set", "wire", "up"]);
+    server.lease(&[MASK, HOUR]);
+    assert!(machine.line().starts_with("cpud: eth7 10.9.0.50 port"));
+    assert!(!machine.file("etc/resolv.conf").contains("nameserver"));
+}
+
+#[test]
+fn an_address_on_the_kernels_command_line_is_used_without_dhcp() {
+    let arguments = "ip=10.9.0.77::10.9.0.1:255.255.255.0:board:eth0:off:1.1.1.1 ip=nonsense=1:\n";
+    let mut machine = Machine::new(arguments);
+    let complaint = machine.line();
+    assert!(
+        complaint.starts_with("cpud: ip=nonsense=1: of the kernel's command line is ignored: "),
+        "{complaint}"
+    );
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0 10.9.0.77 port 17010; try: cpu 10.9.0.77 date"
+    );
+    machine.wait_until("route show", "default via 10.9.0.1 dev eth0", true);
+    assert!(
+        machine
+            .ip("addr show eth0")
+            .contains("inet 10.9.0.77/24 brd 10.9.0.255 scope global eth0")
+    );
+    assert!(
+        machine
+            .file("etc/resolv.conf")
+            .ends_with("nameserver 1.1.1.1\n")
+    );
+    let pid = machine.child.id().to_string();
+    let name = Command::new("nsenter")
+        .args(["--target", &pid, "--uts", "uname", "-n"])
+        .output()
+        .unwrap();
+    assert_eq!(name.stdout, b"board\n");
+}
+
+#[test]
+fn a_configured_link_is_left_alone() {
+    // As the kernel's own ip= or a container's runtime leaves it.
+    let mut machine = Machine::new("ip=off\n");
+    let pid = machine.child.id().to_string();
+    let inside = |words: &[&str]| {
+        let words = [&["--target", &pid, "--net", "ip"], words].concat();
+        assert!(
+            Command::new("nsenter")
+                .args(words)
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    inside(&["addr", "add", "10.9.0.88/24", "dev", "eth0"]);
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0 10.9.0.88 port 17010; try: cpu 10.9.0.88 date"
+    );
+    let socket = Server::new().0;
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .unwrap();
+    assert!(
+        socket.recv_from(&mut [0; 1500]).is_err(),
+        "nobody asks for an address"
+    );
+    assert!(Path::new(&format!("/proc/{pid}")).exists());
+}
