@@ -1,0 +1,214 @@
+//! The init role as PID 1 of namespaces of its own, with a file for a console. Needs root and the
+//! tools `unshare` and `nsenter`.
+#![allow(
+    clippy::unwrap_used,
+    reason = "clippy.toml allows it in tests, but not in their helpers"
+)]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// A machine: init, and what it starts.
+struct Machine {
+    unshare: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Machine {
+    /// Boots with this kernel command line; the server finds no keys and dies at once.
+    fn boot(cmdline: &str) -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "PID namespaces: run this test as root"
+        );
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::write(directory.path().join("cmdline"), cmdline).unwrap();
+        fs::write(directory.path().join("console"), "").unwrap();
+        let script = "cd $1; mount --bind cmdline /proc/cmdline; mount --bind console /dev/console;
+                      mount -t tmpfs tmpfs /etc; exec $2 splash -pk /nosuch";
+        let unshare = Command::new("unshare")
+            .args([
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount-proc",
+                "--net",
+                "--uts",
+            ])
+            .args(["sh", "-c", script, "sh"])
+            .arg(directory.path())
+            .arg(env!("CARGO_BIN_EXE_cpud"))
+            .spawn()
+            .expect("unshare (package util-linux) is needed");
+        let machine = Self { unshare, directory };
+        machine.wait_for("is init\n");
+        machine
+    }
+
+    fn console(&self) -> String {
+        fs::read_to_string(self.directory.path().join("console")).unwrap()
+    }
+
+    fn wait_for(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.console().contains(text) {
+            assert!(
+                Instant::now() < deadline,
+                "no {text:?} in {:?}",
+                self.console()
+            );
+            sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Init, as this side numbers it.
+    fn init(&self) -> u32 {
+        children(self.unshare.id()).pop().unwrap()
+    }
+
+    /// Runs a shell inside; what it prints.
+    fn run(&self, script: &str) -> String {
+        let output = Command::new("nsenter")
+            .args([
+                "--target",
+                &self.init().to_string(),
+                "--pid",
+                "--mount",
+                "--uts",
+                "--net",
+                "sh",
+                "-c",
+                script,
+            ])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The child of init with this word among its arguments.
+    fn child(&self, word: &str) -> Option<u32> {
+        let has = |pid: &u32| {
+            let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            line.split('\0').any(|argument| argument == word)
+        };
+        children(self.init()).into_iter().find(has)
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        let _ = self.unshare.kill();
+        let _ = self.unshare.wait();
+    }
+}
+
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill").args([name, &pid.to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+fn children(parent: u32) -> Vec<u32> {
+    let is_child = |pid: &u32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let behind_name = stat.rsplit(')').next().unwrap();
+        behind_name.split(' ').nth(2) == Some(&parent.to_string())
+    };
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|e| e.file_name().to_str()?.parse().ok())
+        .filter(is_child)
+        .collect()
+}
+
+#[test]
+fn it_makes_a_machine_supervises_and_reaps() {
+    let machine = Machine::boot("quiet hostname=board ip=off\n");
+    assert_eq!(
+        machine.run("uname -n; stat -fc %T /tmp /run"),
+        "board\ntmpfs\ntmpfs\n"
+    );
+    assert_eq!(machine.run("readlink /dev/fd"), "/proc/self/fd\n");
+
+    // The words that begin with a dash reached the server, which lives ever more seldom.
+    machine.wait_for("cannot read the public keys in /nosuch");
+    machine.wait_for("ended with status 1 after 0 s; starting it again in 2 s");
+
+    let first = machine.child("network").expect("the network runs");
+    signal(first, "-KILL");
+    machine.wait_for("was killed by SIGKILL after ");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while machine.child("network").is_none_or(|pid| pid == first) {
+        assert!(
+            Instant::now() < deadline,
+            "the network is not started again"
+        );
+        sleep(Duration::from_millis(20));
+    }
+
+    // Orphans come to init and are reaped.
+    machine.run("for i in 1 2 3 4 5 6 7 8 9; do (sleep 0.1 &); done");
+    sleep(Duration::from_millis(400));
+    let states: String = children(machine.init())
+        .iter()
+        .map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
+        .collect();
+    assert!(!states.contains(") Z "), "{states}");
+}
+
+#[test]
+fn it_ends_everything_and_reboots() {
+    let mut machine = Machine::boot("\n");
+    // An orphan of init's that is deaf to SIGTERM.
+    machine
+        .run("(setsid sh -c \"trap '' TERM; while :; do sleep 0.2; done\" >&- 2>&- &); sleep 0.3");
+    let begun = Instant::now();
+    signal(machine.init(), "-TERM");
+    machine.wait_for("cpud: SIGTERM: reboot\n");
+    // To a PID namespace, reboot(2) is the death of its init.
+    let status = machine.unshare.wait().unwrap();
+    assert!(!status.success());
+    let took = begun.elapsed();
+    assert!(
+        (Duration::from_secs(3)..Duration::from_secs(8)).contains(&took),
+        "{took:?}"
+    );
+    assert!(
+        !machine.console().contains("was killed by SIGTERM"),
+        "{}",
+        machine.console()
+    );
+}
+
+#[test]
+fn as_an_ordinary_process_it_mounts_nothing_and_ends_with_its_children() {
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "network namespaces: run this test as root"
+    );
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mut init = Command::new("unshare")
+        .args([
+            "--net",
+            env!("CARGO_BIN_EXE_cpud"),
+            "-init",
+            "-pk",
+            "/nosuch",
+        ])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while children(init.id()).is_empty() {
+        assert!(Instant::now() < deadline, "nothing is started");
+        sleep(Duration::from_millis(10));
+    }
+    sleep(Duration::from_millis(300));
+    let network = children(init.id()).pop().unwrap();
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
+    signal(init.id(), "-TERM");
+    assert_eq!(init.wait().unwrap().code(), Some(0));
+    assert!(!Path::new(&format!("/proc/{network}")).exists());
+}
