@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use cpu_client::export::Export;
+use cpu_client::export::{Caching, Export, prepare_process};
 use ninep::observe::{Counts, Trace};
 use ninep::server::{self, Config};
 use tracing::debug;
@@ -14,18 +14,22 @@ use tracing::debug;
 pub(crate) struct Files {
     export: Export,
     msize: u32,
+    max_fids: usize,
     trace: Option<Trace<Stderr>>,
     counts: Arc<Counts>,
 }
 
 impl Files {
-    /// `root` is what the other side sees as `/`; with `trace` every request is printed.
+    /// `root` is what the other side sees as `/`; with `trace` every request is printed. Clears
+    /// the process's umask.
     pub(crate) fn new(root: &Path, msize: u32, trace: bool) -> Result<Self> {
-        let export = Export::new(root)
-            .with_context(|| format!("cannot serve the files of {}", root.display()))?;
+        let limits = prepare_process();
+        // Files change on both sides, so what is read must be what is here: see ARCHITECTURE.md.
+        let export = Export::new(root)?.with_caching(Caching::Never);
         Ok(Self {
             export,
             msize,
+            max_fids: limits.descriptors,
             trace: trace.then(|| Trace::new(std::io::stderr(), Vec::new())),
             counts: Arc::default(),
         })
@@ -46,6 +50,7 @@ impl Files {
             let observer = (&*self.counts, self.trace.as_ref());
             let config = Config {
                 max_msize: self.msize,
+                max_fids: self.max_fids,
                 observer: Some(&observer),
                 ..Config::default()
             };

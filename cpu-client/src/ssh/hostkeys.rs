@@ -5,7 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -147,7 +147,10 @@ impl HostKeys {
         );
         let result = (|| {
             if let Some(directory) = file.parent() {
-                fs::create_dir_all(directory)?;
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(directory)?;
             }
             let ends_with_newline = fs::read(file).is_ok_and(|text| text.ends_with(b"\n"));
             let is_empty = fs::metadata(file).map_or(true, |meta| meta.len() == 0);

@@ -58,9 +58,13 @@ pub(super) struct Client(OwnedFd);
 /// Mounts the client's files. The kernel keeps the connection; the descriptor is closed.
 pub(super) fn mount_9p(connection: OwnedFd, user: Option<OsString>) -> Result<Client> {
     let fd = connection.as_raw_fd();
-    // cache=mmap: the one mode in which shared writable mappings work and read data is not kept.
-    let mut options =
-        format!("version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={MAX_MSIZE},cache=mmap");
+    // cache=mmap: the one mode in which shared writable mappings work and names are not kept.
+    // access=any: one attach serves every user; the client's own rights decide, whoever asks.
+    // locktimeout: seconds until the kernel asks again for a lock that somebody else has.
+    let mut options = format!(
+        "version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={MAX_MSIZE},cache=mmap,\
+         access=any,locktimeout=1"
+    );
     if let Some(user) = user.filter(|user| !user.is_empty()) {
         options.push_str(",uname=");
         options.push_str(&plain_name(&user));
