@@ -7,9 +7,6 @@ use xz2::stream::{Check, Filters, LzmaOptions, Stream};
 /// No initramfs of ours comes near; a small file that unpacks to more is a bomb.
 const MAX_ARCHIVE: u64 = 1 << 30;
 
-/// LZMA_PRESET_EXTREME of lzma/container.h: smaller for more time, here tenths of a second.
-const EXTREME: u32 = 1 << 31;
-
 /// How every newc archive, and every xz stream, begins.
 const NEWC: &[u8] = b"070701";
 const XZ: &[u8] = b"\xfd7zXZ\0";
@@ -54,7 +51,7 @@ impl Compression {
 }
 
 fn xz(archive: &[u8]) -> io::Result<Vec<u8>> {
-    let mut options = LzmaOptions::new_preset(9 | EXTREME)?;
+    let mut options = LzmaOptions::new_preset(9)?;
     let dictionary = archive.len().next_power_of_two().clamp(1 << 16, 1 << 26);
     options.dict_size(u32::try_from(dictionary).unwrap_or(1 << 26));
     let mut filters = Filters::new();
