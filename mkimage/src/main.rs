@@ -37,6 +37,7 @@ struct Arguments {
 enum Command {
     Keys(Keys),
     Initramfs(Initramfs),
+    /// Get the kernel's source into the cache, and say where it is
     Fetch,
     Kernel(Kernel),
 }
