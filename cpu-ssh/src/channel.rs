@@ -103,6 +103,8 @@ struct Shared {
 struct State {
     queues: [BytesMut; 2],
     ended: bool,
+    /// Nobody will read any more: what arrives is dropped.
+    unwanted: bool,
     /// Bytes consumed that the peer has not been told of.
     untold: usize,
 }
@@ -185,7 +187,7 @@ impl Mux {
             _ => return Ok(()),
         };
         let mut state = lock(&shared.state);
-        if state.ended {
+        if state.ended || state.unwanted {
             return Ok(());
         }
         state.queues[stream as usize].extend_from_slice(bytes);
@@ -319,6 +321,22 @@ where
                 }
                 None => self.shared.arrived[stream as usize].notified().await,
             }
+        }
+    }
+}
+
+impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
+    /// Drop what has arrived and what will. No credit is given for it, so one of our own peers
+    /// soon stops sending; a foreign one is not held up, and its signals come through.
+    pub fn discard(&self) {
+        let dropped: usize = {
+            let mut state = lock(&self.shared.state);
+            state.unwanted = true;
+            let queues = std::mem::take(&mut state.queues);
+            queues.iter().map(BytesMut::len).sum()
+        };
+        if !self.shared.credited {
+            self.mux.taken(dropped);
         }
     }
 }

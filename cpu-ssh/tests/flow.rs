@@ -3,6 +3,8 @@
 
 mod pair;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -210,9 +212,25 @@ fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
     run(async {
         let mut pair = Pair::new(false).await;
         let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
-        let sending = send(here_tx, 1000);
-        tokio::time::sleep(A_WHILE).await;
-        assert!(!sending.is_finished());
+        let sent = Rc::new(Cell::new(0));
+        let counter = sent.clone();
+        spawn_local(async move {
+            for i in 0..1000 {
+                here_tx.send(Stream::Data, pattern(i)).await.unwrap();
+                counter.set(i + 1);
+            }
+            here_tx.request(russh::ChannelWriteHalf::eof).await.unwrap();
+        });
+        // Until nothing more goes out.
+        let mut before = 0;
+        loop {
+            tokio::time::sleep(A_WHILE).await;
+            if before == sent.get() && before > 0 {
+                break;
+            }
+            before = sent.get();
+        }
+        assert!(before < 1000);
         let first = there_rx.read(Stream::Data, 1 << 30).await.unwrap();
         assert!(first.len() >= FOREIGN_LIMIT, "{}", first.len());
         assert!(first.len() <= FOREIGN_LIMIT + MIB, "{}", first.len());
@@ -240,6 +258,30 @@ fn a_foreign_peer_that_dies_while_it_is_not_read_from_is_noticed() {
             .unwrap();
         timeout(SOON, there_tx.closed()).await.unwrap();
     });
+}
+
+#[test]
+fn discarded_input_stops_our_peer_and_does_not_hold_up_a_foreign_one() {
+    for ours in [true, false] {
+        run(async move {
+            let mut pair = Pair::new(ours).await;
+            let ((_rx, here_tx), (unwanted, _tx)) = pair.channel().await;
+            let sending = send(here_tx.clone(), 1000);
+            tokio::time::sleep(A_WHILE).await;
+            unwanted.discard();
+            here_tx
+                .request(|w| w.signal(russh::Sig::INT))
+                .await
+                .unwrap();
+            let signal = timeout(SOON, pair.signals.recv()).await.unwrap().unwrap();
+            assert!(matches!(signal, russh::Sig::INT));
+            if ours {
+                assert!(!sending.is_finished(), "62 MiB were sent to nobody");
+            } else {
+                assert_eq!(timeout(SOON, sending).await.unwrap().unwrap(), 1000);
+            }
+        });
+    }
 }
 
 #[test]

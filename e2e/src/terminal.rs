@@ -61,13 +61,13 @@ impl Terminal {
         String::from_utf8_lossy(&screen).into_owned()
     }
 
-    /// Wait until the text is shown after what was shown when `from` bytes were there; returns
-    /// how much is shown then.
+    /// Wait until the text is shown, looking from byte `from` of all that has been shown; returns
+    /// the byte after it.
     pub fn expect_from(&self, from: usize, text: &str) -> Result<usize> {
         wait_until(&format!("{text:?} on the terminal"), PATIENCE, || {
             let screen = self.screen();
             let fresh = screen.get(from..).unwrap_or_default();
-            Ok(fresh.contains(text).then_some(screen.len()))
+            Ok(fresh.find(text).map(|at| from + at + text.len()))
         })
         .with_context(|| format!("the screen:\n{}", self.screen()))
     }

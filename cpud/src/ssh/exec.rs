@@ -195,9 +195,8 @@ fn take_pipes(child: &mut Child) -> Result<(Arc<Fd>, Arc<Fd>, Arc<Fd>)> {
 async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
     while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
         if to.write_all(&chunk).await.is_err() {
-            // Like a pipe to a dead reader: what still comes is taken and dropped, so that the
-            // client's own end of file and signals are not stuck behind it.
-            while receiver.read(Stream::Data, CHUNK).await.is_some() {}
+            receiver.discard();
+            return;
         }
     }
 }

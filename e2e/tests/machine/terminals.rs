@@ -76,7 +76,7 @@ fn tilde_dot(machine: &Machine) -> Result<()> {
     at = terminal.expect_from(at, "local> ")?;
     terminal.send("echo left=$?; stty -a | grep -q -- -icanon || echo coo''ked\r")?;
     at = terminal.expect_from(at, "left=255")?;
-    terminal.expect_from(at - "left=255".len(), "cooked")?;
+    terminal.expect_from(at, "cooked")?;
     terminal.send("exit\r")?;
     terminal.wait()?;
     Ok(())
@@ -90,8 +90,8 @@ fn restored(machine: &Machine) -> Result<()> {
     let client = child_of(terminal.child.id())?;
     kill(client, Signal::SIGTERM)?;
     let at = terminal.expect_from(at, "local> ")?;
-    terminal.send("stty -g > ~/modes-after; echo done\r")?;
-    terminal.expect_from(at, "\ndone")?;
+    terminal.send("stty -g > ~/modes-after; echo do''ne\r")?;
+    terminal.expect_from(at, "done")?;
     let read = |name| std::fs::read_to_string(machine.home.path().join(name));
     let (before, after) = (read("modes-before")?, read("modes-after")?);
     ensure!(
@@ -103,9 +103,16 @@ fn restored(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// The one child of a process.
-fn child_of(pid: u32) -> Result<Pid> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
-    let child = children.split_whitespace().next().context("no child")?;
-    Ok(Pid::from_raw(child.parse()?))
+/// The one child of a process (proc_pid_stat(5): the fields after the name are state and parent).
+fn child_of(parent: u32) -> Result<Pid> {
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        let after_name = stat.rsplit(") ").next().unwrap_or_default();
+        if after_name.split(' ').nth(1) == Some(&parent.to_string()) {
+            let pid = entry.file_name().into_string().ok().context("no pid")?;
+            return Ok(Pid::from_raw(pid.parse()?));
+        }
+    }
+    anyhow::bail!("process {parent} has no child")
 }
