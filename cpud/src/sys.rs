@@ -62,7 +62,7 @@ pub(crate) fn close_the_rest_on_exec() -> io::Result<()> {
 
 /// Starts `file` with `args` (the zeroth included) and `environment` as leader of a session of its
 /// own, every signal at its default and unblocked. With `tty`, standard input becomes its
-/// controlling terminal. The error is that of fork(2), setsid(2), `TIOCSCTTY` or execve(2).
+/// controlling terminal. With `group`, it begins in that control group. The error is that of fork(2), setsid(2), `TIOCSCTTY` or execve(2).
 ///
 /// For single-threaded roles: the child allocates before it execs. (std's `Command` leaves the
 /// signal mask, and whether it runs a file that is no program by /bin/sh depends on the libc.)
@@ -71,11 +71,11 @@ pub(crate) fn spawn_leader(
     args: &[CString],
     environment: &[CString],
     tty: bool,
+    group: Option<BorrowedFd<'_>>,
 ) -> nix::Result<Pid> {
     // Closed by the exec; so what is read from it is the error, and nothing means success.
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    // SAFETY: there is one thread, so no lock is held by a thread that the child lacks.
-    match unsafe { nix::unistd::fork() }? {
+    match fork_into(group)? {
         ForkResult::Child => {
             let Err(errno) = become_leader(tty).and_then(|()| execve(file, args, environment));
             let _ = nix::unistd::write(&writer, &(errno as i32).to_ne_bytes());
@@ -92,6 +92,31 @@ pub(crate) fn spawn_leader(
             Err(Errno::from_raw(i32::from_ne_bytes(errno)))
         }
     }
+}
+
+/// fork(2), into a control group if it can be: moving a process there afterwards waits for an RCU
+/// grace period, which is longer than all else that a session's start takes.
+fn fork_into(group: Option<BorrowedFd<'_>>) -> nix::Result<ForkResult> {
+    if let Some(group) = group {
+        // linux/sched.h, struct clone_args: eleven 64-bit numbers, of which the first is the flags
+        // (CLONE_INTO_CGROUP), the fifth the signal at the end, the last the group's descriptor.
+        let end = libc::SIGCHLD.unsigned_abs().into();
+        let group = group.as_raw_fd().unsigned_abs().into();
+        let args: [u64; 11] = [1 << 33, 0, 0, 0, end, 0, 0, 0, 0, 0, group];
+        // SAFETY: the kernel reads the numbers, with their size. Without CLONE_VM this is a fork,
+        // and there is one thread, so no lock is held by a thread that the child lacks.
+        match unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) } {
+            0 => return Ok(ForkResult::Child),
+            -1 => {}
+            pid => {
+                return Ok(ForkResult::Parent {
+                    child: Pid::from_raw(pid as i32),
+                });
+            }
+        }
+    }
+    // SAFETY: as above.
+    unsafe { nix::unistd::fork() }
 }
 
 fn become_leader(tty: bool) -> nix::Result<()> {

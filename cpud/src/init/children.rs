@@ -175,7 +175,7 @@ impl Child {
         let c_strings = |bytes| CString::new(bytes).unwrap_or_default();
         let args: Vec<CString> = words.chain(flags).map(c_strings).collect();
         let environment: Vec<CString> = variables.map(c_strings).collect();
-        sys::spawn_leader(this, &args, &environment, false)
+        sys::spawn_leader(this, &args, &environment, false, None)
     }
 }
 

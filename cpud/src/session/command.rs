@@ -4,6 +4,7 @@ use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::cgroup::Cgroup;
 use super::shown;
 use crate::sys;
 
@@ -54,6 +56,7 @@ pub(super) fn start(
     pwd: &Path,
     consumed: &[&str],
     tty: bool,
+    cgroup: Option<&Cgroup>,
 ) -> Result<Pid, Failure> {
     let mut words = words.into_iter();
     let (file, name) = if let Some(name) = words.next() {
@@ -76,12 +79,13 @@ pub(super) fn start(
         })
         .collect();
 
+    let group = cgroup.map(AsFd::as_fd);
     let c_file = c_string(file.as_os_str());
     let args: Vec<CString> = [c_string(&name)]
         .into_iter()
         .chain(rest.iter().cloned())
         .collect();
-    sys::spawn_leader(&c_file, &args, &environment, tty)
+    sys::spawn_leader(&c_file, &args, &environment, tty, group)
         .or_else(|errno| {
             // A script without "#!" is one for the shell, as in execvp(3).
             if errno != Errno::ENOEXEC || head(&file).starts_with(b"\x7fELF") {
@@ -91,7 +95,7 @@ pub(super) fn start(
                 .into_iter()
                 .chain(rest.iter().cloned())
                 .collect();
-            sys::spawn_leader(c"/bin/sh", &args, &environment, tty)
+            sys::spawn_leader(c"/bin/sh", &args, &environment, tty, group)
         })
         .map_err(|errno| explain(file.into(), errno))
 }

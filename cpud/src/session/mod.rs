@@ -7,7 +7,7 @@
 //! with the environment that the client sent, and pipes or the terminal as standard input, output
 //! and error. It is single-threaded (unshare(2) acts on the calling thread) and goes in this order:
 //!
-//! 1. descriptors and signals made its own, child subreaper;
+//! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
 //! 2. private mount namespace, tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu ([`namespace`]);
 //! 3. the mounts of `CPU_FSTAB` ([`mounts`]);
 //! 4. working directory ([`directory`]) and command ([`command`]);
@@ -17,6 +17,7 @@
 //! A failed step says which, on what, and why, in one line on standard error. Statuses of its own:
 //! 127 no such command, 126 a command that can't be run, 255 no session.
 
+mod cgroup;
 mod command;
 mod directory;
 mod mounts;
@@ -112,6 +113,8 @@ fn run(request: Request) -> Result<WaitStatus> {
     let proc = nix::dir::Dir::open("/proc", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .context("cannot open /proc (is it mounted?)")?;
 
+    let cgroup = cgroup::Cgroup::new();
+
     let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
     namespace::make_tmp()?;
@@ -125,10 +128,10 @@ fn run(request: Request) -> Result<WaitStatus> {
     // An open descriptor would keep nothing alive that matters, but it has no more use either.
     drop(client);
 
-    match command::start(words, &directory, &CONSUMED, tty) {
+    match command::start(words, &directory, &CONSUMED, tty, cgroup.as_ref()) {
         Ok(pid) => {
             wait::release_standard_streams(tty)?;
-            wait::until_all_are_gone(pid, control, tty, proc)
+            wait::until_all_are_gone(pid, control, tty, proc, cgroup.as_ref())
         }
         Err(failure) => {
             say(&failure);

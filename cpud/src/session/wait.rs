@@ -21,6 +21,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
+use super::cgroup::Cgroup;
 use crate::console::say;
 
 /// How long processes may clean up after SIGHUP before SIGKILL.
@@ -64,6 +65,7 @@ pub(super) fn until_all_are_gone(
     control: OwnedFd,
     tty: bool,
     proc: Dir,
+    cgroup: Option<&Cgroup>,
 ) -> Result<WaitStatus> {
     let mut heard = SigSet::empty();
     heard.add(Signal::SIGCHLD);
@@ -89,6 +91,9 @@ pub(super) fn until_all_are_gone(
                 next = Next::Nothing;
             }
             Next::Kill(at) if at <= Instant::now() => {
+                if let Some(cgroup) = cgroup {
+                    cgroup.kill();
+                }
                 family.send_all(Signal::SIGKILL);
                 next = Next::KillAgain(Instant::now() + FIRST_LOOK, FIRST_LOOK);
             }
