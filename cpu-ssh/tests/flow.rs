@@ -201,7 +201,7 @@ fn a_sender_that_waits_learns_of_the_close_and_of_the_end() {
                     .unwrap();
             }
             let sent = timeout(SOON, sending).await.unwrap().unwrap();
-            assert!(ours || sent <= 1000, "sent {sent}");
+            // A foreign peer may have taken all; what counts there is that the wait has ended.
             assert!(!ours || sent < 1000, "sent {sent} of 1000 into a stall");
         });
     }

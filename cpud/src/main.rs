@@ -1,4 +1,4 @@
-//! cpud: the only program on a machine with no disk and no users. One binary, four roles; see
+//! cpud: the only program on a machine with no disk and no users. One binary, five roles; see
 //! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `network`, `connection` and
 //! `session` are started by it and by each other; else it is the server.
 

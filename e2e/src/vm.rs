@@ -83,12 +83,6 @@ impl Vm {
             })
             .map(str::to_owned)
     }
-
-    /// Memory and CPU time as the host sees them would be QEMU's; the machine's own are asked
-    /// for with the client.
-    pub fn pid(&self) -> u32 {
-        self.qemu.id()
-    }
 }
 
 impl Drop for Vm {
