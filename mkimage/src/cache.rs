@@ -139,7 +139,7 @@ mod tests {
     fn a_child_keeps_the_lock_when_its_parent_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
-        let lock = Cache::lock(&tree, Progress::new(true)).unwrap();
+        let lock = Cache::lock(&tree, Progress::silent()).unwrap();
         let mut child = Command::new("sleep")
             .arg("60")
             .stdin(lock.for_child().unwrap())

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use ssh_key::{AuthorizedKeys, PrivateKey};
 
+use crate::arch::Arch;
 use crate::newc::{Node, Tree};
+use crate::program;
 
 /// What the machine's directories are: mount points for a session's binds, and the usual rest of a
 /// root.
@@ -24,6 +26,11 @@ pub(crate) enum Error {
         what: &'static str,
         path: PathBuf,
         source: io::Error,
+    },
+    #[error("{path} cannot be the only program of a machine: {reason}")]
+    Program {
+        path: PathBuf,
+        reason: program::Unfit,
     },
     #[error("{0} holds a private key: only its public half goes into an image; give FILE.pub")]
     PrivateKey(PathBuf),
@@ -45,7 +52,12 @@ pub(crate) enum Error {
 }
 
 /// The appliance: cpud as `/init`, who may log in as `/key.pub`, the machine's key as `/host_key`.
-pub(crate) fn appliance(cpud: &Path, keys: &[PathBuf], host_key: &Path) -> Result<Tree, Error> {
+pub(crate) fn appliance(
+    arch: Arch,
+    cpud: &Path,
+    keys: &[PathBuf],
+    host_key: &Path,
+) -> Result<Tree, Error> {
     let mut tree: Tree = DIRECTORIES
         .iter()
         .map(|name| ((*name).to_owned(), (directory_mode(name), Node::Directory)))
@@ -57,11 +69,12 @@ pub(crate) fn appliance(cpud: &Path, keys: &[PathBuf], host_key: &Path) -> Resul
     let mut add = |name: &str, mode, bytes| {
         tree.insert(name.to_owned(), (mode, Node::File(bytes)));
     };
-    add(
-        "init",
-        0o755,
-        read("cpud (cargo build --release -p cpud)", cpud)?,
-    );
+    let program = read("cpud (make programs)", cpud)?;
+    program::check(&program, arch).map_err(|reason| Error::Program {
+        path: cpud.to_owned(),
+        reason,
+    })?;
+    add("init", 0o755, program);
     add("key.pub", 0o644, public_keys(keys)?);
     add("host_key", 0o600, private_host_key(host_key)?);
     Ok(tree)
@@ -143,8 +156,12 @@ mod tests {
     impl Inputs {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            keys::make(dir.path(), keys::Kind::Ed25519, Progress::new(true)).unwrap();
-            fs::write(dir.path().join("cpud"), b"\x7fELF and more").unwrap();
+            keys::make(dir.path(), keys::Kind::Ed25519, Progress::silent()).unwrap();
+            fs::write(
+                dir.path().join("cpud"),
+                program::tests::elf(Arch::HERE, None),
+            )
+            .unwrap();
             Self { dir }
         }
 
@@ -153,7 +170,12 @@ mod tests {
         }
 
         fn appliance(&self, key: &str, host_key: &str) -> Result<Tree, Error> {
-            appliance(&self.path("cpud"), &[self.path(key)], &self.path(host_key))
+            appliance(
+                Arch::HERE,
+                &self.path("cpud"),
+                &[self.path(key)],
+                &self.path(host_key),
+            )
         }
     }
 

@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn make_in(dir: &Path) -> Result<Made, Error> {
-        make(dir, Kind::Ed25519, Progress::new(true))
+        make(dir, Kind::Ed25519, Progress::silent())
     }
 
     #[test]

@@ -15,6 +15,7 @@ const PLAIN_EVERY: Duration = Duration::from_secs(20);
 #[derive(Clone, Copy)]
 pub(crate) struct Progress {
     quiet: bool,
+    verbose: bool,
 }
 
 /// One step under way.
@@ -25,9 +26,22 @@ pub(crate) struct Task {
 }
 
 impl Progress {
-    /// Silent when `quiet`.
-    pub(crate) fn new(quiet: bool) -> Self {
-        Self { quiet }
+    /// Silent when `quiet`, with every detail when `verbose`.
+    pub(crate) fn new(quiet: bool, verbose: bool) -> Self {
+        Self { quiet, verbose }
+    }
+
+    /// Says nothing.
+    #[cfg(test)]
+    pub(crate) fn silent() -> Self {
+        Self::new(true, false)
+    }
+
+    /// One line for those who asked for details.
+    pub(crate) fn detail(self, line: impl Display) {
+        if self.verbose {
+            self.say(line);
+        }
     }
 
     /// One line.
@@ -50,7 +64,8 @@ impl Progress {
     /// Begin a step of `total` units; of unknown length when `None`.
     pub(crate) fn task(self, title: &'static str, total: Option<u64>) -> Task {
         let terminal = std::io::stderr().is_terminal();
-        let bar = if self.quiet || !terminal {
+        // Among the lines of -v a bar would only be torn.
+        let bar = if self.quiet || self.verbose || !terminal {
             ProgressBar::hidden()
         } else {
             ProgressBar::new_spinner()

@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use crate::progress::Progress;
+
 /// How many of the last lines of a log an error shows.
 const TAIL: usize = 20;
 
@@ -98,8 +100,10 @@ pub(crate) fn has_header(compiler: &str, header: &str) -> Result<bool, Error> {
 pub(crate) fn run(
     mut command: Command,
     log: &Path,
+    progress: Progress,
     mut on_line: impl FnMut(&str),
 ) -> Result<(), Error> {
+    progress.detail(format_args!("+ {}", in_words(&command)));
     let program = command.get_program().to_owned();
     let cannot_run = |source| cannot_run(&program, source);
     let failed_log = |source| Error::Log {
@@ -116,7 +120,9 @@ pub(crate) fn run(
     drop(command);
     for line in BufReader::new(output).split(b'\n') {
         let mut line = line.map_err(cannot_run)?;
-        on_line(&String::from_utf8_lossy(&line));
+        let text = String::from_utf8_lossy(&line);
+        progress.detail(&text);
+        on_line(&text);
         line.push(b'\n');
         file.write_all(&line).map_err(failed_log)?;
     }
@@ -131,6 +137,15 @@ pub(crate) fn run(
         log: log.to_owned(),
         tail: tail(&String::from_utf8_lossy(&text)),
     })
+}
+
+/// The command as one could type it, near enough.
+fn in_words(command: &Command) -> String {
+    std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(OsStr::to_string_lossy)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn cannot_run(program: &OsStr, source: io::Error) -> Error {
@@ -170,7 +185,7 @@ mod tests {
         let mut script = command("sh");
         script.args(["-c", "seq 99; echo broken >&2; echo 100; exit 3"]);
         let mut lines = 0;
-        let error = run(script, &log, |_| lines += 1).unwrap_err();
+        let error = run(script, &log, Progress::silent(), |_| lines += 1).unwrap_err();
         assert_eq!(lines, 101);
         let Error::Failed { status, tail, .. } = error else {
             panic!("{error}");

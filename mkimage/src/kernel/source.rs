@@ -137,9 +137,11 @@ impl Source {
             .arg("-C")
             .arg(&part)
             .stdin(lock.for_child()?);
-        tools::run(tar, &tree.with_extension("log"), |_| ()).map_err(|source| Error::Unpack {
-            path: path.clone(),
-            source,
+        tools::run(tar, &tree.with_extension("log"), progress, |_| ()).map_err(|source| {
+            Error::Unpack {
+                path: path.clone(),
+                source,
+            }
         })?;
         is_kernel(&part).map_err(|_| Error::NotAKernel(path.clone()))?;
         fs::rename(&part, &tree).map_err(place)?;
@@ -192,7 +194,8 @@ fn fetch_pinned(cache: &Cache, progress: Progress) -> Result<Source, Error> {
                 curl.env(proxy, value);
             }
         }
-        tools::run(curl, &path.with_added_extension("log"), |_| ()).map_err(Error::Fetch)?;
+        tools::run(curl, &path.with_added_extension("log"), progress, |_| ())
+            .map_err(Error::Fetch)?;
         accept(&part, &path, PINNED_SHA256)?;
         drop(task);
     }

@@ -41,7 +41,7 @@ impl Tree {
             let mut make = self.command(lock)?;
             make.arg(format!("KCONFIG_ALLCONFIG={}", unchecked.display()));
             make.arg("allnoconfig");
-            tools::run(make, &log, |_| ()).map_err(Error::Configure)?;
+            tools::run(make, &log, self.progress, |_| ()).map_err(Error::Configure)?;
             let made = read(&config_file)?;
             let lost = asked.lost_in(&Config::parse(".config", &String::from_utf8_lossy(&made))?);
             if !lost.is_empty() {
@@ -68,7 +68,7 @@ impl Tree {
         let mut make = self.command(lock)?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         make.arg(format!("-j{jobs}")).arg(self.arch.goal);
-        tools::run(make, &log, |line| {
+        tools::run(make, &log, self.progress, |line| {
             if is_step(line) {
                 task.step();
             }

@@ -1,0 +1,33 @@
+//! The commands: each file has its options as clap reads them, and what it does with them.
+
+pub(crate) mod initramfs;
+pub(crate) mod kernel;
+pub(crate) mod keys;
+
+use std::path::PathBuf;
+
+use crate::arch::Arch;
+
+/// What every command that makes something for a machine is told.
+#[derive(clap::Args)]
+pub(crate) struct Target {
+    /// Directory of what is made, and of the inputs that are not named
+    #[arg(short, long, value_name = "DIR", default_value = ".")]
+    output: PathBuf,
+
+    /// The machine's architecture
+    #[arg(long, default_value_t = Arch::HERE, value_enum)]
+    arch: Arch,
+}
+
+impl Target {
+    /// A file in the directory.
+    fn path(&self, name: &str) -> PathBuf {
+        self.output.join(name)
+    }
+
+    /// The file that was given, else the one of this name in the directory.
+    fn given_or(&self, given: Option<&PathBuf>, name: &str) -> PathBuf {
+        given.cloned().unwrap_or_else(|| self.path(name))
+    }
+}
