@@ -41,7 +41,8 @@ struct Arguments {
 enum Command {
     Keys(command::keys::Keys),
     Initramfs(command::initramfs::Initramfs),
-    Fetch(command::kernel::Fetch),
+    /// Get the kernel's source into the cache, and say where it is
+    Fetch,
     Kernel(command::kernel::Kernel),
 }
 
@@ -51,7 +52,7 @@ fn main() -> ExitCode {
     let done = match arguments.command {
         Command::Keys(options) => options.run(progress),
         Command::Initramfs(options) => options.run(progress),
-        Command::Fetch(options) => options.run(progress),
+        Command::Fetch => command::kernel::fetch(progress),
         Command::Kernel(options) => options.run(progress),
     };
     match done {

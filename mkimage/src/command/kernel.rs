@@ -9,19 +9,13 @@ use super::Target;
 use crate::progress::Progress;
 use crate::{cache, compress, epoch, files, kernel};
 
-/// Get the kernel's source into the cache, and say where it is
-#[derive(clap::Args)]
-#[command(after_help = "Example: mkimage fetch")]
-pub(crate) struct Fetch {}
-
-impl Fetch {
-    pub(crate) fn run(&self, progress: Progress) -> Result<()> {
-        let cache = cache::Cache::from_environment()?;
-        let source = kernel::source::Source::find(&cache, progress)?;
-        let tree = source.unpack(&cache, progress)?;
-        progress.say(format!("{source}: {}", tree.display()));
-        Ok(())
-    }
+/// Get the kernel's source into the cache, and say where it is.
+pub(crate) fn fetch(progress: Progress) -> Result<()> {
+    let cache = cache::Cache::from_environment()?;
+    let source = kernel::source::Source::find(&cache, progress)?;
+    let tree = source.unpack(&cache, progress)?;
+    progress.say(format!("{source}: {}", tree.display()));
+    Ok(())
 }
 
 /// Build the kernel with the initramfs and the command line inside
