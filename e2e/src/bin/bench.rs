@@ -17,7 +17,12 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("ls -l /usr/bin", &["ls", "-l", "/usr/bin"]),
     (
         "python3 -c 'import json, email, http.client, asyncio'",
-        &["python3", "-c", "import json, email, http.client, asyncio"],
+        // Not what a version manager puts before it in the PATH.
+        &[
+            "/usr/bin/python3",
+            "-c",
+            "import json, email, http.client, asyncio",
+        ],
     ),
 ];
 
