@@ -1,9 +1,14 @@
 //! Writing files: whole or not at all, and private ones private from their first byte.
 
-use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write as _};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::io::{self, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD};
+
+use crate::progress::Progress;
 
 /// Permission bits of private keys, and of images: the machine's host key is inside.
 pub(crate) const PRIVATE: u32 = 0o600;
@@ -32,20 +37,117 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
     }
 }
 
+/// A file in the making. It has no name until it is [published](Draft::publish), so that whatever ends
+/// mkimage before that, nothing of it stays.
+pub(crate) struct Draft {
+    file: File,
+    path: PathBuf,
+}
+
+impl Draft {
+    /// Begin what shall become `path`. Its directory is made when it is missing.
+    pub(crate) fn new(path: &Path) -> Result<Self, Error> {
+        let directory = directory_of(path);
+        let file = fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory));
+        Ok(Self {
+            file: file.map_err(failed(path))?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// To read and write.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// A name by which other programs can open it.
+    pub(crate) fn name(&self) -> PathBuf {
+        format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()).into()
+    }
+
+    /// The error of a failed write to it.
+    pub(crate) fn failed(&self, source: io::Error) -> Error {
+        failed(&self.path)(source)
+    }
+
+    /// Give it its name, in place of what had it. `mode` are its permission bits, whatever the umask.
+    pub(crate) fn publish(self, mode: u32) -> Result<(), Error> {
+        let failed = failed(&self.path);
+        self.file
+            .set_permissions(Permissions::from_mode(mode))
+            .map_err(&failed)?;
+        self.file.sync_all().map_err(&failed)?;
+        let link = |to: &Path| {
+            let (from, follow) = (self.name(), AtFlags::SYMLINK_FOLLOW);
+            rustix::fs::linkat(CWD, from, CWD, to, follow).map_err(io::Error::from)
+        };
+        match link(&self.path) {
+            // A link cannot take the place of a file, only a rename can. The name in between is always
+            // the same one, so that a run that ends just here leaves nothing for ever.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                let mut name = std::ffi::OsString::from(".");
+                name.push(self.path.file_name().unwrap_or_default());
+                name.push(".new");
+                let between = self.path.with_file_name(name);
+                match fs::remove_file(&between) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                    _ => link(&between).and_then(|()| fs::rename(&between, &self.path)),
+                }
+            }
+            // A file system where a file without a name can never get one.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.copy(mode),
+            linked => linked,
+        }
+        .map_err(&failed)
+    }
+
+    fn copy(&self, mode: u32) -> io::Result<()> {
+        let mut named = tempfile::NamedTempFile::new_in(directory_of(&self.path))?;
+        (&self.file).rewind()?;
+        io::copy(&mut &self.file, &mut named)?;
+        named
+            .as_file()
+            .set_permissions(Permissions::from_mode(mode))?;
+        named.as_file().sync_all()?;
+        named.persist(&self.path)?;
+        Ok(())
+    }
+}
+
 /// Write a file that is there afterwards as it was, or whole, never in part. Its directory is made
 /// when it is missing. `mode` are its permission bits, whatever the umask.
 pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error> {
-    let failed = failed(path);
-    let directory = directory_of(path);
-    fs::create_dir_all(directory).map_err(&failed)?;
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(&failed)?;
-    file.write_all(bytes).map_err(&failed)?;
-    file.as_file()
-        .set_permissions(Permissions::from_mode(mode))
-        .map_err(&failed)?;
-    file.as_file().sync_all().map_err(&failed)?;
-    file.persist(path).map_err(|error| failed(error.error))?;
-    Ok(())
+    let draft = Draft::new(path)?;
+    draft
+        .file()
+        .write_all(bytes)
+        .map_err(|error| draft.failed(error))?;
+    draft.publish(mode)
+}
+
+/// The right to write into a directory, until dropped. Two runs of mkimage that write into the same
+/// one take turns.
+pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Turn {
+    /// Wait for it, and say so when another process has it.
+    pub(crate) fn wait(directory: &Path, progress: Progress) -> Result<Self, Error> {
+        let failed = failed(directory);
+        fs::create_dir_all(directory).map_err(&failed)?;
+        let file = File::open(directory).map_err(&failed)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                progress.say(format!(
+                    "waiting for another mkimage that writes into {}",
+                    directory.display()
+                ));
+                file.lock().map_err(&failed)?;
+            }
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        }
+        Ok(Self(file))
+    }
 }
 
 /// Write a file that must not exist yet, with these permission bits whatever the umask.

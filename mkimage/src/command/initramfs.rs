@@ -37,6 +37,7 @@ impl Initramfs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let target = &self.target;
+        let _turn = target.turn(progress)?;
         let keys = match self.keys.as_slice() {
             [] => vec![target.path("cpu_rsa.pub")],
             given => given.to_vec(),

@@ -43,6 +43,7 @@ impl Kernel {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let target = &self.target;
+        let _turn = target.turn(progress)?;
         let initramfs = target.given_or(self.initramfs.as_ref(), "initramfs.cpio.xz");
         let packed = std::fs::read(&initramfs)
             .with_context(|| format!("cannot read the initramfs {}", initramfs.display()))?;

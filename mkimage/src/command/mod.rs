@@ -7,6 +7,8 @@ pub(crate) mod keys;
 use std::path::PathBuf;
 
 use crate::arch::Arch;
+use crate::files::{self, Turn};
+use crate::progress::Progress;
 
 /// What every command that makes something for a machine is told.
 #[derive(clap::Args)]
@@ -21,6 +23,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// The right to write into the directory.
+    fn turn(&self, progress: Progress) -> Result<Turn, files::Error> {
+        Turn::wait(&self.output, progress)
+    }
+
     /// A file in the directory.
     fn path(&self, name: &str) -> PathBuf {
         self.output.join(name)
