@@ -1,8 +1,9 @@
 //! Archives made small in a form that the kernel's own decompressor reads, and made whole again.
 
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
 
-use xz2::stream::{Check, Filters, LzmaOptions, Stream};
+use xz2::stream::{Check, Filters, LzmaOptions, MtStreamBuilder, Stream};
 
 /// No initramfs of ours comes near; a small file that unpacks to more is a bomb.
 const MAX_ARCHIVE: u64 = 1 << 30;
@@ -60,6 +61,39 @@ fn xz(archive: &[u8]) -> io::Result<Vec<u8>> {
     let mut encoder = xz2::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder.write_all(archive)?;
     encoder.finish()
+}
+
+/// Bytes that [`xz_file`] compresses at a time, each by a thread of its own; the two copies of the kernel
+/// on a stick lie in one of them.
+const BLOCK: u64 = 8 << 20;
+
+/// Compress a whole file, as xz does, on as many processors as the memory of a small machine allows.
+/// `step` is called for every MiB that was read.
+pub(crate) fn xz_file(mut from: &File, to: &File, mut step: impl FnMut()) -> io::Result<()> {
+    // Preset 3: 32 MiB of memory a thread; what is on a stick is compressed already.
+    let mut options = LzmaOptions::new_preset(3)?;
+    options.dict_size(4 << 20);
+    let mut filters = Filters::new();
+    filters.lzma2(&options);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let stream = MtStreamBuilder::new()
+        .threads(u32::try_from(threads.min(2)).unwrap_or(1))
+        .block_size(BLOCK)
+        .filters(filters)
+        .check(Check::Crc64)
+        .encoder()?;
+    let mut encoder = xz2::write::XzEncoder::new_stream(to, stream);
+    from.rewind()?;
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match from.read(&mut buffer)? {
+            0 => break,
+            length => encoder.write_all(&buffer[..length])?,
+        }
+        step();
+    }
+    encoder.finish()?;
+    Ok(())
 }
 
 /// The bare archive of an initramfs. What is in it is not looked at.

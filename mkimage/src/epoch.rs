@@ -19,6 +19,12 @@ pub(crate) fn from_environment() -> Result<u32, Error> {
 
 /// `2024-02-29 23:59:59 UTC`, as the kernel's banner shows it.
 pub(crate) fn to_text(epoch: u32) -> String {
+    let [year, month, day, hour, minute, second] = civil(epoch);
+    format!("{year}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// Year, month, day, hour, minute and second in UTC.
+pub(crate) fn civil(epoch: u32) -> [u32; 6] {
     let (days, seconds) = (epoch / 86_400, epoch % 86_400);
     // Years that begin in March end with the leap day. Day 0 is 0000-03-01, which is 719,468 days
     // before 1970; 400 years are 146,097 days (H. Hinnant, "chrono-Compatible Low-Level Date
@@ -32,12 +38,8 @@ pub(crate) fn to_text(epoch: u32) -> String {
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
     let month = (month_from_march + 2) % 12 + 1;
     let year = era * 400 + year_of_era + u32::from(month <= 2);
-    format!(
-        "{year}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
-        seconds / 3_600,
-        seconds / 60 % 60,
-        seconds % 60
-    )
+    let (hour, minute, second) = (seconds / 3_600, seconds / 60 % 60, seconds % 60);
+    [year, month, day, hour, minute, second]
 }
 
 #[cfg(test)]

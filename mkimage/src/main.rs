@@ -5,15 +5,20 @@ mod arch;
 mod cache;
 mod command;
 mod compress;
+mod disk;
 mod epoch;
 mod files;
+mod image;
 mod initramfs;
 mod kernel;
 mod keys;
 mod newc;
 mod program;
 mod progress;
+mod stick;
+mod syslinux;
 mod tools;
+mod uki;
 
 use std::process::ExitCode;
 
@@ -44,6 +49,7 @@ enum Command {
     /// Get the kernel's source into the cache, and say where it is
     Fetch,
     Kernel(command::kernel::Kernel),
+    Usb(command::usb::Usb),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +60,7 @@ fn main() -> ExitCode {
         Command::Initramfs(options) => options.run(progress),
         Command::Fetch => command::kernel::fetch(progress),
         Command::Kernel(options) => options.run(progress),
+        Command::Usb(options) => options.run(progress),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

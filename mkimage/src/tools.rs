@@ -33,6 +33,12 @@ pub(crate) enum Error {
     Run { program: String, source: io::Error },
     #[error("cannot write the log {path}")]
     Log { path: PathBuf, source: io::Error },
+    #[error("{program} failed ({status}): {said}")]
+    Refused {
+        program: String,
+        status: ExitStatus,
+        said: String,
+    },
     #[error("{program} failed ({status}); the end of {log}:\n{tail}", log = .log.display())]
     Failed {
         program: String,
@@ -94,6 +100,25 @@ pub(crate) fn has_header(compiler: &str, header: &str) -> Result<bool, Error> {
         .status()
         .map_err(|source| cannot_run(command.get_program(), source))?;
     Ok(status.success())
+}
+
+/// Run something short to the end. What it says is shown when it fails.
+pub(crate) fn quietly(mut command: Command, progress: Progress) -> Result<(), Error> {
+    progress.detail(format_args!("+ {}", in_words(&command)));
+    let output = command
+        .output()
+        .map_err(|source| cannot_run(command.get_program(), source))?;
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    if output.status.success() {
+        text.lines().for_each(|line| progress.detail(line));
+        return Ok(());
+    }
+    Err(Error::Refused {
+        program: command.get_program().to_string_lossy().into_owned(),
+        status: output.status,
+        said: tail(&text),
+    })
 }
 
 /// Run to the end with all output, in its order, in `log`, and each line of it given to `on_line`.

@@ -3,6 +3,7 @@
 pub(crate) mod initramfs;
 pub(crate) mod kernel;
 pub(crate) mod keys;
+pub(crate) mod usb;
 
 use std::path::PathBuf;
 

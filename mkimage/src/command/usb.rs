@@ -1,0 +1,267 @@
+//! `mkimage usb`.
+
+use std::fs;
+use std::io::{BufRead as _, IsTerminal as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use super::Target;
+use crate::arch::Arch;
+use crate::disk::device::Device;
+use crate::disk::{self, Layout, Volume, bmap};
+use crate::files::{self, Draft};
+use crate::progress::Progress;
+use crate::stick::{self, Boot, Papers};
+use crate::{compress, epoch, program, syslinux};
+
+/// Make an image for a USB stick that boots under BIOS and UEFI (aarch64: UEFI and U-Boot)
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  mkimage usb -o out/x86_64
+  dd if=out/x86_64/usbstick of=/dev/sdX bs=1M conv=fsync
+  mkimage usb -o out/x86_64 --device /dev/sdX
+
+Writes usbstick, usbstick.bmap (for bmaptool) and usbstick.xz. What goes into the image is taken from
+DIR: cpukernel, cpu.config, cpu, cpu_rsa.pub, cpu_rsa.hostkey, and cpuinitrd and cpukernel.cmdline
+where mkimage kernel has made them.")]
+pub(crate) struct Usb {
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    contents: Contents,
+
+    /// Size of the image, as in 64M or 1G
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    size: u64,
+
+    /// Put the private key on it too: whoever has the stick can then log in
+    #[arg(long)]
+    include_private_key: bool,
+
+    /// Write the image to this stick too, and compare it afterwards
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<PathBuf>,
+
+    /// Write to a DEVICE that does not say it is removable
+    #[arg(long, requires = "device")]
+    force: bool,
+
+    /// Do not ask before DEVICE is overwritten
+    #[arg(long, requires = "device")]
+    yes: bool,
+}
+
+/// What a stick and a bundle have in common.
+#[derive(clap::Args)]
+pub(crate) struct Contents {
+    /// The kernel [default: DIR/cpukernel]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// The client program [default: DIR/cpu]
+    #[arg(long, value_name = "FILE")]
+    cpu: Option<PathBuf>,
+
+    /// The public key that may log in, as it is in the machine [default: DIR/cpu_rsa.pub]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl Contents {
+    /// Read all of it.
+    pub(super) fn read(&self, target: &Target, private_key: bool) -> Result<(Boot, Papers)> {
+        let kernel = target.given_or(self.kernel.as_ref(), "cpukernel");
+        let beside = |name: &str| optional(&kernel.with_file_name(name));
+        let command_line = beside("cpukernel.cmdline")?
+            .map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
+        let boot = Boot {
+            initrd: beside("cpuinitrd")?,
+            command_line,
+            config: beside("cpu.config")?,
+            kernel: read("the kernel (mkimage kernel)", &kernel)?,
+        };
+        let cpu = target.given_or(self.cpu.as_ref(), "cpu");
+        let client = read("the client (make programs)", &cpu)?;
+        program::check(&client, Arch::HERE)
+            .or_else(|_| program::check(&client, target.arch))
+            .with_context(|| format!("{} cannot run on every Linux", cpu.display()))?;
+        let key = target.given_or(self.key.as_ref(), "cpu_rsa.pub");
+        let public_key = read("the public key (mkimage keys)", &key)?;
+        ensure!(
+            !public_key.windows(12).any(|part| part == b"PRIVATE KEY-"),
+            "{} holds a private key: give FILE.pub, and --include-private-key if it must be so",
+            key.display()
+        );
+        let private = key.with_extension("");
+        let key_name = private.file_name().unwrap_or_default();
+        let papers = Papers {
+            cpu: client,
+            key_name: key_name.to_string_lossy().into_owned(),
+            public_key,
+            host_key: optional(&private.with_added_extension("hostkey"))?,
+            private_key: private_key
+                .then(|| read("the private key", &private))
+                .transpose()?,
+        };
+        Ok((boot, papers))
+    }
+}
+
+impl Usb {
+    pub(crate) fn run(&self, progress: Progress) -> Result<()> {
+        let target = &self.target;
+        let _turn = target.turn(progress)?;
+        let (boot, papers) = self.contents.read(target, self.include_private_key)?;
+        if papers.private_key.is_some() {
+            progress.say(WARNING);
+        }
+        let files = stick::files(target.arch, boot, papers)
+            .with_context(|| "cannot make a stick of this kernel")?;
+        let draft = make(target, self.size, files, progress)?;
+        let Some(path) = &self.device else {
+            return Ok(());
+        };
+        let device = Device::find(path, draft.metadata()?.len(), self.force)?;
+        self.ask(path, &device)?;
+        device.write(&draft, progress)?;
+        progress.say(format!(
+            "{}  {}: written and compared",
+            path.display(),
+            device.model
+        ));
+        Ok(())
+    }
+
+    fn ask(&self, path: &Path, device: &Device) -> Result<()> {
+        if self.yes {
+            return Ok(());
+        }
+        ensure!(
+            std::io::stdin().is_terminal(),
+            "nobody is here to ask whether {} may be overwritten: add --yes",
+            path.display()
+        );
+        eprint!(
+            "Everything on {} will be lost: {}, {:.1} GB. Type yes to go on: ",
+            path.display(),
+            device.model,
+            std::time::Duration::from_nanos(device.size).as_secs_f64(),
+        );
+        std::io::stderr().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().lock().read_line(&mut answer)?;
+        if answer.trim() != "yes" {
+            bail!("{} was left as it is", path.display());
+        }
+        Ok(())
+    }
+}
+
+/// Said whenever the private key goes into something that will be passed on.
+pub(super) const WARNING: &str = "WARNING: the private key is included: whoever gets hold of this can log in \
+     as root to every machine that is booted from it";
+
+/// Make the image, its map and its compressed form; the image is returned.
+pub(super) fn make(
+    target: &Target,
+    size: u64,
+    files: disk::Files,
+    progress: Progress,
+) -> Result<fs::File> {
+    let started = Instant::now();
+    let path = target.path("usbstick");
+    let layout = Layout::new(size, &files)?;
+    let draft = Draft::new(&path)?;
+    let failed = |error: disk::Error| match error {
+        disk::Error::Write(source) | disk::Error::Fat { source, .. } => {
+            anyhow::Error::from(draft.failed(source))
+        }
+        error => error.into(),
+    };
+    let bios = target.arch == Arch::X86_64;
+    let boot_code = if bios {
+        syslinux::boot_code()?
+    } else {
+        Vec::new()
+    };
+    layout
+        .write_table(draft.file(), &boot_code)
+        .map_err(failed)?;
+    let volume = Volume::format(draft.file(), &layout).map_err(failed)?;
+    if bios {
+        syslinux::install(&draft.name(), progress)?;
+    }
+    let used = volume
+        .fill(&files, epoch::from_environment()?)
+        .map_err(failed)?;
+    drop(files);
+    let mapped = layout.mapped(used);
+    let map = bmap::make(draft.file(), &mapped).map_err(|error| draft.failed(error))?;
+
+    let xz_path = target.path("usbstick.xz");
+    let xz = Draft::new(&xz_path)?;
+    let steps = size.div_ceil(1 << 20);
+    let mut task = progress.task("compressing", Some(steps));
+    compress::xz_file(draft.file(), xz.file(), || task.step()).map_err(|error| xz.failed(error))?;
+    drop(task);
+    let image = draft.file().try_clone()?;
+    let sizes = (image.metadata()?.len(), xz.file().metadata()?.len());
+
+    // The host key is inside the kernel. The map comes first: without it an old one would describe the
+    // new image.
+    files::replace(&target.path("usbstick.bmap"), files::PUBLIC, map.as_bytes())?;
+    draft.publish(files::PRIVATE)?;
+    xz.publish(files::PRIVATE)?;
+    progress.made(&path, usize::try_from(sizes.0)?, started);
+    progress.made(&xz_path, usize::try_from(sizes.1)?, started);
+    Ok(image)
+}
+
+fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {what} {}", path.display()))
+}
+
+fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        result => result
+            .map(Some)
+            .with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// `64M`: bytes, or with K, M, G or T for their multiples of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.to_ascii_uppercase().strip_suffix(['K', 'M', 'G', 'T']) {
+        None => (text, 0),
+        Some(_) => {
+            let (digits, unit) = text.split_at(text.len() - 1);
+            let unit = unit.to_ascii_uppercase();
+            (digits, 10 * (1 + "KMGT".find(&unit).unwrap_or(0)))
+        }
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "a number of bytes, or one with K, M, G or T".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("67108864"), Ok(64 << 20));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        for text in ["", "M", "-1", "64MB", "9999999999T", "1.5G", "é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! Writing an image onto a stick. Everything that could make it the wrong disk is looked at first, by
+//! what the kernel says in /sys and /proc; afterwards the stick is read back and compared.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, OFlags, fadvise, major, minor};
+
+use crate::progress::Progress;
+
+/// Bytes between two steps of the progress bar.
+const CHUNK: usize = 1 << 20;
+
+/// Why a device was not written to. Unless it is `Io` or `Differs`, nothing on it was touched.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "{0} is no disk: give the device of a whole stick, such as /dev/sdX (lsblk lists them)"
+    )]
+    NoDisk(PathBuf),
+    #[error("{0} is a partition: give the device of the whole stick")]
+    Partition(PathBuf),
+    #[error("{path} is in use ({by}): unmount it first")]
+    InUse { path: PathBuf, by: String },
+    #[error("{path} ({model}) is not removable; if it is the right disk all the same, add --force")]
+    Fixed { path: PathBuf, model: String },
+    #[error(
+        "{path} has {size} bytes, and the image {need}: use a bigger stick, or a smaller --size"
+    )]
+    TooSmall { path: PathBuf, size: u64, need: u64 },
+    #[error("cannot {what} {path}")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: io::Error,
+    },
+    #[error(
+        "{path} does not hold what was written to it, from byte {offset} on: the stick is broken, or smaller than it says"
+    )]
+    Differs { path: PathBuf, offset: u64 },
+}
+
+/// Where the kernel tells of its devices.
+pub(crate) struct Kernel {
+    sys: PathBuf,
+    proc: PathBuf,
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self {
+            sys: "/sys".into(),
+            proc: "/proc".into(),
+        }
+    }
+}
+
+/// A disk that may be written to.
+pub(crate) struct Device {
+    path: PathBuf,
+    pub(crate) model: String,
+    pub(crate) size: u64,
+}
+
+impl Device {
+    /// Look at a disk that shall take `need` bytes.
+    pub(crate) fn find(path: &Path, need: u64, force: bool) -> Result<Self, Error> {
+        let data = fs::metadata(path).map_err(|source| Error::Io {
+            what: "look at",
+            path: path.to_owned(),
+            source,
+        })?;
+        if !data.file_type().is_block_device() {
+            return Err(Error::NoDisk(path.to_owned()));
+        }
+        let number = format!("{}:{}", major(data.rdev()), minor(data.rdev()));
+        Kernel::default().find(path, &number, need, force)
+    }
+
+    /// Write the image, wait until it is on the disk, and compare.
+    pub(crate) fn write(&self, image: &File, progress: Progress) -> Result<(), Error> {
+        let failed = |what| {
+            move |source| Error::Io {
+                what,
+                path: self.path.clone(),
+                source,
+            }
+        };
+        // With O_EXCL the kernel refuses a disk that is mounted, or was just now (open(2)).
+        let exclusive = i32::try_from(OFlags::EXCL.bits()).unwrap_or(0);
+        let mut disk = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(exclusive)
+            .open(&self.path)
+            .map_err(failed("open"))?;
+        let size = image
+            .metadata()
+            .map_err(failed("read the image for"))?
+            .len();
+        let steps = size.div_ceil(CHUNK as u64);
+        self.each_chunk(image, progress.task("writing", Some(steps)), |chunk, _| {
+            disk.write_all(chunk).map_err(failed("write"))
+        })?;
+        disk.sync_all().map_err(failed("write"))?;
+        // What is compared must come from the disk, not from memory.
+        fadvise(&disk, 0, None, Advice::DontNeed)
+            .map_err(|error| failed("read back")(error.into()))?;
+        disk.rewind().map_err(failed("read back"))?;
+        let mut buffer = vec![0; CHUNK];
+        self.each_chunk(
+            image,
+            progress.task("verifying", Some(steps)),
+            |chunk, offset| {
+                let read = &mut buffer[..chunk.len()];
+                disk.read_exact(read).map_err(failed("read back"))?;
+                match read.iter().zip(chunk).position(|(got, wrote)| got != wrote) {
+                    None => Ok(()),
+                    Some(at) => Err(Error::Differs {
+                        path: self.path.clone(),
+                        offset: offset + at as u64,
+                    }),
+                }
+            },
+        )
+    }
+
+    fn each_chunk(
+        &self,
+        mut image: &File,
+        mut task: crate::progress::Task,
+        mut each: impl FnMut(&[u8], u64) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let failed = |source| Error::Io {
+            what: "read the image for",
+            path: self.path.clone(),
+            source,
+        };
+        image.rewind().map_err(failed)?;
+        let (mut buffer, mut offset) = (Vec::with_capacity(CHUNK), 0);
+        loop {
+            buffer.clear();
+            let length = image
+                .take(CHUNK as u64)
+                .read_to_end(&mut buffer)
+                .map_err(failed)?;
+            if length == 0 {
+                return Ok(());
+            }
+            each(&buffer, offset)?;
+            offset += length as u64;
+            task.step();
+        }
+    }
+}
+
+impl Kernel {
+    fn find(&self, path: &Path, number: &str, need: u64, force: bool) -> Result<Device, Error> {
+        let directory = self.sys.join("dev/block").join(number);
+        let read = |name: &str| {
+            let text = fs::read_to_string(directory.join(name)).unwrap_or_default();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        if directory.join("partition").exists() {
+            return Err(Error::Partition(path.to_owned()));
+        }
+        let sectors: u64 = read("size")
+            .parse()
+            .map_err(|_| Error::NoDisk(path.to_owned()))?;
+        if let Some(by) = self.user_of(&directory, number) {
+            return Err(Error::InUse {
+                path: path.to_owned(),
+                by,
+            });
+        }
+        let model = [read("device/vendor"), read("device/model")].join(" ");
+        let model = match model.trim() {
+            "" => "no model".to_owned(),
+            model => model.to_owned(),
+        };
+        // Disks in a USB case say that they are not removable, and yet are.
+        let bus = fs::canonicalize(&directory).unwrap_or_else(|_| directory.clone());
+        let usb = bus
+            .iter()
+            .any(|part| part.to_string_lossy().starts_with("usb"));
+        if !(read("removable") == "1" || usb || force) {
+            return Err(Error::Fixed {
+                path: path.to_owned(),
+                model,
+            });
+        }
+        let size = sectors * super::SECTOR;
+        if size < need {
+            return Err(Error::TooSmall {
+                path: path.to_owned(),
+                size,
+                need,
+            });
+        }
+        Ok(Device {
+            path: path.to_owned(),
+            model,
+            size,
+        })
+    }
+
+    /// Who uses the disk or one of its partitions: a mount, a swap area, another device on top.
+    fn user_of(&self, directory: &Path, number: &str) -> Option<String> {
+        let mut parts = vec![(directory.to_owned(), number.to_owned())];
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            if let Ok(number) = fs::read_to_string(entry.path().join("dev")) {
+                parts.push((entry.path(), number.trim().to_owned()));
+            }
+        }
+        // The third field is the device, the fifth where it is mounted (proc_pid_mountinfo(5)).
+        let mounts = fs::read_to_string(self.proc.join("self/mountinfo")).unwrap_or_default();
+        let mounted = mounts.lines().find_map(|line| {
+            let mut fields = line.split(' ');
+            let number = fields.nth(2)?;
+            let place = fields.nth(1)?;
+            parts
+                .iter()
+                .any(|(_, part)| part == number)
+                .then(|| format!("mounted on {place}"))
+        });
+        let swaps = fs::read_to_string(self.proc.join("swaps")).unwrap_or_default();
+        let swap = parts.iter().find_map(|(directory, _)| {
+            let event = fs::read_to_string(directory.join("uevent")).ok()?;
+            let name = event
+                .lines()
+                .find_map(|line| line.strip_prefix("DEVNAME="))?;
+            let device = format!("/dev/{name}");
+            swaps
+                .lines()
+                .any(|line| line.split_whitespace().next() == Some(&device))
+                .then(|| format!("{device} is swap"))
+        });
+        let holder = parts.iter().find_map(|(directory, _)| {
+            let holder = fs::read_dir(directory.join("holders"))
+                .ok()?
+                .flatten()
+                .next()?;
+            Some(format!("by {}", holder.file_name().to_string_lossy()))
+        });
+        mounted.or(swap).or(holder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A stick of 1 GiB with one partition, as the kernel shows it.
+    struct Fake {
+        dir: tempfile::TempDir,
+    }
+
+    impl Fake {
+        fn new() -> Self {
+            let fake = Self {
+                dir: tempfile::tempdir().unwrap(),
+            };
+            fake.put("sys/dev/block/8:16/size", "2097152\n");
+            fake.put("sys/dev/block/8:16/removable", "1\n");
+            fake.put("sys/dev/block/8:16/device/vendor", "Nice    \n");
+            fake.put("sys/dev/block/8:16/device/model", "Stick 1000      \n");
+            fake.put("sys/dev/block/8:16/uevent", "DEVNAME=sdb\n");
+            fake.put("sys/dev/block/8:16/sdb1/dev", "8:17\n");
+            fake.put("sys/dev/block/8:16/sdb1/uevent", "DEVNAME=sdb1\n");
+            fake.put("sys/dev/block/8:17/partition", "1\n");
+            fake.put(
+                "proc/self/mountinfo",
+                "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
+            );
+            fake
+        }
+
+        fn put(&self, name: &str, text: &str) {
+            let path = self.dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+
+        fn find(&self, number: &str, need: u64, force: bool) -> Result<Device, Error> {
+            let kernel = Kernel {
+                sys: self.dir.path().join("sys"),
+                proc: self.dir.path().join("proc"),
+            };
+            kernel.find(Path::new("/dev/sdb"), number, need, force)
+        }
+    }
+
+    #[test]
+    fn a_stick_is_found_with_its_model_and_size() {
+        let device = Fake::new().find("8:16", 1 << 26, false).unwrap();
+        assert_eq!(
+            (device.model.as_str(), device.size),
+            ("Nice Stick 1000", 1 << 30)
+        );
+    }
+
+    #[test]
+    fn nothing_in_use_is_taken() {
+        let uses = [
+            (
+                "proc/self/mountinfo",
+                "9 1 8:17 / /media/me rw - vfat x rw\n",
+                "mounted on /media/me",
+            ),
+            (
+                "proc/swaps",
+                "Filename Type\n/dev/sdb1 partition 1 0 -2\n",
+                "/dev/sdb1 is swap",
+            ),
+            ("sys/dev/block/8:16/sdb1/holders/dm-0", "", "by dm-0"),
+        ];
+        for (name, text, expected) in uses {
+            let fake = Fake::new();
+            fake.put(name, text);
+            match fake.find("8:16", 1, true) {
+                Err(Error::InUse { by, .. }) => assert_eq!(by, expected),
+                _ => panic!("taken although {expected}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_fixed_disk_needs_force_and_a_partition_is_none() {
+        let fake = Fake::new();
+        fake.put("sys/dev/block/8:16/removable", "0\n");
+        assert!(matches!(
+            fake.find("8:16", 1, false),
+            Err(Error::Fixed { .. })
+        ));
+        assert!(fake.find("8:16", 1, true).is_ok());
+        assert!(matches!(
+            fake.find("8:17", 1, true),
+            Err(Error::Partition(_))
+        ));
+        assert!(matches!(fake.find("9:9", 1, true), Err(Error::NoDisk(_))));
+    }
+
+    #[test]
+    fn a_small_stick_is_refused() {
+        let error = Fake::new().find("8:16", (1 << 30) + 1, true);
+        assert!(matches!(error, Err(Error::TooSmall { .. })));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(
+            Device::find(file.path(), 1, true),
+            Err(Error::NoDisk(_))
+        ));
+    }
+
+    #[test]
+    fn what_is_written_is_compared() {
+        let image = tempfile::tempfile().unwrap();
+        (&image).write_all(&vec![7; 3 << 20]).unwrap();
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(4 << 20).unwrap();
+        let device = Device {
+            path: disk.path().to_owned(),
+            model: String::new(),
+            size: 4 << 20,
+        };
+        device.write(&image, Progress::silent()).unwrap();
+        let bytes = fs::read(disk.path()).unwrap();
+        assert!(bytes[..3 << 20].iter().all(|byte| *byte == 7) && bytes.len() == 4 << 20);
+        // A disk that forgets what it is given.
+        let null = Device {
+            path: "/dev/zero".into(),
+            ..device
+        };
+        assert!(matches!(
+            null.write(&image, Progress::silent()),
+            Err(Error::Differs { offset: 0, .. } | Error::Io { .. })
+        ));
+    }
+}

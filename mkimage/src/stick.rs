@@ -1,0 +1,207 @@
+//! What lies on a stick, and in the download: the kernel as every firmware looks for it, the client, the
+//! keys, and the papers that go with them. Pure.
+
+use crate::arch::Arch;
+use crate::disk::Files;
+use crate::image;
+use crate::uki;
+
+/// What the machine boots with.
+pub(crate) struct Boot {
+    /// The kernel's image.
+    pub(crate) kernel: Vec<u8>,
+    /// An initramfs that is not inside the kernel.
+    pub(crate) initrd: Option<Vec<u8>>,
+    /// A command line that is not inside the kernel.
+    pub(crate) command_line: Option<String>,
+    /// The kernel's configuration, when it is known.
+    pub(crate) config: Option<Vec<u8>>,
+}
+
+/// What goes with it.
+pub(crate) struct Papers {
+    /// The client.
+    pub(crate) cpu: Vec<u8>,
+    /// File name of the private key, `cpu_rsa`; those of the public ones begin with it.
+    pub(crate) key_name: String,
+    /// The key that may log in.
+    pub(crate) public_key: Vec<u8>,
+    /// The machine's own public key.
+    pub(crate) host_key: Option<Vec<u8>>,
+    /// Whoever has it can log in.
+    pub(crate) private_key: Option<Vec<u8>>,
+}
+
+/// Why there are no files.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(transparent)]
+    Image(#[from] image::Error),
+    #[error("the kernel cannot be started by UEFI firmware: it was built without CONFIG_EFI_STUB")]
+    NoEfi,
+    #[error(transparent)]
+    Uki(#[from] uki::Error),
+}
+
+/// Everything on a stick, the kernel's two copies next to one another, so that compression finds it.
+pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files, Error> {
+    if !image::header_for(&boot.kernel, arch)?.efi {
+        return Err(Error::NoEfi);
+    }
+    let efi = match (&boot.initrd, &boot.command_line) {
+        (None, None) => boot.kernel.clone(),
+        (initrd, line) => uki::build(
+            arch,
+            &boot.kernel,
+            initrd.as_deref().unwrap_or_default(),
+            line.as_deref().unwrap_or_default(),
+        )?,
+    };
+    let efi_name = match arch {
+        Arch::X86_64 => "EFI/BOOT/BOOTX64.EFI",
+        Arch::Aarch64 => "EFI/BOOT/BOOTAA64.EFI",
+    };
+    let (menu, text) = match arch {
+        Arch::X86_64 => (
+            "extlinux.conf",
+            include_str!("../../extlinux/extlinux.conf"),
+        ),
+        Arch::Aarch64 => (
+            "extlinux/extlinux.conf",
+            include_str!("../../extlinux/u-boot.conf"),
+        ),
+    };
+    let menu = (menu.to_owned(), with_boot(text, &boot).into_bytes());
+    let kernel = ("cpukernel".to_owned(), std::mem::take(&mut boot.kernel));
+    let mut files = vec![kernel, (efi_name.to_owned(), efi), menu];
+    files.extend(loose_files(boot, papers));
+    Ok(files)
+}
+
+/// What a directory has of it: all but the kernel and its menus.
+pub(crate) fn loose_files(boot: Boot, papers: Papers) -> Files {
+    let key = papers.key_name.as_str();
+    let text = |text: &str| text.replace("cpu_rsa", key).into_bytes();
+    let mut readme = text(include_str!("../../extlinux/README"));
+    if papers.private_key.is_some() {
+        readme.extend(text(include_str!("../../extlinux/README.private-key")));
+    }
+    readme.extend(text(include_str!("../../extlinux/README.licences")));
+    let named = |name: &str| name.replace("cpu_rsa", key);
+    let command_line = boot.command_line.as_deref();
+    let all = [
+        ("cpuinitrd", boot.initrd),
+        (
+            "cpukernel.cmdline",
+            command_line.map(|line| format!("{line}\n").into_bytes()),
+        ),
+        ("cpu.config", boot.config),
+        ("cpu", Some(papers.cpu)),
+        ("cpu_rsa.pub", Some(papers.public_key)),
+        ("cpu_rsa.hostkey", papers.host_key),
+        ("cpu_rsa", papers.private_key),
+        ("QEMU", Some(text(include_str!("../../qemu/QEMU")))),
+        ("TESTQEMU", Some(text(include_str!("../../qemu/TESTQEMU")))),
+        ("EXAMPLE", Some(text(include_str!("../../qemu/EXAMPLE")))),
+        ("README", Some(readme)),
+        ("LICENSE", Some(text(include_str!("../../LICENSE")))),
+    ];
+    all.into_iter()
+        .filter_map(|(name, bytes)| bytes.map(|bytes| (named(name), bytes)))
+        .collect()
+}
+
+/// The boot menu, whose last entry is the machine's.
+fn with_boot(menu: &str, boot: &Boot) -> String {
+    let mut menu = menu.to_owned();
+    if boot.initrd.is_some() {
+        menu.push_str("  INITRD /cpuinitrd\n");
+    }
+    if let Some(line) = &boot.command_line {
+        menu.push_str("  APPEND ");
+        menu.push_str(line);
+        menu.push('\n');
+    }
+    menu
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boot(arch: Arch) -> Boot {
+        Boot {
+            kernel: image::tests::kernel(arch),
+            initrd: None,
+            command_line: None,
+            config: Some(b"CONFIG_X=y\n".to_vec()),
+        }
+    }
+
+    fn papers() -> Papers {
+        Papers {
+            cpu: b"client".to_vec(),
+            key_name: "cpu_rsa".to_owned(),
+            public_key: b"public".to_vec(),
+            host_key: Some(b"host".to_vec()),
+            private_key: None,
+        }
+    }
+
+    fn find<'a>(files: &'a Files, name: &str) -> Option<&'a [u8]> {
+        let file = files.iter().find(|(found, _)| found == name);
+        file.map(|(_, bytes)| bytes.as_slice())
+    }
+
+    #[test]
+    fn every_firmware_finds_the_kernel() {
+        let files = files(Arch::X86_64, boot(Arch::X86_64), papers()).unwrap();
+        assert_eq!(
+            find(&files, "EFI/BOOT/BOOTX64.EFI"),
+            find(&files, "cpukernel")
+        );
+        let menu = String::from_utf8_lossy(find(&files, "extlinux.conf").unwrap());
+        assert!(menu.contains("\nPROMPT 1\n") && menu.ends_with("  KERNEL /cpukernel\n"));
+        let files = super::files(Arch::Aarch64, boot(Arch::Aarch64), papers()).unwrap();
+        assert!(find(&files, "EFI/BOOT/BOOTAA64.EFI").is_some());
+        let menu = find(&files, "extlinux/extlinux.conf").unwrap();
+        assert!(String::from_utf8_lossy(menu).contains("FDTDIR /dtbs"));
+    }
+
+    #[test]
+    fn a_distribution_kernel_gets_its_initrd_and_command_line() {
+        let menu = with_boot(
+            "LABEL x\n",
+            &Boot {
+                initrd: Some(Vec::new()),
+                command_line: Some("quiet".to_owned()),
+                ..boot(Arch::X86_64)
+            },
+        );
+        assert_eq!(menu, "LABEL x\n  INITRD /cpuinitrd\n  APPEND quiet\n");
+    }
+
+    #[test]
+    fn the_private_key_comes_only_with_its_warning() {
+        let without = files(Arch::X86_64, boot(Arch::X86_64), papers()).unwrap();
+        assert_eq!(find(&without, "cpu_rsa"), None);
+        let readme =
+            |files: &Files| String::from_utf8_lossy(find(files, "README").unwrap()).into_owned();
+        assert!(!readme(&without).contains("WARNING"));
+        let papers = Papers {
+            private_key: Some(b"secret".to_vec()),
+            ..papers()
+        };
+        let with = files(Arch::X86_64, boot(Arch::X86_64), papers).unwrap();
+        assert_eq!(find(&with, "cpu_rsa"), Some(&b"secret"[..]));
+        assert!(readme(&with).contains("WARNING"));
+    }
+
+    #[test]
+    fn a_kernel_that_uefi_cannot_start_is_refused() {
+        let mut boot = boot(Arch::X86_64);
+        boot.kernel[0] = 0;
+        let error = files(Arch::X86_64, boot, papers()).unwrap_err();
+        assert!(matches!(error, Error::NoEfi));
+    }
+}

@@ -1,0 +1,229 @@
+//! A unified kernel image (uapi-group.org/specifications/specs/unified_kernel_image): one EFI program that
+//! holds kernel, initramfs and command line, made by adding sections to systemd's stub. For kernels that
+//! come without ours inside; UEFI firmware gives the file at its default path no arguments.
+
+use std::path::{Path, PathBuf};
+
+use crate::arch::Arch;
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "UEFI firmware starts a distribution's kernel through systemd's stub, and there is no {0}; \
+         on Debian or Ubuntu: apt-get install systemd-boot-efi"
+    )]
+    NoStub(PathBuf),
+    #[error("the stub {0} is no EFI program that can be added to")]
+    Stub(PathBuf),
+    #[error("the kernel and the initramfs are too big for an EFI program")]
+    TooBig,
+}
+
+/// Put them together.
+pub(crate) fn build(
+    arch: Arch,
+    kernel: &[u8],
+    initrd: &[u8],
+    command_line: &str,
+) -> Result<Vec<u8>, Error> {
+    let name = match arch {
+        Arch::X86_64 => "linuxx64.efi.stub",
+        Arch::Aarch64 => "linuxaa64.efi.stub",
+    };
+    let path = Path::new("/usr/lib/systemd/boot/efi").join(name);
+    let stub = std::fs::read(&path).map_err(|_| Error::NoStub(path.clone()))?;
+    // The kernel comes last: it may unpack itself over what follows it in memory.
+    let sections: [(&str, &[u8]); 3] = [
+        (".cmdline", command_line.as_bytes()),
+        (".initrd", initrd),
+        (".linux", kernel),
+    ];
+    add_sections(stub, &sections)?.ok_or(Error::Stub(path))
+}
+
+/// The program with more sections of data after its own (PE format: Microsoft's "PE Format", headers and
+/// section table); `None` when it is none, or has no room in its headers.
+fn add_sections(
+    mut program: Vec<u8>,
+    sections: &[(&str, &[u8])],
+) -> Result<Option<Vec<u8>>, Error> {
+    let Some(headers) = Headers::find(&program) else {
+        return Ok(None);
+    };
+    let table_end = headers.table_end + sections.len() * SECTION_HEADER;
+    if table_end > headers.size {
+        return Ok(None);
+    }
+    let small = |number: usize| u32::try_from(number).map_err(|_| Error::TooBig);
+    let mut address = headers.image_end;
+    let mut table = Vec::new();
+    for (name, bytes) in sections {
+        program.resize(program.len().next_multiple_of(headers.file_alignment), 0);
+        let mut padded = [0; 8];
+        padded[..name.len()].copy_from_slice(name.as_bytes());
+        table.extend(padded);
+        for number in [
+            small(bytes.len())?,
+            small(address)?,
+            small(bytes.len().next_multiple_of(headers.file_alignment))?,
+            small(program.len())?,
+            // Neither relocations nor line numbers.
+            0,
+            0,
+            0,
+            INITIALIZED_DATA | READABLE,
+        ] {
+            table.extend(number.to_le_bytes());
+        }
+        program.extend_from_slice(bytes);
+        address = (address + bytes.len()).next_multiple_of(headers.section_alignment);
+    }
+    program.resize(program.len().next_multiple_of(headers.file_alignment), 0);
+    let count = headers.sections + sections.len();
+    let count = u16::try_from(count).map_err(|_| Error::TooBig)?;
+    let image_size = small(address)?;
+    for (at, bytes) in [
+        (headers.table_end, table.as_slice()),
+        (headers.pe + 6, &count.to_le_bytes()),
+        (headers.optional + 56, &image_size.to_le_bytes()),
+    ] {
+        program[at..at + bytes.len()].copy_from_slice(bytes);
+    }
+    Ok(Some(program))
+}
+
+/// Bytes of a section header, and its characteristics here.
+const SECTION_HEADER: usize = 40;
+const INITIALIZED_DATA: u32 = 0x40;
+const READABLE: u32 = 0x4000_0000;
+
+/// What of a program's headers matters here; every offset in it is within the program.
+struct Headers {
+    pe: usize,
+    optional: usize,
+    sections: usize,
+    table_end: usize,
+    section_alignment: usize,
+    file_alignment: usize,
+    size: usize,
+    image_end: usize,
+}
+
+impl Headers {
+    fn find(program: &[u8]) -> Option<Self> {
+        let bytes = |at: usize, length: usize| program.get(at..at.checked_add(length)?);
+        let number = |at: usize, length: usize| {
+            let bytes = bytes(at, length)?;
+            Some(
+                bytes
+                    .iter()
+                    .rev()
+                    .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
+            )
+        };
+        let pe = number(0x3c, 4)?;
+        if !program.starts_with(b"MZ") || bytes(pe, 4)? != b"PE\0\0" {
+            return None;
+        }
+        let sections = number(pe + 6, 2)?;
+        let optional = pe + 24;
+        // PE32+, which 64-bit programs are.
+        if number(optional, 2)? != 0x20b {
+            return None;
+        }
+        let table = optional + number(pe + 20, 2)?;
+        let table_end = table + sections * SECTION_HEADER;
+        let section_alignment = number(optional + 32, 4)?.max(0x1000);
+        let file_alignment = number(optional + 36, 4)?;
+        let size = number(optional + 60, 4)?;
+        let mut image_end = size;
+        for section in 0..sections {
+            let at = table + section * SECTION_HEADER;
+            image_end = image_end.max(number(at + 12, 4)? + number(at + 8, 4)?);
+        }
+        let alignments = [section_alignment, file_alignment];
+        if !alignments
+            .iter()
+            .all(|alignment| alignment.is_power_of_two())
+            || size > program.len()
+        {
+            return None;
+        }
+        Some(Self {
+            pe,
+            optional,
+            sections,
+            table_end,
+            section_alignment,
+            file_alignment,
+            size,
+            image_end: image_end.next_multiple_of(section_alignment),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object::read::pe::PeFile64;
+    use object::{Object as _, ObjectSection as _};
+
+    use super::*;
+
+    /// A program without sections, and room for `room` of them.
+    fn stub(room: usize) -> Vec<u8> {
+        let mut bytes = vec![0; 0x400];
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(0, b"MZ");
+        put(0x3c, &0x40_u32.to_le_bytes());
+        put(0x40, b"PE\0\0");
+        put(0x44, &0x8664_u16.to_le_bytes());
+        put(0x54, &0x70_u16.to_le_bytes());
+        put(0x58, &0x20b_u16.to_le_bytes());
+        put(0x58 + 32, &0x1000_u32.to_le_bytes());
+        put(0x58 + 36, &0x200_u32.to_le_bytes());
+        let headers = u32::try_from(0x58 + 0x70 + room * SECTION_HEADER).unwrap();
+        put(0x58 + 60, &headers.to_le_bytes());
+        bytes
+    }
+
+    #[test]
+    fn another_reader_finds_the_sections() {
+        let big = vec![7; 5000];
+        let sections: [(&str, &[u8]); 2] = [(".cmdline", b"quiet"), (".initrd", &big)];
+        let program = add_sections(stub(2), &sections).unwrap().unwrap();
+        let file = PeFile64::parse(program.as_slice()).unwrap();
+        let found: Vec<_> = file
+            .sections()
+            .map(|section| {
+                let data = section.data().unwrap();
+                (
+                    section.name().unwrap().to_owned(),
+                    data.to_vec(),
+                    section.address(),
+                )
+            })
+            .collect();
+        assert_eq!(found.len(), 2);
+        assert!(found[0].0 == ".cmdline" && found[0].1.starts_with(b"quiet"));
+        assert!(found[1].0 == ".initrd" && found[1].1.starts_with(&big));
+        assert!(found[1].2 >= found[0].2 + 0x1000);
+    }
+
+    #[test]
+    fn what_has_no_room_is_refused() {
+        assert!(
+            add_sections(stub(1), &[(".a", b""), (".b", b"")])
+                .unwrap()
+                .is_none()
+        );
+        for length in 0..0xf0 {
+            let cut = stub(1)[..length].to_vec();
+            assert!(
+                add_sections(cut, &[(".a", b"")]).unwrap().is_none(),
+                "{length}"
+            );
+        }
+        assert!(add_sections(b"MZ".to_vec(), &[]).unwrap().is_none());
+    }
+}
