@@ -115,47 +115,42 @@ impl Usb {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let target = &self.target;
         let _turn = target.turn(progress)?;
+        let device = self
+            .device
+            .as_ref()
+            .map(|path| Device::find(path, self.size, self.force))
+            .transpose()?;
         let (boot, papers) = self.contents.read(target, self.include_private_key)?;
+        if let Some(device) = &device {
+            self.ask(device)?;
+        }
         if papers.private_key.is_some() {
             progress.say(WARNING);
         }
         let files = stick::files(target.arch, boot, papers)
             .with_context(|| "cannot make a stick of this kernel")?;
-        let draft = make(target, self.size, files, progress)?;
-        let Some(path) = &self.device else {
-            return Ok(());
-        };
-        let device = Device::find(path, draft.metadata()?.len(), self.force)?;
-        self.ask(path, &device)?;
-        device.write(&draft, progress)?;
-        progress.say(format!(
-            "{}  {}: written and compared",
-            path.display(),
-            device.model
-        ));
+        let image = make(target, self.size, files, progress)?;
+        if let Some(device) = device {
+            device.write(&image, progress)?;
+            progress.say(format!("{device}: written and compared"));
+        }
         Ok(())
     }
 
-    fn ask(&self, path: &Path, device: &Device) -> Result<()> {
+    fn ask(&self, device: &Device) -> Result<()> {
         if self.yes {
             return Ok(());
         }
         ensure!(
             std::io::stdin().is_terminal(),
-            "nobody is here to ask whether {} may be overwritten: add --yes",
-            path.display()
+            "nobody is here to ask whether {device} may be overwritten: add --yes"
         );
-        eprint!(
-            "Everything on {} will be lost: {}, {:.1} GB. Type yes to go on: ",
-            path.display(),
-            device.model,
-            std::time::Duration::from_nanos(device.size).as_secs_f64(),
-        );
+        eprint!("Everything on {device} will be lost. Type yes to go on: ");
         std::io::stderr().flush()?;
         let mut answer = String::new();
         std::io::stdin().lock().read_line(&mut answer)?;
         if answer.trim() != "yes" {
-            bail!("{} was left as it is", path.display());
+            bail!("{device} was left as it is");
         }
         Ok(())
     }

@@ -60,8 +60,17 @@ impl Default for Kernel {
 /// A disk that may be written to.
 pub(crate) struct Device {
     path: PathBuf,
-    pub(crate) model: String,
-    pub(crate) size: u64,
+    model: String,
+    size: u64,
+}
+
+impl std::fmt::Display for Device {
+    /// As a person knows it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (path, model) = (self.path.display(), &self.model);
+        let tenths = self.size / 100_000_000;
+        write!(f, "{path} ({model}, {}.{} GB)", tenths / 10, tenths % 10)
+    }
 }
 
 impl Device {
@@ -295,10 +304,7 @@ mod tests {
     #[test]
     fn a_stick_is_found_with_its_model_and_size() {
         let device = Fake::new().find("8:16", 1 << 26, false).unwrap();
-        assert_eq!(
-            (device.model.as_str(), device.size),
-            ("Nice Stick 1000", 1 << 30)
-        );
+        assert_eq!(device.to_string(), "/dev/sdb (Nice Stick 1000, 1.0 GB)");
     }
 
     #[test]
