@@ -3,25 +3,24 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 
-use xz2::stream::{Check, Filters, LzmaOptions, MtStreamBuilder, Stream};
+use xz2::stream::{Action, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
 
 /// No initramfs of ours comes near; a small file that unpacks to more is a bomb.
-const MAX_ARCHIVE: u64 = 1 << 30;
+pub(crate) const MAX_UNPACKED: usize = 1 << 30;
 
-/// How every newc archive, and every xz stream, begins.
-const NEWC: &[u8] = b"070701";
-const XZ: &[u8] = b"\xfd7zXZ\0";
+/// What the dictionary of an xz stream may take.
+const MAX_MEMORY: u64 = 1 << 28;
 
-/// Why an archive was not compressed or unpacked.
+/// Why something was not compressed or unpacked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot compress the archive")]
     Compress(#[source] io::Error),
-    #[error("the xz data is damaged or truncated")]
-    Damaged(#[source] io::Error),
-    #[error("neither a newc archive nor one compressed by xz")]
-    Format,
-    #[error("it unpacks to more than {MAX_ARCHIVE} bytes")]
+    #[error("its {0} data is damaged or truncated")]
+    Damaged(&'static str, #[source] io::Error),
+    #[error("it is compressed by {0}, which is not read here")]
+    Unread(&'static str),
+    #[error("it unpacks to more than {MAX_UNPACKED} bytes")]
     Bomb,
 }
 
@@ -29,6 +28,8 @@ pub(crate) enum Error {
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Compression {
     Xz,
+    Zstd,
+    Gzip,
     None,
 }
 
@@ -37,6 +38,8 @@ impl Compression {
     pub(crate) fn suffix(self) -> &'static str {
         match self {
             Self::Xz => ".xz",
+            Self::Zstd => ".zst",
+            Self::Gzip => ".gz",
             Self::None => "",
         }
     }
@@ -45,10 +48,20 @@ impl Compression {
     /// dictionary is memory of the booting machine: not more than the archive needs.
     pub(crate) fn apply(self, archive: Vec<u8>) -> Result<Vec<u8>, Error> {
         match self {
-            Self::Xz => xz(&archive).map_err(Error::Compress),
+            Self::Xz => xz(&archive),
+            // The kernel's decoder takes windows of up to 128 MiB; 19 stays below.
+            Self::Zstd => zstd::bulk::compress(&archive, 19),
+            Self::Gzip => gzip(&archive),
             Self::None => Ok(archive),
         }
+        .map_err(Error::Compress)
     }
+}
+
+fn gzip(archive: &[u8]) -> io::Result<Vec<u8>> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(archive)?;
+    encoder.finish()
 }
 
 fn xz(archive: &[u8]) -> io::Result<Vec<u8>> {
@@ -96,24 +109,112 @@ pub(crate) fn xz_file(mut from: &File, to: &File, mut step: impl FnMut()) -> io:
     Ok(())
 }
 
-/// The bare archive of an initramfs. What is in it is not looked at.
-pub(crate) fn unpack(bytes: Vec<u8>) -> Result<Vec<u8>, Error> {
-    if bytes.starts_with(NEWC) {
-        return Ok(bytes);
+/// How compressed data begins (the kernel's lib/decompress.c), and what it is called.
+const MAGICS: [(&[u8], &str); 7] = [
+    (b"\xfd7zXZ\0", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x1f\x8b", "gzip"),
+    (b"\x02\x21\x4c\x18", "lz4"),
+    (b"\x5d\0\0", "lzma"),
+    (b"BZh", "bzip2"),
+    (b"\x89LZO", "lzo"),
+];
+
+/// Compressed data made whole.
+pub(crate) struct Unpacked {
+    /// Name of the compression.
+    pub(crate) by: &'static str,
+    pub(crate) bytes: Vec<u8>,
+    /// How long the compressed data was; more may follow it.
+    pub(crate) consumed: usize,
+}
+
+/// Unpack what is compressed at the beginning of `bytes`; `None` when nothing is.
+pub(crate) fn unpack_first(bytes: &[u8]) -> Result<Option<Unpacked>, Error> {
+    let Some((_, by)) = MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)) else {
+        return Ok(None);
+    };
+    let mut rest = bytes;
+    let unpacked = match *by {
+        "xz" => Stream::new_stream_decoder(MAX_MEMORY, 0)
+            .map_err(io::Error::from)
+            .and_then(|stream| lzma(&mut rest, stream)),
+        "lzma" => Stream::new_lzma_decoder(MAX_MEMORY)
+            .map_err(io::Error::from)
+            .and_then(|stream| lzma(&mut rest, stream)),
+        "gzip" => drain(flate2::bufread::GzDecoder::new(&mut rest)),
+        "zstd" => zstd::stream::read::Decoder::with_buffer(&mut rest)
+            .and_then(|decoder| drain(decoder.single_frame())),
+        "lz4" => lz4(&mut rest),
+        other => return Err(Error::Unread(other)),
+    };
+    let unpacked = unpacked.map_err(|error| Error::Damaged(by, error))?;
+    if unpacked.len() > MAX_UNPACKED {
+        return Err(Error::Bomb);
     }
-    if !bytes.starts_with(XZ) {
-        return Err(Error::Format);
+    Ok(Some(Unpacked {
+        by,
+        bytes: unpacked,
+        consumed: bytes.len() - rest.len(),
+    }))
+}
+
+/// All that a decoder gives, or a little more than is allowed.
+fn drain(decoder: impl io::Read) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    decoder
+        .take(MAX_UNPACKED as u64 + 1)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The crate's own readers take what follows the end for damage.
+fn lzma(rest: &mut &[u8], mut stream: Stream) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    loop {
+        if bytes.len() == bytes.capacity() {
+            bytes.reserve(bytes.len().max(1 << 16));
+        }
+        let before = (stream.total_in(), bytes.len());
+        let status = stream.process_vec(rest, &mut bytes, Action::Run)?;
+        let consumed = stream.total_in() - before.0;
+        *rest = &rest[usize::try_from(consumed).unwrap_or(rest.len())..];
+        if status == Status::StreamEnd || bytes.len() > MAX_UNPACKED {
+            return Ok(bytes);
+        }
+        if consumed == 0 && bytes.len() == before.1 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
     }
-    let mut archive = Vec::new();
-    xz2::read::XzDecoder::new(bytes.as_slice())
-        .take(MAX_ARCHIVE + 1)
-        .read_to_end(&mut archive)
-        .map_err(Error::Damaged)?;
-    match archive {
-        archive if archive.len() as u64 > MAX_ARCHIVE => Err(Error::Bomb),
-        archive if archive.starts_with(NEWC) => Ok(archive),
-        _ => Err(Error::Format),
+}
+
+/// The old frames of lz4, which the kernel uses (lib/decompress_unlz4.c): blocks of at most 8 MiB, each
+/// after its length, up to the end or to what is no length.
+fn lz4(rest: &mut &[u8]) -> io::Result<Vec<u8>> {
+    const BLOCK: usize = 8 << 20;
+    let mut bytes = Vec::new();
+    let mut at = 4;
+    while let Some(length) = rest.get(at..at + 4) {
+        let length = length
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
+        // The longest that a block can be, when nothing could be made shorter.
+        if length == 0 || length > BLOCK + BLOCK / 255 + 16 {
+            break;
+        }
+        let block = rest
+            .get(at + 4..at + 4 + length)
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        let block = lz4_flex::block::decompress(block, BLOCK).map_err(io::Error::other)?;
+        bytes.extend(block);
+        at += 4 + length;
+        if bytes.len() > MAX_UNPACKED {
+            break;
+        }
     }
+    *rest = rest.get(at..).unwrap_or_default();
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -123,17 +224,34 @@ mod tests {
     use super::*;
 
     fn archive() -> Vec<u8> {
-        [NEWC, &b"and a program ".repeat(5000)].concat()
+        b"070701 and a program ".repeat(5000)
+    }
+
+    const ALL: [Compression; 3] = [Compression::Xz, Compression::Zstd, Compression::Gzip];
+
+    #[test]
+    fn every_form_unpacks_to_the_archive_and_says_where_it_ends() {
+        for compression in ALL {
+            let mut packed = compression.apply(archive()).unwrap();
+            let length = packed.len();
+            packed.extend(b"070701");
+            let unpacked = unpack_first(&packed).unwrap().unwrap();
+            assert!(unpacked.bytes == archive(), "{}", unpacked.by);
+            assert_eq!(unpacked.consumed, length, "{}", unpacked.by);
+        }
+        assert_eq!(Compression::None.apply(archive()).unwrap(), archive());
+        assert!(unpack_first(&archive()).unwrap().is_none());
     }
 
     #[test]
-    fn both_forms_unpack_to_the_archive() {
-        for compression in [Compression::Xz, Compression::None] {
-            assert_eq!(
-                unpack(compression.apply(archive()).unwrap()).unwrap(),
-                archive()
-            );
-        }
+    fn old_lz4_frames_are_read() {
+        let block = lz4_flex::block::compress(&archive());
+        let length = u32::try_from(block.len()).unwrap().to_le_bytes();
+        let frame = [b"\x02\x21\x4c\x18", &length[..], &block].concat();
+        let unpacked = unpack_first(&frame).unwrap().unwrap();
+        assert!(unpacked.bytes == archive());
+        assert_eq!(unpacked.consumed, frame.len());
+        assert!(unpack_first(&frame[..frame.len() - 1]).is_err());
     }
 
     #[test]
@@ -147,27 +265,43 @@ mod tests {
 
     #[test]
     fn every_truncation_is_an_error() {
-        let packed = Compression::Xz.apply(archive()).unwrap();
-        for length in 0..packed.len() {
-            assert!(
-                unpack(packed[..length].to_vec()).is_err(),
-                "{length} bytes were taken"
-            );
+        for compression in ALL {
+            let packed = compression.apply(archive()).unwrap();
+            for length in 6..packed.len() {
+                assert!(
+                    unpack_first(&packed[..length]).is_err(),
+                    "{length} bytes were taken"
+                );
+            }
         }
     }
 
     #[test]
-    fn what_is_no_archive_is_refused() {
-        let zeros = Compression::Xz.apply(vec![0; 99]).unwrap();
-        for bytes in [zeros, b"\x1f\x8b\x08\0".to_vec(), Vec::new()] {
-            assert!(matches!(unpack(bytes), Err(Error::Format)));
-        }
+    fn a_bomb_is_refused() {
+        let packed = Compression::Zstd.apply(vec![0; MAX_UNPACKED + 1]).unwrap();
+        assert!(matches!(unpack_first(&packed), Err(Error::Bomb)));
+    }
+
+    #[test]
+    fn a_file_of_many_blocks_is_compressed_as_others_read_it() {
+        let (from, mut to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let bytes = b"some text of a file ".repeat(1_000_000);
+        (&from).write_all(&bytes).unwrap();
+        let mut steps = 0;
+        xz_file(&from, &to, || steps += 1).unwrap();
+        assert_eq!(steps, bytes.len().div_ceil(1 << 20));
+        to.rewind().unwrap();
+        let mut found = Vec::new();
+        xz2::read::XzDecoder::new(to)
+            .read_to_end(&mut found)
+            .unwrap();
+        assert!(found == bytes);
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>) {
-            let _ = unpack([XZ, &bytes].concat());
+        fn any_bytes_are_read_or_refused(bytes: Vec<u8>, which in 0..MAGICS.len()) {
+            let _ = unpack_first(&[MAGICS[which].0, &bytes].concat());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use ssh_key::{AuthorizedKeys, PrivateKey};
@@ -27,6 +28,8 @@ pub(crate) enum Error {
         path: PathBuf,
         source: io::Error,
     },
+    #[error("/{0} is there already: choose another name in --file")]
+    Taken(String),
     #[error("{path} cannot be the only program of a machine: {reason}")]
     Program {
         path: PathBuf,
@@ -78,6 +81,74 @@ pub(crate) fn appliance(
     add("key.pub", 0o644, public_keys(keys)?);
     add("host_key", 0o600, private_host_key(host_key)?);
     Ok(tree)
+}
+
+/// A file that somebody wants in the machine's root besides: `SRC:DST[:MODE]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Extra {
+    source: PathBuf,
+    /// Without a leading `/`.
+    destination: String,
+    mode: Option<u32>,
+}
+
+impl std::str::FromStr for Extra {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let octal = |mode: &str| {
+            u32::from_str_radix(mode, 8)
+                .ok()
+                .filter(|bits| mode.len() >= 3 && *bits <= 0o7777)
+        };
+        let (rest, mode) = match text.rsplit_once(':') {
+            Some((rest, mode)) if octal(mode).is_some() => (rest, octal(mode)),
+            _ => (text, None),
+        };
+        let Some((source, destination)) = rest.rsplit_once(':') else {
+            return Err("it is SRC:DST or SRC:DST:MODE, as in ./tool:/usr/bin/tool:755".to_owned());
+        };
+        let destination = destination.trim_matches('/');
+        let plain = |part: &str| !matches!(part, "" | "." | "..");
+        if source.is_empty() || !destination.split('/').all(plain) {
+            return Err(format!(
+                "{destination:?} is no name of a file in the archive"
+            ));
+        }
+        Ok(Self {
+            source: source.into(),
+            destination: destination.to_owned(),
+            mode,
+        })
+    }
+}
+
+/// Put more files into the tree, with the directories that they need.
+pub(crate) fn add(tree: &mut Tree, extras: &[Extra]) -> Result<(), Error> {
+    for extra in extras {
+        let name = &extra.destination;
+        let bytes = read("the file of --file", &extra.source)?;
+        // Not all of the permission bits: they depend on who made the file, and with what umask.
+        let mode = extra.mode.unwrap_or_else(|| {
+            let executable = fs::metadata(&extra.source)
+                .is_ok_and(|file| file.permissions().mode() & 0o111 != 0);
+            if executable { 0o755 } else { 0o644 }
+        });
+        for (end, _) in name.match_indices('/') {
+            let directory = &name[..end];
+            let entry = tree
+                .entry(directory.to_owned())
+                .or_insert((directory_mode(directory), Node::Directory));
+            if !matches!(entry.1, Node::Directory) {
+                return Err(Error::Taken(directory.to_owned()));
+            }
+        }
+        if tree.contains_key(name) {
+            return Err(Error::Taken(name.clone()));
+        }
+        tree.insert(name.clone(), (mode, Node::File(bytes)));
+    }
+    Ok(())
 }
 
 fn directory_mode(name: &str) -> u32 {
@@ -238,5 +309,38 @@ mod tests {
     fn a_public_host_key_is_refused() {
         let result = Inputs::new().appliance("cpu_ed25519.pub", "ssh_host_ed25519_key.pub");
         assert!(matches!(result, Err(Error::HostKey { .. })));
+    }
+
+    #[test]
+    fn more_files_come_with_their_directories() {
+        let inputs = Inputs::new();
+        let mut tree = inputs
+            .appliance("cpu_ed25519.pub", "ssh_host_ed25519_key")
+            .unwrap();
+        let extra = |text: &str| -> Extra {
+            let source = inputs.path("cpud").display().to_string();
+            text.replace("SRC", &source).parse().unwrap()
+        };
+        let extras = [extra("SRC:/usr/lib/some/tool:4711"), extra("SRC:etc/hosts")];
+        add(&mut tree, &extras).unwrap();
+        assert_eq!(tree["usr/lib/some/tool"].0, 0o4711);
+        assert_eq!(tree["etc/hosts"].0, 0o644);
+        assert!(matches!(tree["usr/lib/some"], (0o755, Node::Directory)));
+        for taken in ["SRC:/init", "SRC:/init/x", "SRC:/tmp"] {
+            let result = add(&mut tree, &[extra(taken)]);
+            assert!(matches!(result, Err(Error::Taken(_))), "{taken}");
+        }
+        let missing = add(&mut tree, &["/no/such:/x".parse().unwrap()]);
+        assert!(missing.unwrap_err().to_string().contains("/no/such"));
+    }
+
+    #[test]
+    fn names_that_would_leave_the_root_are_refused() {
+        for text in ["a", ":b", "a:", "a:/", "a:b/../c", "a:./b", "a:b//c"] {
+            assert!(text.parse::<Extra>().is_err(), "{text}");
+        }
+        let extra: Extra = "C:/dir/x:/y:0644".parse().unwrap();
+        assert_eq!(extra.source, Path::new("C:/dir/x"));
+        assert_eq!((extra.destination.as_str(), extra.mode), ("y", Some(0o644)));
     }
 }

@@ -2,6 +2,7 @@
 //! what it boots from. This file is the command line's top; each command is a file of `command/`.
 
 mod arch;
+mod archive;
 mod cache;
 mod command;
 mod compress;

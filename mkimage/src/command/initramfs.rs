@@ -1,17 +1,23 @@
 //! `mkimage initramfs`.
 
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Target;
+use crate::initramfs::Extra;
 use crate::progress::Progress;
-use crate::{compress, epoch, files, initramfs, newc};
+use crate::{archive, compress, epoch, files, initramfs, newc};
 
 /// Pack cpud and the keys into the archive that the kernel unpacks as its root
 #[derive(clap::Args)]
-#[command(after_help = "Example: mkimage initramfs -o out/x86_64")]
+#[command(after_help = "\
+Examples:
+  mkimage initramfs -o out/x86_64
+  mkimage initramfs -o out/x86_64 --file ./lspci:/bin/lspci --compress zstd
+  mkimage initramfs --list /boot/initrd.img")]
 pub(crate) struct Initramfs {
     #[command(flatten)]
     target: Target,
@@ -28,13 +34,28 @@ pub(crate) struct Initramfs {
     #[arg(long, value_name = "FILE")]
     host_key: Option<PathBuf>,
 
+    /// A file to put in too, any number of times
+    #[arg(long = "file", value_name = "SRC:DST[:MODE]")]
+    files: Vec<Extra>,
+
+    /// An initramfs to add to: it comes first, then what is made here, which wins
+    #[arg(long, value_name = "FILE")]
+    append: Option<PathBuf>,
+
     /// How to compress
     #[arg(long, default_value = "xz")]
     compress: compress::Compression,
+
+    /// Only show what is in an initramfs, of whatever origin
+    #[arg(long, value_name = "FILE", exclusive = true)]
+    list: Option<PathBuf>,
 }
 
 impl Initramfs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
+        if let Some(path) = &self.list {
+            return list(path);
+        }
         let started = Instant::now();
         let target = &self.target;
         let _turn = target.turn(progress)?;
@@ -42,17 +63,42 @@ impl Initramfs {
             [] => vec![target.path("cpu_rsa.pub")],
             given => given.to_vec(),
         };
-        let tree = initramfs::appliance(
+        let mut tree = initramfs::appliance(
             target.arch,
             &target.given_or(self.cpud.as_ref(), "cpud"),
             &keys,
             &target.given_or(self.host_key.as_ref(), "ssh_host_ed25519_key"),
         )?;
+        initramfs::add(&mut tree, &self.files)?;
         let archive = newc::pack(&tree, epoch::from_environment()?)?;
-        let bytes = self.compress.apply(archive)?;
+        let mut bytes = self.compress.apply(archive)?;
+        if let Some(path) = &self.append {
+            let mut first = read(path)?.0;
+            first.resize(first.len().next_multiple_of(4), 0);
+            first.append(&mut bytes);
+            bytes = first;
+        }
         let path = target.path(&format!("initramfs.cpio{}", self.compress.suffix()));
         files::replace(&path, files::PRIVATE, &bytes)?;
         progress.made(&path, bytes.len(), started);
         Ok(())
     }
+}
+
+fn list(path: &Path) -> Result<()> {
+    let text = archive::list(&read(path)?.1);
+    match std::io::stdout().write_all(text.as_bytes()) {
+        // As with | head.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+/// An initramfs that is whole, and what is in it.
+fn read(path: &Path) -> Result<(Vec<u8>, Vec<archive::Part>)> {
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("cannot read the initramfs {}", path.display()))?;
+    let parts = archive::read(&bytes)
+        .with_context(|| format!("{} cannot be read as an initramfs", path.display()))?;
+    Ok((bytes, parts))
 }

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 use super::Target;
 use crate::progress::Progress;
-use crate::{cache, compress, epoch, files, kernel};
+use crate::{archive, cache, epoch, files, kernel};
 
 /// Get the kernel's source into the cache, and say where it is.
 pub(crate) fn fetch(progress: Progress) -> Result<()> {
@@ -47,7 +47,7 @@ impl Kernel {
         let initramfs = target.given_or(self.initramfs.as_ref(), "initramfs.cpio.xz");
         let packed = std::fs::read(&initramfs)
             .with_context(|| format!("cannot read the initramfs {}", initramfs.display()))?;
-        let archive = compress::unpack(packed)
+        let archive = archive::unpack(&packed)
             .with_context(|| format!("cannot use the initramfs {}", initramfs.display()))?;
         let cache = cache::Cache::from_environment()?;
         let wanted = kernel::Wanted {

@@ -1,0 +1,331 @@
+//! Reading an initramfs as the kernel reads it (Documentation/driver-api/early-userspace/
+//! buffer-format.rst): newc archives one after the other, each perhaps compressed, with zeros between
+//! them. Pure; the bytes may be a stranger's.
+
+use std::fmt::{self, Write as _};
+use std::ops::Range;
+
+use crate::compress::{self, MAX_UNPACKED};
+
+/// Bytes of an entry's header: six of magic, thirteen numbers of eight hexadecimal digits.
+const HEADER: usize = 110;
+/// The kernel's own limit, PATH_MAX.
+const MAX_NAME: usize = 4096;
+const TRAILER: &[u8] = b"TRAILER!!!";
+
+/// Why it cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("there is no archive in it")]
+    Empty,
+    #[error("at byte {0} there is neither a newc archive nor one that is compressed")]
+    Format(usize),
+    #[error("the archive ends in the middle of an entry: it is truncated or damaged")]
+    Truncated,
+    #[error("the header of an entry at byte {0} of the archive is damaged")]
+    Header(usize),
+    #[error(transparent)]
+    Compression(#[from] compress::Error),
+}
+
+/// One part: an archive with all its entries.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// How it was compressed.
+    pub(crate) by: Option<&'static str>,
+    /// How long it is in the file.
+    pub(crate) packed: usize,
+    pub(crate) entries: Vec<Entry>,
+    /// The archive, not compressed.
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// A file of an archive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    /// Without a leading `/`.
+    pub(crate) name: Vec<u8>,
+    /// Type and permission bits, as in `st_mode`.
+    pub(crate) mode: u32,
+    owner: (u32, u32),
+    links: u32,
+    device: (u32, u32),
+    contents: Range<usize>,
+}
+
+impl Part {
+    /// What is in a file, or in a symbolic link.
+    pub(crate) fn contents(&self, entry: &Entry) -> &[u8] {
+        self.bytes.get(entry.contents.clone()).unwrap_or_default()
+    }
+}
+
+/// Every part.
+pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
+    let (mut parts, mut at, mut total) = (Vec::new(), 0, 0);
+    loop {
+        at += bytes[at..].iter().take_while(|byte| **byte == 0).count();
+        let rest = &bytes[at..];
+        if rest.is_empty() {
+            break;
+        }
+        let part = if let Some(unpacked) = compress::unpack_first(rest)? {
+            let (entries, _) = entries(&unpacked.bytes)?;
+            Part {
+                by: Some(unpacked.by),
+                packed: unpacked.consumed,
+                entries,
+                bytes: unpacked.bytes,
+            }
+        } else if is_newc(rest) {
+            let (entries, length) = entries(rest)?;
+            Part {
+                by: None,
+                packed: length,
+                entries,
+                bytes: rest[..length].to_vec(),
+            }
+        } else {
+            return Err(Error::Format(at));
+        };
+        at += part.packed;
+        total += part.bytes.len();
+        if total > MAX_UNPACKED {
+            return Err(compress::Error::Bomb.into());
+        }
+        parts.push(part);
+    }
+    if parts.is_empty() {
+        return Err(Error::Empty);
+    }
+    Ok(parts)
+}
+
+/// All of it without compression, as a kernel is built with it.
+pub(crate) fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+    let mut all = Vec::new();
+    for part in read(bytes)? {
+        all.extend(part.bytes);
+        all.resize(all.len().next_multiple_of(4), 0);
+    }
+    Ok(all)
+}
+
+fn is_newc(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"070701") || bytes.starts_with(b"070702")
+}
+
+/// The entries of one archive or of several, up to what is none, and how long they are.
+fn entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), Error> {
+    let (mut all, mut at) = (Vec::new(), 0);
+    loop {
+        let header = bytes.get(at..at + HEADER).ok_or(Error::Truncated)?;
+        if !is_newc(header) {
+            return Err(Error::Header(at));
+        }
+        let here = at;
+        let number = |index: usize| {
+            let digits = &header[6 + 8 * index..14 + 8 * index];
+            let valid = digits.iter().all(u8::is_ascii_hexdigit);
+            str::from_utf8(digits)
+                .ok()
+                .filter(|_| valid)
+                .and_then(|digits| u32::from_str_radix(digits, 16).ok())
+                .ok_or(Error::Header(here))
+        };
+        let size = |index| number(index).map(|number| number as usize);
+        let (length, name_length) = (size(6)?, size(11)?);
+        if !(1..=MAX_NAME).contains(&name_length) {
+            return Err(Error::Header(at));
+        }
+        let name_at = at + HEADER;
+        let name = bytes
+            .get(name_at..name_at + name_length - 1)
+            .ok_or(Error::Truncated)?;
+        let start = (name_at + name_length).next_multiple_of(4);
+        let end = start + length;
+        if end > bytes.len() && name != TRAILER {
+            return Err(Error::Truncated);
+        }
+        at = end.next_multiple_of(4).min(bytes.len());
+        if name == TRAILER {
+            let padding = bytes[at..].iter().take_while(|byte| **byte == 0).count();
+            if is_newc(&bytes[at + padding..]) {
+                at += padding;
+                continue;
+            }
+            return Ok((all, at));
+        }
+        all.push(Entry {
+            name: name.strip_prefix(b"/").unwrap_or(name).to_vec(),
+            mode: number(1)?,
+            owner: (number(2)?, number(3)?),
+            links: number(4)?,
+            device: (number(9)?, number(10)?),
+            contents: start..end,
+        });
+    }
+}
+
+/// The lines of `--list`, like those of ls -l.
+pub(crate) fn list(parts: &[Part]) -> String {
+    let mut text = String::new();
+    for part in parts {
+        let by = part.by.map_or_else(String::new, |by| format!(" by {by}"));
+        let (packed, whole) = (part.packed, part.bytes.len());
+        let _ = match part.by {
+            Some(_) => writeln!(text, "{whole} bytes, {packed} when compressed{by}:"),
+            None => writeln!(text, "{whole} bytes, not compressed:"),
+        };
+        for entry in &part.entries {
+            let _ = writeln!(text, "{}", Line(part, entry));
+        }
+    }
+    text
+}
+
+/// An entry as ls -l shows it.
+struct Line<'a>(&'a Part, &'a Entry);
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(part, entry) = self;
+        let mode = entry.mode;
+        let kind = match mode & 0o170_000 {
+            0o040_000 => 'd',
+            0o120_000 => 'l',
+            0o020_000 => 'c',
+            0o060_000 => 'b',
+            0o010_000 => 'p',
+            0o140_000 => 's',
+            0o100_000 => '-',
+            _ => '?',
+        };
+        write!(f, "{kind}")?;
+        for (shift, special, set) in [(6, 0o4000, 's'), (3, 0o2000, 's'), (0, 0o1000, 't')] {
+            let bits = mode >> shift;
+            let special = mode & special != 0;
+            let execute = match (bits & 1 != 0, special) {
+                (true, true) => set,
+                (false, true) => set.to_ascii_uppercase(),
+                (true, false) => 'x',
+                (false, false) => '-',
+            };
+            let read = if bits & 4 != 0 { 'r' } else { '-' };
+            let write = if bits & 2 != 0 { 'w' } else { '-' };
+            write!(f, "{read}{write}{execute}")?;
+        }
+        let size = match kind {
+            'c' | 'b' => format!("{}, {}", entry.device.0, entry.device.1),
+            _ => entry.contents.len().to_string(),
+        };
+        let (user, group) = entry.owner;
+        let name = entry.name.escape_ascii();
+        write!(f, " {:>3} {user}:{group} {size:>10} {name}", entry.links)?;
+        if kind == 'l' {
+            write!(f, " -> {}", part.contents(entry).escape_ascii())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::compress::Compression;
+    use crate::newc::{self, Node, Tree};
+
+    fn archive(name: &str) -> Vec<u8> {
+        let file = |bytes: &[u8]| Node::File(bytes.to_vec());
+        let tree: Tree = [
+            ("dev", 0o755, Node::Directory),
+            (
+                "dev/console",
+                0o600,
+                Node::CharDevice { major: 5, minor: 1 },
+            ),
+            (name, 0o4755, file(b"a program")),
+            ("tmp", 0o1777, Node::Directory),
+        ]
+        .map(|(name, mode, node)| (name.to_owned(), (mode, node)))
+        .into();
+        newc::pack(&tree, 7).unwrap()
+    }
+
+    #[test]
+    fn parts_are_read_whatever_their_compression() {
+        let mut bytes = Vec::new();
+        let forms = [
+            Compression::None,
+            Compression::Xz,
+            Compression::Zstd,
+            Compression::None,
+            Compression::Gzip,
+        ];
+        for (index, form) in forms.into_iter().enumerate() {
+            bytes.extend(form.apply(archive(&format!("init{index}"))).unwrap());
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        let parts = read(&bytes).unwrap();
+        let by: Vec<_> = parts.iter().map(|part| part.by).collect();
+        assert_eq!(by, [None, Some("xz"), Some("zstd"), None, Some("gzip")]);
+        for (index, part) in parts.iter().enumerate() {
+            let entry = &part.entries[2];
+            assert_eq!(entry.name, format!("init{index}").as_bytes());
+            assert_eq!(part.contents(entry), b"a program");
+        }
+        assert_eq!(read(&unpack(&bytes).unwrap()).unwrap()[0].entries.len(), 20);
+    }
+
+    #[test]
+    fn a_list_looks_like_that_of_ls() {
+        let text = list(&read(&archive("init")).unwrap());
+        let lines: Vec<_> = text.lines().skip(1).collect();
+        assert_eq!(
+            lines,
+            [
+                "drwxr-xr-x   2 0:0          0 dev",
+                "crw-------   1 0:0       5, 1 dev/console",
+                "-rwsr-xr-x   1 0:0          9 init",
+                "drwxrwxrwt   2 0:0          0 tmp",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_truncation_is_an_error() {
+        let whole = archive("init");
+        // Zeros behind the trailer are no part of the archive.
+        let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
+        for length in 0..end {
+            assert!(read(&whole[..length]).is_err(), "{length} bytes were taken");
+        }
+    }
+
+    #[test]
+    fn what_is_no_archive_is_refused() {
+        assert!(matches!(read(b"\0\0\0"), Err(Error::Empty)));
+        assert!(matches!(read(b"\0\0\0hello"), Err(Error::Format(3))));
+        let zeros = Compression::Xz.apply(vec![0; 99]).unwrap();
+        assert!(read(&zeros).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_of_a_byte_is_read_or_refused(at in 0..600_usize, value: u8) {
+            let mut bytes = archive("init");
+            let at = at % bytes.len();
+            bytes[at] = value;
+            if let Ok(parts) = read(&bytes) {
+                let _ = list(&parts);
+            }
+        }
+
+        #[test]
+        fn any_bytes_after_a_header_are_read_or_refused(bytes: Vec<u8>) {
+            let _ = read(&[&b"070701"[..], &bytes].concat());
+        }
+    }
+}
