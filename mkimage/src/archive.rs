@@ -101,6 +101,17 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
     Ok(parts)
 }
 
+/// The archive at the beginning of `bytes`, when there is a whole one, whatever follows it.
+pub(crate) fn first_newc(bytes: &[u8]) -> Option<Part> {
+    let (entries, length) = entries(bytes).ok()?;
+    Some(Part {
+        by: None,
+        packed: length,
+        entries,
+        bytes: bytes[..length].to_vec(),
+    })
+}
+
 /// All of it without compression, as a kernel is built with it.
 pub(crate) fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();

@@ -11,6 +11,7 @@ mod epoch;
 mod files;
 mod image;
 mod initramfs;
+mod inspect;
 mod kernel;
 mod keys;
 mod newc;
@@ -51,6 +52,7 @@ enum Command {
     Fetch,
     Kernel(command::kernel::Kernel),
     Usb(command::usb::Usb),
+    Inspect(command::inspect::Inspect),
 }
 
 fn main() -> ExitCode {
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Fetch => command::kernel::fetch(progress),
         Command::Kernel(options) => options.run(progress),
         Command::Usb(options) => options.run(progress),
+        Command::Inspect(options) => options.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

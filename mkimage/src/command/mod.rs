@@ -1,6 +1,7 @@
 //! The commands: each file has its options as clap reads them, and what it does with them.
 
 pub(crate) mod initramfs;
+pub(crate) mod inspect;
 pub(crate) mod kernel;
 pub(crate) mod keys;
 pub(crate) mod usb;

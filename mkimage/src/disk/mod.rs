@@ -16,7 +16,7 @@ use gpt::partition::{Partition, PartitionAttributes};
 use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Uuid};
 
-pub(crate) use fat::Volume;
+pub(crate) use fat::{Volume, Window};
 
 /// Bytes of a sector.
 pub(crate) const SECTOR: u64 = 512;
