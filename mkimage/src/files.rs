@@ -125,6 +125,14 @@ pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error>
     draft.publish(mode)
 }
 
+/// Remove a file of an earlier run, if there is one.
+pub(crate) fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The right to write into a directory, until dropped. Two runs of mkimage that write into the same
 /// one take turns.
 pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] File);

@@ -14,6 +14,7 @@ mod initramfs;
 mod inspect;
 mod kernel;
 mod keys;
+mod netboot;
 mod newc;
 mod program;
 mod progress;
@@ -52,6 +53,7 @@ enum Command {
     Fetch,
     Kernel(command::kernel::Kernel),
     Usb(command::usb::Usb),
+    Netboot(command::netboot::Netboot),
     Inspect(command::inspect::Inspect),
 }
 
@@ -64,6 +66,7 @@ fn main() -> ExitCode {
         Command::Fetch => command::kernel::fetch(progress),
         Command::Kernel(options) => options.run(progress),
         Command::Usb(options) => options.run(progress),
+        Command::Netboot(options) => options.run(progress),
         Command::Inspect(options) => options.run(),
     };
     match done {

@@ -45,18 +45,7 @@ pub(crate) enum Error {
 
 /// Everything on a stick, the kernel's two copies next to one another, so that compression finds it.
 pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files, Error> {
-    if !image::header_for(&boot.kernel, arch)?.efi {
-        return Err(Error::NoEfi);
-    }
-    let efi = match (&boot.initrd, &boot.command_line) {
-        (None, None) => boot.kernel.clone(),
-        (initrd, line) => uki::build(
-            arch,
-            &boot.kernel,
-            initrd.as_deref().unwrap_or_default(),
-            line.as_deref().unwrap_or_default(),
-        )?,
-    };
+    let efi = efi_program(arch, &boot)?;
     let efi_name = match arch {
         Arch::X86_64 => "EFI/BOOT/BOOTX64.EFI",
         Arch::Aarch64 => "EFI/BOOT/BOOTAA64.EFI",
@@ -76,6 +65,22 @@ pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files,
     let mut files = vec![kernel, (efi_name.to_owned(), efi), menu];
     files.extend(loose_files(boot, papers));
     Ok(files)
+}
+
+/// What UEFI firmware starts: the kernel by itself, or with what is not inside it.
+pub(crate) fn efi_program(arch: Arch, boot: &Boot) -> Result<Vec<u8>, Error> {
+    if !image::header_for(&boot.kernel, arch)?.efi {
+        return Err(Error::NoEfi);
+    }
+    Ok(match (&boot.initrd, &boot.command_line) {
+        (None, None) => boot.kernel.clone(),
+        (initrd, line) => uki::build(
+            arch,
+            &boot.kernel,
+            initrd.as_deref().unwrap_or_default(),
+            line.as_deref().unwrap_or_default(),
+        )?,
+    })
 }
 
 /// What a directory has of it: all but the kernel and its menus.

@@ -4,6 +4,7 @@ pub(crate) mod initramfs;
 pub(crate) mod inspect;
 pub(crate) mod kernel;
 pub(crate) mod keys;
+pub(crate) mod netboot;
 pub(crate) mod usb;
 
 use std::path::PathBuf;

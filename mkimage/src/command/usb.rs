@@ -75,15 +75,7 @@ impl Contents {
     /// Read all of it.
     pub(super) fn read(&self, target: &Target, private_key: bool) -> Result<(Boot, Papers)> {
         let kernel = target.given_or(self.kernel.as_ref(), "cpukernel");
-        let beside = |name: &str| optional(&kernel.with_file_name(name));
-        let command_line = beside("cpukernel.cmdline")?
-            .map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
-        let boot = Boot {
-            initrd: beside("cpuinitrd")?,
-            command_line,
-            config: beside("cpu.config")?,
-            kernel: read("the kernel (mkimage kernel)", &kernel)?,
-        };
+        let boot = read_boot(&kernel)?;
         let cpu = target.given_or(self.cpu.as_ref(), "cpu");
         let client = read("the client (make programs)", &cpu)?;
         program::check(&client, Arch::HERE)
@@ -214,6 +206,19 @@ pub(super) fn make(
     progress.made(&path, usize::try_from(sizes.0)?, started);
     progress.made(&xz_path, usize::try_from(sizes.1)?, started);
     Ok(image)
+}
+
+/// A kernel with what `mkimage kernel` has put beside it.
+pub(super) fn read_boot(kernel: &Path) -> Result<Boot> {
+    let beside = |name: &str| optional(&kernel.with_file_name(name));
+    let command_line = beside("cpukernel.cmdline")?
+        .map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
+    Ok(Boot {
+        initrd: beside("cpuinitrd")?,
+        command_line,
+        config: beside("cpu.config")?,
+        kernel: read("the kernel (mkimage kernel)", kernel)?,
+    })
 }
 
 fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
