@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD};
+use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with};
 
 use crate::progress::Progress;
 
@@ -70,6 +70,14 @@ impl Draft {
         failed(&self.path)(source)
     }
 
+    /// What shall become `path`, in a directory that is not there yet but will be in the one of `beside`.
+    pub(crate) fn for_later(path: &Path, beside: &Path) -> Result<Self, Error> {
+        Ok(Self {
+            path: path.to_owned(),
+            ..Self::new(beside)?
+        })
+    }
+
     /// Give it its name, in place of what had it. `mode` are its permission bits, whatever the umask.
     pub(crate) fn publish(self, mode: u32) -> Result<(), Error> {
         let failed = failed(&self.path);
@@ -85,10 +93,7 @@ impl Draft {
             // A link cannot take the place of a file, only a rename can. The name in between is always
             // the same one, so that a run that ends just here leaves nothing for ever.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let mut name = std::ffi::OsString::from(".");
-                name.push(self.path.file_name().unwrap_or_default());
-                name.push(".new");
-                let between = self.path.with_file_name(name);
+                let between = staging(&self.path);
                 match fs::remove_file(&between) {
                     Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                     _ => link(&between).and_then(|()| fs::rename(&between, &self.path)),
@@ -123,6 +128,39 @@ pub(crate) fn replace(path: &Path, mode: u32, bytes: &[u8]) -> Result<(), Error>
         .write_all(bytes)
         .map_err(|error| draft.failed(error))?;
     draft.publish(mode)
+}
+
+/// Put a directory with these files, which are for later, in place of what has its name. Each draft's
+/// path is in [`staging`] of the directory.
+pub(crate) fn publish_directory(path: &Path, drafts: Vec<(Draft, u32)>) -> Result<(), Error> {
+    let failed = failed(path);
+    let staging = staging(path);
+    let clean = || match fs::remove_dir_all(&staging) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    clean()
+        .and_then(|()| fs::create_dir(&staging))
+        .map_err(&failed)?;
+    for (draft, mode) in drafts {
+        draft.publish(mode)?;
+    }
+    let exchanged = renameat_with(CWD, &staging, CWD, path, RenameFlags::EXCHANGE);
+    match exchanged.map_err(io::Error::from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(&staging, path),
+        exchanged => exchanged,
+    }
+    .and_then(|()| clean())
+    .map_err(&failed)
+}
+
+/// Where the files of a directory are put together. The name is always the same one: see
+/// [`Draft::publish`].
+pub(crate) fn staging(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".new");
+    path.with_file_name(name)
 }
 
 /// Remove a file of an earlier run, if there is one.
@@ -201,6 +239,23 @@ mod tests {
             PRIVATE
         );
         assert_eq!(fs::read_dir(dir.path().join("made")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_is_replaced_as_a_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bundle");
+        for names in [&["one", "two"][..], &["two", "three"]] {
+            let drafts = names.iter().map(|name| {
+                let draft = Draft::for_later(&staging(&path).join(name), &path).unwrap();
+                draft.file().write_all(name.as_bytes()).unwrap();
+                (draft, PUBLIC)
+            });
+            publish_directory(&path, drafts.collect()).unwrap();
+            assert_eq!(fs::read_dir(&path).unwrap().count(), 2);
+            assert_eq!(fs::read(path.join(names[1])).unwrap(), names[1].as_bytes());
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        }
     }
 
     #[test]

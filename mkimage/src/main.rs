@@ -54,6 +54,7 @@ enum Command {
     Kernel(command::kernel::Kernel),
     Usb(command::usb::Usb),
     Netboot(command::netboot::Netboot),
+    Bundle(command::bundle::Bundle),
     Inspect(command::inspect::Inspect),
 }
 
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         Command::Kernel(options) => options.run(progress),
         Command::Usb(options) => options.run(progress),
         Command::Netboot(options) => options.run(progress),
+        Command::Bundle(options) => options.run(progress),
         Command::Inspect(options) => options.run(),
     };
     match done {

@@ -50,7 +50,16 @@ pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files,
         Arch::X86_64 => "EFI/BOOT/BOOTX64.EFI",
         Arch::Aarch64 => "EFI/BOOT/BOOTAA64.EFI",
     };
-    let (menu, text) = match arch {
+    let menu = menu(arch, &boot);
+    let kernel = ("cpukernel".to_owned(), std::mem::take(&mut boot.kernel));
+    let mut files = vec![kernel, (efi_name.to_owned(), efi), menu];
+    files.extend(loose_files(boot, papers));
+    Ok(files)
+}
+
+/// The boot menu, by the name under which it is looked for.
+pub(crate) fn menu(arch: Arch, boot: &Boot) -> (String, Vec<u8>) {
+    let (name, text) = match arch {
         Arch::X86_64 => (
             "extlinux.conf",
             include_str!("../../extlinux/extlinux.conf"),
@@ -60,11 +69,7 @@ pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files,
             include_str!("../../extlinux/u-boot.conf"),
         ),
     };
-    let menu = (menu.to_owned(), with_boot(text, &boot).into_bytes());
-    let kernel = ("cpukernel".to_owned(), std::mem::take(&mut boot.kernel));
-    let mut files = vec![kernel, (efi_name.to_owned(), efi), menu];
-    files.extend(loose_files(boot, papers));
-    Ok(files)
+    (name.to_owned(), with_boot(text, boot).into_bytes())
 }
 
 /// What UEFI firmware starts: the kernel by itself, or with what is not inside it.

@@ -1,5 +1,6 @@
 //! The commands: each file has its options as clap reads them, and what it does with them.
 
+pub(crate) mod bundle;
 pub(crate) mod initramfs;
 pub(crate) mod inspect;
 pub(crate) mod kernel;

@@ -105,6 +105,7 @@ impl Contents {
 
 impl Usb {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
+        let started = Instant::now();
         let target = &self.target;
         let _turn = target.turn(progress)?;
         let device = self
@@ -121,9 +122,19 @@ impl Usb {
         }
         let files = stick::files(target.arch, boot, papers)
             .with_context(|| "cannot make a stick of this kernel")?;
-        let image = make(target, self.size, files, progress)?;
+        let Image { disk, xz, map } =
+            make(target.arch, &target.output, self.size, files, progress)?;
+        let written = disk.file().try_clone()?;
+        let sizes = [written.metadata()?.len(), xz.file().metadata()?.len()];
+        // An old map would describe the new image. The machine's host key is inside the kernel.
+        files::replace(&target.path("usbstick.bmap"), files::PUBLIC, map.as_bytes())?;
+        disk.publish(files::PRIVATE)?;
+        xz.publish(files::PRIVATE)?;
+        for (name, size) in ["usbstick", "usbstick.xz"].into_iter().zip(sizes) {
+            progress.made(&target.path(name), usize::try_from(size)?, started);
+        }
         if let Some(device) = device {
-            device.write(&image, progress)?;
+            device.write(&written, progress)?;
             progress.say(format!("{device}: written and compared"));
         }
         Ok(())
@@ -152,60 +163,59 @@ impl Usb {
 pub(super) const WARNING: &str = "WARNING: the private key is included: whoever gets hold of this can log in \
      as root to every machine that is booted from it";
 
-/// Make the image, its map and its compressed form; the image is returned.
+/// An image that has no names yet.
+pub(super) struct Image {
+    disk: Draft,
+    pub(super) xz: Draft,
+    map: String,
+}
+
+/// Make the image, its map and its compressed form, the files to be in `directory`.
 pub(super) fn make(
-    target: &Target,
+    arch: Arch,
+    directory: &Path,
     size: u64,
     files: disk::Files,
     progress: Progress,
-) -> Result<fs::File> {
-    let started = Instant::now();
-    let path = target.path("usbstick");
+) -> Result<Image> {
     let layout = Layout::new(size, &files)?;
-    let draft = Draft::new(&path)?;
+    let image = Draft::new(&directory.join("usbstick"))?;
     let failed = |error: disk::Error| match error {
         disk::Error::Write(source) | disk::Error::Fat { source, .. } => {
-            anyhow::Error::from(draft.failed(source))
+            anyhow::Error::from(image.failed(source))
         }
         error => error.into(),
     };
-    let bios = target.arch == Arch::X86_64;
+    let bios = arch == Arch::X86_64;
     let boot_code = if bios {
         syslinux::boot_code()?
     } else {
         Vec::new()
     };
     layout
-        .write_table(draft.file(), &boot_code)
+        .write_table(image.file(), &boot_code)
         .map_err(failed)?;
-    let volume = Volume::format(draft.file(), &layout).map_err(failed)?;
+    let volume = Volume::format(image.file(), &layout).map_err(failed)?;
     if bios {
-        syslinux::install(&draft.name(), progress)?;
+        syslinux::install(&image.name(), progress)?;
     }
     let used = volume
         .fill(&files, epoch::from_environment()?)
         .map_err(failed)?;
     drop(files);
     let mapped = layout.mapped(used);
-    let map = bmap::make(draft.file(), &mapped).map_err(|error| draft.failed(error))?;
+    let map = bmap::make(image.file(), &mapped).map_err(|error| image.failed(error))?;
 
-    let xz_path = target.path("usbstick.xz");
-    let xz = Draft::new(&xz_path)?;
+    let xz = Draft::new(&directory.join("usbstick.xz"))?;
     let steps = size.div_ceil(1 << 20);
     let mut task = progress.task("compressing", Some(steps));
-    compress::xz_file(draft.file(), xz.file(), || task.step()).map_err(|error| xz.failed(error))?;
+    compress::xz_file(image.file(), xz.file(), || task.step()).map_err(|error| xz.failed(error))?;
     drop(task);
-    let image = draft.file().try_clone()?;
-    let sizes = (image.metadata()?.len(), xz.file().metadata()?.len());
-
-    // The host key is inside the kernel. The map comes first: without it an old one would describe the
-    // new image.
-    files::replace(&target.path("usbstick.bmap"), files::PUBLIC, map.as_bytes())?;
-    draft.publish(files::PRIVATE)?;
-    xz.publish(files::PRIVATE)?;
-    progress.made(&path, usize::try_from(sizes.0)?, started);
-    progress.made(&xz_path, usize::try_from(sizes.1)?, started);
-    Ok(image)
+    Ok(Image {
+        disk: image,
+        xz,
+        map,
+    })
 }
 
 /// A kernel with what `mkimage kernel` has put beside it.
@@ -235,7 +245,7 @@ fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
 }
 
 /// `64M`: bytes, or with K, M, G or T for their multiples of 1024.
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(super) fn parse_size(text: &str) -> Result<u64, String> {
     let (digits, shift) = match text.to_ascii_uppercase().strip_suffix(['K', 'M', 'G', 'T']) {
         None => (text, 0),
         Some(_) => {

@@ -1,0 +1,231 @@
+//! `mkimage bundle`.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{Seek as _, Write as _};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use data_encoding::HEXLOWER;
+use sha2::{Digest as _, Sha256};
+
+use super::Target;
+use super::usb::{self, Contents, WARNING};
+use crate::disk::Files;
+use crate::files::{self, Draft};
+use crate::progress::Progress;
+use crate::stick::{self, Boot, Papers};
+use crate::{compress, epoch};
+
+/// Make the download: everything to try the machine with nothing but QEMU, or on a stick
+#[derive(clap::Args)]
+#[command(after_help = "\
+Example: mkimage bundle -o out/x86_64
+
+Makes the directory DIR/cpu-appliance-ARCH and the same as .tar.xz: kernel, stick, client, scripts and
+keys, the PRIVATE key too, which is only good for a demonstration when others get it. In it:
+  xz -d usbstick.xz
+  bash QEMU -hda usbstick
+  ./cpu -key cpu_rsa localhost date")]
+pub(crate) struct Bundle {
+    #[command(flatten)]
+    target: Target,
+
+    #[command(flatten)]
+    contents: Contents,
+
+    /// Size of the stick's image, as in 64M or 1G
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = usb::parse_size)]
+    size: u64,
+
+    /// Leave the private key out: only those who have it can use the machine
+    #[arg(long)]
+    no_private_key: bool,
+}
+
+impl Bundle {
+    pub(crate) fn run(&self, progress: Progress) -> Result<()> {
+        let started = Instant::now();
+        let target = &self.target;
+        let _turn = target.turn(progress)?;
+        let name = format!("cpu-appliance-{}", target.arch);
+        let path = target.path(&name);
+
+        let on_stick = self.contents.read(target, false)?;
+        let stick = stick::files(target.arch, on_stick.0, on_stick.1)?;
+        let image = usb::make(target.arch, &target.output, self.size, stick, progress)?;
+        let (boot, papers) = self.contents.read(target, !self.no_private_key)?;
+        if papers.private_key.is_some() {
+            progress.say(WARNING);
+        }
+        let files = files(target.arch, boot, papers, read_all(image.xz.file())?);
+
+        let tar_path = target.path(&format!("{name}.tar.xz"));
+        let tar = Draft::new(&tar_path)?;
+        let whole = tempfile::tempfile().context("cannot make a temporary file")?;
+        pack(&name, &files, &whole).context("cannot make a temporary tar archive")?;
+        let mut task = progress.task(
+            "compressing",
+            Some(whole.metadata()?.len().div_ceil(1 << 20)),
+        );
+        compress::xz_file(&whole, tar.file(), || task.step()).map_err(|error| tar.failed(error))?;
+        drop(task);
+        let sizes = [
+            files.iter().map(|(_, bytes)| bytes.len()).sum(),
+            usize::try_from(tar.file().metadata()?.len())?,
+        ];
+
+        let staging = files::staging(&path);
+        let mut drafts = Vec::new();
+        for (name, bytes) in files {
+            let draft = Draft::for_later(&staging.join(&name), &path)?;
+            draft
+                .file()
+                .write_all(&bytes)
+                .map_err(|error| draft.failed(error))?;
+            drafts.push((draft, mode(&name)));
+        }
+        files::publish_directory(&path, drafts)?;
+        tar.publish(files::PRIVATE)?;
+        for (path, size) in [&path, &tar_path].into_iter().zip(sizes) {
+            progress.made(path, size, started);
+        }
+        Ok(())
+    }
+}
+
+/// All files, their hashes last.
+fn files(arch: crate::arch::Arch, mut boot: Boot, papers: Papers, stick: Vec<u8>) -> Files {
+    let (menu, text) = stick::menu(arch, &boot);
+    // No directories here: what is in one lies beside the rest.
+    let menu = menu.rsplit('/').next().unwrap_or(&menu).to_owned();
+    let kernel = std::mem::take(&mut boot.kernel);
+    let mut files = vec![
+        ("cpukernel".to_owned(), kernel),
+        (menu, text),
+        ("usbstick.xz".to_owned(), stick),
+    ];
+    files.extend(stick::loose_files(boot, papers));
+    files.sort();
+    let mut sums = String::new();
+    for (name, bytes) in &files {
+        let hash = HEXLOWER.encode(&Sha256::digest(bytes));
+        let _ = writeln!(sums, "{hash}  {name}");
+    }
+    files.push(("SHA256SUMS".to_owned(), sums.into_bytes()));
+    files
+}
+
+/// Permission bits by name: the programs run, the private key is nobody else's.
+fn mode(name: &str) -> u32 {
+    match name {
+        "cpu" | "QEMU" | "TESTQEMU" | "EXAMPLE" => 0o755,
+        key if key.starts_with("cpu_") && !key.contains('.') => files::PRIVATE,
+        _ => files::PUBLIC,
+    }
+}
+
+/// A tar archive (ustar) of one directory, whose owner is root and whose time is the one time.
+fn pack(directory: &str, files: &Files, to: &File) -> Result<()> {
+    let time = u64::from(epoch::from_environment()?);
+    let mut archive = tar::Builder::new(to);
+    let header = |kind, mode, size: usize| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(time);
+        header.set_size(size as u64);
+        header
+    };
+    let mut top = header(tar::EntryType::Directory, 0o755, 0);
+    archive.append_data(&mut top, Path::new(directory), std::io::empty())?;
+    for (name, bytes) in files {
+        let mut header = header(tar::EntryType::Regular, mode(name), bytes.len());
+        archive.append_data(
+            &mut header,
+            Path::new(directory).join(name),
+            bytes.as_slice(),
+        )?;
+    }
+    archive.finish()?;
+    Ok(())
+}
+
+fn read_all(mut file: &File) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    std::io::Read::read_to_end(&mut file, &mut bytes)?;
+    ensure!(!bytes.is_empty(), "the stick's image is empty");
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::Arch;
+    use crate::image;
+
+    fn bundle() -> Files {
+        let boot = Boot {
+            kernel: image::tests::kernel(Arch::X86_64),
+            initrd: None,
+            command_line: None,
+            config: None,
+        };
+        let papers = Papers {
+            cpu: b"client".to_vec(),
+            key_name: "cpu_rsa".to_owned(),
+            public_key: b"public".to_vec(),
+            host_key: None,
+            private_key: Some(b"secret".to_vec()),
+        };
+        files(Arch::X86_64, boot, papers, b"stick".to_vec())
+    }
+
+    #[test]
+    fn every_file_is_in_the_sums() {
+        let files = bundle();
+        let (sums, rest) = files.split_last().unwrap();
+        let text = String::from_utf8(sums.1.clone()).unwrap();
+        assert_eq!(text.lines().count(), rest.len());
+        // printf stick | sha256sum
+        let line = format!(
+            "{}  usbstick.xz",
+            HEXLOWER.encode(&Sha256::digest(b"stick"))
+        );
+        assert!(text.lines().any(|found| found == line), "{text}");
+        for name in ["cpu", "cpu_rsa", "extlinux.conf", "QEMU", "README"] {
+            assert!(rest.iter().any(|(found, _)| found == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_archive_has_the_modes_and_the_order() {
+        let whole = tempfile::tempfile().unwrap();
+        pack("top", &bundle(), &whole).unwrap();
+        (&whole).rewind().unwrap();
+        let mut archive = tar::Archive::new(&whole);
+        let found: Vec<(String, u32)> = archive
+            .entries()
+            .unwrap()
+            .map(|entry| {
+                let entry = entry.unwrap();
+                let name = entry.path().unwrap().display().to_string();
+                (name, entry.header().mode().unwrap())
+            })
+            .collect();
+        assert!(found.contains(&("top/cpu".to_owned(), 0o755)), "{found:?}");
+        assert!(
+            found.contains(&("top/cpu_rsa".to_owned(), 0o600)),
+            "{found:?}"
+        );
+        assert!(
+            found.contains(&("top/cpu_rsa.pub".to_owned(), 0o644)),
+            "{found:?}"
+        );
+        assert_eq!(found.last().unwrap().0, "top/SHA256SUMS");
+    }
+}
