@@ -43,6 +43,10 @@ pub(crate) struct Flags {
     ))]
     pub(crate) namespace: Option<String>,
 
+    /// More to mount there, as in fstab(5); else what CPU_FSTAB holds
+    #[arg(long, value_name = "FILE")]
+    pub(crate) fstab: Option<PathBuf>,
+
     /// Directory whose tree is served as /
     #[arg(long, value_name = "DIR", default_value = "/")]
     pub(crate) root: PathBuf,

@@ -1,6 +1,7 @@
 //! `cpu`: log in to a machine over SSH, and serve this machine's files to it through the same
 //! connection.
 
+mod environment;
 mod files;
 mod flags;
 mod session;
@@ -8,12 +9,10 @@ mod ssh;
 mod sys;
 mod terminal;
 
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
-use cpu_proto::namespace::{self, Bind};
-use cpu_proto::{DEFAULT_NAMESPACE, ENV_FSTAB};
+use anyhow::{Context, Result};
+use environment::{Mounts, environment, home};
 use flags::Flags;
 use tracing::debug;
 use tracing::level_filters::LevelFilter;
@@ -52,7 +51,13 @@ fn run(flags: &Flags) -> Result<u8> {
             .init();
     }
     let home = home();
-    let environment = environment(flags, &home)?;
+    let mounts = Mounts {
+        namespace: flags.namespace.as_deref(),
+        fstab: flags.fstab.as_deref(),
+        ninep: flags.ninep.0,
+        root: &flags.root,
+    };
+    let environment = environment(&mounts, &home)?;
     let files = if flags.ninep.0 {
         Some(files::Files::new(&flags.root, flags.msize, flags.dbg9p.0)?)
     } else {
@@ -98,70 +103,4 @@ fn run(flags: &Flags) -> Result<u8> {
         debug!("9p requests served: {}", counts.requests());
     }
     status
-}
-
-fn home() -> PathBuf {
-    std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
-}
-
-/// The whole environment, with the session's mounts added.
-fn environment(flags: &Flags, home: &Path) -> Result<Vec<(String, String)>> {
-    let mut all = Vec::new();
-    for (name, value) in std::env::vars_os() {
-        if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
-            all.push((name.to_owned(), value.to_owned()));
-        } else {
-            eprintln!(
-                "cpu: the environment variable {} is not UTF-8 and stays here",
-                name.to_string_lossy()
-            );
-        }
-    }
-    let mut set = |name: &str, value: String| {
-        all.retain(|(other, _)| other != name);
-        all.push((name.to_owned(), value));
-    };
-    if std::env::var_os("PWD").is_none()
-        && let Ok(directory) = std::env::current_dir()
-        && let Some(directory) = directory.to_str()
-    {
-        set("PWD", directory.to_owned());
-    }
-    // A private directory there; one of here would not exist.
-    set("TMPDIR", "/tmp".into());
-    let mut fstab = namespace::to_fstab(&binds(flags, home)?);
-    if let Ok(own) = std::env::var(ENV_FSTAB) {
-        fstab.push_str(&own);
-    }
-    if !fstab.is_empty() {
-        set(ENV_FSTAB, fstab);
-    }
-    Ok(all)
-}
-
-/// Which directories there come from here.
-fn binds(flags: &Flags, home: &Path) -> Result<Vec<Bind>> {
-    match (&flags.namespace, flags.ninep.0) {
-        (None, false) => Ok(Vec::new()),
-        (None, true) => {
-            let mut binds = namespace::parse(DEFAULT_NAMESPACE)?;
-            // Where homes lie elsewhere (root's, many clusters'), the home still comes along.
-            let is_covered = binds.iter().any(|bind| home.starts_with(&bind.remote));
-            if !is_covered
-                && home.components().count() > 1
-                && let Some(home) = home.to_str()
-            {
-                binds.push(Bind {
-                    remote: home.to_owned(),
-                    local: home.to_owned(),
-                });
-            }
-            Ok(binds)
-        }
-        (Some(text), true) => Ok(namespace::parse(text)?),
-        (Some(text), false) if text.is_empty() => Ok(Vec::new()),
-        (Some(_), false) => bail!(
-            "9p is false but the namespace is non-empty; to force an empty namespace use -namespace=\"\""
-        ),
-    }
 }

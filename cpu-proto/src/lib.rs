@@ -27,6 +27,9 @@ pub const MOUNT_POINT: &str = "/tmp/cpu";
 /// Where the machine's own root is visible in a session.
 pub const LOCAL_POINT: &str = "/tmp/local";
 
+/// Environment variable of the client that means the same as `-namespace`, which wins.
+pub const ENV_NAMESPACE: &str = "CPU_NAMESPACE";
+
 /// Environment variable that carries the session's mounts, fstab(5) lines separated by newlines.
 pub const ENV_FSTAB: &str = "CPU_FSTAB";
 

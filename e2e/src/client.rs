@@ -64,6 +64,8 @@ impl Client {
             .env("HOME", &self.home)
             .env("PWD", &self.home)
             .env_remove("CPU_FSTAB")
+            .env_remove("CPU_NAMESPACE")
+            .env_remove("SSH_AUTH_SOCK")
             .current_dir(&self.home);
         command
     }

@@ -3,6 +3,7 @@
 //! Nothing here is skipped when a tool is missing: a test that cannot run has failed.
 
 pub mod client;
+pub mod daemon;
 pub mod terminal;
 pub mod vm;
 
@@ -16,9 +17,9 @@ pub fn root() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// Where `make` puts what it builds.
+/// Where `make` puts what it builds, or the directory that `E2E_OUT` names.
 pub fn out() -> PathBuf {
-    root().join("out/x86_64")
+    std::env::var_os("E2E_OUT").map_or_else(|| root().join("out/x86_64"), PathBuf::from)
 }
 
 /// Ask again and again until there is an answer; the last thing asked about is in the error.

@@ -5,6 +5,7 @@ mod commands;
 mod files;
 mod lifecycle;
 mod load;
+mod mounts;
 mod refusals;
 mod terminals;
 
@@ -31,6 +32,7 @@ fn main() -> Result<()> {
     let tests: Vec<Test> = [
         commands::TESTS,
         files::TESTS,
+        mounts::TESTS,
         terminals::TESTS,
         refusals::TESTS,
         lifecycle::TESTS,

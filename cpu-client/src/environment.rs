@@ -1,0 +1,201 @@
+//! What travels with a command: the environment of this process, and in it the mounts that the
+//! machine is to make, from `-namespace`, `-fstab` and the variables of the same meaning.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cpu_proto::fstab::{self, Reason};
+use cpu_proto::namespace::{self, Bind};
+use cpu_proto::{DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
+
+/// What the command line says of the machine's mounts.
+#[derive(Debug)]
+pub(crate) struct Mounts<'a> {
+    /// `-namespace`, if given.
+    pub(crate) namespace: Option<&'a str>,
+    /// `-fstab`, if given.
+    pub(crate) fstab: Option<&'a Path>,
+    /// Whether files are served at all.
+    pub(crate) ninep: bool,
+    /// What is served as `/`.
+    pub(crate) root: &'a Path,
+}
+
+/// The user's home directory, which need not exist.
+pub(crate) fn home() -> PathBuf {
+    std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
+}
+
+/// The whole environment, with the session's mounts added.
+pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for (name, value) in std::env::vars_os() {
+        if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
+            all.push((name.to_owned(), value.to_owned()));
+        } else {
+            eprintln!(
+                "cpu: the environment variable {} is not UTF-8 and stays here",
+                name.to_string_lossy()
+            );
+        }
+    }
+    let find = |name: &str| {
+        let found = all.iter().find(|(other, _)| other == name);
+        found.map(|(_, value)| value.clone())
+    };
+    let binds = binds(mounts, find(ENV_NAMESPACE).as_deref(), home)?;
+    let mut text = namespace::to_fstab(&binds);
+    text.push_str(&own_fstab(mounts.fstab, find(ENV_FSTAB))?);
+    let mut set = |name: &str, value: Option<String>| {
+        all.retain(|(other, _)| other != name);
+        all.extend(value.map(|value| (name.to_owned(), value)));
+    };
+    if std::env::var_os("PWD").is_none()
+        && let Ok(directory) = std::env::current_dir()
+        && let Some(directory) = directory.to_str()
+    {
+        set("PWD", Some(directory.to_owned()));
+    }
+    // A private directory there; one of here would not exist.
+    set("TMPDIR", Some("/tmp".into()));
+    set(ENV_FSTAB, Some(text).filter(|text| !text.is_empty()));
+    Ok(all)
+}
+
+/// Which directories there come from here. What was named must be there to be mounted; of the
+/// default, what this tree lacks is left out (no `/lib64` on Alpine).
+fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec<Bind>> {
+    match (mounts.namespace, variable, mounts.ninep) {
+        (Some(text), _, false) if !text.is_empty() => bail!(
+            "9p is false but the namespace is non-empty; to force an empty namespace use -namespace=\"\""
+        ),
+        (_, _, false) => Ok(Vec::new()),
+        (Some(text), _, true) => Ok(namespace::parse(text)?),
+        (None, Some(text), true) => {
+            namespace::parse(text).with_context(|| format!("{ENV_NAMESPACE}={text:?}"))
+        }
+        (None, None, true) => {
+            let mut binds = namespace::parse(DEFAULT_NAMESPACE)?;
+            // Where homes lie elsewhere (root's, many clusters'), the home still comes along.
+            let is_covered = binds.iter().any(|bind| home.starts_with(&bind.remote));
+            if !is_covered
+                && home.components().count() > 1
+                && let Some(home) = home.to_str()
+            {
+                binds.push(Bind {
+                    remote: home.to_owned(),
+                    local: home.to_owned(),
+                });
+            }
+            binds.retain(|bind| {
+                let here = mounts.root.join(bind.local.trim_start_matches('/'));
+                here.symlink_metadata().is_ok()
+            });
+            Ok(binds)
+        }
+    }
+}
+
+/// The mounts that are not binds of the namespace: the file's if there is one, else the
+/// variable's. The server reports a faulty line and goes on; only what a shell has joined into
+/// one line is refused here, since none of it would be mounted.
+fn own_fstab(file: Option<&Path>, variable: Option<String>) -> Result<String> {
+    let (name, text) = match file {
+        Some(file) => {
+            let name = format!("-fstab {}", file.display());
+            let text = std::fs::read_to_string(file)
+                .with_context(|| format!("cannot read the file of {name}"))?;
+            (name, text)
+        }
+        None => (ENV_FSTAB.to_owned(), variable.unwrap_or_default()),
+    };
+    for line in fstab::parse(text.as_bytes()) {
+        if let Err(error) = line
+            && matches!(error.reason, Reason::TooMany(_))
+        {
+            bail!("{name}: {error}");
+        }
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mounts<'a>(namespace: Option<&'a str>, ninep: bool, root: &'a Path) -> Mounts<'a> {
+        Mounts {
+            namespace,
+            fstab: None,
+            ninep,
+            root,
+        }
+    }
+
+    fn remotes(mounts: &Mounts<'_>, variable: Option<&str>, home: &str) -> Vec<String> {
+        let binds = binds(mounts, variable, Path::new(home)).unwrap();
+        binds.into_iter().map(|bind| bind.remote).collect()
+    }
+
+    #[test]
+    fn the_default_is_what_this_tree_has_of_it() {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["usr", "root"] {
+            std::fs::create_dir(root.path().join(directory)).unwrap();
+        }
+        // Absolute links mean the served tree, in which they may well lead somewhere.
+        std::os::unix::fs::symlink("/usr/bin", root.path().join("bin")).unwrap();
+        let default = mounts(None, true, root.path());
+        assert_eq!(remotes(&default, None, "/root"), ["/usr", "/bin", "/root"]);
+        assert_eq!(remotes(&default, None, "/nosuch"), ["/usr", "/bin"]);
+        assert_eq!(remotes(&default, None, "/"), ["/usr", "/bin"]);
+        // What was asked for by name is mounted, or reported there.
+        let named = mounts(Some("/lib64"), true, root.path());
+        assert_eq!(remotes(&named, Some("/usr"), "/root"), ["/lib64"]);
+        assert_eq!(remotes(&default, Some("/lib64"), "/root"), ["/lib64"]);
+        assert_eq!(remotes(&default, Some(""), "/root"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn without_9p_a_namespace_is_refused_only_if_it_was_asked_for() {
+        let root = Path::new("/");
+        let none = Vec::<String>::new();
+        assert_eq!(remotes(&mounts(None, false, root), None, "/root"), none);
+        assert_eq!(remotes(&mounts(Some(""), false, root), None, "/root"), none);
+        let set = Some("/home");
+        assert_eq!(remotes(&mounts(None, false, root), set, "/root"), none);
+        let error = binds(&mounts(set, false, root), None, Path::new("/root"));
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "9p is false but the namespace is non-empty; to force an empty namespace use -namespace=\"\""
+        );
+    }
+
+    #[test]
+    fn the_fstab_file_wins_and_a_joined_one_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("fstab");
+        let line = "myfs /mnt virtiofs rw 0 0";
+        std::fs::write(&file, format!("{line}\n")).unwrap();
+        let variable = || Some("other /other tmpfs rw 0 0".to_owned());
+        assert_eq!(
+            own_fstab(Some(&file), variable()).unwrap(),
+            format!("{line}\n")
+        );
+        assert!(own_fstab(None, variable()).unwrap().starts_with("other"));
+        assert_eq!(own_fstab(None, None).unwrap(), "");
+
+        let joined = Some(format!("{line} {line}"));
+        let error = own_fstab(None, joined).unwrap_err().to_string();
+        assert!(
+            error.starts_with("CPU_FSTAB: fstab line 1") && error.contains("separated by newlines"),
+            "{error}"
+        );
+        std::fs::remove_file(&file).unwrap();
+        let error = own_fstab(Some(&file), variable()).unwrap_err().to_string();
+        assert!(
+            error.contains("-fstab") && error.contains("fstab"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,124 @@
+//! A server on this very machine: our cpud, or a stock sshd. For what needs no guest, and for what
+//! needs a machine that has files of its own. Listens on 127.0.0.1 only; gone when dropped.
+
+use std::fs::File;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+use crate::{out, wait_until};
+
+/// A running server with a host key of its own.
+pub struct Daemon {
+    child: Child,
+    /// The TCP port on 127.0.0.1.
+    pub port: u16,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// Our cpud, which `out()/cpu_rsa` may log in to. Needs root, for mount namespaces.
+    pub fn cpud() -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let mut command = Command::new(out().join("cpud"));
+            command
+                .args(["-d", "-port", &port.to_string(), "-pk"])
+                .arg(out().join("cpu_rsa.pub"))
+                .arg("-hk")
+                .arg(directory.join("host_key"));
+            command
+        })
+    }
+
+    /// OpenSSH's, which `out()/cpu_rsa` may log in to.
+    pub fn sshd() -> Result<Self> {
+        Self::start("sshd (package openssh-server)", |directory, port| {
+            // sshd re-executes itself, so it must be called by its whole path.
+            let mut command = Command::new("/usr/sbin/sshd");
+            command.args(["-D", "-e", "-f", "/dev/null", "-h"]);
+            command.arg(directory.join("host_key"));
+            let keys = out().join("cpu_rsa.pub");
+            for option in [
+                "ListenAddress 127.0.0.1".to_owned(),
+                format!("Port {port}"),
+                format!("AuthorizedKeysFile {}", keys.display()),
+                "PidFile none".to_owned(),
+                "StrictModes no".to_owned(),
+                "PasswordAuthentication no".to_owned(),
+                "PermitRootLogin yes".to_owned(),
+                "AcceptEnv LANG LC_* FROM_CONFIG".to_owned(),
+            ] {
+                command.args(["-o", &option]);
+            }
+            command
+        })
+    }
+
+    fn start(what: &str, command: impl Fn(&Path, u16) -> Command) -> Result<Self> {
+        let directory = tempfile::tempdir()?;
+        keygen(&directory.path().join("host_key"), &["-t", "ed25519"], "")?;
+        // Of Debian's sshd, which makes it in its start script.
+        if what.starts_with("sshd") {
+            std::fs::create_dir_all("/run/sshd").context("cannot make /run/sshd; are you root?")?;
+        }
+        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let log = directory.path().join("log");
+        let child = command(directory.path(), port)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log)?)
+            .spawn()
+            .with_context(|| format!("cannot run {what}"))?;
+        let mut daemon = Self {
+            child,
+            port,
+            directory,
+        };
+        wait_until(what, Duration::from_mins(1), || {
+            if let Some(status) = daemon.child.try_wait()? {
+                bail!("{what} ended with {status}: {}", daemon.log());
+            }
+            Ok(TcpStream::connect(("127.0.0.1", port)).ok())
+        })?;
+        Ok(daemon)
+    }
+
+    /// The file with its public host key.
+    pub fn host_key(&self) -> PathBuf {
+        self.directory.path().join("host_key.pub")
+    }
+
+    /// What it has said so far.
+    pub fn log(&self) -> String {
+        let bytes = std::fs::read(self.directory.path().join("log")).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Ok(pid) = i32::try_from(self.child.id()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// `ssh-keygen` with these arguments, a passphrase and the file to make.
+pub fn keygen(file: &Path, arguments: &[&str], passphrase: &str) -> Result<()> {
+    let status = Command::new("ssh-keygen")
+        .arg("-q")
+        .args(arguments)
+        .args(["-N", passphrase, "-f"])
+        .arg(file)
+        .status()
+        .context("cannot run ssh-keygen (package openssh-client)")?;
+    ensure!(status.success(), "ssh-keygen {arguments:?}: {status}");
+    Ok(())
+}
