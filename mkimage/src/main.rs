@@ -59,7 +59,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => {
+            eprintln!("mkimage: {}", in_one_line(&error.to_string()));
+            return ExitCode::from(2);
+        }
+        // Help and version are no errors.
+        Err(error) => error.exit(),
+    };
     let progress = Progress::new(arguments.quiet, arguments.verbose);
     let done = match arguments.command {
         Command::Keys(options) => options.run(progress),
@@ -78,4 +86,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// What clap says in several lines, without the usage that it shows with every mistake.
+fn in_one_line(text: &str) -> String {
+    let mut parts = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"))
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let first = parts.next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let rest = parts.map(|part| part.strip_prefix("tip: ").unwrap_or(part));
+    let all: Vec<&str> = std::iter::once(first).chain(rest).collect();
+    format!("{} (--help tells more)", all.join("; "))
 }

@@ -1,0 +1,6 @@
+//! The program as a user runs it, on inputs that are there in a moment: what it promises, and what it
+//! refuses.
+
+mod inputs;
+mod promises;
+mod refusals;

@@ -1,0 +1,145 @@
+//! Bad input: one line that says what, on what and what to do, and nothing is written.
+
+use crate::inputs::{AARCH64, Inputs, X86_64, elf};
+
+/// The one line that mkimage says about it.
+fn refused(inputs: &Inputs, arguments: &[&str]) -> String {
+    let before = inputs.names();
+    let output = inputs.run(arguments);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success(),
+        "{arguments:?} was accepted: {said}"
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(said.starts_with("mkimage: "), "{said}");
+    assert_eq!(inputs.names(), before, "{arguments:?} wrote something");
+    said
+}
+
+fn says(said: &str, words: &[&str]) {
+    for word in words {
+        assert!(said.contains(word), "{word:?} is not in {said:?}");
+    }
+}
+
+#[test]
+fn a_cpud_that_could_not_run() {
+    let inputs = Inputs::new();
+    inputs.write("cpud", &elf(AARCH64, false));
+    let said = refused(&inputs, &["initramfs"]);
+    says(&said, &["cpud", "for aarch64, and the machine is x86_64"]);
+    inputs.write("cpud", &elf(X86_64, true));
+    let said = refused(&inputs, &["initramfs"]);
+    says(&said, &["cpud", "not static", "musl"]);
+    inputs.write("cpud", b"#!/bin/sh\n");
+    says(&refused(&inputs, &["initramfs"]), &["cpud", "no 64-bit"]);
+}
+
+#[test]
+fn keys_that_are_none_or_the_wrong_half() {
+    let inputs = Inputs::new();
+    let private = inputs.path("cpu_rsa").display().to_string();
+    let said = refused(&inputs, &["initramfs", "--key", &private]);
+    says(&said, &["private key", "FILE.pub"]);
+    says(
+        &refused(&inputs, &["usb", "--key", &private]),
+        &["private key"],
+    );
+    inputs.write("bad", b"# a comment\nssh-ed25519 AAAA\n");
+    let bad = inputs.path("bad").display().to_string();
+    let said = refused(&inputs, &["initramfs", "--key", &bad]);
+    says(&said, &["line 2", "bad", "authorized_keys"]);
+}
+
+#[test]
+fn files_that_are_not_there() {
+    let inputs = Inputs::new();
+    let said = refused(&inputs, &["initramfs", "--file", "/no/such/tool:/bin/tool"]);
+    says(&said, &["--file", "/no/such/tool", "No such file"]);
+    let said = refused(&inputs, &["usb", "--kernel", "/no/such/kernel"]);
+    says(&said, &["/no/such/kernel", "mkimage kernel"]);
+}
+
+#[test]
+fn words_that_are_not_understood() {
+    let inputs = Inputs::new();
+    says(
+        &refused(&inputs, &["usb", "--size", "64X"]),
+        &["64X", "--size"],
+    );
+    says(
+        &refused(&inputs, &["usb", "--sise", "64M"]),
+        &["--sise", "--size"],
+    );
+    says(
+        &refused(&inputs, &["initramfs", "--file", "x"]),
+        &["SRC:DST"],
+    );
+    says(&refused(&inputs, &["stick"]), &["stick"]);
+}
+
+#[test]
+fn a_stick_that_is_too_small_or_not_a_stick() {
+    let inputs = Inputs::new();
+    says(&refused(&inputs, &["usb", "--size", "8M"]), &["36M"]);
+    inputs.write("cpu.config", &vec![b'#'; 40 << 20]);
+    let said = refused(&inputs, &["usb", "--size", "40M"]);
+    says(&said, &["do not fit", "--size"]);
+    let file = inputs.path("cpu").display().to_string();
+    let said = refused(&inputs, &["usb", "--device", &file]);
+    says(&said, &["no disk", "/dev/sdX"]);
+}
+
+#[test]
+fn a_kernel_that_is_none_or_for_another_machine() {
+    let inputs = Inputs::new();
+    let said = refused(&inputs, &["usb", "--arch", "aarch64"]);
+    says(&said, &["kernel for x86_64, and the machine is aarch64"]);
+    inputs.write("cpukernel", b"hello");
+    says(&refused(&inputs, &["usb"]), &["no kernel"]);
+    says(
+        &refused(&inputs, &["netboot", "--subnet", "10.0.0.0"]),
+        &["no kernel"],
+    );
+}
+
+#[test]
+fn tools_that_are_missing_are_named_with_their_packages() {
+    let inputs = Inputs::new();
+    let output = inputs
+        .command(&["usb"])
+        .env("PATH", "/nonexistent")
+        .output();
+    let said = String::from_utf8(output.unwrap().stderr).unwrap();
+    says(
+        &said,
+        &[
+            "missing: syslinux, mcopy",
+            "apt-get install syslinux mtools",
+        ],
+    );
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn an_initramfs_that_is_damaged() {
+    let inputs = Inputs::new();
+    assert!(inputs.run(&["initramfs"]).status.success());
+    let whole = std::fs::read(inputs.path("initramfs.cpio.xz")).unwrap();
+    inputs.write("cut", &whole[..whole.len() / 2]);
+    let cut = inputs.path("cut").display().to_string();
+    for arguments in [
+        &["initramfs", "--append", &cut][..],
+        &["kernel", "--initramfs", &cut],
+    ] {
+        says(&refused(&inputs, arguments), &["cut", "truncated"]);
+    }
+}
+
+#[test]
+fn keys_that_are_there_stay_as_they_are() {
+    let inputs = Inputs::new();
+    let said = refused(&inputs, &["keys"]);
+    says(&said, &["cpu_rsa exists", "-o"]);
+}
