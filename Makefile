@@ -5,12 +5,12 @@ TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
 BIN    := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release
 
-.PHONY: all deps programs keys initramfs cpukernel fetch qemu demo test bench clean help
+.PHONY: all deps programs keys initramfs cpukernel fetch usb netboot bundle qemu demo test bench clean help
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
 deps: ## install what is missing (Debian, Ubuntu), or say what
-	@scripts/deps build kernel qemu test
+	@scripts/deps build kernel qemu media test
 
 programs: ## cpu, cpud and mkimage, static
 	@scripts/deps build
@@ -31,6 +31,17 @@ cpukernel: initramfs ## the kernel with the initramfs inside
 	@scripts/deps kernel
 	$(OUT)/mkimage kernel -o $(OUT)
 
+usb: cpukernel ## the image for a stick: dd it, or see out/x86_64/mkimage usb --help
+	@scripts/deps media
+	$(OUT)/mkimage usb -o $(OUT)
+
+netboot: cpukernel ## what a server needs to boot machines from the network
+	$(OUT)/mkimage netboot -o $(OUT)
+
+bundle: cpukernel ## the download: everything to try it with nothing but QEMU
+	@scripts/deps media
+	$(OUT)/mkimage bundle -o $(OUT)
+
 qemu: cpukernel ## boot the machine in this terminal; Ctrl-C ends it
 	@scripts/deps qemu
 	@echo "When it serves, in another terminal: cd $(OUT) && ./cpu -key cpu_rsa localhost date"
@@ -41,7 +52,7 @@ demo: cpukernel ## boot a machine, run commands on it with this machine's files
 	@qemu/demo
 
 test: cpukernel ## format, lints, unit tests, end-to-end tests
-	@scripts/deps qemu test
+	@scripts/deps qemu media test
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \

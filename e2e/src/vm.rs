@@ -34,19 +34,24 @@ impl Vm {
 
     /// Boot a kernel image with more arguments for QEMU.
     pub fn boot_kernel(kernel: &Path, qemu_args: &[&str]) -> Result<Self> {
+        let mut script = Command::new(root().join("qemu/run"));
+        script.env("KERNEL", kernel).args(qemu_args);
+        Self::start(script)
+    }
+
+    /// Boot what a script or QEMU itself boots; as the scripts do, it takes its port from $PORT, is QEMU
+    /// in the end, and has the console on its output.
+    pub fn start(mut command: Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let console = directory.path().join("console");
         let port = free_port()?;
-        let script = root().join("qemu/run");
-        let qemu = Command::new(&script)
+        let qemu = command
             .env("PORT", port.to_string())
-            .env("KERNEL", kernel)
-            .args(qemu_args)
             .stdin(Stdio::null())
             .stdout(File::create(&console)?)
             .stderr(File::options().append(true).open(&console)?)
             .spawn()
-            .with_context(|| format!("cannot run {}", script.display()))?;
+            .with_context(|| format!("cannot run {command:?}"))?;
         let mut vm = Self {
             qemu,
             port,
@@ -72,6 +77,16 @@ impl Vm {
     pub fn console(&self) -> String {
         let bytes = std::fs::read(&self.console).unwrap_or_default();
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The machine's address on its first network card.
+    pub fn address(&self) -> Result<String> {
+        self.announcement()
+            .and_then(|line| {
+                let (_, rest) = line.split_once("eth0 ")?;
+                Some(rest.split_once(' ')?.0.to_owned())
+            })
+            .context("no address was announced")
     }
 
     /// The line that says address, port and host key.

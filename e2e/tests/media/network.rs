@@ -1,0 +1,124 @@
+//! Machines on a network: booted from it, and many at once.
+
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::lan::{Card, Lan, RANGE};
+use e2e::out;
+use e2e::vm::Vm;
+
+use crate::stick::OVMF;
+use crate::{Test, mkimage};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("a_bios_client_boots_from_the_network", bios),
+    ("a_uefi_client_boots_from_the_network", uefi),
+    ("a_uefi_client_with_ipxe_boots_from_the_network", uefi_ipxe),
+    ("one_command_runs_on_three_machines", fleet),
+];
+
+fn serving(lan: &mut Lan) -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    // dnsmasq reads as a user of its own.
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), readable)?;
+    mkimage(
+        "netboot",
+        directory.path(),
+        &["--range", RANGE, "--interface", "br0"],
+    )?;
+    lan.serve(&directory.path().join("netboot/dnsmasq.conf"))?;
+    Ok(directory)
+}
+
+/// The client on this network, with the machine's key.
+fn cpu(lan: &Lan, words: &[&str]) -> Command {
+    let mut command = lan.command(out().join("cpu"));
+    command
+        .arg("-key")
+        .arg(out().join("cpu_rsa"))
+        .args(words)
+        .env("PWD", "/")
+        .current_dir("/");
+    command
+}
+
+fn answers(lan: &Lan, vm: &Vm) -> Result<()> {
+    let output = cpu(lan, &[&vm.address()?, "uname", "-n"]).output()?;
+    ensure!(
+        output.status.success() && output.stdout == b"cpu\n",
+        "{output:?}"
+    );
+    Ok(())
+}
+
+fn bios() -> Result<()> {
+    let mut lan = Lan::new()?;
+    let _directory = serving(&mut lan)?;
+    let vm = lan.boot(Card::Ipxe, &["-boot", "n"])?;
+    ensure!(vm.console().contains("cpu.ipxe... ok"), "{}", vm.console());
+    answers(&lan, &vm)
+}
+
+fn uefi() -> Result<()> {
+    let mut lan = Lan::new()?;
+    let _directory = serving(&mut lan)?;
+    let vm = lan.boot(Card::Plain, &["-boot", "n", "-drive", OVMF])?;
+    ensure!(
+        vm.console().contains("NBP filename is cpu.efi"),
+        "{}",
+        vm.console()
+    );
+    answers(&lan, &vm)
+}
+
+fn uefi_ipxe() -> Result<()> {
+    let mut lan = Lan::new()?;
+    let _directory = serving(&mut lan)?;
+    let vm = lan.boot(Card::Ipxe, &["-boot", "n", "-drive", OVMF])?;
+    let console = vm.console();
+    ensure!(
+        console.contains("BdsDxe: ") && console.contains("cpu.ipxe... ok"),
+        "{console}"
+    );
+    answers(&lan, &vm)
+}
+
+/// As docs/fleet.md has it.
+fn fleet() -> Result<()> {
+    let mut lan = Lan::new()?;
+    let _directory = serving(&mut lan)?;
+    let kernel = out().join("cpukernel").display().to_string();
+    let machines: Vec<Vm> = (0..3)
+        .map(|_| lan.boot(Card::Plain, &["-kernel", &kernel]))
+        .collect::<Result<_>>()?;
+    let addresses: Vec<String> = machines.iter().map(Vm::address).collect::<Result<_>>()?;
+    let hosts = addresses.join(",");
+    let (client, key) = (out().join("cpu"), out().join("cpu_rsa"));
+    let client = format!("{} -key {}", client.display(), key.display());
+    for line in [
+        format!("pdsh -R exec -w {hosts} {client} %h uname -n"),
+        format!("clush -R exec -w {hosts} {client} %h uname -n"),
+        format!(
+            "parallel --tag {client} {{}} uname -n ::: {}",
+            addresses.join(" ")
+        ),
+    ] {
+        let output = lan
+            .command("sh")
+            .args(["-c", &line])
+            .env("PWD", "/")
+            .current_dir("/")
+            .output()?;
+        ensure!(output.status.success(), "{line}: {output:?}");
+        let said = String::from_utf8(output.stdout)?;
+        for address in &addresses {
+            let answer = said
+                .lines()
+                .find(|answer| answer.starts_with(address.as_str()))
+                .with_context(|| format!("{line}: nothing from {address} in {said}"))?;
+            ensure!(answer.ends_with("cpu"), "{line}: {answer}");
+        }
+    }
+    Ok(())
+}
