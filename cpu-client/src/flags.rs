@@ -9,7 +9,10 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use cpu_proto::{DEFAULT_NAMESPACE, DEFAULT_PORT, MAX_MSIZE};
+use cpu_proto::{DEFAULT_NAMESPACE, MAX_MSIZE};
+
+use crate::ssh::Network;
+use crate::terminal::Tty;
 
 /// Log in to a machine and run a command there with this machine's files.
 #[derive(Debug, Parser)]
@@ -24,18 +27,22 @@ use cpu_proto::{DEFAULT_NAMESPACE, DEFAULT_PORT, MAX_MSIZE};
                   Exit status: that of the command, 128+n if signal n killed it, 255 for cpu's own failures."
 )]
 pub(crate) struct Flags {
-    /// Private key to log in with (~/.ssh/cpu_rsa)
-    #[arg(long, value_name = "FILE")]
-    pub(crate) key: Option<PathBuf>,
+    /// Private key to log in with; may be given again (~/.ssh/cpu_rsa, ssh's own, and the agent's)
+    #[arg(long, value_name = "FILE", action = clap::ArgAction::Append)]
+    pub(crate) key: Vec<PathBuf>,
 
     /// File of public host keys, one of which the machine must have (KEY.hostkey if it exists,
     /// else known_hosts)
     #[arg(long, value_name = "FILE")]
     pub(crate) hk: Option<PathBuf>,
 
-    /// TCP port of cpud
-    #[arg(long, value_name = "PORT", default_value_t = DEFAULT_PORT)]
-    pub(crate) sp: u16,
+    /// Port of cpud, 17010; the path of its socket with -net unix
+    #[arg(long, value_name = "PORT")]
+    pub(crate) sp: Option<String>,
+
+    /// Kind of socket to connect to: tcp, unix, vsock
+    #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = network)]
+    pub(crate) net: Network,
 
     /// Directories there that come from here, as /dir:/there=/here; "" for none
     #[arg(long, value_name = "LIST", help = format!(
@@ -61,6 +68,20 @@ pub(crate) struct Flags {
           value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)))]
     pub(crate) msize: u32,
 
+    /// A terminal there also for a command; -tt even if there is none here
+    #[arg(long = "t", action = clap::ArgAction::Count)]
+    pub(crate) terminal: u8,
+
+    /// No terminal there
+    #[arg(long = "T", value_name = "BOOL", default_value = "false",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) no_terminal: GoBool,
+
+    /// No input: the command reads an empty one
+    #[arg(long = "n", value_name = "BOOL", default_value = "false",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) no_input: GoBool,
+
     /// Print every file request on standard error
     #[arg(long, value_name = "BOOL", default_value = "false",
           num_args = 0..=1, require_equals = true, default_missing_value = "true")]
@@ -82,6 +103,15 @@ pub(crate) struct Flags {
     /// What to run there
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+fn network(text: &str) -> Result<Network, &'static str> {
+    match text {
+        "tcp" => Ok(Network::Tcp),
+        "unix" => Ok(Network::Unix),
+        "vsock" => Ok(Network::Vsock),
+        _ => Err("write tcp, unix or vsock"),
+    }
 }
 
 /// A boolean as Go's flag package reads it.
@@ -140,7 +170,11 @@ fn normalize(command: &clap::Command, args: impl IntoIterator<Item = OsString>) 
         let word = &bytes[dashes.min(2)..];
         let name = word.split(|&b| b == b'=').next().unwrap_or_default();
         let name = String::from_utf8_lossy(name).into_owned();
+        if name == "tt" {
+            flags.push("--t".into());
+        }
         let long = match name.as_str() {
+            "tt" => "t",
             "V" => "version",
             "h" => "help",
             other => other,
@@ -163,6 +197,16 @@ fn normalize(command: &clap::Command, args: impl IntoIterator<Item = OsString>) 
 }
 
 impl Flags {
+    /// What is wanted of a remote terminal.
+    pub(crate) fn tty(&self) -> Tty {
+        match (self.no_terminal.0, self.terminal) {
+            (true, _) => Tty::Never,
+            (false, 0) => Tty::Usual,
+            (false, 1) => Tty::Command,
+            (false, _) => Tty::Force,
+        }
+    }
+
     /// The command's words, as bytes.
     pub(crate) fn words(&self) -> Vec<Vec<u8>> {
         self.command
@@ -195,8 +239,9 @@ mod tests {
             "-key k host -sp=22 date",
         ] {
             let flags = read(line);
-            assert_eq!(flags.key.as_deref(), Some("k".as_ref()), "{line}");
-            assert_eq!((flags.sp, flags.host.as_str()), (22, "host"), "{line}");
+            assert_eq!(flags.key, [PathBuf::from("k")], "{line}");
+            let place = (flags.sp.as_deref(), flags.host.as_str());
+            assert_eq!(place, (Some("22"), "host"), "{line}");
             assert_eq!(flags.command, ["date"], "{line}");
         }
     }
@@ -224,7 +269,10 @@ mod tests {
 
     #[test]
     fn the_last_of_several_counts() {
-        assert_eq!(read("-sp 1 -sp 2 host -sp=3 date").sp, 3);
+        let flags = read("-sp 1 -sp 2 host -sp=3 date");
+        assert_eq!(flags.sp.as_deref(), Some("3"));
+        let keys = read("-key a host -key b date").key;
+        assert_eq!(keys, ["a", "b"].map(PathBuf::from));
         assert!(read("-9p=false host -9p=true").ninep.0);
     }
 
@@ -234,6 +282,21 @@ mod tests {
         assert_eq!(parse(args).unwrap().namespace.as_deref(), Some(""));
         let args = ["-namespace", "", "host"].map(OsString::from);
         assert_eq!(parse(args).unwrap().namespace.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn terminals_are_asked_for_as_in_ssh() {
+        for (line, tty) in [
+            ("host", Tty::Usual),
+            ("-t host", Tty::Command),
+            ("-t -t host", Tty::Force),
+            ("-tt host", Tty::Force),
+            ("-T -t host", Tty::Never),
+            ("host -T=false -t ls -T", Tty::Command),
+        ] {
+            assert_eq!(read(line).tty(), tty, "{line}");
+        }
+        assert!(read("-n host").no_input.0);
     }
 
     #[test]

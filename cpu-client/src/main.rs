@@ -8,6 +8,7 @@ mod session;
 mod ssh;
 mod sys;
 mod terminal;
+mod waiting;
 
 use std::process::ExitCode;
 
@@ -16,6 +17,7 @@ use environment::{Mounts, environment, home};
 use flags::Flags;
 use tracing::debug;
 use tracing::level_filters::LevelFilter;
+use waiting::Stage;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.
 #[global_allocator]
@@ -63,38 +65,42 @@ fn run(flags: &Flags) -> Result<u8> {
     } else {
         None
     };
-    let key = flags
-        .key
-        .clone()
-        .unwrap_or_else(|| home.join(".ssh/cpu_rsa"));
-    let (user, host) = match flags.host.rsplit_once('@') {
-        Some((user, host)) => (user.to_owned(), host.to_owned()),
-        None => (
-            std::env::var("USER").unwrap_or_else(|_| "root".into()),
-            flags.host.clone(),
-        ),
+    let local_user = std::env::var("USER").unwrap_or_else(|_| "root".into());
+    let wanted = ssh::Wanted {
+        network: flags.net,
+        host: &flags.host,
+        port: flags.sp.as_deref(),
+        keys: &flags.key,
+        host_key: flags.hk.as_deref(),
+        home: &home,
+        local_user: &local_user,
     };
-    let target = ssh::Target {
-        host_keys: ssh::HostKeys::new(&host, flags.sp, flags.hk.as_deref(), &key, &home)?,
-        host,
-        port: flags.sp,
-        user,
-        key,
-    };
+    let target = ssh::Target::new(&wanted, ssh::config::read)?;
     let counts = files.as_ref().map(files::Files::counts);
     let words = flags.words();
-    let command = session::Command {
-        terminal: terminal::is_wanted(!words.is_empty()),
-        words,
-        environment,
-        files,
-    };
+    let input = !flags.no_input.0;
+    let terminal = flags.tty().is_wanted(!words.is_empty(), input);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start")?;
     let status = runtime.block_on(async {
-        let connection = ssh::connect(&target).await?;
+        let stage = Stage::default();
+        let connection = stage.shown_during(ssh::connect(&target, &stage)).await?;
+        let mut environment = environment;
+        if connection.has_shell {
+            // An sshd has an environment of its own, and need not be told all of this one.
+            environment.retain(|(name, _)| target.sends(name));
+        }
+        environment.retain(|(name, _)| target.set_env.iter().all(|(set, _)| set != name));
+        environment.extend(target.set_env.iter().cloned());
+        let command = session::Command {
+            words,
+            environment,
+            files,
+            terminal,
+            input,
+        };
         session::run(connection, command).await
     });
     // Threads that wait for input or for a file must not keep the process.

@@ -45,6 +45,8 @@ pub(crate) struct Command {
     /// This machine's files, if they are served.
     pub(crate) files: Option<Files>,
     pub(crate) terminal: bool,
+    /// Whether standard input is sent; else the command finds its end at once.
+    pub(crate) input: bool,
 }
 
 /// What the main loop has to know of the threads and of the person.
@@ -63,8 +65,9 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
         );
     }
     let (local_tx, mut local) = mpsc::unbounded_channel();
-    let raw = if command.terminal {
-        Some(terminal::Raw::enter().context("cannot set the terminal to raw mode")?)
+    let (terminal, input) = (command.terminal, command.input);
+    let raw = if terminal && input {
+        terminal::Raw::enter().context("cannot set the terminal to raw mode")?
     } else {
         None
     };
@@ -73,8 +76,13 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
         spawn_output(&receiver, Stream::Data, io::stdout().as_fd(), &local_tx)?,
         spawn_output(&receiver, Stream::Stderr, io::stderr().as_fd(), &local_tx)?,
     ];
-    spawn_input(&sender, raw.is_some(), local_tx)?;
-    forward_window_changes(&sender, raw.is_some())?;
+    if input {
+        spawn_input(&sender, raw.is_some(), local_tx)?;
+    } else {
+        // A channel that has gone says so through its end.
+        let _ = sender.request(ChannelWriteHalf::eof).await;
+    }
+    forward_window_changes(&sender, terminal)?;
 
     let mut passed_on = Signals::new()?;
     let status = {
@@ -169,7 +177,8 @@ async fn start(
         )?;
     }
     let (receiver, sender) = connection.mux.open(main);
-    if let Some(terminal::Raw { modes }) = terminal {
+    if command.terminal {
+        let modes = terminal.map_or(&[][..], |raw| raw.modes.as_slice());
         let size = terminal::size();
         let term = std::env::var("TERM").unwrap_or_default();
         sender
@@ -192,7 +201,11 @@ async fn start(
     if command.words.is_empty() {
         sender.request(|write| write.request_shell(true)).await
     } else {
-        let line = quote::join(&command.words);
+        let line = if connection.has_shell {
+            command.words.join(&b' ')
+        } else {
+            quote::join(&command.words)
+        };
         sender.request(|write| write.exec(true, line)).await
     }
     .context(lost)?;

@@ -11,11 +11,39 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 /// The modes to go back to. Global, because a panic must find them too.
 static ORIGINAL: OnceLock<std::sync::Mutex<Termios>> = OnceLock::new();
 
-/// Whether a remote terminal is wanted: for a shell when there is a person at the input; for a
-/// command only when all its streams are the terminal, since a terminal would put carriage
-/// returns into redirected output and standard error into standard output.
-pub(crate) fn is_wanted(has_command: bool) -> bool {
-    stdin().is_terminal() && (!has_command || (stdout().is_terminal() && stderr().is_terminal()))
+/// What the command line says of a remote terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tty {
+    /// For a shell when there is a person at the input; for a command only when all its streams
+    /// are the terminal, since a terminal would put carriage returns into redirected output and
+    /// standard error into standard output.
+    Usual,
+    /// `-t`: for a command too.
+    Command,
+    /// `-tt`: also when there is none here.
+    Force,
+    /// `-T`
+    Never,
+}
+
+impl Tty {
+    /// Whether there will be a terminal. `input` is whether standard input is used at all.
+    pub(crate) fn is_wanted(self, has_command: bool, input: bool) -> bool {
+        let here = input && stdin().is_terminal();
+        match self {
+            Self::Never => false,
+            Self::Force => true,
+            Self::Command => {
+                if !here {
+                    eprintln!("cpu: no terminal there, since there is none here; -tt makes one");
+                }
+                here
+            }
+            Self::Usual => {
+                here && (!has_command || (stdout().is_terminal() && stderr().is_terminal()))
+            }
+        }
+    }
 }
 
 /// The size of the terminal at standard input.
@@ -35,7 +63,11 @@ pub(crate) struct Raw {
 }
 
 impl Raw {
-    pub(crate) fn enter() -> nix::Result<Self> {
+    /// `None` without a terminal at standard input.
+    pub(crate) fn enter() -> nix::Result<Option<Self>> {
+        if !stdin().is_terminal() {
+            return Ok(None);
+        }
         let original = tcgetattr(stdin())?;
         let modes = cpu_ssh::modes::encode(&original);
         let mut raw = original.clone();
@@ -48,7 +80,7 @@ impl Raw {
             }));
         }
         tcsetattr(stdin(), SetArg::TCSADRAIN, &raw)?;
-        Ok(Self { modes })
+        Ok(Some(Self { modes }))
     }
 }
 

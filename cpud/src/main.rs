@@ -20,14 +20,15 @@ use anyhow::{Context, Result, bail};
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 const USAGE: &str = "\
-usage: cpud [-port N] [-pk FILE] [-hk FILE] [-d]    serve
+usage: cpud [-net KIND] [-port PORT] [-pk FILE] [-hk FILE] [-d]    serve
        cpud -init [...]                             be the init of a machine; so is PID 1
 
-  -port N   TCP port to listen on (17010)
-  -pk FILE  public keys that may log in, authorized_keys format (/key.pub)
-  -hk FILE  private host key, OpenSSH format (/host_key)
-  -d        say what happens on standard error
-  -V        print the version";
+  -net KIND   tcp, unix or vsock (tcp)
+  -port PORT  port to listen on (17010), or address:port, or the path of a unix socket
+  -pk FILE    public keys that may log in, authorized_keys format (/key.pub)
+  -hk FILE    private host key, OpenSSH format (/host_key)
+  -d          say what happens on standard error
+  -V          print the version";
 
 fn main() -> ExitCode {
     // The words of a session may be any bytes, so it reads its arguments itself.
@@ -60,7 +61,10 @@ fn run() -> Result<()> {
         Some("network") => {
             args.remove(0);
             let options = options(&args)?;
-            match netup::run(options.port, &options.host_key)? {}
+            let ssh::Place::Tcp(_, port) = options.place else {
+                bail!("the network role announces TCP only");
+            };
+            match netup::run(port, &options.host_key)? {}
         }
         Some("connection") => {
             args.remove(0);
@@ -81,11 +85,12 @@ fn run() -> Result<()> {
 /// The flags of the server, with one dash or two.
 fn options(args: &[String]) -> Result<ssh::Options> {
     let mut options = ssh::Options {
-        port: cpu_proto::DEFAULT_PORT,
+        place: ssh::Place::Tcp(None, cpu_proto::DEFAULT_PORT),
         public_keys: PathBuf::from("/key.pub"),
         host_key: PathBuf::from("/host_key"),
         debug: false,
     };
+    let (mut network, mut port) = (None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let (name, mut inline) = match arg.split_once('=') {
@@ -99,17 +104,14 @@ fn options(args: &[String]) -> Result<ssh::Options> {
                 .with_context(|| format!("{name} needs a value\n{USAGE}"))
         };
         match name.strip_prefix("--").or(name.strip_prefix('-')) {
-            Some("port") => {
-                let text = value()?;
-                options.port = text
-                    .parse()
-                    .with_context(|| format!("-port {text} is not a TCP port"))?;
-            }
+            Some("net") => network = Some(value()?),
+            Some("port") => port = Some(value()?),
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
             Some("d") => options.debug = true,
             _ => bail!("unknown argument {arg}\n{USAGE}"),
         }
     }
+    options.place = ssh::Place::parse(network.as_deref(), port.as_deref())?;
     Ok(options)
 }

@@ -23,6 +23,16 @@ pub(crate) fn set_window_size(master: BorrowedFd<'_>, size: Winsize) -> nix::Res
     Errno::result(result).map(drop)
 }
 
+/// The next connection of a listening socket, whatever kind of socket it is.
+pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (none, flags) = (std::ptr::null_mut(), libc::SOCK_CLOEXEC);
+    // SAFETY: without a place for the peer's address the call writes to no memory.
+    let fd = unsafe { libc::accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags) };
+    let fd = Errno::result(fd)?;
+    // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Let the runtime watch a descriptor.
 pub(crate) fn watch_fd(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open and stays the same descriptor for as long as it lives, and the

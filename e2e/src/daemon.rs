@@ -26,12 +26,19 @@ impl Daemon {
     /// Our cpud, which `out()/cpu_rsa` may log in to. Needs root, for mount namespaces.
     pub fn cpud() -> Result<Self> {
         Self::start("cpud", |directory, port| {
-            let mut command = Command::new(out().join("cpud"));
+            let mut command = cpud(directory);
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
             command
-                .args(["-d", "-port", &port.to_string(), "-pk"])
-                .arg(out().join("cpu_rsa.pub"))
-                .arg("-hk")
-                .arg(directory.join("host_key"));
+        })
+    }
+
+    /// The same at [`Self::socket`] instead of a port.
+    pub fn cpud_at_a_socket() -> Result<Self> {
+        Self::start("cpud", |directory, _| {
+            let mut command = cpud(directory);
+            command
+                .args(["-net", "unix", "-port"])
+                .arg(directory.join("socket"));
             command
         })
     }
@@ -52,7 +59,7 @@ impl Daemon {
                 "StrictModes no".to_owned(),
                 "PasswordAuthentication no".to_owned(),
                 "PermitRootLogin yes".to_owned(),
-                "AcceptEnv LANG LC_* FROM_CONFIG".to_owned(),
+                "AcceptEnv LANG LC_* FROM_CONFIG SENT KEPT".to_owned(),
             ] {
                 command.args(["-o", &option]);
             }
@@ -84,7 +91,8 @@ impl Daemon {
             if let Some(status) = daemon.child.try_wait()? {
                 bail!("{what} ended with {status}: {}", daemon.log());
             }
-            Ok(TcpStream::connect(("127.0.0.1", port)).ok())
+            let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
+            Ok((answers || daemon.socket().exists()).then_some(()))
         })?;
         Ok(daemon)
     }
@@ -92,6 +100,11 @@ impl Daemon {
     /// The file with its public host key.
     pub fn host_key(&self) -> PathBuf {
         self.directory.path().join("host_key.pub")
+    }
+
+    /// Where a unix socket of it is.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("socket")
     }
 
     /// What it has said so far.
@@ -108,6 +121,13 @@ impl Drop for Daemon {
         }
         let _ = self.child.wait();
     }
+}
+
+fn cpud(directory: &Path) -> Command {
+    let mut command = Command::new(out().join("cpud"));
+    command.arg("-d").arg("-pk").arg(out().join("cpu_rsa.pub"));
+    command.arg("-hk").arg(directory.join("host_key"));
+    command
 }
 
 /// `ssh-keygen` with these arguments, a passphrase and the file to make.

@@ -1,5 +1,7 @@
 //! What the server sends, sorted: bytes to the channels' queues, the rest as events.
 
+use std::sync::{Arc, OnceLock};
+
 use cpu_proto::SERVER_ID_PREFIX;
 use cpu_ssh::channel::Violation;
 use cpu_ssh::{Mux, signals};
@@ -44,14 +46,22 @@ pub(crate) struct Handler {
     mux: Mux,
     host_keys: HostKeys,
     events: mpsc::UnboundedSender<Event>,
+    /// The server's identification.
+    server: Arc<OnceLock<Vec<u8>>>,
 }
 
 impl Handler {
-    pub(super) fn new(mux: Mux, host_keys: HostKeys, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub(super) fn new(
+        mux: Mux,
+        host_keys: HostKeys,
+        events: mpsc::UnboundedSender<Event>,
+        server: Arc<OnceLock<Vec<u8>>>,
+    ) -> Self {
         Self {
             mux,
             host_keys,
             events,
+            server,
         }
     }
 
@@ -89,6 +99,8 @@ impl client::Handler for Handler {
     ) -> Result<(), Error> {
         let id = session.remote_sshid();
         self.mux.identify(id, SERVER_ID_PREFIX);
+        // Keys are renewed, but the server stays the same.
+        let _ = self.server.set(id.to_vec());
         debug!(
             "{}: {:?}, {:?}",
             String::from_utf8_lossy(id),

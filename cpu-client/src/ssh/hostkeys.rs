@@ -1,16 +1,18 @@
 //! Is this the machine it claims to be? Three sources are asked in turn: the file given with
 //! `-hk`, the pin file beside the private key (`KEY.hostkey`, which mkimage writes), and
 //! OpenSSH's known_hosts files. A host that none of them knows is accepted once and remembered,
-//! as ssh's `StrictHostKeyChecking=accept-new` does; a key that contradicts them never is.
+//! as ssh's `StrictHostKeyChecking=accept-new` does; a key that contradicts them is accepted only
+//! if the configuration says `no` to that, as in ssh. A pin or a revocation has no exception.
 
 use std::fs::{self, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use russh::keys::{Algorithm, HashAlg, PublicKey};
 
+use super::config::{Checking, NewHost};
 use super::known_hosts::{self, Known};
 
 /// Where host keys are looked up for one connection.
@@ -24,34 +26,24 @@ pub(crate) struct HostKeys {
 
 #[derive(Debug, Clone)]
 enum Source {
-    Pinned { file: PathBuf, keys: Vec<PublicKey> },
-    KnownHosts { user: PathBuf, all: Vec<PathBuf> },
+    Pinned {
+        file: PathBuf,
+        keys: Vec<PublicKey>,
+    },
+    /// The first is added to; what is of the system is only read.
+    KnownHosts {
+        user: Vec<PathBuf>,
+        system: Vec<PathBuf>,
+        checking: Checking,
+    },
 }
 
 impl HostKeys {
-    /// `pin_file` is what `-hk` gave; `key` the private key beside which a pin file may lie.
-    pub(crate) fn new(
-        host: &str,
-        port: u16,
-        pin_file: Option<&Path>,
-        key: &Path,
-        home: &Path,
-    ) -> Result<Self> {
-        let beside = PathBuf::from(format!("{}.hostkey", key.display()));
-        let file = match pin_file {
-            Some(file) => Some(file.to_owned()),
-            None => beside.exists().then_some(beside),
-        };
-        let source = match file {
-            Some(file) => Source::Pinned {
-                keys: read_pins(&file)?,
-                file,
-            },
-            None => {
-                let user = home.join(".ssh/known_hosts");
-                let all = vec![user.clone(), PathBuf::from("/etc/ssh/ssh_known_hosts")];
-                Source::KnownHosts { user, all }
-            }
+    /// Exactly these keys.
+    pub(crate) fn pinned(host: &str, port: u16, file: &Path) -> Result<Self> {
+        let source = Source::Pinned {
+            keys: read_pins(file)?,
+            file: file.to_owned(),
         };
         Ok(Self {
             host: host.to_owned(),
@@ -60,13 +52,28 @@ impl HostKeys {
         })
     }
 
+    /// Those of the user's known_hosts files and the system's.
+    pub(crate) fn known(host: &str, port: u16, user: Vec<PathBuf>, checking: Checking) -> Self {
+        let system = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
+        Self {
+            host: host.to_owned(),
+            port,
+            source: Source::KnownHosts {
+                user,
+                system: system.map(PathBuf::from).to_vec(),
+                checking,
+            },
+        }
+    }
+
     /// The types of the keys that are known for this host: a server with several keys must be
     /// asked for one of these, or a good host looks like a changed one.
     pub(crate) fn known_types(&self) -> Vec<Algorithm> {
         let keys = match &self.source {
             Source::Pinned { keys, .. } => keys.clone(),
-            Source::KnownHosts { all, .. } => all
+            Source::KnownHosts { user, system, .. } => user
                 .iter()
+                .chain(system)
                 .flat_map(|file| self.lookup(file))
                 .filter_map(|known| match known {
                     Known::Key { key, .. } => Some(key),
@@ -94,9 +101,14 @@ impl HostKeys {
                     pinned.join(", "),
                 );
             }
-            Source::KnownHosts { user, all } => {
+            Source::KnownHosts {
+                user,
+                system,
+                checking,
+            } => {
                 let mut contradiction = None;
-                for file in all {
+                let mut is_known = false;
+                for file in user.iter().chain(system) {
                     for known in self.lookup(file) {
                         match known {
                             Known::Revoked { key: revoked, line }
@@ -109,7 +121,7 @@ impl HostKeys {
                                 );
                             }
                             Known::Key { key: known, .. } if known.key_data() == key.key_data() => {
-                                return Ok(());
+                                is_known = true;
                             }
                             Known::Key { key: known, line }
                                 if known.algorithm() == key.algorithm() =>
@@ -120,15 +132,36 @@ impl HostKeys {
                         }
                     }
                 }
+                if is_known {
+                    return Ok(());
+                }
                 if let Some((file, line, known)) = contradiction {
-                    bail!(
-                        "{host} port {port} has the host key {got}, but {} line {line} says \
-                         {known}: this is another machine, or it was made anew; if that is \
-                         right, remove that line",
+                    let what = format!(
+                        "{host} port {port} has the host key {got}, but {} line {line} says {known}",
                         file.display()
                     );
+                    if checking.changed_is_accepted {
+                        eprintln!("cpu: {what}; accepted, as StrictHostKeyChecking says");
+                        return Ok(());
+                    }
+                    bail!(
+                        "{what}: this is another machine, or it was made anew; if that is \
+                         right, remove that line"
+                    );
                 }
-                self.remember(user, key)
+                match checking.new {
+                    NewHost::Accept => {}
+                    NewHost::Ask if confirm(host, &got)? => {}
+                    NewHost::Ask => bail!("the host key of {host} was not accepted"),
+                    NewHost::Refuse => bail!(
+                        "{host} port {port} is new, with the host key {got}, and \
+                         StrictHostKeyChecking is yes; add the key to known_hosts, or pin it with -hk"
+                    ),
+                }
+                if let Some(file) = user.first() {
+                    self.remember(file, key)?;
+                }
+                Ok(())
             }
         }
     }
@@ -140,6 +173,9 @@ impl HostKeys {
     }
 
     fn remember(&self, file: &Path, key: &PublicKey) -> Result<()> {
+        if file == Path::new("/dev/null") {
+            return Ok(());
+        }
         let line = format!(
             "{} {}",
             known_hosts::name(&self.host, self.port),
@@ -183,6 +219,26 @@ impl HostKeys {
         }
         Ok(())
     }
+}
+
+/// Asks the person at the terminal.
+fn confirm(host: &str, fingerprint: &str) -> Result<bool> {
+    let question = || -> std::io::Result<String> {
+        let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
+        write!(
+            terminal,
+            "{host} is new; its host key is {fingerprint}\nIs that right (yes/no)? "
+        )?;
+        let mut answer = String::new();
+        BufReader::new(terminal).read_line(&mut answer)?;
+        Ok(answer)
+    };
+    let answer = question().with_context(|| {
+        format!(
+            "{host} is new, with the host key {fingerprint}, and there is no terminal to ask on"
+        )
+    })?;
+    Ok(answer.trim() == "yes")
 }
 
 /// The public keys of a pin file: one or more lines as in a `.pub` file.

@@ -6,6 +6,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use russh::keys::PublicKey;
 use sha1::Sha1;
 
+use super::pattern::matches_list;
+
 /// What one line says of the host that was asked for.
 #[derive(Debug, Clone)]
 pub(crate) enum Known {
@@ -56,20 +58,7 @@ fn matches(field: &str, name: &str) -> bool {
     if let Some(hashed) = field.strip_prefix("|1|") {
         return matches_hash(hashed, name).unwrap_or(false);
     }
-    let mut found = false;
-    for pattern in field.split(',') {
-        let (negated, pattern) = match pattern.strip_prefix('!') {
-            Some(rest) => (true, rest),
-            None => (false, pattern),
-        };
-        if matches_pattern(pattern.to_ascii_lowercase().as_bytes(), name.as_bytes()) {
-            if negated {
-                return false;
-            }
-            found = true;
-        }
-    }
-    found
+    matches_list(field.split(','), name)
 }
 
 /// `salt|HMAC-SHA1(salt, name)`, both in base64.
@@ -80,35 +69,6 @@ fn matches_hash(hashed: &str, name: &str) -> Option<bool> {
     let mut mac = Hmac::<Sha1>::new_from_slice(&salt).ok()?;
     mac.update(name.as_bytes());
     Some(mac.verify_slice(&hash).is_ok())
-}
-
-/// `*` stands for any characters, `?` for one. Linear in time: only the last `*` is gone back to.
-pub(crate) fn matches_pattern(pattern: &[u8], text: &[u8]) -> bool {
-    let (mut p, mut t) = (0, 0);
-    let mut star = None;
-    while t < text.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                star = Some((p, t));
-                p += 1;
-            }
-            Some(&c) if c == b'?' || Some(&c) == text.get(t) => {
-                p += 1;
-                t += 1;
-            }
-            _ => match star {
-                Some((at, from)) => {
-                    star = Some((at, from + 1));
-                    p = at + 1;
-                    t = from + 1;
-                }
-                None => return false,
-            },
-        }
-    }
-    pattern
-        .get(p..)
-        .is_some_and(|rest| rest.iter().all(|&c| c == b'*'))
 }
 
 #[cfg(test)]

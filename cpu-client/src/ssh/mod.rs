@@ -1,115 +1,91 @@
 //! The way to the machine: connect, check its host key, log in.
 
+pub(crate) mod config;
 mod handler;
 mod hostkeys;
+mod identity;
 mod known_hosts;
+mod login;
+mod pattern;
+mod stream;
+mod target;
 
 use std::borrow::Cow;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow};
 use cpu_proto::CLIENT_ID_PREFIX;
 use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms};
-use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
+use russh::keys::Algorithm;
 use russh::{SshId, client};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tracing::debug;
 
+use crate::waiting::Stage;
 pub(crate) use handler::{Event, Handler};
 pub(crate) use hostkeys::HostKeys;
+pub(crate) use target::{Network, Target, Wanted};
 
-/// From the first packet to the end of the key exchange. A machine whose network eats packets
-/// must be told of within 15 seconds.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(13);
-
-/// From the end of the key exchange to the login's answer.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Where to go and as whom.
-#[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) host: String,
-    pub(crate) port: u16,
-    pub(crate) user: String,
-    pub(crate) key: PathBuf,
-    pub(crate) host_keys: HostKeys,
-}
+/// How u-root's cpud identifies itself: by its operating system and processor.
+const U_ROOT_ID_PREFIX: &[u8] = b"SSH-2.0-linux ";
 
 /// A connection that is logged in.
 pub(crate) struct Connection {
     pub(crate) handle: client::Handle<Handler>,
     pub(crate) mux: Mux,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    /// Whether the server gives commands to a shell, as sshd does; no cpud does.
+    pub(crate) has_shell: bool,
 }
 
 /// Connect and log in.
-pub(crate) async fn connect(target: &Target) -> Result<Connection> {
-    let key = load_key(&target.key)?;
-    let (host, port) = (&target.host, target.port);
+pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection> {
+    let keys = login::collect(&target.identities).await?;
+    let place = &target.place;
     let gate = Gate::default();
     let mux = Mux::new(gate.clone());
     let (events_tx, events) = mpsc::unbounded_channel();
-    let handler = Handler::new(mux.clone(), target.host_keys.clone(), events_tx);
+    let server = Arc::new(OnceLock::new());
+    let handler = Handler::new(
+        mux.clone(),
+        target.host_keys.clone(),
+        events_tx,
+        server.clone(),
+    );
+    stage.set(format!("connecting to {place}"));
     let exchange = async {
-        let stream = TcpStream::connect((host.as_str(), port))
-            .await
-            .map_err(russh::Error::IO)?;
-        stream.set_nodelay(true).map_err(russh::Error::IO)?;
-        debug!("connected to {host} port {port}");
+        let stream = stream::open(place).await.map_err(russh::Error::IO)?;
+        debug!("connected to {place}");
+        stage.set(format!("waiting for {place} to answer"));
         let config = Arc::new(config(target));
         client::connect_stream(config, Socket::new(stream, gate), handler).await
     };
-    let mut handle = tokio::time::timeout(CONNECT_TIMEOUT, exchange)
+    let mut handle = tokio::time::timeout(target.connect_timeout, exchange)
         .await
         .map_err(|_| {
             anyhow!(
-                "cannot connect to {host} port {port}: no answer within {} seconds; is the \
+                "cannot connect to {place}: no answer within {} seconds; is the \
                  machine up, and is cpud running on it?",
-                CONNECT_TIMEOUT.as_secs()
+                target.connect_timeout.as_secs()
             )
         })?
         .map_err(|error| match error {
             handler::Error::HostKey(error) => error,
             handler::Error::Ssh(russh::Error::IO(error)) => anyhow!(
-                "cannot connect to {host} port {port}: {error}; is the machine up, and is cpud \
-                 running on it?"
+                "cannot connect to {place}: {error}; is the machine up, and is cpud running on it?"
             ),
-            error => anyhow!("cannot connect to {host} port {port}: {error}"),
+            error => anyhow!("cannot connect to {place}: {error}"),
         })?;
-    let hash = match mux.peer() {
-        Peer::Ours => Some(HashAlg::Sha512),
-        Peer::Foreign if key.algorithm().is_rsa() => handle
-            .best_supported_rsa_hash()
-            .await
-            .ok()
-            .flatten()
-            .flatten()
-            .or(Some(HashAlg::Sha512)),
-        Peer::Foreign => None,
-    };
-    let login = handle.authenticate_publickey(
-        &target.user,
-        PrivateKeyWithHashAlg::new(Arc::new(key), hash),
-    );
-    let answer = tokio::time::timeout(LOGIN_TIMEOUT, login)
-        .await
-        .map_err(|_| anyhow!("{host} port {port} does not answer the login"))?
-        .with_context(|| format!("{host} port {port} ended the connection during the login"))?;
-    if !answer.success() {
-        bail!(
-            "{host} port {port} refuses the key {}; its public half must be among cpud's keys \
-             (give another with -key)",
-            target.key.display()
-        );
-    }
-    debug!("logged in with {}", target.key.display());
+    stage.set(format!("logging in to {place}"));
+    let peer = mux.peer();
+    keys.log_in(&mut handle, peer, &target.user, place, stage)
+        .await?;
+    let id = server.get().map_or(&[][..], Vec::as_slice);
     Ok(Connection {
         handle,
         mux,
         events,
+        has_shell: peer == Peer::Foreign && !id.starts_with(U_ROOT_ID_PREFIX),
     })
 }
 
@@ -130,22 +106,11 @@ fn config(target: &Target) -> client::Config {
             format!("{CLIENT_ID_PREFIX}{}", env!("CARGO_PKG_VERSION")).into(),
         ),
         preferred,
-        keepalive_interval: Some(algorithms::KEEPALIVE_INTERVAL),
-        keepalive_max: algorithms::KEEPALIVE_MAX,
+        keepalive_interval: target.alive_interval,
+        keepalive_max: target.alive_max,
         maximum_packet_size: algorithms::PACKET,
         ..Default::default()
     }
-}
-
-fn load_key(path: &Path) -> Result<PrivateKey> {
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!(
-            "cannot read the private key {} (give one with -key, or make one with mkimage keys)",
-            path.display()
-        )
-    })?;
-    russh::keys::decode_secret_key(&text, None)
-        .with_context(|| format!("{} is not a private key that can be read", path.display()))
 }
 
 /// RSA keys have one type and several signature algorithms.

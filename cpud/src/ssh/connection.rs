@@ -36,7 +36,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Standard input is the socket too; nothing but this process may hold it open.
     let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
-    socket.set_nodelay(true)?;
+    // Other sockets than TCP's have no such delay; all are read and written alike.
+    let _ = socket.set_nodelay(true);
     socket.set_nonblocking(true)?;
 
     let config = Arc::new(server::Config {

@@ -5,8 +5,8 @@ mod auth;
 mod connection;
 mod exec;
 mod fd;
+mod listen;
 
-use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -18,6 +18,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 pub(crate) use connection::run as run_connection;
+pub(crate) use listen::Place;
 
 /// Connections at one time; the next one waits in the kernel's queue until one of them ends.
 const MAX_CONNECTIONS: usize = 256;
@@ -28,8 +29,8 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// What the server and its connections need to know.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
-    /// TCP port to listen on.
-    pub(crate) port: u16,
+    /// Where to listen.
+    pub(crate) place: Place,
     /// Public keys that may log in, `authorized_keys` format.
     pub(crate) public_keys: PathBuf,
     /// The machine's private host key, OpenSSH format.
@@ -43,10 +44,10 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
     // What would make every login fail must be known before the first one.
     let keys = auth::read_public_keys(&options.public_keys)?;
     let host_key = auth::read_host_key(&options.host_key)?;
-    let listener = listen(options.port)?;
+    let listener = listen::listen(&options.place)?;
     eprintln!(
-        "cpud: serving on port {}, {} key(s) may log in, host key {}",
-        options.port,
+        "cpud: serving on {}, {} key(s) may log in, host key {}",
+        options.place,
         keys.len(),
         auth::fingerprint(host_key.public_key()),
     );
@@ -73,8 +74,8 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
         if wake.get(1).and_then(PollFd::any) != Some(true) {
             continue;
         }
-        match listener.accept() {
-            Ok((stream, _)) => match spawn(options, stream) {
+        match crate::sys::accept(listener.as_fd()) {
+            Ok(stream) => match spawn(options, stream) {
                 Ok(child) => children.push(child),
                 Err(error) => eprintln!("cpud: {error:#}"),
             },
@@ -88,17 +89,8 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
     }
 }
 
-/// All addresses, of IPv6 and IPv4 with one socket where the kernel has both.
-fn listen(port: u16) -> Result<TcpListener> {
-    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)))
-        .with_context(|| format!("cannot listen on TCP port {port}"))?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
 /// A fresh `cpud connection` with the socket as its standard input.
-fn spawn(options: &Options, stream: TcpStream) -> Result<Child> {
+fn spawn(options: &Options, stream: OwnedFd) -> Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("connection")
@@ -106,7 +98,7 @@ fn spawn(options: &Options, stream: TcpStream) -> Result<Child> {
         .arg(&options.public_keys)
         .arg("-hk")
         .arg(&options.host_key)
-        .stdin(Stdio::from(OwnedFd::from(stream)));
+        .stdin(Stdio::from(stream));
     if options.debug {
         command.arg("-d");
     }

@@ -7,6 +7,7 @@ mod lifecycle;
 mod load;
 mod mounts;
 mod refusals;
+mod ssh;
 mod terminals;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ fn main() -> Result<()> {
         files::TESTS,
         mounts::TESTS,
         terminals::TESTS,
+        ssh::TESTS,
         refusals::TESTS,
         lifecycle::TESTS,
         load::TESTS,

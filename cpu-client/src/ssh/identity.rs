@@ -1,0 +1,214 @@
+//! Private keys in files: who may read them, and the passphrase when it is needed.
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use russh::keys::{PrivateKey, PublicKey};
+
+/// As many as ssh gives.
+const TRIES: usize = 3;
+
+/// More than any key.
+const LARGEST: u64 = 1 << 20;
+
+/// A key that may be offered to a server.
+pub(super) struct Identity {
+    /// For messages: the file's name, or the agent's comment.
+    pub(super) name: String,
+    pub(super) public: PublicKey,
+    pub(super) secret: Secret,
+}
+
+/// The other half.
+pub(super) enum Secret {
+    Plain(Arc<PrivateKey>),
+    /// The text of the file; what unlocks it is asked for when a server accepts the public half.
+    Locked(PathBuf, String),
+    Agent,
+}
+
+// The private half must not get into a log.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+/// Reads a key file. `None`, after a warning, if others may read it: then it is no secret, and is
+/// not used, as by ssh.
+pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
+    let name = path.display();
+    let what = || {
+        format!(
+            "cannot read the private key {name} (give one with -key, or make one with mkimage keys)"
+        )
+    };
+    let meta = std::fs::metadata(path).with_context(what)?;
+    if !meta.is_file() || meta.len() > LARGEST {
+        bail!("{name} is not a private key");
+    }
+    let mode = meta.mode() & 0o777;
+    if meta.uid() == nix::unistd::getuid().as_raw() && mode & 0o077 != 0 {
+        eprintln!(
+            "cpu: the private key {name} is not used: its mode {mode:04o} lets others read or change it; chmod 600 it"
+        );
+        return Ok(None);
+    }
+    let text = std::fs::read_to_string(path).with_context(what)?;
+    let name = name.to_string();
+    let unlocked = russh::keys::decode_secret_key(&text, None);
+    let (public, secret) = match unlocked {
+        Ok(key) => (key.public_key().clone(), Secret::Plain(Arc::new(key))),
+        Err(_) if is_locked(&text) => {
+            let locked = Secret::Locked(path.to_owned(), text.clone());
+            match public_half(path, &text) {
+                Some(public) => (public, locked),
+                // Without a public half there is nothing to offer but the key itself.
+                None => {
+                    let key = unlock(path, &text)?;
+                    (key.public_key().clone(), Secret::Plain(key))
+                }
+            }
+        }
+        Err(error) => bail!("{name} is not a private key that can be read: {error}"),
+    };
+    Ok(Some(Identity {
+        name,
+        public,
+        secret,
+    }))
+}
+
+/// Asks for the passphrase on the terminal.
+pub(super) fn unlock(path: &Path, text: &str) -> Result<Arc<PrivateKey>> {
+    let name = path.display();
+    if !is_supported(text) {
+        bail!(
+            "the key {name} is encrypted in an old way that cpu cannot read; \
+             ssh-keygen -p -f {name} writes it anew"
+        );
+    }
+    for _ in 0..TRIES {
+        let passphrase = rpassword::prompt_password(format!("Enter passphrase for key '{name}': "))
+            .with_context(|| {
+                format!("no terminal to ask for the passphrase of {name} on; ssh-agent can keep it")
+            })?;
+        if passphrase.is_empty() {
+            break;
+        }
+        if let Ok(key) = russh::keys::decode_secret_key(text, Some(&passphrase)) {
+            return Ok(Arc::new(key));
+        }
+    }
+    bail!("the key {name} stays locked: that was not its passphrase")
+}
+
+fn is_locked(text: &str) -> bool {
+    text.contains("ENCRYPTED") || PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted())
+}
+
+/// Of the ciphers of old PEM only AES-128-CBC is known, and only for RSA.
+fn is_supported(text: &str) -> bool {
+    let Some(cipher) = text
+        .lines()
+        .find_map(|line| line.strip_prefix("DEK-Info: "))
+    else {
+        return true;
+    };
+    cipher.starts_with("AES-128-CBC,") && text.starts_with("-----BEGIN RSA")
+}
+
+/// An OpenSSH key says it itself; for the other formats the `.pub` file lies beside.
+fn public_half(path: &Path, text: &str) -> Option<PublicKey> {
+    if let Ok(key) = PrivateKey::from_openssh(text) {
+        return Some(key.public_key().clone());
+    }
+    let beside = std::fs::read_to_string(format!("{}.pub", path.display())).ok()?;
+    PublicKey::from_openssh(beside.trim()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+    use std::process::Command;
+
+    fn keygen(directory: &Path, words: &[&str], passphrase: &str) -> PathBuf {
+        let path = directory.join(words.join("").replace(' ', ""));
+        let status = Command::new("ssh-keygen")
+            .args(["-q", "-N", passphrase, "-f"])
+            .arg(&path)
+            .args(words)
+            .status();
+        assert!(
+            status
+                .expect("ssh-keygen (package openssh-client)")
+                .success()
+        );
+        path
+    }
+
+    #[test]
+    fn every_format_and_type_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        for words in [
+            &["-t", "ed25519"][..],
+            &["-t", "ecdsa"],
+            &["-t", "ecdsa", "-b", "384"],
+            &["-t", "rsa", "-b", "2048"],
+            &["-t", "rsa", "-b", "2048", "-m", "PEM"],
+            &["-t", "rsa", "-b", "2048", "-m", "PKCS8"],
+            &["-t", "ecdsa", "-m", "PEM"],
+            &["-t", "ecdsa", "-m", "PKCS8"],
+        ] {
+            let path = keygen(directory.path(), words, "");
+            let key = read(&path).unwrap().unwrap();
+            assert!(matches!(key.secret, Secret::Plain(_)), "{words:?}");
+            let text = std::fs::read_to_string(path.with_added_extension("pub")).unwrap();
+            let public = PublicKey::from_openssh(text.trim()).unwrap();
+            assert_eq!(key.public.key_data(), public.key_data(), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn a_passphrase_is_not_asked_for_before_it_is_needed() {
+        let directory = tempfile::tempdir().unwrap();
+        for (words, supported) in [
+            (&["-t", "ed25519"][..], true),
+            (&["-t", "rsa", "-m", "PEM"], true),
+            (&["-t", "rsa", "-m", "PKCS8"], true),
+            (&["-t", "ecdsa", "-m", "PKCS8"], true),
+            (&["-t", "ecdsa", "-m", "PEM"], false),
+        ] {
+            let path = keygen(directory.path(), words, "secret");
+            let key = read(&path).unwrap().unwrap();
+            let Secret::Locked(_, text) = &key.secret else {
+                panic!("{words:?} is not locked");
+            };
+            assert_eq!(is_supported(text), supported, "{words:?}");
+            if supported {
+                let open = russh::keys::decode_secret_key(text, Some("secret"));
+                assert_eq!(open.unwrap().public_key().key_data(), key.public.key_data());
+                assert!(russh::keys::decode_secret_key(text, Some("wrong")).is_err());
+            } else {
+                let error = unlock(&path, text).unwrap_err().to_string();
+                assert!(error.contains("ssh-keygen -p"), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_not_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = keygen(directory.path(), &["-t", "ed25519"], "");
+        for (mode, used) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false)] {
+            std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+            assert_eq!(read(&path).unwrap().is_some(), used, "{mode:o}");
+        }
+        assert!(read(Path::new("/dev/zero")).is_err());
+        assert!(read(&directory.path().join("none")).is_err());
+    }
+}

@@ -1,0 +1,282 @@
+//! Logging in: the keys of files and of the agent, in ssh's order.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use cpu_ssh::Peer;
+use russh::keys::agent::client::AgentClient;
+use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey};
+use russh::{SendError, client};
+use tokio::net::UnixStream;
+use tracing::debug;
+
+use super::handler::Handler;
+use super::identity::{self, Identity, Secret};
+use super::stream::Place;
+use crate::waiting::Stage;
+
+/// From an offered key to the answer.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An agent may ask a person, or want a key touched.
+const AGENT_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// Where keys come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Identities {
+    /// Files that were named; each must be readable.
+    pub(crate) named: Vec<PathBuf>,
+    /// Files that are used if they exist, when none was named.
+    pub(crate) usual: Vec<PathBuf>,
+    /// The agent's socket.
+    pub(crate) agent: Option<PathBuf>,
+    /// Of the agent only the keys that the files name.
+    pub(crate) only: bool,
+}
+
+type Agent = AgentClient<UnixStream>;
+
+/// All keys, in the order in which they are offered: those of named files first, as they were
+/// named, the agent's, then those of the usual files. What a file and the agent both have is signed
+/// by the agent.
+pub(super) async fn collect(from: &Identities) -> Result<Keys> {
+    let (mut agent, mut held) = (None, Vec::new());
+    if let Some(path) = &from.agent {
+        match open_agent(path).await {
+            Ok((client, keys)) => (agent, held) = (Some(client), keys),
+            Err(error) => debug!("no agent at {}: {error}", path.display()),
+        }
+    }
+    let mut all: Vec<Identity> = Vec::new();
+    let mut read = |path: &Path, all: &mut Vec<Identity>| -> Result<()> {
+        if let Some(mut key) = identity::read(path)? {
+            let same =
+                |(_, public): &(String, PublicKey)| public.key_data() == key.public.key_data();
+            if let Some(at) = held.iter().position(same) {
+                held.remove(at);
+                if !matches!(key.secret, Secret::Plain(_)) {
+                    key.secret = Secret::Agent;
+                }
+            }
+            if all
+                .iter()
+                .all(|other| other.public.key_data() != key.public.key_data())
+            {
+                all.push(key);
+            }
+        }
+        Ok(())
+    };
+    for path in &from.named {
+        read(path, &mut all)?;
+    }
+    let mut last = Vec::new();
+    for path in from.usual.iter().filter(|path| path.exists()) {
+        // As in ssh: what nobody asked for must not stand in the way.
+        if let Err(error) = read(path, &mut last) {
+            debug!("{error:#}");
+        }
+    }
+    if !from.only {
+        all.extend(held.into_iter().map(|(name, public)| Identity {
+            name,
+            public,
+            secret: Secret::Agent,
+        }));
+    }
+    all.extend(last);
+    if all.is_empty() {
+        let usual: Vec<_> = from
+            .usual
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect();
+        bail!(
+            "there is no key to log in with{}; give one with -key, or make one with mkimage keys",
+            if usual.is_empty() {
+                String::new()
+            } else {
+                format!(": neither an agent nor any of {}", usual.join(", "))
+            }
+        );
+    }
+    Ok(Keys { all, agent })
+}
+
+async fn open_agent(path: &Path) -> Result<(Agent, Vec<(String, PublicKey)>)> {
+    let mut client = AgentClient::connect(UnixStream::connect(path).await?);
+    let answer = tokio::time::timeout(TIMEOUT, client.request_identities());
+    let keys = answer.await.context("it does not answer")??;
+    let keys = keys.iter().filter_map(|key| match key {
+        russh::keys::agent::AgentIdentity::PublicKey { key, comment } => {
+            Some((format!("{comment} (agent)"), key.clone()))
+        }
+        // Certificates are not offered.
+        russh::keys::agent::AgentIdentity::Certificate { .. } => None,
+    });
+    let keys = keys.collect();
+    Ok((client, keys))
+}
+
+/// Keys that were read before there was a connection, so that a fault of theirs is known at once.
+pub(super) struct Keys {
+    all: Vec<Identity>,
+    agent: Option<Agent>,
+}
+
+impl Keys {
+    /// Offers one key after the other until one is accepted.
+    pub(super) async fn log_in(
+        mut self,
+        handle: &mut client::Handle<Handler>,
+        peer: Peer,
+        user: &str,
+        place: &Place,
+        stage: &Stage,
+    ) -> Result<()> {
+        let mut locked = None;
+        for key in &self.all {
+            let hash = rsa_hash(handle, peer, &key.public).await;
+            let lost = || format!("{place} ended the connection during the login");
+            let late = || anyhow!("{place} does not answer the login");
+            debug!("offering {}", key.name);
+            let secret = match &key.secret {
+                Secret::Plain(secret) => secret.clone(),
+                Secret::Agent => {
+                    let Some(agent) = &mut self.agent else {
+                        continue;
+                    };
+                    let public = key.public.clone();
+                    let login = handle.authenticate_publickey_with(user, public, hash, agent);
+                    match tokio::time::timeout(AGENT_TIMEOUT, login).await {
+                        Err(_) => return Err(late()),
+                        Ok(Ok(answer)) if answer.success() => return Ok(()),
+                        Ok(Ok(_)) => {}
+                        // An agent may refuse to sign; the next key may do.
+                        Ok(Err(error)) => eprintln!("cpu: {}: the agent: {error}", key.name),
+                    }
+                    continue;
+                }
+                Secret::Locked(path, text) => {
+                    let public = key.public.clone();
+                    let mut probe = Probe;
+                    let offer = handle.authenticate_publickey_with(user, public, hash, &mut probe);
+                    match tokio::time::timeout(TIMEOUT, offer).await {
+                        Err(_) => return Err(late()),
+                        Ok(Ok(_)) => continue,
+                        Ok(Err(Probed::Lost)) => bail!(lost()),
+                        Ok(Err(Probed::Accepted)) => {}
+                    }
+                    stage.hide();
+                    match identity::unlock(path, text) {
+                        Ok(secret) => secret,
+                        Err(error) => {
+                            locked.get_or_insert(error);
+                            continue;
+                        }
+                    }
+                }
+            };
+            let secret = PrivateKeyWithHashAlg::new(secret, hash);
+            let login = handle.authenticate_publickey(user, secret);
+            let answer = tokio::time::timeout(TIMEOUT, login).await;
+            if answer.map_err(|_| late())?.with_context(lost)?.success() {
+                debug!("logged in with {}", key.name);
+                return Ok(());
+            }
+        }
+        if handle.is_closed() {
+            bail!("{place} ended the connection during the login");
+        }
+        if let Some(error) = locked {
+            return Err(error);
+        }
+        let names: Vec<_> = self.all.iter().map(|key| key.name.as_str()).collect();
+        let (s, its) = if names.len() == 1 {
+            ("", "its public half")
+        } else {
+            ("s", "one's public half")
+        };
+        bail!(
+            "{place} refuses the key{s} {}; {its} must be among those that may log in \
+             (give another with -key)",
+            names.join(", ")
+        )
+    }
+}
+
+/// Which hash an RSA signature is to have; SHA-1 never.
+async fn rsa_hash(
+    handle: &client::Handle<Handler>,
+    peer: Peer,
+    key: &PublicKey,
+) -> Option<HashAlg> {
+    if !key.algorithm().is_rsa() {
+        return None;
+    }
+    match peer {
+        Peer::Ours => Some(HashAlg::Sha512),
+        Peer::Foreign => {
+            let best = handle.best_supported_rsa_hash().await;
+            best.ok().flatten().flatten().or(Some(HashAlg::Sha512))
+        }
+    }
+}
+
+/// Learns whether a server would accept a key, and signs nothing.
+struct Probe;
+
+enum Probed {
+    Accepted,
+    Lost,
+}
+
+impl From<SendError> for Probed {
+    fn from(_: SendError) -> Self {
+        Self::Lost
+    }
+}
+
+impl russh::Signer for Probe {
+    type Error = Probed;
+
+    async fn auth_sign(
+        &mut self,
+        _key: &russh::keys::agent::AgentIdentity,
+        _hash: Option<HashAlg>,
+        _data: Vec<u8>,
+    ) -> Result<Vec<u8>, Probed> {
+        Err(Probed::Accepted)
+    }
+}
+
+/// The keys that ssh looks for, after cpu's own.
+pub(super) fn usual(home: &Path) -> Vec<PathBuf> {
+    ["cpu_rsa", "id_rsa", "id_ecdsa", "id_ed25519"]
+        .iter()
+        .map(|name| home.join(".ssh").join(name))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_key_at_all_says_where_it_looked() {
+        let from = Identities {
+            usual: usual(Path::new("/nosuch")),
+            ..Identities::default()
+        };
+        let error = collect(&from).await.err().unwrap().to_string();
+        assert!(
+            error.contains("/nosuch/.ssh/cpu_rsa") && error.contains("-key"),
+            "{error}"
+        );
+        let named = vec![PathBuf::from("/nosuch/key")];
+        let error = collect(&Identities { named, ..from }).await;
+        let error = error.err().unwrap();
+        assert!(error.to_string().contains("/nosuch/key"), "{error}");
+    }
+}

@@ -1,0 +1,437 @@
+//! Where to go and as whom: the command line, then ssh's configuration, then what is usual.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use cpu_proto::DEFAULT_PORT;
+use cpu_ssh::algorithms::{KEEPALIVE_INTERVAL, KEEPALIVE_MAX};
+use tracing::debug;
+
+use super::HostKeys;
+use super::config::{Asked, Checking, Family, NewHost, Proxy, Settings, Tokens};
+use super::login::{self, Identities};
+use super::pattern;
+use super::stream::Place;
+
+/// From the first packet to the end of the key exchange. A machine whose network eats packets
+/// must be told of within 15 seconds.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(13);
+
+/// What kind of socket the server listens on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Network {
+    Tcp,
+    Unix,
+    Vsock,
+}
+
+/// What the command line says of the way to the machine.
+#[derive(Debug)]
+pub(crate) struct Wanted<'a> {
+    pub(crate) network: Network,
+    /// `[user@]host`, `[user@][host]:port`.
+    pub(crate) host: &'a str,
+    /// `-sp`: a port, or a path for a unix socket.
+    pub(crate) port: Option<&'a str>,
+    pub(crate) keys: &'a [PathBuf],
+    pub(crate) host_key: Option<&'a Path>,
+    pub(crate) home: &'a Path,
+    pub(crate) local_user: &'a str,
+}
+
+/// Everything that is known before the first packet.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) place: Place,
+    pub(crate) user: String,
+    pub(crate) identities: Identities,
+    pub(crate) host_keys: HostKeys,
+    pub(crate) connect_timeout: Duration,
+    /// `None` asks nothing of a silent peer.
+    pub(crate) alive_interval: Option<Duration>,
+    pub(crate) alive_max: usize,
+    /// Names of variables that a server which is not cpud is sent.
+    pub(crate) send_env: Vec<String>,
+    pub(crate) set_env: Vec<(String, String)>,
+}
+
+/// `[user@]host` and `[user@][host]:port` in their parts.
+pub(crate) fn split(text: &str) -> Result<(Option<&str>, &str, Option<&str>)> {
+    let (user, rest) = match text.rsplit_once('@') {
+        Some((user, rest)) => (Some(user), rest),
+        None => (None, text),
+    };
+    let (host, port) = match rest
+        .strip_prefix('[')
+        .and_then(|inner| inner.split_once(']'))
+    {
+        Some((host, "")) => (host, None),
+        Some((host, after)) => match after.strip_prefix(':') {
+            Some(port) => (host, Some(port)),
+            None => bail!("{text:?}: write host, or [host]:port"),
+        },
+        None => (rest, None),
+    };
+    // Both may become words of a proxy's command, which a shell reads.
+    let is_plain = |word: &str| {
+        !word.is_empty()
+            && !word.starts_with('-')
+            && !word.contains(|c: char| {
+                c.is_control() || c.is_whitespace() || "'`\"$\\;&<>|(){}".contains(c)
+            })
+    };
+    if !is_plain(host) || !user.is_none_or(is_plain) {
+        bail!("{text:?} is not the name of a machine: write [user@]host");
+    }
+    Ok((user, host, port))
+}
+
+fn port(text: &str) -> Result<u16> {
+    let port = text.parse().ok().filter(|&port| port != 0);
+    port.with_context(|| format!("{text:?} is not a TCP port"))
+}
+
+impl Target {
+    /// `read` gives what the configuration says of a host.
+    pub(crate) fn new(
+        wanted: &Wanted<'_>,
+        read: impl FnOnce(&Asked<'_>) -> Result<Settings>,
+    ) -> Result<Self> {
+        let (user, asked, inline_port) = split(wanted.host)?;
+        let settings = read(&Asked {
+            host: asked,
+            user,
+            local_user: wanted.local_user,
+            home: wanted.home,
+        })?;
+        if !settings.ignored.is_empty() {
+            let ignored: Vec<_> = settings.ignored.iter().map(String::as_str).collect();
+            debug!(
+                "of the ssh configuration without effect here: {}",
+                ignored.join(", ")
+            );
+        }
+        let host = settings.host(asked)?;
+        let user = user.map(str::to_owned).or_else(|| settings.user.clone());
+        let user = user.unwrap_or_else(|| wanted.local_user.to_owned());
+        let tcp_port = match (wanted.network, wanted.port.or(inline_port)) {
+            (Network::Tcp, Some(text)) => port(text)?,
+            _ => settings.port.unwrap_or(DEFAULT_PORT),
+        };
+        let tokens = Tokens {
+            home: wanted.home,
+            asked,
+            host: &host,
+            port: tcp_port,
+            user: &user,
+            local_user: wanted.local_user,
+        };
+        let place = match wanted.network {
+            Network::Tcp => tcp(&host, tcp_port, &settings, &tokens)?,
+            Network::Unix => Place::Unix(
+                wanted
+                    .port
+                    .map(PathBuf::from)
+                    .context("-net unix needs the path of cpud's socket: -sp PATH")?,
+            ),
+            Network::Vsock => vsock(&host, wanted.port)?,
+        };
+        let identities = identities(wanted, &settings, &tokens)?;
+        let host_keys = host_keys(wanted, &settings, &tokens, &identities)?;
+        let interval = settings.alive_interval.unwrap_or(KEEPALIVE_INTERVAL);
+        Ok(Self {
+            place,
+            user,
+            identities,
+            host_keys,
+            connect_timeout: settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            alive_interval: Some(interval).filter(|interval| !interval.is_zero()),
+            alive_max: settings.alive_max.unwrap_or(KEEPALIVE_MAX),
+            send_env: settings.send_env,
+            set_env: settings.set_env,
+        })
+    }
+
+    /// Whether `SendEnv` names a variable; a later `-pattern` takes names away.
+    pub(crate) fn sends(&self, name: &str) -> bool {
+        let mut sent = false;
+        for pattern in &self.send_env {
+            let (adds, pattern) = match pattern.strip_prefix('-') {
+                Some(pattern) => (false, pattern),
+                None => (true, pattern.as_str()),
+            };
+            if pattern::matches(pattern.as_bytes(), name.as_bytes()) {
+                sent = adds;
+            }
+        }
+        sent
+    }
+}
+
+/// Straight, or through what the configuration names. The hosts of a `ProxyJump` are ssh's own
+/// affair: it knows how to log in to them, with passwords, certificates and second factors.
+fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Result<Place> {
+    match &settings.proxy {
+        None | Some(Proxy::None) => Ok(Place::Tcp {
+            host: host.to_owned(),
+            port,
+            family: settings.family.unwrap_or(Family::Any),
+        }),
+        Some(Proxy::Command(command)) => {
+            let command = tokens.expand(command)?;
+            Ok(Place::Command {
+                shown: format!("{host} port {port} through {command:?}"),
+                words: ["/bin/sh", "-c", &format!("exec {command}")]
+                    .map(str::to_owned)
+                    .to_vec(),
+            })
+        }
+        Some(Proxy::Jump(hosts)) => {
+            let (before, last) = match hosts.rsplit_once(',') {
+                Some((before, last)) => (Some(before), last),
+                None => (None, hosts.as_str()),
+            };
+            let mut words = vec![
+                "ssh".to_owned(),
+                "-W".to_owned(),
+                format!("[{host}]:{port}"),
+            ];
+            if let Some(before) = before {
+                words.extend(["-J".to_owned(), before.to_owned()]);
+            }
+            let is_uri = last.starts_with("ssh://");
+            words.push(if is_uri {
+                last.to_owned()
+            } else {
+                format!("ssh://{last}")
+            });
+            Ok(Place::Command {
+                shown: format!("{host} port {port} through {hosts}"),
+                words,
+            })
+        }
+    }
+}
+
+/// Context identifiers by number or by the names of vsock(7).
+fn vsock(host: &str, port: Option<&str>) -> Result<Place> {
+    let cid = match host {
+        "hypervisor" => 0,
+        "local" | "localhost" => 1,
+        "host" => 2,
+        number => number.parse().ok().with_context(|| {
+            format!("{number:?} is not a vsock address: write its number, local, or host")
+        })?,
+    };
+    let port = match port {
+        Some(text) => text
+            .parse()
+            .ok()
+            .with_context(|| format!("{text:?} is not a vsock port"))?,
+        None => u32::from(DEFAULT_PORT),
+    };
+    Ok(Place::Vsock { cid, port })
+}
+
+fn identities(wanted: &Wanted<'_>, settings: &Settings, tokens: &Tokens<'_>) -> Result<Identities> {
+    let files = settings
+        .identity_files
+        .iter()
+        .filter(|file| *file != "none");
+    let configured: Vec<PathBuf> = files.map(|file| tokens.path(file)).collect::<Result<_>>()?;
+    let agent = match settings.identity_agent.as_deref() {
+        Some("none") => None,
+        None | Some("SSH_AUTH_SOCK") => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
+        Some(path) => match path.strip_prefix('$') {
+            Some(name) if !name.starts_with('{') => std::env::var_os(name).map(PathBuf::from),
+            _ => Some(tokens.path(path)?),
+        },
+    };
+    Ok(Identities {
+        usual: match (wanted.keys, &settings.identity_files[..]) {
+            ([], []) => login::usual(wanted.home),
+            // As in ssh, a configured file need not exist.
+            _ => configured,
+        },
+        named: wanted.keys.to_vec(),
+        agent: agent.filter(|path| !path.as_os_str().is_empty()),
+        only: settings.identities_only.unwrap_or(false),
+    })
+}
+
+fn host_keys(
+    wanted: &Wanted<'_>,
+    settings: &Settings,
+    tokens: &Tokens<'_>,
+    identities: &Identities,
+) -> Result<HostKeys> {
+    let (host, port) = (tokens.host, tokens.port);
+    let beside = || {
+        let keys = identities.named.iter().chain(&identities.usual);
+        let mut pins = keys.map(|key| PathBuf::from(format!("{}.hostkey", key.display())));
+        pins.find(|pin| pin.exists())
+    };
+    if let Some(file) = wanted.host_key.map(Path::to_owned).or_else(beside) {
+        return HostKeys::pinned(host, port, &file);
+    }
+    let files = match &settings.user_known_hosts {
+        Some(files) => files
+            .iter()
+            .filter(|file| *file != "none")
+            .map(|file| tokens.path(file))
+            .collect::<Result<_>>()?,
+        None => ["known_hosts", "known_hosts2"]
+            .map(|name| wanted.home.join(".ssh").join(name))
+            .to_vec(),
+    };
+    let checking = settings.checking.unwrap_or(Checking {
+        new: NewHost::Accept,
+        changed_is_accepted: false,
+    });
+    Ok(HostKeys::known(host, port, files, checking))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(host: &str) -> Wanted<'_> {
+        Wanted {
+            network: Network::Tcp,
+            host,
+            port: None,
+            keys: &[],
+            host_key: None,
+            home: Path::new("/nosuch"),
+            local_user: "ann",
+        }
+    }
+
+    fn tcp_at(target: &Target) -> (&str, u16) {
+        match &target.place {
+            Place::Tcp { host, port, .. } => (host, *port),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn users_and_ports_in_a_destination() {
+        assert_eq!(split("board").unwrap(), (None, "board", None));
+        assert_eq!(
+            split("bob@a@board").unwrap(),
+            (Some("bob@a"), "board", None)
+        );
+        assert_eq!(
+            split("bob@[fe80::1]:22").unwrap(),
+            (Some("bob"), "fe80::1", Some("22"))
+        );
+        assert_eq!(split("fe80::1%eth0").unwrap().1, "fe80::1%eth0");
+        for bad in [
+            "",
+            "@x",
+            "x@",
+            "[::1]x",
+            "-oProxyCommand=x",
+            "a b",
+            "$(id)",
+            "-l@x",
+        ] {
+            assert!(split(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_configuration() {
+        let settings = || Settings {
+            host_name: Some("%h.lab".into()),
+            user: Some("root".into()),
+            port: Some(2222),
+            ..Settings::default()
+        };
+        let target = Target::new(&wanted("board"), |_| Ok(settings())).unwrap();
+        assert_eq!(tcp_at(&target), ("board.lab", 2222));
+        assert_eq!(target.user, "root");
+        let target = Target::new(&wanted("bob@[board]:7"), |_| Ok(settings())).unwrap();
+        assert_eq!((tcp_at(&target).1, target.user.as_str()), (7, "bob"));
+        let port = Some("9");
+        let with_flag = Wanted {
+            port,
+            ..wanted("[board]:7")
+        };
+        assert_eq!(
+            tcp_at(&Target::new(&with_flag, |_| Ok(settings())).unwrap()).1,
+            9
+        );
+        let target = Target::new(&wanted("board"), |_| Ok(Settings::default())).unwrap();
+        assert_eq!(
+            (tcp_at(&target).1, target.user.as_str()),
+            (DEFAULT_PORT, "ann")
+        );
+    }
+
+    #[test]
+    fn ways_through_others() {
+        let place = |proxy| {
+            let read = |_: &Asked<'_>| {
+                Ok(Settings {
+                    proxy: Some(proxy),
+                    ..Settings::default()
+                })
+            };
+            Target::new(&wanted("board"), read).unwrap().place
+        };
+        let words = |place| match place {
+            Place::Command { words, .. } => words.join(" "),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            words(place(Proxy::Jump("a,bob@b:22".into()))),
+            "ssh -W [board]:17010 -J a ssh://bob@b:22"
+        );
+        assert_eq!(
+            words(place(Proxy::Command("nc %h %p".into()))),
+            "/bin/sh -c exec nc board 17010"
+        );
+        assert!(matches!(place(Proxy::None), Place::Tcp { .. }));
+    }
+
+    #[test]
+    fn other_sockets() {
+        let at = |network, host, port| {
+            let wanted = Wanted {
+                network,
+                port,
+                ..wanted(host)
+            };
+            Target::new(&wanted, |_| Ok(Settings::default())).map(|target| target.place)
+        };
+        let place = at(Network::Vsock, "3", None).unwrap();
+        assert_eq!(
+            place,
+            Place::Vsock {
+                cid: 3,
+                port: 17010
+            }
+        );
+        assert!(at(Network::Vsock, "board", None).is_err());
+        let place = at(Network::Unix, "board", Some("/run/cpud")).unwrap();
+        assert_eq!(place, Place::Unix("/run/cpud".into()));
+        assert!(at(Network::Unix, "board", None).is_err());
+        assert!(at(Network::Tcp, "board", Some("0")).is_err());
+    }
+
+    #[test]
+    fn names_that_are_sent() {
+        let send_env = ["LC_*", "-LC_ALL", "LANG"].map(str::to_owned).to_vec();
+        let read = |_: &Asked<'_>| {
+            Ok(Settings {
+                send_env,
+                ..Settings::default()
+            })
+        };
+        let target = Target::new(&wanted("board"), read).unwrap();
+        assert!(target.sends("LC_TIME") && target.sends("LANG"));
+        assert!(!target.sends("LC_ALL") && !target.sends("HOME"));
+    }
+}

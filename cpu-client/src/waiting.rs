@@ -1,0 +1,53 @@
+//! What cpu waits for, shown on a terminal after a second. Nothing is shown in a file or pipe, nor
+//! of what goes quickly.
+
+use std::cell::{Cell, RefCell};
+use std::io::{IsTerminal, Write, stderr};
+use std::time::Duration;
+
+/// Until then a person has not begun to wonder.
+const QUIET: Duration = Duration::from_secs(1);
+
+const STEP: Duration = Duration::from_millis(120);
+
+/// The step that is waited for.
+#[derive(Debug, Default)]
+pub(crate) struct Stage {
+    text: RefCell<String>,
+    is_shown: Cell<bool>,
+}
+
+impl Stage {
+    /// Names the step that begins.
+    pub(crate) fn set(&self, text: impl Into<String>) {
+        self.text.replace(text.into());
+    }
+
+    /// Clears the line, so that something else can be shown.
+    pub(crate) fn hide(&self) {
+        if self.is_shown.take() {
+            let _ = stderr().write_all(b"\r\x1b[K");
+        }
+    }
+
+    /// Runs `work` and shows the step meanwhile.
+    pub(crate) async fn shown_during<T>(&self, work: impl Future<Output = T>) -> T {
+        if !stderr().is_terminal() {
+            return work.await;
+        }
+        tokio::pin!(work);
+        let mut signs = ['|', '/', '-', '\\'].into_iter().cycle();
+        let mut wait = QUIET;
+        loop {
+            if let Ok(result) = tokio::time::timeout(wait, &mut work).await {
+                self.hide();
+                return result;
+            }
+            let sign = signs.next().unwrap_or('|');
+            let line = format!("\r\x1b[K{sign} {}", self.text.borrow());
+            let _ = stderr().write_all(line.as_bytes());
+            self.is_shown.set(true);
+            wait = STEP;
+        }
+    }
+}

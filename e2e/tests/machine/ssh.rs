@@ -1,0 +1,432 @@
+//! The client is the ssh you know: its configuration, keys, host keys, and a stock sshd as the
+//! other side. The servers run on this machine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::daemon::{Daemon, keygen};
+use e2e::terminal::Terminal;
+use e2e::{out, wait_until};
+use tempfile::TempDir;
+
+use crate::{Machine, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("ssh_config_says_where_and_how", configuration),
+    ("ssh_goes_through_proxies_and_jumps", proxies),
+    ("ssh_keys_are_tried_in_turn", several_keys),
+    ("ssh_passphrases_are_asked_for_without_echo", passphrase),
+    ("ssh_agents_sign", agent),
+    ("ssh_known_hosts_are_kept_and_obeyed", known_hosts),
+    ("ssh_servers_of_stock_work_as_with_ssh", stock_sshd),
+    ("ssh_over_a_unix_socket", unix_socket),
+    ("ssh_waiting_is_shown_on_a_terminal", waiting),
+];
+
+/// A home directory with a key that has no pin beside it, and nothing else.
+struct User(TempDir);
+
+impl User {
+    fn new() -> Result<Self> {
+        let user = Self(tempfile::tempdir()?);
+        fs::create_dir(user.ssh())?;
+        fs::copy(out().join("cpu_rsa"), user.key())?;
+        fs::set_permissions(user.key(), PermissionsExt::from_mode(0o600))?;
+        Ok(user)
+    }
+
+    fn ssh(&self) -> PathBuf {
+        self.0.path().join(".ssh")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.ssh().join("own")
+    }
+
+    fn configure(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.ssh().join("config"), text)?)
+    }
+
+    /// `cpu -9p=false` with these words.
+    fn cpu(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(out().join("cpu"));
+        command
+            .arg("-9p=false")
+            .args(words)
+            .env("HOME", self.0.path())
+            .env("PWD", "/")
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Result<Output> {
+        Ok(self.cpu(words).output()?)
+    }
+
+    /// In a terminal.
+    fn typed(&self, words: &[&str]) -> Result<Terminal> {
+        let command = pty_process::blocking::Command::new(out().join("cpu"))
+            .arg("-9p=false")
+            .args(words)
+            .env("HOME", self.0.path())
+            .env("PWD", "/")
+            .env_remove("SSH_AUTH_SOCK");
+        Terminal::start(command, 24, 80)
+    }
+}
+
+fn works(output: &Output) -> Result<String> {
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout.clone())?)
+}
+
+fn fails(output: &Output, words: &[&str]) -> Result<()> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(255), "{output:?}");
+    for word in words {
+        ensure!(stderr.contains(word), "no {word:?} in {stderr}");
+    }
+    Ok(())
+}
+
+fn configuration(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    let port = daemon.port;
+    user.configure(
+        "Include board.conf\nHost board-*\n  ForwardAgent yes\n  HostName 127.0.0.1\n  Port 1\n  SetEnv FROM_CONFIG=yes LATE=no\n\
+         Match host 127.0.0.1 user bob\n  SetEnv BOB=1\n",
+    )?;
+    fs::write(
+        user.ssh().join("board.conf"),
+        format!(
+            "Host board-?\n  Port {port}\n  IdentityFile ~/.ssh/missing\n  IdentityFile %d/.ssh/own\n  \
+             UserKnownHostsFile ~/.ssh/hosts\n  AddressFamily inet\n"
+        ),
+    )?;
+    let script = "echo $FROM_CONFIG $BOB";
+    let output = user.run(&["board-1", "sh", "-c", script])?;
+    ensure!(works(&output)? == "yes\n", "{output:?}");
+    ensure!(
+        fs::read_to_string(user.ssh().join("hosts"))?.starts_with(&format!("[127.0.0.1]:{port} "))
+    );
+    let output = user.run(&["bob@board-1", "sh", "-c", script])?;
+    ensure!(
+        works(&output)? == "yes 1\n" && output.stderr.is_empty(),
+        "{output:?}"
+    );
+
+    let output = user.run(&["-d", "board-1", "true"])?;
+    let told = String::from_utf8(output.stderr)?;
+    ensure!(told.matches("forwardagent").count() == 1, "{told}");
+
+    user.configure("\nHost x\n  Port 1\nHost *\n  Port many\n")?;
+    fails(&user.run(&["board-1", "true"])?, &["config line 5", "many"])?;
+    user.configure("Port 1\n")?;
+    fs::set_permissions(user.ssh().join("config"), PermissionsExt::from_mode(0o666))?;
+    fails(&user.run(&["board-1", "true"])?, &["config", "chmod 600"])
+}
+
+fn proxies(_: &Machine) -> Result<()> {
+    let (daemon, bastion, user) = (Daemon::cpud()?, Daemon::sshd()?, User::new()?);
+    let ssh = format!(
+        "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -i {}",
+        user.key().display()
+    );
+    let common = format!(
+        "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
+        daemon.port
+    );
+    let through = bastion.port;
+    user.configure(&format!(
+        "{common}ProxyCommand {ssh} -p {through} -W %h:%p 127.0.0.1\n"
+    ))?;
+    ensure!(works(&user.run(&["board", "echo", "there"])?)? == "there\n");
+
+    // ssh finds its configuration by the password file, not by $HOME: so it is told here.
+    let bin = user.0.path().join("bin");
+    fs::create_dir(&bin)?;
+    fs::write(
+        bin.join("ssh"),
+        format!("#!/bin/sh\nexec /usr/bin/{ssh} \"$@\"\n"),
+    )?;
+    fs::set_permissions(bin.join("ssh"), PermissionsExt::from_mode(0o755))?;
+    user.configure(&format!("{common}ProxyJump 127.0.0.1:{through}\n"))?;
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH")?);
+    let output = user
+        .cpu(&["board", "echo", "there"])
+        .env("PATH", path)
+        .output()?;
+    ensure!(works(&output)? == "there\n");
+
+    user.configure(&format!("{common}ProxyCommand exit 3\n"))?;
+    fails(&user.run(&["board", "true"])?, &["through", "exit 3"])
+}
+
+fn several_keys(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    let port = format!("-sp={}", daemon.port);
+    let (wrong, own) = (user.ssh().join("wrong"), user.key().display().to_string());
+    keygen(&wrong, &["-t", "ecdsa"], "")?;
+    let wrong = wrong.display().to_string();
+    let words = [&port, "-key", &wrong, "-key", &own, "127.0.0.1", "true"];
+    works(&user.run(&words)?)?;
+    let words = [&port, "-key", &wrong, "127.0.0.1", "true"];
+    fails(&user.run(&words)?, &["refuses the key", &wrong])?;
+
+    // The usual names are tried without a flag.
+    fs::rename(user.key(), user.ssh().join("id_rsa"))?;
+    works(&user.run(&[&port, "127.0.0.1", "true"])?)?;
+    fs::set_permissions(user.ssh().join("id_rsa"), PermissionsExt::from_mode(0o644))?;
+    let output = user.run(&[&port, "127.0.0.1", "true"])?;
+    fails(
+        &output,
+        &["id_rsa is not used", "0644", "no key to log in with"],
+    )
+}
+
+fn passphrase(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    let own = user.key().display().to_string();
+    let changed = Command::new("ssh-keygen")
+        .args(["-q", "-p", "-N", "sesame", "-f", &own])
+        .output()?;
+    ensure!(changed.status.success(), "{changed:?}");
+    let port = format!("-sp={}", daemon.port);
+    let words = [port.as_str(), "-key", &own, "127.0.0.1", "echo", "in''side"];
+    let mut terminal = user.typed(&words)?;
+    let at = terminal.expect_from(0, &format!("Enter passphrase for key '{own}': "))?;
+    terminal.send("wrong\r")?;
+    let at = terminal.expect_from(at, "Enter passphrase")?;
+    terminal.send("sesame\r")?;
+    terminal.expect_from(at, "in''side")?;
+    ensure!(terminal.wait()?.success());
+    ensure!(
+        !terminal.screen().contains("sesame"),
+        "{}",
+        terminal.screen()
+    );
+
+    // Nobody to ask; setsid takes the terminal away.
+    let mut command = Command::new("setsid");
+    command
+        .arg("-w")
+        .arg(out().join("cpu"))
+        .arg("-9p=false")
+        .args(words);
+    let output = command
+        .env("HOME", user.0.path())
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null())
+        .output()?;
+    fails(&output, &["no terminal", "passphrase", "ssh-agent"])
+}
+
+/// `ssh-agent` with one key, until dropped.
+struct Agent(Child);
+
+impl Agent {
+    fn start(socket: &Path, key: &Path) -> Result<Self> {
+        let mut command = Command::new("ssh-agent");
+        command.arg("-D").arg("-a").arg(socket);
+        let agent = Self(command.stdout(Stdio::null()).spawn()?);
+        wait_until("ssh-agent listens", Duration::from_mins(1), || {
+            Ok(socket.exists().then_some(()))
+        })?;
+        let mut add = Command::new("ssh-add");
+        add.arg("-q").arg(key).env("SSH_AUTH_SOCK", socket);
+        ensure!(add.status()?.success());
+        Ok(agent)
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn agent(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    let socket = user.ssh().join("agent");
+    let _agent = Agent::start(&socket, &user.key())?;
+    let port = format!("-sp={}", daemon.port);
+    // Only the agent has it now.
+    fs::remove_file(user.key())?;
+    let words = [&port, "127.0.0.1", "true"];
+    let run = || Ok::<_, anyhow::Error>(user.cpu(&words).env("SSH_AUTH_SOCK", &socket).output()?);
+    works(&run()?)?;
+    user.configure("IdentityAgent none\n")?;
+    fails(&run()?, &["no key to log in with"])?;
+    user.configure("IdentityAgent ~/.ssh/agent\n")?;
+    works(&user.run(&words)?)?;
+    let other = user.ssh().join("other");
+    keygen(&other, &["-t", "ed25519"], "")?;
+    let only = "IdentityAgent ~/.ssh/agent\nIdentitiesOnly yes\nIdentityFile ~/.ssh/other\n";
+    user.configure(only)?;
+    fails(&user.run(&words)?, &["refuses the key", "other"])
+}
+
+fn known_hosts(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    let file = user.ssh().join("known_hosts");
+    let (port, own) = (
+        format!("-sp={}", daemon.port),
+        user.key().display().to_string(),
+    );
+    let words = [port.as_str(), "-key", &own, "127.0.0.1", "true"];
+    let key = fs::read_to_string(daemon.host_key())?;
+    let key = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
+
+    user.configure("StrictHostKeyChecking yes\n")?;
+    fails(
+        &user.run(&words)?,
+        &["is new", "SHA256:", "StrictHostKeyChecking"],
+    )?;
+    user.configure("")?;
+    let first = user.run(&words)?;
+    works(&first)?;
+    ensure!(
+        String::from_utf8_lossy(&first.stderr).contains("is new"),
+        "{first:?}"
+    );
+    let again = user.run(&words)?;
+    works(&again)?;
+    ensure!(again.stderr.is_empty(), "{again:?}");
+
+    let mut hash = Command::new("ssh-keygen");
+    hash.args(["-q", "-H", "-f"]).arg(&file);
+    ensure!(hash.output()?.status.success());
+    ensure!(fs::read_to_string(&file)?.starts_with("|1|"));
+    user.configure("StrictHostKeyChecking yes\n")?;
+    works(&user.run(&words)?)?;
+    fs::write(&file, format!("[127.0.*]:{} {key}\n", daemon.port))?;
+    works(&user.run(&words)?)?;
+
+    fs::write(&file, format!("# revoked\n@revoked * {key}\n"))?;
+    fails(
+        &user.run(&words)?,
+        &["known_hosts line 2", "revokes", "SHA256:"],
+    )?;
+
+    let other = user.ssh().join("other");
+    keygen(&other, &["-t", "ed25519"], "")?;
+    let other_key = fs::read_to_string(other.with_extension("pub"))?;
+    fs::write(
+        &file,
+        format!("\n\n[127.0.0.1]:{} {other_key}", daemon.port),
+    )?;
+    fails(
+        &user.run(&words)?,
+        &["known_hosts line 3", "SHA256:", "another machine"],
+    )?;
+    user.configure("StrictHostKeyChecking no\n")?;
+    let output = user.run(&words)?;
+    works(&output)?;
+    ensure!(
+        String::from_utf8_lossy(&output.stderr).contains("line 3"),
+        "{output:?}"
+    );
+
+    let pin = daemon.host_key().display().to_string();
+    works(&user.run(&[&["-hk", pin.as_str()], &words[..]].concat())?)?;
+    let pin = other.with_extension("pub").display().to_string();
+    fails(
+        &user.run(&[&["-hk", pin.as_str()], &words[..]].concat())?,
+        &["pins", &pin],
+    )
+}
+
+fn stock_sshd(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::sshd()?, User::new()?);
+    user.configure(&format!(
+        "Host sshd\nHostName 127.0.0.1\nIdentityFile ~/.ssh/own\nUserKnownHostsFile ~/.ssh/hosts\n\
+         SetEnv FROM_CONFIG=set\nSendEnv SENT\nPort {}\n",
+        daemon.port
+    ))?;
+    let run = |words: &[&str]| user.run(&[&["-namespace", "", "sshd"], words].concat());
+    // The other side's shell reads the words, as with ssh.
+    let output = run(&["echo $((6*7)) | tr 4 5; exit 3"])?;
+    ensure!(
+        output.status.code() == Some(3) && output.stdout == b"52\n",
+        "{output:?}"
+    );
+    ensure!(run(&["kill -TERM $$"])?.status.code() == Some(143));
+    let mut command = user.cpu(&["sshd", "echo $FROM_CONFIG $SENT $KEPT; echo err >&2"]);
+    let output = command.env("SENT", "sent").env("KEPT", "kept").output()?;
+    ensure!(
+        works(&output)? == "set sent\n" && output.stderr == b"err\n",
+        "{output:?}"
+    );
+
+    let mut child = user
+        .cpu(&["sshd"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut input = child.stdin.take().context("no input")?;
+    std::io::Write::write_all(&mut input, b"echo shell $0; exit 4\n")?;
+    drop(input);
+    let output = child.wait_with_output()?;
+    ensure!(output.status.code() == Some(4), "{output:?}");
+    ensure!(output.stdout.starts_with(b"shell "), "{output:?}");
+
+    let mut terminal = user.typed(&["sshd", "tty; stty size; sleep 1; stty size"])?;
+    let at = terminal.expect_from(0, "/dev/pts/")?;
+    let at = terminal.expect_from(at, "24 80")?;
+    terminal.resize(30, 90)?;
+    terminal.expect_from(at, "30 90")?;
+    ensure!(terminal.wait()?.success());
+    Ok(())
+}
+
+fn unix_socket(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::cpud_at_a_socket()?, User::new()?);
+    let (socket, own) = (
+        daemon.socket().display().to_string(),
+        user.key().display().to_string(),
+    );
+    let words = [
+        "-net", "unix", "-sp", &socket, "-key", &own, "board", "echo", "there",
+    ];
+    ensure!(works(&user.run(&words)?)? == "there\n");
+    drop(daemon);
+    fails(
+        &user.run(&words)?,
+        &["cannot connect to the socket", &socket],
+    )?;
+    fails(
+        &user.run(&["-net", "unix", "board", "true"])?,
+        &["-sp PATH"],
+    )?;
+    fails(
+        &user.run(&["-net", "udp", "board", "true"])?,
+        &["tcp, unix or vsock"],
+    )
+}
+
+fn waiting(_: &Machine) -> Result<()> {
+    let user = User::new()?;
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let port = format!("-sp={}", silent.local_addr()?.port());
+    let own = user.key().display().to_string();
+    user.configure("ConnectTimeout 3\n")?;
+    let words = [port.as_str(), "-key", &own, "127.0.0.1", "true"];
+    let mut terminal = user.typed(&words)?;
+    let at = terminal.expect_from(0, "waiting for 127.0.0.1 port")?;
+    terminal.expect_from(at, "no answer within 3 seconds")?;
+    ensure!(terminal.wait()?.code() == Some(255));
+    let output = user.run(&words)?;
+    fails(&output, &["no answer within 3 seconds"])?;
+    let stderr = String::from_utf8(output.stderr)?;
+    ensure!(
+        stderr.lines().count() == 1 && !stderr.contains("waiting"),
+        "{stderr}"
+    );
+    Ok(())
+}
