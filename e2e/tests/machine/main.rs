@@ -9,6 +9,7 @@ mod mounts;
 mod refusals;
 mod ssh;
 mod terminals;
+mod tty;
 
 use std::sync::Arc;
 
@@ -36,6 +37,7 @@ fn main() -> Result<()> {
         mounts::TESTS,
         terminals::TESTS,
         ssh::TESTS,
+        tty::TESTS,
         refusals::TESTS,
         lifecycle::TESTS,
         load::TESTS,

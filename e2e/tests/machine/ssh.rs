@@ -28,15 +28,19 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// A home directory with a key that has no pin beside it, and nothing else.
-struct User(TempDir);
+pub(crate) struct User(TempDir);
 
 impl User {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let user = Self(tempfile::tempdir()?);
         fs::create_dir(user.ssh())?;
         fs::copy(out().join("cpu_rsa"), user.key())?;
         fs::set_permissions(user.key(), PermissionsExt::from_mode(0o600))?;
         Ok(user)
+    }
+
+    pub(crate) fn home(&self) -> &Path {
+        self.0.path()
     }
 
     fn ssh(&self) -> PathBuf {
@@ -47,12 +51,12 @@ impl User {
         self.ssh().join("own")
     }
 
-    fn configure(&self, text: &str) -> Result<()> {
+    pub(crate) fn configure(&self, text: &str) -> Result<()> {
         Ok(fs::write(self.ssh().join("config"), text)?)
     }
 
     /// `cpu -9p=false` with these words.
-    fn cpu(&self, words: &[&str]) -> Command {
+    pub(crate) fn cpu(&self, words: &[&str]) -> Command {
         let mut command = Command::new(out().join("cpu"));
         command
             .arg("-9p=false")
@@ -64,12 +68,12 @@ impl User {
         command
     }
 
-    fn run(&self, words: &[&str]) -> Result<Output> {
+    pub(crate) fn run(&self, words: &[&str]) -> Result<Output> {
         Ok(self.cpu(words).output()?)
     }
 
     /// In a terminal.
-    fn typed(&self, words: &[&str]) -> Result<Terminal> {
+    pub(crate) fn typed(&self, words: &[&str]) -> Result<Terminal> {
         let command = pty_process::blocking::Command::new(out().join("cpu"))
             .arg("-9p=false")
             .args(words)
@@ -80,7 +84,7 @@ impl User {
     }
 }
 
-fn works(output: &Output) -> Result<String> {
+pub(crate) fn works(output: &Output) -> Result<String> {
     ensure!(output.status.success(), "{output:?}");
     Ok(String::from_utf8(output.stdout.clone())?)
 }

@@ -1,0 +1,201 @@
+//! Terminals, escapes and signals as ssh has them. The servers run on this machine.
+
+use std::io::Read;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::daemon::Daemon;
+use e2e::out;
+use e2e::terminal::Terminal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::ssh::{User, works};
+use crate::{Machine, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("tty_flags_are_sshs", flags),
+    ("tty_kind_and_utf8_are_as_here", kind),
+    ("tty_escapes_are_sshs", escapes),
+    ("signals_are_passed_on", signals),
+    ("signals_that_kill_the_command_are_told", killed),
+];
+
+/// A user whose configuration knows `board`, a cpud here.
+fn board() -> Result<(Daemon, User)> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    user.configure(&format!(
+        "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
+        daemon.port
+    ))?;
+    // The first time it is new, which would be told in the middle of everything.
+    works(&user.run(&["board", "true"])?)?;
+    Ok((daemon, user))
+}
+
+fn flags(_: &Machine) -> Result<()> {
+    let (_daemon, user) = board()?;
+    let show = "tty; [ -t 0 ] && stty size";
+    // Here is no terminal.
+    let output = user.run(&["-t", "board", "tty"])?;
+    ensure!(output.stdout == b"not a tty\n", "{output:?}");
+    ensure!(
+        String::from_utf8_lossy(&output.stderr).contains("-tt"),
+        "{output:?}"
+    );
+    for force in [&["-tt"][..], &["-t", "-t"]] {
+        let output = user.run(&[force, &["board", "sh", "-c", show]].concat())?;
+        let shown = works(&output)?;
+        ensure!(
+            shown.starts_with("/dev/pts/") && shown.contains("24 80"),
+            "{shown}"
+        );
+    }
+    // -n does not read what is there.
+    let mut command = user.cpu(&["-n", "board", "cat"]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut input = child.stdin.take().context("no input")?;
+    // The client may have left by then.
+    let _ = std::io::Write::write_all(&mut input, b"not for it\n");
+    let output = child.wait_with_output()?;
+    ensure!(works(&output)?.is_empty(), "{output:?}");
+
+    // And here is one. With an output redirected, only -t makes one there.
+    let shell = |words: &str| -> Result<String> {
+        let line = format!(
+            "{} -9p=false {words} 2>&1 | cat; echo en''d",
+            out().join("cpu").display()
+        );
+        let command = pty_process::blocking::Command::new("sh").args(["-c", &line]);
+        let command = command.env("HOME", user.home()).env("PWD", "/");
+        let mut terminal = Terminal::start(command, 24, 80)?;
+        terminal.expect_from(0, "end")?;
+        terminal.wait()?;
+        Ok(terminal.screen())
+    };
+    ensure!(shell("board tty")?.starts_with("not a tty"));
+    ensure!(shell("-t board tty")?.starts_with("/dev/pts/"));
+    let mut terminal = user.typed(&["board", "tty"])?;
+    terminal.wait()?;
+    ensure!(
+        terminal.screen().starts_with("/dev/pts/"),
+        "{}",
+        terminal.screen()
+    );
+    let mut terminal = user.typed(&["-T", "board", "tty"])?;
+    terminal.wait()?;
+    ensure!(
+        terminal.screen().starts_with("not a tty"),
+        "{}",
+        terminal.screen()
+    );
+    Ok(())
+}
+
+fn kind(_: &Machine) -> Result<()> {
+    let (_daemon, user) = board()?;
+    for (mode, shown) in [("iutf8", " iutf8"), ("-iutf8", "-iutf8")] {
+        let line = format!(
+            "stty {mode}; {} -9p=false board sh -c 'echo =$TERM=; stty -a; echo en''d'",
+            out().join("cpu").display()
+        );
+        let command = pty_process::blocking::Command::new("sh").args(["-c", &line]);
+        let command = command
+            .env("HOME", user.home())
+            .env("PWD", "/")
+            .env("TERM", "vt220");
+        let mut terminal = Terminal::start(command, 24, 80)?;
+        let at = terminal.expect_from(0, "=vt220=")?;
+        terminal.expect_from(at, "end")?;
+        terminal.wait()?;
+        ensure!(
+            terminal.screen().contains(shown),
+            "{mode}: {}",
+            terminal.screen()
+        );
+    }
+    Ok(())
+}
+
+fn escapes(_: &Machine) -> Result<()> {
+    let (_daemon, user) = board()?;
+    let mut terminal = user.typed(&["board", "cat"])?;
+    std::thread::sleep(Duration::from_secs(1));
+    terminal.send("first\r")?;
+    let at = terminal.expect_from(0, "first\r\nfirst")?;
+    terminal.send("~?")?;
+    let at = terminal.expect_from(at, "Escapes")?;
+    let at = terminal.expect_from(at, "~~")?;
+    terminal.send("~~kept\r")?;
+    // Echoed, and then from cat.
+    let at = terminal.expect_from(at, "~kept")?;
+    let at = terminal.expect_from(at, "~kept")?;
+    ensure!(
+        !terminal.screen().contains("~~kept"),
+        "{}",
+        terminal.screen()
+    );
+    terminal.send("x~.\r")?;
+    let at = terminal.expect_from(at, "x~.")?;
+    terminal.expect_from(at, "x~.")?;
+    terminal.send("~.")?;
+    ensure!(terminal.wait()?.code() == Some(255));
+    Ok(())
+}
+
+fn signals(_: &Machine) -> Result<()> {
+    let (_daemon, user) = board()?;
+    for (number, signal) in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = signal.as_str().trim_start_matches("SIG");
+        let status = 40 + i32::try_from(number)?;
+        let script = format!(
+            "trap 'echo got; exit {status}' {name}; echo ready; while :; do sleep 0.1; done"
+        );
+        let mut command = user.cpu(&["board", "sh", "-c", &script]);
+        // The shell tells there how its sleep ended.
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn()?;
+        let mut from = child.stdout.take().context("no output")?;
+        let mut ready = [0; 6];
+        from.read_exact(&mut ready)?;
+        ensure!(&ready == b"ready\n");
+        kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
+        let mut rest = String::new();
+        from.read_to_string(&mut rest)?;
+        let ended = child.wait()?;
+        ensure!(
+            rest == "got\n" && ended.code() == Some(status),
+            "{name}: {rest:?} {ended}"
+        );
+    }
+    Ok(())
+}
+
+fn killed(_: &Machine) -> Result<()> {
+    let (_daemon, user) = board()?;
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGUSR1,
+        Signal::SIGKILL,
+    ] {
+        let number = signal as i32;
+        let output = user.run(&["board", "sh", "-c", &format!("kill -{number} $$")])?;
+        ensure!(output.status.code() == Some(128 + number), "{output:?}");
+    }
+    Ok(())
+}
