@@ -29,6 +29,49 @@ impl Arch {
         }
     }
 
+    /// As the kernel's make calls it.
+    pub(crate) fn kernel_name(self) -> &'static str {
+        match self {
+            Self::X86_64 => "x86_64",
+            Self::Aarch64 => "arm64",
+        }
+    }
+
+    /// The goal of the kernel's make.
+    pub(crate) fn kernel_goal(self) -> &'static str {
+        match self {
+            Self::X86_64 => "bzImage",
+            Self::Aarch64 => "Image",
+        }
+    }
+
+    /// Where the image then lies among the objects.
+    pub(crate) fn kernel_image(self) -> &'static str {
+        match self {
+            Self::X86_64 => "arch/x86/boot/bzImage",
+            Self::Aarch64 => "arch/arm64/boot/Image",
+        }
+    }
+
+    /// What the names of the compiler and its kin begin with.
+    pub(crate) fn cross_prefix(self) -> &'static str {
+        match self {
+            _ if self == Self::HERE => "",
+            Self::X86_64 => "x86_64-linux-gnu-",
+            Self::Aarch64 => "aarch64-linux-gnu-",
+        }
+    }
+
+    /// The kernel's messages and cpud's go to a serial line and to a screen, whichever there is; a crash
+    /// ends in a reboot, since nobody sits beside the machine. A boot loader's own command line follows.
+    pub(crate) fn command_line(self) -> &'static str {
+        match self {
+            Self::X86_64 => "console=tty0 console=ttyS0,115200 quiet panic=10",
+            // Which serial line there is, the device tree or the ACPI tables say.
+            Self::Aarch64 => "console=tty0 quiet panic=10",
+        }
+    }
+
     /// `e_machine` of its programs (elf(5)).
     pub(crate) fn elf_machine(self) -> elf::Machine {
         match self {

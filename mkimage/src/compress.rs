@@ -25,7 +25,7 @@ pub(crate) enum Error {
 }
 
 /// How an archive is compressed.
-#[derive(Clone, Copy, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
 pub(crate) enum Compression {
     Xz,
     Zstd,
@@ -65,15 +65,33 @@ fn gzip(archive: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn xz(archive: &[u8]) -> io::Result<Vec<u8>> {
-    let mut options = LzmaOptions::new_preset(9)?;
-    let dictionary = archive.len().next_power_of_two().clamp(1 << 16, 1 << 26);
-    options.dict_size(u32::try_from(dictionary).unwrap_or(1 << 26));
+    let mut options = LzmaOptions::new_preset(6)?;
+    let dictionary = archive.len().next_power_of_two().clamp(1 << 16, 1 << 23);
+    options.dict_size(u32::try_from(dictionary).unwrap_or(1 << 23));
     let mut filters = Filters::new();
     filters.x86().lzma2(&options);
-    let stream = Stream::new_stream_encoder(&filters, Check::Crc32)?;
+    let stream = if archive.len() > LARGE {
+        MtStreamBuilder::new()
+            .threads(threads())
+            .block_size(LARGE as u64)
+            .filters(filters)
+            .check(Check::Crc32)
+            .encoder()?
+    } else {
+        Stream::new_stream_encoder(&filters, Check::Crc32)?
+    };
     let mut encoder = xz2::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder.write_all(archive)?;
     encoder.finish()
+}
+
+/// Archives of more bytes are compressed in blocks of as many, side by side.
+const LARGE: usize = 12 << 20;
+
+/// How many blocks are compressed at the same time: each takes memory.
+fn threads() -> u32 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if processors > 1 { 2 } else { 1 }
 }
 
 /// Bytes that [`xz_file`] compresses at a time, each by a thread of its own; the two copies of the kernel
@@ -88,9 +106,8 @@ pub(crate) fn xz_file(mut from: &File, to: &File, mut step: impl FnMut()) -> io:
     options.dict_size(4 << 20);
     let mut filters = Filters::new();
     filters.lzma2(&options);
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let stream = MtStreamBuilder::new()
-        .threads(u32::try_from(threads.min(2)).unwrap_or(1))
+        .threads(threads())
         .block_size(BLOCK)
         .filters(filters)
         .check(Check::Crc64)

@@ -7,6 +7,7 @@ mod cache;
 mod command;
 mod compress;
 mod disk;
+mod distro;
 mod epoch;
 mod files;
 mod image;
@@ -59,6 +60,23 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(feature = "docs")]
+    if let Some(directory) = manual::wanted() {
+        let page = manual::Page {
+            command: <Arguments as clap::CommandFactory>::command(),
+            section: "1",
+            synopsis: "mkimage [flags] command [flags] [words]",
+            rest: include_str!("../../docs/man/mkimage.roff"),
+            one_dash: false,
+        };
+        return match manual::write(page, &directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("mkimage: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) if error.use_stderr() => {

@@ -21,7 +21,12 @@ pub(crate) enum Error {
 pub(crate) enum Node {
     Directory,
     File(Vec<u8>),
-    CharDevice { major: u32, minor: u32 },
+    CharDevice {
+        major: u32,
+        minor: u32,
+    },
+    /// To this path.
+    Symlink(String),
 }
 
 /// Names without a leading `/`, with permission bits. The order of the names puts a directory before
@@ -37,15 +42,21 @@ pub(crate) fn pack(tree: &Tree, epoch: u32) -> Result<Vec<u8>, Error> {
         let (entry, contents) = match node {
             Node::Directory => (
                 entry.nlink(2).set_mode_file_type(ModeFileType::Directory),
-                None,
+                &[][..],
             ),
-            Node::File(bytes) => (entry.set_mode_file_type(ModeFileType::Regular), Some(bytes)),
+            Node::File(bytes) => (
+                entry.set_mode_file_type(ModeFileType::Regular),
+                bytes.as_slice(),
+            ),
+            Node::Symlink(to) => (
+                entry.set_mode_file_type(ModeFileType::Symlink),
+                to.as_bytes(),
+            ),
             Node::CharDevice { major, minor } => {
                 let entry = entry.rdev_major(*major).rdev_minor(*minor);
-                (entry.set_mode_file_type(ModeFileType::Char), None)
+                (entry.set_mode_file_type(ModeFileType::Char), &[][..])
             }
         };
-        let contents = contents.map_or(&[][..], Vec::as_slice);
         let size = u32::try_from(contents.len()).map_err(|_| Error::TooBig(name.clone()))?;
         let mut writer = entry.write(&mut archive, size);
         writer.write_all(contents)?;
@@ -70,6 +81,7 @@ mod tests {
             ("dev", 0o755, Node::Directory),
             ("tmp", 0o1777, Node::Directory),
             ("empty", 0o644, file(b"")),
+            ("link", 0o777, Node::Symlink("/init".to_owned())),
         ];
         entries
             .map(|(name, mode, node)| (name.to_owned(), (mode, node)))
@@ -99,6 +111,7 @@ mod tests {
             ("dev/console", 0o020_600, (5, 1), ""),
             ("empty", 0o100_644, (0, 0), ""),
             ("init", 0o100_755, (0, 0), "\x7fELF and more"),
+            ("link", 0o120_777, (0, 0), "/init"),
             ("tmp", 0o041_777, (0, 0), ""),
         ];
         let expected = expected.map(|(name, mode, device, contents)| {

@@ -80,12 +80,17 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// The first line that a program prints, such as its version.
-pub(crate) fn first_line(mut command: Command) -> Result<String, Error> {
+/// What a program prints.
+pub(crate) fn output(mut command: Command) -> Result<String, Error> {
     let output = command
         .output()
         .map_err(|source| cannot_run(command.get_program(), source))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// The first line that a program prints, such as its version.
+pub(crate) fn first_line(command: Command) -> Result<String, Error> {
+    let text = output(command)?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::Target;
+use crate::distro;
 use crate::initramfs::Extra;
 use crate::progress::Progress;
 use crate::{archive, compress, epoch, files, initramfs, newc};
@@ -42,6 +43,23 @@ pub(crate) struct Initramfs {
     #[arg(long, value_name = "FILE")]
     append: Option<PathBuf>,
 
+    /// Kernel modules: auto, usb, storage, all, names, or paths such as drivers/mtd
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        requires = "modules_dir"
+    )]
+    modules: Vec<String>,
+
+    /// Where they are, such as /lib/modules/6.12.0; its name is the kernel's version
+    #[arg(long, value_name = "DIR", requires = "modules")]
+    modules_dir: Option<PathBuf>,
+
+    /// Firmware for these modules, such as /lib/firmware
+    #[arg(long, value_name = "DIR", requires = "modules")]
+    firmware: Option<PathBuf>,
+
     /// How to compress
     #[arg(long, default_value = "xz")]
     compress: compress::Compression,
@@ -69,6 +87,15 @@ impl Initramfs {
             &keys,
             &target.given_or(self.host_key.as_ref(), "ssh_host_ed25519_key"),
         )?;
+        if let Some(directory) = &self.modules_dir {
+            let release = directory.file_name().unwrap_or_default().to_string_lossy();
+            let mut chosen = distro::choose(directory, &release, &self.modules, progress)?;
+            if let Some(from) = &self.firmware {
+                let names = std::mem::take(&mut chosen.firmware);
+                distro::add_firmware(&mut chosen.tree, names, from)?;
+            }
+            tree.extend(chosen.tree);
+        }
         initramfs::add(&mut tree, &self.files)?;
         let archive = newc::pack(&tree, epoch::from_environment()?)?;
         let mut bytes = self.compress.apply(archive)?;

@@ -3,11 +3,13 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::Target;
+use crate::arch::Arch;
+use crate::distro::{self, Distribution};
 use crate::progress::Progress;
-use crate::{archive, cache, epoch, files, kernel};
+use crate::{archive, cache, epoch, files, kernel, newc};
 
 /// Get the kernel's source into the cache, and say where it is.
 pub(crate) fn fetch(progress: Progress) -> Result<()> {
@@ -18,14 +20,26 @@ pub(crate) fn fetch(progress: Progress) -> Result<()> {
     Ok(())
 }
 
-/// Build the kernel with the initramfs and the command line inside
+/// What a hardened kernel is told at boot besides.
+const HARDENED: &str = " lockdown=confidentiality slab_nomerge init_on_alloc=1 init_on_free=1";
+
+/// Build the kernel with the initramfs and the command line inside, or take a distribution's
 #[derive(clap::Args)]
 #[command(after_help = "\
-Example: mkimage kernel -o out/x86_64
+Examples:
+  mkimage kernel -o out/x86_64
+  mkimage kernel -o out/flash --initramfs out/x86_64/initramfs.cpio.xz --config common,flash \\
+    --max-size 2883584
 
-The source is $KERNEL_SRC (a directory or a tarball), else Debian's linux-source-6.12, else a
+  mkimage kernel -o out/x86_64 --from-deb linux-image-6.12-amd64.deb
+
+Built: one file, cpukernel. The source is $KERNEL_SRC (a directory or a tarball), else Debian's linux-source-6.12, else a
 tarball of kernel.org. Sources and objects are kept in $XDG_CACHE_HOME/cpu-appliance, so that
-another initramfs costs seconds.")]
+another initramfs costs seconds.
+
+Taken: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
+network, 9P, virtio; also usb, storage, all, names of modules, or paths such as drivers/mtd), and
+cpukernel.cmdline.")]
 pub(crate) struct Kernel {
     #[command(flatten)]
     target: Target,
@@ -34,9 +48,88 @@ pub(crate) struct Kernel {
     #[arg(long, value_name = "FILE")]
     initramfs: Option<PathBuf>,
 
-    /// The kernel's built-in command line
-    #[arg(long, value_name = "TEXT", default_value = kernel::COMMAND_LINE)]
-    cmdline: String,
+    /// The kernel's built-in command line [default: consoles on screen and serial line]
+    #[arg(long, value_name = "TEXT")]
+    cmdline: Option<String>,
+
+    /// Fragments of configuration, each one of common, usb, flash and hardened, or a file
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        default_value = "common"
+    )]
+    config: Vec<String>,
+
+    /// An option that wins over all fragments, any number of times
+    #[arg(long, value_name = "CONFIG_X=y", conflicts_with = "taken")]
+    set: Vec<String>,
+
+    /// Lock the kernel down: no /dev/mem, ports or MSRs, so no flashrom or chipsec either
+    #[arg(long, conflicts_with = "taken")]
+    hardened: bool,
+
+    /// Refuse a kernel of more bytes than there is room for
+    #[arg(long, value_name = "BYTES")]
+    max_size: Option<usize>,
+
+    #[command(flatten)]
+    taken: Taken,
+
+    /// Modules of a kernel that is taken
+    #[arg(
+        long,
+        value_name = "NAME,...",
+        value_delimiter = ',',
+        default_value = "auto",
+        requires = "taken"
+    )]
+    modules: Vec<String>,
+
+    /// Firmware for these modules, such as /lib/firmware
+    #[arg(long, value_name = "DIR", requires = "taken")]
+    firmware: Option<PathBuf>,
+
+    /// The modules of --kernel, such as /lib/modules/6.12.0
+    #[arg(long, value_name = "DIR", requires = "kernel")]
+    modules_dir: Option<PathBuf>,
+}
+
+/// Where a kernel is taken from.
+#[derive(clap::Args)]
+#[group(id = "taken", multiple = false)]
+struct Taken {
+    /// Take the kernel and the modules of a Debian package
+    #[arg(long, value_name = "FILE")]
+    from_deb: Option<PathBuf>,
+
+    /// Take those of this machine
+    #[arg(long)]
+    host_kernel: bool,
+
+    /// Take this kernel, with the modules of --modules-dir
+    #[arg(long, value_name = "FILE", requires = "modules_dir")]
+    kernel: Option<PathBuf>,
+}
+
+impl Taken {
+    /// The kernel that was asked for, if one was.
+    fn find(
+        &self,
+        modules: Option<&PathBuf>,
+        arch: Arch,
+        progress: Progress,
+    ) -> Result<Option<Distribution>> {
+        Ok(if let Some(deb) = &self.from_deb {
+            Some(Distribution::from_deb(deb, arch, progress)?)
+        } else if self.host_kernel {
+            Some(Distribution::of_host(arch)?)
+        } else if let (Some(kernel), Some(modules)) = (&self.kernel, modules) {
+            Some(Distribution::from_files(kernel, modules, arch)?)
+        } else {
+            None
+        })
+    }
 }
 
 impl Kernel {
@@ -49,18 +142,116 @@ impl Kernel {
             .with_context(|| format!("cannot read the initramfs {}", initramfs.display()))?;
         let archive = archive::unpack(&packed)
             .with_context(|| format!("cannot use the initramfs {}", initramfs.display()))?;
+        let found = self
+            .taken
+            .find(self.modules_dir.as_ref(), target.arch, progress)?;
+        if let Some(kernel) = found {
+            return self.take(&kernel, archive, started, progress);
+        }
         let cache = cache::Cache::from_environment()?;
+        let mut command_line = match &self.cmdline {
+            Some(given) => given.clone(),
+            None => target.arch.command_line().to_owned(),
+        };
+        let mut fragments = self.config.clone();
+        if self.hardened {
+            fragments.push(kernel::fragments::HARDENED.to_owned());
+            command_line.push_str(HARDENED);
+        }
         let wanted = kernel::Wanted {
-            arch: &kernel::X86_64,
-            command_line: &self.cmdline,
+            arch: target.arch,
+            fragments: &fragments,
+            options: &self.set,
+            command_line: &command_line,
             initramfs: &archive,
             epoch: epoch::from_environment()?,
         };
         let built = kernel::build(&wanted, &cache, progress)?;
+        let size = built.image.len();
+        if let Some(more) = self.max_size.and_then(|max| size.checked_sub(max))
+            && more > 0
+        {
+            let largest: Vec<String> = built
+                .parts
+                .iter()
+                .take(5)
+                .map(|(size, name)| format!("{name} {size}"))
+                .collect();
+            bail!(
+                "the kernel has {size} bytes, {more} more than --max-size; the largest parts, before \
+                 compression: {}",
+                largest.join(", ")
+            );
+        }
         files::replace(&target.path("cpu.config"), files::PUBLIC, &built.config)?;
         let path = target.path("cpukernel");
         files::replace(&path, files::PRIVATE, &built.image)?;
+        // Of a kernel that was taken before; this one has both inside.
+        files::remove(&target.path("cpuinitrd"))?;
+        files::remove(&target.path("cpukernel.cmdline"))?;
         progress.made(&path, built.image.len(), started);
+        Ok(())
+    }
+
+    /// Put a kernel that somebody else has built beside the initramfs that it needs.
+    fn take(
+        &self,
+        kernel: &Distribution,
+        mut archive: Vec<u8>,
+        started: Instant,
+        progress: Progress,
+    ) -> Result<()> {
+        let target = &self.target;
+        let compression = kernel.compression()?;
+        let mut chosen = kernel.modules(&self.modules, progress)?;
+        let names = std::mem::take(&mut chosen.firmware);
+        let missing = match &self.firmware {
+            Some(directory) => distro::add_firmware(&mut chosen.tree, names, directory)?,
+            None => names.into_iter().collect(),
+        };
+        archive.extend(newc::pack(&chosen.tree, epoch::from_environment()?)?);
+        let whole = archive.len();
+        let task = progress.task("compressing", None);
+        let initrd = compression.apply(archive)?;
+        drop(task);
+        if let Some(config) = &kernel.config {
+            files::replace(&target.path("cpu.config"), files::PUBLIC, config)?;
+        } else {
+            files::remove(&target.path("cpu.config"))?;
+        }
+        let command_line = self
+            .cmdline
+            .as_deref()
+            .unwrap_or(target.arch.command_line());
+        let command_line = format!("{}\n", command_line.trim_end());
+        let (path, initrd_path) = (target.path("cpukernel"), target.path("cpuinitrd"));
+        files::replace(
+            &target.path("cpukernel.cmdline"),
+            files::PUBLIC,
+            command_line.as_bytes(),
+        )?;
+        files::replace(&initrd_path, files::PRIVATE, &initrd)?;
+        files::replace(&path, files::PUBLIC, &kernel.image)?;
+        let count = chosen.count;
+        progress.say(format!(
+            "{}: {count} modules, {whole} bytes before compression",
+            kernel.release
+        ));
+        if !missing.is_empty() {
+            let some = missing
+                .iter()
+                .take(3)
+                .map(String::as_str)
+                .collect::<Vec<_>>();
+            progress.say(format!(
+                "{} files of firmware that some cards want are not in it: {}, ... (--firmware DIR)",
+                missing.len(),
+                some.join(", ")
+            ));
+            progress.detail(missing.join(" "));
+        }
+        progress.made(&path, kernel.image.len(), started);
+        progress.made(&initrd_path, initrd.len(), started);
         Ok(())
     }
 }

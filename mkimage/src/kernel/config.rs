@@ -13,6 +13,23 @@ pub(crate) struct Error {
     text: String,
 }
 
+/// What every kernel of an appliance has, whoever built it.
+pub(crate) const NEEDED: [&str; 13] = [
+    "CONFIG_BLK_DEV_INITRD",
+    "CONFIG_BINFMT_ELF",
+    "CONFIG_DEVTMPFS",
+    "CONFIG_TMPFS",
+    "CONFIG_PROC_FS",
+    "CONFIG_SYSFS",
+    "CONFIG_NAMESPACES",
+    "CONFIG_UNIX98_PTYS",
+    "CONFIG_INET",
+    "CONFIG_PACKET",
+    "CONFIG_NET_9P",
+    "CONFIG_NET_9P_FD",
+    "CONFIG_9P_FS",
+];
+
 /// Options with their values as written; `n` for those that are off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Config(BTreeMap<String, String>);
@@ -60,6 +77,19 @@ impl Config {
     /// Ask for a boolean option.
     pub(crate) fn enable(&mut self, option: &str) {
         self.0.insert(option.to_owned(), "y".to_owned());
+    }
+
+    /// Whether an option is `y`.
+    pub(crate) fn is_on(&self, option: &str) -> bool {
+        self.0.get(option).is_some_and(|value| value == "y")
+    }
+
+    /// Options without which cpud cannot do its work, or not be started, that are off here.
+    pub(crate) fn lacks_for_cpud(&self) -> Vec<&'static str> {
+        NEEDED
+            .into_iter()
+            .filter(|option| !matches!(self.0.get(*option).map(String::as_str), Some("y" | "m")))
+            .collect()
     }
 
     /// What `self` asks for and `made` does not have, one readable item each.

@@ -5,7 +5,8 @@
 //! the cache, one for each source and compiler, so that the next initramfs is a relink and the next
 //! option compiles what depends on it; the finished image stays too, by the hash of all its inputs.
 
-mod config;
+pub(crate) mod config;
+pub(crate) mod fragments;
 pub(crate) mod source;
 mod tree;
 
@@ -17,6 +18,7 @@ use std::process::Command;
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
+use crate::arch::Arch;
 use crate::cache::{self, Cache};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
@@ -24,47 +26,19 @@ use config::Config;
 use source::Source;
 use tree::Tree;
 
-/// The kernel's messages and cpud's go to a serial line and to a screen, whichever there is; a crash
-/// ends in a reboot, since nobody sits beside the machine. A boot loader's own command line follows.
-pub(crate) const COMMAND_LINE: &str = "console=tty0 console=ttyS0,115200 quiet panic=10";
-
 /// Longer ones the kernel cuts off silently (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h).
 const MAX_COMMAND_LINE: usize = 2047;
 
 /// Finished kernels that are kept, of 3 MiB each.
 const KEEP_IMAGES: usize = 16;
 
-/// What differs from one architecture to another.
-pub(crate) struct Arch {
-    /// As the kernel's make names it.
-    name: &'static str,
-    /// The goal of make, and where it then lies in the tree of objects.
-    goal: &'static str,
-    image: &'static str,
-    /// Name and text of the configuration fragments, later ones win.
-    fragments: &'static [(&'static str, &'static str)],
-}
-
-/// 64-bit PCs.
-pub(crate) const X86_64: Arch = Arch {
-    name: "x86_64",
-    goal: "bzImage",
-    image: "arch/x86/boot/bzImage",
-    fragments: &[
-        (
-            "common.config",
-            include_str!("../../../kernel-configs/common.config"),
-        ),
-        (
-            "x86_64.config",
-            include_str!("../../../kernel-configs/x86_64.config"),
-        ),
-    ],
-};
-
 /// What to build.
 pub(crate) struct Wanted<'a> {
-    pub(crate) arch: &'static Arch,
+    pub(crate) arch: Arch,
+    /// Fragments of configuration, by name or path; later ones win.
+    pub(crate) fragments: &'a [String],
+    /// Options, `CONFIG_X=y`, that win over all fragments.
+    pub(crate) options: &'a [String],
     /// Built in.
     pub(crate) command_line: &'a str,
     /// A newc archive, not compressed: the image as a whole is, once.
@@ -78,6 +52,8 @@ pub(crate) struct Built {
     pub(crate) image: Vec<u8>,
     /// The whole `.config`.
     pub(crate) config: Vec<u8>,
+    /// What is in it, the largest first: bytes before compression, and the part's name.
+    pub(crate) parts: Vec<(u64, String)>,
 }
 
 /// Why there is no kernel.
@@ -91,6 +67,12 @@ pub(crate) enum Error {
     Source(#[from] source::Error),
     #[error(transparent)]
     Fragment(#[from] config::Error),
+    #[error("there is no kernel configuration {0}: neither a file nor one of {known}", known = fragments::known())]
+    NoFragment(String),
+    #[error(
+        "with this configuration cpud could not run; also needed: {}", .0.join(", ")
+    )]
+    Useless(Vec<&'static str>),
     #[error(
         "the kernel cannot have what the configuration asks for \
          (renamed, or something it depends on is off):{}", config::list(.0)
@@ -127,13 +109,17 @@ pub(crate) fn build(
     progress: Progress,
 ) -> Result<Built, Error> {
     let asked = configuration(wanted)?;
-    check_tools()?;
+    check_tools(wanted.arch)?;
     let source = Source::find(cache, progress)?;
-    let compiler = tools::first_line(version_of("gcc"))? + &tools::first_line(version_of("ld"))?;
+    let cross = wanted.arch.cross_prefix();
+    let compiler = tools::first_line(version_of(&format!("{cross}gcc")))?
+        + &tools::first_line(version_of(&format!("{cross}ld")))?;
     let tree_key = digest(&[
         source.identity().as_bytes(),
         compiler.as_bytes(),
-        wanted.arch.name.as_bytes(),
+        wanted.arch.kernel_name().as_bytes(),
+        // Else two kernels made in turn would compile most of each other's objects again.
+        wanted.fragments.join(",").as_bytes(),
     ]);
 
     // A directory may change under the same name, so only make can tell what is still right.
@@ -165,7 +151,12 @@ pub(crate) fn build(
     let lock = Cache::lock(&tree.objects, progress)?;
     let config = tree.configure(&asked, &lock)?;
     let image = tree.make(wanted.initramfs, &lock)?;
-    let built = Built { image, config };
+    let parts = tree.parts()?;
+    let built = Built {
+        image,
+        config,
+        parts,
+    };
     if let Some(path) = finished {
         keep_finished(&path, &built)?;
     }
@@ -178,19 +169,22 @@ fn configuration(wanted: &Wanted<'_>) -> Result<Config, Error> {
     if line.len() > MAX_COMMAND_LINE || !line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(Error::CommandLine(line.to_owned()));
     }
-    let mut asked = Config::default();
-    for (name, text) in wanted.arch.fragments {
-        asked.merge(Config::parse(name, text)?);
-    }
+    let mut asked = fragments::merge(wanted.arch, wanted.fragments)?;
+    asked.merge(Config::parse("--set", &wanted.options.join("\n"))?);
     if !line.is_empty() {
-        asked.enable("CONFIG_CMDLINE_BOOL");
+        if wanted.arch == Arch::X86_64 {
+            asked.enable("CONFIG_CMDLINE_BOOL");
+        }
         asked.set_string("CONFIG_CMDLINE", line);
     }
-    Ok(asked)
+    match asked.lacks_for_cpud().as_slice() {
+        [] => Ok(asked),
+        lacks => Err(Error::Useless(lacks.to_vec())),
+    }
 }
 
-fn check_tools() -> Result<(), Error> {
-    let programs = [
+fn check_tools(arch: Arch) -> Result<(), Error> {
+    let mut tools = vec![
         ("make", "make"),
         ("gcc", "gcc"),
         ("ld", "binutils"),
@@ -199,7 +193,17 @@ fn check_tools() -> Result<(), Error> {
         ("bc", "bc"),
         ("xz", "xz-utils"),
     ];
-    tools::require(&programs.map(|(program, package)| Tool { program, package }))?;
+    if arch != Arch::HERE {
+        tools.push(match arch {
+            Arch::X86_64 => ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
+            Arch::Aarch64 => ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+        });
+    }
+    let tools: Vec<Tool> = tools
+        .into_iter()
+        .map(|(program, package)| Tool { program, package })
+        .collect();
+    tools::require(&tools)?;
     // objtool, which the kernel builds for itself, reads ELF.
     if !tools::has_header("gcc", "gelf.h")? {
         let tool = Tool {
@@ -221,7 +225,17 @@ fn read_finished(path: &Path) -> Option<Built> {
     Some(Built {
         image: fs::read(path.join("cpukernel")).ok()?,
         config: fs::read(path.join("cpu.config")).ok()?,
+        parts: read_parts(&fs::read_to_string(path.join("parts")).ok()?),
     })
+}
+
+fn read_parts(text: &str) -> Vec<(u64, String)> {
+    text.lines()
+        .filter_map(|line| {
+            let (size, name) = line.split_once(' ')?;
+            Some((size.parse().ok()?, name.to_owned()))
+        })
+        .collect()
 }
 
 /// Put a finished kernel into the cache: both files or none.
@@ -232,6 +246,12 @@ fn keep_finished(path: &Path, built: &Built) -> Result<(), Error> {
         let directory = tempfile::tempdir_in(images)?;
         fs::write(directory.path().join("cpukernel"), &built.image)?;
         fs::write(directory.path().join("cpu.config"), &built.config)?;
+        let parts: Vec<String> = built
+            .parts
+            .iter()
+            .map(|(size, name)| format!("{size} {name}"))
+            .collect();
+        fs::write(directory.path().join("parts"), parts.join("\n"))?;
         // Gone under this name after the move; else it is removed with all in it.
         fs::rename(directory.path(), path)
     };
@@ -257,9 +277,15 @@ fn digest(parts: &[&[u8]]) -> String {
 mod tests {
     use super::*;
 
-    fn wanted(command_line: &str) -> Wanted<'_> {
+    fn common() -> [String; 1] {
+        ["common".to_owned()]
+    }
+
+    fn wanted<'a>(fragments: &'a [String], command_line: &'a str) -> Wanted<'a> {
         Wanted {
-            arch: &X86_64,
+            arch: Arch::X86_64,
+            fragments,
+            options: &[],
             command_line,
             initramfs: b"",
             epoch: 0,
@@ -268,7 +294,7 @@ mod tests {
 
     #[test]
     fn the_fragments_are_readable_and_hold_the_command_line() {
-        let text = configuration(&wanted("a=\"b c\" quiet"))
+        let text = configuration(&wanted(&common(), "a=\"b c\" quiet"))
             .unwrap()
             .to_string();
         assert!(
@@ -283,11 +309,30 @@ mod tests {
         let long = "x".repeat(MAX_COMMAND_LINE + 1);
         for line in [long.as_str(), "two\nlines", "ümlaut"] {
             assert!(matches!(
-                configuration(&wanted(line)),
+                configuration(&wanted(&common(), line)),
                 Err(Error::CommandLine(_))
             ));
         }
-        assert!(configuration(&wanted(&long[1..])).is_ok());
+        assert!(configuration(&wanted(&common(), &long[1..])).is_ok());
+    }
+
+    #[test]
+    fn single_options_win_and_must_leave_cpud_what_it_needs() {
+        let fragments = common();
+        let with = |options: &[String]| {
+            configuration(&Wanted {
+                options,
+                ..wanted(&fragments, "")
+            })
+        };
+        let text = with(&["CONFIG_FUSE_FS=n".to_owned()]).unwrap().to_string();
+        assert!(text.contains("# CONFIG_FUSE_FS is not set\n"), "{text}");
+        let error = with(&["CONFIG_9P_FS=n".to_owned()]).unwrap_err();
+        assert!(error.to_string().ends_with("CONFIG_9P_FS"), "{error}");
+        assert!(matches!(
+            with(&["9P_FS=y".to_owned()]),
+            Err(Error::Fragment(_))
+        ));
     }
 
     #[test]
@@ -298,10 +343,12 @@ mod tests {
         let built = Built {
             image: b"image".to_vec(),
             config: b"config".to_vec(),
+            parts: vec![(7, "net".to_owned())],
         };
         keep_finished(&path, &built).unwrap();
         keep_finished(&path, &built).unwrap();
-        assert_eq!(read_finished(&path).unwrap().image, b"image");
+        let found = read_finished(&path).unwrap();
+        assert_eq!((found.image, found.parts), (built.image, built.parts));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         fs::remove_file(path.join("cpu.config")).unwrap();
         assert!(read_finished(&path).is_none());

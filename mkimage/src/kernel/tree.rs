@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::config::Config;
-use super::{Arch, Error, failed};
+use super::{Error, failed};
+use crate::arch::Arch;
 use crate::cache::Lock;
 use crate::epoch;
 use crate::progress::Progress;
@@ -19,7 +20,7 @@ const USUAL_STEPS: u64 = 2000;
 pub(super) struct Tree {
     pub(super) source: PathBuf,
     pub(super) objects: PathBuf,
-    pub(super) arch: &'static Arch,
+    pub(super) arch: Arch,
     pub(super) epoch: u32,
     pub(super) progress: Progress,
 }
@@ -67,7 +68,7 @@ impl Tree {
         let log = self.objects.join("build.log");
         let mut make = self.command(lock)?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        make.arg(format!("-j{jobs}")).arg(self.arch.goal);
+        make.arg(format!("-j{jobs}")).arg(self.arch.kernel_goal());
         tools::run(make, &log, self.progress, |line| {
             if is_step(line) {
                 task.step();
@@ -77,7 +78,37 @@ impl Tree {
         drop(task);
         let compiled = self.compiled();
         fs::write(&compiled, "").map_err(failed("write", &compiled))?;
-        read(&self.objects.join(self.arch.image))
+        read(&self.objects.join(self.arch.kernel_image()))
+    }
+
+    /// How large the parts are before compression, the largest first: of each top directory what is
+    /// linked of it, and the initramfs.
+    pub(super) fn parts(&self) -> Result<Vec<(u64, String)>, Error> {
+        let archive = self.objects.join("initramfs.cpio");
+        let initramfs = fs::metadata(&archive).map_err(failed("read", &archive))?;
+        let mut parts = vec![(initramfs.len(), "the initramfs".to_owned())];
+        let entries = fs::read_dir(&self.objects).map_err(failed("list", &self.objects))?;
+        for entry in entries.flatten() {
+            let built_in = entry.path().join("built-in.a");
+            let name = entry.file_name().to_string_lossy().into_owned();
+            // usr is the initramfs.
+            if name == "usr" || !built_in.exists() {
+                continue;
+            }
+            let mut size = tools::command(format!("{}size", self.arch.cross_prefix()));
+            size.arg("--totals").arg(&built_in);
+            // Text, data and bss of all objects together, in the last line.
+            let text = tools::output(size)?;
+            let sum = text.lines().last().map(|line| {
+                let numbers = line.split_whitespace().take(2);
+                numbers
+                    .filter_map(|number| number.parse::<u64>().ok())
+                    .sum()
+            });
+            parts.push((sum.unwrap_or(0), name));
+        }
+        parts.sort_by(|a, b| b.cmp(a));
+        Ok(parts)
     }
 
     /// A file that is there when all of this configuration is compiled.
@@ -90,7 +121,8 @@ impl Tree {
         make.arg("-C")
             .arg(&self.source)
             .arg(format!("O={}", self.objects.display()))
-            .arg(format!("ARCH={}", self.arch.name))
+            .arg(format!("ARCH={}", self.arch.kernel_name()))
+            .arg(format!("CROSS_COMPILE={}", self.arch.cross_prefix()))
             // Who, where, when and how often is in the banner, and so in the image's bytes.
             .env("KBUILD_BUILD_USER", "cpu")
             .env("KBUILD_BUILD_HOST", "appliance")

@@ -1,0 +1,257 @@
+//! The files of a Debian package (deb(5)): an ar archive with a tar archive in it.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
+use std::path::{Component, Path, PathBuf};
+
+use crate::arch::Arch;
+
+/// Longer than any control file.
+const MAX_CONTROL: u64 = 1 << 20;
+/// A kernel package unpacks to some hundred megabytes.
+const MAX_DATA: u64 = 4 << 30;
+
+/// Why a package cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("it is no Debian package")]
+    Format,
+    #[error("it is a package for {got}, and the machine is {wanted} (--arch)")]
+    Machine { got: String, wanted: Arch },
+    #[error("it is compressed by {0}, which is not read here")]
+    Compression(String),
+    #[error("it is damaged or truncated")]
+    Damaged(#[source] io::Error),
+    #[error("cannot unpack it into {path}")]
+    Unpack { path: PathBuf, source: io::Error },
+}
+
+/// Unpack a package's files beneath `to`: those whose paths begin with `boot` or `lib`, with or without
+/// `usr` before it.
+pub(crate) fn unpack(path: &Path, arch: Arch, to: &Path) -> Result<(), Error> {
+    let file = File::open(path).map_err(Error::Damaged)?;
+    let mut members = Members::new(file)?;
+    let mut data = false;
+    while let Some((name, content)) = members.next()? {
+        if let Some(suffix) = name.strip_prefix("control.tar") {
+            check_machine(decompress(suffix, content)?.take(MAX_CONTROL), arch)?;
+        } else if let Some(suffix) = name.strip_prefix("data.tar") {
+            unpack_data(decompress(suffix, content)?.take(MAX_DATA), to)?;
+            data = true;
+        }
+    }
+    if data { Ok(()) } else { Err(Error::Format) }
+}
+
+/// The members of an ar archive.
+struct Members {
+    file: File,
+    next: u64,
+}
+
+impl Members {
+    fn new(mut file: File) -> Result<Self, Error> {
+        let mut magic = [0; 8];
+        match file.read_exact(&mut magic) {
+            Ok(()) if magic == *b"!<arch>\n" => Ok(Self { file, next: 8 }),
+            _ => Err(Error::Format),
+        }
+    }
+
+    /// Name and content of the next one. Its header has 60 bytes of text: a name of 16, at last a size
+    /// of 10 and two bytes that end it.
+    fn next(&mut self) -> Result<Option<(String, io::Take<File>)>, Error> {
+        self.file
+            .seek(SeekFrom::Start(self.next))
+            .map_err(Error::Damaged)?;
+        let mut header = Vec::new();
+        (&self.file)
+            .take(60)
+            .read_to_end(&mut header)
+            .map_err(Error::Damaged)?;
+        if header.is_empty() {
+            return Ok(None);
+        }
+        let text = str::from_utf8(&header).map_err(|_| Error::Format)?;
+        let fields = text.get(..16).zip(text.get(48..58));
+        let (Some((name, size)), true) = (fields, text.ends_with("`\n")) else {
+            return Err(Error::Format);
+        };
+        let size: u64 = size.trim().parse().map_err(|_| Error::Format)?;
+        self.next = size
+            .checked_add(self.next + 60)
+            .map(|end| end + end % 2)
+            .ok_or(Error::Format)?;
+        let name = name.trim_end().trim_end_matches('/').to_owned();
+        let file = self.file.try_clone().map_err(Error::Damaged)?;
+        Ok(Some((name, file.take(size))))
+    }
+}
+
+fn decompress(suffix: &str, content: io::Take<File>) -> Result<Box<dyn Read>, Error> {
+    let content = BufReader::new(content);
+    Ok(match suffix {
+        "" => Box::new(content),
+        ".xz" => Box::new(xz2::bufread::XzDecoder::new(content)),
+        ".gz" => Box::new(flate2::bufread::GzDecoder::new(content)),
+        ".zst" => {
+            Box::new(zstd::stream::read::Decoder::with_buffer(content).map_err(Error::Damaged)?)
+        }
+        other => return Err(Error::Compression(other.to_owned())),
+    })
+}
+
+fn check_machine(control: impl Read, arch: Arch) -> Result<(), Error> {
+    let mut archive = tar::Archive::new(control);
+    for entry in archive.entries().map_err(Error::Damaged)? {
+        let mut entry = entry.map_err(Error::Damaged)?;
+        if !entry.path().is_ok_and(|path| path.ends_with("control")) {
+            continue;
+        }
+        let mut text = String::new();
+        entry.read_to_string(&mut text).map_err(Error::Damaged)?;
+        let debian = match arch {
+            Arch::X86_64 => "amd64",
+            Arch::Aarch64 => "arm64",
+        };
+        let got = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Architecture: "));
+        return match got {
+            Some(got) if got.trim() == debian => Ok(()),
+            Some(got) => Err(Error::Machine {
+                got: got.trim().to_owned(),
+                wanted: arch,
+            }),
+            None => Err(Error::Format),
+        };
+    }
+    Err(Error::Format)
+}
+
+fn unpack_data(data: impl Read, to: &Path) -> Result<(), Error> {
+    let mut archive = tar::Archive::new(data);
+    for entry in archive.entries().map_err(Error::Damaged)? {
+        let mut entry = entry.map_err(Error::Damaged)?;
+        let path = entry.path().map_err(Error::Damaged)?.into_owned();
+        if !entry.header().entry_type().is_file() || !is_wanted(&path) {
+            continue;
+        }
+        let failed = |source| Error::Unpack {
+            path: to.to_owned(),
+            source,
+        };
+        // Refuses whatever would lie outside of `to`.
+        entry.unpack_in(to).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn is_wanted(path: &Path) -> bool {
+    path.components()
+        .find_map(|part| match part {
+            Component::Normal(name) if name != "usr" => Some(name == "boot" || name == "lib"),
+            _ => None,
+        })
+        .unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
+        let mut archive = tar::Builder::new(Vec::new());
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            // Names that the crate would not write.
+            header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
+            header.set_cksum();
+            archive.append(&header, *bytes).unwrap();
+        }
+        archive.into_inner().unwrap()
+    }
+
+    fn member(name: &str, bytes: &[u8]) -> Vec<u8> {
+        let size = bytes.len();
+        let mut member = format!("{name:<16}{:<12}{:<6}{:<6}{:<8}{size:<10}`\n", 0, 0, 0, 644);
+        if size % 2 == 1 {
+            member.push('\n');
+        }
+        let end = member.split_off(60);
+        [member.as_bytes(), bytes, end.as_bytes()].concat()
+    }
+
+    fn package(machine: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
+        let control = format!("Package: x\nArchitecture: {machine}\n");
+        let control = tar(&[("./control", control.as_bytes())]);
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(&control).unwrap();
+        let data = zstd::bulk::compress(&tar(files), 1).unwrap();
+        [
+            b"!<arch>\n".to_vec(),
+            member("debian-binary", b"2.0\n"),
+            member("control.tar.gz", &encoder.finish().unwrap()),
+            member("data.tar.zst", &data),
+        ]
+        .concat()
+    }
+
+    fn unpacked(bytes: &[u8]) -> Result<tempfile::TempDir, Error> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("deb"), bytes).unwrap();
+        std::fs::create_dir(dir.path().join("to")).unwrap();
+        unpack(
+            &dir.path().join("deb"),
+            Arch::X86_64,
+            &dir.path().join("to"),
+        )?;
+        Ok(dir)
+    }
+
+    #[test]
+    fn the_kernel_and_its_modules_are_unpacked() {
+        let files: [(&str, &[u8]); 3] = [
+            ("./boot/vmlinuz-6.1", b"kernel"),
+            ("./usr/lib/modules/6.1/a.ko", b"module"),
+            ("./usr/share/doc/x", b"paper"),
+        ];
+        let dir = unpacked(&package("amd64", &files)).unwrap();
+        let read = |name: &str| std::fs::read(dir.path().join("to").join(name));
+        assert_eq!(read("boot/vmlinuz-6.1").unwrap(), b"kernel");
+        assert_eq!(read("usr/lib/modules/6.1/a.ko").unwrap(), b"module");
+        assert!(read("usr/share/doc/x").is_err());
+    }
+
+    #[test]
+    fn nothing_is_written_elsewhere() {
+        let dir = unpacked(&package("amd64", &[("boot/../../outside", b"x")])).unwrap();
+        assert!(!dir.path().join("outside").exists());
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_why() {
+        let error = unpacked(&package("arm64", &[])).unwrap_err();
+        assert!(matches!(error, Error::Machine { .. }), "{error}");
+        let whole = package("amd64", &[("boot/x", b"y")]);
+        for length in [0, 7, 30, 100, whole.len() - 20] {
+            assert!(unpacked(&whole[..length]).is_err(), "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_of_a_byte_is_read_or_refused(at in 0..400_usize, value: u8) {
+            let mut bytes = package("amd64", &[("boot/x", b"y")]);
+            let at = at % bytes.len();
+            bytes[at] = value;
+            let _ = unpacked(&bytes);
+        }
+    }
+}

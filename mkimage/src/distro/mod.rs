@@ -1,0 +1,293 @@
+//! A distribution's kernel, as it is, with an initramfs that has cpud and just the modules that an
+//! appliance needs: nothing is compiled.
+
+mod deb;
+pub(crate) mod modules;
+
+use std::fs;
+use std::io;
+use std::path::{Component, Path, PathBuf};
+
+use crate::arch::Arch;
+use crate::compress::{self, Compression};
+use crate::image;
+use crate::kernel::config::{self, Config};
+use crate::newc::{Node, Tree};
+use crate::progress::Progress;
+use modules::{Chosen, Modules};
+
+/// Why it cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("cannot read {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot use the package {path}")]
+    Deb { path: PathBuf, source: deb::Error },
+    #[error(
+        "the package {0} has no kernel in /boot and modules in /lib/modules; is it linux-image-*.deb?"
+    )]
+    NoKernel(PathBuf),
+    #[error("cannot use the kernel {path}")]
+    Image { path: PathBuf, source: image::Error },
+    #[error(
+        "{0} does not say its version, and its modules' directory has another name than a version"
+    )]
+    NoRelease(PathBuf),
+    #[error("cpud cannot run on the kernel {path}, which was built without {}", .lacks.join(", "))]
+    Useless {
+        path: PathBuf,
+        lacks: Vec<&'static str>,
+    },
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    #[error(transparent)]
+    Modules(#[from] modules::Error),
+    #[error("cannot make a temporary directory")]
+    Temporary(#[source] io::Error),
+}
+
+/// A kernel that somebody else has built.
+pub(crate) struct Distribution {
+    /// The image's bytes.
+    pub(crate) image: Vec<u8>,
+    /// Its `.config`, when there is one.
+    pub(crate) config: Option<Vec<u8>>,
+    /// As `uname -r` says it.
+    pub(crate) release: String,
+    path: PathBuf,
+    modules: PathBuf,
+    /// Holds the files of an unpacked package.
+    unpacked: Option<tempfile::TempDir>,
+}
+
+impl Distribution {
+    /// That of a package `linux-image-*.deb`.
+    pub(crate) fn from_deb(deb: &Path, arch: Arch, progress: Progress) -> Result<Self, Error> {
+        let unpacked = tempfile::tempdir().map_err(Error::Temporary)?;
+        let task = progress.task("unpacking", None);
+        deb::unpack(deb, arch, unpacked.path()).map_err(|source| Error::Deb {
+            path: deb.to_owned(),
+            source,
+        })?;
+        drop(task);
+        let none = || Error::NoKernel(deb.to_owned());
+        let kernel = newest(&unpacked.path().join("boot"), "vmlinuz-").ok_or_else(none)?;
+        let modules = ["lib/modules", "usr/lib/modules"]
+            .into_iter()
+            .find_map(|name| newest(&unpacked.path().join(name), ""))
+            .ok_or_else(none)?;
+        let mut found = Self::from_files(&kernel, &modules, arch)?;
+        deb.clone_into(&mut found.path);
+        found.unpacked = Some(unpacked);
+        Ok(found)
+    }
+
+    /// The running one of this machine, else the newest in /boot.
+    pub(crate) fn of_host(arch: Arch) -> Result<Self, Error> {
+        let running = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        let running = Path::new("/boot").join(format!("vmlinuz-{}", running.trim()));
+        let kernel = if running.exists() {
+            running
+        } else {
+            newest(Path::new("/boot"), "vmlinuz-").unwrap_or(running)
+        };
+        let name = kernel.file_name().unwrap_or_default().to_string_lossy();
+        let release = name.trim_start_matches("vmlinuz-");
+        Self::from_files(&kernel, &Path::new("/lib/modules").join(release), arch)
+    }
+
+    /// A kernel and the directory of its modules. Its configuration is beside it under the name that
+    /// has `config` for `vmlinuz`.
+    pub(crate) fn from_files(kernel: &Path, modules: &Path, arch: Arch) -> Result<Self, Error> {
+        let image = fs::read(kernel).map_err(|source| Error::Read {
+            path: kernel.to_owned(),
+            source,
+        })?;
+        let header = image::header_for(&image, arch).map_err(|source| Error::Image {
+            path: kernel.to_owned(),
+            source,
+        })?;
+        let from_name = modules
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned());
+        let release = header
+            .version
+            .as_deref()
+            .and_then(|version| version.split(' ').next())
+            .map(str::to_owned)
+            .or(from_name.filter(|name| name.starts_with(|first: char| first.is_ascii_digit())))
+            .ok_or_else(|| Error::NoRelease(kernel.to_owned()))?;
+        let name = kernel.file_name().unwrap_or_default().to_string_lossy();
+        let config = name
+            .contains("vmlinuz")
+            .then(|| kernel.with_file_name(name.replace("vmlinuz", "config")))
+            .and_then(|path| fs::read(path).ok());
+        Ok(Self {
+            image,
+            config,
+            release,
+            path: kernel.to_owned(),
+            modules: modules.to_owned(),
+            unpacked: None,
+        })
+    }
+
+    /// Refuse a kernel on which cpud could not run, and say how its initramfs may be compressed.
+    pub(crate) fn compression(&self) -> Result<Compression, Error> {
+        let Some(text) = &self.config else {
+            return Ok(Compression::Gzip);
+        };
+        let config = Config::parse("the kernel's", &String::from_utf8_lossy(text))?;
+        let lacks = config.lacks_for_cpud();
+        if !lacks.is_empty() {
+            return Err(Error::Useless {
+                path: self.path.clone(),
+                lacks,
+            });
+        }
+        let known = [
+            ("CONFIG_RD_XZ", Compression::Xz),
+            ("CONFIG_RD_ZSTD", Compression::Zstd),
+            ("CONFIG_RD_GZIP", Compression::Gzip),
+        ];
+        let found = known.into_iter().find(|(option, _)| config.is_on(option));
+        Ok(found.map_or(Compression::None, |(_, compression)| compression))
+    }
+
+    /// The modules of a list.
+    pub(crate) fn modules(&self, list: &[String], progress: Progress) -> Result<Chosen, Error> {
+        choose(&self.modules, &self.release, list, progress)
+    }
+}
+
+/// The modules of a list, from a directory like /lib/modules/RELEASE.
+pub(crate) fn choose(
+    directory: &Path,
+    release: &str,
+    list: &[String],
+    progress: Progress,
+) -> Result<Chosen, Error> {
+    let mut task = progress.task("modules", None);
+    Ok(Modules::find(directory)?.choose(list, release, || task.step())?)
+}
+
+/// Put those firmware files into the tree that the directory has, and return the names of the others.
+pub(crate) fn add_firmware(
+    tree: &mut Tree,
+    names: impl IntoIterator<Item = String>,
+    directory: &Path,
+) -> Result<Vec<String>, Error> {
+    let mut missing = Vec::new();
+    for name in names {
+        let plain = Path::new(&name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
+        let found = ["", ".xz", ".zst"]
+            .map(|suffix| directory.join(format!("{name}{suffix}")))
+            .into_iter()
+            .find(|path| plain && path.is_file());
+        let Some(path) = found else {
+            missing.push(name);
+            continue;
+        };
+        let packed = fs::read(&path).map_err(|source| Error::Read {
+            path: path.clone(),
+            source,
+        })?;
+        let bytes = match compress::unpack_first(&packed) {
+            Ok(Some(unpacked))
+                if path
+                    .extension()
+                    .is_some_and(|end| end == "xz" || end == "zst") =>
+            {
+                unpacked.bytes
+            }
+            _ => packed,
+        };
+        let place = format!("lib/firmware/{name}");
+        for (end, _) in place.match_indices('/') {
+            tree.insert(place[..end].to_owned(), (0o755, Node::Directory));
+        }
+        tree.insert(place, (0o644, Node::File(bytes)));
+    }
+    Ok(missing)
+}
+
+/// The entry of a directory that is last in the order of its versions' numbers.
+fn newest(directory: &Path, prefix: &str) -> Option<PathBuf> {
+    let numbers = |name: &str| -> Vec<u64> {
+        name.split(|other: char| !other.is_ascii_digit())
+            .filter_map(|digits| digits.parse().ok())
+            .collect()
+    };
+    fs::read_dir(directory)
+        .ok()?
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.starts_with(prefix))
+        .max_by_key(|name| numbers(name))
+        .map(|name| directory.join(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kernel(config: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("vmlinuz-6.12.1");
+        fs::write(&path, image::tests::kernel(Arch::X86_64)).unwrap();
+        fs::write(dir.path().join("config-6.12.1"), config).unwrap();
+        (dir, path)
+    }
+
+    fn good() -> String {
+        config::NEEDED
+            .map(|option| format!("{option}=m\n"))
+            .concat()
+    }
+
+    #[test]
+    fn a_kernel_says_its_release_and_how_its_initramfs_may_be_packed() {
+        let (dir, path) = kernel(&(good() + "CONFIG_RD_ZSTD=y\n"));
+        let found = Distribution::from_files(&path, dir.path(), Arch::X86_64).unwrap();
+        assert_eq!(found.release, "6.12.1");
+        assert!(matches!(found.compression(), Ok(Compression::Zstd)));
+    }
+
+    #[test]
+    fn a_kernel_without_9p_is_refused() {
+        let (dir, path) = kernel(&good().replace("CONFIG_9P_FS=m", "# CONFIG_9P_FS is not set"));
+        let found = Distribution::from_files(&path, dir.path(), Arch::X86_64).unwrap();
+        let error = found.compression().unwrap_err().to_string();
+        assert!(error.ends_with("was built without CONFIG_9P_FS"), "{error}");
+        let other = Distribution::from_files(&path, dir.path(), Arch::Aarch64);
+        assert!(matches!(other, Err(Error::Image { .. })));
+    }
+
+    #[test]
+    fn the_newest_is_by_numbers() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["vmlinuz-6.9.1", "vmlinuz-6.12.0", "vmlinuz.old", "zzz"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        let found = newest(dir.path(), "vmlinuz-").unwrap();
+        assert!(found.ends_with("vmlinuz-6.12.0"), "{found:?}");
+    }
+
+    #[test]
+    fn firmware_is_found_and_what_is_missing_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("card")).unwrap();
+        let packed = Compression::Zstd.apply(b"firmware".to_vec()).unwrap();
+        fs::write(dir.path().join("card/a.bin.zst"), packed).unwrap();
+        let mut tree = Tree::new();
+        let names = ["card/a.bin", "card/b.bin", "../../etc/passwd"];
+        let missing = add_firmware(&mut tree, names.map(str::to_owned), dir.path()).unwrap();
+        assert_eq!(missing, ["card/b.bin", "../../etc/passwd"]);
+        assert!(
+            matches!(&tree["lib/firmware/card/a.bin"].1, Node::File(bytes) if bytes == b"firmware")
+        );
+        assert!(tree.contains_key("lib/firmware/card"));
+    }
+}
