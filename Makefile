@@ -5,7 +5,7 @@ TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
 BIN    := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release
 
-.PHONY: all deps programs keys initramfs cpukernel fetch usb netboot bundle qemu demo test bench clean help
+.PHONY: all deps programs keys initramfs cpukernel fetch usb netboot bundle qemu demo docs test bench clean help
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -50,6 +50,9 @@ qemu: cpukernel ## boot the machine in this terminal; Ctrl-C ends it
 demo: cpukernel ## boot a machine, run commands on it with this machine's files
 	@scripts/deps qemu
 	@qemu/demo
+
+docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
+	for program in cpu cpud mkimage; do cargo run -q --features docs --bin $$program -- write-docs $(OUT) || exit; done
 
 test: cpukernel ## format, lints, unit tests, end-to-end tests
 	@scripts/deps qemu media test

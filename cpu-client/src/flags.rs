@@ -5,104 +5,179 @@
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use cpu_proto::{DEFAULT_NAMESPACE, MAX_MSIZE};
+use cpu_proto::MAX_MSIZE;
 
 use crate::ssh::Network;
 use crate::terminal::Tty;
 
 /// Log in to a machine and run a command there with this machine's files.
+///
+/// The help has a line for each flag; more is in docs/man/cpu.roff.
 #[derive(Debug, Parser)]
 #[command(
     name = "cpu",
     version,
+    long_about = None,
     disable_help_flag = true,
-    args_override_self = true,
-    override_usage = "cpu [flags] host [flags] [command args...]",
-    after_help = "No command means $SHELL, else /bin/sh. Every flag may be written with one dash or two, \
-                  as -x=v or -x v, before or after the host.\n\
-                  Exit status: that of the command, 128+n if signal n killed it, 255 for cpu's own failures."
+    disable_version_flag = true,
+    args_override_self = true
 )]
 pub(crate) struct Flags {
-    /// Private key to log in with; may be given again (~/.ssh/cpu_rsa, ssh's own, and the agent's)
-    #[arg(long, value_name = "FILE", action = clap::ArgAction::Append)]
+    /// private key, may be repeated (~/.ssh/cpu_rsa, ssh's, agent's)
+    #[arg(long, value_name = "FILE", action = clap::ArgAction::Append, help_heading = CONNECTION)]
     pub(crate) key: Vec<PathBuf>,
 
-    /// File of public host keys, one of which the machine must have (KEY.hostkey if it exists,
-    /// else known_hosts)
-    #[arg(long, value_name = "FILE")]
+    /// public host keys (KEY.hostkey if it exists, else known_hosts)
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
     pub(crate) hk: Option<PathBuf>,
 
-    /// Port of cpud, 17010; the path of its socket with -net unix
-    #[arg(long, value_name = "PORT")]
+    /// port of cpud (17010), or the path of its unix socket
+    #[arg(long, value_name = "PORT", help_heading = CONNECTION)]
     pub(crate) sp: Option<String>,
 
-    /// Kind of socket to connect to: tcp, unix, vsock
-    #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = network)]
+    /// tcp, unix or vsock (tcp)
+    #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = network,
+          hide_default_value = true, help_heading = CONNECTION)]
     pub(crate) net: Network,
 
-    /// Directories there that come from here, as /dir:/there=/here; "" for none
-    #[arg(long, value_name = "LIST", help = format!(
-        "Directories there that come from here, as /dir:/there=/here; \"\" for none\n[default: {DEFAULT_NAMESPACE} and your home directory]"
-    ))]
+    /// /dir:/there=/here to show there ($CPU_NAMESPACE, else usual)
+    #[arg(long, value_name = "LIST", help_heading = FILES)]
     pub(crate) namespace: Option<String>,
 
-    /// More to mount there, as in fstab(5); else what CPU_FSTAB holds
-    #[arg(long, value_name = "FILE")]
+    /// more to mount there, as in fstab(5) ($CPU_FSTAB)
+    #[arg(long, value_name = "FILE", help_heading = FILES)]
     pub(crate) fstab: Option<PathBuf>,
 
-    /// Directory whose tree is served as /
-    #[arg(long, value_name = "DIR", default_value = "/")]
+    /// directory whose tree is served as / (/)
+    #[arg(long, value_name = "DIR", default_value = "/", hide_default_value = true,
+          help_heading = FILES)]
     pub(crate) root: PathBuf,
 
-    /// Serve this machine's files; -9p=false makes it plain ssh
-    #[arg(long = "9p", value_name = "BOOL", default_value = "true",
-          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// false: serve no files, like plain ssh (true)
+    #[arg(long = "9p", value_name = "BOOL", default_value = "true", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = FILES)]
     pub(crate) ninep: GoBool,
 
-    /// Largest 9P message, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = MAX_MSIZE,
-          value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)))]
+    /// largest 9P message, in bytes (1048576)
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_MSIZE, hide_default_value = true,
+          value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)),
+          help_heading = FILES)]
     pub(crate) msize: u32,
 
-    /// A terminal there also for a command; -tt even if there is none here
-    #[arg(long = "t", action = clap::ArgAction::Count)]
+    /// a terminal there also for a command; -tt: in any case
+    #[arg(long = "t", action = clap::ArgAction::Count, help_heading = TERMINAL)]
     pub(crate) terminal: u8,
 
-    /// No terminal there
-    #[arg(long = "T", value_name = "BOOL", default_value = "false",
-          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// no terminal there
+    #[arg(long = "T", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = TERMINAL)]
     pub(crate) no_terminal: GoBool,
 
-    /// No input: the command reads an empty one
-    #[arg(long = "n", value_name = "BOOL", default_value = "false",
-          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// no input: the command reads an empty one
+    #[arg(long = "n", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = TERMINAL)]
     pub(crate) no_input: GoBool,
 
-    /// Print every file request on standard error
-    #[arg(long, value_name = "BOOL", default_value = "false",
-          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub(crate) dbg9p: GoBool,
-
-    /// Say what cpu does on standard error
-    #[arg(long = "d", value_name = "BOOL", default_value = "false",
-          num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    /// say what cpu does on standard error
+    #[arg(long = "d", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = ABOUT)]
     pub(crate) debug: GoBool,
 
-    /// Print this help
-    #[arg(long, action = clap::ArgAction::HelpLong)]
+    /// print every file request on standard error
+    #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = ABOUT)]
+    pub(crate) dbg9p: GoBool,
+
+    /// print the version
+    #[arg(long = "V", action = clap::ArgAction::Version, help_heading = ABOUT)]
+    version: Option<bool>,
+
+    /// print this help
+    #[arg(long = "h", action = clap::ArgAction::HelpShort, help_heading = ABOUT)]
     help: Option<bool>,
 
-    /// The machine
+    /// The machine: `[user@]host`, or `[user@][host]:port`
     #[arg(hide = true)]
     pub(crate) host: String,
 
     /// What to run there
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) command: Vec<OsString>,
+}
+
+const CONNECTION: &str = "connection";
+const FILES: &str = "files";
+const TERMINAL: &str = "terminal and input";
+const ABOUT: &str = "what happens";
+
+const SYNOPSIS: &str = "cpu [flags] [user@]host [flags] [command args...]";
+
+/// What `-h` prints: all flags on one screen of 24 lines and 80 columns.
+pub(crate) fn help() -> String {
+    let mut text = format!("usage: {SYNOPSIS}\n");
+    let mut heading = None;
+    for arg in Flags::command()
+        .get_arguments()
+        .filter(|arg| !arg.is_hide_set())
+    {
+        if arg.get_help_heading() != heading {
+            heading = arg.get_help_heading();
+            let _ = writeln!(text, "{}:", heading.unwrap_or_default());
+        }
+        let name = arg.get_long().unwrap_or_default();
+        let value = match arg.get_value_names() {
+            Some([value]) if value == "BOOL" && name.len() < 2 => String::new(),
+            Some([value]) if value == "BOOL" => "=BOOL".to_owned(),
+            Some([value]) if arg.get_action().takes_values() => format!(" {value}"),
+            _ => String::new(),
+        };
+        let purpose = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let flag = format!("-{name}{value}");
+        let _ = writeln!(text, "  {flag:<15} {purpose}");
+    }
+    text.push_str("One dash or two, -x=v or -x v. No command means a shell. More in cpu(1).\n");
+    text
+}
+
+/// What is wrong with the words, in one line.
+pub(crate) fn complaint(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let lines = text.lines().map(str::trim);
+    let lines =
+        lines.take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"));
+    let lines = lines.filter(|line| !line.is_empty() && !line.starts_with("tip: to pass"));
+    let all: Vec<_> = lines
+        .map(|line| {
+            line.trim_start_matches("error: ")
+                .trim_start_matches("tip: ")
+        })
+        .collect();
+    format!(
+        "{} (cpu -h lists the flags)",
+        all.join("; ").replace(":; ", ": ").replace("'--", "'-")
+    )
+}
+
+/// The manual page.
+#[cfg(feature = "docs")]
+pub(crate) fn page() -> manual::Page {
+    manual::Page {
+        command: Flags::command(),
+        section: "1",
+        synopsis: SYNOPSIS,
+        rest: include_str!("../../docs/man/cpu.roff"),
+        one_dash: true,
+    }
 }
 
 fn network(text: &str) -> Result<Network, &'static str> {
@@ -175,8 +250,8 @@ fn normalize(command: &clap::Command, args: impl IntoIterator<Item = OsString>) 
         }
         let long = match name.as_str() {
             "tt" => "t",
-            "V" => "version",
-            "h" => "help",
+            "version" => "V",
+            "help" => "h",
             other => other,
         };
         let mut normal = OsString::from(format!("--{long}"));
@@ -226,8 +301,8 @@ mod tests {
 
     fn refuse(line: &str) -> String {
         parse(line.split_whitespace().map(OsString::from))
+            .map_err(|error| complaint(&error))
             .unwrap_err()
-            .to_string()
     }
 
     #[test]
@@ -300,8 +375,33 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_flag_names_the_nearest() {
-        assert!(refuse("-namspace x host").contains("--namespace"));
+    fn a_wrong_flag_names_the_nearest_in_one_line() {
+        let told = refuse("-namspace x host");
+        assert!(
+            told.contains("-namespace") && !told.contains('\n'),
+            "{told}"
+        );
         assert!(refuse("-msize 5 host").contains("msize"));
+        assert!(refuse("-key k").contains("HOST"));
+    }
+
+    #[test]
+    fn the_help_fits_a_screen_and_names_every_flag() {
+        let help = help();
+        // The last line is the prompt's.
+        assert!(help.lines().count() < 24, "{help}");
+        assert!(help.lines().all(|line| line.chars().count() < 80), "{help}");
+        for arg in Flags::command()
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set())
+        {
+            let name = arg.get_long().unwrap();
+            assert!(help.contains(&format!("  -{name}")), "{name}");
+            assert!(arg.get_help_heading().is_some(), "{name}");
+        }
+        for line in ["-h", "-help", "--help", "host -h"] {
+            let error = parse(line.split(' ').map(OsString::from)).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp, "{line}");
+        }
     }
 }

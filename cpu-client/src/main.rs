@@ -10,9 +10,11 @@ mod sys;
 mod terminal;
 mod waiting;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use clap::error::ErrorKind;
 use environment::{Mounts, environment, home};
 use flags::Flags;
 use tracing::debug;
@@ -27,12 +29,27 @@ static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 const FAILURE: u8 = 255;
 
 fn main() -> ExitCode {
+    #[cfg(feature = "docs")]
+    if let Some(directory) = manual::wanted() {
+        return match manual::write(flags::page(), &directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("cpu: {error:#}");
+                ExitCode::from(FAILURE)
+            }
+        };
+    }
     let flags = match flags::parse(std::env::args_os().skip(1)) {
         Ok(flags) => flags,
         Err(error) => {
-            // Help and version are no errors; both are printed by clap where they belong.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { FAILURE } else { 0 });
+            return match error.kind() {
+                ErrorKind::DisplayHelp => told(&flags::help()),
+                ErrorKind::DisplayVersion => told(&error.to_string()),
+                _ => {
+                    eprintln!("cpu: {}", flags::complaint(&error));
+                    ExitCode::from(FAILURE)
+                }
+            };
         }
     };
     match run(&flags) {
@@ -42,6 +59,12 @@ fn main() -> ExitCode {
             ExitCode::from(FAILURE)
         }
     }
+}
+
+/// Prints what was asked for; a reader that has gone needs no more of it.
+fn told(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
 }
 
 fn run(flags: &Flags) -> Result<u8> {

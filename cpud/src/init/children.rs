@@ -12,10 +12,16 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::console::say;
+use crate::modules;
 use crate::sys;
 
-/// Role names for the console, and the argument that chooses each. The server has none.
-const ROLES: [(&str, Option<&str>); 2] = [("network", Some("network")), ("server", None)];
+/// Role names for the console, and the argument that chooses each. The server has none. The first is
+/// only for images that have modules.
+const ROLES: [(&str, Option<&str>); 3] = [
+    ("modules", Some("modules")),
+    ("network", Some("network")),
+    ("server", None),
+];
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// No child is dead for longer than this before it is started again.
@@ -25,7 +31,7 @@ const SOUND: Duration = Duration::from_mins(1);
 
 /// All of them, and the flags they share.
 pub(super) struct Children {
-    table: [Child; ROLES.len()],
+    table: Vec<Child>,
     flags: Vec<OsString>,
     /// Their deaths are wanted and not worth a line.
     pub(super) ending: bool,
@@ -51,12 +57,19 @@ impl Children {
     /// None is started yet, all are due.
     pub(super) fn new(flags: Vec<OsString>) -> Self {
         let now = Instant::now();
-        let table = ROLES.map(|(name, role)| Child {
-            name,
-            role,
-            state: State::Due(now),
-            pause: FIRST_PAUSE,
-        });
+        let roles = match modules::directory() {
+            Some(_) => &ROLES[..],
+            None => &ROLES[1..],
+        };
+        let table = roles
+            .iter()
+            .map(|&(name, role)| Child {
+                name,
+                role,
+                state: State::Due(now),
+                pause: FIRST_PAUSE,
+            })
+            .collect();
         Self {
             table,
             flags,

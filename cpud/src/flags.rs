@@ -1,0 +1,121 @@
+//! The server's flags: one table, from which words are read and help and manual are made.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+use crate::ssh::{Options, Place};
+
+/// A flag: its name, its value's name or nothing, and what it is for.
+type Flag = (&'static str, &'static str, &'static str);
+
+const FLAGS: &[Flag] = &[
+    ("net", "KIND", "tcp, unix or vsock (tcp)"),
+    (
+        "port",
+        "PORT",
+        "port to listen on (17010), or address:port, or the path of a unix socket",
+    ),
+    (
+        "pk",
+        "FILE",
+        "public keys that may log in, authorized_keys format (/key.pub)",
+    ),
+    ("hk", "FILE", "private host key, OpenSSH format (/host_key)"),
+    ("d", "", "say what happens on standard error"),
+    ("V", "", "print the version"),
+    ("h", "", "print this help"),
+];
+
+const SYNOPSIS: &str =
+    "cpud [flags]          serve\ncpud -init [words]    be the init of a machine; so is PID 1";
+
+/// What `-h` prints.
+pub(crate) fn help() -> String {
+    let mut text = format!("usage: {}\n\n", SYNOPSIS.replace('\n', "\n       "));
+    for (name, value, purpose) in FLAGS {
+        let flag = format!("-{name} {value}");
+        let _ = writeln!(text, "  {flag:<11} {purpose}");
+    }
+    text
+}
+
+/// The flags of the server, with one dash or two.
+pub(crate) fn parse(args: &[String]) -> Result<Options> {
+    let mut options = Options {
+        place: Place::Tcp(None, cpu_proto::DEFAULT_PORT),
+        public_keys: PathBuf::from("/key.pub"),
+        host_key: PathBuf::from("/host_key"),
+        debug: false,
+    };
+    let (mut network, mut port) = (None, None);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        let (name, mut inline) = match arg.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (arg.as_str(), None),
+        };
+        let mut value = || {
+            inline
+                .take()
+                .or_else(|| args.next().cloned())
+                .with_context(|| format!("{name} needs a value (cpud -h tells more)"))
+        };
+        match name.strip_prefix("--").or(name.strip_prefix('-')) {
+            Some("net") => network = Some(value()?),
+            Some("port") => port = Some(value()?),
+            Some("pk") => options.public_keys = value()?.into(),
+            Some("hk") => options.host_key = value()?.into(),
+            Some("d") => options.debug = true,
+            _ => bail!("unknown argument {arg} (cpud -h tells more)"),
+        }
+    }
+    options.place = Place::parse(network.as_deref(), port.as_deref())?;
+    Ok(options)
+}
+
+/// The manual page, in the form that the other programs have theirs in.
+#[cfg(feature = "docs")]
+pub(crate) fn page() -> manual::Page {
+    let flags = FLAGS.iter().map(|&(name, value, purpose)| {
+        let flag = clap::Arg::new(name).long(name).help(purpose);
+        if value.is_empty() {
+            flag.action(clap::ArgAction::SetTrue)
+        } else {
+            flag.value_name(value)
+        }
+    });
+    manual::Page {
+        command: clap::Command::new("cpud")
+            .about("The server of cpu, and the init of machines that have nothing else")
+            .version(env!("CARGO_PKG_VERSION"))
+            .disable_help_flag(true)
+            .disable_version_flag(true)
+            .args(flags),
+        section: "8",
+        synopsis: SYNOPSIS,
+        rest: include_str!("../../docs/man/cpud.roff"),
+        one_dash: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_of_the_table_is_read_and_no_other() {
+        for (name, value, _) in FLAGS.iter().filter(|(name, ..)| !["V", "h"].contains(name)) {
+            let words = match (*name, *value) {
+                ("net", _) => vec!["-net=tcp".to_owned()],
+                (name, "") => vec![format!("-{name}")],
+                (name, _) => vec![format!("--{name}"), "1".to_owned()],
+            };
+            assert!(parse(&words).is_ok(), "{words:?}");
+        }
+        assert!(parse(&["-x".to_owned()]).is_err());
+        assert!(parse(&["-pk".to_owned()]).is_err());
+        assert!(help().lines().all(|line| line.len() <= 90), "{}", help());
+    }
+}
