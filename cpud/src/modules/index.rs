@@ -1,0 +1,219 @@
+//! Which modules there are, what they need and what they are for: the texts of modules.dep(5) and its
+//! kin, as mkimage writes them. Pure.
+
+use std::collections::BTreeMap;
+
+/// The modules of the running kernel, by name, where `-` is `_`.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    /// File names of the modules, and names of those that must be there before.
+    modules: BTreeMap<String, (String, Vec<String>)>,
+    /// Patterns of what a module is for, such as `pci:v00008086d*`, and its name.
+    aliases: Vec<(String, String)>,
+}
+
+impl Index {
+    /// Read the three texts; lines that are not understood are left out.
+    pub(super) fn parse(dep: &str, alias: &str, softdep: &str) -> Self {
+        let mut index = Self::default();
+        for line in dep.lines() {
+            let Some((file, needed)) = line.split_once(':') else {
+                continue;
+            };
+            let needed = needed.split_whitespace().map(module_name).collect();
+            let entry = (file.to_owned(), needed);
+            index.modules.insert(module_name(file), entry);
+        }
+        for line in alias.lines() {
+            let mut words = line.split_whitespace();
+            if let (Some("alias"), Some(pattern), Some(name)) =
+                (words.next(), words.next(), words.next())
+            {
+                index.aliases.push((normal(pattern), normal(name)));
+            }
+        }
+        // What should be there before is loaded before; what comes after, just as well.
+        for line in softdep.lines() {
+            let mut words = line.split_whitespace().skip(1);
+            let Some(entry) = words
+                .next()
+                .and_then(|name| index.modules.get_mut(&normal(name)))
+            else {
+                continue;
+            };
+            let names = words.filter(|word| !word.ends_with(':')).map(normal);
+            entry.1.extend(names);
+        }
+        index
+    }
+
+    /// The files to load for a name or an alias, in their order: what is needed comes first. Empty when
+    /// nothing is known by that name.
+    pub(super) fn files_for(&self, wanted: &str) -> Vec<&str> {
+        let wanted = normal(wanted);
+        let (mut files, mut seen) = (Vec::new(), Vec::new());
+        if self.modules.contains_key(&wanted) {
+            self.collect(&wanted, &mut files, &mut seen);
+        } else {
+            for (pattern, name) in &self.aliases {
+                if matches(pattern.as_bytes(), wanted.as_bytes()) {
+                    self.collect(name, &mut files, &mut seen);
+                }
+            }
+        }
+        files
+    }
+
+    fn collect<'a>(&'a self, name: &str, files: &mut Vec<&'a str>, seen: &mut Vec<String>) {
+        if seen.iter().any(|old| old == name) {
+            return;
+        }
+        seen.push(name.to_owned());
+        // What is part of the kernel is not in the index.
+        if let Some((file, needed)) = self.modules.get(name) {
+            for name in needed {
+                self.collect(name, files, seen);
+            }
+            files.push(file);
+        }
+    }
+}
+
+fn module_name(file: &str) -> String {
+    let name = file.rsplit('/').next().unwrap_or(file);
+    normal(name.split_once(".ko").map_or(name, |(name, _)| name))
+}
+
+/// Names differ in nothing but `-` and `_`; in the brackets of a pattern `-` means a range.
+fn normal(name: &str) -> String {
+    let mut inside = false;
+    name.chars()
+        .map(|character| {
+            match character {
+                '[' => inside = true,
+                ']' => inside = false,
+                '-' if !inside => return '_',
+                _ => {}
+            }
+            character
+        })
+        .collect()
+}
+
+/// Whether a pattern of `*`, `?` and `[...]` fits a text (fnmatch(3)). Its time is bounded by the
+/// product of the lengths.
+fn matches(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut p, mut t) = (0, 0);
+    // Where the last star was, and how much of the text it has taken.
+    let mut star: Option<(usize, usize)> = None;
+    while t < text.len() {
+        let length = match pattern.get(p) {
+            Some(b'*') => {
+                star = Some((p, t));
+                p += 1;
+                continue;
+            }
+            Some(_) => one(&pattern[p..], text[t]),
+            None => None,
+        };
+        match (length, star) {
+            (Some(length), _) => {
+                p += length;
+                t += 1;
+            }
+            (None, Some((at, taken))) => {
+                star = Some((at, taken + 1));
+                (p, t) = (at + 1, taken + 1);
+            }
+            (None, None) => return false,
+        }
+    }
+    pattern[p..].iter().all(|byte| *byte == b'*')
+}
+
+/// How long the part of the pattern is that fits a byte.
+fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+    match pattern.first()? {
+        b'?' => Some(1),
+        b'[' => {
+            let end = pattern.iter().position(|byte| *byte == b']')?;
+            let mut set = &pattern[1..end];
+            while let Some(first) = set.first() {
+                let (last, length) = match set.get(1..3) {
+                    Some([b'-', last]) => (*last, 3),
+                    _ => (*first, 1),
+                };
+                if (*first..=last).contains(&byte) {
+                    return Some(end + 1);
+                }
+                set = &set[length..];
+            }
+            None
+        }
+        literal => (*literal == byte).then_some(1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn index() -> Index {
+        Index::parse(
+            "core.ko:\nmii.ko: core.ko\nmy_card.ko: mii.ko built_in.ko\n9p.ko: 9pnet.ko\n9pnet.ko:\n\
+             loop_a.ko: loop_b.ko\nloop_b.ko: loop_a.ko\nnonsense\n",
+            "alias pci:v00008086d000010D3sv*sd*bc*sc*i* my_card\nalias fs-9p 9p\n\
+             alias usb:v0BDAp815[0-3]d* core\nalias broken\n",
+            "softdep mii pre: helper 9pnet\nsoftdep nobody pre: x\n",
+        )
+    }
+
+    #[test]
+    fn what_is_needed_comes_first() {
+        let index = index();
+        assert_eq!(
+            index.files_for("my-card"),
+            ["core.ko", "9pnet.ko", "mii.ko", "my_card.ko"]
+        );
+        assert_eq!(index.files_for("loop_a"), ["loop_b.ko", "loop_a.ko"]);
+        assert!(index.files_for("absent").is_empty());
+    }
+
+    #[test]
+    fn devices_and_file_systems_are_found_by_alias() {
+        let index = index();
+        assert_eq!(index.files_for("fs-9p"), ["9pnet.ko", "9p.ko"]);
+        let device = "pci:v00008086d000010D3sv00008086sd0000A01Fbc02sc00i00";
+        assert_eq!(index.files_for(device).last(), Some(&"my_card.ko"));
+        assert_eq!(index.files_for("usb:v0BDAp8152d2000dc00"), ["core.ko"]);
+        assert!(index.files_for("usb:v0BDAp8154d2000dc00").is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn patterns_fit_as_fnmatch_says(
+            pattern in "[ab*?]{0,8}|[ab]{0,3}\\[[ab-]{0,3}\\]?[*]?",
+            text in "[ab]{0,8}",
+        ) {
+            // Try every way, which is slow and plain.
+            fn slow(pattern: &[u8], text: &[u8]) -> bool {
+                match pattern.first() {
+                    None => text.is_empty(),
+                    Some(b'*') => (0..=text.len()).any(|at| slow(&pattern[1..], &text[at..])),
+                    Some(_) => text.first().is_some_and(|byte| {
+                        one(pattern, *byte).is_some_and(|length| slow(&pattern[length..], &text[1..]))
+                    }),
+                }
+            }
+            let (pattern, text) = (pattern.as_bytes(), text.as_bytes());
+            prop_assert_eq!(matches(pattern, text), slow(pattern, text));
+        }
+
+        #[test]
+        fn any_text_is_read(dep in ".{0,99}", alias in ".{0,99}", softdep in ".{0,99}", name in ".{0,20}") {
+            let _ = Index::parse(&dep, &alias, &softdep).files_for(&name);
+        }
+    }
+}
