@@ -8,6 +8,8 @@ use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
 use russh::keys::{Algorithm, HashAlg, PublicKey};
@@ -22,6 +24,8 @@ pub(crate) struct HostKeys {
     host: String,
     port: u16,
     source: Source,
+    /// Whether a person was asked, which takes the time that it takes.
+    asked: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -49,6 +53,7 @@ impl HostKeys {
             host: host.to_owned(),
             port,
             source,
+            asked: Arc::default(),
         })
     }
 
@@ -63,7 +68,13 @@ impl HostKeys {
                 system: system.map(PathBuf::from).to_vec(),
                 checking,
             },
+            asked: Arc::default(),
         }
+    }
+
+    /// Whether a person was asked since this was last called.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked.swap(false, Ordering::Relaxed)
     }
 
     /// The types of the keys that are known for this host: a server with several keys must be
@@ -149,6 +160,9 @@ impl HostKeys {
                          right, remove that line"
                     );
                 }
+                if checking.new == NewHost::Ask {
+                    self.asked.store(true, Ordering::Relaxed);
+                }
                 match checking.new {
                     NewHost::Accept => {}
                     NewHost::Ask if confirm(host, &got)? => {}
@@ -227,7 +241,8 @@ fn confirm(host: &str, fingerprint: &str) -> Result<bool> {
         let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
         write!(
             terminal,
-            "{host} is new; its host key is {fingerprint}\nIs that right (yes/no)? "
+            // What is waited for may be shown on this line.
+            "\r\x1b[K{host} is new; its host key is {fingerprint}\nIs that right (yes/no)? "
         )?;
         let mut answer = String::new();
         BufReader::new(terminal).read_line(&mut answer)?;

@@ -13,7 +13,7 @@ mod target;
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
 use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms};
 use russh::keys::Algorithm;
@@ -60,22 +60,25 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
         let config = Arc::new(config(target));
         client::connect_stream(config, Socket::new(stream, gate), handler).await
     };
-    let mut handle = tokio::time::timeout(target.connect_timeout, exchange)
-        .await
-        .map_err(|_| {
-            anyhow!(
+    tokio::pin!(exchange);
+    let exchanged = loop {
+        match tokio::time::timeout(target.connect_timeout, &mut exchange).await {
+            Ok(exchanged) => break exchanged,
+            Err(_) if target.host_keys.has_asked() => {}
+            Err(_) => bail!(
                 "cannot connect to {place}: no answer within {} seconds; is the \
                  machine up, and is cpud running on it?",
                 target.connect_timeout.as_secs()
-            )
-        })?
-        .map_err(|error| match error {
-            handler::Error::HostKey(error) => error,
-            handler::Error::Ssh(russh::Error::IO(error)) => anyhow!(
-                "cannot connect to {place}: {error}; is the machine up, and is cpud running on it?"
             ),
-            error => anyhow!("cannot connect to {place}: {error}"),
-        })?;
+        }
+    };
+    let mut handle = exchanged.map_err(|error| match error {
+        handler::Error::HostKey(error) => error,
+        handler::Error::Ssh(russh::Error::IO(error)) => anyhow!(
+            "cannot connect to {place}: {error}; is the machine up, and is cpud running on it?"
+        ),
+        error => anyhow!("cannot connect to {place}: {error}"),
+    })?;
     stage.set(format!("logging in to {place}"));
     let peer = mux.peer();
     keys.log_in(&mut handle, peer, &target.user, place, stage)

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("ssh_known_hosts_are_kept_and_obeyed", known_hosts),
     ("ssh_servers_of_stock_work_as_with_ssh", stock_sshd),
     ("ssh_over_a_unix_socket", unix_socket),
+    ("ssh_over_vsock_in_the_machine", vsock),
     ("ssh_waiting_is_shown_on_a_terminal", waiting),
 ];
 
@@ -337,6 +338,24 @@ fn known_hosts(_: &Machine) -> Result<()> {
         "{output:?}"
     );
 
+    fs::remove_file(&file)?;
+    user.configure("StrictHostKeyChecking ask\nConnectTimeout 2\n")?;
+    for (answer, status) in [("no", 255), ("yes", 0), ("", 0)] {
+        let mut terminal = user.typed(&words)?;
+        if !answer.is_empty() {
+            terminal.expect_from(0, "(yes/no)?")?;
+            // Longer than a machine may take to answer.
+            std::thread::sleep(Duration::from_secs(3));
+            terminal.send(&format!("{answer}\r"))?;
+        }
+        let ended = terminal.wait()?;
+        ensure!(
+            ended.code() == Some(status),
+            "{answer}: {}",
+            terminal.screen()
+        );
+    }
+
     let pin = daemon.host_key().display().to_string();
     works(&user.run(&[&["-hk", pin.as_str()], &words[..]].concat())?)?;
     let pin = other.with_extension("pub").display().to_string();
@@ -412,6 +431,23 @@ fn unix_socket(_: &Machine) -> Result<()> {
         &user.run(&["-net", "udp", "board", "true"])?,
         &["tcp, unix or vsock"],
     )
+}
+
+/// The machine's kernel has vsock with a loopback; this one's need not.
+fn vsock(machine: &Machine) -> Result<()> {
+    let out = format!("/tmp/cpu{}", out().canonicalize()?.display());
+    let script = format!(
+        "cd {out} && ./cpud -net vsock -port 7010 -pk cpu_rsa.pub -hk ssh_host_ed25519_key & \
+         server=$!; for i in 1 2 3 4 5 6 7 8 9 10; do \
+         {out}/cpu -net vsock -sp 7010 -9p=false -key {out}/cpu_rsa local uname -n && break; \
+         sleep 1; done 2>/tmp/tries; kill $server; cat /tmp/tries >&2"
+    );
+    let shown = machine.client.sh(&script)?;
+    ensure!(shown.stdout == b"cpu\n", "{shown:?}");
+    let output = machine.client.sh(&format!(
+        "{out}/cpu -net vsock -sp 7011 -9p=false -key {out}/cpu_rsa local true"
+    ))?;
+    fails(&output, &["cannot connect to vsock 1 port 7011"])
 }
 
 fn waiting(_: &Machine) -> Result<()> {
