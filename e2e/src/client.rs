@@ -51,6 +51,15 @@ impl Client {
         }
     }
 
+    /// The same with another key.
+    pub fn with_key(&self, key: &Path) -> Self {
+        Self {
+            port: self.port,
+            key: key.to_owned(),
+            home: self.home.clone(),
+        }
+    }
+
     /// The client's words so far: flags and host. `flags` come before the host.
     pub fn command(&self, flags: &[&str], words: &[&str]) -> Command {
         let mut command = Command::new(out().join("cpu"));

@@ -55,8 +55,8 @@ fn wrong_key(machine: &Machine) -> Result<()> {
         e2e::out().join("cpu_rsa.hostkey"),
         machine.home.path().join("wrong_key.hostkey"),
     )?;
+    let command = machine.client.with_key(&key).command(&[], &["true"]);
     let key = key.display().to_string();
-    let command = machine.client.command(&["-key", &key], &["true"]);
     refused(machine, command, &["refuses the key", &key])
 }
 
