@@ -1,6 +1,7 @@
-//! What mkimage makes is booted as a user boots it: the stick, the network, the download, and three
-//! machines at once. One after the other, since each boots a machine.
+//! What mkimage makes is booted as a user boots it: the stick, the network, the download, three machines
+//! at once, other kernels. One after the other, since each boots a machine.
 
+mod kernels;
 mod network;
 mod stick;
 
@@ -19,7 +20,7 @@ pub(crate) type Test = (&'static str, fn() -> Result<()>);
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let trials = [stick::TESTS, network::TESTS]
+    let trials = [stick::TESTS, network::TESTS, kernels::TESTS]
         .concat()
         .into_iter()
         .map(|(name, test)| {
