@@ -4,48 +4,63 @@ ARCH   := x86_64
 TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
 BIN    := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release
+HOST   := $(shell uname -m)
+# It runs here, whatever it makes images for.
+MKIMAGE = out/$(HOST)/mkimage
+
+# Another architecture: Debian's cross compiler for what is in C, Rust's own linker.
+ifneq ($(ARCH),$(HOST))
+export CC_$(subst -,_,$(TARGET)) := $(ARCH)-linux-gnu-gcc
+export AR_$(subst -,_,$(TARGET)) := $(ARCH)-linux-gnu-ar
+export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
+CROSS  := cross-$(ARCH)
+endif
 
 .PHONY: all deps programs keys initramfs cpukernel fetch usb netboot bundle qemu demo docs test bench clean help
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
 deps: ## install what is missing (Debian, Ubuntu), or say what
-	@scripts/deps build kernel qemu media test
+	@scripts/deps build kernel qemu media distro test
 
 programs: ## cpu, cpud and mkimage, static
-	@scripts/deps build
+	@scripts/deps build $(CROSS)
 	cargo build --release --target $(TARGET) -p cpu-client -p cpud -p mkimage
 	@install -D -C -t $(OUT) $(BIN)/cpu $(BIN)/cpud $(BIN)/mkimage
+ifdef CROSS
+	cargo build --release --target $(HOST)-unknown-linux-musl -p mkimage
+	@install -D -C -t out/$(HOST) $(subst $(ARCH),$(HOST),$(BIN))/mkimage
+endif
 
 keys: programs ## the user's key and the machine's, unless they exist
-	@test -e $(OUT)/cpu_rsa || $(OUT)/mkimage keys -o $(OUT)
+	@test -e $(OUT)/cpu_rsa || $(MKIMAGE) keys -o $(OUT)
 
 initramfs: keys ## cpud and the keys, as the machine's root
-	$(OUT)/mkimage initramfs -o $(OUT)
+	$(MKIMAGE) initramfs --arch $(ARCH) -o $(OUT)
 
 fetch: programs ## the kernel's source, into the cache
 	@scripts/deps kernel
-	$(OUT)/mkimage fetch
+	$(MKIMAGE) fetch
 
 cpukernel: initramfs ## the kernel with the initramfs inside
-	@scripts/deps kernel
-	$(OUT)/mkimage kernel -o $(OUT)
+	@scripts/deps kernel $(CROSS)
+	$(MKIMAGE) kernel --arch $(ARCH) -o $(OUT)
 
 usb: cpukernel ## the image for a stick: dd it, or see out/x86_64/mkimage usb --help
 	@scripts/deps media
-	$(OUT)/mkimage usb -o $(OUT)
+	$(MKIMAGE) usb --arch $(ARCH) -o $(OUT)
 
 netboot: cpukernel ## what a server needs to boot machines from the network
-	$(OUT)/mkimage netboot -o $(OUT)
+	$(MKIMAGE) netboot --arch $(ARCH) -o $(OUT)
 
 bundle: cpukernel ## the download: everything to try it with nothing but QEMU
 	@scripts/deps media
-	$(OUT)/mkimage bundle -o $(OUT)
+	$(MKIMAGE) bundle --arch $(ARCH) -o $(OUT)
 
 qemu: cpukernel ## boot the machine in this terminal; Ctrl-C ends it
-	@scripts/deps qemu
+	@scripts/deps qemu $(CROSS)
 	@echo "When it serves, in another terminal: cd $(OUT) && ./cpu -key cpu_rsa localhost date"
-	@qemu/run
+	@ARCH=$(ARCH) qemu/run
 
 demo: cpukernel ## boot a machine, run commands on it with this machine's files
 	@scripts/deps qemu
@@ -55,7 +70,7 @@ docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 	for program in cpu cpud mkimage; do cargo run -q --features docs --bin $$program -- write-docs $(OUT) || exit; done
 
 test: cpukernel ## format, lints, unit tests, end-to-end tests
-	@scripts/deps qemu media test
+	@scripts/deps qemu media distro test
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \

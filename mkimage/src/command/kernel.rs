@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::Target;
 use crate::arch::Arch;
+use crate::compress::Compression;
 use crate::distro::{self, Distribution};
 use crate::progress::Progress;
 use crate::{archive, cache, epoch, files, kernel, newc};
@@ -186,6 +187,12 @@ impl Kernel {
         files::replace(&target.path("cpu.config"), files::PUBLIC, &built.config)?;
         let path = target.path("cpukernel");
         files::replace(&path, files::PRIVATE, &built.image)?;
+        // An Image is not compressed; U-Boot takes it so too.
+        if target.arch == Arch::Aarch64 {
+            let small = Compression::Gzip.apply(built.image.clone())?;
+            files::replace(&target.path("cpukernel.gz"), files::PRIVATE, &small)?;
+            progress.made(&target.path("cpukernel.gz"), small.len(), started);
+        }
         // Of a kernel that was taken before; this one has both inside.
         files::remove(&target.path("cpuinitrd"))?;
         files::remove(&target.path("cpukernel.cmdline"))?;
