@@ -16,7 +16,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel fetch usb netboot bundle qemu demo docs test bench clean help
+.PHONY: all deps programs keys initramfs cpukernel flash fetch usb netboot bundle qemu demo docs test bench clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -37,6 +37,10 @@ keys: programs ## the user's key and the machine's, unless they exist
 
 initramfs: keys ## cpud and the keys, as the machine's root
 	$(MKIMAGE) initramfs --arch $(ARCH) -o $(OUT)
+
+flash: initramfs ## a kernel for flash ROMs, in out/flash (docs/flash.md)
+	@scripts/deps kernel
+	$(MKIMAGE) kernel -o out/flash --initramfs $(OUT)/initramfs.cpio.xz --config common,flash --max-size 2883584
 
 fetch: programs ## the kernel's source, into the cache
 	@scripts/deps kernel
@@ -69,8 +73,16 @@ demo: cpukernel ## boot a machine, run commands on it with this machine's files
 docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 	for program in cpu cpud mkimage; do cargo run -q --features docs --bin $$program -- write-docs $(OUT) || exit; done
 
-test: cpukernel ## format, lints, unit tests, end-to-end tests
-	@scripts/deps qemu media distro test
+# Of another architecture: its kernel, and a program that the tests run on it.
+aarch64:
+	$(MAKE) ARCH=aarch64 cpukernel aarch64-test-program
+
+aarch64-test-program:
+	cargo build --release --target $(TARGET) -p e2e --bin machine-name
+	@install -D -C -t $(OUT)/test-root/bin $(BIN)/machine-name
+
+test: cpukernel flash aarch64 ## format, lints, unit tests, end-to-end tests
+	@scripts/deps qemu media distro cross-aarch64 test
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \

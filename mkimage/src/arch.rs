@@ -67,8 +67,10 @@ impl Arch {
     pub(crate) fn command_line(self) -> &'static str {
         match self {
             Self::X86_64 => "console=tty0 console=ttyS0,115200 quiet panic=10",
-            // Which serial line there is, the device tree or the ACPI tables say.
-            Self::Aarch64 => "console=tty0 quiet panic=10",
+            // The lines that most boards and servers have; one that is not there does no harm.
+            Self::Aarch64 => {
+                "console=tty0 console=ttyS0,115200 console=ttyAMA0,115200 quiet panic=10"
+            }
         }
     }
 

@@ -245,6 +245,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::arch::Arch;
     use crate::compress::Compression;
     use crate::newc::{self, Node, Tree};
 
@@ -276,7 +277,10 @@ mod tests {
             Compression::Gzip,
         ];
         for (index, form) in forms.into_iter().enumerate() {
-            bytes.extend(form.apply(archive(&format!("init{index}"))).unwrap());
+            bytes.extend(
+                form.apply(archive(&format!("init{index}")), Arch::X86_64)
+                    .unwrap(),
+            );
             bytes.resize(bytes.len().next_multiple_of(512), 0);
         }
         let parts = read(&bytes).unwrap();
@@ -319,7 +323,7 @@ mod tests {
     fn what_is_no_archive_is_refused() {
         assert!(matches!(read(b"\0\0\0"), Err(Error::Empty)));
         assert!(matches!(read(b"\0\0\0hello"), Err(Error::Format(3))));
-        let zeros = Compression::Xz.apply(vec![0; 99]).unwrap();
+        let zeros = Compression::Xz.apply(vec![0; 99], Arch::X86_64).unwrap();
         assert!(read(&zeros).is_err());
     }
 

@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 
+use crate::arch::Arch;
+
 use xz2::stream::{Action, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
 
 /// No initramfs of ours comes near; a small file that unpacks to more is a bomb.
@@ -44,11 +46,12 @@ impl Compression {
         }
     }
 
-    /// xz as the kernel reads it (Documentation/staging/xz.rst): with a CRC32 and the x86 filter. Its
-    /// dictionary is memory of the booting machine: not more than the archive needs.
-    pub(crate) fn apply(self, archive: Vec<u8>) -> Result<Vec<u8>, Error> {
+    /// xz as the kernel reads it (Documentation/staging/xz.rst): with a CRC32, and the filter for x86
+    /// programs only for a machine whose kernel surely has it. Its dictionary is memory of the booting
+    /// machine: not more than the archive needs.
+    pub(crate) fn apply(self, archive: Vec<u8>, arch: Arch) -> Result<Vec<u8>, Error> {
         match self {
-            Self::Xz => xz(&archive),
+            Self::Xz => xz(&archive, arch),
             // The kernel's decoder takes windows of up to 128 MiB; 19 stays below.
             Self::Zstd => zstd::bulk::compress(&archive, 19),
             Self::Gzip => gzip(&archive),
@@ -64,12 +67,15 @@ fn gzip(archive: &[u8]) -> io::Result<Vec<u8>> {
     encoder.finish()
 }
 
-fn xz(archive: &[u8]) -> io::Result<Vec<u8>> {
+fn xz(archive: &[u8], arch: Arch) -> io::Result<Vec<u8>> {
     let mut options = LzmaOptions::new_preset(6)?;
     let dictionary = archive.len().next_power_of_two().clamp(1 << 16, 1 << 23);
     options.dict_size(u32::try_from(dictionary).unwrap_or(1 << 23));
     let mut filters = Filters::new();
-    filters.x86().lzma2(&options);
+    if arch == Arch::X86_64 {
+        filters.x86();
+    }
+    filters.lzma2(&options);
     let stream = if archive.len() > LARGE {
         MtStreamBuilder::new()
             .threads(threads())
@@ -249,14 +255,17 @@ mod tests {
     #[test]
     fn every_form_unpacks_to_the_archive_and_says_where_it_ends() {
         for compression in ALL {
-            let mut packed = compression.apply(archive()).unwrap();
+            let mut packed = compression.apply(archive(), Arch::X86_64).unwrap();
             let length = packed.len();
             packed.extend(b"070701");
             let unpacked = unpack_first(&packed).unwrap().unwrap();
             assert!(unpacked.bytes == archive(), "{}", unpacked.by);
             assert_eq!(unpacked.consumed, length, "{}", unpacked.by);
         }
-        assert_eq!(Compression::None.apply(archive()).unwrap(), archive());
+        assert_eq!(
+            Compression::None.apply(archive(), Arch::X86_64).unwrap(),
+            archive()
+        );
         assert!(unpack_first(&archive()).unwrap().is_none());
     }
 
@@ -275,7 +284,7 @@ mod tests {
     fn the_kernel_can_read_the_check() {
         // The stream header's second flag byte, section 2.1.1.2 of the .xz format: 1 is CRC32.
         assert_eq!(
-            Compression::Xz.apply(archive()).unwrap()[..8],
+            Compression::Xz.apply(archive(), Arch::X86_64).unwrap()[..8],
             *b"\xfd7zXZ\0\0\x01"
         );
     }
@@ -283,7 +292,7 @@ mod tests {
     #[test]
     fn every_truncation_is_an_error() {
         for compression in ALL {
-            let packed = compression.apply(archive()).unwrap();
+            let packed = compression.apply(archive(), Arch::X86_64).unwrap();
             for length in 6..packed.len() {
                 assert!(
                     unpack_first(&packed[..length]).is_err(),
@@ -295,7 +304,9 @@ mod tests {
 
     #[test]
     fn a_bomb_is_refused() {
-        let packed = Compression::Zstd.apply(vec![0; MAX_UNPACKED + 1]).unwrap();
+        let packed = Compression::Zstd
+            .apply(vec![0; MAX_UNPACKED + 1], Arch::X86_64)
+            .unwrap();
         assert!(matches!(unpack_first(&packed), Err(Error::Bomb)));
     }
 

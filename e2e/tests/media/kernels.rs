@@ -1,12 +1,13 @@
-//! Other kernels than the general one: a distribution's, with its modules.
+//! Other kernels than the general one: a distribution's with its modules, the one for flash ROMs, those of
+//! another architecture.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::client::{Client, Home};
-use e2e::out;
 use e2e::vm::Vm;
+use e2e::{out, root};
 
 use crate::Test;
 use crate::stick::OVMF;
@@ -14,6 +15,9 @@ use crate::stick::OVMF;
 pub(crate) const TESTS: &[Test] = &[
     ("debians_kernel_boots_and_loads_its_modules", debian),
     ("debians_kernel_boots_from_a_stick_under_uefi", debian_stick),
+    ("flash_kernel_boots_under_uefi_and_is_small", flash),
+    ("an_arm_machine_boots_and_runs_arm_programs", arm),
+    ("an_arm_stick_boots_under_uefi", arm_stick),
 ];
 
 /// The package that scripts/deps has fetched.
@@ -93,7 +97,83 @@ fn debian_stick() -> Result<()> {
     let image = directory.path().join("usbstick").display().to_string();
     let mut script = Command::new("bash");
     script
-        .arg(e2e::root().join("qemu/QEMU"))
+        .arg(root().join("qemu/QEMU"))
         .args(["-nographic", "-drive", OVMF, "-hda", &image]);
     runs_on_debian(&Vm::start(script)?)
+}
+
+/// Room in the flash chips that LinuxBoot is put into: 2.75 MiB.
+const FLASH: u64 = 2_883_584;
+
+fn flash() -> Result<()> {
+    let kernel = root().join("out/flash/cpukernel");
+    let size = std::fs::metadata(&kernel)
+        .context("no out/flash/cpukernel: make flash")?
+        .len();
+    ensure!(size <= FLASH, "{size} bytes");
+    let directory = tempfile::tempdir()?;
+    for name in ["cpu", "cpu_rsa.pub"] {
+        std::fs::copy(out().join(name), directory.path().join(name))?;
+    }
+    mkimage(directory.path(), &["usb", "--kernel"], Some(&kernel))?;
+    let vm = boot_stick(directory.path(), OVMF, "x86_64")?;
+    crate::runs_date(&vm)
+}
+
+fn boot_stick(directory: &Path, firmware: &str, arch: &str) -> Result<Vm> {
+    let image = directory.join("usbstick").display().to_string();
+    let mut script = Command::new("bash");
+    script
+        .arg(root().join("qemu/QEMU"))
+        .args(["-nographic", "-drive", firmware])
+        .args(["-drive", &format!("format=raw,file={image}")])
+        .env("ARCH", arch);
+    Vm::start(script)
+}
+
+fn arm_out() -> PathBuf {
+    root().join("out/aarch64")
+}
+
+/// Nothing of this machine can run there: a program for it is the whole of the client's tree.
+fn runs_arm(vm: &Vm) -> Result<()> {
+    let output = Command::new(out().join("cpu"))
+        .arg("-key")
+        .arg(arm_out().join("cpu_rsa"))
+        .arg("-root")
+        .arg(arm_out().join("test-root"))
+        .args(["-sp", &vm.port().to_string(), "-namespace", "/bin"])
+        .args(["localhost", "/bin/machine-name"])
+        .env("PWD", "/")
+        .current_dir("/")
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(output.stdout == b"aarch64 aarch64\n", "{output:?}");
+    Ok(())
+}
+
+fn arm() -> Result<()> {
+    let mut script = Command::new(root().join("qemu/run"));
+    script
+        .env("ARCH", "aarch64")
+        .env("KERNEL", arm_out().join("cpukernel"));
+    runs_arm(&Vm::start(script)?)
+}
+
+fn arm_stick() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    for name in ["cpukernel", "cpu", "cpu_rsa.pub"] {
+        std::fs::copy(arm_out().join(name), directory.path().join(name))?;
+    }
+    mkimage(directory.path(), &["usb", "--arch", "aarch64"], None)?;
+    // The firmware's image fills the whole of its flash.
+    let flash = directory.path().join("firmware");
+    std::fs::copy("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", &flash)
+        .context("no UEFI firmware for ARM: package qemu-efi-aarch64")?;
+    std::fs::File::options()
+        .write(true)
+        .open(&flash)?
+        .set_len(64 << 20)?;
+    let firmware = format!("if=pflash,format=raw,readonly=on,file={}", flash.display());
+    runs_arm(&boot_stick(directory.path(), &firmware, "aarch64")?)
 }

@@ -98,7 +98,7 @@ impl Initramfs {
         }
         initramfs::add(&mut tree, &self.files)?;
         let archive = newc::pack(&tree, epoch::from_environment()?)?;
-        let mut bytes = self.compress.apply(archive)?;
+        let mut bytes = self.compress.apply(archive, target.arch)?;
         if let Some(path) = &self.append {
             let mut first = read(path)?.0;
             first.resize(first.len().next_multiple_of(4), 0);

@@ -189,7 +189,7 @@ impl Kernel {
         files::replace(&path, files::PRIVATE, &built.image)?;
         // An Image is not compressed; U-Boot takes it so too.
         if target.arch == Arch::Aarch64 {
-            let small = Compression::Gzip.apply(built.image.clone())?;
+            let small = Compression::Gzip.apply(built.image.clone(), target.arch)?;
             files::replace(&target.path("cpukernel.gz"), files::PRIVATE, &small)?;
             progress.made(&target.path("cpukernel.gz"), small.len(), started);
         }
@@ -219,7 +219,7 @@ impl Kernel {
         archive.extend(newc::pack(&chosen.tree, epoch::from_environment()?)?);
         let whole = archive.len();
         let task = progress.task("compressing", None);
-        let initrd = compression.apply(archive)?;
+        let initrd = compression.apply(archive, target.arch)?;
         drop(task);
         if let Some(config) = &kernel.config {
             files::replace(&target.path("cpu.config"), files::PUBLIC, config)?;

@@ -279,7 +279,9 @@ mod tests {
     fn firmware_is_found_and_what_is_missing_is_named() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("card")).unwrap();
-        let packed = Compression::Zstd.apply(b"firmware".to_vec()).unwrap();
+        let packed = Compression::Zstd
+            .apply(b"firmware".to_vec(), Arch::X86_64)
+            .unwrap();
         fs::write(dir.path().join("card/a.bin.zst"), packed).unwrap();
         let mut tree = Tree::new();
         let names = ["card/a.bin", "card/b.bin", "../../etc/passwd"];

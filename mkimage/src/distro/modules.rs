@@ -362,6 +362,7 @@ fn normal(name: impl AsRef<str>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Arch;
     use crate::compress::Compression;
 
     /// A module of nothing but `.modinfo`: an ELF object with two sections and their names.
@@ -409,13 +410,16 @@ mod tests {
             fake.put(
                 "kernel/drivers/net/ethernet/card/my-card.ko.xz",
                 &Compression::Xz
-                    .apply(module(&[
-                        magic,
-                        "depends=mii,core",
-                        "alias=pci:v1d2*",
-                        "firmware=card/fw.bin",
-                        "softdep=pre: helper other-lib",
-                    ]))
+                    .apply(
+                        module(&[
+                            magic,
+                            "depends=mii,core",
+                            "alias=pci:v1d2*",
+                            "firmware=card/fw.bin",
+                            "softdep=pre: helper other-lib",
+                        ]),
+                        Arch::X86_64,
+                    )
                     .unwrap(),
             );
             fake.put("kernel/drivers/net/mii.ko", &module(&[magic, "depends="]));
