@@ -3,9 +3,9 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 
-use crate::arch::Arch;
-
 use xz2::stream::{Action, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
+
+use crate::arch::Arch;
 
 /// No initramfs of ours comes near; a small file that unpacks to more is a bomb.
 pub(crate) const MAX_UNPACKED: usize = 1 << 30;
