@@ -52,6 +52,7 @@ impl Client {
     }
 
     /// The same with another key.
+    #[must_use]
     pub fn with_key(&self, key: &Path) -> Self {
         Self {
             port: self.port,

@@ -1,11 +1,15 @@
-//! `make bench`: what commands cost on a booted machine, in time and in 9P requests. All in one
+//! `make bench`: what images take to make, and what commands cost on a booted machine, in time and in 9P
+//! requests. All in one
 //! run on one machine, so that the lines can be compared; the spread shows the noise.
 
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, Home};
+use e2e::out;
 use e2e::vm::Vm;
+use nix::sys::resource::{UsageWho, getrusage};
 
 /// Runs of each command; the first one is not counted, since it fills this machine's own caches.
 const RUNS: usize = 5;
@@ -27,6 +31,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
 ];
 
 fn main() -> Result<()> {
+    images()?;
     let start = Instant::now();
     let vm = Vm::boot()?;
     println!("boot to serving: {:.1} s", start.elapsed().as_secs_f64());
@@ -53,6 +58,39 @@ fn main() -> Result<()> {
             seconds(times.get(RUNS / 2)),
             seconds(times.last()),
         );
+    }
+    Ok(())
+}
+
+/// How long mkimage takes, with the most memory that any of its runs so far has used.
+fn images() -> Result<()> {
+    println!("{:<56} {:>8} {:>8}", "image", "best s", "MiB");
+    let directory = tempfile::tempdir()?;
+    for name in [
+        "cpud",
+        "cpu",
+        "cpu_rsa.pub",
+        "ssh_host_ed25519_key",
+        "cpukernel",
+        "cpu.config",
+    ] {
+        std::fs::copy(out().join(name), directory.path().join(name))?;
+    }
+    for command in ["initramfs", "usb"] {
+        let mut best = Duration::MAX;
+        for _ in 0..3 {
+            let start = Instant::now();
+            let status = Command::new(out().join("mkimage"))
+                .args(["-q", command, "-o"])
+                .arg(directory.path())
+                .status()?;
+            ensure!(status.success(), "mkimage {command}: {status}");
+            best = best.min(start.elapsed());
+        }
+        // In KiB on Linux (getrusage(2)).
+        let memory = getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss() / 1024;
+        let name = format!("mkimage {command}");
+        println!("{name:<56} {:>8.2} {memory:>8}", best.as_secs_f64());
     }
     Ok(())
 }

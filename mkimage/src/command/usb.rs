@@ -42,6 +42,10 @@ pub(crate) struct Usb {
     #[arg(long)]
     include_private_key: bool,
 
+    /// Device trees for boards whose U-Boot has none, by the names that it looks for
+    #[arg(long, value_name = "DIR")]
+    dtbs: Option<PathBuf>,
+
     /// Write the image to this stick too, and compare it afterwards
     #[arg(long, value_name = "DEVICE")]
     device: Option<PathBuf>,
@@ -120,8 +124,11 @@ impl Usb {
         if papers.private_key.is_some() {
             progress.say(WARNING);
         }
-        let files = stick::files(target.arch, boot, papers)
+        let mut files = stick::files(target.arch, boot, papers)
             .with_context(|| "cannot make a stick of this kernel")?;
+        if let Some(directory) = &self.dtbs {
+            add_device_trees(&mut files, directory)?;
+        }
         let Image { disk, xz, map } =
             make(target.arch, &target.output, self.size, files, progress)?;
         let written = disk.file().try_clone()?;
@@ -157,6 +164,37 @@ impl Usb {
         }
         Ok(())
     }
+}
+
+/// Put every `.dtb` beneath a directory where the boot menu of U-Boot says: vendors' directories too.
+fn add_device_trees(files: &mut disk::Files, directory: &Path) -> Result<()> {
+    let mut names = Vec::new();
+    let mut pending = vec![PathBuf::new()];
+    while let Some(inner) = pending.pop() {
+        let path = directory.join(&inner);
+        let entries = fs::read_dir(&path)
+            .with_context(|| format!("cannot list the device trees {}", path.display()))?;
+        for entry in entries {
+            let entry = entry?;
+            let inner = inner.join(entry.file_name());
+            if entry.file_type()?.is_dir() {
+                pending.push(inner);
+            } else if inner.extension().is_some_and(|end| end == "dtb") {
+                names.push(inner);
+            }
+        }
+    }
+    ensure!(
+        !names.is_empty(),
+        "there is no .dtb in {}: it is the directory that make dtbs_install fills",
+        directory.display()
+    );
+    names.sort();
+    for name in names {
+        let bytes = read("the device tree", &directory.join(&name))?;
+        files.push((format!("dtbs/{}", name.display()), bytes));
+    }
+    Ok(())
 }
 
 /// Said whenever the private key goes into something that will be passed on.
@@ -263,7 +301,23 @@ pub(super) fn parse_size(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_size;
+    use super::*;
+
+    #[test]
+    fn device_trees_are_found_in_vendors_directories() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("rockchip")).unwrap();
+        for name in ["rockchip/b.dtb", "a.dtb", "notes.txt"] {
+            fs::write(dir.path().join(name), name).unwrap();
+        }
+        let mut files = Vec::new();
+        add_device_trees(&mut files, dir.path()).unwrap();
+        let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["dtbs/a.dtb", "dtbs/rockchip/b.dtb"]);
+        fs::remove_file(dir.path().join("a.dtb")).unwrap();
+        fs::remove_dir_all(dir.path().join("rockchip")).unwrap();
+        assert!(add_device_trees(&mut files, dir.path()).is_err());
+    }
 
     #[test]
     fn sizes_have_units() {
