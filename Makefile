@@ -89,6 +89,9 @@ test: cpukernel flash aarch64 ## format, lints, unit tests, end-to-end tests
 	else set -x; cargo test --workspace --exclude e2e; fi
 	cargo test -p e2e
 
+deny: ## licences and advisories of everything that is linked in (cargo install cargo-deny)
+	cargo deny --locked check
+
 bench: cpukernel ## times of commands on a machine, as ratios
 	@scripts/deps qemu test
 	cargo run --release -p e2e --bin bench
