@@ -45,6 +45,31 @@ proptest! {
         for end in 0..sent.len() {
             prop_assert!(Request::decode(kind, &sent[..end]).is_err());
         }
+
+        Reply::sample(kind, &mut Entropy::new(&bytes)).encode(1, &mut frame);
+        let sent = frame.finish().to_vec();
+        for end in HEADER..sent.len() {
+            prop_assert!(Reply::decode(sent[4], &sent[HEADER..end]).is_err());
+        }
+    }
+
+    #[test]
+    fn every_change_of_one_byte_is_an_error_or_a_message(
+        kind in kinds(),
+        bytes in prop::collection::vec(any::<u8>(), 0..300),
+        by in 1u8..,
+    ) {
+        let mut frame = Frame::default();
+        Request::sample(kind, &mut Entropy::new(&bytes)).encode(1, &mut frame);
+        let mut sent = body(frame.finish()).to_vec();
+        for at in 0..sent.len() {
+            sent[at] ^= by;
+            if let Ok(request) = Request::decode(kind, &sent) {
+                request.encode(1, &mut frame);
+                prop_assert_eq!(body(frame.finish()), &sent[..]);
+            }
+            sent[at] ^= by;
+        }
     }
 
     #[test]
