@@ -117,5 +117,6 @@ fn in_one_line(text: &str) -> String {
     let first = first.strip_prefix("error: ").unwrap_or(first);
     let rest = parts.map(|part| part.strip_prefix("tip: ").unwrap_or(part));
     let all: Vec<&str> = std::iter::once(first).chain(rest).collect();
-    format!("{} (--help tells more)", all.join("; "))
+    let all = all.join("; ").replace(":; ", ": ");
+    format!("{all} (--help tells more)")
 }

@@ -5,7 +5,7 @@
 
 mod index;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -28,8 +28,8 @@ const MAX_DEPTH: usize = 32;
 pub(crate) struct Modules {
     directory: PathBuf,
     index: Index,
-    /// What was loaded, or failed to, so that it is not tried with every device of its kind.
-    done: BTreeSet<String>,
+    /// What was loaded, or failed to (false), so that it is not tried with every device of its kind.
+    done: BTreeMap<String, bool>,
 }
 
 /// Where the modules of the running kernel are, if the image has any.
@@ -50,35 +50,41 @@ impl Modules {
         Self {
             directory,
             index,
-            done: BTreeSet::new(),
+            done: BTreeMap::new(),
         }
     }
 
     /// Load what is known by this name, with all that it needs. False when nothing is, or when it
     /// cannot be loaded, which is said on the console.
     fn load(&mut self, wanted: &str) -> bool {
-        let mut loaded = false;
+        let mut last = false;
         for file in self.index.files_for(wanted) {
-            if !self.done.insert(file.to_owned()) {
-                loaded = true;
+            if let Some(done) = self.done.get(file) {
+                last = *done;
                 continue;
             }
             let path = self.directory.join(file);
             let result = File::open(&path)
                 .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
                 .and_then(|module| finit_module(module, c"", ModuleInitFlags::empty()));
-            match result {
-                // Somebody else was faster; or the machine does not have what the driver is for.
-                Ok(()) | Err(Errno::EEXIST) => loaded = true,
-                Err(Errno::ENODEV) => {}
-                Err(errno) => say(format_args!(
-                    "cannot load the module {}: {}",
-                    path.display(),
-                    errno.desc()
-                )),
-            }
+            last = match result {
+                // Somebody else may have been faster.
+                Ok(()) | Err(Errno::EEXIST) => true,
+                // The machine does not have what the driver is for.
+                Err(Errno::ENODEV) => false,
+                Err(errno) => {
+                    say(format_args!(
+                        "cannot load the module {}: {}",
+                        path.display(),
+                        errno.desc()
+                    ));
+                    false
+                }
+            };
+            self.done.insert(file.to_owned(), last);
         }
-        loaded
+        // The last one is what was wanted; the others it needs.
+        last
     }
 
     /// Load what every device beneath a directory of /sys asks for.

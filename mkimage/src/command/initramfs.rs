@@ -92,7 +92,10 @@ impl Initramfs {
             let mut chosen = distro::choose(directory, &release, &self.modules, progress)?;
             if let Some(from) = &self.firmware {
                 let names = std::mem::take(&mut chosen.firmware);
-                distro::add_firmware(&mut chosen.tree, names, from)?;
+                let missing = distro::add_firmware(&mut chosen.tree, names, from)?;
+                if !missing.is_empty() {
+                    progress.say(format!("firmware that is not there: {}", missing.join(" ")));
+                }
             }
             tree.extend(chosen.tree);
         }

@@ -45,7 +45,7 @@ pub(crate) struct Kernel {
     #[command(flatten)]
     target: Target,
 
-    /// The initramfs, compressed by xz or not at all [default: DIR/initramfs.cpio.xz]
+    /// The initramfs, compressed or not [default: DIR/initramfs.cpio.xz]
     #[arg(long, value_name = "FILE")]
     initramfs: Option<PathBuf>,
 
@@ -58,7 +58,8 @@ pub(crate) struct Kernel {
         long,
         value_name = "NAME,...",
         value_delimiter = ',',
-        default_value = "common"
+        default_value = "common",
+        conflicts_with = "taken"
     )]
     config: Vec<String>,
 
@@ -71,7 +72,7 @@ pub(crate) struct Kernel {
     hardened: bool,
 
     /// Refuse a kernel of more bytes than there is room for
-    #[arg(long, value_name = "BYTES")]
+    #[arg(long, value_name = "BYTES", conflicts_with = "taken")]
     max_size: Option<usize>,
 
     #[command(flatten)]

@@ -2,8 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
+use super::store::Store;
 use crate::arch::Arch;
 
 /// Longer than any control file.
@@ -20,27 +21,31 @@ pub(crate) enum Error {
     Machine { got: String, wanted: Arch },
     #[error("it is compressed by {0}, which is not read here")]
     Compression(String),
+    #[error("cannot read it")]
+    Open(#[source] io::Error),
     #[error("it is damaged or truncated")]
     Damaged(#[source] io::Error),
-    #[error("cannot unpack it into {path}")]
-    Unpack { path: PathBuf, source: io::Error },
+    #[error("a file in it has a name of {0} bytes")]
+    LongName(u64),
+    #[error("cannot keep what is in it")]
+    Keep(#[source] io::Error),
 }
 
-/// Unpack a package's files beneath `to`: those whose paths begin with `boot` or `lib`, with or without
-/// `usr` before it.
-pub(crate) fn unpack(path: &Path, arch: Arch, to: &Path) -> Result<(), Error> {
-    let file = File::open(path).map_err(Error::Damaged)?;
+/// A package's files: those whose paths begin with `boot` or `lib`, with or without `usr` before it.
+pub(crate) fn unpack(path: &Path, arch: Arch) -> Result<Store, Error> {
+    let file = File::open(path).map_err(Error::Open)?;
+    let mut store = Store::unnamed().map_err(Error::Keep)?;
     let mut members = Members::new(file)?;
     let mut data = false;
     while let Some((name, content)) = members.next()? {
         if let Some(suffix) = name.strip_prefix("control.tar") {
             check_machine(decompress(suffix, content)?.take(MAX_CONTROL), arch)?;
         } else if let Some(suffix) = name.strip_prefix("data.tar") {
-            unpack_data(decompress(suffix, content)?.take(MAX_DATA), to)?;
+            unpack_data(decompress(suffix, content)?.take(MAX_DATA), &mut store)?;
             data = true;
         }
     }
-    if data { Ok(()) } else { Err(Error::Format) }
+    if data { Ok(store) } else { Err(Error::Format) }
 }
 
 /// The members of an ar archive.
@@ -129,31 +134,58 @@ fn check_machine(control: impl Read, arch: Arch) -> Result<(), Error> {
     Err(Error::Format)
 }
 
-fn unpack_data(data: impl Read, to: &Path) -> Result<(), Error> {
+fn unpack_data(data: impl Read, store: &mut Store) -> Result<(), Error> {
     let mut archive = tar::Archive::new(data);
-    for entry in archive.entries().map_err(Error::Damaged)? {
+    // A name that did not fit into its own header (tar(5), GNU long names). The crate would read one of
+    // any length into memory.
+    let mut long = None;
+    let entries = archive.entries().map_err(Error::Damaged)?;
+    for entry in entries.raw(true) {
         let mut entry = entry.map_err(Error::Damaged)?;
-        let path = entry.path().map_err(Error::Damaged)?.into_owned();
-        if !entry.header().entry_type().is_file() || !is_wanted(&path) {
+        let kind = entry.header().entry_type();
+        if kind.is_gnu_longname() {
+            let length = entry.size();
+            if length > MAX_NAME {
+                return Err(Error::LongName(length));
+            }
+            let mut name = Vec::new();
+            entry.read_to_end(&mut name).map_err(Error::Damaged)?;
+            long = Some(
+                String::from_utf8_lossy(&name)
+                    .trim_end_matches('\0')
+                    .to_owned(),
+            );
             continue;
         }
-        let failed = |source| Error::Unpack {
-            path: to.to_owned(),
-            source,
-        };
-        // Refuses whatever would lie outside of `to`.
-        entry.unpack_in(to).map_err(failed)?;
+        let short = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let name = long.take().unwrap_or(short);
+        if !kind.is_file() {
+            continue;
+        }
+        if let Some(name) = wanted(Path::new(&name)) {
+            store.add(name, &mut entry)?;
+        }
     }
     Ok(())
 }
 
-fn is_wanted(path: &Path) -> bool {
-    path.components()
-        .find_map(|part| match part {
-            Component::Normal(name) if name != "usr" => Some(name == "boot" || name == "lib"),
-            _ => None,
-        })
-        .unwrap_or(false)
+/// The kernel's own limit, PATH_MAX.
+const MAX_NAME: u64 = 4096;
+
+/// The name beneath `boot` or `lib`, without what says nothing; `None` for other files.
+fn wanted(path: &Path) -> Option<String> {
+    let mut parts = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir | Component::RootDir => {}
+            Component::Normal(name) => parts.push(name.to_str()?),
+            Component::ParentDir | Component::Prefix(_) => return None,
+        }
+    }
+    if parts.first() == Some(&"usr") {
+        parts.remove(0);
+    }
+    matches!(parts.first(), Some(&"boot" | &"lib")).then(|| parts.join("/"))
 }
 
 #[cfg(test)]
@@ -203,36 +235,40 @@ mod tests {
         .concat()
     }
 
-    fn unpacked(bytes: &[u8]) -> Result<tempfile::TempDir, Error> {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("deb"), bytes).unwrap();
-        std::fs::create_dir(dir.path().join("to")).unwrap();
-        unpack(
-            &dir.path().join("deb"),
-            Arch::X86_64,
-            &dir.path().join("to"),
-        )?;
-        Ok(dir)
+    fn unpacked(bytes: &[u8]) -> Result<Store, Error> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        unpack(file.path(), Arch::X86_64)
     }
 
     #[test]
     fn the_kernel_and_its_modules_are_unpacked() {
-        let files: [(&str, &[u8]); 3] = [
+        let files: [(&str, &[u8]); 4] = [
             ("./boot/vmlinuz-6.1", b"kernel"),
             ("./usr/lib/modules/6.1/a.ko", b"module"),
             ("./usr/share/doc/x", b"paper"),
+            ("boot/../../outside", b"x"),
         ];
-        let dir = unpacked(&package("amd64", &files)).unwrap();
-        let read = |name: &str| std::fs::read(dir.path().join("to").join(name));
-        assert_eq!(read("boot/vmlinuz-6.1").unwrap(), b"kernel");
-        assert_eq!(read("usr/lib/modules/6.1/a.ko").unwrap(), b"module");
-        assert!(read("usr/share/doc/x").is_err());
+        let store = unpacked(&package("amd64", &files)).unwrap();
+        let names: Vec<&str> = store.names().collect();
+        assert_eq!(names, ["boot/vmlinuz-6.1", "lib/modules/6.1/a.ko"]);
+        assert_eq!(store.read("boot/vmlinuz-6.1").unwrap(), b"kernel");
+        assert_eq!(store.read("lib/modules/6.1/a.ko").unwrap(), b"module");
     }
 
     #[test]
-    fn nothing_is_written_elsewhere() {
-        let dir = unpacked(&package("amd64", &[("boot/../../outside", b"x")])).unwrap();
-        assert!(!dir.path().join("outside").exists());
+    fn long_names_are_read_and_endless_ones_refused() {
+        let long = |length: usize| {
+            let mut archive = tar::Builder::new(Vec::new());
+            let name = format!("boot/{}", "x".repeat(length));
+            let mut header = tar::Header::new_gnu();
+            header.set_size(1);
+            archive.append_data(&mut header, &name, &b"y"[..]).unwrap();
+            let data = archive.into_inner().unwrap();
+            [b"!<arch>\n".to_vec(), member("data.tar", &data)].concat()
+        };
+        assert_eq!(unpacked(&long(300)).unwrap().names().count(), 1);
+        assert!(matches!(unpacked(&long(9000)), Err(Error::LongName(_))));
     }
 
     #[test]

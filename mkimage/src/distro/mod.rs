@@ -3,6 +3,7 @@
 
 mod deb;
 pub(crate) mod modules;
+mod store;
 
 use std::fs;
 use std::io;
@@ -15,12 +16,15 @@ use crate::kernel::config::{self, Config};
 use crate::newc::{Node, Tree};
 use crate::progress::Progress;
 use modules::{Chosen, Modules};
+use store::Store;
 
 /// Why it cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
+    #[error("this machine has no kernel in /boot ({0}): take one from a package with --from-deb")]
+    NoHostKernel(PathBuf),
     #[error("cannot use the package {path}")]
     Deb { path: PathBuf, source: deb::Error },
     #[error(
@@ -33,7 +37,10 @@ pub(crate) enum Error {
         "{0} does not say its version, and its modules' directory has another name than a version"
     )]
     NoRelease(PathBuf),
-    #[error("cpud cannot run on the kernel {path}, which was built without {}", .lacks.join(", "))]
+    #[error(
+        "cpud cannot run on the kernel {path}, which was built without {}; take a kernel for real \
+         machines, such as Debian's linux-image-amd64, not one for clouds", .lacks.join(", ")
+    )]
     Useless {
         path: PathBuf,
         lacks: Vec<&'static str>,
@@ -42,8 +49,6 @@ pub(crate) enum Error {
     Config(#[from] config::Error),
     #[error(transparent)]
     Modules(#[from] modules::Error),
-    #[error("cannot make a temporary directory")]
-    Temporary(#[source] io::Error),
 }
 
 /// A kernel that somebody else has built.
@@ -55,31 +60,40 @@ pub(crate) struct Distribution {
     /// As `uname -r` says it.
     pub(crate) release: String,
     path: PathBuf,
-    modules: PathBuf,
-    /// Holds the files of an unpacked package.
-    unpacked: Option<tempfile::TempDir>,
+    store: Store,
+    /// What the names of the modules' files begin with.
+    prefix: String,
 }
 
 impl Distribution {
     /// That of a package `linux-image-*.deb`.
     pub(crate) fn from_deb(deb: &Path, arch: Arch, progress: Progress) -> Result<Self, Error> {
-        let unpacked = tempfile::tempdir().map_err(Error::Temporary)?;
         let task = progress.task("unpacking", None);
-        deb::unpack(deb, arch, unpacked.path()).map_err(|source| Error::Deb {
+        let store = deb::unpack(deb, arch).map_err(|source| Error::Deb {
             path: deb.to_owned(),
             source,
         })?;
         drop(task);
         let none = || Error::NoKernel(deb.to_owned());
-        let kernel = newest(&unpacked.path().join("boot"), "vmlinuz-").ok_or_else(none)?;
-        let modules = ["lib/modules", "usr/lib/modules"]
-            .into_iter()
-            .find_map(|name| newest(&unpacked.path().join(name), ""))
-            .ok_or_else(none)?;
-        let mut found = Self::from_files(&kernel, &modules, arch)?;
-        deb.clone_into(&mut found.path);
-        found.unpacked = Some(unpacked);
-        Ok(found)
+        let newest = |prefix: &str| {
+            let names = store.names().filter_map(|name| name.strip_prefix(prefix));
+            names.max_by_key(|name| numbers(name)).map(str::to_owned)
+        };
+        let release = newest("boot/vmlinuz-").ok_or_else(none)?;
+        let read = |name: String| store.read(&name);
+        let image = read(format!("boot/vmlinuz-{release}")).map_err(|_| none())?;
+        image::header_for(&image, arch).map_err(|source| Error::Image {
+            path: deb.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            config: read(format!("boot/config-{release}")).ok(),
+            image,
+            path: deb.to_owned(),
+            prefix: format!("lib/modules/{release}/"),
+            release,
+            store,
+        })
     }
 
     /// The running one of this machine, else the newest in /boot.
@@ -91,6 +105,9 @@ impl Distribution {
         } else {
             newest(Path::new("/boot"), "vmlinuz-").unwrap_or(running)
         };
+        if !kernel.exists() {
+            return Err(Error::NoHostKernel(kernel));
+        }
         let name = kernel.file_name().unwrap_or_default().to_string_lossy();
         let release = name.trim_start_matches("vmlinuz-");
         Self::from_files(&kernel, &Path::new("/lib/modules").join(release), arch)
@@ -127,8 +144,8 @@ impl Distribution {
             config,
             release,
             path: kernel.to_owned(),
-            modules: modules.to_owned(),
-            unpacked: None,
+            store: directory(modules)?,
+            prefix: String::new(),
         })
     }
 
@@ -156,19 +173,30 @@ impl Distribution {
 
     /// The modules of a list.
     pub(crate) fn modules(&self, list: &[String], progress: Progress) -> Result<Chosen, Error> {
-        choose(&self.modules, &self.release, list, progress)
+        let mut task = progress.task("modules", None);
+        let modules = Modules::find(&self.store, &self.prefix, &self.path)?;
+        Ok(modules.choose(list, &self.release, || task.step())?)
     }
 }
 
 /// The modules of a list, from a directory like /lib/modules/RELEASE.
 pub(crate) fn choose(
-    directory: &Path,
+    modules: &Path,
     release: &str,
     list: &[String],
     progress: Progress,
 ) -> Result<Chosen, Error> {
     let mut task = progress.task("modules", None);
-    Ok(Modules::find(directory)?.choose(list, release, || task.step())?)
+    let store = directory(modules)?;
+    let found = Modules::find(&store, "", modules)?;
+    Ok(found.choose(list, release, || task.step())?)
+}
+
+fn directory(path: &Path) -> Result<Store, Error> {
+    Store::directory(path).map_err(|source| Error::Read {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 /// Put those firmware files into the tree that the directory has, and return the names of the others.
@@ -177,6 +205,10 @@ pub(crate) fn add_firmware(
     names: impl IntoIterator<Item = String>,
     directory: &Path,
 ) -> Result<Vec<String>, Error> {
+    fs::read_dir(directory).map_err(|source| Error::Read {
+        path: directory.to_owned(),
+        source,
+    })?;
     let mut missing = Vec::new();
     for name in names {
         let plain = Path::new(&name)
@@ -215,11 +247,6 @@ pub(crate) fn add_firmware(
 
 /// The entry of a directory that is last in the order of its versions' numbers.
 fn newest(directory: &Path, prefix: &str) -> Option<PathBuf> {
-    let numbers = |name: &str| -> Vec<u64> {
-        name.split(|other: char| !other.is_ascii_digit())
-            .filter_map(|digits| digits.parse().ok())
-            .collect()
-    };
     fs::read_dir(directory)
         .ok()?
         .flatten()
@@ -227,6 +254,13 @@ fn newest(directory: &Path, prefix: &str) -> Option<PathBuf> {
         .filter(|name| name.starts_with(prefix))
         .max_by_key(|name| numbers(name))
         .map(|name| directory.join(name))
+}
+
+/// The numbers of a version.
+fn numbers(name: &str) -> Vec<u64> {
+    name.split(|other: char| !other.is_ascii_digit())
+        .filter_map(|digits| digits.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -260,7 +294,7 @@ mod tests {
         let (dir, path) = kernel(&good().replace("CONFIG_9P_FS=m", "# CONFIG_9P_FS is not set"));
         let found = Distribution::from_files(&path, dir.path(), Arch::X86_64).unwrap();
         let error = found.compression().unwrap_err().to_string();
-        assert!(error.ends_with("was built without CONFIG_9P_FS"), "{error}");
+        assert!(error.contains("was built without CONFIG_9P_FS;"), "{error}");
         let other = Distribution::from_files(&path, dir.path(), Arch::Aarch64);
         assert!(matches!(other, Err(Error::Image { .. })));
     }

@@ -4,12 +4,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Write as _;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use object::{Object as _, ObjectSection as _};
 
+use super::store::Store;
 use crate::compress;
 use crate::newc::{Node, Tree};
 
@@ -101,11 +101,16 @@ const GROUPS: [(&str, &[&str]); 3] = [
     ),
 ];
 
+/// What every session needs: 9P over a connection, and the sockets of DHCP.
+const ALWAYS: [&str; 4] = ["9p", "9pnet_fd", "af_packet", "unix"];
+
 /// The modules of a kernel, by name: those of modprobe, where `-` is `_`.
-pub(crate) struct Modules {
-    directory: PathBuf,
-    /// Paths beneath the directory.
-    paths: BTreeMap<String, PathBuf>,
+pub(crate) struct Modules<'a> {
+    store: &'a Store,
+    /// Where they came from, for messages.
+    origin: &'a Path,
+    /// Names of their files.
+    paths: BTreeMap<String, String>,
     /// Names that are part of the kernel itself.
     built_in: BTreeSet<String>,
 }
@@ -127,48 +132,44 @@ pub(crate) struct Chosen {
     pub(crate) firmware: BTreeSet<String>,
 }
 
-impl Modules {
-    /// Those in `/lib/modules/RELEASE`, or a directory like it.
-    pub(crate) fn find(directory: &Path) -> Result<Self, Error> {
-        let mut found = Self {
-            directory: directory.to_owned(),
-            paths: BTreeMap::new(),
-            built_in: BTreeSet::new(),
-        };
-        let mut pending = vec![PathBuf::new()];
-        while let Some(inner) = pending.pop() {
-            let path = directory.join(&inner);
-            let failed = |source| Error::Read {
-                path: path.clone(),
-                source,
-            };
-            for entry in fs::read_dir(&path).map_err(failed)? {
-                let entry = entry.map_err(failed)?;
-                let inner = inner.join(entry.file_name());
-                let kind = entry.file_type().map_err(failed)?;
-                // build and source are links to elsewhere.
-                if kind.is_dir() {
-                    pending.push(inner);
-                } else if let Some(name) = module_name(&inner) {
-                    found.paths.insert(name, inner);
-                }
-            }
+impl<'a> Modules<'a> {
+    /// Those whose files are in `/lib/modules/RELEASE`, or a directory like it, named `prefix`.
+    pub(crate) fn find(store: &'a Store, prefix: &str, origin: &'a Path) -> Result<Self, Error> {
+        let paths: BTreeMap<String, String> = store
+            .names()
+            .filter(|name| name.starts_with(prefix))
+            .filter_map(|name| Some((module_name(Path::new(name))?, name.to_owned())))
+            .collect();
+        if paths.is_empty() {
+            return Err(Error::NoModules(origin.to_owned()));
         }
-        if found.paths.is_empty() {
-            return Err(Error::NoModules(directory.to_owned()));
-        }
-        let built_in = fs::read_to_string(directory.join("modules.builtin")).unwrap_or_default();
-        found.built_in = built_in
+        let built_in = store
+            .read(&format!("{prefix}modules.builtin"))
+            .unwrap_or_default();
+        let built_in = String::from_utf8_lossy(&built_in)
             .lines()
             .filter_map(|line| module_name(Path::new(line)))
             .collect();
-        Ok(found)
+        Ok(Self {
+            store,
+            origin,
+            paths,
+            built_in,
+        })
     }
 
     /// The names of a list: groups, `all`, modules, or patterns of paths beneath `kernel/`.
     fn names(&self, list: &[String]) -> Result<BTreeSet<String>, Error> {
         let mut names = BTreeSet::new();
-        for wanted in list {
+        // Whatever else is asked for: without these there is no session.
+        names.extend(ALWAYS.iter().flat_map(|member| self.members(member)));
+        // The other groups come on top of what every machine has.
+        let only_groups = list
+            .iter()
+            .all(|name| GROUPS.iter().any(|(group, _)| group == name));
+        let auto = [GROUPS[0].0.to_owned()];
+        let more = if only_groups { &auto[..] } else { &[] };
+        for wanted in list.iter().chain(more) {
             if wanted == "all" {
                 names.extend(self.paths.keys().cloned());
             } else if let Some((_, members)) = GROUPS.iter().find(|(group, _)| group == wanted) {
@@ -189,10 +190,12 @@ impl Modules {
     /// A module by name, or all beneath a path.
     fn members(&self, member: &str) -> Vec<String> {
         if member.contains('/') {
-            let prefix = Path::new("kernel").join(member.trim_end_matches('/'));
-            let beneath =
-                |(name, path): (&String, &PathBuf)| path.starts_with(&prefix).then(|| name.clone());
-            return self.paths.iter().filter_map(beneath).collect();
+            let beneath = format!("kernel/{}/", member.trim_end_matches('/'));
+            let found = self
+                .paths
+                .iter()
+                .filter(|(_, path)| path.contains(&beneath));
+            return found.map(|(name, _)| name.clone()).collect();
         }
         let name = normal(member);
         self.paths
@@ -203,11 +206,14 @@ impl Modules {
     }
 
     fn read(&self, name: &str) -> Result<Module, Error> {
-        let path = self.directory.join(&self.paths[name]);
-        let packed = fs::read(&path).map_err(|source| Error::Read {
-            path: path.clone(),
-            source,
-        })?;
+        let path = self.origin.join(&self.paths[name]);
+        let packed = self
+            .store
+            .read(&self.paths[name])
+            .map_err(|source| Error::Read {
+                path: path.clone(),
+                source,
+            })?;
         let damaged = |reason: String| Error::Damaged {
             path: path.clone(),
             reason,
@@ -239,7 +245,7 @@ impl Modules {
                 && magic.split(' ').next() != Some(release)
             {
                 return Err(Error::OtherKernel {
-                    path: self.directory.join(&self.paths[&name]),
+                    path: self.origin.join(&self.paths[&name]),
                     got: magic.split(' ').next().unwrap_or_default().to_owned(),
                     wanted: release.to_owned(),
                 });
@@ -361,6 +367,8 @@ fn normal(name: impl AsRef<str>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::arch::Arch;
     use crate::compress::Compression;
@@ -438,7 +446,8 @@ mod tests {
 
         fn choose(&self, list: &[&str]) -> Result<Chosen, Error> {
             let list: Vec<String> = list.iter().map(|name| (*name).to_owned()).collect();
-            Modules::find(self.0.path())?.choose(&list, "6.1-x", || ())
+            let store = Store::directory(self.0.path()).unwrap();
+            Modules::find(&store, "", self.0.path())?.choose(&list, "6.1-x", || ())
         }
     }
 
@@ -480,8 +489,9 @@ mod tests {
         fake.put("kernel/bad.ko", b"no module");
         assert!(matches!(fake.choose(&["bad"]), Err(Error::Damaged { .. })));
         let empty = tempfile::tempdir().unwrap();
+        let store = Store::directory(empty.path()).unwrap();
         assert!(matches!(
-            Modules::find(empty.path()),
+            Modules::find(&store, "", empty.path()),
             Err(Error::NoModules(_))
         ));
     }

@@ -105,6 +105,30 @@ fn a_kernel_that_is_none_or_for_another_machine() {
 }
 
 #[test]
+fn options_that_a_kernel_of_others_cannot_have() {
+    let inputs = Inputs::new();
+    assert!(inputs.run(&["initramfs"]).status.success());
+    let kernel = inputs.path("cpukernel").display().to_string();
+    for option in [
+        "--config=usb",
+        "--set=CONFIG_X=y",
+        "--hardened",
+        "--max-size=9",
+    ] {
+        let said = refused(&inputs, &["kernel", "--host-kernel", option]);
+        says(&said, &["cannot be used with"]);
+    }
+    let said = refused(&inputs, &["kernel", "--kernel", &kernel]);
+    says(&said, &["--modules-dir"]);
+    let said = refused(&inputs, &["kernel", "--modules", "usb"]);
+    says(&said, &["--from-deb"]);
+    let said = refused(&inputs, &["kernel", "--from-deb", &kernel]);
+    says(&said, &["no Debian package"]);
+    let said = refused(&inputs, &["kernel", "--from-deb", "/no/such.deb"]);
+    says(&said, &["/no/such.deb", "No such file"]);
+}
+
+#[test]
 fn tools_that_are_missing_are_named_with_their_packages() {
     let inputs = Inputs::new();
     let output = inputs
