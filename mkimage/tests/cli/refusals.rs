@@ -5,7 +5,8 @@ use crate::inputs::{AARCH64, Inputs, X86_64, elf};
 /// The one line that mkimage says about it.
 fn refused(inputs: &Inputs, arguments: &[&str]) -> String {
     let before = inputs.names();
-    let output = inputs.run(arguments);
+    // Without the lines that tell of progress.
+    let output = inputs.run(&[&["-q"], arguments].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
         !output.status.success(),
