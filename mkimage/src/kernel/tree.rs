@@ -87,12 +87,25 @@ impl Tree {
         let archive = self.objects.join("initramfs.cpio");
         let initramfs = fs::metadata(&archive).map_err(failed("read", &archive))?;
         let mut parts = vec![(initramfs.len(), "the initramfs".to_owned())];
-        let entries = fs::read_dir(&self.objects).map_err(failed("list", &self.objects))?;
-        for entry in entries.flatten() {
+        // The architecture's own code is one level further down.
+        for beneath in ["", "arch"] {
+            parts.extend(self.parts_beneath(beneath)?);
+        }
+        parts.sort_by(|a, b| b.cmp(a));
+        Ok(parts)
+    }
+
+    fn parts_beneath(&self, directory: &str) -> Result<Vec<(u64, String)>, Error> {
+        let mut parts = Vec::new();
+        let path = self.objects.join(directory);
+        for entry in fs::read_dir(&path)
+            .map_err(failed("list", &path))?
+            .flatten()
+        {
             let built_in = entry.path().join("built-in.a");
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = Path::new(directory).join(entry.file_name());
             // usr is the initramfs.
-            if name == "usr" || !built_in.exists() {
+            if name == Path::new("usr") || !built_in.exists() {
                 continue;
             }
             let mut size = tools::command(format!("{}size", self.arch.cross_prefix()));
@@ -105,9 +118,8 @@ impl Tree {
                     .filter_map(|number| number.parse::<u64>().ok())
                     .sum()
             });
-            parts.push((sum.unwrap_or(0), name));
+            parts.push((sum.unwrap_or(0), name.display().to_string()));
         }
-        parts.sort_by(|a, b| b.cmp(a));
         Ok(parts)
     }
 
