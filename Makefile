@@ -89,6 +89,10 @@ test: cpukernel flash aarch64 ## format, lints, unit tests, end-to-end tests
 	else set -x; cargo test --workspace --exclude e2e; fi
 	cargo test -p e2e
 
+reproducible: cpukernel ## everything made twice, and compared byte for byte (compiles a kernel)
+	@scripts/deps kernel media
+	@scripts/reproducible
+
 deny: ## licences and advisories of everything that is linked in (cargo install cargo-deny)
 	cargo deny --locked check
 
