@@ -71,7 +71,11 @@ fn flags(_: &Machine) -> Result<()> {
             out().join("cpu").display()
         );
         let command = pty_process::blocking::Command::new("sh").args(["-c", &line]);
-        let command = command.env("HOME", user.home()).env("PWD", "/");
+        // A shell believes in its directory more than in PWD.
+        let command = command
+            .env("HOME", user.home())
+            .env("PWD", "/")
+            .current_dir("/");
         let mut terminal = Terminal::start(command, 24, 80)?;
         terminal.expect_from(0, "end")?;
         terminal.wait()?;
