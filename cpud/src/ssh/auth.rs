@@ -50,7 +50,8 @@ fn parse_public_keys(text: &str) -> (Vec<PublicKey>, Vec<String>) {
     (keys, complaints)
 }
 
-/// The machine's private host key.
+/// The machine's private host key, in OpenSSH's format: that of every key that ssh-keygen has made since 2019.
+/// The older formats and their ciphers would be a twentieth of the program.
 pub(crate) fn read_host_key(path: &Path) -> Result<PrivateKey> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
@@ -58,8 +59,19 @@ pub(crate) fn read_host_key(path: &Path) -> Result<PrivateKey> {
             path.display()
         )
     })?;
-    russh::keys::decode_secret_key(&text, None)
-        .with_context(|| format!("{} is not a private key without passphrase", path.display()))
+    let key = PrivateKey::from_openssh(&text).with_context(|| {
+        format!(
+            "{} is not a private key in OpenSSH's format (an older format: ssh-keygen -p -N '' -f FILE changes it)",
+            path.display()
+        )
+    })?;
+    if key.is_encrypted() {
+        bail!(
+            "{} has a passphrase, and nobody is there to type it (ssh-keygen -p -N '' -f FILE takes it off)",
+            path.display()
+        );
+    }
+    Ok(key)
 }
 
 /// As `ssh-keygen -l` prints it: `SHA256:...`.
@@ -70,6 +82,7 @@ pub(crate) fn fingerprint(key: &PublicKey) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use russh::keys::Algorithm;
 
     const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti user@host";
     const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBHwf2HMM5TRXvo2SQJjsNkiDD5KqiiNjrGVv3UUh+mMT5RHxiRtOnlqvjhQtBq0VpmpCV/PwUdhOig4vkbqAcEc= user@host";
@@ -91,6 +104,27 @@ mod tests {
         assert_eq!(complaints.len(), 2);
         assert!(complaints[0].starts_with("line 1"), "{complaints:?}");
         assert!(complaints[1].contains("options"), "{complaints:?}");
+    }
+
+    #[test]
+    fn a_host_key_is_in_openssh_s_format_and_open() {
+        use russh::keys::ssh_key::LineEnding;
+
+        let file = std::env::temp_dir().join(format!("cpud-host-key-{}", std::process::id()));
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            read_host_key(&file).map_err(|error| format!("{error:#}"))
+        };
+        let random = &mut russh::keys::key::safe_rng();
+        let key = PrivateKey::random(random, Algorithm::Ed25519).unwrap();
+        let open = read(&key.to_openssh(LineEnding::LF).unwrap()).unwrap();
+        assert_eq!(open.public_key().key_data(), key.public_key().key_data());
+        let locked = key.encrypt(random, "secret").unwrap();
+        let error = read(&locked.to_openssh(LineEnding::LF).unwrap()).unwrap_err();
+        assert!(error.contains("has a passphrase"), "{error}");
+        let error = read("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        assert!(error.unwrap_err().contains("ssh-keygen -p"));
+        std::fs::remove_file(&file).unwrap();
     }
 
     #[test]
