@@ -16,7 +16,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash fetch usb netboot bundle qemu demo docs test bench clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -41,6 +41,10 @@ initramfs: keys ## cpud and the keys, as the machine's root
 flash: initramfs ## a kernel for flash ROMs, in out/flash (docs/flash.md)
 	@scripts/deps kernel
 	$(MKIMAGE) kernel -o out/flash --initramfs $(OUT)/initramfs.cpio.xz --config common,flash --max-size 2883584
+
+hardened: initramfs ## a locked-down kernel for machines with everything on USB, in out/hardened
+	@scripts/deps kernel
+	$(MKIMAGE) kernel -o out/hardened --initramfs $(OUT)/initramfs.cpio.xz --config common,usb --hardened
 
 fetch: programs ## the kernel's source, into the cache
 	@scripts/deps kernel
@@ -81,7 +85,7 @@ aarch64-test-program:
 	cargo build --release --target $(TARGET) -p e2e --bin machine-name
 	@install -D -C -t $(OUT)/test-root/bin $(BIN)/machine-name
 
-test: cpukernel flash aarch64 ## format, lints, unit tests, end-to-end tests
+test: cpukernel flash hardened aarch64 ## format, lints, unit tests, end-to-end tests
 	@scripts/deps qemu media distro cross-aarch64 test
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings

@@ -94,7 +94,7 @@ impl Vm {
         self.console()
             .lines()
             .find(|line| {
-                line.contains("port 17010") && line.contains("SHA256:") && line.contains("eth0")
+                line.contains("port 17010") && line.contains("SHA256:") && line.contains("; try:")
             })
             .map(str::to_owned)
     }

@@ -1,6 +1,7 @@
 //! Other kernels than the general one: a distribution's with its modules, the one for flash ROMs, those of
 //! another architecture.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -16,6 +17,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("debians_kernel_boots_and_loads_its_modules", debian),
     ("debians_kernel_boots_from_a_stick_under_uefi", debian_stick),
     ("flash_kernel_boots_under_uefi_and_is_small", flash),
+    (
+        "everything_on_usb_and_the_kernel_is_locked_down",
+        usb_and_hardened,
+    ),
     ("an_arm_machine_boots_and_runs_arm_programs", arm),
     ("an_arm_stick_boots_under_uefi", arm_stick),
 ];
@@ -118,6 +123,44 @@ fn flash() -> Result<()> {
     mkimage(directory.path(), &["usb", "--kernel"], Some(&kernel))?;
     let vm = boot_stick(directory.path(), OVMF, "x86_64")?;
     crate::runs_date(&vm)
+}
+
+/// Network and disk are on USB, and not even root gets below the kernel.
+fn usb_and_hardened() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let disk = directory.path().join("disk");
+    std::fs::write(&disk, "on a disk".repeat(1 << 16))?;
+    let mut script = Command::new(root().join("qemu/run"));
+    script
+        .env("KERNEL", root().join("out/hardened/cpukernel"))
+        .env("NIC", "usb-net,bus=usb.0")
+        .args(["-device", "qemu-xhci,id=usb"])
+        .args(["-device", "usb-storage,bus=usb.0,drive=disk", "-drive"])
+        .arg(format!(
+            "if=none,id=disk,format=raw,file={}",
+            disk.display()
+        ));
+    let vm = Vm::start(script)?;
+    let home = Home::new()?;
+    let client = Client::new(vm.port(), &home);
+    let said = client.sh_ok(
+        "ls /sys/class/net; sha256sum < /dev/sda; cat /sys/kernel/security/lockdown; \
+         cat /sys/devices/system/cpu/vulnerabilities/spectre_v2; \
+         ls /dev/mem /dev/port /dev/cpu/0/msr /proc/kcore 2>&1; true",
+    )?;
+    let disk = Command::new("sha256sum")
+        .stdin(File::open(&disk)?)
+        .output()?;
+    for expected in [
+        "usb0",
+        str::from_utf8(&disk.stdout)?.trim(),
+        "[confidentiality]",
+        "Mitigation: ",
+    ] {
+        ensure!(said.contains(expected), "no {expected} in {said}");
+    }
+    ensure!(said.matches("No such file").count() == 4, "{said}");
+    Ok(())
 }
 
 fn boot_stick(directory: &Path, firmware: &str, arch: &str) -> Result<Vm> {
