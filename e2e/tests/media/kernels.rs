@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("an_arm_machine_boots_and_runs_arm_programs", arm),
     ("an_arm_stick_boots_under_uefi", arm_stick),
+    ("an_arm_stick_boots_under_u_boot", arm_stick_u_boot),
 ];
 
 /// The package that scripts/deps has fetched.
@@ -121,7 +122,7 @@ fn flash() -> Result<()> {
         std::fs::copy(out().join(name), directory.path().join(name))?;
     }
     mkimage(directory.path(), &["usb", "--kernel"], Some(&kernel))?;
-    let vm = boot_stick(directory.path(), OVMF, "x86_64")?;
+    let vm = boot_stick(directory.path(), &["-drive", OVMF], "x86_64")?;
     crate::runs_date(&vm)
 }
 
@@ -163,12 +164,13 @@ fn usb_and_hardened() -> Result<()> {
     Ok(())
 }
 
-fn boot_stick(directory: &Path, firmware: &str, arch: &str) -> Result<Vm> {
+fn boot_stick(directory: &Path, firmware: &[&str], arch: &str) -> Result<Vm> {
     let image = directory.join("usbstick").display().to_string();
     let mut script = Command::new("bash");
     script
         .arg(root().join("qemu/QEMU"))
-        .args(["-nographic", "-drive", firmware])
+        .arg("-nographic")
+        .args(firmware)
         .args(["-drive", &format!("format=raw,file={image}")])
         .env("ARCH", arch);
     Vm::start(script)
@@ -203,12 +205,17 @@ fn arm() -> Result<()> {
     runs_arm(&Vm::start(script)?)
 }
 
-fn arm_stick() -> Result<()> {
+fn arm_stick_made() -> Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
     for name in ["cpukernel", "cpu", "cpu_rsa.pub"] {
         std::fs::copy(arm_out().join(name), directory.path().join(name))?;
     }
     mkimage(directory.path(), &["usb", "--arch", "aarch64"], None)?;
+    Ok(directory)
+}
+
+fn arm_stick() -> Result<()> {
+    let directory = arm_stick_made()?;
     // The firmware's image fills the whole of its flash.
     let flash = directory.path().join("firmware");
     std::fs::copy("/usr/share/qemu-efi-aarch64/QEMU_EFI.fd", &flash)
@@ -218,5 +225,27 @@ fn arm_stick() -> Result<()> {
         .open(&flash)?
         .set_len(64 << 20)?;
     let firmware = format!("if=pflash,format=raw,readonly=on,file={}", flash.display());
-    runs_arm(&boot_stick(directory.path(), &firmware, "aarch64")?)
+    runs_arm(&boot_stick(
+        directory.path(),
+        &["-drive", &firmware],
+        "aarch64",
+    )?)
+}
+
+/// U-Boot looks for `/extlinux/extlinux.conf` and gives the kernel the device tree of the board.
+fn arm_stick_u_boot() -> Result<()> {
+    let directory = arm_stick_made()?;
+    let firmware = ["-bios", "/usr/lib/u-boot/qemu_arm64/u-boot.bin"];
+    ensure!(
+        Path::new(firmware[1]).exists(),
+        "no {}: package u-boot-qemu",
+        firmware[1]
+    );
+    let vm = boot_stick(directory.path(), &firmware, "aarch64")?;
+    let console = vm.console();
+    ensure!(
+        console.contains("Retrieving file: /extlinux/extlinux.conf"),
+        "{console}"
+    );
+    runs_arm(&vm)
 }

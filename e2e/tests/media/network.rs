@@ -4,8 +4,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::lan::{Card, Lan, RANGE};
-use e2e::out;
 use e2e::vm::Vm;
+use e2e::{out, root};
 
 use crate::stick::OVMF;
 use crate::{Test, mkimage};
@@ -119,6 +119,44 @@ fn fleet() -> Result<()> {
                 .with_context(|| format!("{line}: nothing from {address} in {said}"))?;
             ensure!(answer.ends_with("cpu"), "{line}: {answer}");
         }
+    }
+    with_ansible(&lan, &addresses)
+}
+
+/// The inventory and the play of docs/fleet.md; what a machine has no chip for, it makes up.
+fn with_ansible(lan: &Lan, addresses: &[String]) -> Result<()> {
+    // Below the namespace, where the machines see it.
+    let directory = tempfile::tempdir_in(root().join("target"))?;
+    let inventory = format!(
+        "[boards]\n{}\n\n[boards:vars]\nansible_connection=local\n",
+        addresses.join("\n")
+    );
+    std::fs::write(directory.path().join("inventory"), inventory)?;
+    let guide = std::fs::read_to_string(root().join("docs/fleet.md"))?;
+    let (_, play) = guide.split_once("And a play:\n").context("no play")?;
+    let play: String = play
+        .lines()
+        .skip(1)
+        .take_while(|line| line.is_empty() || line.starts_with("    "))
+        .map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line)))
+        .collect();
+    let (client, key) = (out().join("cpu"), out().join("cpu_rsa"));
+    let client = format!("command: {} -key {} ", client.display(), key.display());
+    let play =
+        play.replacen("command: cpu ", &client, 1)
+            .replacen("flashrom -r ", "cp /proc/cmdline ", 1);
+    std::fs::write(directory.path().join("play.yml"), &play)?;
+    let output = lan
+        .command("ansible-playbook")
+        .args(["-i", "inventory", "play.yml"])
+        .current_dir(directory.path())
+        .env("PWD", directory.path())
+        .output()?;
+    ensure!(output.status.success(), "{play}\n{output:?}");
+    for address in addresses {
+        let rom = directory.path().join(format!("{address}.rom"));
+        let rom = std::fs::read_to_string(&rom).with_context(|| format!("{output:?}"))?;
+        ensure!(rom.contains("console=ttyS0"), "{rom}");
     }
     Ok(())
 }
