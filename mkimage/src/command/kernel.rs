@@ -39,8 +39,8 @@ tarball of kernel.org. Sources and objects are kept in $XDG_CACHE_HOME/cpu-appli
 another initramfs costs seconds.
 
 Taken: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
-network, 9P, virtio; also usb, storage, all, names of modules, or paths such as drivers/mtd), and
-cpukernel.cmdline.")]
+network, 9P, virtio; also usb, storage, all, names of modules, patterns such as 'e1000*', or paths such
+as drivers/mtd), and cpukernel.cmdline.")]
 pub(crate) struct Kernel {
     #[command(flatten)]
     target: Target,

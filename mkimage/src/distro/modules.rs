@@ -158,7 +158,7 @@ impl<'a> Modules<'a> {
         })
     }
 
-    /// The names of a list: groups, `all`, modules, or patterns of paths beneath `kernel/`.
+    /// The names of a list: groups, `all`, modules, patterns of their names, or paths beneath `kernel/`.
     fn names(&self, list: &[String]) -> Result<BTreeSet<String>, Error> {
         let mut names = BTreeSet::new();
         // Whatever else is asked for: without these there is no session.
@@ -178,7 +178,11 @@ impl<'a> Modules<'a> {
                 }
             } else {
                 let found = self.members(wanted);
-                if found.is_empty() && !self.built_in.contains(&normal(wanted)) {
+                let built_in = || match pattern(wanted) {
+                    Some(matches) => self.built_in.iter().any(|name| matches(&name)),
+                    None => self.built_in.contains(&normal(wanted)),
+                };
+                if found.is_empty() && !built_in() {
                     return Err(Error::NoModule(wanted.clone()));
                 }
                 names.extend(found);
@@ -187,8 +191,11 @@ impl<'a> Modules<'a> {
         Ok(names)
     }
 
-    /// A module by name, or all beneath a path.
+    /// A module by name, all that a pattern of glob(7) names, or all beneath a path.
     fn members(&self, member: &str) -> Vec<String> {
+        if let Some(matches) = pattern(member) {
+            return self.paths.keys().filter(matches).cloned().collect();
+        }
         if member.contains('/') {
             let beneath = format!("kernel/{}/", member.trim_end_matches('/'));
             let found = self
@@ -361,6 +368,15 @@ fn module_name(path: &Path) -> Option<String> {
     matches!(suffix, "" | ".xz" | ".zst" | ".gz").then(|| normal(name))
 }
 
+/// Whether a name is one of a pattern's, which may be written with `-` as file names are.
+fn pattern(text: &str) -> Option<impl Fn(&&String) -> bool + use<>> {
+    let pattern = glob::Pattern::new(text).ok()?;
+    text.contains(['*', '?', '['])
+        .then_some(move |name: &&String| {
+            pattern.matches(name) || pattern.matches(&name.replace('_', "-"))
+        })
+}
+
 fn normal(name: impl AsRef<str>) -> String {
     name.as_ref().replace('-', "_")
 }
@@ -476,7 +492,9 @@ mod tests {
         let fake = Fake::new();
         assert_eq!(fake.choose(&["mii", "core"]).unwrap().count, 1);
         assert_eq!(fake.choose(&["drivers/net"]).unwrap().count, 3);
+        assert_eq!(fake.choose(&["mi*", "cor?"]).unwrap().count, 1);
         for (list, expected) in [
+            ("q[x-z]*", "there is no module \"q[x-z]*\""),
             ("nothing", "there is no module \"nothing\""),
             ("loud", "the module loud needs absent"),
             ("old", "is of kernel 5.0, and the kernel is 6.1-x"),
