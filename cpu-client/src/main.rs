@@ -111,7 +111,7 @@ fn run(flags: &Flags) -> Result<u8> {
         let stage = Stage::default();
         let connection = stage.shown_during(ssh::connect(&target, &stage)).await?;
         let mut environment = environment;
-        if connection.has_shell {
+        if connection.server == ssh::Server::Sshd {
             // An sshd has an environment of its own, and need not be told all of this one.
             environment.retain(|(name, _)| target.sends(name));
         }

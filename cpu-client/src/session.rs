@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use cpu_proto::{SUBSYSTEM_9P, quote};
+use cpu_proto::{ENV_FSTAB, ENV_FSTAB_LC, SUBSYSTEM_9P, quote};
 use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
-use cpu_ssh::{Peer, Stream, signals};
+use cpu_ssh::{Stream, signals};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use russh::client::Msg;
@@ -25,7 +25,7 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use crate::files::Files;
-use crate::ssh::{Connection, Event};
+use crate::ssh::{Connection, Event, Server};
 use crate::terminal::{self, ESCAPE_HELP, Escape, EscapeFilter};
 
 type Sender = cpu_ssh::Sender<Msg>;
@@ -58,10 +58,9 @@ enum Local {
 
 /// Run the command; returns the exit status for this process.
 pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<u8> {
-    if command.files.is_some() && connection.mux.peer() == Peer::Foreign {
+    if command.files.is_some() && connection.server == Server::Sshd {
         bail!(
-            "the server is not our cpud, and files are served only to that; use -9p=false for \
-             plain ssh"
+            "the server is no cpud, and files are served only to those; use -9p=false for plain ssh"
         );
     }
     let (local_tx, mut local) = mpsc::unbounded_channel();
@@ -158,14 +157,20 @@ async fn start(
             .await
             .context(refused)
     };
-    let (main, files) = if command.files.is_some() {
-        let (main, files) = tokio::try_join!(open(), open())?;
-        (main, Some(files))
+    let mut environment = command.environment;
+    let mut files = command.files;
+    let port = match files.take_if(|_| connection.server == Server::URoot) {
+        Some(files) => Some(serve_at_port(connection, files, &mut environment).await?),
+        None => None,
+    };
+    let (main, channel) = if files.is_some() {
+        let (main, channel) = tokio::try_join!(open(), open())?;
+        (main, Some(channel))
     } else {
         (open().await?, None)
     };
     let lost = "the connection ended while the command was being started";
-    if let (Some(channel), Some(files)) = (files, command.files) {
+    if let (Some(channel), Some(files)) = (channel, files) {
         let (receiver, sender) = connection.mux.open(channel);
         sender
             .request(|write| write.request_subsystem(false, SUBSYSTEM_9P))
@@ -192,24 +197,55 @@ async fn start(
             .await
             .context(lost)?;
     }
-    for (name, value) in command.environment {
+    for (name, value) in environment {
         sender
             .request(|write| write.set_env(false, name, value))
             .await
             .context(lost)?;
     }
-    if command.words.is_empty() {
+    if command.words.is_empty() && port.is_none() {
         sender.request(|write| write.request_shell(true)).await
     } else {
-        let line = if connection.has_shell {
-            command.words.join(&b' ')
-        } else {
-            quote::join(&command.words)
+        let line = match (connection.server, port) {
+            (Server::Sshd, _) => command.words.join(&b' '),
+            (_, None) => quote::join(&command.words),
+            (_, Some(port)) => {
+                let mut line = format!("-port9p={port} ").into_bytes();
+                line.extend(quote::join(&command.words));
+                line
+            }
         };
         sender.request(|write| write.exec(true, line)).await
     }
     .context(lost)?;
     Ok((receiver, sender))
+}
+
+/// Have u-root's cpud get the files through a port of its own; returns the port's number.
+async fn serve_at_port(
+    connection: &Connection,
+    files: Files,
+    environment: &mut Vec<(String, String)>,
+) -> Result<u32> {
+    let port = connection.ask_for_port().await?;
+    let number = port.port;
+    let mounts = environment.iter().find(|(name, _)| name == ENV_FSTAB);
+    let mounts = mounts.map(|(_, text)| (ENV_FSTAB_LC.to_owned(), text.clone()));
+    environment.extend(mounts);
+    environment.push(("CPUNONCE".into(), port.nonce.clone()));
+    let handle = connection.handle.clone();
+    tokio::spawn(async move {
+        let served = port.accept(&handle).await.and_then(|(receiver, sender)| {
+            files.serve(
+                BlockingReader::new(receiver, Stream::Data, Handle::current()),
+                BlockingWriter::new(sender, Stream::Data, Handle::current()),
+            )
+        });
+        if let Err(error) = served {
+            eprintln!("cpu: {error:#}");
+        }
+    });
+    Ok(number)
 }
 
 /// The command's status, once all its output has been written here.

@@ -87,6 +87,39 @@ struct Table {
     channels: HashMap<ChannelId, Arc<Shared>>,
     /// Bytes queued for all channels together.
     queued: usize,
+    /// How many channels this side is opening, and what came on channels that nobody has taken over yet.
+    expected: usize,
+    early: HashMap<ChannelId, Vec<Early>>,
+}
+
+/// Something that came before its channel was taken over.
+enum Early {
+    Data(u32, Bytes),
+    Eof,
+    Close,
+}
+
+/// A channel that this side is opening: what the peer sends as soon as it exists is kept.
+pub struct Expected(Mux);
+
+impl Expected {
+    /// Take it over, now that the peer has accepted it.
+    pub fn open<M>(self, channel: Channel<M>) -> (Receiver<M>, Sender<M>)
+    where
+        M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+    {
+        self.0.open(channel)
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        let mut table = lock(&self.0.0.table);
+        table.expected -= 1;
+        if table.expected == 0 {
+            table.early.clear();
+        }
+    }
 }
 
 struct Shared {
@@ -122,6 +155,8 @@ impl Mux {
                 peer: Peer::Foreign,
                 channels: HashMap::new(),
                 queued: 0,
+                expected: 0,
+                early: HashMap::new(),
             }),
         }))
     }
@@ -143,6 +178,13 @@ impl Mux {
         lock(&self.0.table).peer
     }
 
+    /// Must come before a channel is opened from this side to a peer that may speak first.
+    #[must_use]
+    pub fn expect(&self) -> Expected {
+        lock(&self.0.table).expected += 1;
+        Expected(self.clone())
+    }
+
     /// Take a channel over. From here on its bytes come only through the receiver.
     pub fn open<M>(&self, channel: Channel<M>) -> (Receiver<M>, Sender<M>)
     where
@@ -162,6 +204,16 @@ impl Mux {
             credited,
         });
         table.channels.insert(id, shared.clone());
+        let early = table.early.remove(&id).unwrap_or_default();
+        drop(table);
+        for early in early {
+            match early {
+                // Of a peer that has credit nothing is expected.
+                Early::Data(kind, bytes) => drop(self.data(id, kind, &bytes)),
+                Early::Eof => self.eof(id),
+                Early::Close => self.close(id),
+            }
+        }
         let sender = Sender {
             write,
             shared: shared.clone(),
@@ -178,6 +230,7 @@ impl Mux {
     pub fn data(&self, id: ChannelId, kind: u32, bytes: &[u8]) -> Result<(), Violation> {
         let mut table = lock(&self.0.table);
         let Some(shared) = table.channels.get(&id).cloned() else {
+            table.keep(id, || Early::Data(kind, Bytes::copy_from_slice(bytes)));
             return Ok(());
         };
         let stream = match kind {
@@ -208,17 +261,21 @@ impl Mux {
 
     /// The peer will send no more on this channel.
     pub fn eof(&self, id: ChannelId) {
-        let shared = lock(&self.0.table).channels.get(&id).cloned();
-        if let Some(shared) = shared {
-            shared.end();
+        let mut table = lock(&self.0.table);
+        let shared = table.channels.get(&id).cloned();
+        match shared {
+            Some(shared) => shared.end(),
+            None => table.keep(id, || Early::Eof),
         }
     }
 
     /// The channel is gone.
     pub fn close(&self, id: ChannelId) {
-        let shared = lock(&self.0.table).channels.remove(&id);
-        if let Some(shared) = shared {
-            shared.close();
+        let mut table = lock(&self.0.table);
+        let shared = table.channels.remove(&id);
+        match shared {
+            Some(shared) => shared.close(),
+            None => table.keep(id, || Early::Close),
         }
     }
 
@@ -237,6 +294,14 @@ impl Mux {
         table.queued = table.queued.saturating_sub(n);
         if table.queued <= FOREIGN_LIMIT / 2 {
             self.0.gate.open();
+        }
+    }
+}
+
+impl Table {
+    fn keep(&mut self, id: ChannelId, early: impl FnOnce() -> Early) {
+        if self.expected > 0 {
+            self.early.entry(id).or_default().push(early());
         }
     }
 }

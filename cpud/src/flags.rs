@@ -23,6 +23,11 @@ const FLAGS: &[Flag] = &[
         "public keys that may log in, authorized_keys format (/key.pub)",
     ),
     ("hk", "FILE", "private host key, OpenSSH format (/host_key)"),
+    (
+        "forward",
+        "",
+        "grant ssh's -L and -R, between loopback addresses",
+    ),
     ("d", "", "say what happens on standard error"),
     ("V", "", "print the version"),
     ("h", "", "print this help"),
@@ -47,6 +52,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
         place: Place::Tcp(None, cpu_proto::DEFAULT_PORT),
         public_keys: PathBuf::from("/key.pub"),
         host_key: PathBuf::from("/host_key"),
+        forward: false,
         debug: false,
     };
     let (mut network, mut port) = (None, None);
@@ -67,6 +73,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
             Some("port") => port = Some(value()?),
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
+            Some("forward") => options.forward = true,
             Some("d") => options.debug = true,
             _ => bail!("unknown argument {arg} (cpud -h tells more)"),
         }

@@ -32,6 +32,16 @@ impl Daemon {
         })
     }
 
+    /// The same with ssh's forwards granted.
+    pub fn cpud_that_forwards() -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let mut command = cpud(directory);
+            command.arg("-forward");
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
     /// The same at [`Self::socket`] instead of a port.
     pub fn cpud_at_a_socket() -> Result<Self> {
         Self::start("cpud", |directory, _| {

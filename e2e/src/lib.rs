@@ -6,6 +6,7 @@ pub mod client;
 pub mod daemon;
 pub mod lan;
 pub mod terminal;
+pub mod u_root;
 pub mod vm;
 
 use std::path::PathBuf;

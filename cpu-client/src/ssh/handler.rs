@@ -6,14 +6,15 @@ use cpu_proto::SERVER_ID_PREFIX;
 use cpu_ssh::channel::Violation;
 use cpu_ssh::{Mux, signals};
 use nix::sys::signal::Signal;
-use russh::client::{DisconnectReason, Session};
+use russh::client::{ChannelOpenHandle, DisconnectReason, Session};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{ChannelId, Names, Sig, client};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Names, Sig, client};
 use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::HostKeys;
 use super::hostkeys::fingerprint;
+use super::port::Expected;
 
 /// Something that happened to a channel or to the connection.
 #[derive(Debug)]
@@ -48,6 +49,7 @@ pub(crate) struct Handler {
     events: mpsc::UnboundedSender<Event>,
     /// The server's identification.
     server: Arc<OnceLock<Vec<u8>>>,
+    expected: Expected,
 }
 
 impl Handler {
@@ -56,12 +58,14 @@ impl Handler {
         host_keys: HostKeys,
         events: mpsc::UnboundedSender<Event>,
         server: Arc<OnceLock<Vec<u8>>>,
+        expected: Expected,
     ) -> Self {
         Self {
             mux,
             host_keys,
             events,
             server,
+            expected,
         }
     }
 
@@ -107,6 +111,30 @@ impl client::Handler for Handler {
             names.kex,
             names.cipher
         );
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        channel: Channel<client::Msg>,
+        _address: &str,
+        port: u32,
+        _from: &str,
+        _from_port: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Error> {
+        if let Some(connected) = self.expected.take(port) {
+            let taken = self.mux.open(channel);
+            reply.accept().await;
+            // A session that has ended wants it no more.
+            let _ = connected.send(taken);
+        } else {
+            debug!("a connection to port {port} over there is refused");
+            reply
+                .reject(ChannelOpenFailure::AdministrativelyProhibited)
+                .await;
+        }
         Ok(())
     }
 

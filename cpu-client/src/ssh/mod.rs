@@ -7,6 +7,7 @@ mod identity;
 mod known_hosts;
 mod login;
 mod pattern;
+mod port;
 mod stream;
 mod target;
 
@@ -24,6 +25,7 @@ use tracing::debug;
 use crate::waiting::Stage;
 pub(crate) use handler::{Event, Handler};
 pub(crate) use hostkeys::HostKeys;
+pub(crate) use port::FilesPort;
 pub(crate) use target::{Network, Target, Wanted};
 
 /// How u-root's cpud identifies itself: by its operating system and processor.
@@ -31,11 +33,29 @@ const U_ROOT_ID_PREFIX: &[u8] = b"SSH-2.0-linux ";
 
 /// A connection that is logged in.
 pub(crate) struct Connection {
-    pub(crate) handle: client::Handle<Handler>,
+    pub(crate) handle: Arc<client::Handle<Handler>>,
     pub(crate) mux: Mux,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
-    /// Whether the server gives commands to a shell, as sshd does; no cpud does.
-    pub(crate) has_shell: bool,
+    pub(crate) server: Server,
+    expected: port::Expected,
+}
+
+/// Who the server is, by its identification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Server {
+    /// Our cpud.
+    Cpud,
+    /// u-root's: no shell either, and files through a port.
+    URoot,
+    /// Anything else, as sshd: gives commands to a shell.
+    Sshd,
+}
+
+impl Connection {
+    /// Let u-root's cpud connect to our files.
+    pub(crate) async fn ask_for_port(&self) -> Result<FilesPort> {
+        FilesPort::ask(&self.handle, &self.expected).await
+    }
 }
 
 /// Connect and log in.
@@ -45,12 +65,14 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     let gate = Gate::default();
     let mux = Mux::new(gate.clone());
     let (events_tx, events) = mpsc::unbounded_channel();
+    let expected = port::Expected::default();
     let server = Arc::new(OnceLock::new());
     let handler = Handler::new(
         mux.clone(),
         target.host_keys.clone(),
         events_tx,
         server.clone(),
+        expected.clone(),
     );
     stage.set(format!("connecting to {place}"));
     let exchange = async {
@@ -84,11 +106,17 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     keys.log_in(&mut handle, peer, &target.user, place, stage)
         .await?;
     let id = server.get().map_or(&[][..], Vec::as_slice);
+    let server = match peer {
+        Peer::Ours => Server::Cpud,
+        Peer::Foreign if id.starts_with(U_ROOT_ID_PREFIX) => Server::URoot,
+        Peer::Foreign => Server::Sshd,
+    };
     Ok(Connection {
-        handle,
+        handle: Arc::new(handle),
         mux,
         events,
-        has_shell: peer == Peer::Foreign && !id.starts_with(U_ROOT_ID_PREFIX),
+        server,
+        expected,
     })
 }
 

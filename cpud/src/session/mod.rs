@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the server as
 //!
 //! ```text
-//! cpud session --control FD [--9p FD] [--tty] -- [word...]
+//! cpud session --control FD [--9p FD [--u-root]] [--tty] -- [word...]
 //! ```
 //!
 //! with the environment that the client sent, and pipes or the terminal as standard input, output
@@ -48,6 +48,8 @@ struct Request {
     control: OwnedFd,
     /// Our end of the socket pair that leads to the client's file server.
     ninep: Option<OwnedFd>,
+    /// That server is u-root's.
+    u_root: bool,
     /// Standard input is the terminal.
     tty: bool,
     /// Command and arguments; none: the user's shell.
@@ -66,7 +68,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
-    let (mut control, mut ninep, mut tty) = (None, None, false);
+    let (mut control, mut ninep, mut u_root, mut tty) = (None, None, false, false);
     while let Some(arg) = args.next() {
         let mut descriptor = |slot: &mut Option<OwnedFd>| -> Result<()> {
             ensure!(slot.is_none(), "{} given twice", shown(&arg));
@@ -80,12 +82,14 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
         match arg.as_encoded_bytes() {
             b"--control" => descriptor(&mut control)?,
             b"--9p" => descriptor(&mut ninep)?,
+            b"--u-root" => u_root = true,
             b"--tty" => tty = true,
             b"--" => {
                 let control = control.context("--control is missing")?;
                 return Ok(Request {
                     control,
                     ninep,
+                    u_root,
                     tty,
                     words: args.collect(),
                 });
@@ -100,6 +104,7 @@ fn run(request: Request) -> Result<WaitStatus> {
     let Request {
         control,
         ninep,
+        u_root,
         tty,
         words,
     } = request;
@@ -119,7 +124,7 @@ fn run(request: Request) -> Result<WaitStatus> {
     namespace::make_private()?;
     namespace::make_tmp()?;
     let client = ninep
-        .map(|fd| namespace::mount_9p(fd, env::var_os("USER")))
+        .map(|fd| namespace::mount_9p(fd, env::var_os("USER"), u_root))
         .transpose()?;
     if let Some(fstab) = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC)) {
         mounts::mount_all(&fstab, client.as_ref());

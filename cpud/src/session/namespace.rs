@@ -55,14 +55,24 @@ pub(super) fn make_tmp() -> Result<()> {
 /// The client's tree, mounted on [`MOUNT_POINT`].
 pub(super) struct Client(OwnedFd);
 
-/// Mounts the client's files. The kernel keeps the connection; the descriptor is closed.
-pub(super) fn mount_9p(connection: OwnedFd, user: Option<OsString>) -> Result<Client> {
+/// Mounts the client's files; u-root's server gets the size of messages that its own cpud asks for, and no
+/// requests for attributes, which it has none of. The kernel keeps the connection; the descriptor is closed.
+pub(super) fn mount_9p(
+    connection: OwnedFd,
+    user: Option<OsString>,
+    u_root: bool,
+) -> Result<Client> {
     let fd = connection.as_raw_fd();
     // cache=mmap: the one mode in which shared writable mappings work and names are not kept.
     // access=any: one attach serves every user; the client's own rights decide, whoever asks.
     // locktimeout: seconds until the kernel asks again for a lock that somebody else has.
+    let (msize, more) = if u_root {
+        (64 * 1024, ",noxattr")
+    } else {
+        (MAX_MSIZE, "")
+    };
     let mut options = format!(
-        "version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={MAX_MSIZE},cache=mmap,\
+        "version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={msize}{more},cache=mmap,\
          access=any,locktimeout=1"
     );
     if let Some(user) = user.filter(|user| !user.is_empty()) {

@@ -14,10 +14,13 @@ use cpu_ssh::{Gate, Mux, Socket, Stream, algorithms, signals};
 use nix::pty::Winsize;
 use russh::keys::{Algorithm, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, MethodKind, MethodSet, Pty, Sig, SshId, server};
+use russh::{
+    Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Pty, Sig, SshId, server,
+};
 use tokio::sync::watch;
 
-use super::exec::{self, Receiver, Request, Running, Sender, Terminal};
+use super::exec::{self, Files, Receiver, Request, Running, Sender, Terminal};
+use super::forward::{self, Forwards};
 use super::{Options, auth};
 
 /// How long a peer may take to log in.
@@ -63,6 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         logged_in: logged_in_tx,
         channels: HashMap::new(),
         files: VecDeque::new(),
+        forwards: Forwards::new(options.forward),
         debug: options.debug,
     };
 
@@ -99,6 +103,7 @@ struct Connection {
     channels: HashMap<ChannelId, ChannelState>,
     /// Channels of the `9p` subsystem that no command has taken yet.
     files: VecDeque<(Receiver, Sender)>,
+    forwards: Forwards,
     debug: bool,
 }
 
@@ -135,7 +140,7 @@ impl Connection {
 
     /// Start what was asked for on a channel and answer; a failure to start is told on the
     /// channel's standard error, with the status that a shell would give.
-    fn start(&mut self, id: ChannelId, words: Vec<Vec<u8>>, session: &mut Session) -> Result<()> {
+    fn start(&mut self, id: ChannelId, command: &[u8], session: &mut Session) -> Result<()> {
         let Some(state) = self.channels.get_mut(&id) else {
             return Ok(());
         };
@@ -144,8 +149,22 @@ impl Connection {
             return Ok(());
         }
         let mut request = std::mem::take(&mut state.request);
-        request.words = words;
-        request.files = self.files.pop_front();
+        let (port, command) = self.forwards.take_files(command, &request.environment);
+        request.words = match quote::split(command) {
+            Ok(words) => words,
+            Err(error) => {
+                let why = format!("cannot read the command: {error}");
+                refuse(state.sender.clone(), why);
+                return Ok(());
+            }
+        };
+        request.files = match port {
+            Some(port) => Some(Files::Port(port, self.mux.clone())),
+            None => {
+                let channel = self.files.pop_front();
+                channel.map(|(receiver, sender)| Files::Channel(receiver, sender))
+            }
+        };
         let started = exec::start(
             request,
             state.receiver.clone(),
@@ -233,6 +252,61 @@ impl server::Handler for Connection {
         Ok(())
     }
 
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _from: &str,
+        _from_port: u32,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<()> {
+        if !self.forwards.is_allowed() {
+            reply
+                .reject(ChannelOpenFailure::AdministrativelyProhibited)
+                .await;
+            return Ok(());
+        }
+        self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
+        let (receiver, sender) = self.mux.open(channel);
+        let (mux, host) = (self.mux.clone(), host.to_owned());
+        tokio::spawn(async move {
+            if let Some(stream) = forward::connect(&host, port).await {
+                reply.accept().await;
+                forward::relay(receiver, sender, stream).await;
+            } else {
+                mux.close(sender.id());
+                reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            }
+        });
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut Session,
+    ) -> Result<bool> {
+        let (peer, handle) = (session.remote_sshid(), session.handle());
+        let granted = self
+            .forwards
+            .listen(address, port, peer, &self.mux, handle)
+            .await;
+        self.log(|| format!("forward of {address} port {port}: {granted}"));
+        Ok(granted)
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _session: &mut Session,
+    ) -> Result<bool> {
+        Ok(self.forwards.cancel(address, port))
+    }
+
     async fn env_request(
         &mut self,
         id: ChannelId,
@@ -304,6 +378,17 @@ impl server::Handler for Connection {
         name: &str,
         session: &mut Session,
     ) -> Result<()> {
+        if name == "sftp"
+            && let Some(state) = self.channels.get(&id)
+        {
+            session.channel_success(id)?;
+            // What sftp and scp show is standard error.
+            refuse(
+                state.sender.clone(),
+                "there is no sftp here; cpu brings your files along: cpu HOST cp ...".into(),
+            );
+            return Ok(());
+        }
         if name != SUBSYSTEM_9P {
             session.channel_failure(id)?;
             return Ok(());
@@ -323,23 +408,12 @@ impl server::Handler for Connection {
         session: &mut Session,
     ) -> Result<()> {
         self.log(|| format!("exec {}", String::from_utf8_lossy(command)));
-        match quote::split(command) {
-            Ok(words) => self.start(id, words, session),
-            Err(error) => {
-                if let Some(state) = self.channels.get(&id) {
-                    refuse(
-                        state.sender.clone(),
-                        format!("cannot read the command: {error}"),
-                    );
-                }
-                Ok(())
-            }
-        }
+        self.start(id, command, session)
     }
 
     async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<()> {
         self.log(|| "shell".into());
-        self.start(id, Vec::new(), session)
+        self.start(id, b"", session)
     }
 
     async fn signal(&mut self, id: ChannelId, name: Sig, _session: &mut Session) -> Result<()> {

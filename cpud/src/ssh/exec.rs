@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
-use cpu_ssh::{Stream, signals};
+use cpu_ssh::{Mux, Stream, signals};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::Winsize;
 use nix::sys::signal::Signal;
@@ -24,6 +24,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 
 use super::fd::Fd;
+use super::forward::FilesPort;
 
 pub(super) type Receiver = cpu_ssh::Receiver<server::Msg>;
 pub(super) type Sender = cpu_ssh::Sender<server::Msg>;
@@ -41,8 +42,15 @@ pub(super) struct Request {
     pub(super) words: Vec<Vec<u8>>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<Terminal>,
+    pub(super) files: Option<Files>,
+}
+
+/// Where the client's files come from.
+pub(super) enum Files {
     /// The `9p` channel of the same connection.
-    pub(super) files: Option<(Receiver, Sender)>,
+    Channel(Receiver, Sender),
+    /// A port that u-root's client asked for.
+    Port(FilesPort, Mux),
 }
 
 /// A `pty-req`.
@@ -87,7 +95,7 @@ pub(super) fn start(
     command.args(["--control", &inherit(&control_there)?]);
     let mut files_there = None;
     let mut files = None;
-    if let Some(channel) = request.files {
+    if let Some(from) = request.files {
         let (here, there) = socketpair(
             AddressFamily::Unix,
             SockType::Stream,
@@ -96,7 +104,10 @@ pub(super) fn start(
         )
         .context("cannot make a socket pair for the client's files")?;
         command.args(["--9p", &inherit(&there)?]);
-        files = Some((channel, Arc::new(Fd::new(here)?)));
+        if matches!(from, Files::Port(..)) {
+            command.arg("--u-root");
+        }
+        files = Some((from, Arc::new(Fd::new(here)?)));
         files_there = Some(there);
     }
     let mut terminal = None;
@@ -140,8 +151,18 @@ pub(super) fn start(
         .into_iter()
         .map(|(from, stream)| tokio::spawn(pump_out(from, sender.clone(), stream, ended.clone())))
         .collect();
-    if let Some(((receiver, sender), socket)) = files {
-        relay(receiver, sender, socket);
+    match files {
+        Some((Files::Channel(receiver, sender), socket)) => relay(receiver, sender, socket),
+        Some((Files::Port(port, mux), socket)) => {
+            let handle = handle.clone();
+            tokio::spawn(async move {
+                // Without it the socket closes, and the session says that nobody answers.
+                if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
+                    relay(receiver, sender, socket);
+                }
+            });
+        }
+        None => {}
     }
     let (signals_tx, signals) = mpsc::unbounded_channel();
     tokio::spawn(deliver(signals, control, sender.clone()));

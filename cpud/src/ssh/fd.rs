@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::BytesMut;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sys::socket::Shutdown;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -42,6 +43,12 @@ impl Fd {
             Err(error) if error.raw_os_error() == Some(nix::libc::EIO) => Ok(0),
             other => other,
         }
+    }
+
+    /// End one direction of a socket; other descriptors have none.
+    pub(super) fn shutdown(&self, how: Shutdown) {
+        use std::os::fd::AsRawFd;
+        let _ = nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), how);
     }
 
     /// Write all of it.

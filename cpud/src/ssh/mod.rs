@@ -5,6 +5,7 @@ mod auth;
 mod connection;
 mod exec;
 mod fd;
+mod forward;
 mod listen;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,6 +36,8 @@ pub(crate) struct Options {
     pub(crate) public_keys: PathBuf,
     /// The machine's private host key, OpenSSH format.
     pub(crate) host_key: PathBuf,
+    /// Grant TCP ports on loopback (ssh -L, -R).
+    pub(crate) forward: bool,
     /// Report every step on standard error.
     pub(crate) debug: bool,
 }
@@ -99,6 +102,9 @@ fn spawn(options: &Options, stream: OwnedFd) -> Result<Child> {
         .arg("-hk")
         .arg(&options.host_key)
         .stdin(Stdio::from(stream));
+    if options.forward {
+        command.arg("-forward");
+    }
     if options.debug {
         command.arg("-d");
     }

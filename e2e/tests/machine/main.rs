@@ -3,6 +3,7 @@
 
 mod commands;
 mod files;
+mod interop;
 mod lifecycle;
 mod load;
 mod mounts;
@@ -37,6 +38,7 @@ fn main() -> Result<()> {
         mounts::TESTS,
         terminals::TESTS,
         ssh::TESTS,
+        interop::TESTS,
         tty::TESTS,
         refusals::TESTS,
         lifecycle::TESTS,

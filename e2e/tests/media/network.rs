@@ -134,17 +134,18 @@ fn with_ansible(lan: &Lan, addresses: &[String]) -> Result<()> {
     std::fs::write(directory.path().join("inventory"), inventory)?;
     let guide = std::fs::read_to_string(root().join("docs/fleet.md"))?;
     let (_, play) = guide.split_once("And a play:\n").context("no play")?;
-    let play: String = play
+    let play: Vec<&str> = play
         .lines()
         .skip(1)
         .take_while(|line| line.is_empty() || line.starts_with("    "))
-        .map(|line| format!("{}\n", line.strip_prefix("    ").unwrap_or(line)))
+        .map(|line| line.strip_prefix("    ").unwrap_or(line))
         .collect();
     let (client, key) = (out().join("cpu"), out().join("cpu_rsa"));
     let client = format!("command: {} -key {} ", client.display(), key.display());
-    let play =
-        play.replacen("command: cpu ", &client, 1)
-            .replacen("flashrom -r ", "cp /proc/cmdline ", 1);
+    let play = play
+        .join("\n")
+        .replacen("command: cpu ", &client, 1)
+        .replacen("flashrom -r ", "cp /proc/cmdline ", 1);
     std::fs::write(directory.path().join("play.yml"), &play)?;
     let output = lan
         .command("ansible-playbook")

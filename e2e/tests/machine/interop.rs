@@ -1,0 +1,531 @@
+//! What else speaks the protocol: OpenSSH's client with our server, and either half of u-root's pair with
+//! the other half of ours. docs/interop.md is the table of these tests.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use e2e::daemon::{Daemon, keygen};
+use e2e::terminal::Terminal;
+use e2e::{out, u_root, wait_until};
+
+use crate::ssh::{User, works};
+use crate::{Machine, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("interop_openssh_runs_commands", openssh_commands),
+    ("interop_openssh_has_terminals", openssh_terminal),
+    (
+        "interop_openssh_renews_keys_in_large_streams",
+        openssh_rekeys,
+    ),
+    (
+        "interop_openssh_shares_a_connection",
+        openssh_control_master,
+    ),
+    ("interop_openssh_forwards_only_when_told", openssh_forwards),
+    ("interop_scp_and_sftp_are_refused_clearly", openssh_copies),
+    ("interop_ssh_audit_has_nothing_to_say", ssh_audit),
+    ("interop_go_client_runs_commands_with_its_files", go_client),
+    ("interop_go_client_without_files", go_client_plain),
+    ("interop_go_server_reads_our_files", go_server),
+    ("interop_go_server_a_thief_gets_nothing", go_server_thief),
+];
+
+/// `ssh` to a server on this machine, with nobody's configuration.
+struct Ssh<'a> {
+    daemon: &'a Daemon,
+    user: User,
+}
+
+impl<'a> Ssh<'a> {
+    fn new(daemon: &'a Daemon) -> Result<Self> {
+        let user = User::new()?;
+        Ok(Self { daemon, user })
+    }
+
+    /// Options that ssh, scp and sftp have in common.
+    fn options(&self) -> Vec<String> {
+        let home = self.user.home().display();
+        [
+            "-F",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            &format!("UserKnownHostsFile={home}/known_hosts"),
+            "-i",
+            &format!("{home}/.ssh/own"),
+        ]
+        .map(str::to_owned)
+        .to_vec()
+    }
+
+    fn command(&self, options: &[&str], words: &[&str]) -> Command {
+        let mut command = Command::new("ssh");
+        command
+            // Of an option that is given twice, the first counts.
+            .args(options)
+            .args(self.options())
+            .args(["-p", &self.daemon.port.to_string()])
+            .arg("127.0.0.1")
+            .args(words)
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, options: &[&str], words: &[&str]) -> Result<Output> {
+        Ok(self.command(options, words).output()?)
+    }
+}
+
+/// Give a process input, and take what it makes of it.
+fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("no input")?;
+    let writer = std::thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output()?;
+    let _ = writer.join();
+    Ok(output)
+}
+
+fn openssh_commands(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let ssh = Ssh::new(&daemon)?;
+    let output = ssh.run(&[], &["sh -c 'echo out; echo err >&2; exit 3'"])?;
+    ensure!(output.status.code() == Some(3), "{output:?}");
+    ensure!(
+        output.stdout == b"out\n" && output.stderr == b"err\n",
+        "{output:?}"
+    );
+    // No shell: what sshd's would expand stays as it is.
+    let output = ssh.run(&[], &["echo", "$HOME", "'a  b'", "*"])?;
+    ensure!(works(&output)? == "$HOME a  b *\n");
+    let output = fed(ssh.command(&[], &["cat"]), b"to and fro".to_vec())?;
+    ensure!(works(&output)? == "to and fro");
+    let output = ssh.run(&["-o", "SetEnv=ONE=1"], &["sh -c 'echo $ONE'"])?;
+    ensure!(works(&output)? == "1\n");
+    let output = ssh.run(&[], &["no-such-command"])?;
+    ensure!(output.status.code() == Some(127), "{output:?}");
+
+    let output = ssh.run(&["-o", "LogLevel=DEBUG1"], &["sh -c 'kill -TERM $$'"])?;
+    let told = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(255) && told.contains("rtype exit-signal"),
+        "{output:?}"
+    );
+
+    let shell = ssh.command(&["-o", "SetEnv=SHELL=/bin/sh"], &[]);
+    let output = fed(shell, b"echo in $0; exit 4\n".to_vec())?;
+    ensure!(output.status.code() == Some(4), "{output:?}");
+    ensure!(output.stdout.starts_with(b"in "), "{output:?}");
+
+    // The command goes with its client.
+    let marker = format!("{}", 100_000 + std::process::id());
+    let mut client = ssh.command(&[], &["sleep", &marker]).spawn()?;
+    let runs = || -> Result<bool> {
+        let output = Command::new("pgrep")
+            .args(["-fx", &format!("sleep {marker}")])
+            .output()?;
+        Ok(output.status.success())
+    };
+    wait_until("the command runs", Duration::from_mins(1), || {
+        Ok(runs()?.then_some(()))
+    })?;
+    client.kill()?;
+    client.wait()?;
+    wait_until("the command has gone", Duration::from_mins(1), || {
+        Ok((!runs()?).then_some(()))
+    })
+}
+
+fn openssh_terminal(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let ssh = Ssh::new(&daemon)?;
+    let command = pty_process::blocking::Command::new("ssh")
+        .args(ssh.options())
+        .args(["-t", "-p", &daemon.port.to_string(), "127.0.0.1"])
+        .arg("sh -c 'tty; stty size; read line; stty size; echo $TERM'")
+        .env("TERM", "vt220");
+    let mut terminal = Terminal::start(command, 24, 80)?;
+    let at = terminal.expect_from(0, "/dev/pts/")?;
+    let at = terminal.expect_from(at, "24 80")?;
+    terminal.resize(30, 90)?;
+    // It is told of in an own message, which overtakes nothing.
+    std::thread::sleep(Duration::from_millis(500));
+    terminal.send("\r")?;
+    let at = terminal.expect_from(at, "30 90")?;
+    terminal.expect_from(at, "vt220")?;
+    ensure!(terminal.wait()?.success());
+    Ok(())
+}
+
+fn openssh_rekeys(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let ssh = Ssh::new(&daemon)?;
+    let input: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    for options in [
+        &["-o", "RekeyLimit=1M"][..],
+        &["-o", "RekeyLimit=1M", "-c", "aes128-ctr"],
+        &["-o", "RekeyLimit=1M", "-c", "chacha20-poly1305@openssh.com"],
+    ] {
+        let output = fed(ssh.command(options, &["cat"]), input.clone())?;
+        ensure!(output.status.success(), "{options:?}: {:?}", output.stderr);
+        ensure!(
+            output.stdout == input,
+            "{options:?}: {} bytes",
+            output.stdout.len()
+        );
+    }
+    Ok(())
+}
+
+fn openssh_control_master(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let ssh = Ssh::new(&daemon)?;
+    let path = format!("ControlPath={}/shared", ssh.user.home().display());
+    let master = ["-o", &path, "-o", "ControlMaster=yes", "-N"];
+    let mut master = Hold(ssh.command(&master, &[]).spawn()?);
+    wait_until("the connection is shared", Duration::from_mins(1), || {
+        let check = ["-o", &path, "-O", "check"];
+        Ok(ssh.run(&check, &[])?.status.success().then_some(()))
+    })?;
+    let sessions: Vec<Child> = (0..10)
+        .map(|number| {
+            let script = format!("sh -c 'echo {number}; sleep 1; exit {number}'");
+            let mut command = ssh.command(&["-o", &path], &[&script]);
+            Ok(command
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()?)
+        })
+        .collect::<Result<_>>()?;
+    for (number, session) in sessions.into_iter().enumerate() {
+        let output = session.wait_with_output()?;
+        ensure!(
+            output.stdout == format!("{number}\n").into_bytes(),
+            "{output:?}"
+        );
+        ensure!(
+            output.status.code() == i32::try_from(number).ok(),
+            "{output:?}"
+        );
+    }
+    ensure!(
+        daemon.log().matches(" logged in with ").count() == 1,
+        "{}",
+        daemon.log()
+    );
+    ensure!(master.0.try_wait()?.is_none());
+    Ok(())
+}
+
+/// A process that ends with this value.
+struct Hold(Child);
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// What a port that greets and echoes gives back.
+fn echoed(port: u16) -> Result<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_mins(1)))?;
+    stream.write_all(b"there and back")?;
+    stream.shutdown(std::net::Shutdown::Write)?;
+    let mut back = String::new();
+    stream.read_to_string(&mut back)?;
+    Ok(back)
+}
+
+fn openssh_forwards(_: &Machine) -> Result<()> {
+    let echo = u_root::echo()?;
+    let whole = "hello\nthere and back";
+    ensure!(echoed(echo)? == whole);
+    let free = || -> Result<u16> {
+        Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
+            .local_addr()?
+            .port())
+    };
+    let local = free()?;
+    let to_echo = format!("{local}:127.0.0.1:{echo}");
+    let from_there = format!("127.0.0.1:0:127.0.0.1:{echo}");
+    let strict = [
+        "-o",
+        "ExitOnForwardFailure=yes",
+        "-o",
+        "LogLevel=INFO",
+        "-N",
+    ];
+    let listens = |what: &str| {
+        wait_until(what, Duration::from_mins(1), || {
+            Ok(TcpStream::connect(("127.0.0.1", local))
+                .is_ok()
+                .then_some(()))
+        })
+    };
+
+    let told = Daemon::cpud_that_forwards()?;
+    let ssh = Ssh::new(&told)?;
+    let log = ssh.user.home().join("log");
+    let both = [&strict[..], &["-L", &to_echo, "-R", &from_there]].concat();
+    let mut command = ssh.command(&both, &[]);
+    let client = Hold(command.stderr(fs::File::create(&log)?).spawn()?);
+    listens("ssh -L listens")?;
+    ensure!(echoed(local)? == whole);
+    let port = wait_until("ssh -R is granted", Duration::from_mins(1), || {
+        let log = fs::read_to_string(&log)?;
+        let port = log.split("Allocated port ").nth(1);
+        Ok(port.and_then(|rest| rest.split(' ').next()?.parse::<u16>().ok()))
+    })?;
+    for _ in 0..20 {
+        ensure!(echoed(port)? == whole);
+    }
+    drop(client);
+    wait_until("the port is free again", Duration::from_mins(1), || {
+        Ok(TcpStream::connect(("127.0.0.1", port))
+            .is_err()
+            .then_some(()))
+    })?;
+    for outside in ["0.0.0.0:0:127.0.0.1:1", "*:0:127.0.0.1:1"] {
+        let output = ssh.run(&[&strict[..], &["-R", outside]].concat(), &[])?;
+        ensure!(output.status.code() == Some(255), "{outside}: {output:?}");
+    }
+    let output = ssh.run(&["-W", &format!("127.0.0.2:{echo}")], &[])?;
+    ensure!(
+        output.status.code() == Some(255) && output.stdout.is_empty(),
+        "{output:?}"
+    );
+
+    let untold = Daemon::cpud()?;
+    let ssh = Ssh::new(&untold)?;
+    let output = ssh.run(&[&strict[..], &["-R", &from_there]].concat(), &[])?;
+    ensure!(output.status.code() == Some(255), "{output:?}");
+    let target = format!("127.0.0.1:{echo}");
+    let output = ssh.run(&["-o", "LogLevel=INFO", "-W", &target], &[])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("administratively prohibited"), "{output:?}");
+    ensure!(output.stdout.is_empty(), "{output:?}");
+    Ok(())
+}
+
+fn openssh_copies(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let ssh = Ssh::new(&daemon)?;
+    let port = daemon.port.to_string();
+    for program in ["scp", "sftp"] {
+        let mut command = Command::new(program);
+        command.args(ssh.options()).args(["-P", &port]);
+        match program {
+            "scp" => command.args(["/etc/hostname", "127.0.0.1:/nowhere"]),
+            _ => command.arg("127.0.0.1"),
+        };
+        let output = command.stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(!output.status.success(), "{program}: {output:?}");
+        ensure!(
+            said.contains("no sftp here") && said.contains("cpu HOST cp"),
+            "{program}: {said}"
+        );
+    }
+    Ok(())
+}
+
+fn ssh_audit(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let output = Command::new("ssh-audit")
+        .args([
+            "--no-colors",
+            "-l",
+            "warn",
+            "-p",
+            &daemon.port.to_string(),
+            "127.0.0.1",
+        ])
+        .output()
+        .context("cannot run ssh-audit (package ssh-audit)")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let faults: Vec<_> = said
+        .lines()
+        .filter(|line| line.contains("[fail]") || line.contains("[warn]"))
+        // Newer than the tool: Debian's is of 2021.
+        .filter(|line| !line.contains("unknown algorithm"))
+        .collect();
+    ensure!(faults.is_empty(), "{said}");
+    Ok(())
+}
+
+/// What u-root's client sends of its own: where the files are to be seen.
+fn fstab(directories: &[&str]) -> String {
+    let line =
+        |directory: &&str| format!("/tmp/cpu{directory} {directory} none defaults,bind 0 0\n");
+    directories.iter().map(line).collect()
+}
+
+fn go_client(machine: &Machine) -> Result<()> {
+    let key = out().join("cpu_rsa");
+    let mounts = fstab(&["/lib", "/lib64", "/usr", "/bin", "/etc"]);
+    let environment = [
+        ("PATH", "/usr/bin:/bin"),
+        ("PWD", "/"),
+        ("USER", "glenda"),
+        ("CPU_FSTAB", &mounts),
+        ("LC_GLENDA_CPU_FSTAB", &mounts),
+    ];
+    let run = |words: &[&str]| {
+        u_root::cpu(
+            machine.vm.port(),
+            &key,
+            Some("/".as_ref()),
+            &environment,
+            words,
+        )
+    };
+    let script = "uname -n; echo it''s \"$0\"; echo ${CPUNONCE-none} ${CPU_FSTAB-none} \
+                  ${LC_GLENDA_CPU_FSTAB-none}; grep ' /tmp/cpu ' /proc/mounts; exit 7";
+    let ran = run(&["sh", "-c", script, "it's"])?;
+    ensure!(ran.status == Some(7), "{ran:?}");
+    ensure!(
+        ran.stdout.starts_with("cpu\nits it's\nnone none none\n"),
+        "{ran:?}"
+    );
+    ensure!(ran.stdout.contains("msize=65536"), "{ran:?}");
+    ensure!(ran.connections == 1 && ran.nonce_was_right, "{ran:?}");
+    let ran = run(&["sha256sum", "/usr/bin/python3"])?;
+    let here = Command::new("sha256sum").arg("/usr/bin/python3").output()?;
+    ensure!(ran.stdout.as_bytes() == here.stdout, "{ran:?}");
+
+    // Nothing listens over there: nobody else can take the connection.
+    let ran = run(&["cat", "/proc/net/tcp", "/proc/net/tcp6"])?;
+    let port = format!(":{:04X} ", ran.port.context("no port")?);
+    ensure!(
+        ran.status == Some(0) && !ran.stdout.contains(&port),
+        "{ran:?}"
+    );
+
+    let ran = run(&["no-such-command"])?;
+    ensure!(ran.status == Some(127), "{ran:?}");
+    Ok(())
+}
+
+fn go_client_plain(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let key = out().join("cpu_rsa");
+    let run = |environment: &[(&str, &str)], words: &[&str]| {
+        u_root::cpu(daemon.port, &key, None, environment, words)
+    };
+    let environment = [("PATH", "/usr/bin:/bin"), ("PWD", "/usr")];
+    let ran = run(&environment, &["sh", "-c", "pwd; exit 5"])?;
+    ensure!(ran.status == Some(5) && ran.stdout == "/usr\n", "{ran:?}");
+    // A nonce and a port that were never given are nobody's.
+    let forged = [("PATH", "/usr/bin:/bin"), ("CPUNONCE", "ab")];
+    let ran = run(&forged, &["-port9p=50000", "true"])?;
+    ensure!(ran.status == Some(127) && ran.connections == 0, "{ran:?}");
+    Ok(())
+}
+
+/// A key for the stand-in, RSA as u-root's usually is, and a user with a file.
+fn with_go_server(thief: bool) -> Result<(u_root::Cpud, User, tempfile::TempDir)> {
+    let directory = tempfile::tempdir()?;
+    let host_key = directory.path().join("host_key");
+    keygen(&host_key, &["-t", "rsa"], "")?;
+    let root = directory.path().join("root");
+    fs::create_dir_all(root.join("etc"))?;
+    fs::write(root.join("etc/motd"), "a file of the client\n")?;
+    fs::write(root.join("file"), "not for thieves\n")?;
+    Ok((
+        u_root::Cpud::start(&host_key, thief)?,
+        User::new()?,
+        directory,
+    ))
+}
+
+fn go_cpu(server: &u_root::Cpud, user: &User, flags: &[&str], words: &[&str]) -> Result<Output> {
+    let key = user.home().join(".ssh/own");
+    let mut command = Command::new(out().join("cpu"));
+    command
+        .arg("-key")
+        .arg(key)
+        .arg(format!("-sp={}", server.port))
+        .args(flags)
+        .arg("127.0.0.1")
+        .args(words)
+        .env("HOME", user.home())
+        .env("PWD", "/")
+        .env("READ", "etc/motd")
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null());
+    Ok(command.output()?)
+}
+
+fn go_server(_: &Machine) -> Result<()> {
+    let (server, user, directory) = with_go_server(false)?;
+    let root = directory.path().join("root").display().to_string();
+    let flags = ["-root", &root, "-namespace", "/etc"];
+    let said = works(&go_cpu(&server, &user, &flags, &["ls", "it's", ""])?)?;
+    let expected = "words [\"ls\", \"it's\", \"\"]\n/tmp/cpu/etc /etc none defaults,bind 0 0\n\
+                    a second connection is refused: true\na file of the client\n";
+    ensure!(said == expected, "{said}");
+    let seen = server.seen();
+    ensure!(
+        seen.first()
+            .is_some_and(|line| line.starts_with("login rsa-sha2-")),
+        "{seen:?}"
+    );
+    let rest: Vec<_> = seen.iter().skip(1).map(String::as_str).collect();
+    ensure!(
+        rest[..3]
+            == [
+                "forward 127.0.0.1 0",
+                "session",
+                "exec -port9p=N 'ls' 'it'\"'\"'s' ''"
+            ],
+        "{seen:?}"
+    );
+    ensure!(rest.contains(&"cancel 127.0.0.1"), "{seen:?}");
+
+    // Without files there is no port, no nonce, and a failure is one.
+    let output = go_cpu(&server, &user, &["-9p=false"], &["false"])?;
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    let seen = server.seen();
+    ensure!(
+        seen.iter()
+            .filter(|line| line.starts_with("forward"))
+            .count()
+            == 1,
+        "{seen:?}"
+    );
+    Ok(())
+}
+
+fn go_server_thief(_: &Machine) -> Result<()> {
+    let (server, user, directory) = with_go_server(true)?;
+    let root = directory.path().join("root").display().to_string();
+    let output = go_cpu(&server, &user, &["-root", &root, "-namespace", ""], &["ls"])?;
+    let (said, told) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    ensure!(output.status.code() == Some(1), "{output:?}");
+    ensure!(
+        !said.contains("not for thieves") && !said.contains("a file of"),
+        "{said}"
+    );
+    ensure!(told.contains("something else than the session"), "{told}");
+    Ok(())
+}
