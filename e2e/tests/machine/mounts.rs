@@ -3,12 +3,16 @@
 //! The machine has no programs, so the static `cpud -V` stands for one; where a machine with files
 //! of its own is needed, cpud runs on this one.
 
-use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::Client;
 use e2e::daemon::Daemon;
+use e2e::vm::Vm;
+use e2e::wait_until;
 
 use crate::{Machine, Test};
 
@@ -22,6 +26,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("mounts_that_9p_cannot_serve_are_refused", contradiction),
     ("mounts_joined_by_a_shell_are_refused", joined),
     ("mounts_of_a_foreign_root_warn_of_nothing", foreign_root),
+    ("mounts_of_containers_are_their_own_files", containers),
+    ("mounts_of_virtiofs_are_the_machines", virtiofs),
 ];
 
 const MOUNTS: &str = "cat /proc/self/mounts";
@@ -190,5 +196,156 @@ fn foreign_root(machine: &Machine) -> Result<()> {
     let mut command = machine.client.command(&flags, &["/opt/theirs", "-V"]);
     command.env("PWD", "/");
     ensure!(text(machine.client.output(command, b"")?)?.starts_with("cpud "));
+    Ok(())
+}
+
+/// The root of a container: the client, its key, and a few files; nothing is mounted, nothing resolves names.
+fn container(name: &str) -> Result<tempfile::TempDir> {
+    let root = tempfile::tempdir()?;
+    for directory in ["bin", "etc", "home", "lib", "lib64", "usr/bin"] {
+        std::fs::create_dir_all(root.path().join(directory))?;
+    }
+    std::fs::write(root.path().join("etc/os-release"), format!("ID={name}\n"))?;
+    std::fs::copy(e2e::out().join("cpu"), root.path().join("bin/cpu"))?;
+    let key = root.path().join("key");
+    std::fs::copy(e2e::out().join("cpu_rsa"), &key)?;
+    std::fs::copy(
+        e2e::out().join("cpu_rsa.hostkey"),
+        root.path().join("key.hostkey"),
+    )?;
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600))?;
+    Ok(root)
+}
+
+/// The client as a container's entry point.
+fn run_in(root: &Path, port: u16, words: &[&str]) -> Result<String> {
+    let mut command = Command::new("/usr/sbin/chroot");
+    command.arg(root).arg("/bin/cpu").args(["-key", "/key"]);
+    command
+        .arg(format!("-sp={port}"))
+        .arg("127.0.0.1")
+        .args(words);
+    command
+        .env_clear()
+        .env("PATH", "/bin:/usr/bin")
+        .env("PWD", "/");
+    let output = command.stdin(Stdio::null()).output()?;
+    ensure!(output.stderr.is_empty(), "{output:?}");
+    text(output)
+}
+
+/// A tree of Debian's C library and one of Alpine's, in a chroot.
+fn containers(machine: &Machine) -> Result<()> {
+    let debian = container("debian")?;
+    for program in ["/bin/sh", "/bin/cat", "/bin/ls", "/usr/bin/tac"] {
+        std::fs::copy(program, debian.path().join(&program[1..]))?;
+        let needs = text(Command::new("ldd").arg(program).output()?)?;
+        for library in needs
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+        {
+            let place = debian.path().join(&library[1..]);
+            std::fs::create_dir_all(place.parent().context("no directory")?)?;
+            std::fs::copy(library, place)?;
+        }
+    }
+    std::fs::write(debian.path().join("home/lines"), "1\n2\n")?;
+    let script = "cat /etc/os-release; ls /home /usr/bin; tac < /home/lines > /home/back";
+    let said = run_in(debian.path(), machine.vm.port(), &["sh", "-c", script])?;
+    ensure!(
+        said == "ID=debian\n/home:\nlines\n\n/usr/bin:\ntac\n",
+        "{said}"
+    );
+    ensure!(std::fs::read(debian.path().join("home/back"))? == b"2\n1\n");
+
+    let alpine = container("alpine")?;
+    let source = alpine.path().join("hello.c");
+    let program = "#include <stdio.h>\nint main(void) { char line[99]; FILE *f = fopen(\"/etc/os-release\", \"r\");\n\
+                   return !f || !fgets(line, 99, f) || printf(\"musl on %s\", line) < 0; }\n";
+    std::fs::write(&source, program)?;
+    let mut compiler = Command::new("musl-gcc");
+    compiler.arg("-o").arg(alpine.path().join("bin/hello"));
+    ensure!(compiler.arg(&source).status()?.success());
+    let loader = Path::new("/lib/ld-musl-x86_64.so.1");
+    std::fs::copy(loader, alpine.path().join("lib/ld-musl-x86_64.so.1"))
+        .with_context(|| format!("no {}: package musl", loader.display()))?;
+    let said = run_in(alpine.path(), machine.vm.port(), &["hello"])?;
+    ensure!(said == "musl on ID=alpine\n", "{said}");
+    Ok(())
+}
+
+/// virtiofsd, until dropped.
+struct Virtiofsd(Child);
+
+impl Drop for Virtiofsd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Virtiofsd {
+    fn start(socket: &Path, shared: &Path) -> Result<Self> {
+        // The C one came with QEMU until 7.2; its successor has a package of its own.
+        let places = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
+        let program = places.iter().find(|place| Path::new(place).exists());
+        let program = program.context("no virtiofsd: package qemu-system-common, or virtiofsd")?;
+        let mut command = Command::new(program);
+        command.arg(format!("--socket-path={}", socket.display()));
+        if *program == places[0] {
+            command
+                .arg("-o")
+                .arg(format!("source={}", shared.display()));
+        } else {
+            command.arg("--shared-dir").arg(shared);
+        }
+        let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+        let daemon = Self(command.spawn()?);
+        wait_until("virtiofsd listens", Duration::from_mins(1), || {
+            Ok(socket.exists().then_some(()))
+        })?;
+        Ok(daemon)
+    }
+}
+
+/// As the seed has it: the tag `myfs`, by the variable and by the file.
+fn virtiofs(machine: &Machine) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (socket, shared) = (
+        directory.path().join("socket"),
+        directory.path().join("shared"),
+    );
+    std::fs::create_dir(&shared)?;
+    std::fs::write(shared.join("seen"), "through virtiofs\n")?;
+    let _daemon = Virtiofsd::start(&socket, &shared)?;
+    let vm = Vm::boot_kernel(
+        &e2e::out().join("cpukernel"),
+        &[
+            "-object",
+            "memory-backend-memfd,id=memory,size=1G,share=on",
+            "-machine",
+            "memory-backend=memory",
+            "-chardev",
+            &format!("socket,id=fs,path={}", socket.display()),
+            "-device",
+            "vhost-user-fs-pci,chardev=fs,tag=myfs",
+        ],
+    )?;
+    let client = Client::new(vm.port(), &machine.home);
+    let line = "myfs /mnt virtiofs rw 0 0";
+    let mut command = client.command(&[], &["ls", "/mnt"]);
+    command.env("CPU_FSTAB", line);
+    ensure!(text(client.output(command, b"")?)? == "seen\n");
+    let file = machine.home.path().join("virtiofs");
+    std::fs::write(&file, format!("{line}\n"))?;
+    let script = "cat /mnt/seen; echo back > /mnt/written; grep ' /mnt ' /proc/mounts";
+    let flags = ["-fstab", &file.display().to_string()];
+    let command = client.command(&flags, &["sh", "-c", script]);
+    let said = text(client.output(command, b"")?)?;
+    ensure!(
+        said.starts_with("through virtiofs\nmyfs /mnt virtiofs rw"),
+        "{said}"
+    );
+    ensure!(std::fs::read(shared.join("written"))? == b"back\n");
     Ok(())
 }

@@ -12,6 +12,7 @@ use crate::{Machine, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_shell_in_a_terminal_does_what_a_shell_does", shell),
+    ("a_shell_shows_what_the_guide_shows", as_in_the_guide),
     ("tilde_dot_leaves", tilde_dot),
     ("the_terminal_is_restored_after_sigterm", restored),
 ];
@@ -115,4 +116,51 @@ fn child_of(parent: u32) -> Result<Pid> {
         }
     }
     anyhow::bail!("process {parent} has no child")
+}
+
+/// No words: the user's own shell, in the same directory, with this machine's programs and libraries.
+fn as_in_the_guide(machine: &Machine) -> Result<()> {
+    std::fs::write(machine.home.path().join(".bashrc"), "PS1='th''ere> '\n")?;
+    std::fs::write(machine.home.path().join("LICENSE"), "")?;
+    let command = Command::new(e2e::out().join("cpu"))
+        .arg("-key")
+        .arg(e2e::out().join("cpu_rsa"))
+        .args(["-sp", &machine.vm.port().to_string(), "localhost"])
+        .env("HOME", machine.home.path())
+        .env("PWD", machine.home.path())
+        .env("SHELL", "/bin/bash")
+        .env("PATH", "/usr/bin:/bin")
+        .env_remove("SSH_AUTH_SOCK")
+        .current_dir(machine.home.path());
+    let mut terminal = Terminal::start(command, 40, 200)?;
+    let mut at = terminal.expect_from(0, "there> ")?;
+    let home = machine.home.path().display().to_string();
+    for (typed, shown) in [
+        ("pwd", &[home.as_str()][..]),
+        ("ls", &["LICENSE"]),
+        ("which date", &["/usr/bin/date"]),
+        (
+            "ldd $(which date)",
+            &["/lib/x86_64-linux-gnu/libc.so.6", "/lib64/ld-linux"],
+        ),
+        (
+            "mount",
+            &[
+                "cpu on /tmp type tmpfs",
+                "on /tmp/local type",
+                "on /tmp/cpu type 9p",
+                "on /usr type 9p",
+                "on /home type 9p",
+            ],
+        ),
+    ] {
+        terminal.send(&format!("{typed}\r"))?;
+        for shown in shown {
+            at = terminal.expect_from(at, shown)?;
+        }
+        at = terminal.expect_from(at, "there> ")?;
+    }
+    terminal.send("exit 3\r")?;
+    ensure!(terminal.wait()?.code() == Some(3));
+    Ok(())
 }

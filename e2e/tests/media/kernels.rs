@@ -182,18 +182,28 @@ fn arm_out() -> PathBuf {
 
 /// Nothing of this machine can run there: a program for it is the whole of the client's tree.
 fn runs_arm(vm: &Vm) -> Result<()> {
-    let output = Command::new(out().join("cpu"))
-        .arg("-key")
-        .arg(arm_out().join("cpu_rsa"))
-        .arg("-root")
-        .arg(arm_out().join("test-root"))
-        .args(["-sp", &vm.port().to_string(), "-namespace", "/bin"])
-        .args(["localhost", "/bin/machine-name"])
-        .env("PWD", "/")
-        .current_dir("/")
-        .output()?;
-    ensure!(output.status.success(), "{output:?}");
-    ensure!(output.stdout == b"aarch64 aarch64\n", "{output:?}");
+    let root = arm_out().join("test-root").canonicalize()?;
+    let root = root.display();
+    // The tree as a whole, and one directory of it in the place of another.
+    for flags in [
+        &["-root", &root.to_string(), "-namespace", "/bin"][..],
+        &["-namespace", &format!("/bin={root}/bin")],
+    ] {
+        let output = Command::new(out().join("cpu"))
+            .arg("-key")
+            .arg(arm_out().join("cpu_rsa"))
+            .args(flags)
+            .args(["-sp", &vm.port().to_string()])
+            .args(["localhost", "/bin/machine-name"])
+            .env("PWD", "/")
+            .current_dir("/")
+            .output()?;
+        ensure!(output.status.success(), "{flags:?}: {output:?}");
+        ensure!(
+            output.stdout == b"aarch64 aarch64\n",
+            "{flags:?}: {output:?}"
+        );
+    }
     Ok(())
 }
 
