@@ -1,0 +1,29 @@
+//! The small grammars of cpu-proto: commands, namespaces and fstab lines.
+#![no_main]
+
+use cpu_proto::{fstab, namespace, quote};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    if let Ok(words) = quote::split(bytes) {
+        assert_eq!(quote::split(&quote::join(&words)), Ok(words));
+    }
+    for entry in fstab::parse(bytes) {
+        match entry {
+            Ok(entry) => assert!(entry.target.is_absolute()),
+            Err(error) => drop(error.to_string()),
+        }
+    }
+    // Neither an argument nor a variable holds a NUL.
+    if let Ok(text) = std::str::from_utf8(bytes)
+        && !text.contains('\0')
+        && let Ok(binds) = namespace::parse(text)
+    {
+        let fstab = namespace::to_fstab(&binds);
+        let entries: Result<Vec<_>, _> = fstab::parse(fstab.as_bytes()).collect();
+        assert_eq!(
+            entries.expect("what cpu writes, cpud reads").len(),
+            binds.len()
+        );
+    }
+});
