@@ -219,14 +219,24 @@ impl Export {
         }
     }
 
-    fn truncate(&self, node: &Node, file: Option<&File>, size: u64) -> ninep::fs::Result<()> {
-        match (node.kind(), file) {
-            (FileType::RegularFile, Some(file)) => rustix::fs::ftruncate(&file.fd, size),
-            (FileType::RegularFile, None) => self
+    /// Through `file` if it is open for writing, or else by the rights to the file itself: so Linux
+    /// truncates what is opened with `O_RDONLY | O_TRUNC`.
+    pub(super) fn truncate(
+        &self,
+        node: &Node,
+        file: Option<&File>,
+        size: u64,
+    ) -> ninep::fs::Result<()> {
+        match node.kind() {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::EISDIR),
+            _ => return Err(Errno::EINVAL),
+        }
+        match file.map(|file| rustix::fs::ftruncate(&file.fd, size)) {
+            None | Some(Err(rustix::io::Errno::INVAL)) => self
                 .reopen(node, OFlags::WRONLY)
                 .and_then(|fd| rustix::fs::ftruncate(fd, size)),
-            (FileType::Directory, _) => return Err(Errno::EISDIR),
-            _ => return Err(Errno::EINVAL),
+            Some(result) => result,
         }
         .map_err(os)
     }

@@ -200,12 +200,15 @@ impl FileSystem for Export {
                 let fd = self
                     .reopen(node, oflags(flags, self.caching)?)
                     .map_err(os)?;
+                let file = File::regular(fd.into());
                 if flags.has(OpenFlags::TRUNC) {
-                    rustix::fs::ftruncate(&fd, 0).map_err(os)?;
+                    self.truncate(node, Some(&file), 0)?;
                 }
-                File::regular(fd.into())
+                file
             }
-            FileType::Directory if flags.access() != OpenFlags::RDONLY => {
+            FileType::Directory
+                if flags.access() != OpenFlags::RDONLY || flags.has(OpenFlags::TRUNC) =>
+            {
                 return Err(Errno::EISDIR);
             }
             FileType::Directory => {

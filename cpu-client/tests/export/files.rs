@@ -11,6 +11,11 @@ fn files_are_created_written_read_and_truncated() {
     assert_eq!(raw.read(1, 11, 100).unwrap(), b"");
     assert_eq!(raw.write(1, 5 << 30, b"far").unwrap(), 3);
     assert_eq!(raw.read(1, (5 << 30) - 2, 100).unwrap(), b"\0\0far");
+    // Between them is a hole, which reads as zeros and takes no room.
+    assert_eq!(raw.read(1, 3 << 30, 4096).unwrap(), [0; 4096]);
+    let attr = getattr(&mut raw, 1);
+    assert_eq!(attr.size, (5 << 30) + 3);
+    assert!(attr.blocks * 512 < 1 << 20, "{} blocks", attr.blocks);
     let attr = SetAttr {
         valid: SetAttr::SIZE,
         size: 5,
@@ -128,18 +133,24 @@ fn attributes_are_those_of_stat_and_can_be_set() {
         sec: (-7_i64).cast_unsigned(),
         nsec: 123_456_789,
     };
+    let early = Time {
+        sec: 9,
+        nsec: 999_999_999,
+    };
     let times = SetAttr::ATIME | SetAttr::ATIME_SET | SetAttr::MTIME | SetAttr::MTIME_SET;
     let set = SetAttr {
         valid: SetAttr::MODE | times,
         mode: 0o100_751,
-        atime: Time { sec: 9, nsec: 8 },
+        atime: early,
         mtime: given,
         ..SetAttr::default()
     };
     setattr(&mut raw, 1, set).unwrap();
     let changed = getattr(&mut raw, 1);
     assert_eq!(changed.mode, 0o100_751);
-    assert_eq!((changed.atime.sec, changed.mtime), (9, given));
+    assert_eq!((changed.atime, changed.mtime), (early, given));
+    let meta = served.path("f").metadata().unwrap();
+    assert_eq!((meta.atime_nsec(), meta.mtime()), (999_999_999, -7));
     assert_ne!(changed.qid.version, attr.qid.version);
     // To now, one without the other.
     setattr(
@@ -232,6 +243,46 @@ fn an_open_file_outlives_its_names() {
     assert_eq!(raw.read(2, 0, 100).unwrap(), b"Con");
 }
 
+/// What a program does that wants a temporary file without a name. (`O_TMPFILE` is refused by the
+/// kernel's client itself.)
+#[test]
+fn a_temporary_file_lives_without_its_name() {
+    let (served, mut raw) = served();
+    served.mkdir("a");
+    served.mkdir("a/b");
+    raw.walk(0, 2, "a/b").unwrap();
+    create(&mut raw, 1, "a/b", "tmp", RDWR | OpenFlags::EXCL, 0o600).unwrap();
+    let unlink = Request::Unlinkat {
+        dfid: 2,
+        name: name("tmp"),
+        flags: 0,
+    };
+    raw.ask(&unlink).unwrap();
+    raw.write(1, 0, b"0123456789").unwrap();
+    let size = SetAttr {
+        valid: SetAttr::SIZE | SetAttr::MODE,
+        size: 4,
+        mode: 0o640,
+        ..SetAttr::default()
+    };
+    setattr(&mut raw, 1, size).unwrap();
+    assert_eq!(raw.read(1, 1, 100).unwrap(), b"123");
+    let attr = getattr(&mut raw, 1);
+    assert_eq!((attr.nlink, attr.size, attr.mode), (0, 4, 0o100_640));
+    // And the directory goes on where it is moved to, with everything above it.
+    fs::rename(served.path("a"), served.path("z")).unwrap();
+    fs::rename(served.path("z/b"), served.path("b")).unwrap();
+    fs::remove_dir(served.path("z")).unwrap();
+    raw.ask(&Request::Mkdir {
+        dfid: 2,
+        name: name("made"),
+        mode: 0o700,
+        gid: 0,
+    })
+    .unwrap();
+    assert!(served.path("b/made").is_dir());
+}
+
 #[test]
 fn extended_attributes_come_and_go() {
     let (served, mut raw) = served();
@@ -281,12 +332,25 @@ fn extended_attributes_come_and_go() {
 
 #[test]
 fn statfs_is_real() {
-    let (_served, mut raw) = served();
+    let (served, mut raw) = served();
     let Reply::Statfs { stat } = raw.ask(&Request::Statfs { fid: 0 }).unwrap().reply() else {
         panic!()
     };
-    assert!(stat.blocks > 0 && stat.bfree <= stat.blocks && stat.bavail <= stat.bfree);
-    assert!(stat.bsize >= 512 && stat.namelen >= 255 && stat.magic == 0x0102_1997);
+    let here = rustix::fs::statvfs(served.path("")).unwrap();
+    assert_eq!(
+        (stat.blocks, u64::from(stat.bsize), stat.files, stat.fsid),
+        (here.f_blocks, here.f_frsize, here.f_files, here.f_fsid)
+    );
+    assert_eq!(u64::from(stat.namelen), here.f_namemax);
+    // Others write meanwhile, so nearly.
+    for (told, is, all) in [
+        (stat.bfree, here.f_bfree, here.f_blocks),
+        (stat.bavail, here.f_bavail, here.f_blocks),
+        (stat.ffree, here.f_ffree, here.f_files),
+    ] {
+        assert!(told.abs_diff(is) <= all / 10, "{told} {is}");
+    }
+    assert_eq!(stat.magic, 0x0102_1997);
 }
 
 #[test]

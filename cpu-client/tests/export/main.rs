@@ -9,9 +9,12 @@
 mod raw;
 
 mod confined;
+mod directories;
 mod files;
+mod flags;
 mod locks;
 mod names;
+mod rights;
 
 use std::collections::HashSet;
 use std::fs;
@@ -157,6 +160,24 @@ fn list(raw: &mut Raw, fid: u32, count: u32) -> Vec<String> {
     }
     names.retain(|name| name != "." && name != "..");
     names
+}
+
+/// Does it on a thread that is a user without privilege: nobody when the tests are run by root.
+/// Users are per thread for the kernel, and a session's threads inherit this one's.
+fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
+    let run = || {
+        if rustix::process::geteuid().is_root() {
+            let (uid, gid) = (
+                rustix::fs::Uid::from_raw(65534),
+                rustix::fs::Gid::from_raw(65534),
+            );
+            rustix::thread::set_thread_groups(&[]).unwrap();
+            rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+        }
+        what()
+    };
+    std::thread::scope(|scope| scope.spawn(run).join()).unwrap()
 }
 
 fn errno(result: Result<Message, Errno>) -> Option<Errno> {

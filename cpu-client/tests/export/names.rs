@@ -207,119 +207,82 @@ fn special_files_are_made_and_left_to_the_peer() {
 }
 
 #[test]
-fn directories_of_ten_thousand_list_each_name_once() {
-    let (served, mut raw) = served();
-    served.mkdir("d");
-    let wanted: HashSet<String> = (0..10_000)
-        .map(|n| format!("file-{n:0width$}", width = n % 200))
-        .collect();
-    for file in &wanted {
-        served.write(&format!("d/{file}"), "");
-    }
-    raw.open(1, "d", RDONLY).unwrap();
-    for count in [1 << 20, 8192, 333] {
-        let names = list(&mut raw, 1, count);
-        assert_eq!(names.len(), wanted.len(), "count {count}");
-        assert_eq!(names.into_iter().collect::<HashSet<_>>(), wanted);
-    }
-    // Where it was before, and anew from the beginning.
-    let all = readdir(&mut raw, 1, 0, 100_000).unwrap();
-    let after = readdir(&mut raw, 1, all[100].offset, 100_000).unwrap();
-    assert_eq!(after[0].name, all[101].name);
-    served.write("d/added", "");
-    assert!(list(&mut raw, 1, 1 << 20).contains(&"added".to_owned()));
-    assert_eq!(
-        readdir(&mut raw, 1, 0, 20).err(),
-        Some(Errno::EINVAL),
-        "not even one fits"
-    );
-    raw.open(2, "d/added", RDONLY).unwrap();
-    assert_eq!(readdir(&mut raw, 2, 0, 4096).err(), Some(Errno::ENOTDIR));
-    assert_eq!(raw.read(1, 0, 10).err(), Some(Errno::EISDIR));
-}
-
-#[test]
-fn a_directory_lists_completely_while_others_change_it() {
-    let (served, mut raw) = served();
-    served.mkdir("d");
-    for n in 0..2000 {
-        served.write(&format!("d/stays-{n}"), "");
-        served.write(&format!("d/goes-{n}"), "");
-    }
-    raw.open(1, "d", RDONLY).unwrap();
-    let mut names = Vec::new();
-    let mut offset = 0;
-    for round in 0.. {
-        let entries = readdir(&mut raw, 1, offset, 4096).unwrap();
-        let Some(last) = entries.last() else { break };
-        offset = last.offset;
-        names.extend(
-            entries
-                .into_iter()
-                .map(|entry| String::from_utf8(entry.name).unwrap()),
-        );
-        for n in round * 20..(round * 20 + 20).min(2000) {
-            let _ = fs::remove_file(served.path(&format!("d/goes-{n}")));
-            served.write(&format!("d/comes-{n}"), "");
-        }
-    }
-    let stayed = names.iter().filter(|name| name.starts_with("stays-"));
-    assert_eq!(stayed.clone().count(), 2000);
-    assert_eq!(stayed.collect::<HashSet<_>>().len(), 2000);
-}
-
-#[test]
-fn entries_carry_the_inode_and_type_and_the_root_hides_its_parent() {
-    let (served, mut raw) = served();
-    served.mkdir("d");
-    served.write("f", "");
-    symlink("f", served.path("l")).unwrap();
-    raw.open(1, "", RDONLY).unwrap();
-    let root = getattr(&mut raw, 0).qid;
-    for entry in readdir(&mut raw, 1, 0, 8192).unwrap() {
-        let (kind, d_type) = match &entry.name[..] {
-            b"." | b".." => {
-                assert_eq!((entry.qid.kind, entry.qid.path), (Qid::DIR, root.path));
-                continue;
-            }
-            b"d" => (Qid::DIR, 4),
-            b"f" => (Qid::FILE, 8),
-            b"l" => (Qid::SYMLINK, 10),
-            other => panic!("{other:?}"),
-        };
-        assert_eq!((entry.qid.kind, entry.kind), (kind, d_type));
-        let name = String::from_utf8(entry.name).unwrap();
-        assert_eq!(
-            entry.qid.path,
-            served.path(&name).symlink_metadata().unwrap().ino()
-        );
-    }
-}
-
-#[test]
 fn names_of_any_bytes() {
     let (_served, mut raw) = served();
-    let names: [&[u8]; 5] = [
-        b"\xff\xfe\x01",
+    let mut names: Vec<Vec<u8>> = (1..=255)
+        .filter(|byte| !b"./".contains(byte))
+        .map(|byte| vec![byte])
+        .collect();
+    for bytes in [
+        &b"\xff\xfe\x01"[..],
         b"a b\nc",
         "ü€".as_bytes(),
         b"...",
         &[b'x'; 255],
-    ];
-    for bytes in names {
-        let made = ninep::wire::Name::new(bytes).unwrap();
-        raw.ask(&Request::Mkdir {
+    ] {
+        names.push(bytes.to_vec());
+    }
+    for bytes in &names {
+        raw.walk(0, 1, "").unwrap();
+        let name = ninep::wire::Name::new(bytes).unwrap();
+        let create = Request::Lcreate {
+            fid: 1,
+            name,
+            flags: RDWR | OpenFlags::EXCL,
+            mode: 0o600,
+            gid: 0,
+        };
+        raw.ask(&create).unwrap();
+        raw.write(1, 0, bytes).unwrap();
+        raw.clunk(1).unwrap();
+    }
+    raw.open(1, "", RDONLY).unwrap();
+    let mut listed: Vec<_> = readdir(&mut raw, 1, 0, 1 << 16)
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.name)
+        .filter(|name| name != b"." && name != b"..")
+        .collect();
+    listed.sort();
+    names.sort();
+    assert_eq!(listed, names);
+    // Each is found by its name, and a link may say it.
+    for bytes in &names {
+        let name = ninep::wire::Name::new(bytes).unwrap();
+        let mut path = Few::default();
+        path.push(name);
+        raw.ask(&Request::Walk {
+            fid: 0,
+            newfid: 2,
+            names: path,
+        })
+        .unwrap();
+        raw.ask(&Request::Lopen { fid: 2, flags: 0 }).unwrap();
+        assert_eq!(&raw.read(2, 0, 300).unwrap(), bytes);
+        raw.clunk(2).unwrap();
+        let unlink = Request::Unlinkat {
             dfid: 0,
-            name: made,
-            mode: 0o700,
+            name,
+            flags: 0,
+        };
+        raw.ask(&unlink).unwrap();
+        let target = Str::new(bytes).unwrap();
+        raw.ask(&Request::Symlink {
+            dfid: 0,
+            name,
+            target,
             gid: 0,
         })
         .unwrap();
-    }
-    raw.open(1, "", RDONLY).unwrap();
-    let listed = readdir(&mut raw, 1, 0, 8192).unwrap();
-    for bytes in names {
-        assert!(listed.iter().any(|entry| entry.name == bytes));
+        raw.ask(&Request::Walk {
+            fid: 0,
+            newfid: 2,
+            names: path,
+        })
+        .unwrap();
+        let link = raw.ask(&Request::Readlink { fid: 2 }).unwrap();
+        assert_eq!(link.reply(), Reply::Readlink { target });
+        raw.clunk(2).unwrap();
     }
     let long = "x".repeat(256);
     let long = Request::Mkdir {
@@ -374,4 +337,35 @@ fn sixteen_at_once() {
             });
         }
     });
+}
+
+/// What rename(2) takes the place of, and what it doesn't.
+#[test]
+fn renames_replace_what_may_be_replaced() {
+    let (served, mut raw) = served();
+    for dir in ["from", "to", "from/dir", "to/empty", "to/full", "to/full/x"] {
+        served.mkdir(dir);
+    }
+    for file in ["from/file", "to/file"] {
+        served.write(file, file);
+    }
+    raw.walk(0, 1, "from").unwrap();
+    raw.walk(0, 2, "to").unwrap();
+    let rename = |old, new| Request::Renameat {
+        olddirfid: 1,
+        oldname: name(old),
+        newdirfid: 2,
+        newname: name(new),
+    };
+    for (old, new, wanted) in [
+        ("dir", "file", Some(Errno::ENOTDIR)),
+        ("dir", "full", Some(Errno::ENOTEMPTY)),
+        ("file", "empty", Some(Errno::EISDIR)),
+        ("dir", "empty", None),
+        ("file", "file", None),
+    ] {
+        assert_eq!(errno(raw.ask(&rename(old, new))), wanted, "{old} to {new}");
+    }
+    assert_eq!(fs::read(served.path("to/file")).unwrap(), b"from/file");
+    assert_eq!(fs::read_dir(served.path("from")).unwrap().count(), 0);
 }

@@ -1,0 +1,116 @@
+//! Directories, large ones too, and what they list while others change them.
+
+use super::*;
+
+#[test]
+fn directories_of_ten_thousand_list_each_name_once() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    let wanted: HashSet<String> = (0..10_000)
+        .map(|n| format!("file-{n:0width$}", width = n % 200))
+        .collect();
+    for file in &wanted {
+        served.write(&format!("d/{file}"), "");
+    }
+    raw.open(1, "d", RDONLY).unwrap();
+    for count in [1 << 20, 8192, 333] {
+        let names = list(&mut raw, 1, count);
+        assert_eq!(names.len(), wanted.len(), "count {count}");
+        assert_eq!(names.into_iter().collect::<HashSet<_>>(), wanted);
+    }
+    // Where it was before, and anew from the beginning.
+    let all = readdir(&mut raw, 1, 0, 100_000).unwrap();
+    let after = readdir(&mut raw, 1, all[100].offset, 100_000).unwrap();
+    assert_eq!(after[0].name, all[101].name);
+    served.write("d/added", "");
+    assert!(list(&mut raw, 1, 1 << 20).contains(&"added".to_owned()));
+    assert_eq!(
+        readdir(&mut raw, 1, 0, 20).err(),
+        Some(Errno::EINVAL),
+        "not even one fits"
+    );
+    raw.open(2, "d/added", RDONLY).unwrap();
+    assert_eq!(readdir(&mut raw, 2, 0, 4096).err(), Some(Errno::ENOTDIR));
+    assert_eq!(raw.read(1, 0, 10).err(), Some(Errno::EISDIR));
+}
+
+/// What a listing of `d` gives and how long it took, with as many changes meanwhile as it has replies.
+fn list_while_changing(served: &Served, raw: &mut Raw, entries: usize) -> (Vec<String>, Duration) {
+    raw.open(1, "d", RDONLY).unwrap();
+    let (mut names, mut offset, mut taken) = (Vec::new(), 0, Duration::ZERO);
+    for round in 0..entries {
+        let started = Instant::now();
+        let listed = readdir(raw, 1, offset, 8192).unwrap();
+        taken += started.elapsed();
+        let Some(last) = listed.last() else { break };
+        offset = last.offset;
+        let text = |entry: Listed| String::from_utf8(entry.name).unwrap();
+        names.extend(listed.into_iter().map(text));
+        for n in round * 5..(round * 5 + 5).min(entries / 10) {
+            fs::remove_file(served.path(&format!("d/goes-{n}"))).unwrap();
+            served.write(&format!("d/comes-{n}"), "");
+        }
+    }
+    raw.clunk(1).unwrap();
+    (names, taken)
+}
+
+/// Ten times the entries take ten times the time, not a hundred times.
+#[test]
+fn a_hundred_thousand_entries_list_once_each_and_in_linear_time_while_others_change_them() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    let mut taken = Vec::new();
+    let mut made = 0;
+    for entries in [10_000, 100_000] {
+        for n in made..entries {
+            served.write(&format!("d/stays-{n}"), "");
+        }
+        for n in 0..entries / 10 {
+            served.write(&format!("d/goes-{n}"), "");
+        }
+        made = entries;
+        let (names, time) = list_while_changing(&served, &mut raw, entries);
+        let stayed: Vec<_> = names
+            .iter()
+            .filter(|name| name.starts_with("stays-"))
+            .collect();
+        assert_eq!(stayed.len(), entries, "no entry twice, none left out");
+        assert_eq!(stayed.iter().collect::<HashSet<_>>().len(), entries);
+        for changed in ["goes-", "comes-"] {
+            let mut seen = HashSet::new();
+            let changed = names.iter().filter(|name| name.starts_with(changed));
+            assert!(changed.into_iter().all(|name| seen.insert(name)));
+        }
+        taken.push(time);
+    }
+    assert!(taken[1] < taken[0] * 40, "{taken:?}");
+}
+
+#[test]
+fn entries_carry_the_inode_and_type_and_the_root_hides_its_parent() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    served.write("f", "");
+    symlink("f", served.path("l")).unwrap();
+    raw.open(1, "", RDONLY).unwrap();
+    let root = getattr(&mut raw, 0).qid;
+    for entry in readdir(&mut raw, 1, 0, 8192).unwrap() {
+        let (kind, d_type) = match &entry.name[..] {
+            b"." | b".." => {
+                assert_eq!((entry.qid.kind, entry.qid.path), (Qid::DIR, root.path));
+                continue;
+            }
+            b"d" => (Qid::DIR, 4),
+            b"f" => (Qid::FILE, 8),
+            b"l" => (Qid::SYMLINK, 10),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!((entry.qid.kind, entry.kind), (kind, d_type));
+        let name = String::from_utf8(entry.name).unwrap();
+        assert_eq!(
+            entry.qid.path,
+            served.path(&name).symlink_metadata().unwrap().ino()
+        );
+    }
+}
