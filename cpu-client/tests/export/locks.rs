@@ -1,5 +1,7 @@
 //! Record locks, seen from several sessions, several processes of one, and a program here.
 
+use std::io::{BufRead, BufReader, Read};
+
 use super::*;
 
 fn lock(
@@ -118,4 +120,120 @@ fn locks_exclude_others_and_not_oneself() {
         Err(Errno::EINVAL)
     );
     assert_eq!(lock(&mut raw, 0, Record::READ, ALL, 1), Err(Errno::EBADF));
+}
+
+/// A program of this machine that has locked the file, until its input ends.
+fn holder(file: &std::path::Path) -> std::process::Child {
+    let exe = std::env::current_exe().unwrap();
+    let mut child = std::process::Command::new(exe)
+        .args([
+            "--exact",
+            "locks::child_that_holds_a_lock",
+            "--ignored",
+            "--nocapture",
+        ])
+        .env("LOCK", file)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(
+        lines
+            .map_while(Result::ok)
+            .any(|line| line.contains("locked"))
+    );
+    child
+}
+
+#[test]
+#[ignore = "run by a_wait_for_a_lock_can_be_given_up, in a process of its own"]
+fn child_that_holds_a_lock() {
+    let path = std::env::var_os("LOCK").unwrap();
+    let file = fs::File::options().write(true).open(path).unwrap();
+    let flock = libc::flock {
+        l_type: libc::F_WRLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&flock)).unwrap();
+    println!("locked");
+    let _ = std::io::stdin().read(&mut [0]);
+    // At once: nobody reads what the test runner would say.
+    std::process::exit(0);
+}
+
+/// Linux's client waits by itself and asks again and again; whoever gives up flushes the question.
+#[test]
+fn a_wait_for_a_lock_can_be_given_up() {
+    const BLOCK: u32 = 1;
+    let (served, mut raw) = served();
+    served.write("f", "");
+    let mut holder = holder(&served.path("f"));
+    raw.open(1, "f", RDWR).unwrap();
+    let wait = Request::Lock {
+        fid: 1,
+        kind: Record::WRITE,
+        flags: BLOCK,
+        start: 0,
+        length: 0,
+        proc_id: 100,
+        client_id: text("there"),
+    };
+    // Who has it: a process that can be found here.
+    let lock = Record {
+        kind: Record::WRITE,
+        start: 0,
+        length: 0,
+        proc_id: 100,
+    };
+    let client_id = text("there");
+    let asked = raw
+        .ask(&Request::Getlock {
+            fid: 1,
+            lock,
+            client_id,
+        })
+        .unwrap();
+    let found = Record {
+        proc_id: holder.id(),
+        ..lock
+    };
+    assert_eq!(
+        asked.reply(),
+        Reply::Getlock {
+            lock: found,
+            client_id
+        }
+    );
+    // More waits than there are threads, and a flush of each.
+    for tag in 0..20 {
+        raw.send(100 + tag, &wait);
+        raw.send(200 + tag, &Request::Flush { oldtag: 100 + tag });
+    }
+    let mut seen = HashSet::new();
+    for _ in 0..40 {
+        let message = raw.receive();
+        match message.reply() {
+            Reply::Lock { status } => assert_eq!(status, 1),
+            Reply::Flush {} => assert!(seen.contains(&(message.tag - 100)), "not before its lock"),
+            other => panic!("{other:?}"),
+        }
+        assert!(seen.insert(message.tag));
+    }
+    // Nothing is left of them: when the holder has gone, somebody else is first.
+    drop(holder.stdin.take());
+    holder.wait().unwrap();
+    let mut other = served.session();
+    other.open(1, "f", RDWR).unwrap();
+    assert_eq!(lock_all(&mut other, 300), Ok(0));
+    assert_eq!(raw.ask(&wait).unwrap().reply(), Reply::Lock { status: 1 });
+    other.clunk(1).unwrap();
+    assert_eq!(raw.ask(&wait).unwrap().reply(), Reply::Lock { status: 0 });
+}
+
+fn lock_all(raw: &mut Raw, pid: u32) -> Result<u8, Errno> {
+    lock(raw, 1, Record::WRITE, (0, 0), pid)
 }

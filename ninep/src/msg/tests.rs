@@ -70,6 +70,17 @@ proptest! {
             }
             sent[at] ^= by;
         }
+
+        Reply::sample(kind, &mut Entropy::new(&bytes)).encode(1, &mut frame);
+        let mut sent = frame.finish().to_vec();
+        for at in HEADER..sent.len() {
+            sent[at] ^= by;
+            if let Ok(reply) = Reply::decode(sent[4], &sent[HEADER..]) {
+                reply.encode(1, &mut frame);
+                prop_assert_eq!(body(frame.finish()), &sent[HEADER..]);
+            }
+            sent[at] ^= by;
+        }
     }
 
     #[test]

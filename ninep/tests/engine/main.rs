@@ -10,6 +10,7 @@ mod raw;
 
 mod fids;
 mod session;
+mod stream;
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicUsize, Ordering};
