@@ -12,6 +12,7 @@ mod confined;
 mod directories;
 mod files;
 mod flags;
+mod hostile;
 mod locks;
 mod names;
 mod rights;
