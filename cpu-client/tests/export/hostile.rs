@@ -503,9 +503,9 @@ fn child_with_little_memory() {
             size: 65_536,
             flags: 0,
         });
-        let _ = raw.write(fid, 0, &[0; 65_536]);
+        let _ = raw.write(fid, 0, &vec![0; 65_536]);
     }
     // A message that says it is as long as it may be.
-    raw.write(1, 0, &[0; (1 << 20) - 23]).unwrap();
+    raw.write(1, 0, &vec![0; (1 << 20) - 23]).unwrap();
     assert_eq!(raw.read(1, 0, u32::MAX).unwrap().len(), (1 << 20) - 23);
 }
