@@ -16,7 +16,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench bench-session clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -110,9 +110,13 @@ bench: cpukernel ## times of commands on a machine, as ratios
 	@scripts/deps qemu test
 	cargo run --release -p e2e --bin bench
 
+bench-session: cpukernel ## a session beside OpenSSH's: time, bulk, round trips
+	@scripts/deps qemu test
+	cargo run --release -p e2e --bin bench-session
+
 clean: ## remove out/ and target/, keys too; the cache (~/.cache/cpu-appliance) stays
 	cargo clean
 	rm -rf out
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12

@@ -4,6 +4,7 @@
 
 pub mod client;
 pub mod daemon;
+pub mod delay;
 pub mod lan;
 pub mod terminal;
 pub mod u_root;

@@ -1,0 +1,256 @@
+//! `make bench-session`: what a session costs beside OpenSSH's on this machine, in one run: the time of a
+//! command that does nothing, bulk in and out, a long path; and round trips, through a proxy that holds
+//! every byte for 25 ms. docs/performance.md has a run of it.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::daemon::Daemon;
+use e2e::delay::Delay;
+use e2e::out;
+use e2e::vm::Vm;
+
+const RUNS: usize = 50;
+const BULK: u64 = 1 << 30;
+const HOP: Duration = Duration::from_millis(25);
+const CIPHER: &str = "aes128-gcm@openssh.com";
+
+/// One of the two programs, and the words before the command's.
+struct Program {
+    name: &'static str,
+    words: Vec<String>,
+}
+
+impl Program {
+    fn cpu(port: u16, pin: &Path) -> Self {
+        let key = out().join("cpu_rsa").display().to_string();
+        let words = [
+            &out().join("cpu").display().to_string(),
+            "-key",
+            &key,
+            "-hk",
+            &pin.display().to_string(),
+            "-9p=false",
+            "-namespace",
+            "",
+            "-sp",
+            &port.to_string(),
+            "127.0.0.1",
+        ];
+        Self {
+            name: "cpu",
+            words: words.map(str::to_owned).to_vec(),
+        }
+    }
+
+    fn ssh(port: u16) -> Self {
+        let key = out().join("cpu_rsa").display().to_string();
+        let words = [
+            "ssh",
+            "-F",
+            "none",
+            "-o",
+            "LogLevel=ERROR",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "IdentitiesOnly=yes",
+            "-c",
+            CIPHER,
+            "-i",
+            &key,
+            "-p",
+            &port.to_string(),
+            "127.0.0.1",
+        ];
+        Self {
+            name: "ssh",
+            words: words.map(str::to_owned).to_vec(),
+        }
+    }
+
+    fn line(&self, more: &[&str]) -> Command {
+        let mut command = Command::new(&self.words[0]);
+        command.args(&self.words[1..]).args(more);
+        command
+            .env("PWD", "/")
+            .env("HOME", "/nonexistent")
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        command
+    }
+
+    fn time(&self, more: &[&str]) -> Result<Duration> {
+        let start = Instant::now();
+        let status = self.line(more).stderr(Stdio::null()).status()?;
+        ensure!(status.success(), "{} {more:?}: {status}", self.name);
+        Ok(start.elapsed())
+    }
+
+    /// MiB/s of standard input (`cat` here into it) and of standard output.
+    fn bulk(&self, size: u64) -> Result<(f64, f64)> {
+        let count = size.to_string();
+        let output = self.time(&["head", "-c", &count, "/dev/zero"])?;
+        let mut source = Command::new("head")
+            .args(["-c", &count, "/dev/zero"])
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let start = Instant::now();
+        let mut command = self.line(&["tail", "-c", "1"]);
+        let status = command
+            .stdin(source.stdout.take().context("no output")?)
+            .stderr(Stdio::null())
+            .status()?;
+        let input = start.elapsed();
+        source.wait()?;
+        ensure!(status.success(), "{}: {status}", self.name);
+        #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+        let rate = |time: Duration| size as f64 / 1_048_576.0 / time.as_secs_f64();
+        Ok((rate(input), rate(output)))
+    }
+}
+
+fn sorted(mut times: Vec<Duration>) -> Vec<Duration> {
+    times.sort();
+    times
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
+fn main() -> Result<()> {
+    let (cpud, sshd) = (Daemon::cpud()?, Daemon::sshd()?);
+    let pair = [
+        Program::cpu(cpud.port, &cpud.host_key()),
+        Program::ssh(sshd.port),
+    ];
+    println!("a session that runs true, {RUNS} runs each, in turn");
+    println!(
+        "{:<8} {:>9} {:>9} {:>9}",
+        "", "best ms", "median ms", "worst ms"
+    );
+    let mut times = [Vec::new(), Vec::new()];
+    for _ in 0..RUNS {
+        for (program, times) in pair.iter().zip(&mut times) {
+            times.push(program.time(&["true"])?);
+        }
+    }
+    let times = times.map(sorted);
+    for (program, times) in pair.iter().zip(&times) {
+        let [best, median, worst] = [0, RUNS / 2, RUNS - 1].map(|n| millis(times[n]));
+        println!("{:<8} {best:>9.1} {median:>9.1} {worst:>9.1}", program.name);
+    }
+    let ratio = millis(times[0][RUNS / 2]) / millis(times[1][RUNS / 2]);
+    println!("cpu / ssh, medians: {ratio:.2} (to reach: 0.50)\n");
+
+    println!("bulk, MiB/s, {} MiB, {CIPHER}, best of three", BULK >> 20);
+    let mut rates = [(0.0, 0.0); 2];
+    for _ in 0..3 {
+        for (program, rate) in pair.iter().zip(&mut rates) {
+            let (input, output) = program.bulk(BULK)?;
+            *rate = (f64::max(rate.0, input), f64::max(rate.1, output));
+        }
+    }
+    for (program, (input, output)) in pair.iter().zip(rates) {
+        println!("{:<8} in {input:>7.0}  out {output:>7.0}", program.name);
+    }
+    println!(
+        "cpu / ssh: in {:.1}, out {:.1} (to reach: 3)\n",
+        rates[0].0 / rates[1].0,
+        rates[0].1 / rates[1].1
+    );
+
+    let long = Delay::start(cpud.port, 2 * HOP)?;
+    let (input, output) = Program::cpu(long.port, &cpud.host_key()).bulk(BULK)?;
+    println!("a path of 100 ms, MiB/s: in {input:.0}, out {output:.0} (to reach: 95)\n");
+
+    round_trips(
+        "a session without files",
+        cpud.port,
+        &["-9p=false"],
+        &["true"],
+    )?;
+    drop((cpud, sshd));
+    let vm = Vm::boot()?;
+    // A program of the machine itself: what is left are the mounts.
+    round_trips(
+        "files, nothing bound",
+        vm.port(),
+        &["-namespace", ""],
+        &["/init", "-V"],
+    )?;
+    round_trips(
+        "files, the default namespace",
+        vm.port(),
+        &[],
+        &["/tmp/local/init", "-V"],
+    )
+}
+
+/// How many times a session waits for the path, and what goes by in between.
+fn round_trips(what: &str, port: u16, flags: &[&str], words: &[&str]) -> Result<()> {
+    let run = |port: u16| -> Result<Duration> {
+        let start = Instant::now();
+        let output = Command::new(out().join("cpu"))
+            .arg("-key")
+            .arg(out().join("cpu_rsa"))
+            .args(flags)
+            .args(["-sp", &port.to_string(), "127.0.0.1"])
+            .args(words)
+            .env("PWD", "/")
+            .env("HOME", "/nonexistent")
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null())
+            .output()?;
+        ensure!(output.status.success(), "{what}: {output:?}");
+        Ok(start.elapsed())
+    };
+    let proxy = Delay::start(port, HOP)?;
+    let best = |port: u16| -> Result<Duration> {
+        let times = (0..5).map(|_| run(port)).collect::<Result<Vec<_>>>()?;
+        times.into_iter().min().context("no runs")
+    };
+    let near = best(port)?;
+    let far = best(proxy.port)?;
+    proxy.passed();
+    run(proxy.port)?;
+    let passed = proxy.passed();
+    let trips = millis(far.saturating_sub(near)) / millis(2 * HOP);
+    println!(
+        "{what}: {:.1} ms near, {:.1} ms far: {trips:.1} round trips",
+        millis(near),
+        millis(far)
+    );
+    let mut at = Duration::ZERO;
+    let (mut there, mut back, mut step) = (0, 0, 0);
+    let line = |step: u32, at: Duration, there: usize, back: usize| {
+        println!(
+            "  {step:>3}. {:>7.1} ms  to the machine {there:>7}  to here {back:>7}",
+            millis(at)
+        );
+    };
+    // A step: what went by in both directions until nothing did for most of a hop.
+    let mut last = Duration::ZERO;
+    for (when, from_client, size) in passed {
+        if when.saturating_sub(last) > HOP / 2 && there + back > 0 {
+            step += 1;
+            line(step, at, there, back);
+            (there, back, at) = (0, 0, when);
+        }
+        if from_client {
+            there += size;
+        } else {
+            back += size;
+        }
+        last = when;
+    }
+    line(step + 1, at, there, back);
+    println!();
+    Ok(())
+}

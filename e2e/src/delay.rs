@@ -1,0 +1,90 @@
+//! A path that is longer than this machine: a TCP proxy on 127.0.0.1 that holds every byte for a while.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// What went by: when it arrived at the proxy, whether it came from the client, and how much.
+pub type Passed = (Duration, bool, usize);
+
+/// The proxy; its threads end with their connections, the listener with the process.
+pub struct Delay {
+    /// Where it listens.
+    pub port: u16,
+    passed: Arc<Mutex<Vec<Passed>>>,
+}
+
+impl Delay {
+    /// To `port` of 127.0.0.1, with `time` each way.
+    pub fn start(port: u16, time: Duration) -> Result<Self> {
+        let listener = TcpListener::bind(("127.0.0.1", 0))?;
+        let own = listener.local_addr()?.port();
+        let passed: Arc<Mutex<Vec<Passed>>> = Arc::default();
+        let shared = passed.clone();
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else {
+                    continue;
+                };
+                let start = Instant::now();
+                for (from, to, is_client) in [(&client, &server, true), (&server, &client, false)] {
+                    let (Ok(from), Ok(to)) = (from.try_clone(), to.try_clone()) else {
+                        continue;
+                    };
+                    let _ = from.set_nodelay(true);
+                    carry(
+                        from,
+                        to,
+                        time,
+                        move |at, size, log| {
+                            let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                            log.push((at.duration_since(start), is_client, size));
+                        },
+                        shared.clone(),
+                    );
+                }
+            }
+        });
+        Ok(Self { port: own, passed })
+    }
+
+    /// What has gone by since the last call.
+    pub fn passed(&self) -> Vec<Passed> {
+        std::mem::take(&mut *self.passed.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+type Log = Arc<Mutex<Vec<Passed>>>;
+
+fn carry(
+    mut from: TcpStream,
+    mut to: TcpStream,
+    time: Duration,
+    note: impl Fn(Instant, usize, &Log) + Send + 'static,
+    log: Log,
+) {
+    let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 256 * 1024];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            let now = Instant::now();
+            note(now, n, &log);
+            if sender.send((now + time, buffer[..n].to_vec())).is_err() {
+                return;
+            }
+        }
+    });
+    std::thread::spawn(move || {
+        for (due, bytes) in receiver {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&bytes).is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Write);
+    });
+}
