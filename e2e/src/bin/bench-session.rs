@@ -170,12 +170,9 @@ fn main() -> Result<()> {
     let (input, output) = Program::cpu(long.port, &cpud.host_key()).bulk(BULK)?;
     println!("a path of 100 ms, MiB/s: in {input:.0}, out {output:.0} (to reach: 95)\n");
 
-    round_trips(
-        "a session without files",
-        cpud.port,
-        &["-9p=false"],
-        &["true"],
-    )?;
+    let pin = cpud.host_key().display().to_string();
+    let flags = ["-9p=false", "-hk", &pin];
+    round_trips("a session without files", cpud.port, &flags, &["true"])?;
     drop((cpud, sshd));
     let vm = Vm::boot()?;
     // A program of the machine itself: what is left are the mounts.

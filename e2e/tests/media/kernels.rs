@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("debians_kernel_boots_and_loads_its_modules", debian),
     ("debians_kernel_boots_from_a_stick_under_uefi", debian_stick),
     ("flash_kernel_boots_under_uefi_and_is_small", flash),
+    ("the_kernel_that_runs_here_is_taken", host_kernel),
     (
         "everything_on_usb_and_the_kernel_is_locked_down",
         usb_and_hardened,
@@ -95,6 +96,24 @@ fn debian() -> Result<()> {
     let directory = taken()?;
     let vm = Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?;
     runs_on_debian(&vm)
+}
+
+/// Debian's kernel again, as if it were this machine's own: where its package would have put it.
+fn host_kernel() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    for name in ["initramfs.cpio.xz", "cpu", "cpu_rsa.pub", "cpu_rsa.hostkey"] {
+        std::fs::copy(out().join(name), directory.path().join(name))?;
+    }
+    let script = "dpkg-deb -x \"$1\" \"$2/tree\" && mkdir -p /boot && \
+                  mount --bind \"$2/tree/boot\" /boot && mount -t overlay overlay \
+                  -o lowerdir=\"$2/tree/lib\":/usr/lib /usr/lib && \"$3\" kernel -q --host-kernel \
+                  --modules 'virtio_*,e1000*,9p,9pnet_fd,af_packet' -o \"$2\"";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .args([&package()?, directory.path(), &out().join("mkimage")])
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    runs_on_debian(&Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?)
 }
 
 fn debian_stick() -> Result<()> {

@@ -43,7 +43,7 @@ pub(crate) struct Initramfs {
     #[arg(long, value_name = "FILE")]
     append: Option<PathBuf>,
 
-    /// Kernel modules: auto, usb, storage, all, names, or paths such as drivers/mtd
+    /// Kernel modules: auto, usb, storage, all, names, patterns of them, or paths such as drivers/mtd
     #[arg(
         long,
         value_name = "NAME,...",

@@ -110,25 +110,35 @@ fn a_tag_is_free_once_its_reply_is_seen() {
 
 #[test]
 fn two_requests_with_one_tag_end_the_session() {
-    let mem = Arc::new(Mem::default());
-    let (mut raw, server) = Raw::start(Arc::new(MemFs(mem.clone())), Config::default());
-    raw.version(8192);
-    raw.ask(&attach(0)).unwrap();
-    raw.open(1, "slow", 0).unwrap();
-    for tag in [5, 5, 6] {
-        raw.send(tag, &read(1, 0, 1));
+    for patience in 1..50 {
+        let mem = Arc::new(Mem::default());
+        let (mut raw, server) = Raw::start(Arc::new(MemFs(mem.clone())), Config::default());
+        raw.version(8192);
+        raw.ask(&attach(0)).unwrap();
+        raw.open(1, "slow", 0).unwrap();
+        for tag in [5, 5, 6] {
+            raw.send(tag, &read(1, 0, 1));
+        }
+        eventually("the first is on its way", || {
+            mem.reading.load(Ordering::SeqCst) > 0
+        });
+        // Nobody can see from here that the second one was read.
+        std::thread::sleep(Duration::from_millis(10 * patience));
+        mem.release();
+        raw.hang_up();
+        let mut answered = Vec::new();
+        while let Some(message) = raw.try_receive() {
+            answered.push(message.tag);
+        }
+        match server.join().unwrap() {
+            // The first is answered, nothing after it is read.
+            Err(Error::DuplicateTag(5)) => return assert_eq!(answered, [5]),
+            // The machine was so busy that the first had ended: no fault of the peer's.
+            Ok(()) => assert_eq!(answered.len(), 3),
+            other => panic!("{other:?}"),
+        }
     }
-    eventually("the first is on its way", || {
-        mem.reading.load(Ordering::SeqCst) == 1
-    });
-    mem.release();
-    // The first is answered, nothing after it is read.
-    assert_eq!(raw.receive().tag, 5);
-    assert!(matches!(
-        server.join().unwrap(),
-        Err(Error::DuplicateTag(5))
-    ));
-    assert!(raw.try_receive().is_none());
+    panic!("the two were never there at once");
 }
 
 #[test]
