@@ -68,7 +68,8 @@ fn gzip(archive: &[u8]) -> io::Result<Vec<u8>> {
 }
 
 fn xz(archive: &[u8], arch: Arch) -> io::Result<Vec<u8>> {
-    let mut options = LzmaOptions::new_preset(6)?;
+    // A distribution's modules take 14 s by preset 6, 5 s by preset 2, and become 9 % larger.
+    let mut options = LzmaOptions::new_preset(if archive.len() > LARGE { 2 } else { 6 })?;
     let dictionary = archive.len().next_power_of_two().clamp(1 << 16, 1 << 23);
     options.dict_size(u32::try_from(dictionary).unwrap_or(1 << 23));
     let mut filters = Filters::new();
@@ -105,11 +106,19 @@ fn threads() -> u32 {
 const BLOCK: u64 = 8 << 20;
 
 /// Compress a whole file, as xz does, on as many processors as the memory of a small machine allows.
-/// `step` is called for every MiB that was read.
-pub(crate) fn xz_file(mut from: &File, to: &File, mut step: impl FnMut()) -> io::Result<()> {
-    // Preset 3: 32 MiB of memory a thread; what is on a stick is compressed already.
-    let mut options = LzmaOptions::new_preset(3)?;
-    options.dict_size(4 << 20);
+/// `data` of its bytes are not holes. `step` is called for every MiB that was read.
+pub(crate) fn xz_file(
+    mut from: &File,
+    data: u64,
+    to: &File,
+    mut step: impl FnMut(),
+) -> io::Result<()> {
+    // What is on a stick is compressed already: small kernels are worth finding twice, large ones cannot be.
+    let large = data > LARGE as u64;
+    let mut options = LzmaOptions::new_preset(if large { 0 } else { 3 })?;
+    if !large {
+        options.dict_size(4 << 20);
+    }
     let mut filters = Filters::new();
     filters.lzma2(&options);
     let stream = MtStreamBuilder::new()
@@ -316,7 +325,7 @@ mod tests {
         let bytes = b"some text of a file ".repeat(1_000_000);
         (&from).write_all(&bytes).unwrap();
         let mut steps = 0;
-        xz_file(&from, &to, || steps += 1).unwrap();
+        xz_file(&from, bytes.len() as u64, &to, || steps += 1).unwrap();
         assert_eq!(steps, bytes.len().div_ceil(1 << 20));
         to.rewind().unwrap();
         let mut found = Vec::new();

@@ -65,11 +65,10 @@ impl Bundle {
         let tar = Draft::new(&tar_path)?;
         let whole = tempfile::tempfile().context("cannot make a temporary file")?;
         pack(&name, &files, &whole).context("cannot make a temporary tar archive")?;
-        let mut task = progress.task(
-            "compressing",
-            Some(whole.metadata()?.len().div_ceil(1 << 20)),
-        );
-        compress::xz_file(&whole, tar.file(), || task.step()).map_err(|error| tar.failed(error))?;
+        let length = whole.metadata()?.len();
+        let mut task = progress.task("compressing", Some(length.div_ceil(1 << 20)));
+        compress::xz_file(&whole, length, tar.file(), || task.step())
+            .map_err(|error| tar.failed(error))?;
         drop(task);
         let sizes = [
             files.iter().map(|(_, bytes)| bytes.len()).sum(),

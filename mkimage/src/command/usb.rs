@@ -247,7 +247,8 @@ pub(super) fn make(
     let xz = Draft::new(&directory.join("usbstick.xz"))?;
     let steps = size.div_ceil(1 << 20);
     let mut task = progress.task("compressing", Some(steps));
-    compress::xz_file(image.file(), xz.file(), || task.step()).map_err(|error| xz.failed(error))?;
+    compress::xz_file(image.file(), used, xz.file(), || task.step())
+        .map_err(|error| xz.failed(error))?;
     drop(task);
     Ok(Image {
         disk: image,
