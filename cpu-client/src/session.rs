@@ -71,6 +71,7 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
         None
     };
     let (receiver, sender) = start(&mut connection, command, raw.as_ref()).await?;
+    connection.measure_path(sender.clone());
     let outputs = [
         spawn_output(&receiver, Stream::Data, io::stdout().as_fd(), &local_tx)?,
         spawn_output(&receiver, Stream::Stderr, io::stderr().as_fd(), &local_tx)?,

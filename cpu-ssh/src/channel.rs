@@ -5,11 +5,14 @@
 //! opens the SSH window again on receipt, not on consumption, so the window bounds nothing.
 //! Between our own two programs a *credit* does: each side tells the other how many bytes it has
 //! consumed (extended data of type [`CREDIT_TYPE`], a big-endian u32), and never has more than
-//! [`CREDIT`] bytes outstanding in one direction of one channel. A foreign peer knows nothing of
+//! [`CREDIT`] bytes outstanding in one direction of one channel, or on a long path what keeps that full
+//! (the client measures it, and tells by [`ROUND_TRIP_TYPE`]), up to [`MAX_CREDIT`]. A foreign peer knows nothing of
 //! credit: when its queues exceed [`FOREIGN_LIMIT`], the [`Gate`] stops the socket.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use russh::{Channel, ChannelId, ChannelMsg, ChannelWriteHalf};
@@ -20,6 +23,19 @@ use crate::socket::Gate;
 /// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
 pub const CREDIT: usize = 2 * 1024 * 1024;
 
+/// The most that a long path makes of it.
+pub const MAX_CREDIT: usize = 16 * 1024 * 1024;
+
+/// SSH's own window of each channel: large enough never to be what a stream waits for. A server gives a
+/// foreign peer the small one: while keys are renewed it cannot be opened, and not more than it arrives.
+pub const WINDOW: u32 = 32 * 1024 * 1024;
+
+/// Bytes that a path of one second would hold: what fills 100 MB/s, and something over.
+const PATH: usize = 160_000_000;
+
+/// Private extended data type that carries the time of a round trip, in microseconds ("cpu2").
+pub const ROUND_TRIP_TYPE: u32 = 0x6370_7532;
+
 /// Private extended data type that carries credit ("cpu1"; RFC 4254, 5.2 leaves the space open).
 pub const CREDIT_TYPE: u32 = 0x6370_7531;
 
@@ -28,9 +44,6 @@ pub const FOREIGN_LIMIT: usize = 8 * 1024 * 1024;
 
 /// Largest piece handed to russh in one call.
 const PIECE: usize = 256 * 1024;
-
-/// Consumed bytes that are worth telling the peer of.
-const GRANT: usize = CREDIT / 4;
 
 /// Who is at the other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,6 +92,8 @@ pub struct Mux(Arc<MuxShared>);
 
 struct MuxShared {
     gate: Gate,
+    /// The credit that the path needs.
+    wanted: AtomicUsize,
     table: Mutex<Table>,
 }
 
@@ -132,14 +147,21 @@ struct Shared {
     credited: bool,
 }
 
-#[derive(Default)]
 struct State {
     queues: [BytesMut; 2],
+    /// What the peer may have outstanding: queued here, or consumed and not told.
+    limit: usize,
     ended: bool,
     /// Nobody will read any more: what arrives is dropped.
     unwanted: bool,
     /// Bytes consumed that the peer has not been told of.
     untold: usize,
+}
+
+/// A big-endian u32.
+fn number(bytes: &[u8]) -> Option<usize> {
+    let number = bytes.try_into().map(u32::from_be_bytes).ok()?;
+    usize::try_from(number).ok()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -151,6 +173,7 @@ impl Mux {
     pub fn new(gate: Gate) -> Self {
         Self(Arc::new(MuxShared {
             gate,
+            wanted: AtomicUsize::new(CREDIT),
             table: Mutex::new(Table {
                 peer: Peer::Foreign,
                 channels: HashMap::new(),
@@ -178,6 +201,22 @@ impl Mux {
         lock(&self.0.table).peer
     }
 
+    /// What SSH's window becomes when it is next opened: for the server, which has several kinds of clients.
+    pub fn window(&self, current: u32) -> u32 {
+        match self.peer() {
+            Peer::Ours => WINDOW,
+            Peer::Foreign => current,
+        }
+    }
+
+    /// How long the path is: from now on streams have what keeps it full.
+    pub fn set_round_trip(&self, time: Duration) {
+        let micros = usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
+        let held = micros.saturating_mul(PATH / 1_000_000);
+        let wanted = held.clamp(CREDIT, MAX_CREDIT);
+        self.0.wanted.store(wanted, Ordering::Relaxed);
+    }
+
     /// Must come before a channel is opened from this side to a peer that may speak first.
     #[must_use]
     pub fn expect(&self) -> Expected {
@@ -197,7 +236,13 @@ impl Mux {
         let mut table = lock(&self.0.table);
         let credited = table.peer == Peer::Ours;
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                queues: Default::default(),
+                limit: CREDIT,
+                ended: false,
+                unwanted: false,
+                untold: 0,
+            }),
             arrived: [Notify::new(), Notify::new()],
             credit: Semaphore::new(if credited { CREDIT } else { 0 }),
             closed: watch::Sender::new(false),
@@ -237,6 +282,11 @@ impl Mux {
             0 => Stream::Data,
             1 => Stream::Stderr,
             CREDIT_TYPE if shared.credited => return shared.credit(bytes),
+            ROUND_TRIP_TYPE if shared.credited => {
+                let micros = number(bytes).ok_or(Violation::Credit)?;
+                self.set_round_trip(Duration::from_micros(micros as u64));
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let mut state = lock(&shared.state);
@@ -246,8 +296,8 @@ impl Mux {
         state.queues[stream as usize].extend_from_slice(bytes);
         if shared.credited {
             let held: usize = state.untold + state.queues.iter().map(BytesMut::len).sum::<usize>();
-            if held > CREDIT {
-                return Err(Violation::Overrun(held - CREDIT));
+            if held > state.limit {
+                return Err(Violation::Overrun(held - state.limit));
             }
         } else {
             table.queued += bytes.len();
@@ -308,13 +358,8 @@ impl Table {
 
 impl Shared {
     fn credit(&self, bytes: &[u8]) -> Result<(), Violation> {
-        let amount = bytes
-            .try_into()
-            .map(u32::from_be_bytes)
-            .ok()
-            .and_then(|n| usize::try_from(n).ok())
-            .ok_or(Violation::Credit)?;
-        if self.credit.available_permits().saturating_add(amount) > CREDIT {
+        let amount = number(bytes).ok_or(Violation::Credit)?;
+        if self.credit.available_permits().saturating_add(amount) > MAX_CREDIT {
             return Err(Violation::Credit);
         }
         self.credit.add_permits(amount);
@@ -367,7 +412,12 @@ where
                     let n = queue.len().min(max);
                     let chunk = queue.split_to(n).freeze();
                     state.untold += chunk.len();
-                    let grant = if state.untold >= GRANT {
+                    let wanted = self.mux.0.wanted.load(Ordering::Relaxed);
+                    if wanted > state.limit {
+                        state.untold += wanted - state.limit;
+                        state.limit = wanted;
+                    }
+                    let grant = if state.untold >= state.limit / 4 {
                         std::mem::take(&mut state.untold)
                     } else {
                         0
@@ -464,6 +514,18 @@ where
         Fut: Future<Output = Result<(), russh::Error>>,
     {
         self.run(make(&self.write)).await
+    }
+
+    /// Tell the peer how long a round trip takes, if it is one of ours.
+    pub async fn tell_round_trip(&self, time: Duration) {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let message = Bytes::copy_from_slice(&micros.to_be_bytes());
+        if self.shared.credited {
+            let write = &self.write;
+            let _ = self
+                .run(write.extended_data_bytes(ROUND_TRIP_TYPE, message))
+                .await;
+        }
     }
 
     /// The channel's number on this side.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cpu_ssh::channel::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT};
+use cpu_ssh::channel::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT, MAX_CREDIT};
 use cpu_ssh::{Receiver, Sender, Stream};
 use pair::Pair;
 use russh::{ChannelId, ChannelMsg};
@@ -176,6 +176,36 @@ fn the_stalled_side_holds_no_more_than_the_credit() {
 }
 
 #[test]
+fn a_long_path_has_the_credit_that_fills_it_and_no_more() {
+    for (path, credit) in [
+        (Duration::from_micros(200), CREDIT),
+        (Duration::from_millis(50), 8_000_000),
+        (Duration::from_secs(10), MAX_CREDIT),
+    ] {
+        run(async move {
+            let mut pair = Pair::new(true).await;
+            let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
+            here_tx.tell_round_trip(path).await;
+            let sending = send(here_tx, 100_000);
+            // What is told comes with what is read; whole pieces are sent.
+            let least = credit - 64 * 1024;
+            let filled = timeout(SOON, async {
+                loop {
+                    tokio::time::sleep(A_WHILE).await;
+                    let held = there_rx.read(Stream::Data, 1 << 30).await.unwrap().len();
+                    assert!(held <= credit, "{held}");
+                    if held > least {
+                        break;
+                    }
+                }
+            });
+            filled.await.unwrap();
+            assert!(!sending.is_finished());
+        });
+    }
+}
+
+#[test]
 fn a_sender_that_waits_learns_of_the_close_and_of_the_end() {
     for (ours, whole_connection) in [(true, false), (true, true), (false, false), (false, true)] {
         run(async move {
@@ -304,7 +334,7 @@ fn a_peer_that_ignores_its_credit_is_thrown_out() {
 
 #[test]
 fn a_peer_that_gives_credit_it_does_not_have_is_thrown_out() {
-    for message in [&b"\xff\xff\xff\xff"[..], b"\0\0\0\x01", b"no"] {
+    for message in [&b"\xff\xff\xff\xff"[..], b"\x01\0\0\0", b"no"] {
         run(async move {
             let mut pair = Pair::new(true).await;
             let ((_rx, here_tx), (_unread, there_tx)) = pair.channel().await;

@@ -13,6 +13,7 @@ mod target;
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
@@ -52,6 +53,20 @@ pub(crate) enum Server {
 }
 
 impl Connection {
+    /// Measure how long the path is, while other things go on, and have both sides use it.
+    pub(crate) fn measure_path(&self, told: cpu_ssh::Sender<client::Msg>) {
+        let (handle, mux) = (self.handle.clone(), self.mux.clone());
+        tokio::spawn(async move {
+            let start = Instant::now();
+            if handle.send_ping().await.is_ok() {
+                let time = start.elapsed();
+                debug!("round trip: {time:?}");
+                mux.set_round_trip(time);
+                told.tell_round_trip(time).await;
+            }
+        });
+    }
+
     /// Let u-root's cpud connect to our files.
     pub(crate) async fn ask_for_port(&self) -> Result<FilesPort> {
         FilesPort::ask(&self.handle, &self.expected).await
@@ -140,6 +155,7 @@ fn config(target: &Target) -> client::Config {
         keepalive_interval: target.alive_interval,
         keepalive_max: target.alive_max,
         maximum_packet_size: algorithms::PACKET,
+        window_size: cpu_ssh::channel::WINDOW,
         ..Default::default()
     }
 }
