@@ -34,6 +34,11 @@ impl Wanted {
         Self { path, before }
     }
 
+    /// The path, for [`Client::look_up`].
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// Goes there, or to the next best place with a notice; the result is the new `$PWD`.
     pub(super) fn enter(self, client: Option<&Client>) -> Result<PathBuf> {
         let root = PathBuf::from("/");
@@ -80,8 +85,8 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 
 /// Enters the client's `path` beneath [`MOUNT_POINT`], symlinks resolved on its side.
 fn through_client(client: &Client, path: &Path) -> Option<PathBuf> {
-    let fd = client.resolve(path).ok()?;
-    nix::unistd::fchdir(&fd).ok()?;
+    let found = client.resolve(path).ok()?;
+    nix::unistd::fchdir(&found.fd).ok()?;
     // The kernel's word, since the name may have led through symlinks.
     Some(
         env::current_dir().unwrap_or_else(|_| {

@@ -126,14 +126,17 @@ fn run(request: Request) -> Result<WaitStatus> {
     let client = ninep
         .map(|fd| namespace::mount_9p(fd, env::var_os("USER"), u_root))
         .transpose()?;
-    if let Some(fstab) = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC)) {
-        mounts::mount_all(&fstab, client.as_ref());
+    let fstab = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
+    let fstab = fstab.unwrap_or_default();
+    if let Some(client) = &client {
+        mounts::look_up(&fstab, directory.path(), client);
     }
+    let mounted = mounts::mount_all(&fstab, client.as_ref());
     let directory = directory.enter(client.as_ref())?;
     // An open descriptor would keep nothing alive that matters, but it has no more use either.
     drop(client);
 
-    match command::start(words, &directory, &CONSUMED, tty, cgroup.as_ref()) {
+    let status = match command::start(words, &directory, &CONSUMED, tty, cgroup.as_ref()) {
         Ok(pid) => {
             wait::release_standard_streams(tty)?;
             wait::until_all_are_gone(pid, control, tty, proc, cgroup.as_ref())
@@ -142,7 +145,9 @@ fn run(request: Request) -> Result<WaitStatus> {
             say(&failure);
             Ok(WaitStatus::Exited(nix::unistd::getpid(), failure.status()))
         }
-    }
+    };
+    mounts::unmount_all(&mounted);
+    status
 }
 
 /// Ends this process as the command ended, so that the server sees what a shell would have seen.

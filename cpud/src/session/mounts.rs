@@ -1,5 +1,6 @@
 //! The mounts the client asks for in `CPU_FSTAB`, in order. One that fails is told and left out.
 
+use std::env;
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -13,28 +14,51 @@ use cpu_proto::MOUNT_POINT;
 use cpu_proto::fstab::{self, Entry};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
-use super::namespace::{Client, NONE};
+use super::namespace::{Client, Found, NONE, at_once};
 use super::shown;
 use crate::console::say;
 
 /// linux/magic.h; the root of an initramfs that is not a tmpfs.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
-/// Mounts every line of `text` that can be.
-pub(super) fn mount_all(text: &OsStr, client: Option<&Client>) {
+/// Mounts every line of `text` that can be; the result is where.
+pub(super) fn mount_all(text: &OsStr, client: Option<&Client>) -> Vec<PathBuf> {
+    let mut done = Vec::new();
     for line in fstab::parse(text.as_bytes()) {
-        let done = line
-            .map_err(anyhow::Error::from)
-            .and_then(|entry| mount_one(&entry, client));
-        if let Err(error) = done {
-            say(format_args!("{error:#}"));
+        let entry = line.map_err(anyhow::Error::from);
+        match entry.and_then(|entry| mount_one(&entry, client).map(|()| entry.target)) {
+            Ok(target) => done.push(target),
+            Err(error) => say(format_args!("{error:#}")),
         }
     }
+    done
+}
+
+/// Unmounts what nobody uses any more. The kernel does it too when the session ends, but lets go of the
+/// client's files one after the other, each by a request that it waits for.
+pub(super) fn unmount_all(targets: &[PathBuf]) {
+    let _ = env::set_current_dir("/");
+    at_once(targets, |target| {
+        let _ = umount2(target, MntFlags::MNT_DETACH);
+    });
+}
+
+/// Looks up ahead what the mounts of `text` and the working directory will want of the client's files;
+/// nothing if one of the mounts changes the client's tree itself, since then the order matters.
+pub(super) fn look_up(text: &OsStr, directory: Option<&Path>, client: &Client) {
+    let entries: Vec<Entry> = fstab::parse(text.as_bytes()).flatten().collect();
+    if entries.iter().any(|e| e.target.starts_with(MOUNT_POINT)) {
+        return;
+    }
+    let binds = entries.iter().filter(|e| e.flags & fstab::BIND != 0);
+    let inner = binds.filter_map(|e| Path::new(&e.source).strip_prefix(MOUNT_POINT).ok());
+    let wanted: Vec<&Path> = inner.chain(directory).collect();
+    client.look_up(&wanted);
 }
 
 fn mount_one(entry: &Entry, client: Option<&Client>) -> Result<()> {
@@ -67,8 +91,8 @@ fn mount_type(entry: &Entry) -> Result<()> {
 
 fn bind(entry: &Entry, client: Option<&Client>) -> Result<()> {
     let source = open_source(&entry.source, client)?;
-    let target = prepare_target(&entry.target, is_directory(&source))?;
-    let path = format!("/proc/self/fd/{}", source.as_raw_fd());
+    let target = prepare_target(&entry.target, source.is_directory)?;
+    let path = format!("/proc/self/fd/{}", source.fd.as_raw_fd());
     let binding = flags(entry.flags & (fstab::BIND | fstab::REC));
     mount(Some(path.as_str()), &target, NONE, binding, NONE).map_err(|e| anyhow!(e.desc()))?;
 
@@ -100,7 +124,7 @@ fn propagate(target: &Path, entry: &Entry) -> Result<()> {
 
 /// Opens the source of a bind. What lies beneath the client's tree is resolved inside it, so that
 /// the client's `/bin -> /usr/bin` does not lead into the machine's `/usr/bin`.
-fn open_source(source: &OsStr, client: Option<&Client>) -> Result<OwnedFd> {
+fn open_source(source: &OsStr, client: Option<&Client>) -> Result<Found> {
     let path = Path::new(source);
     match (path.strip_prefix(MOUNT_POINT), client) {
         (Ok(inner), Some(client)) => client.resolve(inner).map_err(|errno| match errno {
@@ -109,6 +133,10 @@ fn open_source(source: &OsStr, client: Option<&Client>) -> Result<OwnedFd> {
         }),
         (Ok(_), None) => bail!("the client's files are not mounted, 9P is off"),
         (Err(_), _) => open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+            .map(|fd| Found {
+                is_directory: is_directory(&fd),
+                fd,
+            })
             .map_err(|errno| anyhow!(errno.desc())),
     }
 }

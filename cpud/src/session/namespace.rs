@@ -1,11 +1,14 @@
 //! The private mount namespace and what is in it before the client's wishes: a `/tmp` of its own,
 //! the machine's root on `/tmp/local`, the client's files on `/tmp/cpu`.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 
 use anyhow::{Context as _, Result, anyhow};
 use cpu_proto::{LOCAL_POINT, MAX_MSIZE, MOUNT_POINT};
@@ -53,7 +56,32 @@ pub(super) fn make_tmp() -> Result<()> {
 }
 
 /// The client's tree, mounted on [`MOUNT_POINT`].
-pub(super) struct Client(OwnedFd);
+pub(super) struct Client {
+    root: OwnedFd,
+    /// What was looked up ahead.
+    found: Mutex<HashMap<PathBuf, nix::Result<Found>>>,
+}
+
+/// A file or directory of the client.
+pub(super) struct Found {
+    /// Opened with `O_PATH`.
+    pub(super) fd: OwnedFd,
+    pub(super) is_directory: bool,
+}
+
+/// Does what waits for the client for all items at the same time, by threads that are gone afterwards.
+/// Only after [`make_private`].
+pub(super) fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    const THREADS: usize = 16;
+    let work = &work;
+    for some in items.chunks(THREADS) {
+        thread::scope(|scope| {
+            for item in some {
+                scope.spawn(move || work(item));
+            }
+        });
+    }
+}
 
 /// Mounts the client's files; u-root's server gets the size of messages that its own cpud asks for, and no
 /// requests for attributes, which it has none of. The kernel keeps the connection; the descriptor is closed.
@@ -95,22 +123,53 @@ pub(super) fn mount_9p(
         Mode::empty(),
     )
     .map_err(|errno| anyhow!("cannot open {MOUNT_POINT}: {}", errno.desc()))?;
-    Ok(Client(root))
+    Ok(Client::new(root))
 }
 
 impl Client {
-    /// Opens (`O_PATH`) what `path` means on the client: its absolute symlinks and `..` stay in
-    /// the client's tree.
-    pub(super) fn resolve(&self, path: &Path) -> nix::Result<OwnedFd> {
+    fn new(root: OwnedFd) -> Self {
+        Self {
+            root,
+            found: Mutex::default(),
+        }
+    }
+
+    /// Looks up what [`Client::resolve`] will be asked for, all at the same time: on a long path every
+    /// name takes two round trips, one after the other.
+    pub(super) fn look_up(&self, paths: &[&Path]) {
+        at_once(paths, |path| {
+            let found = self.open(path);
+            let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert((*path).to_owned(), found);
+        });
+    }
+
+    /// What `path` means on the client: its absolute symlinks and `..` stay in the client's tree.
+    pub(super) fn resolve(&self, path: &Path) -> nix::Result<Found> {
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = all.remove(path);
+        drop(all);
+        ahead.unwrap_or_else(|| self.open(path))
+    }
+
+    fn open(&self, path: &Path) -> nix::Result<Found> {
         let path = if path == Path::new("") {
             Path::new("/")
         } else {
             path
         };
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        openat2(&self.0, path, how)
+        let open = |more: OFlag| {
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | more)
+                .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+            openat2(&self.root, path, how)
+        };
+        // The kernel knows from the walk what it is; fstat(2) would ask the client again.
+        let (opened, is_directory) = match open(OFlag::O_DIRECTORY) {
+            Err(Errno::ENOTDIR) => (open(OFlag::empty()), false),
+            opened => (opened, true),
+        };
+        opened.map(|fd| Found { fd, is_directory })
     }
 }
 
@@ -168,20 +227,24 @@ mod tests {
         for (link, to) in [("bin", "/usr/bin"), ("out", "../../../../usr/bin")] {
             std::os::unix::fs::symlink(to, tree.path().join(link)).unwrap();
         }
-        let client = Client(fs::File::open(tree.path()).unwrap().into());
-        for path in ["bin/date", "/bin/date", "out/date", "../bin/date"] {
-            let found = client.resolve(Path::new(path)).unwrap();
-            let real = fs::read_link(format!("/proc/self/fd/{}", found.as_raw_fd())).unwrap();
+        let client = Client::new(fs::File::open(tree.path()).unwrap().into());
+        let paths = ["bin/date", "/bin/date", "out/date", "../bin/date"].map(Path::new);
+        // Ahead, and when it is wanted.
+        client.look_up(&paths[1..]);
+        for path in paths {
+            let found = client.resolve(path).unwrap();
+            assert!(!found.is_directory);
+            let real = fs::read_link(format!("/proc/self/fd/{}", found.fd.as_raw_fd())).unwrap();
             assert_eq!(
                 real,
                 tree.path().canonicalize().unwrap().join("usr/bin/date")
             );
         }
-        assert_eq!(
-            client.resolve(Path::new("usr/bin/env")).unwrap_err(),
-            Errno::ENOENT
-        );
-        assert!(client.resolve(Path::new("")).is_ok());
+        let missing = || client.resolve(Path::new("usr/bin/env")).err();
+        assert_eq!(missing(), Some(Errno::ENOENT));
+        client.look_up(&[Path::new("usr/bin/env"); 100]);
+        assert_eq!(missing(), Some(Errno::ENOENT));
+        assert!(client.resolve(Path::new("")).unwrap().is_directory);
     }
 
     #[test]
