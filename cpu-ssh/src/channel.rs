@@ -14,10 +14,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use russh::{Channel, ChannelId, ChannelMsg, ChannelWriteHalf};
 use tokio::sync::{Notify, Semaphore, watch};
 
+use crate::queue::Queue;
 use crate::socket::Gate;
 
 /// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
@@ -148,7 +149,7 @@ struct Shared {
 }
 
 struct State {
-    queues: [BytesMut; 2],
+    queues: [Queue; 2],
     /// What the peer may have outstanding: queued here, or consumed and not told.
     limit: usize,
     ended: bool,
@@ -293,9 +294,9 @@ impl Mux {
         if state.ended || state.unwanted {
             return Ok(());
         }
-        state.queues[stream as usize].extend_from_slice(bytes);
+        state.queues[stream as usize].push(bytes);
         if shared.credited {
-            let held: usize = state.untold + state.queues.iter().map(BytesMut::len).sum::<usize>();
+            let held: usize = state.untold + state.queues.iter().map(Queue::len).sum::<usize>();
             if held > state.limit {
                 return Err(Violation::Overrun(held - state.limit));
             }
@@ -402,15 +403,8 @@ where
         loop {
             let (chunk, grant) = {
                 let mut state = lock(&self.shared.state);
-                let queue = &mut state.queues[stream as usize];
-                if queue.is_empty() {
-                    if state.ended {
-                        return None;
-                    }
-                    (None, 0)
-                } else {
-                    let n = queue.len().min(max);
-                    let chunk = queue.split_to(n).freeze();
+                let chunk = state.queues[stream as usize].pop(max);
+                if let Some(chunk) = chunk {
                     state.untold += chunk.len();
                     let wanted = self.mux.0.wanted.load(Ordering::Relaxed);
                     if wanted > state.limit {
@@ -423,6 +417,11 @@ where
                         0
                     };
                     (Some(chunk), grant)
+                } else {
+                    if state.ended {
+                        return None;
+                    }
+                    (None, 0)
                 }
             };
             match chunk {
@@ -441,6 +440,11 @@ where
 }
 
 impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
+    /// Bytes that have arrived and were not read.
+    pub fn waiting(&self) -> usize {
+        lock(&self.shared.state).queues.iter().map(Queue::len).sum()
+    }
+
     /// Drop what has arrived and what will. No credit is given for it, so one of our own peers
     /// soon stops sending; a foreign one is not held up, and its signals come through.
     pub fn discard(&self) {
@@ -448,7 +452,7 @@ impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
             let mut state = lock(&self.shared.state);
             state.unwanted = true;
             let queues = std::mem::take(&mut state.queues);
-            queues.iter().map(BytesMut::len).sum()
+            queues.iter().map(Queue::len).sum()
         };
         if !self.shared.credited {
             self.mux.taken(dropped);

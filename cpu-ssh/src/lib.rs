@@ -12,6 +12,7 @@ pub mod algorithms;
 pub mod blocking;
 pub mod channel;
 pub mod modes;
+mod queue;
 pub mod signals;
 pub mod socket;
 

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 #![allow(
     clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
     reason = "constants and sizes of C's headers fit"
 )]
 
@@ -9,6 +10,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
+use bytes::BytesMut;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::Winsize;
@@ -31,6 +33,17 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// read(2) into the room that a buffer has left, and only there, so that it need not be filled before.
+pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> nix::Result<usize> {
+    let room = buffer.spare_capacity_mut();
+    // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which is borrowed for the call.
+    let result = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
+    let length = Errno::result(result)? as usize;
+    // SAFETY: so many bytes behind the old length were written, and they lie within the capacity.
+    unsafe { buffer.set_len(buffer.len() + length) };
+    Ok(length)
 }
 
 /// Let the runtime watch a descriptor.

@@ -224,8 +224,8 @@ async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
 
 /// The command's output to the client, to the last byte.
 async fn pump_out(from: Arc<Fd>, to: Sender, stream: Stream, mut ended: watch::Receiver<bool>) {
+    let mut buffer = BytesMut::new();
     loop {
-        let mut buffer = BytesMut::new();
         let read = tokio::select! {
             biased;
             read = from.read(&mut buffer) => read,
@@ -234,11 +234,10 @@ async fn pump_out(from: Arc<Fd>, to: Sender, stream: Stream, mut ended: watch::R
                 tokio::time::sleep(STRANGERS).await;
             } => return,
         };
-        match read {
-            Ok(n) if n > 0 => {}
-            _ => return,
-        }
-        if to.send(stream, buffer.freeze()).await.is_err() {
+        let Some(bytes) = read.ok().filter(|bytes| !bytes.is_empty()) else {
+            return;
+        };
+        if to.send(stream, bytes).await.is_err() {
             return;
         }
     }
@@ -249,13 +248,11 @@ async fn pump_out(from: Arc<Fd>, to: Sender, stream: Stream, mut ended: watch::R
 fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>) {
     let to_kernel = socket.clone();
     let from_kernel = tokio::spawn(async move {
-        loop {
-            let mut buffer = BytesMut::new();
-            match socket.read(&mut buffer).await {
-                Ok(n) if n > 0 => {}
-                _ => break,
-            }
-            if sender.send(Stream::Data, buffer.freeze()).await.is_err() {
+        let mut buffer = BytesMut::new();
+        while let Ok(bytes) = socket.read(&mut buffer).await
+            && !bytes.is_empty()
+        {
+            if sender.send(Stream::Data, bytes).await.is_err() {
                 return;
             }
         }

@@ -223,13 +223,11 @@ pub(super) async fn relay(receiver: Receiver, sender: Sender, stream: TcpStream)
         stream.shutdown(Shutdown::Write);
     };
     let from_stream = async {
-        loop {
-            let mut buffer = BytesMut::new();
-            match stream.read(&mut buffer).await {
-                Ok(n) if n > 0 => {}
-                _ => break,
-            }
-            if sender.send(Stream::Data, buffer.freeze()).await.is_err() {
+        let mut buffer = BytesMut::new();
+        while let Ok(bytes) = stream.read(&mut buffer).await
+            && !bytes.is_empty()
+        {
+            if sender.send(Stream::Data, bytes).await.is_err() {
                 // The client has gone: its half has ended too.
                 return;
             }
