@@ -1,12 +1,12 @@
 //! This machine's files, served over a channel by threads of their own.
 
-use std::io::{Read, Stderr, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use cpu_client::export::{Caching, Export, prepare_process};
-use ninep::observe::{Counts, Trace};
+use ninep::observe::Observer;
 use ninep::server::{self, Config};
 use tracing::debug;
 
@@ -15,14 +15,17 @@ pub(crate) struct Files {
     export: Export,
     msize: u32,
     max_fids: usize,
-    trace: Option<Trace<Stderr>>,
-    counts: Arc<Counts>,
+    observer: Option<Arc<dyn Observer + Send>>,
 }
 
 impl Files {
-    /// `root` is what the other side sees as `/`; with `trace` every request is printed. Clears
-    /// the process's umask.
-    pub(crate) fn new(root: &Path, msize: u32, trace: bool) -> Result<Self> {
+    /// `root` is what the other side sees as `/`; `observer` is told of every request. Clears the
+    /// process's umask.
+    pub(crate) fn new(
+        root: &Path,
+        msize: u32,
+        observer: Option<Arc<dyn Observer + Send>>,
+    ) -> Result<Self> {
         let limits = prepare_process();
         // Files change on both sides, so what is read must be what is here: see ARCHITECTURE.md.
         let export = Export::new(root)?.with_caching(Caching::Never);
@@ -30,14 +33,8 @@ impl Files {
             export,
             msize,
             max_fids: limits.descriptors,
-            trace: trace.then(|| Trace::new(std::io::stderr(), Vec::new())),
-            counts: Arc::default(),
+            observer,
         })
-    }
-
-    /// The requests so far; stays valid while they are served.
-    pub(crate) fn counts(&self) -> Arc<Counts> {
-        self.counts.clone()
     }
 
     /// Serve until the other side ends, on a new thread.
@@ -47,11 +44,11 @@ impl Files {
         to: impl Write + Send + 'static,
     ) -> Result<()> {
         let run = move || {
-            let observer = (&*self.counts, self.trace.as_ref());
+            let observer = self.observer.as_deref().map(|o| o as &dyn Observer);
             let config = Config {
                 max_msize: self.msize,
                 max_fids: self.max_fids,
-                observer: Some(&observer),
+                observer,
                 ..Config::default()
             };
             if let Err(error) = server::serve(&self.export, from, to, &config) {

@@ -14,6 +14,7 @@ use cpu_proto::MAX_MSIZE;
 
 use crate::ssh::Network;
 use crate::terminal::Tty;
+use crate::visible;
 
 /// Log in to a machine and run a command there with this machine's files.
 ///
@@ -92,11 +93,17 @@ pub(crate) struct Flags {
           help_heading = ABOUT)]
     pub(crate) debug: GoBool,
 
-    /// print every file request on standard error
+    /// print requests for files; open,read: some; ./FILE: to it
+    #[arg(long, value_name = "WHAT", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = ABOUT)]
+    pub(crate) dbg9p: visible::Wish,
+
+    /// at the end, print a table of the requests for files
     #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = ABOUT)]
-    pub(crate) dbg9p: GoBool,
+    pub(crate) stats: GoBool,
 
     /// print the version
     #[arg(long = "V", action = clap::ArgAction::Version, help_heading = ABOUT)]
@@ -137,7 +144,7 @@ pub(crate) fn help() -> String {
         let name = arg.get_long().unwrap_or_default();
         let value = match arg.get_value_names() {
             Some([value]) if value == "BOOL" && name.len() < 2 => String::new(),
-            Some([value]) if value == "BOOL" => "=BOOL".to_owned(),
+            Some([value]) if arg.is_require_equals_set() => format!("={value}"),
             Some([value]) if arg.get_action().takes_values() => format!(" {value}"),
             _ => String::new(),
         };
@@ -338,7 +345,7 @@ mod tests {
     fn booleans_take_a_value_only_with_equals() {
         assert!(!read("-9p=false host").ninep.0);
         assert_eq!(read("-9p host").host, "host");
-        assert!(read("-dbg9p host").dbg9p.0);
+        assert!(read("-stats host").stats.0 && !read("-stats=0 host").stats.0);
         assert!(refuse("-9p=maybe host").contains("write true or false"));
     }
 

@@ -8,17 +8,20 @@ mod session;
 mod ssh;
 mod sys;
 mod terminal;
+mod visible;
 mod waiting;
 
 use std::io::Write as _;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use environment::{Mounts, environment, home};
 use flags::Flags;
-use tracing::debug;
+use ninep::observe::Observer;
 use tracing::level_filters::LevelFilter;
+use visible::Stats;
 use waiting::Stage;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.
@@ -83,8 +86,14 @@ fn run(flags: &Flags) -> Result<u8> {
         root: &flags.root,
     };
     let environment = environment(&mounts, &home)?;
+    let stats = flags.stats.0.then(Arc::<Stats>::default);
     let files = if flags.ninep.0 {
-        Some(files::Files::new(&flags.root, flags.msize, flags.dbg9p.0)?)
+        let observer: Option<Arc<dyn Observer + Send>> = match (stats.clone(), flags.dbg9p.trace()?)
+        {
+            (None, None) => None,
+            both => Some(Arc::new(both)),
+        };
+        Some(files::Files::new(&flags.root, flags.msize, observer)?)
     } else {
         None
     };
@@ -99,7 +108,6 @@ fn run(flags: &Flags) -> Result<u8> {
         local_user: &local_user,
     };
     let target = ssh::Target::new(&wanted, ssh::config::read)?;
-    let counts = files.as_ref().map(files::Files::counts);
     let words = flags.words();
     let input = !flags.no_input.0;
     let terminal = flags.tty().is_wanted(!words.is_empty(), input);
@@ -128,8 +136,8 @@ fn run(flags: &Flags) -> Result<u8> {
     });
     // Threads that wait for input or for a file must not keep the process.
     runtime.shutdown_background();
-    if let Some(counts) = counts {
-        debug!("9p requests served: {}", counts.requests());
+    if let Some(stats) = stats {
+        eprint!("{stats}");
     }
     status
 }

@@ -70,8 +70,14 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     } else {
         None
     };
+    let path = connection.measure_path();
     let (receiver, sender) = start(&mut connection, command, raw.as_ref()).await?;
-    connection.measure_path(sender.clone());
+    let told = sender.clone();
+    tokio::spawn(async move {
+        if let Ok(Some(time)) = path.await {
+            told.tell_round_trip(time).await;
+        }
+    });
     let outputs = [
         spawn_output(&receiver, Stream::Data, io::stdout().as_fd(), &local_tx)?,
         spawn_output(&receiver, Stream::Stderr, io::stderr().as_fd(), &local_tx)?,

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::errno::Errno;
@@ -16,6 +16,8 @@ pub struct Event<'a> {
     /// The request in words, with paths as they were walked: `open /bin/date`. Costs only if
     /// displayed.
     pub words: &'a dyn Display,
+    /// The path alone; empty if it is about no file.
+    pub path: &'a dyn Display,
     /// What came of it; for reads, writes and directories the bytes that went.
     pub result: Result<Option<u32>, Errno>,
     /// How long the file system took.
@@ -29,6 +31,12 @@ pub trait Observer: Sync {
 }
 
 impl<T: Observer + ?Sized> Observer for &T {
+    fn done(&self, event: &Event<'_>) {
+        (**self).done(event);
+    }
+}
+
+impl<T: Observer + Send> Observer for Arc<T> {
     fn done(&self, event: &Event<'_>) {
         (**self).done(event);
     }

@@ -13,7 +13,7 @@ mod target;
 
 use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
@@ -21,6 +21,7 @@ use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms};
 use russh::keys::Algorithm;
 use russh::{SshId, client};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use tracing::debug;
 
 use crate::waiting::Stage;
@@ -53,18 +54,18 @@ pub(crate) enum Server {
 }
 
 impl Connection {
-    /// Measure how long the path is, while other things go on, and have both sides use it.
-    pub(crate) fn measure_path(&self, told: cpu_ssh::Sender<client::Msg>) {
+    /// Measure how long the path is. Before the command is started: a machine that is busy with it answers
+    /// late.
+    pub(crate) fn measure_path(&self) -> JoinHandle<Option<Duration>> {
         let (handle, mux) = (self.handle.clone(), self.mux.clone());
         tokio::spawn(async move {
             let start = Instant::now();
-            if handle.send_ping().await.is_ok() {
-                let time = start.elapsed();
-                debug!("round trip: {time:?}");
-                mux.set_round_trip(time);
-                told.tell_round_trip(time).await;
-            }
-        });
+            handle.send_ping().await.ok()?;
+            let time = start.elapsed();
+            debug!("round trip: {time:?}");
+            mux.set_round_trip(time);
+            Some(time)
+        })
     }
 
     /// Let u-root's cpud connect to our files.

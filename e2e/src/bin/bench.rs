@@ -97,7 +97,7 @@ fn images() -> Result<()> {
 
 /// The time from start to end, and the number of 9P requests that the client served.
 fn measure(client: &Client, words: &[&str]) -> Result<(Duration, u64)> {
-    let command = client.command(&["-d"], words);
+    let command = client.command(&["-stats"], words);
     let start = Instant::now();
     let output = client.output(command, b"")?;
     let time = start.elapsed();
@@ -105,8 +105,8 @@ fn measure(client: &Client, words: &[&str]) -> Result<(Duration, u64)> {
     let log = String::from_utf8_lossy(&output.stderr);
     let requests = log
         .lines()
-        .find_map(|line| line.split_once("9p requests served: "))
-        .and_then(|(_, count)| count.trim().parse().ok())
+        .find_map(|line| line.strip_prefix("all "))
+        .and_then(|sums| sums.split_whitespace().next()?.parse().ok())
         .with_context(|| format!("no count of requests in {log}"))?;
     Ok((time, requests))
 }

@@ -11,6 +11,7 @@ mod refusals;
 mod ssh;
 mod terminals;
 mod tty;
+mod visible;
 
 use std::sync::Arc;
 
@@ -35,6 +36,7 @@ fn main() -> Result<()> {
     let tests: Vec<Test> = [
         commands::TESTS,
         files::TESTS,
+        visible::TESTS,
         mounts::TESTS,
         terminals::TESTS,
         ssh::TESTS,

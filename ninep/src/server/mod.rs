@@ -231,6 +231,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
                     observer.done(&Event {
                         kind: request.kind(),
                         words: &words,
+                        path: &words::Path(&words),
                         result,
                         elapsed: start.elapsed(),
                     });

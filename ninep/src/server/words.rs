@@ -160,6 +160,30 @@ impl<F: FileSystem> Display for Words<'_, F> {
     }
 }
 
+/// The one path that a request is about, or leads to.
+pub(super) struct Path<'a, F: FileSystem>(pub(super) &'a Words<'a, F>);
+
+impl<F: FileSystem> Display for Path<'_, F> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        use Request as R;
+        let words = self.0;
+        let at = |name: Option<&[u8]>| words.path(words.fid.as_ref(), name);
+        match words.request {
+            R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } => Ok(()),
+            R::Walk { names, .. } if !names.is_empty() => {
+                let names: Vec<_> = names.iter().map(Name::bytes).collect();
+                f.write_str(&at(Some(&names.join(&b'/'))))
+            }
+            R::Lcreate { name, .. }
+            | R::Mkdir { name, .. }
+            | R::Mknod { name, .. }
+            | R::Symlink { name, .. }
+            | R::Unlinkat { name, .. } => f.write_str(&at(Some(name.bytes()))),
+            _ => f.write_str(&at(None)),
+        }
+    }
+}
+
 fn changes(f: &mut Formatter<'_>, attr: &SetAttr) -> Result {
     let asks = |bits: u32| attr.valid & bits != 0;
     if asks(SetAttr::MODE) {
