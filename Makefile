@@ -16,7 +16,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench bench-session clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench bench-session conformance clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -113,6 +113,10 @@ bench: cpukernel ## times of commands on a machine, as ratios
 bench-session: cpukernel ## a session beside OpenSSH's: time, bulk, round trips
 	@scripts/deps qemu test
 	cargo run --release -p e2e --bin bench-session
+
+conformance: cpukernel ## judges from outside on a machine's files, hours (docs/conformance.md); JUDGES=git for one
+	@scripts/deps qemu judges
+	cargo run -p e2e --bin conformance -- $(JUDGES)
 
 clean: ## remove out/ and target/, keys too; the cache (~/.cache/cpu-appliance) stays
 	cargo clean

@@ -1,0 +1,12 @@
+# Make a repository of the directory $1 in $2, each directory of it a commit.
+export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
+export GIT_AUTHOR_NAME=judge GIT_AUTHOR_EMAIL=judge@localhost GIT_COMMITTER_NAME=judge GIT_COMMITTER_EMAIL=judge@localhost
+git init -q -b main "$2"
+cp -r "$1"/. "$2"
+cd "$2"
+for directory in */; do
+	git add -f "$directory"
+	git commit -q -m "${directory%/}"
+done
+git add -f .
+git commit -q -m "the rest"

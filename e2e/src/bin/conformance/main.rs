@@ -1,0 +1,154 @@
+//! `make conformance`: judges from outside look at the files that a session sees. Each runs on a booted machine,
+//! in a directory of this one, once as our own pair serves it and once by the habits of u-root's. A table of
+//! what they said comes at the end; docs/conformance.md has it, and the reasons for what is in
+//! e2e/judges/explained. Words on the command line choose: judges or ways whose name contains one of them.
+
+mod judges;
+mod way;
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::Home;
+use e2e::vm::Vm;
+
+use judges::{JUDGES, Judge, Sources};
+use way::{WAYS, Way};
+
+/// What fails for a reason that docs/conformance.md gives, a line each: the judge, and the test if it has many.
+const EXPLAINED: &str = include_str!("../../../judges/explained");
+
+/// What a judge said.
+struct Verdict {
+    judge: &'static Judge,
+    way: &'static Way,
+    time: Duration,
+    /// In its own words.
+    said: String,
+    /// Failed without a reason in docs/conformance.md, or passed in spite of one.
+    surprises: Vec<String>,
+}
+
+fn main() -> Result<ExitCode> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some((way::AS_U_ROOT, words)) = words.split_first().map(|(w, rest)| (w.as_str(), rest)) {
+        return way::as_u_root(words);
+    }
+    let (mut wanted_ways, mut wanted_judges) = (Vec::new(), Vec::new());
+    for word in &words {
+        let ways = WAYS.iter().filter(|way| way.name.contains(word.as_str()));
+        let judges = JUDGES
+            .iter()
+            .filter(|judge| judge.name.contains(word.as_str()));
+        let before = wanted_ways.len() + wanted_judges.len();
+        wanted_ways.extend(ways);
+        wanted_judges.extend(judges);
+        ensure!(
+            wanted_ways.len() + wanted_judges.len() > before,
+            "no judge and no way is called {word}; judges: {}; ways: {}",
+            JUDGES.iter().map(|j| j.name).collect::<Vec<_>>().join(" "),
+            WAYS.iter().map(|w| w.name).collect::<Vec<_>>().join(" ")
+        );
+    }
+    if wanted_ways.is_empty() {
+        wanted_ways.extend(WAYS);
+    }
+    if wanted_judges.is_empty() {
+        wanted_judges.extend(JUDGES);
+    }
+
+    let home = Home::new()?;
+    let sources = Sources::new(home.path())?;
+    let vm = Vm::boot()?;
+    let mut verdicts = Vec::new();
+    for way in wanted_ways {
+        for &judge in &wanted_judges {
+            let verdict = judged(judge, way, &sources, &home, &vm).with_context(|| {
+                format!(
+                    "{}, {}; the console:\n{}",
+                    judge.name,
+                    way.name,
+                    vm.console()
+                )
+            })?;
+            println!(
+                "{:<12} {:<8} {:>6.0} s  {}",
+                judge.name,
+                way.name,
+                verdict.time.as_secs_f64(),
+                verdict.said
+            );
+            for surprise in &verdict.surprises {
+                println!("    {surprise}");
+            }
+            verdicts.push(verdict);
+        }
+    }
+    print_table(&verdicts);
+    let surprised = verdicts.iter().any(|verdict| !verdict.surprises.is_empty());
+    Ok(ExitCode::from(u8::from(surprised)))
+}
+
+fn judged(
+    judge: &'static Judge,
+    way: &'static Way,
+    sources: &Sources,
+    home: &Home,
+    vm: &Vm,
+) -> Result<Verdict> {
+    let directory = home.path().join(format!("{}-{}", judge.name, way.name));
+    std::fs::create_dir(&directory)?;
+    let start = Instant::now();
+    let (said, failed) = (judge.run)(&way::Place {
+        way,
+        judge: judge.name,
+        port: vm.port(),
+        home: home.path(),
+        directory: &directory,
+        sources,
+    })?;
+    let time = start.elapsed();
+    let explained: BTreeSet<String> = EXPLAINED
+        .lines()
+        .map(|line| line.split('#').next().unwrap_or_default().trim())
+        .filter(|line| line.split([' ', '\t']).next() == Some(judge.name))
+        .map(str::to_owned)
+        .collect();
+    let not_explained = failed
+        .difference(&explained)
+        .map(|what| format!("FAILED: {what}"));
+    let passed = explained.difference(&failed);
+    let passed = passed.map(|what| format!("PASSED in spite of e2e/judges/explained: {what}"));
+    let surprises: Vec<String> = not_explained.chain(passed).collect();
+    // What a failure left behind is worth a look.
+    if surprises.is_empty() {
+        std::fs::remove_dir_all(&directory)?;
+    }
+    Ok(Verdict {
+        judge,
+        way,
+        time,
+        said,
+        surprises,
+    })
+}
+
+/// As docs/conformance.md has it.
+fn print_table(verdicts: &[Verdict]) {
+    println!("\n| judge | way | time | what it said |\n|---|---|---|---|");
+    for verdict in verdicts {
+        let failed = match verdict.surprises.len() {
+            0 => String::new(),
+            n => format!("; **{n} not as explained**"),
+        };
+        println!(
+            "| {} | {} | {:.0} s | {}{failed} |",
+            verdict.judge.name,
+            verdict.way.name,
+            verdict.time.as_secs_f64(),
+            verdict.said
+        );
+    }
+}
