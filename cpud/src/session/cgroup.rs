@@ -27,7 +27,7 @@ impl Cgroup {
     pub(super) fn new() -> Option<Self> {
         let is_v2 = statfs(ROOT).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
         let outer = is_v2.then(own_directory)??;
-        let name = format!("cpu-session-{}", std::process::id());
+        let name = name(std::process::id());
         let path = outer.join(&name);
         match fs::create_dir(&path) {
             // Left by a session of the same number that was killed.
@@ -49,6 +49,22 @@ impl Cgroup {
             let _ = nix::unistd::write(&file, b"1");
         }
     }
+}
+
+/// Ends what a session has left: one that was killed itself could not. Nothing if it went in order.
+pub(crate) fn end_rest(session: u32) -> io::Result<()> {
+    let Some(group) = own_directory().map(|outer| outer.join(name(session))) else {
+        return Ok(());
+    };
+    match fs::write(group.join("cgroup.kill"), "1") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        // Busy until the last of them is gone.
+        _ => fs::remove_dir(group),
+    }
+}
+
+fn name(session: u32) -> String {
+    format!("cpu-session-{session}")
 }
 
 impl AsFd for Cgroup {

@@ -24,6 +24,8 @@ mod mounts;
 mod namespace;
 mod wait;
 
+pub(crate) use cgroup::end_rest;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;

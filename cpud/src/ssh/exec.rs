@@ -25,6 +25,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::fd::Fd;
 use super::forward::FilesPort;
+use crate::session::end_rest;
 
 pub(super) type Receiver = cpu_ssh::Receiver<server::Msg>;
 pub(super) type Sender = cpu_ssh::Sender<server::Msg>;
@@ -32,6 +33,9 @@ pub(super) type Sender = cpu_ssh::Sender<server::Msg>;
 /// How long output is still awaited from a pipe that a stranger holds open after the command
 /// and all its descendants have gone.
 const STRANGERS: Duration = Duration::from_secs(1);
+
+/// Looks for what is left of a session that was killed, and takes a moment to die.
+const REST: u32 = 20;
 
 /// Most bytes taken at once from what the client sends.
 const CHUNK: usize = 256 * 1024;
@@ -167,7 +171,14 @@ pub(super) fn start(
     let (signals_tx, signals) = mpsc::unbounded_channel();
     tokio::spawn(deliver(signals, control, sender.clone()));
     tokio::spawn(async move {
+        let session = child.id();
         let status = child.wait().await;
+        for _ in 0..REST {
+            if session.is_none_or(|session| end_rest(session).is_ok()) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         ended_tx.send_replace(true);
         for output in outputs {
             let _ = output.await;

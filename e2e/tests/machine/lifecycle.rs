@@ -10,6 +10,10 @@ use crate::{Machine, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_killed_client_leaves_nothing_there", killed_client),
+    (
+        "a_session_that_is_killed_itself_leaves_nothing",
+        killed_session,
+    ),
     ("two_hundred_sessions_leave_nothing", two_hundred),
     ("an_idle_machine_does_nothing", idle),
 ];
@@ -28,14 +32,28 @@ fn killed_client(machine: &Machine) -> Result<()> {
     })?;
     child.kill()?;
     child.wait()?;
-    std::thread::sleep(Duration::from_secs(10));
+    wait_until("nothing of it runs", Duration::from_mins(1), || {
+        let all = machine.client.sh_ok(PROCESSES)?;
+        Ok((!all.contains("98765")).then_some(()))
+    })?;
+    wait_until("its namespace is gone", Duration::from_mins(1), || {
+        let namespaces = machine.client.sh_ok(NAMESPACES)?;
+        Ok((namespaces == namespaces_before).then_some(()))
+    })?;
+    Ok(())
+}
+
+fn killed_session(machine: &Machine) -> Result<()> {
+    // The command's parent is the session; its end would leave the rest to PID 1.
+    let script = "(setsid sleep 87654 &) ; sleep 87654 & kill -9 $PPID; sleep 87654";
+    let output = machine.client.sh(script)?;
+    ensure!(output.status.code() == Some(137), "{output:?}");
     let all = machine.client.sh_ok(PROCESSES)?;
-    ensure!(!all.contains("98765"), "still there: {all}");
-    let namespaces = machine.client.sh_ok(NAMESPACES)?;
-    ensure!(
-        namespaces == namespaces_before,
-        "{namespaces_before} mount namespaces became {namespaces}"
-    );
+    ensure!(!all.contains("sleep 87654"), "still there: {all}");
+    let groups = machine
+        .client
+        .sh_ok("ls -d /sys/fs/cgroup/cpu-session-* | wc -l")?;
+    ensure!(groups == "1\n", "groups: {groups}");
     Ok(())
 }
 
