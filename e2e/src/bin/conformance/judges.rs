@@ -20,33 +20,11 @@ pub(crate) struct Judge {
     pub(crate) run: fn(&Place<'_>) -> Result<Said>,
 }
 
+/// The quick ones first.
 pub(crate) const JUDGES: &[Judge] = &[
     Judge {
         name: "pjdfstest",
         run: pjdfstest,
-    },
-    Judge {
-        name: "fsx",
-        run: |place| {
-            // Any seed will do; that it is always the same makes a failure one that can be had again.
-            let operations = ["50000", "20250217"];
-            script(place, include_str!("../../../judges/fsx.sh"), &operations)
-        },
-    },
-    Judge {
-        name: "git",
-        run: |place| {
-            let repository = format!("file://{}", place.sources.repository.display());
-            script(
-                place,
-                include_str!("../../../judges/git.sh"),
-                &[&repository],
-            )
-        },
-    },
-    Judge {
-        name: "sqlite",
-        run: |place| script(place, include_str!("../../../judges/sqlite.sh"), &["10000"]),
     },
     Judge {
         name: "sqlite-kill",
@@ -64,6 +42,33 @@ pub(crate) const JUDGES: &[Judge] = &[
         },
     },
     Judge {
+        name: "dbench",
+        run: |place| script(place, include_str!("../../../judges/dbench.sh"), &["60"]),
+    },
+    Judge {
+        name: "fsx",
+        run: |place| {
+            // Any seed will do; that it is always the same makes a failure one that can be had again.
+            let operations = ["50000", "20250217"];
+            script(place, include_str!("../../../judges/fsx.sh"), &operations)
+        },
+    },
+    Judge {
+        name: "sqlite",
+        run: |place| script(place, include_str!("../../../judges/sqlite.sh"), &["10000"]),
+    },
+    Judge {
+        name: "git",
+        run: |place| {
+            let repository = format!("file://{}", place.sources.repository.display());
+            script(
+                place,
+                include_str!("../../../judges/git.sh"),
+                &[&repository],
+            )
+        },
+    },
+    Judge {
         name: "tar",
         run: |place| {
             let archive = place.sources.archive.display().to_string();
@@ -74,10 +79,6 @@ pub(crate) const JUDGES: &[Judge] = &[
                 &[&archive, &tree],
             )
         },
-    },
-    Judge {
-        name: "dbench",
-        run: |place| script(place, include_str!("../../../judges/dbench.sh"), &["60"]),
     },
 ];
 

@@ -62,33 +62,51 @@ fn main() -> Result<ExitCode> {
     let home = Home::new()?;
     let sources = Sources::new(home.path())?;
     let vm = Vm::boot()?;
-    let mut verdicts = Vec::new();
-    for way in wanted_ways {
-        for &judge in &wanted_judges {
-            let verdict = judged(judge, way, &sources, &home, &vm).with_context(|| {
-                format!(
-                    "{}, {}; the console:\n{}",
-                    judge.name,
-                    way.name,
-                    vm.console()
-                )
-            })?;
-            println!(
-                "{:<12} {:<8} {:>6.0} s  {}",
-                judge.name,
-                way.name,
-                verdict.time.as_secs_f64(),
-                verdict.said
-            );
-            for surprise in &verdict.surprises {
-                println!("    {surprise}");
-            }
-            verdicts.push(verdict);
-        }
-    }
+    // The ways at the same time: each waits for the machine more than it uses this one.
+    let verdicts = std::thread::scope(|scope| {
+        let (judges, sources, home, vm) = (&wanted_judges, &sources, &home, &vm);
+        let threads: Vec<_> = wanted_ways
+            .iter()
+            .map(|way| scope.spawn(move || by_one_way(judges, way, sources, home, vm)))
+            .collect();
+        let ended = threads.into_iter().map(|thread| thread.join());
+        ended
+            .map(|verdicts| verdicts.ok().context("a thread panicked")?)
+            .collect::<Result<Vec<_>>>()
+    })
+    .with_context(|| format!("the console:\n{}", vm.console()))?;
+    let verdicts: Vec<Verdict> = verdicts.into_iter().flatten().collect();
     print_table(&verdicts);
     let surprised = verdicts.iter().any(|verdict| !verdict.surprises.is_empty());
     Ok(ExitCode::from(u8::from(surprised)))
+}
+
+fn by_one_way(
+    judges: &[&'static Judge],
+    way: &'static Way,
+    sources: &Sources,
+    home: &Home,
+    vm: &Vm,
+) -> Result<Vec<Verdict>> {
+    let mut verdicts = Vec::new();
+    for &judge in judges {
+        let verdict = judged(judge, way, sources, home, vm)
+            .with_context(|| format!("{}, {}", judge.name, way.name))?;
+        let mut line = format!(
+            "{:<12} {:<8} {:>6.0} s  {}",
+            judge.name,
+            way.name,
+            verdict.time.as_secs_f64(),
+            verdict.said
+        );
+        for surprise in &verdict.surprises {
+            line.push_str("\n    ");
+            line.push_str(surprise);
+        }
+        println!("{line}");
+        verdicts.push(verdict);
+    }
+    Ok(verdicts)
 }
 
 fn judged(
