@@ -2,6 +2,7 @@
 //! command that does nothing, bulk in and out, a long path; and round trips, through a proxy that holds
 //! every byte for 25 ms. docs/performance.md has a run of it.
 
+use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ use e2e::vm::Vm;
 
 const RUNS: usize = 50;
 const BULK: u64 = 1 << 30;
+/// Bytes that are timed behind bulk.
+const SMALL: usize = 300;
 const HOP: Duration = Duration::from_millis(25);
 const CIPHER: &str = "aes128-gcm@openssh.com";
 
@@ -115,6 +118,39 @@ impl Program {
     }
 }
 
+impl Program {
+    /// How long a byte takes there and back, while standard output is full all the time.
+    fn small_behind_bulk(&self) -> Result<Vec<Duration>> {
+        let mut command = self.line(&["sh", "-c", "'cat /dev/zero & exec cat >&2'"]);
+        if self.name == "cpu" {
+            // It takes words as they are; ssh's go through a shell.
+            command = self.line(&["sh", "-c", "cat /dev/zero & exec cat >&2"]);
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        let (mut to, mut from) = (child.stdin.take(), child.stderr.take());
+        let mut bulk = child.stdout.take().context("no output")?;
+        let sink =
+            std::thread::spawn(move || std::io::copy(&mut bulk, &mut std::io::sink()).unwrap_or(0));
+        let mut times = Vec::new();
+        for _ in 0..SMALL {
+            std::thread::sleep(Duration::from_millis(10));
+            let start = Instant::now();
+            to.as_mut().context("no input")?.write_all(b"x")?;
+            from.as_mut().context("no errors")?.read_exact(&mut [0])?;
+            times.push(start.elapsed());
+        }
+        child.kill()?;
+        child.wait()?;
+        let moved = sink.join().ok().context("a thread panicked")?;
+        ensure!(moved > 1 << 26, "only {moved} bytes of bulk");
+        Ok(sorted(times))
+    }
+}
+
 fn sorted(mut times: Vec<Duration>) -> Vec<Duration> {
     times.sort();
     times
@@ -165,6 +201,18 @@ fn main() -> Result<()> {
         rates[0].0 / rates[1].0,
         rates[0].1 / rates[1].1
     );
+
+    println!("a byte there and back behind full output, {SMALL} of each, ms");
+    for program in &pair {
+        let times = program.small_behind_bulk()?;
+        let [median, late, worst] =
+            [SMALL / 2, SMALL * 95 / 100, SMALL - 1].map(|n| millis(times[n]));
+        println!(
+            "{:<8} median {median:.1}, 95 of 100 within {late:.1}, worst {worst:.1} (to reach: 5)",
+            program.name
+        );
+    }
+    println!();
 
     let long = Delay::start(cpud.port, 2 * HOP)?;
     let (input, output) = Program::cpu(long.port, &cpud.host_key()).bulk(BULK)?;
