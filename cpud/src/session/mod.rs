@@ -5,7 +5,8 @@
 //! ```
 //!
 //! with the environment that the client sent, and pipes or the terminal as standard input, output
-//! and error. It is single-threaded (unshare(2) acts on the calling thread) and goes in this order:
+//! and error. It is single-threaded (unshare(2) acts on the calling thread), but for the moments in which
+//! the client's files are looked up or let go at the same time, and goes in this order:
 //!
 //! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
 //! 2. private mount namespace, tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu ([`namespace`]);

@@ -31,8 +31,10 @@ pub(super) fn mount_all(text: &OsStr, client: Option<&Client>) -> Vec<PathBuf> {
     let mut done = Vec::new();
     for line in fstab::parse(text.as_bytes()) {
         let entry = line.map_err(anyhow::Error::from);
-        match entry.and_then(|entry| mount_one(&entry, client).map(|()| entry.target)) {
-            Ok(target) => done.push(target),
+        match entry.and_then(|entry| mount_one(&entry, client).map(|()| entry)) {
+            // A remount is of somebody else's mount.
+            Ok(entry) if entry.flags & fstab::REMOUNT != 0 => {}
+            Ok(entry) => done.push(entry.target),
             Err(error) => say(format_args!("{error:#}")),
         }
     }

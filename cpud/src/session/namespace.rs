@@ -77,7 +77,11 @@ pub(super) fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     for some in items.chunks(THREADS) {
         thread::scope(|scope| {
             for item in some {
-                scope.spawn(move || work(item));
+                let spawned = thread::Builder::new().spawn_scoped(scope, move || work(item));
+                if spawned.is_err() {
+                    // No more threads to be had: one after the other then.
+                    work(item);
+                }
             }
         });
     }
