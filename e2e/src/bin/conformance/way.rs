@@ -1,5 +1,6 @@
 //! How the files reach the machine: by our own pair, or by the habits of u-root's.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
@@ -72,7 +73,7 @@ impl Place<'_> {
             .with_context(|| format!("cannot run {command:?}"))
     }
 
-    /// Run a script to its end: whether it succeeded, and what it said.
+    /// Run a script to its end: whether it succeeded, and what it said, with the status at the end if it did not.
     pub(crate) fn run(
         &self,
         script: &str,
@@ -88,8 +89,12 @@ impl Place<'_> {
             child.kill()?;
             child.wait()?;
         }
-        let said = self.said()?;
-        Ok((ended.with_context(|| said.clone())?.success(), said))
+        let mut said = self.said()?;
+        let status = ended.with_context(|| said.clone())?;
+        if !status.success() {
+            writeln!(said, "{status}")?;
+        }
+        Ok((status.success(), said))
     }
 
     /// What the last script has said so far.
