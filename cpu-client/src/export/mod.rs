@@ -11,17 +11,19 @@
 //! | [`attr`] | attributes both ways, qids |
 //! | [`dir`] | directories read as a stream |
 //! | [`lock`] | record locks that exclude everyone else |
+//! | [`owner`] | whose new files are |
 //! | [`xattr`] | extended attributes |
 //! | [`process`] | limits and umask, set once for the whole process |
 //!
 //! The server has the user's rights and no others. Owners and groups that the peer names for
-//! new files are ignored, as for any unprivileged process: a new file is the user's, its group
-//! is what the directory says. getattr tells the truth about it.
+//! new files are ignored unless the user is root, as for any process: a new file is the user's,
+//! its group is what the directory says. getattr tells the truth about it.
 
 mod attr;
 mod dir;
 mod lock;
 mod node;
+mod owner;
 mod process;
 #[cfg(test)]
 mod without_proc;
@@ -146,7 +148,7 @@ impl FileSystem for Export {
     type File = File;
 
     fn attach(&self, who: &Attach<'_>) -> Result<(Node, Qid)> {
-        let mut node = self.root.clone();
+        let mut node = self.root.of_user(who.n_uname);
         for name in who.aname.split(|b| *b == b'/') {
             match name {
                 b"" => {}
@@ -167,7 +169,10 @@ impl FileSystem for Export {
         if node.kind() != FileType::Directory {
             return Err(Errno::ENOTDIR);
         }
-        let up = node.up().unwrap_or(&self.root).clone();
+        let up = match node.up() {
+            Some(up) => up.clone(),
+            None => self.root.of_user(node.user()),
+        };
         let stat = attr::stat(up.fd()).map_err(os)?;
         Ok((up, self.qid(&stat)))
     }
@@ -232,14 +237,17 @@ impl FileSystem for Export {
         name: &[u8],
         flags: OpenFlags,
         mode: u32,
-        _gid: u32,
+        gid: u32,
     ) -> Result<(Node, File, Qid)> {
         // What is there may be a pipe or a device, so it is never opened by name: either the
         // file is new, or it is walked to. Someone may remove it in between, hence the loop.
         for _ in 0..8 {
             let flags_new =
                 oflags(flags, self.caching)? | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            match rustix::fs::openat(dir.fd(), name, flags_new, attr::mode(mode)) {
+            let mode = attr::mode(mode);
+            match Self::make(dir, gid, || {
+                rustix::fs::openat(dir.fd(), name, flags_new, mode)
+            }) {
                 Ok(fd) => {
                     let fd = Arc::new(fd);
                     let stat = attr::stat(&fd).map_err(os)?;
@@ -311,13 +319,16 @@ impl FileSystem for Export {
         self.find_lock(node, file, owner, lock)
     }
 
-    fn mkdir(&self, dir: &Node, name: &[u8], mode: u32, _gid: u32) -> Result<Qid> {
-        rustix::fs::mkdirat(dir.fd(), name, attr::mode(mode)).map_err(os)?;
+    fn mkdir(&self, dir: &Node, name: &[u8], mode: u32, gid: u32) -> Result<Qid> {
+        Self::make(dir, gid, || {
+            rustix::fs::mkdirat(dir.fd(), name, attr::mode(mode))
+        })
+        .map_err(os)?;
         self.made(dir, name)
     }
 
-    fn symlink(&self, dir: &Node, name: &[u8], target: &[u8], _gid: u32) -> Result<Qid> {
-        rustix::fs::symlinkat(target, dir.fd(), name).map_err(os)?;
+    fn symlink(&self, dir: &Node, name: &[u8], target: &[u8], gid: u32) -> Result<Qid> {
+        Self::make(dir, gid, || rustix::fs::symlinkat(target, dir.fd(), name)).map_err(os)?;
         self.made(dir, name)
     }
 
@@ -327,11 +338,14 @@ impl FileSystem for Export {
         name: &[u8],
         mode: u32,
         (major, minor): (u32, u32),
-        _gid: u32,
+        gid: u32,
     ) -> Result<Qid> {
         let kind = FileType::from_raw_mode(mode);
         let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(dir.fd(), name, kind, attr::mode(mode), device).map_err(os)?;
+        Self::make(dir, gid, || {
+            rustix::fs::mknodat(dir.fd(), name, kind, attr::mode(mode), device)
+        })
+        .map_err(os)?;
         self.made(dir, name)
     }
 

@@ -3,6 +3,7 @@
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use ninep::msg::NO_ID;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
 use rustix::io::{Errno, Result};
 use rustix::path::DecInt;
@@ -18,6 +19,8 @@ struct Place {
     fd: Arc<OwnedFd>,
     id: FileId,
     kind: FileType,
+    /// Who attached, by his number there; [`NO_ID`] if he named none.
+    user: u32,
     /// `None` at the root. Never changed, so that there is no circle whatever is renamed.
     up: Option<(Node, Box<[u8]>)>,
 }
@@ -56,6 +59,7 @@ impl Drop for Place {
 impl Node {
     fn new(fd: Arc<OwnedFd>, stat: &Statx, up: Option<(Node, Box<[u8]>)>) -> Self {
         Self(Arc::new(Place {
+            user: up.as_ref().map_or(NO_ID, |(up, _)| up.user()),
             fd,
             id: FileId::new(stat),
             kind: FileType::from_raw_mode(stat.stx_mode.into()),
@@ -86,8 +90,25 @@ impl Node {
             fd: self.0.fd.clone(),
             id: self.0.id,
             kind: self.0.kind,
+            user: self.0.user,
             up: Some((dir.clone(), name.into())),
         }))
+    }
+
+    /// The root for somebody who attaches.
+    pub(super) fn of_user(&self, user: u32) -> Self {
+        Self(Arc::new(Place {
+            fd: self.0.fd.clone(),
+            id: self.0.id,
+            kind: self.0.kind,
+            user,
+            up: None,
+        }))
+    }
+
+    /// Who attached, by his number there.
+    pub(super) fn user(&self) -> u32 {
+        self.0.user
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -149,6 +149,107 @@ fn setgid_directories_give_their_group() {
     );
 }
 
+/// What is made is whose user attached, if the server may give it to him; else the server's user's.
+#[test]
+fn new_files_belong_to_who_attached() {
+    let served = Served::new();
+    chmod(&served, &[("", 0o700)]);
+    let mut raw = Raw::start(served.export.clone(), Config::default()).0;
+    raw.version(1 << 20);
+    for (fid, n_uname) in [(0, 0), (100, 54321)] {
+        let Request::Attach {
+            afid, uname, aname, ..
+        } = attach(fid)
+        else {
+            unreachable!();
+        };
+        let attach = Request::Attach {
+            fid,
+            afid,
+            uname,
+            aname,
+            n_uname,
+        };
+        raw.ask(&attach).unwrap();
+    }
+    let gid = 54322;
+    let text = |text: &'static str| Str::new(text.as_bytes()).unwrap();
+    let make = |name, dfid| {
+        [
+            Request::Mkdir {
+                dfid,
+                name,
+                mode: 0o755,
+                gid,
+            },
+            Request::Mknod {
+                dfid,
+                name,
+                mode: 0o010_644,
+                major: 0,
+                minor: 0,
+                gid,
+            },
+            Request::Symlink {
+                dfid,
+                name,
+                target: text("nowhere"),
+                gid,
+            },
+        ]
+    };
+    for (index, request) in make(name("x"), 100).into_iter().enumerate() {
+        raw.ask(&request).unwrap();
+        fs::rename(served.path("x"), served.path(&index.to_string())).unwrap();
+    }
+    raw.walk(100, 101, "").unwrap();
+    let create = Request::Lcreate {
+        fid: 101,
+        name: name("file"),
+        flags: RDWR,
+        mode: 0o6755,
+        gid,
+    };
+    raw.ask(&create).unwrap();
+    // And of what is made in a directory that was walked to, after a rename, from its `..` too.
+    raw.walk(100, 102, "0").unwrap();
+    raw.ask(&make(name("deep"), 102)[0]).unwrap();
+
+    let root = rustix::process::geteuid().is_root();
+    for (file, mode) in [
+        ("0", 0o040_755),
+        ("0/deep", 0o040_755),
+        ("1", 0o010_644),
+        ("2", 0o120_777),
+        ("file", 0o106_755),
+    ] {
+        let found = served.path(file).symlink_metadata().unwrap();
+        let want = if root {
+            (54321, gid)
+        } else {
+            (rustix::process::geteuid().as_raw(), found.gid())
+        };
+        assert_eq!((found.uid(), found.gid()), want, "{file}");
+        // Of an unprivileged user the group decides whether the bit stays (open(2)).
+        assert_eq!(found.mode() | 0o2000, mode | 0o2000, "{file}");
+        assert!(!root || found.mode() == mode, "{file}: {:o}", found.mode());
+    }
+    // The same threads still make root's files, and may do what root may.
+    served.mkdir("closed");
+    chmod(&served, &[("closed", 0)]);
+    if root {
+        raw.walk(0, 1, "closed").unwrap();
+        raw.ask(&make(name("mine"), 1)[1]).unwrap();
+        let found = served.path("closed/mine").metadata().unwrap();
+        assert_eq!((found.uid(), found.gid()), (0, gid));
+        // Also for the other user: his kernel has let him.
+        raw.walk(100, 2, "closed").unwrap();
+        raw.ask(&make(name("his"), 2)[1]).unwrap();
+        let found = served.path("closed/his").metadata().unwrap();
+        assert_eq!((found.uid(), found.gid()), (54321, gid));
+    }
+}
+
 /// In a sticky directory only the owner of a file takes its name away.
 #[test]
 fn sticky_directories_protect_what_is_others() {
