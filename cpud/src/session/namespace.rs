@@ -96,16 +96,21 @@ pub(super) fn mount_9p(
 ) -> Result<Client> {
     let fd = connection.as_raw_fd();
     // cache=mmap: the one mode in which shared writable mappings work and names are not kept.
-    // access=any: one attach serves every user; the client's own rights decide, whoever asks.
+    // access=any: one attach serves every user; the client's own rights decide, whoever asks. Only a client
+    // that is root can give new files to the user who makes them, so there each user attaches.
     // locktimeout: seconds until the kernel asks again for a lock that somebody else has.
     let (msize, more) = if u_root {
         (64 * 1024, ",noxattr")
     } else {
         (MAX_MSIZE, "")
     };
+    let access = match &user {
+        Some(user) if user == "root" => "user",
+        _ => "any",
+    };
     let mut options = format!(
         "version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={msize}{more},cache=mmap,\
-         access=any,locktimeout=1"
+         access={access},locktimeout=1"
     );
     if let Some(user) = user.filter(|user| !user.is_empty()) {
         options.push_str(",uname=");

@@ -63,6 +63,7 @@ impl Place<'_> {
         command
             .env("HOME", self.home)
             .env("PWD", self.directory)
+            .env("USER", "root")
             .env("JUDGES", there(&judges()?))
             .current_dir(self.directory);
         let log = File::create(self.log()?)?;
