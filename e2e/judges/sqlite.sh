@@ -1,4 +1,4 @@
-# Two processes write $1 transactions together, once with a rollback journal and once with a log ahead (WAL).
+# Two processes write $1 transactions together, with a rollback journal; and then with a log ahead (WAL).
 for journal in delete wal; do
 	sqlite3 $journal "PRAGMA journal_mode=$journal; CREATE TABLE t (id INTEGER PRIMARY KEY, who TEXT, n INTEGER);"
 	writers=()
@@ -13,4 +13,4 @@ for journal in delete wal; do
 	test "$(sqlite3 $journal 'SELECT count(*), count(DISTINCT who || n) FROM t')" = "$1|$1"
 	echo "$journal: done after $SECONDS s"
 done
-echo "$1 transactions of two processes, with a rollback journal and with WAL: integrity_check ok, none lost"
+echo "$1 transactions of two processes with a rollback journal, $1 with WAL: integrity_check ok, none lost"
