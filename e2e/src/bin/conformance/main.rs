@@ -119,15 +119,20 @@ fn judged(
     let directory = home.path().join(format!("{}-{}", judge.name, way.name));
     std::fs::create_dir(&directory)?;
     let start = Instant::now();
-    let (said, failed) = (judge.run)(&way::Place {
+    let judged = (judge.run)(&way::Place {
         way,
         judge: judge.name,
         port: vm.port(),
         home: home.path(),
         directory: &directory,
         sources,
-    })?;
+    });
     let time = start.elapsed();
+    // Who fails as a whole is one of those that failed; the next ones are heard all the same.
+    let (said, failed) = judged.unwrap_or_else(|error| {
+        let failed = BTreeSet::from([judge.name.to_owned()]);
+        (format!("{error:#}"), failed)
+    });
     let explained: BTreeSet<String> = EXPLAINED
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim())
