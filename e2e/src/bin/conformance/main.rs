@@ -69,7 +69,7 @@ fn main() -> Result<ExitCode> {
             .iter()
             .map(|way| scope.spawn(move || by_one_way(judges, way, sources, home, vm)))
             .collect();
-        let ended = threads.into_iter().map(|thread| thread.join());
+        let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         ended
             .map(|verdicts| verdicts.ok().context("a thread panicked")?)
             .collect::<Result<Vec<_>>>()
