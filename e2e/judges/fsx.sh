@@ -1,20 +1,28 @@
-# Random reads, writes, mappings, truncations, renewals of one file, each checked against a model in memory: $1
-# of them by read(2) and write(2) alone, $1 with mmap(2) too. $2 is the seed.
-cat > plain.toml <<'DONE'
-[weights]
-close_open = 1
-fsync = 1
-fdatasync = 1
-sendfile = 1
-copy_file_range = 1
-mapread = 0
-mapwrite = 0
-read = 10
-write = 10
-truncate = 5
-DONE
-sed 's/^map.*0/&.0/; s/^\(map.*\) = .*/\1 = 10/' plain.toml > mapped.toml
-for kind in plain mapped; do
-	"$JUDGES/fsx" -q -N "$1" -S "$2" -f "$kind.toml" "$kind"
+# $1 random reads, writes, truncations, renewals of one file, each checked against a model in memory; half of them by
+# read(2) and write(2) alone, half with mmap(2) too; one in a hundred is large, of up to half a megabyte. $2 is the seed.
+settings() {
+	cat <<-DONE
+		flen = $1
+		[opsize]
+		max = $2
+		[weights]
+		close_open = 1
+		fsync = 0.3
+		fdatasync = 0.3
+		sendfile = 1
+		copy_file_range = 1
+		read = 10
+		write = 10
+		truncate = 5
+		mapread = $3
+		mapwrite = $3
+	DONE
+}
+for weight in 0 10; do
+	settings 65536 8192 $weight > small.toml
+	"$JUDGES/fsx" -q -N $(($1 * 99 / 200)) -S "$2" -f small.toml small
+	settings 2097152 524288 $weight > large.toml
+	"$JUDGES/fsx" -q -N $(($1 / 200)) -S "$2" -f large.toml large
+	echo "map weight $weight: done after $SECONDS s"
 done
-echo "$1 operations by read and write, $1 with mmap too, seed $2: no difference"
+echo "$1 operations, half of them with mmap, seed $2: no difference"

@@ -48,7 +48,7 @@ pub(crate) const JUDGES: &[Judge] = &[
         name: "fsx",
         run: |place| {
             // Any seed will do; that it is always the same makes a failure one that can be had again.
-            let operations = ["50000", "20250217"];
+            let operations = ["100000", "20250217"];
             script(place, include_str!("../../../judges/fsx.sh"), &operations)
         },
     },
@@ -111,15 +111,21 @@ impl Sources {
                 "-euc",
                 script,
                 "repository",
-                &kernel.join("fs").to_string_lossy(),
+                &kernel.join("include/linux").to_string_lossy(),
                 &repository.to_string_lossy(),
             ],
         )?;
-        let archive = home.join("include.tar");
-        let parent = kernel.to_string_lossy();
+        let archive = home.join("bindings.tar");
+        let parent = kernel.join("Documentation/devicetree");
         local(
             "tar",
-            &["cf", &archive.to_string_lossy(), "-C", &parent, "include"],
+            &[
+                "cf",
+                &archive.to_string_lossy(),
+                "-C",
+                &parent.to_string_lossy(),
+                "bindings",
+            ],
         )?;
         // The one that rust-toolchain.toml names.
         let mut rustc = Command::new("rustc");
@@ -130,7 +136,7 @@ impl Sources {
         let toolchain = String::from_utf8(output.stdout)?;
         Ok(Self {
             repository,
-            tree: kernel.join("include").canonicalize()?,
+            tree: parent.join("bindings").canonicalize()?,
             archive,
             toolchain: PathBuf::from(toolchain.trim()),
         })
