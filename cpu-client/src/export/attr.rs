@@ -1,9 +1,10 @@
 //! Attributes from the system to the wire and back.
 //!
-//! **qid.path** is the inode number, the device folded in: on the root's own device the number as
-//! it is; on every other one xored with 64 bits hashed from the device. So two files of one
-//! device never share a path, and two of different devices only if the few inode bits in use differ
-//! by just what two hashes differ by.
+//! **qid.path** is the inode number, the device folded in, less the 2 that Linux's client adds
+//! (`QID2INO`): on the root's own device a file has the number there that it has here, or git on
+//! either side would read again all that the other has in its index; on every other one xored with
+//! 64 bits hashed from the device. So two files of one device never share a path, and two of
+//! different devices only if the few inode bits in use differ by just what two hashes differ by.
 //!
 //! **qid.version** is a hash of size, mtime and ctime, which the kernel updates with every change;
 //! never 0, which tells Linux's client not to cache, except for files that the system
@@ -46,7 +47,7 @@ fn mix(x: u64) -> u64 {
 
 /// See the head of this file. `root` is the device of the root.
 pub(super) fn path(root: u64, id: FileId) -> u64 {
-    id.inode ^ mix(id.device ^ root)
+    (id.inode ^ mix(id.device ^ root)).wrapping_sub(2)
 }
 
 pub(super) fn qid(root: u64, stat: &Statx) -> Qid {
