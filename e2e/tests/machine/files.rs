@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_file_made_there_is_here_and_both_agree", made_there),
     ("a_session_has_its_mounts_and_nobody_else_has", mounts),
     ("programs_make_rename_link_and_remove_files", all_operations),
+    ("a_file_of_another_user_is_his_if_root_serves", of_others),
 ];
 
 fn same_directory(machine: &Machine) -> Result<()> {
@@ -134,5 +135,21 @@ two"
         df . > /dev/null
         rm -r ~/ops; test ! -e ~/ops"#;
     machine.client.sh_ok(script)?;
+    Ok(())
+}
+
+fn of_others(machine: &Machine) -> Result<()> {
+    let script = "mkdir -m 777 ~/others && cd ~/others && \
+        setpriv --reuid 12345 --regid 12346 --clear-groups sh -c '> f; mkdir d' && stat -c '%u %g' f d";
+    let mut command = machine.client.command(&[], &["sh", "-c", script]);
+    command.env("USER", "root");
+    let output = machine.client.output(command, b"")?;
+    let (user, group) = (nix::unistd::getuid(), nix::unistd::getgid());
+    let want = if user.is_root() {
+        "12345 12346\n".repeat(2)
+    } else {
+        format!("{user} {group}\n").repeat(2)
+    };
+    ensure!(output.stdout == want.as_bytes(), "{output:?}");
     Ok(())
 }
