@@ -1,9 +1,12 @@
 //! Loads the file server without a kernel in between, and prints what it does per second:
-//! `load9p [SECONDS]`. One session over a pipe in memory, and the same over a socket pair;
-//! sequential reads of a cached file in 1 MiB messages, and getattrs, 32 and 1 outstanding.
+//! `load9p [SECONDS [PORT]]`. One session over a pipe in memory, the same over a socket pair and over TCP;
+//! sequential reads of a cached file in 1 MiB messages, and getattrs, 32 and 1 outstanding. With PORT, in
+//! turn with our own over TCP and in its size of messages, the server that listens there on 127.0.0.1 and
+//! serves `/`: `diod -f -n -e / -l 127.0.0.1:PORT`.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
@@ -11,26 +14,27 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use cpu_client::export::Export;
-use ninep::msg::{Attr, Header, NO_FID, NO_ID, NO_TAG, Request, VERSION};
+use ninep::msg::{Attr, Header, NO_FID, NO_ID, NO_TAG, Reply, Request, VERSION};
 use ninep::server::{Config, serve};
 use ninep::wire::{Few, Frame, HEADER, Name, Str};
 
 const MSIZE: u32 = 1 << 20;
-/// What Linux asks for at most.
-const COUNT: u32 = MSIZE - 24;
+/// What Linux keeps free in a message of data.
+const IO_HEADER: u32 = 24;
 const FILE: u64 = 256 << 20;
 
 fn main() -> Result<()> {
     let seconds = std::env::args().nth(1).map_or(Ok(3), |arg| arg.parse())?;
     let time = Duration::from_secs(seconds);
+    let port = std::env::args().nth(2).map(|arg| arg.parse()).transpose()?;
     let dir = std::env::temp_dir().join(format!("load9p-{}", std::process::id()));
     std::fs::create_dir(&dir)?;
-    let result = run(&dir, time);
+    let result = run(&dir, time, port);
     std::fs::remove_dir_all(&dir)?;
     result
 }
 
-fn run(dir: &Path, time: Duration) -> Result<()> {
+fn run(dir: &Path, time: Duration, other: Option<u16>) -> Result<()> {
     let mut file = std::fs::File::create(dir.join("file"))?;
     let mib = vec![7; 1 << 20];
     for _ in 0..FILE >> 20 {
@@ -38,88 +42,84 @@ fn run(dir: &Path, time: Duration) -> Result<()> {
     }
     drop(file);
 
-    let (ours, theirs) = pipe();
-    session("memory", dir, &ours, &theirs, time)?;
-    let (ours, theirs) = UnixStream::pair()?;
-    session("socket", dir, &ours, &theirs, time)
+    let Some(port) = other else {
+        let (ours, theirs) = pipe();
+        session("memory", dir, MSIZE, &ours, &theirs, time)?;
+        let (ours, theirs) = UnixStream::pair()?;
+        session("socket", dir, MSIZE, &ours, &theirs, time)?;
+        let (ours, theirs) = tcp()?;
+        session("tcp", dir, MSIZE, &ours, &theirs, time)?;
+        return Ok(());
+    };
+    let connect = || -> io::Result<_> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    };
+    let msize = Client::new(&connect()?, dir, MSIZE)?.msize;
+    println!("messages of {msize} bytes");
+    for _ in 0..3 {
+        let (ours, theirs) = tcp()?;
+        session("ours", dir, msize, &ours, &theirs, time)?;
+        load("theirs", &connect()?, dir, msize, time)?;
+    }
+    Ok(())
 }
 
-/// Serves `dir` on `theirs`, and loads it from `ours`.
-fn session<S>(transport: &str, dir: &Path, ours: &S, theirs: &S, time: Duration) -> Result<()>
+/// The two ends of a connection.
+fn tcp() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    let ours = TcpStream::connect(listener.local_addr()?)?;
+    let (theirs, _) = listener.accept()?;
+    ours.set_nodelay(true)?;
+    theirs.set_nodelay(true)?;
+    Ok((ours, theirs))
+}
+
+/// Serves `/` on `theirs`, and loads it from `ours`.
+fn session<S>(
+    server: &str,
+    dir: &Path,
+    msize: u32,
+    ours: &S,
+    theirs: &S,
+    time: Duration,
+) -> Result<()>
 where
     S: Stream,
     for<'a> &'a S: Read + Write,
 {
-    let export = Export::new(dir)?;
+    let export = Export::new(Path::new("/"))?;
     std::thread::scope(|scope| {
-        let server = scope.spawn(|| serve(&export, theirs, theirs, &Config::default()));
-        let result = load(transport, ours, time);
+        let served = scope.spawn(|| serve(&export, theirs, theirs, &Config::default()));
+        let result = load(server, ours, dir, msize, time);
         ours.hang_up();
-        match server.join() {
+        match served.join() {
             Ok(ended) => result.and(ended.context("the server failed")),
             Err(_) => bail!("the server panicked"),
         }
     })
 }
 
-fn load<S>(transport: &str, stream: &S, time: Duration) -> Result<()>
+fn load<S>(server: &str, stream: &S, dir: &Path, msize: u32, time: Duration) -> Result<()>
 where
     for<'a> &'a S: Read + Write,
 {
-    let mut client = Client {
-        stream,
-        frame: Frame::default(),
-        sink: vec![0; MSIZE as usize],
-    };
-    let version = Str::new(VERSION).unwrap_or_default();
-    let empty = Str::default();
-    let mut names = Few::default();
-    names.push(Name::new(b"file").context("a name")?);
-    for (tag, request) in [
-        (
-            NO_TAG,
-            Request::Version {
-                msize: MSIZE,
-                version,
-            },
-        ),
-        (
-            1,
-            Request::Attach {
-                fid: 0,
-                afid: NO_FID,
-                uname: empty,
-                aname: empty,
-                n_uname: NO_ID,
-            },
-        ),
-        (
-            1,
-            Request::Walk {
-                fid: 0,
-                newfid: 1,
-                names,
-            },
-        ),
-        (1, Request::Lopen { fid: 1, flags: 0 }),
-    ] {
-        client.send(tag, &request)?;
-        client.receive()?;
-    }
-
+    let mut client = Client::new(stream, dir, msize)?;
+    let count = client.msize - IO_HEADER;
     for depth in [4, 1] {
         let mut offset = 0;
         let (n, elapsed) = client.keep(depth, time, || {
             let at = offset;
-            offset = (offset + u64::from(COUNT)) % (FILE - u64::from(COUNT));
+            offset = (offset + u64::from(count)) % (FILE - u64::from(count));
             Request::Read {
                 fid: 1,
                 offset: at,
-                count: COUNT,
+                count,
             }
         })?;
-        let mib = n * f64::from(COUNT) / f64::from(1 << 20) / elapsed;
-        println!("{transport:8} read     {depth:2} outstanding {mib:9.0} MiB/s");
+        let mib = n * f64::from(count) / f64::from(1 << 20) / elapsed;
+        println!("{server:8} read     {depth:2} outstanding {mib:9.0} MiB/s");
     }
     for depth in [32, 1] {
         let (n, elapsed) = client.keep(depth, time, || Request::Getattr {
@@ -127,7 +127,7 @@ where
             mask: Attr::BASIC,
         })?;
         println!(
-            "{transport:8} getattr  {depth:2} outstanding {:9.0} /s",
+            "{server:8} getattr  {depth:2} outstanding {:9.0} /s",
             n / elapsed
         );
     }
@@ -136,14 +136,57 @@ where
 
 struct Client<'a, S> {
     stream: &'a S,
+    msize: u32,
     frame: Frame,
     sink: Vec<u8>,
 }
 
-impl<S> Client<'_, S>
+impl<'a, S> Client<'a, S>
 where
-    for<'a> &'a S: Read + Write,
+    for<'b> &'b S: Read + Write,
 {
+    /// Fid 1 is `file` in `dir`, open.
+    fn new(stream: &'a S, dir: &Path, msize: u32) -> Result<Self> {
+        let mut client = Self {
+            stream,
+            msize,
+            frame: Frame::default(),
+            sink: vec![0; msize as usize],
+        };
+        let version = Str::new(VERSION).unwrap_or_default();
+        client.send(NO_TAG, &Request::Version { msize, version })?;
+        client.receive()?;
+        match Reply::decode(
+            101,
+            client.sink.get(..4 + 2 + VERSION.len()).context("short")?,
+        ) {
+            Ok(Reply::Version { msize, .. }) => client.msize = msize,
+            other => bail!("no version: {other:?}"),
+        }
+        let dir = dir.to_str().context("a path in UTF-8")?;
+        let mut names = Few::default();
+        names.push(Name::new(b"file").context("a name")?);
+        for request in [
+            Request::Attach {
+                fid: 0,
+                afid: NO_FID,
+                uname: Str::new(b"root").unwrap_or_default(),
+                aname: Str::new(dir.as_bytes()).unwrap_or_default(),
+                n_uname: NO_ID,
+            },
+            Request::Walk {
+                fid: 0,
+                newfid: 1,
+                names,
+            },
+            Request::Lopen { fid: 1, flags: 0 },
+        ] {
+            client.send(1, &request)?;
+            client.receive()?;
+        }
+        Ok(client)
+    }
+
     fn send(&mut self, tag: u16, request: &Request<'_>) -> Result<()> {
         request.encode(tag, &mut self.frame);
         Ok(self.stream.write_all(self.frame.finish())?)
@@ -190,6 +233,13 @@ where
 
 trait Stream: Sync {
     fn hang_up(&self);
+}
+
+impl Stream for TcpStream {
+    fn hang_up(&self) {
+        // As below.
+        let _ = self.shutdown(std::net::Shutdown::Both);
+    }
 }
 
 impl Stream for UnixStream {
