@@ -16,7 +16,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench bench-session conformance clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench bench-session bench-9p conformance clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -117,6 +117,10 @@ bench-session: cpukernel ## a session beside OpenSSH's: time, bulk, round trips
 conformance: cpukernel ## judges from outside on a machine's files, hours (docs/conformance.md); JUDGES=git for one
 	@scripts/deps qemu judges
 	cargo run -p e2e --bin conformance -- $(JUDGES)
+
+bench-9p: cpukernel ## the file server beside diod, on a machine (BENCH_9P=--help; an hour or two)
+	@scripts/deps qemu test bench
+	cargo run --release -p e2e --bin bench-9p -- $(BENCH_9P)
 
 clean: ## remove out/ and target/, keys too; the cache (~/.cache/cpu-appliance) stays
 	cargo clean

@@ -1,4 +1,4 @@
-//! A server on this very machine: our cpud, or a stock sshd. For what needs no guest, and for what
+//! A server on this very machine: our cpud, a stock sshd, or diod. For what needs no guest, and for what
 //! needs a machine that has files of its own. Listens on 127.0.0.1 only; gone when dropped.
 
 use std::fs::File;
@@ -77,6 +77,17 @@ impl Daemon {
         })
     }
 
+    /// diod, Debian's 9P server: this machine's files over plain TCP, with this user's rights.
+    pub fn diod() -> Result<Self> {
+        Self::start("diod (package diod)", |_, port| {
+            let mut command = Command::new("/usr/sbin/diod");
+            command.args(["-f", "-n", "-L", "stderr", "-e", "/"]);
+            command.args(["-u", &nix::unistd::getuid().to_string()]);
+            command.args(["-l", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
     fn start(what: &str, command: impl Fn(&Path, u16) -> Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         keygen(&directory.path().join("host_key"), &["-t", "ed25519"], "")?;
@@ -105,6 +116,11 @@ impl Daemon {
             Ok((answers || daemon.socket().exists()).then_some(()))
         })?;
         Ok(daemon)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The file with its public host key.

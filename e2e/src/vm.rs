@@ -73,6 +73,11 @@ impl Vm {
         self.port
     }
 
+    /// QEMU's process.
+    pub fn pid(&self) -> u32 {
+        self.qemu.id()
+    }
+
     /// All that the machine has written on its console.
     pub fn console(&self) -> String {
         let bytes = std::fs::read(&self.console).unwrap_or_default();
