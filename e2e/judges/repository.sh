@@ -10,3 +10,4 @@ for directory in */; do
 done
 git add -f .
 git commit -q -m "the rest"
+git gc -q
