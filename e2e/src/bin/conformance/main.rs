@@ -1,7 +1,7 @@
 //! `make conformance`: judges from outside look at the files that a session sees. Each runs on a booted machine,
 //! in a directory of this one, once as our own pair serves it and once by the habits of u-root's. A table of
 //! what they said comes at the end; docs/conformance.md has it, and the reasons for what is in
-//! e2e/judges/explained. Words on the command line choose: judges or ways whose name contains one of them.
+//! e2e/judges/explained. Words on the command line choose: names of judges and of ways.
 
 mod judges;
 mod way;
@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use e2e::client::Home;
 use e2e::vm::Vm;
 
@@ -38,19 +38,18 @@ fn main() -> Result<ExitCode> {
     }
     let (mut wanted_ways, mut wanted_judges) = (Vec::new(), Vec::new());
     for word in &words {
-        let ways = WAYS.iter().filter(|way| way.name.contains(word.as_str()));
-        let judges = JUDGES
-            .iter()
-            .filter(|judge| judge.name.contains(word.as_str()));
-        let before = wanted_ways.len() + wanted_judges.len();
-        wanted_ways.extend(ways);
-        wanted_judges.extend(judges);
-        ensure!(
-            wanted_ways.len() + wanted_judges.len() > before,
-            "no judge and no way is called {word}; judges: {}; ways: {}",
-            JUDGES.iter().map(|j| j.name).collect::<Vec<_>>().join(" "),
-            WAYS.iter().map(|w| w.name).collect::<Vec<_>>().join(" ")
-        );
+        match (
+            WAYS.iter().find(|way| way.name == word),
+            JUDGES.iter().find(|judge| judge.name == word),
+        ) {
+            (Some(way), _) => wanted_ways.push(way),
+            (None, Some(judge)) => wanted_judges.push(judge),
+            (None, None) => bail!(
+                "no judge and no way is called {word}; judges: {}; ways: {}",
+                JUDGES.iter().map(|j| j.name).collect::<Vec<_>>().join(" "),
+                WAYS.iter().map(|w| w.name).collect::<Vec<_>>().join(" ")
+            ),
+        }
     }
     if wanted_ways.is_empty() {
         wanted_ways.extend(WAYS);
