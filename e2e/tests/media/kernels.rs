@@ -163,8 +163,10 @@ fn usb_and_hardened() -> Result<()> {
     let vm = Vm::start(script)?;
     let home = Home::new()?;
     let client = Client::new(vm.port(), &home);
+    // A disk on USB is found when it has answered, which may be after the network on USB serves.
     let said = client.sh_ok(
-        "ls /sys/class/net; sha256sum < /dev/sda; cat /sys/kernel/security/lockdown; \
+        "ls /sys/class/net; i=0; until [ -s /sys/block/sda/size ] && [ -r /dev/sda ] || [ $i = 600 ]; \
+         do sleep 0.1; i=$((i+1)); done; sha256sum < /dev/sda; cat /sys/kernel/security/lockdown; \
          cat /sys/devices/system/cpu/vulnerabilities/spectre_v2; \
          ls /dev/mem /dev/port /dev/cpu/0/msr /proc/kcore 2>&1; true",
     )?;
