@@ -162,8 +162,10 @@ fn it_makes_a_machine_supervises_and_reaps() {
 fn it_ends_everything_and_reboots() {
     let mut machine = Machine::boot("\n");
     // An orphan of init's that is deaf to SIGTERM.
-    machine
-        .run("(setsid sh -c \"trap '' TERM; while :; do sleep 0.2; done\" >&- 2>&- &); sleep 0.3");
+    machine.run(
+        "(setsid sh -c \"trap '' TERM; echo deaf >/dev/console; while :; do sleep 0.2; done\" >&- 2>&- &)",
+    );
+    machine.wait_for("deaf\n");
     let begun = Instant::now();
     signal(machine.init(), "-TERM");
     machine.wait_for("cpud: SIGTERM: reboot\n");
@@ -171,8 +173,9 @@ fn it_ends_everything_and_reboots() {
     let status = machine.unshare.wait().unwrap();
     assert!(!status.success());
     let took = begun.elapsed();
+    // Three seconds of grace, and what a busy machine takes for the rest.
     assert!(
-        (Duration::from_secs(3)..Duration::from_secs(8)).contains(&took),
+        (Duration::from_secs(3)..Duration::from_secs(20)).contains(&took),
         "{took:?}"
     );
     assert!(
