@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use bytes::{Bytes, BytesMut};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::Shutdown;
+use nix::sys::stat::{SFlag, fstat};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -15,7 +17,11 @@ use crate::sys::read_into;
 const READ: i32 = 256 * 1024;
 
 /// A descriptor that does not block.
-pub(super) struct Fd(AsyncFd<OwnedFd>);
+pub(super) struct Fd {
+    fd: AsyncFd<OwnedFd>,
+    /// A pipe or socket: what gives less than there is room for is empty. A terminal may have more.
+    gives_all: bool,
+}
 
 impl Fd {
     pub(super) fn new(fd: OwnedFd) -> std::io::Result<Self> {
@@ -23,7 +29,11 @@ impl Fd {
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         // What is no pipe has no such size, and a small one does as well.
         let _ = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(READ));
-        Ok(Self(crate::sys::watch_fd(fd)?))
+        let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
+        Ok(Self {
+            gives_all: kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK,
+            fd: crate::sys::watch_fd(fd)?,
+        })
     }
 
     /// What is there; empty at the end. The end of a terminal (EIO) is an end like any other.
@@ -32,12 +42,22 @@ impl Fd {
         if buffer.capacity() < READ as usize / 4 {
             buffer.reserve(READ as usize);
         }
-        let result = self
-            .0
-            .async_io(Interest::READABLE, |fd| Ok(read_into(fd.as_fd(), buffer)?))
-            .await;
+        let result = loop {
+            let mut ready = self.fd.readable().await?;
+            let before = (buffer.len(), buffer.capacity());
+            match read_into(self.as_fd(), buffer) {
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => ready.clear_ready(),
+                Ok(n) if self.gives_all && n > 0 && before.0 + n < before.1 => {
+                    // What comes from now on is told: no need to find out that nothing is left.
+                    ready.clear_ready();
+                    break Ok(());
+                }
+                result => break result.map(drop),
+            }
+        };
         match result {
-            Err(error) if error.raw_os_error() != Some(nix::libc::EIO) => Err(error),
+            Err(error) if error != Errno::EIO => Err(error.into()),
             _ => Ok(buffer.split().freeze()),
         }
     }
@@ -52,7 +72,7 @@ impl Fd {
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
         while !bytes.is_empty() {
             let n = self
-                .0
+                .fd
                 .async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?))
                 .await?;
             bytes = bytes.get(n..).unwrap_or_default();
@@ -63,6 +83,6 @@ impl Fd {
 
 impl AsFd for Fd {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.0.get_ref().as_fd()
+        self.fd.get_ref().as_fd()
     }
 }
