@@ -1,6 +1,8 @@
 //! Files: content, attributes, what stays when a name goes.
 
 use super::*;
+use ninep::fs::{Attach, FileSystem};
+use ninep::msg::NO_ID;
 
 #[test]
 fn files_are_created_written_read_and_truncated() {
@@ -376,4 +378,35 @@ fn many_tags_on_one_fid() {
         let at = usize::from(message.tag) * 397;
         assert_eq!(message.data(), &content[at..content.len().min(at + 1000)]);
     }
+}
+
+/// Calls of read(2) and its like on this thread so far (proc_pid_io(5)).
+fn reads() -> u64 {
+    let text = fs::read_to_string("/proc/thread-self/io").unwrap();
+    let count = text.lines().find_map(|line| line.strip_prefix("syscr: "));
+    count.unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_read_is_one_system_call_however_large() {
+    let (served, _) = served();
+    fs::write(served.path("f"), vec![7; 2 << 20]).unwrap();
+    let export = &*served.export;
+    let who = Attach {
+        uname: b"",
+        aname: b"",
+        n_uname: NO_ID,
+    };
+    let (root, _) = export.attach(&who).unwrap();
+    let (node, _) = export.walk(&root, b"f").unwrap();
+    let (file, _) = export.open(&node, OpenFlags(0)).unwrap();
+    let mut buf = vec![0; (1 << 20) - 11];
+    let asking = {
+        let before = reads();
+        reads() - before
+    };
+    let before = reads();
+    assert_eq!(export.read(&file, 0, &mut buf).unwrap(), buf.len());
+    assert_eq!(reads() - before, asking + 1);
+    assert!(buf.iter().all(|byte| *byte == 7));
 }

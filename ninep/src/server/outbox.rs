@@ -200,3 +200,44 @@ impl<W: Write> Outbox<W> {
         result
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// Tells the size of each write, and does it when it may.
+    struct Slow {
+        sizes: mpsc::Sender<usize>,
+        may: mpsc::Receiver<()>,
+    }
+
+    impl Write for Slow {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.sizes.send(buf.len()).unwrap();
+            self.may.recv().unwrap();
+            Ok(buf.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn replies_that_are_ready_together_leave_in_one_write() {
+        let ((sizes, written), (go, may)) = (mpsc::channel(), mpsc::channel());
+        let outbox = Outbox::new(Slow { sizes, may });
+        (0..10).for_each(|tag| assert_eq!(outbox.begin(tag).unwrap(), Begun::Go));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| outbox.send(0, &[0; 100]));
+            assert_eq!(written.recv().unwrap(), 100);
+            // While it is written, the others are ready, and do not wait.
+            (1..10).for_each(|tag| outbox.send(tag, &[0; 20]).unwrap());
+            go.send(()).unwrap();
+            assert_eq!(written.recv().unwrap(), 9 * 20);
+            go.send(()).unwrap();
+            first.join().unwrap().unwrap();
+        });
+        assert!(written.try_recv().is_err());
+    }
+}
