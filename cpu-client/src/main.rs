@@ -137,7 +137,8 @@ fn run(flags: &Flags) -> Result<u8> {
     // Threads that wait for input or for a file must not keep the process.
     runtime.shutdown_background();
     if let Some(stats) = stats {
-        eprint!("{stats}");
+        // Where nobody reads it, the command's status still counts.
+        let _ = std::io::stderr().write_all(stats.to_string().as_bytes());
     }
     status
 }

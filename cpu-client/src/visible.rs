@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
-use std::io::Write;
+use std::io::{self, IsTerminal as _, Stderr, Write};
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
@@ -16,8 +16,11 @@ use ninep::observe::{Counts, Event, Observer, Trace};
 /// Lines of a list in the table.
 const LINES: usize = 10;
 
-/// Different paths that are counted; a session that touches more says so.
+/// Different paths that are counted at a time; a session that touches more says so.
 const PATHS: usize = 16 * 1024;
+
+/// Bytes that are kept of one path or request, at least.
+const WORDS: usize = 1024;
 
 /// The value of `-dbg9p`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,12 +78,29 @@ impl Wish {
             return Ok(None);
         }
         let to: Box<dyn Write + Send> = match &self.file {
-            None => Box::new(std::io::stderr()),
+            None if io::stderr().is_terminal() => Box::new(Terminal(io::stderr())),
+            None => Box::new(io::stderr()),
             Some(path) => Box::new(File::create(path).with_context(|| {
                 format!("cannot write the requests of -dbg9p to {}", path.display())
             })?),
         };
         Ok(Some(Trace::new(to, self.kinds.clone())))
+    }
+}
+
+/// A terminal that may be raw, where a line's end alone does not go back to its beginning.
+struct Terminal(Stderr);
+
+impl Write for Terminal {
+    /// A whole line, as [`Trace`] writes it.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        let text = line.strip_suffix(b"\n").unwrap_or(line);
+        self.0.write_all(&[text, b"\r\n"].concat())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
@@ -96,30 +116,53 @@ struct Notable {
     /// The slowest first.
     slowest: Vec<(Duration, String)>,
     paths: HashMap<String, u64>,
-    /// Requests about paths for which there was no room.
-    others: u64,
+    /// How many requests about one path may be missing from its number, at most.
+    missing: u64,
+}
+
+impl Notable {
+    /// Counts a path. When there is no room, one is taken off all: whatever the order, a path that many
+    /// requests were about stays (Misra and Gries, 1982).
+    fn count(&mut self, path: String) {
+        if let Some(requests) = self.paths.get_mut(&path) {
+            *requests += 1;
+        } else if self.paths.len() < PATHS {
+            self.paths.insert(path, 1);
+        } else {
+            self.missing += 1;
+            self.paths.retain(|_, requests| {
+                *requests -= 1;
+                *requests > 0
+            });
+        }
+    }
+}
+
+/// What is kept of a text, in bounded memory.
+fn kept(words: &dyn Display) -> String {
+    let mut text = words.to_string();
+    if let Some(end) = (WORDS..text.len()).find(|&end| text.is_char_boundary(end)) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
 }
 
 impl Observer for Stats {
     fn done(&self, event: &Event<'_>) {
         self.counts.done(event);
-        let path = event.path.to_string();
+        let path = kept(event.path);
         let mut notable = self.notable.lock().unwrap_or_else(PoisonError::into_inner);
         let place = notable
             .slowest
             .partition_point(|(elapsed, _)| *elapsed >= event.elapsed);
         if place < LINES {
-            let words = event.words.to_string();
+            let words = kept(event.words);
             notable.slowest.insert(place, (event.elapsed, words));
             notable.slowest.truncate(LINES);
         }
-        if path.is_empty() {
-            return;
-        }
-        if notable.paths.len() < PATHS || notable.paths.contains_key(&path) {
-            *notable.paths.entry(path).or_default() += 1;
-        } else {
-            notable.others += 1;
+        if !path.is_empty() {
+            notable.count(path);
         }
     }
 }
@@ -160,11 +203,11 @@ impl Display for Stats {
         for (path, requests) in paths.iter().take(LINES) {
             writeln!(f, "{requests:>12} {path}")?;
         }
-        if notable.others > 0 {
+        if notable.missing > 0 {
+            let most = notable.missing;
             writeln!(
                 f,
-                "{:>12} to more than {PATHS} different paths, not told apart",
-                notable.others
+                "(more than {PATHS} different paths: each may have had {most} more requests)"
             )?;
         }
         Ok(())
@@ -237,10 +280,34 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let stats = Stats::default();
-        for n in 0..PATHS + 5 {
+        for n in 0..3 * PATHS {
             done(&stats, &format!("/{n}"), 1);
+            if n % 2 == 0 {
+                done(&stats, "/often", 1);
+            }
         }
-        done(&stats, "/0", 1);
-        assert!(stats.to_string().contains("           5 to more than"));
+        let often = stats.notable.lock().unwrap().paths["/often"];
+        assert!(stats.notable.lock().unwrap().paths.len() <= PATHS);
+        let table = stats.to_string();
+        let mut most = table.lines().skip_while(|line| *line != "most requests");
+        assert!(
+            most.nth(1).unwrap().ends_with(&format!("{often} /often")),
+            "{table}"
+        );
+        let missing = stats.notable.lock().unwrap().missing;
+        assert!(
+            table.ends_with(&format!("each may have had {missing} more requests)\n")),
+            "{table}"
+        );
+        let true_number = 3 * PATHS as u64 / 2;
+        assert!(
+            (often..=often + missing).contains(&true_number),
+            "{often} {missing}"
+        );
+
+        let long = "ä".repeat(PATHS);
+        done(&stats, &long, 2);
+        let slowest = &stats.notable.lock().unwrap().slowest[0].1;
+        assert!(slowest.len() < WORDS + 10 && slowest.ends_with('…'));
     }
 }

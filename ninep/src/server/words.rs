@@ -69,17 +69,14 @@ impl<F: FileSystem> Words<'_, F> {
     }
 }
 
-/// UTF-8 as it is, anything else and what would disturb a terminal escaped.
+/// UTF-8 as it is; anything else, what would disturb a terminal or turn the words around, and the
+/// backslash that says so are escaped.
 fn printable(bytes: &[u8]) -> String {
     let mut words = String::new();
     for chunk in bytes.utf8_chunks() {
-        for c in chunk.valid().chars() {
-            if c.is_control() {
-                words.extend(c.escape_default());
-            } else {
-                words.push(c);
-            }
-        }
+        let valid = chunk.valid().escape_debug().to_string();
+        // Quotes need none here: each has its own backslash now, which goes.
+        words.push_str(&valid.replace("\\'", "'").replace("\\\"", "\""));
         words.extend(chunk.invalid().iter().map(|b| format!("\\x{b:02x}")));
     }
     words
@@ -202,4 +199,27 @@ fn changes(f: &mut Formatter<'_>, attr: &SetAttr) -> Result {
         f.write_str(" times")?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn names_of_any_bytes_are_safe_and_told_apart() {
+        for (name, words) in [
+            (
+                &b"/home/ann/d'or \"x\" e\xcc\x81"[..],
+                "/home/ann/d'or \"x\" e\u{301}",
+            ),
+            (b"/a\nopen /b\x1b[2J\x7f", "/a\\nopen /b\\u{1b}[2J\\u{7f}"),
+            (b"/a\\n", "/a\\\\n"),
+            (b"/\\'", "/\\\\'"),
+            (b"/\xff\xc3", "/\\xff\\xc3"),
+            // Right-to-left override; a line separator.
+            ("/\u{202e}gpj\u{2028}".as_bytes(), "/\\u{202e}gpj\\u{2028}"),
+        ] {
+            assert_eq!(printable(name), words);
+        }
+    }
 }
