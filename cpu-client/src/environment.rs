@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use cpu_proto::fstab::{self, Reason};
 use cpu_proto::namespace::{self, Bind};
-use cpu_proto::{DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
+use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
 
 /// What the command line says of the machine's mounts.
 #[derive(Debug)]
@@ -19,6 +19,18 @@ pub(crate) struct Mounts<'a> {
     pub(crate) ninep: bool,
     /// What is served as `/`.
     pub(crate) root: &'a Path,
+    /// `-cache`, if given: for all of which the namespace does not say another.
+    pub(crate) cache: Option<Cache>,
+}
+
+/// What a command gets.
+#[derive(Debug)]
+pub(crate) struct Environment {
+    pub(crate) variables: Vec<(String, String)>,
+    /// The cache modes of its mounts of files, each once. The first is on /tmp/cpu.
+    pub(crate) caches: Vec<Cache>,
+    /// Whether any of them was asked for.
+    pub(crate) cache_is_chosen: bool,
 }
 
 /// The user's home directory, which need not exist.
@@ -27,7 +39,7 @@ pub(crate) fn home() -> PathBuf {
 }
 
 /// The whole environment, with the session's mounts added.
-pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Vec<(String, String)>> {
+pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environment> {
     let mut all = Vec::new();
     for (name, value) in std::env::vars_os() {
         if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
@@ -44,7 +56,20 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Vec<(Strin
         found.map(|(_, value)| value.clone())
     };
     let binds = binds(mounts, find(ENV_NAMESPACE).as_deref(), home)?;
-    let mut text = namespace::to_fstab(&binds);
+    if mounts.cache.is_some() && !mounts.ninep {
+        bail!(
+            "9p is false, so no files are there of which anything could be kept; leave -cache out"
+        );
+    }
+    let usual = mounts.cache.unwrap_or_default();
+    let mut caches = vec![usual];
+    let own = || binds.iter().filter_map(|bind| bind.cache);
+    for mode in own() {
+        if !caches.contains(&mode) {
+            caches.push(mode);
+        }
+    }
+    let mut text = namespace::to_fstab(&binds, usual);
     text.push_str(&own_fstab(mounts.fstab, find(ENV_FSTAB))?);
     let mut set = |name: &str, value: Option<String>| {
         all.retain(|(other, _)| other != name);
@@ -59,7 +84,11 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Vec<(Strin
     // A private directory there; one of here would not exist.
     set("TMPDIR", Some("/tmp".into()));
     set(ENV_FSTAB, Some(text).filter(|text| !text.is_empty()));
-    Ok(all)
+    Ok(Environment {
+        variables: all,
+        caches,
+        cache_is_chosen: mounts.cache.is_some() || own().next().is_some(),
+    })
 }
 
 /// Which directories there come from here. What was named must be there to be mounted; of the
@@ -85,6 +114,7 @@ fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec
                 binds.push(Bind {
                     remote: home.to_owned(),
                     local: home.to_owned(),
+                    cache: None,
                 });
             }
             binds.retain(|bind| {
@@ -129,6 +159,7 @@ mod tests {
             fstab: None,
             ninep,
             root,
+            cache: None,
         }
     }
 

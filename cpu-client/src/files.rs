@@ -10,9 +10,10 @@ use ninep::observe::Observer;
 use ninep::server::{self, Config};
 use tracing::debug;
 
-/// The tree to serve and how.
+/// The tree to serve and how, to any number of channels.
+#[derive(Clone)]
 pub(crate) struct Files {
-    export: Export,
+    export: Arc<Export>,
     msize: u32,
     max_fids: usize,
     observer: Option<Arc<dyn Observer + Send>>,
@@ -30,7 +31,7 @@ impl Files {
         // Files change on both sides, so what is read must be what is here: see ARCHITECTURE.md.
         let export = Export::new(root)?.with_caching(Caching::Never);
         Ok(Self {
-            export,
+            export: Arc::new(export),
             msize,
             max_fids: limits.descriptors,
             observer,
@@ -51,7 +52,7 @@ impl Files {
                 observer,
                 ..Config::default()
             };
-            if let Err(error) = server::serve(&self.export, from, to, &config) {
+            if let Err(error) = server::serve(&*self.export, from, to, &config) {
                 debug!("the files are no longer served: {error}");
             }
         };

@@ -10,7 +10,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
 use clap::{CommandFactory, FromArgMatches, Parser};
-use cpu_proto::MAX_MSIZE;
+use cpu_proto::{Cache, MAX_MSIZE};
 
 use crate::ssh::Network;
 use crate::terminal::Tty;
@@ -65,6 +65,10 @@ pub(crate) struct Flags {
           help_heading = FILES)]
     pub(crate) ninep: GoBool,
 
+    /// none, mmap or loose: what is kept of files there (mmap)
+    #[arg(long, value_name = "MODE", help_heading = FILES)]
+    pub(crate) cache: Option<Cache>,
+
     /// largest 9P message, in bytes (1048576)
     #[arg(long, value_name = "BYTES", default_value_t = MAX_MSIZE, hide_default_value = true,
           value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)),
@@ -72,45 +76,45 @@ pub(crate) struct Flags {
     pub(crate) msize: u32,
 
     /// a terminal there also for a command; -tt: in any case
-    #[arg(long = "t", action = clap::ArgAction::Count, help_heading = TERMINAL)]
+    #[arg(long = "t", action = clap::ArgAction::Count, help_heading = SESSION)]
     pub(crate) terminal: u8,
 
     /// no terminal there
     #[arg(long = "T", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          help_heading = TERMINAL)]
+          help_heading = SESSION)]
     pub(crate) no_terminal: GoBool,
 
     /// no input: the command reads an empty one
     #[arg(long = "n", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          help_heading = TERMINAL)]
+          help_heading = SESSION)]
     pub(crate) no_input: GoBool,
 
     /// say what cpu does on standard error
     #[arg(long = "d", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          help_heading = ABOUT)]
+          help_heading = SESSION)]
     pub(crate) debug: GoBool,
 
     /// print requests for files; open,read: some; ./FILE: to it
     #[arg(long, value_name = "WHAT", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          help_heading = ABOUT)]
+          help_heading = SESSION)]
     pub(crate) dbg9p: visible::Wish,
 
     /// at the end, print a table of the requests for files
     #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          help_heading = ABOUT)]
+          help_heading = SESSION)]
     pub(crate) stats: GoBool,
 
     /// print the version
-    #[arg(long = "V", action = clap::ArgAction::Version, help_heading = ABOUT)]
+    #[arg(long = "V", action = clap::ArgAction::Version, help_heading = SESSION)]
     version: Option<bool>,
 
     /// print this help
-    #[arg(long = "h", action = clap::ArgAction::HelpShort, help_heading = ABOUT)]
+    #[arg(long = "h", action = clap::ArgAction::HelpShort, help_heading = SESSION)]
     help: Option<bool>,
 
     /// The machine: `[user@]host`, or `[user@][host]:port`
@@ -124,8 +128,7 @@ pub(crate) struct Flags {
 
 const CONNECTION: &str = "connection";
 const FILES: &str = "files";
-const TERMINAL: &str = "terminal and input";
-const ABOUT: &str = "what happens";
+const SESSION: &str = "session";
 
 const SYNOPSIS: &str = "cpu [flags] [user@]host [flags] [command args...]";
 

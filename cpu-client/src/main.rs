@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
+use cpu_proto::Cache;
 use environment::{Mounts, environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
@@ -84,6 +85,7 @@ fn run(flags: &Flags) -> Result<u8> {
         fstab: flags.fstab.as_deref(),
         ninep: flags.ninep.0,
         root: &flags.root,
+        cache: flags.cache,
     };
     let environment = environment(&mounts, &home)?;
     let stats = flags.stats.0.then(Arc::<Stats>::default);
@@ -118,7 +120,17 @@ fn run(flags: &Flags) -> Result<u8> {
     let status = runtime.block_on(async {
         let stage = Stage::default();
         let connection = stage.shown_during(ssh::connect(&target, &stage)).await?;
-        let mut environment = environment;
+        let caches = environment.caches;
+        if connection.server == ssh::Server::URoot
+            && environment.cache_is_chosen
+            && caches != [Cache::None]
+        {
+            anyhow::bail!(
+                "the server is u-root's cpud, which knows no other way to keep files than -cache none; \
+                 leave out -cache, and ,cache= in the namespace"
+            );
+        }
+        let mut environment = environment.variables;
         if connection.server == ssh::Server::Sshd {
             // An sshd has an environment of its own, and need not be told all of this one.
             environment.retain(|(name, _)| target.sends(name));
@@ -128,7 +140,7 @@ fn run(flags: &Flags) -> Result<u8> {
         let command = session::Command {
             words,
             environment,
-            files,
+            files: files.map(|files| (files, caches)),
             terminal,
             input,
         };

@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use cpu_proto::{ENV_FSTAB, ENV_FSTAB_LC, SUBSYSTEM_9P, quote};
+use cpu_proto::{Cache, ENV_FSTAB, ENV_FSTAB_LC, quote};
 use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
 use cpu_ssh::{Stream, signals};
+use futures_util::future::try_join_all;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
 use russh::client::Msg;
@@ -42,8 +43,8 @@ pub(crate) struct Command {
     /// The words; none means a shell.
     pub(crate) words: Vec<Vec<u8>>,
     pub(crate) environment: Vec<(String, String)>,
-    /// This machine's files, if they are served.
-    pub(crate) files: Option<Files>,
+    /// This machine's files, if they are served, and the cache modes of the mounts that show them.
+    pub(crate) files: Option<(Files, Vec<Cache>)>,
     pub(crate) terminal: bool,
     /// Whether standard input is sent; else the command finds its end at once.
     pub(crate) input: bool,
@@ -167,26 +168,24 @@ async fn start(
     let mut environment = command.environment;
     let mut files = command.files;
     let port = match files.take_if(|_| connection.server == Server::URoot) {
-        Some(files) => Some(serve_at_port(connection, files, &mut environment).await?),
+        Some((files, _)) => Some(serve_at_port(connection, files, &mut environment).await?),
         None => None,
     };
-    let (main, channel) = if files.is_some() {
-        let (main, channel) = tokio::try_join!(open(), open())?;
-        (main, Some(channel))
-    } else {
-        (open().await?, None)
-    };
+    let caches = files.iter().flat_map(|(_, caches)| caches);
+    let (main, channels) = tokio::try_join!(open(), try_join_all(caches.map(|_| open())))?;
     let lost = "the connection ended while the command was being started";
-    if let (Some(channel), Some(files)) = (channel, files) {
-        let (receiver, sender) = connection.mux.open(channel);
-        sender
-            .request(|write| write.request_subsystem(false, SUBSYSTEM_9P))
-            .await
-            .context(lost)?;
-        files.serve(
-            BlockingReader::new(receiver, Stream::Data, Handle::current()),
-            BlockingWriter::new(sender, Stream::Data, Handle::current()),
-        )?;
+    if let Some((files, caches)) = files {
+        for (channel, cache) in channels.into_iter().zip(caches) {
+            let (receiver, sender) = connection.mux.open(channel);
+            sender
+                .request(|write| write.request_subsystem(false, cache.subsystem()))
+                .await
+                .context(lost)?;
+            files.clone().serve(
+                BlockingReader::new(receiver, Stream::Data, Handle::current()),
+                BlockingWriter::new(sender, Stream::Data, Handle::current()),
+            )?;
+        }
     }
     let (receiver, sender) = connection.mux.open(main);
     if command.terminal {

@@ -1,9 +1,12 @@
 //! What `cpu` and `cpud` must agree on: names, ports, defaults, and the small grammars that
 //! travel between them. No I/O lives here.
 
+mod cache;
 pub mod fstab;
 pub mod namespace;
 pub mod quote;
+
+pub use cache::Cache;
 
 /// TCP port of cpud, the same as u-root's.
 pub const DEFAULT_PORT: u16 = 17010;
@@ -17,9 +20,6 @@ pub const SERVER_ID_PREFIX: &str = "SSH-2.0-cpud_";
 
 /// SSH identification of our client, up to the version.
 pub const CLIENT_ID_PREFIX: &str = "SSH-2.0-cpu_";
-
-/// Name of the SSH subsystem whose channel carries 9P2000.L.
-pub const SUBSYSTEM_9P: &str = "9p";
 
 /// Where the client's files are mounted in a session.
 pub const MOUNT_POINT: &str = "/tmp/cpu";

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! namespace = [ element *( ":" element ) ]
-//! element   = remote [ "=" local ]          ; the first "=" divides
+//! element   = remote [ "=" local ] [ ",cache=" mode ]     ; the first "=" divides
+//! mode      = "none" | "mmap" | "loose"
 //! ```
 //!
 //! `remote` is the directory on the machine, `local` the client's directory that appears there.
@@ -10,7 +11,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{MOUNT_POINT, fstab};
+use crate::{Cache, fstab};
 
 /// One directory of the client and where it appears on the machine. Both are absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub struct Bind {
     pub remote: String,
     /// Path on the client, relative to what the client exports (`-root`).
     pub local: String,
+    /// What is kept of it there, if it is not as everything else.
+    pub cache: Option<Cache>,
 }
 
 /// Why a namespace is refused: which element, and how it should look.
@@ -33,6 +36,9 @@ pub enum Error {
     /// A path that isn't absolute, or that has `..` in it.
     #[error("namespace element {0:?}: paths begin with / and contain no \"..\"")]
     Path(String),
+    /// `,cache=` and no mode.
+    #[error("namespace element {0:?} has an unknown cache mode: {1}")]
+    Cache(String, &'static str),
 }
 
 /// Reads a namespace. The empty string is the empty namespace.
@@ -46,7 +52,17 @@ pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
             if element.is_empty() {
                 return Err(Error::Empty(namespace.into()));
             }
-            let (remote, local) = element.split_once('=').unwrap_or((element, element));
+            let (paths, cache) = match element.rsplit_once(",cache=") {
+                None => (element, None),
+                Some((paths, word)) => {
+                    let mode = word.parse();
+                    (
+                        paths,
+                        Some(mode.map_err(|why| Error::Cache(element.into(), why))?),
+                    )
+                }
+            };
+            let (remote, local) = paths.split_once('=').unwrap_or((paths, paths));
             if remote.is_empty() || local.is_empty() {
                 return Err(Error::EmptySide(element.into()));
             }
@@ -57,18 +73,21 @@ pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
             Ok(Bind {
                 remote: remote.into(),
                 local: local.into(),
+                cache,
             })
         })
         .collect()
 }
 
-/// The fstab text that makes a server mount these binds, in the words u-root's client uses.
-pub fn to_fstab(binds: &[Bind]) -> String {
+/// The fstab text that makes a server mount these binds, in the words u-root's client uses; `usual` is the
+/// cache mode of those that name none.
+pub fn to_fstab(binds: &[Bind], usual: Cache) -> String {
     let mut text = String::new();
-    for Bind { remote, local } in binds {
-        let (local, remote) = (fstab::escape(local), fstab::escape(remote));
+    for bind in binds {
+        let point = bind.cache.unwrap_or(usual).point(usual);
+        let (local, remote) = (fstab::escape(&bind.local), fstab::escape(&bind.remote));
         // Cannot fail: it writes to memory.
-        let _ = writeln!(text, "{MOUNT_POINT}{local} {remote} none defaults,bind 0 0");
+        let _ = writeln!(text, "{point}{local} {remote} none defaults,bind 0 0");
     }
     text
 }
@@ -81,7 +100,7 @@ mod tests {
 
     #[test]
     fn default_becomes_six_lines() {
-        let text = to_fstab(&parse(crate::DEFAULT_NAMESPACE).unwrap());
+        let text = to_fstab(&parse(crate::DEFAULT_NAMESPACE).unwrap(), Cache::Mmap);
         assert_eq!(text.lines().count(), 6);
         assert_eq!(
             text.lines().next(),
@@ -95,6 +114,7 @@ mod tests {
         let first = Bind {
             remote: "/bin".into(),
             local: "/arm/bin".into(),
+            cache: None,
         };
         assert_eq!(
             binds,
@@ -102,13 +122,35 @@ mod tests {
                 first,
                 Bind {
                     remote: "/home".into(),
-                    local: "/home".into()
+                    local: "/home".into(),
+                    cache: None,
                 }
             ]
         );
-        assert!(to_fstab(&binds).starts_with("/tmp/cpu/arm/bin /bin none"));
+        assert!(to_fstab(&binds, Cache::Mmap).starts_with("/tmp/cpu/arm/bin /bin none"));
         assert_eq!(parse("/a=/b=c").unwrap()[0].local, "/b=c");
         assert_eq!(parse("").unwrap(), []);
+    }
+
+    #[test]
+    fn an_entry_has_a_cache_mode_of_its_own() {
+        let binds =
+            parse("/usr,cache=loose:/bin=/arm/bin,cache=none:/a,b:/home,cache=mmap").unwrap();
+        let text = |usual| to_fstab(&binds, usual);
+        for (usual, sources) in [
+            (
+                Cache::Mmap,
+                ["-loose/usr", "-none/arm/bin", "/a,b", "/home"],
+            ),
+            (
+                Cache::Loose,
+                ["/usr", "-none/arm/bin", "/a,b", "-mmap/home"],
+            ),
+        ] {
+            for (line, source) in text(usual).lines().zip(sources) {
+                assert!(line.starts_with(&format!("/tmp/cpu{source} /")), "{line}");
+            }
+        }
     }
 
     #[test]
@@ -122,18 +164,21 @@ mod tests {
         for bad in ["bin", "/bin=arm", "/a/../b", "/a=/.."] {
             assert_eq!(parse(bad), Err(Error::Path(bad.into())));
         }
+        for bad in ["/a,cache=", "/a=/b,cache=fscache"] {
+            assert!(matches!(parse(bad), Err(Error::Cache(..))), "{bad}");
+        }
     }
 
     proptest! {
         #[test]
-        fn every_namespace_reads_back_as_mounts(text in "(/[a-z \\\\\t#.]{0,4}=?){0,6}(:/[ b]{1,3}(=/x y)?){0,3}") {
+        fn every_namespace_reads_back_as_mounts(text in "(/[a-z \\\\\t#.]{0,4}=?){0,6}(:/[ b]{1,3}(=/x y)?(,cache=(none|loose))?){0,3}") {
             if let Ok(binds) = parse(&text) {
-                let lines = to_fstab(&binds);
+                let lines = to_fstab(&binds, Cache::Mmap);
                 let entries: Vec<_> = fstab::parse(lines.as_bytes()).map(Result::unwrap).collect();
                 prop_assert_eq!(entries.len(), binds.len());
                 for (entry, bind) in entries.iter().zip(&binds) {
                     prop_assert_eq!(&entry.target, Path::new(&bind.remote));
-                    prop_assert_eq!(entry.source.to_str().unwrap(), format!("{MOUNT_POINT}{}", bind.local));
+                    prop_assert_eq!(entry.source.to_str().unwrap(), format!("{}{}", bind.cache.unwrap_or_default().point(Cache::Mmap), bind.local));
                     prop_assert!(entry.flags == fstab::BIND && entry.data.is_empty());
                 }
             }

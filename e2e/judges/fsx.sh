@@ -1,5 +1,9 @@
-# $1 random reads, writes, truncations, renewals of one file, each checked against a model in memory; half of them by
-# read(2) and write(2) alone, half with mmap(2) too; one in a hundred is large, of up to half a megabyte. $2 is the seed.
+# $1 random reads, writes, truncations, renewals of one file, each checked against a model in memory; one in a hundred is
+# large, of up to half a megabyte. $2 is the seed. The other arguments are weights of mapped reads and writes, each for an
+# equal part of the operations: 0 means by read(2) and write(2) alone.
+operations=$1 seed=$2
+shift 2
+part=$((operations / $#))
 settings() {
 	cat <<-DONE
 		flen = $1
@@ -18,11 +22,11 @@ settings() {
 		mapwrite = $3
 	DONE
 }
-for weight in 0 10; do
+for weight; do
 	settings 65536 8192 $weight > small.toml
-	"$JUDGES/fsx" -q -N $(($1 * 99 / 200)) -S "$2" -f small.toml small
+	"$JUDGES/fsx" -q -N $((part * 99 / 100)) -S "$seed" -f small.toml small
 	settings 2097152 524288 $weight > large.toml
-	"$JUDGES/fsx" -q -N $(($1 / 200)) -S "$2" -f large.toml large
+	"$JUDGES/fsx" -q -N $((part / 100)) -S "$seed" -f large.toml large
 	echo "map weight $weight: done after $SECONDS s"
 done
-echo "$1 operations, half of them with mmap, seed $2: no difference"
+echo "$operations operations, weights of mmap $*, seed $seed: no difference"

@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the server as
 //!
 //! ```text
-//! cpud session --control FD [--9p FD [--u-root]] [--tty] -- [word...]
+//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] -- [word...]
 //! ```
 //!
 //! with the environment that the client sent, and pipes or the terminal as standard input, output
@@ -9,7 +9,8 @@
 //! the client's files are looked up or let go at the same time, and goes in this order:
 //!
 //! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
-//! 2. private mount namespace, tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu ([`namespace`]);
+//! 2. private mount namespace, tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu, and in further cache
+//!    modes on /tmp/cpu-CACHE ([`namespace`]);
 //! 3. the mounts of `CPU_FSTAB` ([`mounts`]);
 //! 4. working directory ([`directory`]) and command ([`command`]);
 //! 5. wait until the command and all its descendants are gone ([`wait`]);
@@ -32,8 +33,8 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use cpu_proto::{ENV_FSTAB, ENV_FSTAB_LC};
+use anyhow::{Context as _, Result, bail};
+use cpu_proto::{Cache, ENV_FSTAB, ENV_FSTAB_LC};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::stat::{Mode, umask};
@@ -49,8 +50,8 @@ const CONSUMED: [&str; 3] = [ENV_FSTAB, ENV_FSTAB_LC, "CPUNONCE"];
 struct Request {
     /// Bytes are signal numbers, the end is the end of the client.
     control: OwnedFd,
-    /// Our end of the socket pair that leads to the client's file server.
-    ninep: Option<OwnedFd>,
+    /// Our ends of the socket pairs that lead to the client's file server, each for a mount in this mode.
+    ninep: Vec<(Cache, OwnedFd)>,
     /// That server is u-root's.
     u_root: bool,
     /// Standard input is the terminal.
@@ -71,20 +72,21 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
-    let (mut control, mut ninep, mut u_root, mut tty) = (None, None, false, false);
+    let (mut control, mut ninep, mut u_root, mut tty) = (None, Vec::new(), false, false);
     while let Some(arg) = args.next() {
-        let mut descriptor = |slot: &mut Option<OwnedFd>| -> Result<()> {
-            ensure!(slot.is_none(), "{} given twice", shown(&arg));
-            let number = args.next().and_then(|n| n.to_str()?.parse().ok());
+        let descriptor = |number: Option<OsString>| -> Result<OwnedFd> {
+            let number = number.and_then(|n| n.to_str()?.parse().ok());
             let number =
                 number.with_context(|| format!("{} needs a descriptor's number", shown(&arg)))?;
-            let fd = sys::inherit(number).with_context(|| format!("{} {number}", shown(&arg)))?;
-            *slot = Some(fd);
-            Ok(())
+            sys::inherit(number).with_context(|| format!("{} {number}", shown(&arg)))
         };
         match arg.as_encoded_bytes() {
-            b"--control" => descriptor(&mut control)?,
-            b"--9p" => descriptor(&mut ninep)?,
+            b"--control" => control = Some(descriptor(args.next())?),
+            b"--9p" => {
+                let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
+                let mode = mode.context("--9p needs a cache mode")?;
+                ninep.push((mode, descriptor(args.next())?));
+            }
             b"--u-root" => u_root = true,
             b"--tty" => tty = true,
             b"--" => {
@@ -126,18 +128,14 @@ fn run(request: Request) -> Result<WaitStatus> {
     let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
     namespace::make_tmp()?;
-    let client = ninep
-        .map(|fd| namespace::mount_9p(fd, env::var_os("USER"), u_root))
-        .transpose()?;
+    let clients = namespace::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
     let fstab = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
     let fstab = fstab.unwrap_or_default();
-    if let Some(client) = &client {
-        mounts::look_up(&fstab, directory.path(), client);
-    }
-    let mounted = mounts::mount_all(&fstab, client.as_ref());
-    let directory = directory.enter(client.as_ref())?;
+    mounts::look_up(&fstab, directory.path(), &clients);
+    let mounted = mounts::mount_all(&fstab, &clients);
+    let directory = directory.enter(clients.first())?;
     // An open descriptor would keep nothing alive that matters, but it has no more use either.
-    drop(client);
+    drop(clients);
 
     let status = match command::start(words, &directory, &CONSUMED, tty, cgroup.as_ref()) {
         Ok(pid) => {

@@ -27,11 +27,11 @@ use crate::console::say;
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Mounts every line of `text` that can be; the result is where.
-pub(super) fn mount_all(text: &OsStr, client: Option<&Client>) -> Vec<PathBuf> {
+pub(super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
     let mut done = Vec::new();
     for line in fstab::parse(text.as_bytes()) {
         let entry = line.map_err(anyhow::Error::from);
-        match entry.and_then(|entry| mount_one(&entry, client).map(|()| entry)) {
+        match entry.and_then(|entry| mount_one(&entry, clients).map(|()| entry)) {
             // A remount is of somebody else's mount.
             Ok(entry) if entry.flags & fstab::REMOUNT != 0 => {}
             Ok(entry) => done.push(entry.target),
@@ -52,21 +52,28 @@ pub(super) fn unmount_all(targets: &[PathBuf]) {
 
 /// Looks up ahead what the mounts of `text` and the working directory will want of the client's files;
 /// nothing if one of the mounts changes the client's tree itself, since then the order matters.
-pub(super) fn look_up(text: &OsStr, directory: Option<&Path>, client: &Client) {
+pub(super) fn look_up(text: &OsStr, directory: Option<&Path>, clients: &[Client]) {
     let entries: Vec<Entry> = fstab::parse(text.as_bytes()).flatten().collect();
-    if entries.iter().any(|e| e.target.starts_with(MOUNT_POINT)) {
+    if entries.iter().any(|e| inside(&e.target, clients).is_some()) {
         return;
     }
     let binds = entries.iter().filter(|e| e.flags & fstab::BIND != 0);
-    let inner = binds.filter_map(|e| Path::new(&e.source).strip_prefix(MOUNT_POINT).ok());
-    let wanted: Vec<&Path> = inner.chain(directory).collect();
-    client.look_up(&wanted);
+    let sources = binds.filter_map(|e| inside(Path::new(&e.source), clients));
+    let directory = clients.first().zip(directory);
+    let wanted: Vec<(&Client, &Path)> = sources.chain(directory).collect();
+    at_once(&wanted, |(client, path)| client.look_up(path));
 }
 
-fn mount_one(entry: &Entry, client: Option<&Client>) -> Result<()> {
+/// Which mount of the client's files a path is beneath, and what it is there.
+fn inside<'a>(path: &'a Path, clients: &'a [Client]) -> Option<(&'a Client, &'a Path)> {
+    let mut all = clients.iter();
+    all.find_map(|client| Some((client, client.inner(path)?)))
+}
+
+fn mount_one(entry: &Entry, clients: &[Client]) -> Result<()> {
     let (source, target) = (shown(&entry.source), entry.target.display());
     if entry.flags & fstab::BIND != 0 && entry.flags & fstab::REMOUNT == 0 {
-        bind(entry, client).with_context(|| format!("cannot bind {source} on {target}"))
+        bind(entry, clients).with_context(|| format!("cannot bind {source} on {target}"))
     } else {
         let fstype = shown(&entry.fstype);
         mount_type(entry).with_context(|| format!("cannot mount {fstype} {source} on {target}"))
@@ -91,8 +98,8 @@ fn mount_type(entry: &Entry) -> Result<()> {
     propagate(&target, entry)
 }
 
-fn bind(entry: &Entry, client: Option<&Client>) -> Result<()> {
-    let source = open_source(&entry.source, client)?;
+fn bind(entry: &Entry, clients: &[Client]) -> Result<()> {
+    let source = open_source(&entry.source, clients)?;
     let target = prepare_target(&entry.target, source.is_directory)?;
     let path = format!("/proc/self/fd/{}", source.fd.as_raw_fd());
     let binding = flags(entry.flags & (fstab::BIND | fstab::REC));
@@ -126,15 +133,17 @@ fn propagate(target: &Path, entry: &Entry) -> Result<()> {
 
 /// Opens the source of a bind. What lies beneath the client's tree is resolved inside it, so that
 /// the client's `/bin -> /usr/bin` does not lead into the machine's `/usr/bin`.
-fn open_source(source: &OsStr, client: Option<&Client>) -> Result<Found> {
+fn open_source(source: &OsStr, clients: &[Client]) -> Result<Found> {
     let path = Path::new(source);
-    match (path.strip_prefix(MOUNT_POINT), client) {
-        (Ok(inner), Some(client)) => client.resolve(inner).map_err(|errno| match errno {
+    match inside(path, clients) {
+        Some((client, inner)) => client.resolve(inner).map_err(|errno| match errno {
             Errno::ENOENT => anyhow!("the client has no /{}", inner.display()),
             _ => anyhow!("the client's /{}: {}", inner.display(), errno.desc()),
         }),
-        (Ok(_), None) => bail!("the client's files are not mounted, 9P is off"),
-        (Err(_), _) => open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        None if path.starts_with(MOUNT_POINT) => {
+            bail!("the client's files are not mounted, 9P is off")
+        }
+        None => open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
             .map(|fd| Found {
                 is_directory: is_directory(&fd),
                 fd,

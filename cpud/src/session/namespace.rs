@@ -1,8 +1,8 @@
 //! The private mount namespace and what is in it before the client's wishes: a `/tmp` of its own,
-//! the machine's root on `/tmp/local`, the client's files on `/tmp/cpu`.
+//! the machine's root on `/tmp/local`, the client's files on `/tmp/cpu`, and in further cache modes on `/tmp/cpu-MODE`.
 
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use anyhow::{Context as _, Result, anyhow};
-use cpu_proto::{LOCAL_POINT, MAX_MSIZE, MOUNT_POINT};
+use anyhow::{Context as _, Result, anyhow, bail};
+use cpu_proto::{Cache, LOCAL_POINT, MAX_MSIZE, MOUNT_POINT};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
 use nix::mount::{MsFlags, mount};
@@ -55,8 +55,10 @@ pub(super) fn make_tmp() -> Result<()> {
         .map_err(|errno| anyhow!("cannot bind / on {LOCAL_POINT}: {}", errno.desc()))
 }
 
-/// The client's tree, mounted on [`MOUNT_POINT`].
+/// The client's tree, as it is mounted.
 pub(super) struct Client {
+    /// Where: [`MOUNT_POINT`], or beside it.
+    point: String,
     root: OwnedFd,
     /// What was looked up ahead.
     found: Mutex<HashMap<PathBuf, nix::Result<Found>>>,
@@ -87,15 +89,37 @@ pub(super) fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     }
 }
 
-/// Mounts the client's files; u-root's server gets the size of messages that its own cpud asks for, and no
-/// requests for attributes, which it has none of. The kernel keeps the connection; the descriptor is closed.
-pub(super) fn mount_9p(
+/// Mounts the client's files once for each mode, the first on [`MOUNT_POINT`].
+pub(super) fn mount_all_9p(
+    connections: Vec<(Cache, OwnedFd)>,
+    user: Option<&OsStr>,
+    u_root: bool,
+) -> Result<Vec<Client>> {
+    let usual = connections.first().map(|(cache, _)| *cache);
+    let mut clients: Vec<Client> = Vec::new();
+    for (cache, connection) in connections {
+        let point = cache.point(usual.unwrap_or_default());
+        if clients.iter().any(|client| client.point == point) {
+            bail!("the client wants two mounts of its files in the same mode, cache={cache}");
+        }
+        if point != MOUNT_POINT {
+            fs::create_dir(&point).with_context(|| format!("cannot make {point}"))?;
+        }
+        clients.push(mount_9p(connection, cache, point, user, u_root)?);
+    }
+    Ok(clients)
+}
+
+/// u-root's server gets the size of messages that its own cpud asks for, and no requests for attributes,
+/// which it has none of. The kernel keeps the connection; the descriptor is closed.
+fn mount_9p(
     connection: OwnedFd,
-    user: Option<OsString>,
+    cache: Cache,
+    point: String,
+    user: Option<&OsStr>,
     u_root: bool,
 ) -> Result<Client> {
     let fd = connection.as_raw_fd();
-    // cache=mmap: the one mode in which shared writable mappings work and names are not kept.
     // access=any: one attach serves every user; the client's own rights decide, whoever asks. Only a client
     // that is root can give new files to the user who makes them, so there each user attaches.
     // locktimeout: seconds until the kernel asks again for a lock that somebody else has.
@@ -104,53 +128,56 @@ pub(super) fn mount_9p(
     } else {
         (MAX_MSIZE, "")
     };
-    let access = match &user {
+    let access = match user {
         Some(user) if user == "root" => "user",
         _ => "any",
     };
     let mut options = format!(
-        "version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={msize}{more},cache=mmap,\
+        "version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={msize}{more},cache={cache},\
          access={access},locktimeout=1"
     );
     if let Some(user) = user.filter(|user| !user.is_empty()) {
         options.push_str(",uname=");
-        options.push_str(&plain_name(&user));
+        options.push_str(&plain_name(user));
     }
-    let point = Path::new(MOUNT_POINT);
     mount(
         Some("cpu"),
-        point,
+        Path::new(&point),
         Some("9p"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
         Some(options.as_str()),
     )
-    .map_err(|errno| mount_error("9p", point, errno))?;
+    .map_err(|errno| mount_error("9p", Path::new(&point), errno))?;
     drop(connection);
     let root = open(
-        point,
+        point.as_str(),
         OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
         Mode::empty(),
     )
-    .map_err(|errno| anyhow!("cannot open {MOUNT_POINT}: {}", errno.desc()))?;
-    Ok(Client::new(root))
+    .map_err(|errno| anyhow!("cannot open {point}: {}", errno.desc()))?;
+    Ok(Client::new(point, root))
 }
 
 impl Client {
-    fn new(root: OwnedFd) -> Self {
+    fn new(point: String, root: OwnedFd) -> Self {
         Self {
+            point,
             root,
             found: Mutex::default(),
         }
     }
 
-    /// Looks up what [`Client::resolve`] will be asked for, all at the same time: on a long path every
-    /// name takes two round trips, one after the other.
-    pub(super) fn look_up(&self, paths: &[&Path]) {
-        at_once(paths, |path| {
-            let found = self.open(path);
-            let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert((*path).to_owned(), found);
-        });
+    /// Looks up what [`Client::resolve`] will be asked for. On a long path every name takes two round trips,
+    /// one after the other, so many are looked up [`at_once`].
+    pub(super) fn look_up(&self, path: &Path) {
+        let found = self.open(path);
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(path.to_owned(), found);
+    }
+
+    /// What a path beneath the mount is to the client; none for any other.
+    pub(super) fn inner<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        path.strip_prefix(&self.point).ok()
     }
 
     /// What `path` means on the client: its absolute symlinks and `..` stay in the client's tree.
@@ -236,10 +263,11 @@ mod tests {
         for (link, to) in [("bin", "/usr/bin"), ("out", "../../../../usr/bin")] {
             std::os::unix::fs::symlink(to, tree.path().join(link)).unwrap();
         }
-        let client = Client::new(fs::File::open(tree.path()).unwrap().into());
+        let root = fs::File::open(tree.path()).unwrap();
+        let client = Client::new(MOUNT_POINT.into(), root.into());
         let paths = ["bin/date", "/bin/date", "out/date", "../bin/date"].map(Path::new);
         // Ahead, and when it is wanted.
-        client.look_up(&paths[1..]);
+        at_once(&paths[1..], |path| client.look_up(path));
         for path in paths {
             let found = client.resolve(path).unwrap();
             assert!(!found.is_directory);
@@ -251,7 +279,9 @@ mod tests {
         }
         let missing = || client.resolve(Path::new("usr/bin/env")).err();
         assert_eq!(missing(), Some(Errno::ENOENT));
-        client.look_up(&[Path::new("usr/bin/env"); 100]);
+        at_once(&[Path::new("usr/bin/env"); 100], |path| {
+            client.look_up(path);
+        });
         assert_eq!(missing(), Some(Errno::ENOENT));
         assert!(client.resolve(Path::new("")).unwrap().is_directory);
     }

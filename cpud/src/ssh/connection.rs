@@ -1,7 +1,7 @@
 //! The connection role: one SSH connection, on standard input, from its first byte to its last.
 //! Public keys only; the user's name does not matter, for the machine has no users.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use cpu_proto::{CLIENT_ID_PREFIX, SERVER_ID_PREFIX, SUBSYSTEM_9P, quote};
+use cpu_proto::{CLIENT_ID_PREFIX, Cache, SERVER_ID_PREFIX, quote};
 use cpu_ssh::{Gate, Mux, Socket, Stream, algorithms, signals};
 use nix::pty::Winsize;
 use russh::keys::{Algorithm, PublicKey};
@@ -65,7 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         keys,
         logged_in: logged_in_tx,
         channels: HashMap::new(),
-        files: VecDeque::new(),
+        files: Vec::new(),
         forwards: Forwards::new(options.forward),
         debug: options.debug,
     };
@@ -101,8 +101,8 @@ struct Connection {
     keys: Vec<PublicKey>,
     logged_in: watch::Sender<bool>,
     channels: HashMap<ChannelId, ChannelState>,
-    /// Channels of the `9p` subsystem that no command has taken yet.
-    files: VecDeque<(Receiver, Sender)>,
+    /// Channels of the `9p` subsystem for the next command, each for a mount in this cache mode.
+    files: Vec<(Cache, Receiver, Sender)>,
     forwards: Forwards,
     debug: bool,
 }
@@ -159,11 +159,12 @@ impl Connection {
             }
         };
         request.files = match port {
-            Some(port) => Some(Files::Port(port, self.mux.clone())),
-            None => {
-                let channel = self.files.pop_front();
-                channel.map(|(receiver, sender)| Files::Channel(receiver, sender))
-            }
+            Some(port) => vec![(Cache::default(), Files::Port(port, self.mux.clone()))],
+            None => self
+                .files
+                .drain(..)
+                .map(|(cache, receiver, sender)| (cache, Files::Channel(receiver, sender)))
+                .collect(),
         };
         let started = exec::start(
             request,
@@ -393,13 +394,13 @@ impl server::Handler for Connection {
             );
             return Ok(());
         }
-        if name != SUBSYSTEM_9P {
+        let Some(cache) = Cache::of_subsystem(name) else {
             session.channel_failure(id)?;
             return Ok(());
-        }
+        };
         if let Some(state) = self.channels.remove(&id) {
             self.log(|| "the client serves its files".into());
-            self.files.push_back((state.receiver, state.sender));
+            self.files.push((cache, state.receiver, state.sender));
             session.channel_success(id)?;
         }
         Ok(())

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
+use cpu_proto::Cache;
 use cpu_ssh::{Mux, Stream, signals};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::Winsize;
@@ -46,7 +47,8 @@ pub(super) struct Request {
     pub(super) words: Vec<Vec<u8>>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<Terminal>,
-    pub(super) files: Option<Files>,
+    /// The client's files, each for a mount in this cache mode.
+    pub(super) files: Vec<(Cache, Files)>,
 }
 
 /// Where the client's files come from.
@@ -97,9 +99,9 @@ pub(super) fn start(
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("cpud").arg("session");
     command.args(["--control", &inherit(&control_there)?]);
-    let mut files_there = None;
-    let mut files = None;
-    if let Some(from) = request.files {
+    let mut files_there = Vec::new();
+    let mut files = Vec::new();
+    for (cache, from) in request.files {
         let (here, there) = socketpair(
             AddressFamily::Unix,
             SockType::Stream,
@@ -107,12 +109,12 @@ pub(super) fn start(
             SockFlag::SOCK_CLOEXEC,
         )
         .context("cannot make a socket pair for the client's files")?;
-        command.args(["--9p", &inherit(&there)?]);
+        command.args(["--9p", cache.word(), &inherit(&there)?]);
         if matches!(from, Files::Port(..)) {
             command.arg("--u-root");
         }
-        files = Some((from, Arc::new(Fd::new(here)?)));
-        files_there = Some(there);
+        files.push((from, Arc::new(Fd::new(here)?)));
+        files_there.push(there);
     }
     let mut terminal = None;
     if let Some(wanted) = &request.terminal {
@@ -155,18 +157,19 @@ pub(super) fn start(
         .into_iter()
         .map(|(from, stream)| tokio::spawn(pump_out(from, sender.clone(), stream, ended.clone())))
         .collect();
-    match files {
-        Some((Files::Channel(receiver, sender), socket)) => relay(receiver, sender, socket),
-        Some((Files::Port(port, mux), socket)) => {
-            let handle = handle.clone();
-            tokio::spawn(async move {
-                // Without it the socket closes, and the session says that nobody answers.
-                if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                    relay(receiver, sender, socket);
-                }
-            });
+    for (from, socket) in files {
+        match from {
+            Files::Channel(receiver, sender) => relay(receiver, sender, socket),
+            Files::Port(port, mux) => {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    // Without it the socket closes, and the session says that nobody answers.
+                    if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
+                        relay(receiver, sender, socket);
+                    }
+                });
+            }
         }
-        None => {}
     }
     let (signals_tx, signals) = mpsc::unbounded_channel();
     tokio::spawn(deliver(signals, control, sender.clone()));

@@ -499,6 +499,23 @@ fn go_server(_: &Machine) -> Result<()> {
     );
     ensure!(rest.contains(&"cancel 127.0.0.1"), "{seen:?}");
 
+    // It mounts as it always does; a wish that it cannot hear is refused here.
+    for flags in [
+        ["-cache=loose", "-namespace=/etc"],
+        ["-cache=mmap", "-namespace="],
+        ["-namespace", "/etc,cache=none"],
+    ] {
+        let output = go_cpu(&server, &user, &flags, &["ls"])?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        let why = "cpu: the server is u-root's cpud, which knows no other way to keep files than -cache none";
+        ensure!(
+            output.status.code() == Some(255) && told.starts_with(why),
+            "{flags:?} {output:?}"
+        );
+    }
+    let flags = ["-root", &root, "-namespace=/etc", "-cache=none"];
+    works(&go_cpu(&server, &user, &flags, &["ls"])?)?;
+
     // Without files there is no port, no nonce, and a failure is one.
     let output = go_cpu(&server, &user, &["-9p=false"], &["false"])?;
     ensure!(output.status.code() == Some(1), "{output:?}");
@@ -507,7 +524,7 @@ fn go_server(_: &Machine) -> Result<()> {
         seen.iter()
             .filter(|line| line.starts_with("forward"))
             .count()
-            == 1,
+            == 2,
         "{seen:?}"
     );
     Ok(())

@@ -1,6 +1,7 @@
 //! What a user does with one booted machine. The machine boots once; the tests then run one after
 //! the other, since some of them measure it.
 
+mod cache;
 mod commands;
 mod files;
 mod interop;
@@ -36,6 +37,7 @@ fn main() -> Result<()> {
     let tests: Vec<Test> = [
         commands::TESTS,
         files::TESTS,
+        cache::TESTS,
         visible::TESTS,
         mounts::TESTS,
         terminals::TESTS,

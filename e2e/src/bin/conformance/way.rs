@@ -18,6 +18,14 @@ pub(crate) const AS_U_ROOT: &str = "as-u-root";
 pub(crate) struct Way {
     pub(crate) name: &'static str,
     client: Client,
+    /// The judges that look at it; none: all.
+    only: &'static [&'static str],
+}
+
+impl Way {
+    pub(crate) fn is_for(&self, judge: &str) -> bool {
+        self.only.is_empty() || self.only.contains(&judge)
+    }
 }
 
 enum Client {
@@ -31,10 +39,22 @@ pub(crate) const WAYS: &[Way] = &[
     Way {
         name: "cpu",
         client: Client::Cpu(&[]),
+        only: &[],
     },
     Way {
         name: "u-root",
         client: Client::URoot,
+        only: &[],
+    },
+    Way {
+        name: "loose",
+        client: Client::Cpu(&["-cache=loose"]),
+        only: &["fsx", "cargo"],
+    },
+    Way {
+        name: "none",
+        client: Client::Cpu(&["-cache=none"]),
+        only: &["fsx"],
     },
 ];
 

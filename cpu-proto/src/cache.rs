@@ -1,0 +1,94 @@
+//! What the machine's kernel keeps of the client's files: the mode of a mount, its words and its names.
+
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
+use crate::MOUNT_POINT;
+
+/// Name of the SSH subsystem whose channel carries 9P2000.L.
+const SUBSYSTEM: &str = "9p";
+
+/// `cache=` of the kernel's mount option (`Documentation/filesystems/9p.rst`). In every mode a read(2) asks
+/// the client and a write(2) is there when it returns, since our server gives qid version 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Cache {
+    /// Nothing, not even pages: no shared writable mappings.
+    None,
+    /// Pages while they are mapped. Names and attributes are asked for each time.
+    #[default]
+    Mmap,
+    /// Names, attributes and mapped pages as they were when they were first asked for: for trees that only
+    /// this session changes.
+    Loose,
+}
+
+impl Cache {
+    const ALL: [Self; 3] = [Self::None, Self::Mmap, Self::Loose];
+
+    /// The kernel's word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Mmap => "mmap",
+            Self::Loose => "loose",
+        }
+    }
+
+    /// Name of the SSH subsystem whose channel carries 9P2000.L for a mount in this mode.
+    pub fn subsystem(self) -> String {
+        match self {
+            Self::Mmap => SUBSYSTEM.into(),
+            other => format!("{SUBSYSTEM},cache={other}"),
+        }
+    }
+
+    /// The mode of such a subsystem; none if the name is that of another.
+    pub fn of_subsystem(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mode| mode.subsystem() == name)
+    }
+
+    /// Where a session has the client's files in this mode: the first mount is on [`MOUNT_POINT`].
+    pub fn point(self, first: Self) -> String {
+        if self == first {
+            MOUNT_POINT.into()
+        } else {
+            format!("{MOUNT_POINT}-{self}")
+        }
+    }
+}
+
+impl Display for Cache {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for Cache {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|mode| mode.word() == text)
+            .ok_or("write none, mmap or loose")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_names_read_back() {
+        for mode in Cache::ALL {
+            assert_eq!(mode.word().parse(), Ok(mode));
+            assert_eq!(Cache::of_subsystem(&mode.subsystem()), Some(mode));
+            assert_eq!(mode.point(mode), "/tmp/cpu");
+        }
+        assert_eq!(Cache::Mmap.subsystem(), "9p");
+        assert_eq!(Cache::Loose.point(Cache::Mmap), "/tmp/cpu-loose");
+        for name in ["", "9P", "9p,cache=", "9p,cache=mmap", "sftp"] {
+            assert_eq!(Cache::of_subsystem(name), None);
+        }
+        assert!("Loose".parse::<Cache>().is_err());
+    }
+}
