@@ -1,12 +1,14 @@
 //! What travels with a command: the environment of this process, and in it the mounts that the
 //! machine is to make, from `-namespace`, `-fstab` and the variables of the same meaning.
 
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cpu_proto::fstab::{self, Reason};
 use cpu_proto::namespace::{self, Bind};
 use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 
 /// What the command line says of the machine's mounts.
 #[derive(Debug)]
@@ -55,7 +57,12 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environmen
         let found = all.iter().find(|(other, _)| other == name);
         found.map(|(_, value)| value.clone())
     };
-    let binds = binds(mounts, find(ENV_NAMESPACE).as_deref(), home)?;
+    let mut binds = binds(mounts, find(ENV_NAMESPACE).as_deref(), home)?;
+    for bind in &mut binds {
+        if let Some(real) = real_path(mounts.root, &bind.local) {
+            bind.local = real;
+        }
+    }
     if mounts.cache.is_some() && !mounts.ninep {
         bail!(
             "9p is false, so no files are there of which anything could be kept; leave -cache out"
@@ -126,6 +133,19 @@ fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec
     }
 }
 
+/// What `path` is in the tree beneath `root` when its symlinks have been followed: on a long path the machine
+/// would take two round trips for each. None where that can't be told (no /proc, no such file).
+fn real_path(root: &Path, path: &str) -> Option<String> {
+    let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    let path = path.trim_matches('/');
+    let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
+    let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve).ok()?;
+    let name = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
+    let (real, root) = (name(&file)?, name(&root)?);
+    let inside = real.strip_prefix(root).ok()?.to_str()?;
+    Some(format!("/{inside}"))
+}
+
 /// The mounts that are not binds of the namespace: the file's if there is one, else the
 /// variable's. The server reports a faulty line and goes on; only what a shell has joined into
 /// one line is refused here, since none of it would be mounted.
@@ -185,6 +205,33 @@ mod tests {
         assert_eq!(remotes(&named, Some("/usr"), "/root"), ["/lib64"]);
         assert_eq!(remotes(&default, Some("/lib64"), "/root"), ["/lib64"]);
         assert_eq!(remotes(&default, Some(""), "/root"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn links_are_followed_in_the_served_tree() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("usr/lib")).unwrap();
+        for (link, to) in [
+            ("lib", "usr/lib"),
+            ("abs", "/lib"),
+            ("out", "../../usr"),
+            ("gone", "no"),
+        ] {
+            std::os::unix::fs::symlink(to, root.path().join(link)).unwrap();
+        }
+        let seen_as = root.path().join("self");
+        std::os::unix::fs::symlink(".", &seen_as).unwrap();
+        for (path, real) in [
+            ("/lib", Some("/usr/lib")),
+            ("/abs", Some("/usr/lib")),
+            ("//out/lib/", Some("/usr/lib")),
+            ("/usr", Some("/usr")),
+            ("/", None),
+            ("/gone", None),
+            ("/nosuch", None),
+        ] {
+            assert_eq!(real_path(&seen_as, path).as_deref(), real, "{path}");
+        }
     }
 
     #[test]
