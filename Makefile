@@ -3,7 +3,9 @@
 ARCH   := x86_64
 TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
-BIN    := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release
+# Of Cargo.toml.
+PROFILE := release
+BIN    = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/$(PROFILE)
 HOST   := $(shell uname -m)
 # It runs here, whatever it makes images for.
 MKIMAGE = out/$(HOST)/mkimage
@@ -16,7 +18,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb netboot bundle qemu demo docs test bench bench-session bench-9p conformance clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo docs test bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -25,7 +27,7 @@ deps: ## install what is missing (Debian, Ubuntu), or say what
 
 programs: ## cpu, cpud and mkimage, static
 	@scripts/deps build $(CROSS)
-	cargo build --release --target $(TARGET) -p cpu-client -p cpud -p mkimage
+	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p cpud -p mkimage
 	@install -D -C -t $(OUT) $(BIN)/cpu $(BIN)/cpud $(BIN)/mkimage
 ifdef CROSS
 	cargo build --release --target $(HOST)-unknown-linux-musl -p mkimage
@@ -57,6 +59,16 @@ cpukernel: initramfs ## the kernel with the initramfs inside
 usb: cpukernel ## the image for a stick: dd it, or see out/x86_64/mkimage usb --help
 	@scripts/deps media
 	$(MKIMAGE) usb --arch $(ARCH) -o $(OUT)
+
+# Where scripts/deps puts Debian's kernel.
+DEBS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cpu-appliance/debs
+stick: PROFILE := quick
+stick: OUT := out/quick
+stick: MKIMAGE := out/quick/mkimage
+stick: initramfs ## a stick in two minutes, of Debian's kernel (DEB=FILE for another package), in out/quick
+	@scripts/deps media $(if $(DEB),,distro)
+	$(MKIMAGE) kernel -o $(OUT) --from-deb "$(or $(DEB),$$(ls $(DEBS)/linux-image-6.12*_amd64.deb | tail -n 1))"
+	$(MKIMAGE) usb -o $(OUT)
 
 netboot: cpukernel ## what a server needs to boot machines from the network
 	$(MKIMAGE) netboot --arch $(ARCH) -o $(OUT)
@@ -121,6 +133,10 @@ conformance: cpukernel ## judges from outside on a machine's files, hours (docs/
 bench-9p: cpukernel ## the file server beside diod, on a machine (BENCH_9P=--help; an hour or two)
 	@scripts/deps qemu test bench
 	cargo run --release -p e2e --bin bench-9p -- $(BENCH_9P)
+
+bench-stick: ## from a clone to a stick, timed, in a place of its own; then it boots
+	@scripts/deps build media distro qemu
+	@scripts/bench-stick
 
 clean: ## remove out/ and target/, keys too; the cache (~/.cache/cpu-appliance) stays
 	cargo clean
