@@ -62,13 +62,11 @@ usb: cpukernel ## the image for a stick: dd it, or see out/x86_64/mkimage usb --
 
 # Where scripts/deps puts Debian's kernel.
 DEBS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cpu-appliance/debs
-stick: PROFILE := quick
-stick: OUT := out/quick
-stick: MKIMAGE := out/quick/mkimage
-stick: initramfs ## a stick in two minutes, of Debian's kernel (DEB=FILE for another package), in out/quick
+stick: ## a stick in two minutes, of Debian's kernel (DEB=FILE for another package), in out/quick
 	@scripts/deps media $(if $(DEB),,distro)
-	$(MKIMAGE) kernel -o $(OUT) --from-deb "$(or $(DEB),$$(ls $(DEBS)/linux-image-6.12*_amd64.deb | tail -n 1))"
-	$(MKIMAGE) usb -o $(OUT)
+	$(MAKE) PROFILE=quick OUT=out/quick MKIMAGE=out/quick/mkimage initramfs
+	out/quick/mkimage kernel -o out/quick --from-deb "$(or $(DEB),$$(ls $(DEBS)/linux-image-6.12*_amd64.deb | tail -n 1))"
+	out/quick/mkimage usb -o out/quick
 
 netboot: cpukernel ## what a server needs to boot machines from the network
 	$(MKIMAGE) netboot --arch $(ARCH) -o $(OUT)
@@ -97,7 +95,7 @@ aarch64-test-program:
 	cargo build --release --target $(TARGET) -p e2e --bin machine-name
 	@install -D -C -t $(OUT)/test-root/bin $(BIN)/machine-name
 
-test: cpukernel flash hardened aarch64 ## format, lints, unit tests, end-to-end tests
+test: cpukernel flash hardened aarch64 stick ## format, lints, unit tests, end-to-end tests
 	@scripts/deps qemu media distro cross-aarch64 test
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings

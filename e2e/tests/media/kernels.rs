@@ -72,9 +72,10 @@ fn mkimage(directory: &Path, words: &[&str], last: Option<&Path>) -> Result<()> 
     Ok(())
 }
 
-fn runs_on_debian(vm: &Vm) -> Result<()> {
+fn runs_on_debian(vm: &Vm, key: &Path) -> Result<()> {
     let home = Home::new()?;
-    let said = Client::new(vm.port(), &home).sh_ok("date +%s; uname -r; cat /proc/modules")?;
+    let client = Client::new(vm.port(), &home).with_key(key);
+    let said = client.sh_ok("date +%s; uname -r; cat /proc/modules")?;
     let mut lines = said.lines();
     let seconds: i64 = lines.next().context("no date")?.parse()?;
     ensure!(seconds > 1_700_000_000, "{said}");
@@ -95,7 +96,7 @@ fn runs_on_debian(vm: &Vm) -> Result<()> {
 fn debian() -> Result<()> {
     let directory = taken()?;
     let vm = Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?;
-    runs_on_debian(&vm)
+    runs_on_debian(&vm, &out().join("cpu_rsa"))
 }
 
 /// Debian's kernel again, as if it were this machine's own: where its package would have put it.
@@ -113,18 +114,21 @@ fn host_kernel() -> Result<()> {
         .args([&package()?, directory.path(), &out().join("mkimage")])
         .output()?;
     ensure!(output.status.success(), "{output:?}");
-    runs_on_debian(&Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?)
+    let vm = Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?;
+    runs_on_debian(&vm, &out().join("cpu_rsa"))
 }
 
+/// The stick of `make stick`: every module and the quick profile.
 fn debian_stick() -> Result<()> {
-    let directory = taken()?;
-    mkimage(directory.path(), &["usb"], None)?;
-    let image = directory.path().join("usbstick").display().to_string();
+    let made = root().join("out/quick");
+    let image = made.join("usbstick");
+    ensure!(image.exists(), "no {}: make stick", image.display());
     let mut script = Command::new("bash");
     script
         .arg(root().join("qemu/QEMU"))
-        .args(["-nographic", "-drive", OVMF, "-hda", &image]);
-    runs_on_debian(&Vm::start(script)?)
+        .args(["-nographic", "-snapshot", "-drive", OVMF, "-hda"])
+        .arg(image);
+    runs_on_debian(&Vm::start(script)?, &made.join("cpu_rsa"))
 }
 
 /// Room in the flash chips that LinuxBoot is put into: 2.75 MiB.
