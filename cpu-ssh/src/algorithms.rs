@@ -75,6 +75,13 @@ fn has_aes() -> bool {
     false
 }
 
+/// The exchanges of `preferred` that no quantum computer will break: what OpenSSH has had since 9.9,
+/// but u-root's Go programs and older clients have not.
+pub fn only_post_quantum(preferred: &mut Preferred) {
+    let kex = preferred.kex.to_mut();
+    kex.retain(|name| *name != kex::CURVE25519 && *name != kex::CURVE25519_PRE_RFC_8731);
+}
+
 /// The lists for either end. Compression is off: it costs more than a LAN, and it has been an
 /// attack surface.
 pub fn preferred() -> Preferred {

@@ -28,6 +28,11 @@ const FLAGS: &[Flag] = &[
         "",
         "grant ssh's -L and -R, between loopback addresses",
     ),
+    (
+        "pq",
+        "",
+        "exchange keys by ML-KEM only: OpenSSH 9.9 and our cpu can, older ones and u-root's cannot",
+    ),
     ("d", "", "say what happens on standard error"),
     ("V", "", "print the version"),
     ("h", "", "print this help"),
@@ -53,6 +58,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
         public_keys: PathBuf::from("/key.pub"),
         host_key: PathBuf::from("/host_key"),
         forward: false,
+        post_quantum: false,
         debug: false,
     };
     let (mut network, mut port) = (None, None);
@@ -74,6 +80,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
             Some("forward") => options.forward = true,
+            Some("pq") => options.post_quantum = true,
             Some("d") => options.debug = true,
             _ => bail!("unknown argument {arg} (cpud -h tells more)"),
         }

@@ -32,11 +32,11 @@ impl Daemon {
         })
     }
 
-    /// The same with ssh's forwards granted.
-    pub fn cpud_that_forwards() -> Result<Self> {
+    /// The same with a flag more.
+    pub fn cpud_with(flag: &str) -> Result<Self> {
         Self::start("cpud", |directory, port| {
             let mut command = cpud(directory);
-            command.arg("-forward");
+            command.arg(flag);
             command.args(["-port", &format!("127.0.0.1:{port}")]);
             command
         })

@@ -13,7 +13,7 @@ pub mod vm;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 /// The repository's root.
 pub fn root() -> PathBuf {
@@ -23,6 +23,13 @@ pub fn root() -> PathBuf {
 /// Where `make` puts what it builds, or the directory that `E2E_OUT` names.
 pub fn out() -> PathBuf {
     std::env::var_os("E2E_OUT").map_or_else(|| root().join("out/x86_64"), PathBuf::from)
+}
+
+/// Where `scripts/deps` keeps what is in no package.
+pub fn cache() -> Result<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")));
+    Ok(cache.context("no home directory")?.join("cpu-appliance"))
 }
 
 /// Ask again and again until there is an answer; the last thing asked about is in the error.

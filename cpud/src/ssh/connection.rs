@@ -43,6 +43,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let _ = socket.set_nodelay(true);
     socket.set_nonblocking(true)?;
 
+    let mut preferred = algorithms::preferred();
+    if options.post_quantum {
+        algorithms::only_post_quantum(&mut preferred);
+    }
     let config = Arc::new(server::Config {
         server_id: SshId::Standard(
             format!("{SERVER_ID_PREFIX}{}", env!("CARGO_PKG_VERSION")).into(),
@@ -51,7 +55,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         auth_rejection_time: REJECTION,
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![host_key],
-        preferred: algorithms::preferred(),
+        preferred,
         inactivity_timeout: None,
         keepalive_interval: Some(algorithms::KEEPALIVE_INTERVAL),
         keepalive_max: algorithms::KEEPALIVE_MAX,

@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) host_key: PathBuf,
     /// Grant TCP ports on loopback (ssh -L, -R).
     pub(crate) forward: bool,
+    /// Exchange keys by ML-KEM only.
+    pub(crate) post_quantum: bool,
     /// Report every step on standard error.
     pub(crate) debug: bool,
 }
@@ -104,6 +106,9 @@ fn spawn(options: &Options, stream: OwnedFd) -> Result<Child> {
         .stdin(Stdio::from(stream));
     if options.forward {
         command.arg("-forward");
+    }
+    if options.post_quantum {
+        command.arg("-pq");
     }
     if options.debug {
         command.arg("-d");

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::daemon::{Daemon, keygen};
 use e2e::terminal::Terminal;
-use e2e::{out, u_root, wait_until};
+use e2e::{cache, out, u_root, wait_until};
 
 use crate::ssh::{User, works};
 use crate::{Machine, Test};
@@ -280,7 +280,7 @@ fn openssh_forwards(_: &Machine) -> Result<()> {
         })
     };
 
-    let told = Daemon::cpud_that_forwards()?;
+    let told = Daemon::cpud_with("-forward")?;
     let ssh = Ssh::new(&told)?;
     let log = ssh.user.home().join("log");
     let both = [&strict[..], &["-L", &to_echo, "-R", &from_there]].concat();
@@ -346,27 +346,44 @@ fn openssh_copies(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn ssh_audit(_: &Machine) -> Result<()> {
-    let daemon = Daemon::cpud()?;
-    let output = Command::new("ssh-audit")
-        .args([
-            "--no-colors",
-            "-l",
-            "warn",
-            "-p",
-            &daemon.port.to_string(),
-            "127.0.0.1",
-        ])
+/// What PyPI's ssh-audit, which scripts/deps put into the cache, finds bad in a server.
+fn faults(daemon: &Daemon) -> Result<Vec<String>> {
+    let output = Command::new("python3")
+        .args(["-m", "ssh_audit.ssh_audit", "--no-colors", "-p"])
+        .args([&daemon.port.to_string(), "127.0.0.1"])
+        .env("PYTHONPATH", cache()?.join("ssh-audit"))
         .output()
-        .context("cannot run ssh-audit (package ssh-audit)")?;
+        .context("cannot run python3")?;
     let said = String::from_utf8_lossy(&output.stdout);
-    let faults: Vec<_> = said
-        .lines()
-        .filter(|line| line.contains("[fail]") || line.contains("[warn]"))
-        // Newer than the tool: Debian's is of 2021.
-        .filter(|line| !line.contains("unknown algorithm"))
-        .collect();
-    ensure!(faults.is_empty(), "{said}");
+    ensure!(
+        said.contains("(kex) mlkem768x25519-sha256") && said.contains("(enc) "),
+        "ssh-audit (scripts/deps test installs it): {output:?}"
+    );
+    let faults = |line: &&str| line.contains("[fail]") || line.contains("[warn]");
+    Ok(said.lines().filter(faults).map(str::to_owned).collect())
+}
+
+fn ssh_audit(_: &Machine) -> Result<()> {
+    // u-root's programs know no other exchange than the one that is warned of.
+    let daemon = Daemon::cpud()?;
+    for fault in faults(&daemon)? {
+        ensure!(fault.contains("curve25519-sha256"), "{fault}");
+    }
+    let daemon = Daemon::cpud_with("-pq")?;
+    let faults = faults(&daemon)?;
+    ensure!(faults.is_empty(), "{faults:?}");
+
+    let ssh = Ssh::new(&daemon)?;
+    works(
+        &ssh.user
+            .run(&[&format!("-sp={}", daemon.port), "127.0.0.1", "true"])?,
+    )?;
+    let output = ssh.run(&["-o", "KexAlgorithms=curve25519-sha256"], &["true"])?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(
+        output.status.code() == Some(255) && said.contains("no matching key exchange method"),
+        "{output:?}"
+    );
     Ok(())
 }
 

@@ -29,11 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 /// The package that scripts/deps has fetched.
 fn package() -> Result<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(std::env::home_dir()?.join(".cache")))
-        .context("no cache directory")?;
-    let debs = cache.join("cpu-appliance/debs");
+    let debs = e2e::cache()?.join("debs");
     std::fs::read_dir(&debs)
         .with_context(|| format!("no {}: run scripts/deps distro", debs.display()))?
         .flatten()

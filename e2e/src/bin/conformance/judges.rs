@@ -101,7 +101,7 @@ pub(crate) struct Sources {
 impl Sources {
     /// Of the kernel's source, which mkimage has unpacked in the cache.
     pub(crate) fn new(home: &Path) -> Result<Self> {
-        let cache = crate::way::judges()?.join("../../source");
+        let cache = e2e::cache()?.join("source");
         let entries = std::fs::read_dir(&cache).into_iter().flatten().flatten();
         let mut trees = entries.map(|entry| entry.path());
         let kernel = trees.find(|tree| tree.join("fs").is_dir());

@@ -84,7 +84,7 @@ impl Place<'_> {
             .env("HOME", self.home)
             .env("PWD", self.directory)
             .env("USER", "root")
-            .env("JUDGES", there(&judges()?))
+            .env("JUDGES", there(&e2e::cache()?.join("judges/bin")))
             .current_dir(self.directory);
         let log = File::create(self.log()?)?;
         command.stdin(Stdio::null()).stderr(log.try_clone()?);
@@ -150,15 +150,6 @@ impl Place<'_> {
         }
         Ok(command)
     }
-}
-
-/// Where scripts/deps has put the judges that are no packages.
-pub(crate) fn judges() -> Result<std::path::PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME").map(std::path::PathBuf::from);
-    let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")));
-    Ok(cache
-        .context("no home directory")?
-        .join("cpu-appliance/judges/bin"))
 }
 
 /// A path of this machine as a session names it, in the namespace or not.
