@@ -374,10 +374,9 @@ fn ssh_audit(_: &Machine) -> Result<()> {
     ensure!(faults.is_empty(), "{faults:?}");
 
     let ssh = Ssh::new(&daemon)?;
-    works(
-        &ssh.user
-            .run(&[&format!("-sp={}", daemon.port), "127.0.0.1", "true"])?,
-    )?;
+    let (port, key) = (format!("-sp={}", daemon.port), ssh.user.key());
+    let key = key.display().to_string();
+    works(&ssh.user.run(&[&port, "-key", &key, "127.0.0.1", "true"])?)?;
     let output = ssh.run(&["-o", "KexAlgorithms=curve25519-sha256"], &["true"])?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(
