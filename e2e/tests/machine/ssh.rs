@@ -48,7 +48,7 @@ impl User {
         self.0.path().join(".ssh")
     }
 
-    fn key(&self) -> PathBuf {
+    pub(crate) fn key(&self) -> PathBuf {
         self.ssh().join("own")
     }
 
