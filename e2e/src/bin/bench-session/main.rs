@@ -2,6 +2,8 @@
 //! command that does nothing, bulk in and out, a long path; and round trips, through a proxy that holds
 //! every byte for 25 ms. docs/performance.md has a run of it.
 
+mod plain;
+
 use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -74,6 +76,15 @@ impl Program {
             name: "ssh",
             words: words.map(str::to_owned).to_vec(),
         }
+    }
+
+    /// No SSH at all.
+    fn plain(port: u16) -> Result<Self> {
+        let program = std::env::current_exe()?.display().to_string();
+        Ok(Self {
+            name: "plain",
+            words: vec![program, "plain".to_owned(), port.to_string()],
+        })
     }
 
     fn line(&self, more: &[&str]) -> Command {
@@ -161,6 +172,9 @@ fn millis(time: Duration) -> f64 {
 }
 
 fn main() -> Result<()> {
+    if let Some(ended) = plain::role(std::env::args().skip(1)) {
+        return ended;
+    }
     let (cpud, sshd) = (Daemon::cpud()?, Daemon::sshd()?);
     let pair = [
         Program::cpu(cpud.port, &cpud.host_key()),
@@ -186,21 +200,30 @@ fn main() -> Result<()> {
     println!("cpu / ssh, medians: {ratio:.2} (to reach: 0.50)\n");
 
     println!("bulk, MiB/s, {} MiB, {CIPHER}, best of three", BULK >> 20);
-    let mut rates = [(0.0, 0.0); 2];
+    let plain = plain::Server::start()?;
+    let [cpu, ssh] = &pair;
+    let programs = [cpu, ssh, &Program::plain(plain.port)?];
+    let mut rates = [(0.0, 0.0); 3];
     for _ in 0..3 {
-        for (program, rate) in pair.iter().zip(&mut rates) {
+        for (program, rate) in programs.iter().zip(&mut rates) {
             let (input, output) = program.bulk(BULK)?;
             *rate = (f64::max(rate.0, input), f64::max(rate.1, output));
         }
     }
-    for (program, (input, output)) in pair.iter().zip(rates) {
+    for (program, (input, output)) in programs.iter().zip(rates) {
         println!("{:<8} in {input:>7.0}  out {output:>7.0}", program.name);
     }
     println!(
-        "cpu / ssh: in {:.1}, out {:.1} (to reach: 3)\n",
+        "cpu / ssh: in {:.1}, out {:.1} (to reach: 3)",
         rates[0].0 / rates[1].0,
         rates[0].1 / rates[1].1
     );
+    println!(
+        "plain TCP, nothing encrypted / ssh: in {:.1}, out {:.1}\n",
+        rates[2].0 / rates[1].0,
+        rates[2].1 / rates[1].1
+    );
+    drop(plain);
 
     println!("a byte there and back behind full output, {SMALL} of each, ms");
     for program in &pair {
