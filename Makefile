@@ -128,8 +128,9 @@ conformance: cpukernel ## judges from outside on a machine's files, hours (docs/
 	@scripts/deps qemu judges
 	cargo run -p e2e --bin conformance -- $(JUDGES)
 
-bench-9p: cpukernel ## the file server beside diod, on a machine (BENCH_9P=--help; an hour or two)
+bench-9p: cpukernel ## the file server alone, then beside diod on a machine (BENCH_9P=--help; an hour or two)
 	@scripts/deps qemu test bench
+	cargo run --release -p cpu-client --example load9p
 	cargo run --release -p e2e --bin bench-9p -- $(BENCH_9P)
 
 bench-stick: ## from a clone to a stick, timed, in a place of its own; then it boots
