@@ -44,7 +44,7 @@ impl Machine {
         fs::create_dir(directory.path().join("etc")).unwrap();
         fs::write(directory.path().join("cmdline"), cmdline).unwrap();
         let script = "read go; cd $1; mount --bind cmdline /proc/cmdline; mount --bind etc /etc;
-                      echo '(none)' > /proc/sys/kernel/hostname; exec $2 network";
+                      echo cpu > /proc/sys/kernel/hostname; exec $2 network";
         let mut child = Command::new("unshare")
             .args(["--net", "--mount", "--uts", "sh", "-c", script, "sh"])
             .arg(directory.path())
@@ -96,6 +96,15 @@ impl Machine {
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn host_name(&self) -> String {
+        let pid = self.child.id().to_string();
+        let output = Command::new("nsenter")
+            .args(["--target", &pid, "--uts", "uname", "-n"])
+            .output()
+            .unwrap();
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
     /// Waits until `ip` inside prints a text, or prints it no more.
@@ -277,6 +286,8 @@ fn a_lease_is_used_renewed_rebound_and_given_up() {
         "{resolv}"
     );
 
+    assert_eq!(machine.host_name(), "board");
+
     let renewal = server.expect(REQUEST);
     assert_eq!((renewal.from.ip(), renewal.option(50)), (OURS.into(), None));
     server.answer(&renewal, ACK, short);
@@ -378,12 +389,7 @@ fn an_address_on_the_kernels_command_line_is_used_without_dhcp() {
             .file("etc/resolv.conf")
             .ends_with("nameserver 1.1.1.1\n")
     );
-    let pid = machine.child.id().to_string();
-    let name = Command::new("nsenter")
-        .args(["--target", &pid, "--uts", "uname", "-n"])
-        .output()
-        .unwrap();
-    assert_eq!(name.stdout, b"board\n");
+    assert_eq!(machine.host_name(), "board");
 }
 
 #[test]

@@ -27,6 +27,9 @@ use crate::console::say;
 use children::Children;
 use power::End;
 
+/// What a machine is called that nobody gives a name: as `CONFIG_DEFAULT_HOSTNAME` of our kernels.
+pub(crate) const HOST_NAME: &str = "cpu";
+
 /// Runs the role. `args` are for the server and the network; returns only if not PID 1.
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let is_pid_1 = nix::unistd::getpid().as_raw() == 1;
@@ -75,7 +78,10 @@ fn boot() {
         "version {} is init",
         env!("CARGO_PKG_VERSION")
     ));
-    if let Some(name) = cmdline::values(&cmdline::read(), "hostname").pop()
+    let given = cmdline::values(&cmdline::read(), "hostname").pop();
+    // What the kernel calls itself if nobody else does.
+    let is_nameless = nix::unistd::gethostname().is_ok_and(|name| name == "(none)");
+    if let Some(name) = given.or_else(|| is_nameless.then(|| HOST_NAME.to_owned()))
         && let Err(errno) = nix::unistd::sethostname(&name)
     {
         say(format_args!(

@@ -290,11 +290,11 @@ impl Port {
     }
 }
 
-/// The host name, if the machine has been given one.
+/// The host name, if the machine has been given one by somebody who knows which it is.
 fn host_name() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
-    // What the kernel calls itself before anybody else does.
-    Some(name).filter(|name| !name.is_empty() && name != "(none)" && name != "localhost")
+    let is_given = !["", "(none)", "localhost", crate::init::HOST_NAME].contains(&name.as_str());
+    is_given.then_some(name)
 }
 
 /// Gives the machine this name if it has none.
