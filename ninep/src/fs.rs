@@ -130,6 +130,13 @@ pub trait FileSystem: Sync {
     /// `name` in `dir`; the last component is not followed if it is a symbolic link.
     fn walk(&self, dir: &Self::Node, name: &[u8]) -> Result<(Self::Node, Qid)>;
 
+    /// [`walk`](FileSystem::walk) and [`getattr`](FileSystem::getattr) of all in one.
+    fn walk_getattr(&self, dir: &Self::Node, name: &[u8]) -> Result<(Self::Node, Attr)> {
+        let (node, _) = self.walk(dir, name)?;
+        let attr = self.getattr(&node, Attr::ALL)?;
+        Ok((node, attr))
+    }
+
     /// The directory that `node` was reached by; the root's is the root.
     fn parent(&self, node: &Self::Node) -> Result<(Self::Node, Qid)>;
 

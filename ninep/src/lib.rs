@@ -7,6 +7,7 @@
 //! | [`errno`] | error numbers as the wire has them |
 //! | [`fs`] | the contract between the engine and whatever it serves |
 //! | [`server`] | the engine: versions, tags, flushes, fids, threads |
+//! | [`relay`] | between a kernel and a server that is far away: fewer waits |
 //! | [`observe`] | a person's view of the requests: trace and counts |
 //!
 //! Synchronous, without `unsafe`, and apart from [`server::serve`] without I/O. The bytes of the
@@ -27,6 +28,7 @@ pub mod errno;
 pub mod fs;
 pub mod msg;
 pub mod observe;
+pub mod relay;
 pub mod server;
 pub mod wire;
 

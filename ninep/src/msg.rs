@@ -4,7 +4,8 @@
 //! word a person reads for it, the fields of the request and the fields of the reply, in the
 //! order of the wire. From it the macro makes [`Kind`], [`Request`] and [`Reply`] with their
 //! decoding and encoding. The fields are those of `include/net/9p/9p.h` and `net/9p/client.c` of
-//! the Linux kernel. A message is `size[4] type[1] tag[2]`, then its body.
+//! the Linux kernel. A message is `size[4] type[1] tag[2]`, then its body. The last row is of
+//! [`EXTENDED`] alone.
 
 #[cfg(test)]
 use crate::wire::sample::{Entropy, Sample};
@@ -12,7 +13,15 @@ use crate::wire::{Data, Few, Frame, HEADER, Malformed, Name, Reader, Str, Wire};
 
 /// The version string of the dialect.
 pub const VERSION: &[u8] = b"9P2000.L";
-/// The tag of [`Request::Version`].
+/// The version string of the dialect that [`crate::relay`] speaks with [`crate::server`]: fewer waits
+/// for the same files. It is 9P2000.L, and
+///
+/// * `size[4] Twalkgetattr tag[2] fid[4] newfid[4] name[s]` walks one name, not `.` nor `..`;
+///   `size[4] Rwalkgetattr tag[2]` has the body of an Rgetattr, its qid being the walk's;
+/// * a clunk, and a walk of no names, may have the tag [`NO_TAG`]: it is done before the next
+///   request is read, and never answered.
+pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
+/// The tag of [`Request::Version`], and in [`EXTENDED`] of requests without a reply.
 pub const NO_TAG: u16 = !0;
 /// No fid: the `afid` of an attach without authentication.
 pub const NO_FID: u32 = !0;
@@ -165,6 +174,8 @@ impl Attr {
     pub const BASIC: u64 = 0x7ff;
     /// `P9_STATS_BTIME`.
     pub const BTIME: u64 = 0x800;
+    /// `P9_STATS_ALL`.
+    pub const ALL: u64 = 0x3fff;
 }
 
 impl SetAttr {
@@ -223,7 +234,7 @@ macro_rules! messages {
                 self as u8
             }
 
-            /// What a person calls it.
+            /// What a person calls it; kinds that do the same share a word.
             pub fn word(self) -> &'static str {
                 match self { $(Self::$name => $word,)* }
             }
@@ -348,6 +359,7 @@ messages! {
     118 Write       "write"       { fid: u32, offset: u64, data: Data<'a> } { count: u32 }
     120 Clunk       "clunk"       { fid: u32 } {}
     122 Remove      "remove"      { fid: u32 } {}
+    126 Walkgetattr "walk"        { fid: u32, newfid: u32, name: Name<'a> } { attr: Attr }
 }
 
 /// The first seven bytes of a message.

@@ -165,6 +165,11 @@ impl FileSystem for Export {
         Ok((node, self.qid(&stat)))
     }
 
+    fn walk_getattr(&self, dir: &Node, name: &[u8]) -> Result<(Node, Attr)> {
+        let (node, stat) = dir.walk(name).map_err(os)?;
+        Ok((node, attr::attr(self.qid(&stat), &stat)))
+    }
+
     fn parent(&self, node: &Node) -> Result<(Node, Qid)> {
         if node.kind() != FileType::Directory {
             return Err(Errno::ENOTDIR);

@@ -25,6 +25,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 
 use super::fd::Fd;
+use super::files::relay;
 use super::forward::FilesPort;
 use crate::session::end_rest;
 
@@ -39,7 +40,7 @@ const STRANGERS: Duration = Duration::from_secs(1);
 const REST: u32 = 20;
 
 /// Most bytes taken at once from what the client sends.
-const CHUNK: usize = 256 * 1024;
+pub(super) const CHUNK: usize = 256 * 1024;
 
 /// What the client asked for before the command.
 #[derive(Default)]
@@ -255,31 +256,6 @@ async fn pump_out(from: Arc<Fd>, to: Sender, stream: Stream, mut ended: watch::R
             return;
         }
     }
-}
-
-/// 9P both ways between the client and the kernel. When either side ends, so does the other: the
-/// mount then answers every request with an error instead of hanging.
-fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>) {
-    let to_kernel = socket.clone();
-    let from_kernel = tokio::spawn(async move {
-        let mut buffer = BytesMut::new();
-        while let Ok(bytes) = socket.read(&mut buffer).await
-            && !bytes.is_empty()
-        {
-            if sender.send(Stream::Data, bytes).await.is_err() {
-                return;
-            }
-        }
-        let _ = sender.request(russh::ChannelWriteHalf::close).await;
-    });
-    tokio::spawn(async move {
-        while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
-            if to_kernel.write_all(&chunk).await.is_err() {
-                break;
-            }
-        }
-        from_kernel.abort();
-    });
 }
 
 /// Signals to the session process, until the client goes; then its end of the pipe is closed.

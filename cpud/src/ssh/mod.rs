@@ -5,6 +5,7 @@ mod auth;
 mod connection;
 mod exec;
 mod fd;
+mod files;
 mod forward;
 mod listen;
 

@@ -131,6 +131,12 @@ impl<'a, F: FileSystem> Desk<'a, F> {
             R::Walk { fid, newfid, names } => Reply::Walk {
                 qids: self.walk(fid, newfid, &names)?,
             },
+            R::Walkgetattr { fid, newfid, name } => {
+                let from = self.place(fid, newfid)?;
+                let (node, attr) = fs.walk_getattr(&from.node, plain(name)?)?;
+                self.put(fid, &from, newfid, node)?;
+                Reply::Walkgetattr { attr }
+            }
             R::Clunk { fid } => {
                 let old = self.fids.remove(fid)?;
                 if let Role::XattrWrite(xattr) = &old.role {
@@ -320,7 +326,8 @@ impl<'a, F: FileSystem> Desk<'a, F> {
         })
     }
 
-    fn walk(&self, fid: u32, newfid: u32, names: &Few<Name<'_>>) -> Result<Few<Qid>, Errno> {
+    /// Where a walk of `fid` to `newfid` begins.
+    fn place(&self, fid: u32, newfid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let from = self.fids.get(fid)?;
         // An open fid may be cloned: Linux walks from whatever fid it has when a file has lost
         // its name. Only its number can't be given away.
@@ -332,6 +339,20 @@ impl<'a, F: FileSystem> Desk<'a, F> {
         if newfid != fid {
             self.fids.free(newfid)?;
         }
+        Ok(from)
+    }
+
+    /// Where it ended.
+    fn put(&self, fid: u32, from: &Arc<Fid<F>>, newfid: u32, node: F::Node) -> Result<(), Errno> {
+        if newfid == fid {
+            self.fids.replace(fid, from, Fid::path(node))
+        } else {
+            self.fids.insert(newfid, Fid::path(node))
+        }
+    }
+
+    fn walk(&self, fid: u32, newfid: u32, names: &Few<Name<'_>>) -> Result<Few<Qid>, Errno> {
+        let from = self.place(fid, newfid)?;
         let mut node = from.node.clone();
         let mut qids = Few::default();
         for name in names.iter() {
@@ -350,11 +371,7 @@ impl<'a, F: FileSystem> Desk<'a, F> {
                 Err(_) => return Ok(qids),
             }
         }
-        if newfid == fid {
-            self.fids.replace(fid, &from, Fid::path(node))?;
-        } else {
-            self.fids.insert(newfid, Fid::path(node))?;
-        }
+        self.put(fid, &from, newfid, node)?;
         Ok(qids)
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::{Error, MIN_MSIZE};
+use super::{Agreed, Error, MIN_MSIZE};
 use crate::msg::Header;
 use crate::wire::HEADER;
 
@@ -14,8 +14,8 @@ type Message<'b> = (Header, &'b [u8]);
 pub(super) struct Inbox<R> {
     reader: BufReader<R>,
     open: bool,
-    /// Message size, once a version has been agreed.
-    pub(super) msize: Option<u32>,
+    /// The version, once there is one.
+    pub(super) agreed: Option<Agreed>,
 }
 
 impl<R: Read> Inbox<R> {
@@ -23,7 +23,7 @@ impl<R: Read> Inbox<R> {
         Self {
             reader: BufReader::with_capacity(BUFFER, reader),
             open: true,
-            msize: None,
+            agreed: None,
         }
     }
 
@@ -50,7 +50,7 @@ impl<R: Read> Inbox<R> {
         let mut header = [0; HEADER];
         self.reader.read_exact(&mut header).map_err(broken)?;
         let header = Header::decode(&header);
-        let limit = self.msize.unwrap_or(MIN_MSIZE);
+        let limit = self.agreed.map_or(MIN_MSIZE, |agreed| agreed.msize);
         let size = usize::try_from(header.size).unwrap_or(usize::MAX);
         let size = match size.checked_sub(HEADER) {
             Some(size) if header.size <= limit => size,

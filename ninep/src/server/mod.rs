@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use crate::errno::Errno;
 use crate::fs::FileSystem;
-use crate::msg::{Header, Kind, Reply, Request, VERSION};
+use crate::msg::{EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::observe::{Event, Observer};
 use crate::wire::{Frame, Malformed, Str};
 use desk::Desk;
@@ -130,15 +130,24 @@ struct Session<'a, F: FileSystem, R, W> {
 struct Job<'b> {
     request: Result<Request<'b>, Malformed>,
     tag: u16,
-    /// `None` if no version has been agreed.
-    msize: Option<u32>,
+    /// `None` if none has been.
+    agreed: Option<Agreed>,
+}
+
+/// A version that both sides know.
+#[derive(Clone, Copy)]
+struct Agreed {
+    /// Size of a message at most.
+    msize: u32,
+    /// Whether it is [`EXTENDED`].
+    extended: bool,
 }
 
 #[expect(clippy::large_enum_variant, reason = "passed on at once")]
 enum Next<'b> {
     Job(Job<'b>),
-    /// A flush that the request it waits for will answer.
-    Parked,
+    /// Nothing to be done: it was, or it is a flush that the request it waits for will answer.
+    Nothing,
     /// Of the stream.
     End,
 }
@@ -163,7 +172,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
                         self.fail(Error::Write(error));
                     }
                 }
-                Ok(Next::Parked) => {}
+                Ok(Next::Nothing) => {}
                 Ok(Next::End) => return,
                 Err(error) => return self.fail(error),
             }
@@ -180,12 +189,28 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             return Ok(Next::End);
         };
         let request = Kind::new(kind).and_then(|kind| Request::decode(kind, body));
+        let agreed = inbox.agreed;
+        if tag == NO_TAG
+            && agreed.is_some_and(|agreed| agreed.extended)
+            && let Ok(request) = request
+            && moves_fids(&request)
+        {
+            let request = Ok(request);
+            let job = Job {
+                request,
+                tag,
+                agreed,
+            };
+            // It only moves a number in the table, so nobody waits long for the reader.
+            self.perform(&job, &mut Frame::default());
+            return Ok(Next::Nothing);
+        }
         let begun = match request {
             Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),
             Ok(Request::Version { msize, version }) => {
                 self.outbox.drain();
                 self.desk.reset();
-                inbox.msize = negotiate(msize, version, self.max_msize).unwrap_or_default();
+                inbox.agreed = negotiate(msize, version, self.max_msize).unwrap_or_default();
                 self.outbox.begin(tag)
             }
             _ => self.outbox.begin(tag),
@@ -194,9 +219,9 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             Ok(Begun::Go) => Ok(Next::Job(Job {
                 request,
                 tag,
-                msize: inbox.msize,
+                agreed: inbox.agreed,
             })),
-            Ok(Begun::Parked) => Ok(Next::Parked),
+            Ok(Begun::Parked) => Ok(Next::Nothing),
             Err(DuplicateTag) => {
                 inbox.close();
                 Err(Error::DuplicateTag(tag))
@@ -206,14 +231,14 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
 
     /// Does a request and makes its reply.
     fn perform(&self, job: &Job<'_>, reply: &mut Frame) {
-        let result = match (job.request, job.msize) {
+        let result = match (job.request, job.agreed) {
             (Err(malformed), _) => Err(malformed.into()),
             (Ok(Request::Version { msize, version }), agreed) => {
                 negotiate(msize, version, self.max_msize).map(|_| {
-                    let version = if agreed.is_some() {
-                        VERSION
-                    } else {
-                        b"unknown"
+                    let version = match agreed {
+                        Some(Agreed { extended: true, .. }) => EXTENDED,
+                        Some(_) => VERSION,
+                        None => b"unknown",
                     };
                     let msize = msize.min(self.max_msize);
                     let version = Str::new(version).unwrap_or_default();
@@ -222,7 +247,13 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
                 })
             }
             (Ok(_), None) => Err(Errno::EPROTO),
-            (Ok(request), Some(msize)) => match self.observer {
+            (
+                Ok(Request::Walkgetattr { .. }),
+                Some(Agreed {
+                    extended: false, ..
+                }),
+            ) => Err(Errno::EOPNOTSUPP),
+            (Ok(request), Some(Agreed { msize, .. })) => match self.observer {
                 None => self.desk.handle(&request, job.tag, msize, reply),
                 Some(observer) => {
                     let words = self.desk.words(&request);
@@ -245,8 +276,17 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
     }
 }
 
-/// The message size to use, or `None` if the peer wants a dialect that isn't spoken here.
-fn negotiate(msize: u32, version: Str<'_>, max_msize: u32) -> Result<Option<u32>, Errno> {
+/// Whether a request is one that may come without a tag: a clunk or a walk of no names.
+fn moves_fids(request: &Request<'_>) -> bool {
+    match request {
+        Request::Clunk { .. } => true,
+        Request::Walk { names, .. } => names.is_empty(),
+        _ => false,
+    }
+}
+
+/// What to agree on, or `None` if the peer wants a dialect that isn't spoken here.
+fn negotiate(msize: u32, version: Str<'_>, max_msize: u32) -> Result<Option<Agreed>, Errno> {
     if msize < MIN_MSIZE {
         return Err(Errno::EINVAL);
     }
@@ -255,5 +295,8 @@ fn negotiate(msize: u32, version: Str<'_>, max_msize: u32) -> Result<Option<u32>
         Some(rest) => rest.is_empty() || rest.starts_with(b"."),
         None => false,
     };
-    Ok(known.then_some(msize.min(max_msize)))
+    Ok(known.then_some(Agreed {
+        msize: msize.min(max_msize),
+        extended: version.bytes() == EXTENDED,
+    }))
 }

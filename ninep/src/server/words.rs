@@ -36,6 +36,7 @@ pub(super) fn subjects(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
         | R::Lock { fid, .. }
         | R::Getlock { fid, .. }
         | R::Walk { fid, .. }
+        | R::Walkgetattr { fid, .. }
         | R::Read { fid, .. }
         | R::Write { fid, .. }
         | R::Clunk { fid }
@@ -109,7 +110,9 @@ impl<F: FileSystem> Display for Words<'_, F> {
             | R::Mknod {
                 name: new, mode, ..
             } => write!(f, " {} {mode:o}", name(new.bytes())),
-            R::Unlinkat { name: old, .. } => write!(f, " {}", name(old.bytes())),
+            R::Unlinkat { name: old, .. } | R::Walkgetattr { name: old, .. } => {
+                write!(f, " {}", name(old.bytes()))
+            }
             R::Symlink {
                 name: new, target, ..
             } => write!(f, " {} → {}", name(new.bytes()), printable(target.bytes())),
@@ -172,6 +175,7 @@ impl<F: FileSystem> Display for Path<'_, F> {
                 f.write_str(&at(Some(&names.join(&b'/'))))
             }
             R::Lcreate { name, .. }
+            | R::Walkgetattr { name, .. }
             | R::Mkdir { name, .. }
             | R::Mknod { name, .. }
             | R::Symlink { name, .. }

@@ -9,17 +9,18 @@
 mod raw;
 
 mod fids;
+mod relay;
 mod session;
 mod stream;
 
 use std::num::NonZero;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use ninep::errno::Errno;
 use ninep::fs::{Attach, DirSink, FileSystem, OpenFlags, Result};
-use ninep::msg::{Attr, Kind, NO_TAG, Qid, Reply, Request};
+use ninep::msg::{Attr, Kind, NO_TAG, Qid, Reply, Request, SetAttr};
 use ninep::observe::{Counts, Event, Observer};
 use ninep::server::{Config, Error};
 use raw::{Raw, attach, name, text, version, walk};
@@ -32,6 +33,8 @@ struct Mem {
     released: Mutex<bool>,
     wake: Condvar,
     values: Mutex<Vec<Attribute>>,
+    /// Of every file.
+    size: AtomicU64,
 }
 
 /// A name, and the value it got or `None` if it was removed.
@@ -108,11 +111,17 @@ impl FileSystem for MemFs {
     }
 
     fn getattr(&self, node: &Node, _mask: u64) -> Result<Attr> {
-        let qid = node.qid();
         Ok(Attr {
-            qid,
+            valid: Attr::BASIC,
+            qid: node.qid(),
+            size: self.0.size.load(Ordering::SeqCst),
             ..Attr::default()
         })
+    }
+
+    fn setattr(&self, _node: &Node, _file: Option<&Open>, attr: &SetAttr) -> Result<()> {
+        self.0.size.store(attr.size, Ordering::SeqCst);
+        Ok(())
     }
 
     fn open(&self, node: &Node, _flags: OpenFlags) -> Result<(Open, Qid)> {

@@ -85,10 +85,14 @@ impl Raw {
     }
 
     pub fn version(&mut self, msize: u32) -> u32 {
-        self.send(NO_TAG, &version(msize, b"9P2000.L"));
+        self.dialect(msize, b"9P2000.L")
+    }
+
+    pub fn dialect(&mut self, msize: u32, dialect: &[u8]) -> u32 {
+        self.send(NO_TAG, &version(msize, dialect));
         match self.receive().reply() {
             Reply::Version { msize, version } => {
-                assert_eq!(version.bytes(), b"9P2000.L");
+                assert_eq!(version.bytes(), dialect);
                 msize
             }
             other => panic!("{other:?}"),

@@ -1,0 +1,330 @@
+//! Between Linux's client and a server that is far away: the same files in fewer waits.
+//!
+//! The kernel asks for one thing and waits, asks for the next and waits. When the server speaks
+//! [`EXTENDED`], one wait is enough for what belongs together; of any other, every byte passes as it is.
+//!
+//! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
+//!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
+//!   attributes are kept here for the getattr that follows, for [`FRESH`] at most. They are forgotten
+//!   when the fid is used for anything else, and whenever a request that may change attributes goes
+//!   or has been answered: what happens on this mount is seen in its order.
+//! * **What cannot fail.** A clone of a fid is confirmed here, and so is the clunk of one that was not
+//!   opened, or only to be read. The server is told with the next request, or after [`COMPANY`]. It
+//!   does both before it reads on, so a number that is used again means what it should. The clunk of
+//!   a file that can be written or has locks is waited for: after close(2) nobody finds it busy.
+//!
+//! No I/O and no clock: [`Relay`] is told what arrived, and when.
+
+mod cut;
+
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+
+use crate::fs::OpenFlags;
+use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
+use crate::wire::{Few, Frame, HEADER, Malformed, Str};
+use cut::{Cutter, Piece};
+
+/// How long attributes that came with a name are good for the getattr that follows: what a busy
+/// machine may need between two requests of one system call.
+pub const FRESH: Duration = Duration::from_millis(10);
+
+/// How long requests that nobody waits for may be held back for one that they can travel with.
+pub const COMPANY: Duration = Duration::from_millis(5);
+
+/// Attributes kept at a time: as many as walks may be between their name and their getattr.
+const KEPT: usize = 32;
+
+/// Bytes of held-back requests that need no company.
+const CROWD: usize = 8 * 1024;
+
+/// Why nothing more can be relayed.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// A size that no message has here, after which nothing can be found in the stream.
+    #[error("a 9P message of type {kind} says it is of {size} bytes")]
+    Size {
+        /// Type byte.
+        kind: u8,
+        /// What it says.
+        size: u32,
+    },
+    /// The server's reply can't be meant.
+    #[error("a reply of the 9P server")]
+    Reply(#[source] Malformed),
+}
+
+/// What is to be sent, each in its order.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// To the server.
+    pub server: Vec<Bytes>,
+    /// To the kernel. What [`Relay::from_kernel`] gives are whole replies, which must not be put within
+    /// another: [`Relay::is_between`].
+    pub kernel: Vec<Bytes>,
+}
+
+/// The relay of one mount.
+#[derive(Debug, Default)]
+pub struct Relay {
+    extended: bool,
+    requests: Cutter,
+    replies: Cutter,
+    /// Tags of walks on their way whose attributes will be good, and the fids that they make.
+    walks: HashMap<u16, u32>,
+    kept: Vec<Kept>,
+    /// Fids whose clunk is waited for.
+    careful: HashSet<u32>,
+    /// Requests without a reply, held back.
+    held: BytesMut,
+    frame: Frame,
+}
+
+/// Attributes that came with a walk.
+#[derive(Debug)]
+struct Kept {
+    fid: u32,
+    since: Instant,
+    attr: Attr,
+}
+
+impl Relay {
+    /// Takes bytes from the kernel.
+    pub fn from_kernel(
+        &mut self,
+        mut chunk: Bytes,
+        now: Instant,
+        out: &mut Out,
+    ) -> Result<(), Broken> {
+        // The bytes of a write are many, and what they are does not matter.
+        let whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
+        while let Some(piece) = self.requests.next(&mut chunk, whole)? {
+            match piece {
+                Piece::Whole(header, message) => self.request(header, message, now, out),
+                Piece::Begin(_, bytes) => {
+                    self.forget_all();
+                    self.pass(bytes, out);
+                }
+                Piece::More(bytes) => out.server.push(bytes),
+            }
+        }
+        if self.held.len() > CROWD {
+            self.release(out);
+        }
+        Ok(())
+    }
+
+    /// Takes bytes from the server.
+    pub fn from_server(
+        &mut self,
+        mut chunk: Bytes,
+        now: Instant,
+        out: &mut Out,
+    ) -> Result<(), Broken> {
+        let is = |kind: Kind, number: u8| number == kind.number() + 1;
+        let whole = |number| is(Kind::Version, number) || is(Kind::Walkgetattr, number);
+        while let Some(piece) = self.replies.next(&mut chunk, whole)? {
+            match piece {
+                Piece::Whole(header, message) => self.reply(header, message, now, out)?,
+                Piece::Begin(header, bytes) => {
+                    let kind = header.kind.checked_sub(1).map(Kind::new);
+                    if let Some(Ok(kind)) = kind
+                        && changes(kind)
+                    {
+                        self.forget_all();
+                        // What these will bring may be from before the change.
+                        self.walks.clear();
+                    }
+                    out.kernel.push(bytes);
+                }
+                Piece::More(bytes) => out.kernel.push(bytes),
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the last bytes of [`Relay::from_server`] ended a message.
+    pub fn is_between(&self) -> bool {
+        !self.replies.is_within()
+    }
+
+    /// Whether requests are held back.
+    pub fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Lets them go.
+    pub fn release(&mut self, out: &mut Out) {
+        if self.holds() {
+            out.server.push(self.held.split().freeze());
+        }
+    }
+
+    fn request(&mut self, header: Header, message: Bytes, now: Instant, out: &mut Out) {
+        let body = message.get(HEADER..).unwrap_or_default();
+        let request = Kind::new(header.kind).and_then(|kind| Request::decode(kind, body));
+        let tag = header.tag;
+        match request {
+            // Whatever it is, the server will say so.
+            Err(_) => {}
+            Ok(Request::Version { msize, version }) if version.bytes() == VERSION => {
+                self.extended = false;
+                let version = Str::new(EXTENDED).unwrap_or_default();
+                return self.send(tag, &Request::Version { msize, version }, out);
+            }
+            Ok(_) if !self.extended => {}
+            Ok(request) => match request {
+                Request::Walk { fid, newfid, names } if newfid != fid => {
+                    self.forget(fid);
+                    let mut all = names.iter();
+                    match (all.next(), all.next()) {
+                        (None, _) => {
+                            self.hold(&request);
+                            let qids = Few::default();
+                            return self.answer(tag, &Reply::Walk { qids }, out);
+                        }
+                        (Some(name), None) if !matches!(name.bytes(), b"." | b"..") => {
+                            self.walks.insert(tag, newfid);
+                            let walk = Request::Walkgetattr { fid, newfid, name };
+                            return self.send(tag, &walk, out);
+                        }
+                        _ => {}
+                    }
+                }
+                Request::Getattr { fid, .. } => {
+                    let mut kept = self.kept.iter();
+                    if let Some(kept) = kept.find(|kept| kept.fid == fid && kept.is_fresh(now)) {
+                        let attr = kept.attr;
+                        return self.answer(tag, &Reply::Getattr { attr }, out);
+                    }
+                }
+                Request::Clunk { fid } => {
+                    self.forget(fid);
+                    if !self.careful.remove(&fid) {
+                        self.hold(&request);
+                        return self.answer(tag, &Reply::Clunk {}, out);
+                    }
+                }
+                Request::Lopen { fid, flags } => {
+                    self.forget(fid);
+                    let flags = OpenFlags(flags);
+                    if flags.access() != OpenFlags::RDONLY || flags.has(OpenFlags::TRUNC) {
+                        self.careful.insert(fid);
+                    }
+                }
+                Request::Lcreate { fid, .. }
+                | Request::Xattrcreate { fid, .. }
+                | Request::Lock { fid, .. } => {
+                    self.careful.insert(fid);
+                }
+                Request::Remove { fid } => {
+                    self.careful.remove(&fid);
+                }
+                _ => {}
+            },
+        }
+        if let Ok(request) = request
+            && changes(request.kind())
+        {
+            self.forget_all();
+        }
+        self.pass(message, out);
+    }
+
+    fn reply(
+        &mut self,
+        header: Header,
+        message: Bytes,
+        now: Instant,
+        out: &mut Out,
+    ) -> Result<(), Broken> {
+        let body = message.get(HEADER..).unwrap_or_default();
+        match Reply::decode(header.kind, body).map_err(Broken::Reply)? {
+            Reply::Version { msize, version } if version.bytes() == EXTENDED => {
+                self.extended = true;
+                self.careful.clear();
+                self.walks.clear();
+                self.forget_all();
+                let version = Str::new(VERSION).unwrap_or_default();
+                self.answer(header.tag, &Reply::Version { msize, version }, out);
+            }
+            Reply::Walkgetattr { attr } => {
+                let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
+                if let Some(fid) = self.walks.remove(&header.tag)
+                    && wanted
+                {
+                    self.kept.retain(|kept| kept.is_fresh(now));
+                    if self.kept.len() >= KEPT {
+                        self.kept.remove(0);
+                    }
+                    let since = now;
+                    self.kept.push(Kept { fid, since, attr });
+                }
+                let mut qids = Few::default();
+                qids.push(attr.qid);
+                self.answer(header.tag, &Reply::Walk { qids }, out);
+            }
+            _ => out.kernel.push(message),
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self, fid: u32) {
+        self.kept.retain(|kept| kept.fid != fid);
+    }
+
+    fn forget_all(&mut self) {
+        self.kept.clear();
+    }
+
+    /// Keeps a request, without a reply, for the next that goes.
+    fn hold(&mut self, request: &Request<'_>) {
+        request.encode(NO_TAG, &mut self.frame);
+        self.held.extend_from_slice(self.frame.finish());
+    }
+
+    fn pass(&mut self, message: Bytes, out: &mut Out) {
+        self.release(out);
+        out.server.push(message);
+    }
+
+    fn send(&mut self, tag: u16, request: &Request<'_>, out: &mut Out) {
+        request.encode(tag, &mut self.frame);
+        let message = Bytes::copy_from_slice(self.frame.finish());
+        self.pass(message, out);
+    }
+
+    fn answer(&mut self, tag: u16, reply: &Reply<'_>, out: &mut Out) {
+        reply.encode(tag, &mut self.frame);
+        out.kernel.push(Bytes::copy_from_slice(self.frame.finish()));
+    }
+}
+
+impl Kept {
+    fn is_fresh(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.since) < FRESH
+    }
+}
+
+/// Whether attributes of any file may be others after such a request. An open may truncate; a clunk
+/// sets the extended attribute that was written.
+fn changes(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Lopen
+            | Kind::Lcreate
+            | Kind::Symlink
+            | Kind::Mknod
+            | Kind::Rename
+            | Kind::Setattr
+            | Kind::Link
+            | Kind::Mkdir
+            | Kind::Renameat
+            | Kind::Unlinkat
+            | Kind::Write
+            | Kind::Clunk
+            | Kind::Remove
+    )
+}

@@ -1,0 +1,451 @@
+//! The relay between a kernel and a server: nothing is another than without it, but fewer waits.
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use ninep::msg::{EXTENDED, Header, Record, VERSION};
+use ninep::relay::{COMPANY, FRESH, Out, Relay};
+use ninep::wire::{Data, Frame, HEADER, Str};
+use proptest::prelude::*;
+
+use super::*;
+
+/// A kernel, which waits for each reply, and a relay.
+struct Kernel {
+    relay: Relay,
+    now: Instant,
+    /// Bytes that the relay gets at once.
+    piece: usize,
+    server: UnixStream,
+    waits: usize,
+}
+
+/// A whole message.
+fn message(tag: u16, request: &Request<'_>) -> Vec<u8> {
+    let mut frame = Frame::default();
+    request.encode(tag, &mut frame);
+    frame.finish().to_vec()
+}
+
+fn reply(tag: u16, reply: &Reply<'_>) -> Bytes {
+    let mut frame = Frame::default();
+    reply.encode(tag, &mut frame);
+    Bytes::copy_from_slice(frame.finish())
+}
+
+fn getattr(fid: u32) -> Request<'static> {
+    let mask = Attr::BASIC;
+    Request::Getattr { fid, mask }
+}
+
+fn set_size(fid: u32, size: u64) -> Request<'static> {
+    let attr = SetAttr {
+        valid: SetAttr::SIZE,
+        size,
+        ..SetAttr::default()
+    };
+    Request::Setattr { fid, attr }
+}
+
+impl Kernel {
+    /// With a version and fid 0 on the root.
+    fn new(fs: MemFs, piece: usize) -> (Self, JoinHandle<std::result::Result<(), Error>>) {
+        let (server, theirs) = UnixStream::pair().unwrap();
+        server
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        let served = std::thread::spawn(move || {
+            ninep::server::serve(&fs, &theirs, &theirs, &Config::default())
+        });
+        let mut kernel = Self {
+            relay: Relay::default(),
+            now: Instant::now(),
+            piece,
+            server,
+            waits: 0,
+        };
+        let agreed = kernel.ask(&message(NO_TAG, &version(1 << 16, VERSION)));
+        let wanted = Reply::Version {
+            msize: 1 << 16,
+            version: text("9P2000.L"),
+        };
+        assert_eq!(agreed, reply(NO_TAG, &wanted));
+        kernel.ask(&message(1, &attach(0)));
+        (kernel, served)
+    }
+
+    /// Sends a request and waits for its reply.
+    fn ask(&mut self, request: &[u8]) -> Vec<u8> {
+        let mut out = Out::default();
+        for piece in request.chunks(self.piece) {
+            let piece = Bytes::copy_from_slice(piece);
+            self.relay.from_kernel(piece, self.now, &mut out).unwrap();
+        }
+        self.server.write_all(&out.server.concat()).unwrap();
+        let mut got = out.kernel.concat();
+        self.waits += usize::from(got.is_empty());
+        let mut buffer = vec![0; self.piece];
+        while !is_whole(&got) {
+            let n = self.server.read(&mut buffer).unwrap();
+            assert!(n > 0, "the server has gone");
+            let mut out = Out::default();
+            let bytes = Bytes::copy_from_slice(&buffer[..n]);
+            self.relay.from_server(bytes, self.now, &mut out).unwrap();
+            got.extend(out.kernel.concat());
+        }
+        assert!(self.relay.is_between());
+        got
+    }
+
+    fn done(&mut self, request: &Request<'_>) -> Vec<u8> {
+        self.ask(&message(1, request))
+    }
+
+    /// The size that a getattr gives, and the waits that it took.
+    fn size(&mut self, fid: u32) -> (u64, usize) {
+        let before = self.waits;
+        let got = self.done(&getattr(fid));
+        match Reply::decode(got[4], &got[HEADER..]).unwrap() {
+            Reply::Getattr { attr } => (attr.size, self.waits - before),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits that a request takes.
+    fn waits(&mut self, request: &Request<'_>) -> usize {
+        let before = self.waits;
+        let got = self.done(request);
+        assert_ne!(got[4], 7, "{request:?} fails");
+        self.waits - before
+    }
+}
+
+fn is_whole(bytes: &[u8]) -> bool {
+    let header = bytes.first_chunk::<HEADER>().map(Header::decode);
+    header.is_some_and(|header| header.size as usize == bytes.len())
+}
+
+/// Requests that a kernel may send; what makes no sense in the state that the fids are in is left out.
+#[derive(Debug, Clone)]
+enum Step {
+    Walk(u32, u32, &'static str),
+    Open(u32, bool),
+    Clunk(u32),
+    Getattr(u32),
+    Size(u32, u64),
+    Read(u32),
+    Write(u32, usize),
+    Wait,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let fid = || 0..6_u32;
+    let path = prop::sample::select(vec![
+        "", "dir", "file", "deep", "nothing", "dir/deep", "..", ".",
+    ]);
+    prop_oneof![
+        4 => (fid(), fid(), path).prop_map(|(fid, newfid, path)| Step::Walk(fid, newfid, path)),
+        1 => (fid(), any::<bool>()).prop_map(|(fid, write)| Step::Open(fid, write)),
+        2 => fid().prop_map(Step::Clunk),
+        3 => fid().prop_map(Step::Getattr),
+        1 => (fid(), any::<u64>()).prop_map(|(fid, size)| Step::Size(fid, size)),
+        1 => fid().prop_map(Step::Read),
+        1 => (fid(), 0..5000_usize).prop_map(|(fid, n)| Step::Write(fid, n)),
+        1 => Just(Step::Wait),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn every_reply_is_as_without_it(steps in prop::collection::vec(step(), 1..80), piece in 1..200_usize) {
+        let (mut kernel, _) = Kernel::new(MemFs(Arc::default()), piece);
+        let mut raw = Raw::attached(Arc::new(MemFs(Arc::default())), Config::default());
+        raw.dialect(1 << 16, VERSION);
+        raw.ask(&attach(0)).unwrap();
+        let mut fids = BTreeSet::from([0]);
+        let data = vec![7; 5000];
+        for (step, tag) in steps.into_iter().zip(1..) {
+            let request = match step {
+                Step::Walk(fid, newfid, path) => {
+                    let cloned = path.is_empty();
+                    if fids.contains(&newfid) || (cloned && !fids.contains(&fid)) {
+                        continue;
+                    }
+                    walk(fid, newfid, path)
+                }
+                Step::Open(fid, write) => Request::Lopen { fid, flags: write.into() },
+                Step::Clunk(fid) if fid != 0 && fids.contains(&fid) => Request::Clunk { fid },
+                Step::Getattr(fid) => getattr(fid),
+                Step::Size(fid, size) => set_size(fid, size),
+                Step::Read(fid) => read(fid, 3, 1000),
+                Step::Write(fid, n) => {
+                    Request::Write { fid, offset: 1, data: Data(&data[..n]) }
+                }
+                Step::Wait => {
+                    kernel.now += FRESH;
+                    continue;
+                }
+                Step::Clunk(_) => continue,
+            };
+            let got = kernel.ask(&message(tag, &request));
+            raw.send(tag, &request);
+            let wanted = raw.receive();
+            let failed = wanted.errno().is_some();
+            prop_assert_eq!(&got, &reply(tag, &wanted.reply()), "{:?}", request);
+            match request {
+                Request::Walk { newfid, names, .. } if !failed => {
+                    let qids = match wanted.reply() {
+                        Reply::Walk { qids } => qids.len(),
+                        other => panic!("{other:?}"),
+                    };
+                    if qids == names.len() {
+                        fids.insert(newfid);
+                    }
+                }
+                Request::Clunk { fid } => {
+                    fids.remove(&fid);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_hostile_server_is_survived(
+        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..64),
+        sizes: bool,
+    ) {
+        let mut relay = Relay::default();
+        for mut chunk in chunks {
+            if sizes && chunk.len() > 5 {
+                // A size that may be true, of a type that is looked at.
+                let size = u8::try_from(chunk.len()).unwrap();
+                chunk[..4].copy_from_slice(&[size, 0, 0, 0]);
+                chunk[4] = 101 + chunk[5] % 2 * 26;
+            }
+            let mut out = Out::default();
+            if relay.from_server(chunk.into(), Instant::now(), &mut out).is_err() {
+                return Ok(());
+            }
+            prop_assert!(out.server.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_name_and_its_attributes_are_one_wait() {
+    let mem = Arc::new(Mem::default());
+    let (mut kernel, _) = Kernel::new(MemFs(mem.clone()), 4096);
+    mem.size.store(5, Ordering::SeqCst);
+    assert_eq!(kernel.waits(&walk(0, 1, "file")), 1);
+    // As stat(2) asks for them.
+    assert_eq!([kernel.size(1), kernel.size(1)], [(5, 0), (5, 0)]);
+    mem.size.store(6, Ordering::SeqCst);
+    kernel.now += FRESH;
+    assert_eq!(kernel.size(1), (6, 1));
+    // A path of names that are not there costs what it did.
+    let before = kernel.waits;
+    kernel.done(&walk(0, 2, "nothing"));
+    assert_eq!(kernel.waits - before, 1);
+}
+
+#[test]
+fn attributes_are_forgotten_when_something_may_have_changed() {
+    let (mut kernel, _) = Kernel::new(MemFs(Arc::default()), 4096);
+    for (fid, n) in (1..20_u32).zip(1..) {
+        kernel.done(&walk(0, fid, "file"));
+        kernel.done(&walk(0, 100 + fid, "dir"));
+        kernel.done(&set_size(100 + fid, n));
+        assert_eq!(kernel.size(fid), (n, 1));
+    }
+    // A clone is for something else to come, so what is asked later is another system call's.
+    kernel.done(&walk(0, 30, "file"));
+    kernel.done(&walk(30, 31, ""));
+    assert_eq!(kernel.size(30).1, 1);
+}
+
+#[test]
+fn attributes_that_a_change_overtook_are_not_kept() {
+    let mut relay = extended();
+    let now = Instant::now();
+    let mut out = Out::default();
+    for (tag, request) in [(1, walk(0, 1, "file")), (2, set_size(0, 9))] {
+        let bytes = message(tag, &request).into();
+        relay.from_kernel(bytes, now, &mut out).unwrap();
+    }
+    // The walk was done first, and answered last.
+    let attr = Attr {
+        valid: Attr::BASIC,
+        ..Attr::default()
+    };
+    for bytes in [
+        reply(2, &Reply::Setattr {}),
+        reply(1, &Reply::Walkgetattr { attr }),
+    ] {
+        relay.from_server(bytes, now, &mut out).unwrap();
+    }
+    let mut out = Out::default();
+    let asked = message(3, &getattr(1));
+    relay
+        .from_kernel(asked.clone().into(), now, &mut out)
+        .unwrap();
+    assert!(out.kernel.is_empty());
+    assert_eq!(out.server.concat(), asked);
+}
+
+/// A relay whose server speaks the dialect.
+fn extended() -> Relay {
+    let mut relay = Relay::default();
+    let mut out = Out::default();
+    let version = Reply::Version {
+        msize: 1 << 16,
+        version: Str::new(EXTENDED).unwrap(),
+    };
+    let version = reply(NO_TAG, &version);
+    relay
+        .from_server(version, Instant::now(), &mut out)
+        .unwrap();
+    relay
+}
+
+#[test]
+fn clones_and_clunks_are_not_waited_for_unless_a_file_was_written() {
+    let mem = Arc::new(Mem::default());
+    let (mut kernel, _) = Kernel::new(MemFs(mem.clone()), 4096);
+    assert_eq!(kernel.waits(&walk(0, 1, "file")), 1);
+    for flags in [0, 1, 2, 0o1000] {
+        assert_eq!(kernel.waits(&walk(1, 2, "")), 0);
+        assert_eq!(kernel.waits(&Request::Lopen { fid: 2, flags }), 1);
+        let waited = usize::from(flags != 0);
+        assert_eq!(kernel.waits(&Request::Clunk { fid: 2 }), waited, "{flags}");
+    }
+    assert_eq!(kernel.waits(&walk(1, 2, "")), 0);
+    let lock = Request::Lock {
+        fid: 2,
+        kind: Record::READ,
+        flags: 0,
+        start: 0,
+        length: 0,
+        proc_id: 1,
+        client_id: text("there"),
+    };
+    kernel.done(&lock);
+    assert_eq!(kernel.waits(&Request::Clunk { fid: 2 }), 1);
+    // All that was held back has been done by now, the last of it with this.
+    assert_eq!(kernel.waits(&walk(0, 2, "dir")), 1);
+    assert_eq!(mem.open.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn what_is_held_back_is_let_go() {
+    let mut relay = extended();
+    let mut out = Out::default();
+    let now = Instant::now();
+    let clunk = |fid| Bytes::from(message(1, &Request::Clunk { fid }));
+    relay.from_kernel(clunk(1), now, &mut out).unwrap();
+    assert!(out.server.is_empty() && relay.holds());
+    assert_eq!(out.kernel.concat(), reply(1, &Reply::Clunk {}));
+    relay.release(&mut out);
+    assert_eq!(
+        out.server.concat(),
+        message(NO_TAG, &Request::Clunk { fid: 1 })
+    );
+    assert!(!relay.holds() && COMPANY < FRESH);
+    // Of many, most go at once.
+    let mut out = Out::default();
+    for fid in 0..100_000 {
+        relay.from_kernel(clunk(fid), now, &mut out).unwrap();
+    }
+    assert!(out.server.concat().len() > 99_000 * 11);
+}
+
+#[test]
+fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
+    let (mut relay, mut out) = (Relay::default(), Out::default());
+    let now = Instant::now();
+    let plain = Reply::Version {
+        msize: 1 << 16,
+        version: text("9P2000.L"),
+    };
+    let plain = reply(NO_TAG, &plain);
+    relay.from_server(plain.clone(), now, &mut out).unwrap();
+    assert_eq!(out.kernel.concat(), plain);
+    for request in [
+        walk(0, 1, ""),
+        walk(0, 1, "a"),
+        getattr(1),
+        Request::Clunk { fid: 1 },
+    ] {
+        let mut out = Out::default();
+        let bytes = message(3, &request);
+        relay
+            .from_kernel(bytes.clone().into(), now, &mut out)
+            .unwrap();
+        assert_eq!(out.server.concat(), bytes);
+        assert!(out.kernel.is_empty());
+    }
+}
+
+#[test]
+fn requests_without_a_tag_are_done_in_order_and_not_answered() {
+    let (mut raw, _) = start();
+    raw.dialect(1 << 16, EXTENDED);
+    raw.ask(&attach(0)).unwrap();
+    // Four threads take requests: whichever comes first, the number is free.
+    let mut all = Vec::new();
+    for _ in 0..2000 {
+        all.extend(message(NO_TAG, &walk(0, 1, "")));
+        all.extend(message(1, &getattr(1)));
+        all.extend(message(NO_TAG, &Request::Clunk { fid: 1 }));
+        all.extend(message(2, &walk(0, 1, "file")));
+        all.extend(message(NO_TAG, &Request::Clunk { fid: 1 }));
+        raw.send_bytes(&all);
+        all.clear();
+        for _ in 0..2 {
+            let reply = raw.receive();
+            assert!([1, 2].contains(&reply.tag));
+            // The clunk may come before the getattr is done, as it may in plain 9P.
+            assert!(reply.tag == 1 || reply.errno().is_none());
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_speaks_9p2000_l_has_only_that() {
+    let (mut raw, _) = start();
+    raw.version(1 << 16);
+    raw.ask(&attach(0)).unwrap();
+    let both = Request::Walkgetattr {
+        fid: 0,
+        newfid: 1,
+        name: name("file"),
+    };
+    assert_eq!(raw.ask(&both).err(), Some(Errno::EOPNOTSUPP));
+    // No tag is a tag like any other.
+    raw.send(NO_TAG, &walk(0, 1, ""));
+    assert_eq!(raw.receive().tag, NO_TAG);
+    raw.send(NO_TAG, &Request::Clunk { fid: 1 });
+    assert_eq!(raw.receive().tag, NO_TAG);
+
+    raw.dialect(1 << 16, EXTENDED);
+    raw.ask(&attach(0)).unwrap();
+    let attr = match raw.ask(&both).unwrap().reply() {
+        Reply::Walkgetattr { attr } => attr,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(attr.qid, Node::File.qid());
+    for (dot, errno) in [(".", Errno::EINVAL), ("..", Errno::EINVAL)] {
+        let dots = Request::Walkgetattr {
+            fid: 0,
+            newfid: 2,
+            name: name(dot),
+        };
+        assert_eq!(raw.ask(&dots).err(), Some(errno));
+    }
+    assert_eq!(raw.ask(&both).err(), Some(Errno::EBADF), "in use");
+}
