@@ -117,7 +117,7 @@ deny: ## licences and advisories of everything that is linked in (cargo install 
 	cargo deny --locked check
 
 bench: cpukernel ## times of commands on a machine, as ratios
-	@scripts/deps qemu test
+	@scripts/deps qemu media test
 	cargo run --release -p e2e --bin bench
 
 bench-session: cpukernel ## a session beside OpenSSH's: time, bulk, round trips

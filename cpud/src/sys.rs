@@ -16,6 +16,7 @@ use nix::fcntl::OFlag;
 use nix::pty::Winsize;
 use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, Pid, execve};
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Tell a terminal its size, from its master side (`ioctl_tty(2)`, `TIOCSWINSZ`).
@@ -47,10 +48,10 @@ pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> nix::Resul
 }
 
 /// Let the runtime watch a descriptor.
-pub(crate) fn watch_fd(fd: OwnedFd) -> std::io::Result<AsyncFd<OwnedFd>> {
+pub(crate) fn watch_fd(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open and stays the same descriptor for as long as it lives, and the
     // AsyncFd owns it.
-    unsafe { AsyncFd::register(fd) }.map_err(Into::into)
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
 /// Takes ownership of a descriptor whose number the parent process passed as an argument.

@@ -114,7 +114,7 @@ pub(super) fn start(
         if matches!(from, Files::Port(..)) {
             command.arg("--u-root");
         }
-        files.push((from, Arc::new(Fd::new(here)?)));
+        files.push((from, Arc::new(Fd::roomy(here)?)));
         files_there.push(there);
     }
     let mut terminal = None;

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::socket::Shutdown;
+use nix::sys::socket::sockopt::SndBufForce;
+use nix::sys::socket::{Shutdown, setsockopt};
 use nix::sys::stat::{SFlag, fstat};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::sys::read_into;
+use crate::sys::{read_into, watch_fd};
 
 /// Bytes read at once, and what a pipe of a command holds: four times what pipe(7) gives, for fewer
 /// turns between the command and this process.
@@ -21,10 +22,24 @@ pub(super) struct Fd {
     fd: AsyncFd<OwnedFd>,
     /// A pipe or socket: what gives less than there is room for is empty. A terminal may have more.
     gives_all: bool,
+    watches_room: bool,
 }
 
 impl Fd {
     pub(super) fn new(fd: OwnedFd) -> std::io::Result<Self> {
+        Self::watched(fd, Interest::READABLE | Interest::WRITABLE)
+    }
+
+    /// A socket that mostly has room for what is written: room is watched for only while there is none.
+    /// The runtime would wake up each time that the other end has read something.
+    pub(super) fn roomy(fd: OwnedFd) -> std::io::Result<Self> {
+        // More than the largest reply to a request for a file. The kernel's own limit binds only those
+        // without privilege.
+        let _ = setsockopt(&fd, SndBufForce, &(4 << 20));
+        Self::watched(fd, Interest::READABLE)
+    }
+
+    fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         // What is no pipe has no such size, and a small one does as well.
@@ -32,7 +47,8 @@ impl Fd {
         let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
         Ok(Self {
             gives_all: kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK,
-            fd: crate::sys::watch_fd(fd)?,
+            fd: watch_fd(fd, interest)?,
+            watches_room: interest.is_writable(),
         })
     }
 
@@ -70,11 +86,21 @@ impl Fd {
 
     /// Write all of it.
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
+        let write = |bytes: &[u8]| Ok(nix::unistd::write(self, bytes)?);
         while !bytes.is_empty() {
-            let n = self
-                .fd
-                .async_io(Interest::WRITABLE, |fd| Ok(nix::unistd::write(fd, bytes)?))
-                .await?;
+            let n = if self.watches_room {
+                let writable = Interest::WRITABLE;
+                self.fd.async_io(writable, |_| write(bytes)).await?
+            } else {
+                match write(bytes) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                        let room =
+                            watch_fd(self.as_fd().try_clone_to_owned()?, Interest::WRITABLE)?;
+                        room.async_io(Interest::WRITABLE, |_| write(bytes)).await?
+                    }
+                    result => result?,
+                }
+            };
             bytes = bytes.get(n..).unwrap_or_default();
         }
         Ok(())

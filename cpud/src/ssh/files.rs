@@ -40,14 +40,26 @@ async fn from_kernel(
     answers: &mpsc::UnboundedSender<Bytes>,
 ) {
     let mut buffer = BytesMut::new();
+    // One for all that is held back until it ends: each time it is set costs as much as a request.
+    let mut company = std::pin::pin!(tokio::time::sleep(COMPANY));
+    let mut counts = false;
     loop {
-        let holds = with(relay, |relay| relay.holds());
+        if !counts && with(relay, |relay| relay.holds()) {
+            company
+                .as_mut()
+                .reset(tokio::time::Instant::now() + COMPANY);
+            counts = true;
+        }
         let arrived = tokio::select! {
+            biased;
             read = socket.read(&mut buffer) => match read {
                 Ok(bytes) if !bytes.is_empty() => Some(bytes),
                 _ => return,
             },
-            () = tokio::time::sleep(COMPANY), if holds => None,
+            () = &mut company, if counts => {
+                counts = false;
+                None
+            }
         };
         let mut out = Out::default();
         let relayed = with(relay, |relay| match arrived {

@@ -31,8 +31,9 @@ use cut::{Cutter, Piece};
 /// machine may need between two requests of one system call.
 pub const FRESH: Duration = Duration::from_millis(10);
 
-/// How long requests that nobody waits for may be held back for one that they can travel with.
-pub const COMPANY: Duration = Duration::from_millis(5);
+/// How long requests that nobody waits for may be held back for one that they can travel with: so long may a
+/// file that was closed there still be open here, and a directory be in use.
+pub const COMPANY: Duration = Duration::from_millis(50);
 
 /// Attributes kept at a time: as many as walks may be between their name and their getattr.
 const KEPT: usize = 32;
