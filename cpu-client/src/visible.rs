@@ -1,6 +1,6 @@
 //! What a person sees of the file requests: `-dbg9p`, a line for each, and `-stats`, a table at the end.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Formatter};
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Stderr, Write};
@@ -55,8 +55,8 @@ impl FromStr for Wish {
             let before = kinds.len();
             kinds.extend(Kind::ALL.iter().filter(|kind| kind.word() == word));
             if kinds.len() == before {
-                let mut known: Vec<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
-                known.dedup();
+                let known: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
+                let known: Vec<_> = known.into_iter().collect();
                 return Err(format!(
                     "no request is called {word:?}; write ./{word} for a file, or some of {}",
                     known.join(",")
@@ -184,11 +184,24 @@ impl Display for Stats {
             "9p", "requests", "failed", "bytes", "time"
         )?;
         let (mut sum, mut time) = ([0; 3], Duration::ZERO);
+        let mut rows: Vec<(&str, [u64; 3], Duration)> = Vec::new();
         for total in &totals {
-            let of = [total.requests, total.failed, total.bytes];
-            row(f, total.kind.word(), of, total.elapsed)?;
+            let (word, of) = (
+                total.kind.word(),
+                [total.requests, total.failed, total.bytes],
+            );
+            match rows.iter_mut().find(|(known, ..)| *known == word) {
+                Some((_, all, elapsed)) => {
+                    *all = std::array::from_fn(|i| all[i] + of[i]);
+                    *elapsed += total.elapsed;
+                }
+                None => rows.push((word, of, total.elapsed)),
+            }
             sum = std::array::from_fn(|i| sum[i] + of[i]);
             time += total.elapsed;
+        }
+        for (word, of, elapsed) in rows {
+            row(f, word, of, elapsed)?;
         }
         row(f, "all", sum, time)?;
         let notable = self.notable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,17 +277,28 @@ mod tests {
         for n in 0..20 {
             done(&stats, &format!("/once/{n}"), 1000 + n);
         }
+        for kind in [Kind::Walk, Kind::Walkgetattr] {
+            stats.done(&Event {
+                kind,
+                words: &"walk /a",
+                path: &"",
+                result: Err(ninep::Errno::ENOENT),
+                elapsed: Duration::ZERO,
+            });
+        }
         let table = stats.to_string();
         let lines: Vec<_> = table.lines().collect();
         let words =
             |line: &str| -> Vec<String> { line.split_whitespace().map(Into::into).collect() };
-        assert_eq!(words(lines[1])[..4], ["read", "70", "0", "700"]);
-        assert_eq!(words(lines[2])[..4], ["all", "70", "0", "700"]);
-        assert_eq!(lines[3], "slowest");
-        assert_eq!(words(lines[4]), ["1.0s", "read", "/once/19", "10", "@0"]);
-        assert_eq!(lines[14], "most requests");
-        assert_eq!(words(lines[15]), ["50", "/often"]);
-        assert_eq!(lines.len(), 25);
+        // Two kinds that do the same are one to a person.
+        assert_eq!(words(lines[1])[..4], ["walk", "2", "2", "0"]);
+        assert_eq!(words(lines[2])[..4], ["read", "70", "0", "700"]);
+        assert_eq!(words(lines[3])[..4], ["all", "72", "2", "700"]);
+        assert_eq!(lines[4], "slowest");
+        assert_eq!(words(lines[5]), ["1.0s", "read", "/once/19", "10", "@0"]);
+        assert_eq!(lines[15], "most requests");
+        assert_eq!(words(lines[16]), ["50", "/often"]);
+        assert_eq!(lines.len(), 26);
     }
 
     #[test]

@@ -158,18 +158,32 @@ async fn run(
     Ok(ran)
 }
 
+/// Bytes of a Tversion that says 9P2000.L.
+const VERSION_REQUEST: usize = HEADER + 4 + 2 + VERSION.len();
+
 fn serve(root: &Path, mut stream: russh::ChannelStream<client::Msg>) -> Result<()> {
     let export = Export::new(root)?.with_caching(Caching::Never);
     let (here, there) = std::os::unix::net::UnixStream::pair()?;
     here.set_nonblocking(true)?;
     let mut here = UnixStream::from_std(here)?;
-    let reader = there.try_clone()?;
+    let mut reader = there.try_clone()?;
+    let mut writer = there;
     std::thread::spawn(move || {
+        // Of versions it knows just this one, and its own library's; to any other it says that it does not.
+        let mut first = [0; VERSION_REQUEST];
+        reader.read_exact(&mut first)?;
+        if !first.ends_with(VERSION) {
+            let version = Str::new(b"unknown").unwrap_or_default();
+            let mut frame = Frame::default();
+            Reply::Version { msize: 0, version }.encode(NO_TAG, &mut frame);
+            return writer.write_all(frame.finish());
+        }
         let config = ninep::server::Config {
             max_msize: 64 * 1024,
             ..Default::default()
         };
-        ninep::server::serve(&export, reader, there, &config)
+        let reader = Read::chain(first.as_slice(), reader);
+        ninep::server::serve(&export, reader, writer, &config).map_err(std::io::Error::other)
     });
     tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut here).await });
     Ok(())

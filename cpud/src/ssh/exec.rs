@@ -160,13 +160,13 @@ pub(super) fn start(
         .collect();
     for (from, socket) in files {
         match from {
-            Files::Channel(receiver, sender) => relay(receiver, sender, socket),
+            Files::Channel(receiver, sender) => relay(receiver, sender, socket, true),
             Files::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     // Without it the socket closes, and the session says that nobody answers.
                     if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay(receiver, sender, socket);
+                        relay(receiver, sender, socket, false);
                     }
                 });
             }

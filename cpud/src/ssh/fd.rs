@@ -19,7 +19,7 @@ const READ: i32 = 256 * 1024;
 
 /// A descriptor that does not block.
 pub(super) struct Fd {
-    fd: AsyncFd<OwnedFd>,
+    inner: AsyncFd<OwnedFd>,
     /// A pipe or socket: what gives less than there is room for is empty. A terminal may have more.
     gives_all: bool,
     watches_room: bool,
@@ -47,7 +47,7 @@ impl Fd {
         let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
         Ok(Self {
             gives_all: kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK,
-            fd: watch_fd(fd, interest)?,
+            inner: watch_fd(fd, interest)?,
             watches_room: interest.is_writable(),
         })
     }
@@ -59,7 +59,7 @@ impl Fd {
             buffer.reserve(READ as usize);
         }
         let result = loop {
-            let mut ready = self.fd.readable().await?;
+            let mut ready = self.inner.readable().await?;
             let before = (buffer.len(), buffer.capacity());
             match read_into(self.as_fd(), buffer) {
                 Err(Errno::EINTR) => {}
@@ -90,7 +90,7 @@ impl Fd {
         while !bytes.is_empty() {
             let n = if self.watches_room {
                 let writable = Interest::WRITABLE;
-                self.fd.async_io(writable, |_| write(bytes)).await?
+                self.inner.async_io(writable, |_| write(bytes)).await?
             } else {
                 match write(bytes) {
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
@@ -109,6 +109,6 @@ impl Fd {
 
 impl AsFd for Fd {
     fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
-        self.fd.get_ref().as_fd()
+        self.inner.get_ref().as_fd()
     }
 }

@@ -15,9 +15,10 @@ use super::fd::Fd;
 /// Small pieces are sent as one of up to this many bytes.
 const SMALL: usize = 64 * 1024;
 
-/// Starts to relay between the client's channel and the kernel's end of the socket pair.
-pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>) {
-    let relay = Arc::new(Mutex::new(Relay::default()));
+/// Starts to relay between the client's channel and the kernel's end of the socket pair. `asks`: the client
+/// may be asked for more than 9P2000.L.
+pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, asks: bool) {
+    let relay = Arc::new(Mutex::new(Relay::new(asks)));
     let (answers, answered) = mpsc::unbounded_channel();
     let from_kernel = tokio::spawn({
         let (relay, socket) = (relay.clone(), socket.clone());
@@ -78,7 +79,7 @@ async fn from_kernel(
                 return;
             }
         }
-        if !told(relayed) {
+        if !told(&relayed) {
             return;
         }
     }
@@ -115,7 +116,7 @@ async fn to_kernel(
         let relayed = with(relay, |relay| {
             relay.from_server(chunk, Instant::now(), &mut out)
         });
-        if write(socket, out.kernel).await.is_err() || !told(relayed) {
+        if write(socket, out.kernel).await.is_err() || !told(&relayed) {
             return;
         }
     }
@@ -126,8 +127,8 @@ fn with<T>(relay: &Mutex<Relay>, work: impl FnOnce(&mut Relay) -> T) -> T {
 }
 
 /// Whether it went on; if not, says why.
-fn told(relayed: Result<(), Broken>) -> bool {
-    if let Err(broken) = &relayed {
+fn told(relayed: &Result<(), Broken>) -> bool {
+    if let Err(broken) = relayed {
         eprintln!("cpud: the client's files are lost: {broken}");
     }
     relayed.is_ok()

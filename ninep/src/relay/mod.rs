@@ -1,7 +1,8 @@
 //! Between Linux's client and a server that is far away: the same files in fewer waits.
 //!
 //! The kernel asks for one thing and waits, asks for the next and waits. When the server speaks
-//! [`EXTENDED`], one wait is enough for what belongs together; of any other, every byte passes as it is.
+//! [`EXTENDED`], one wait is enough for what belongs together. When it does not, or is not asked (u-root's
+//! refuses what it does not know), every byte passes as it is.
 //!
 //! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
 //!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
@@ -68,8 +69,10 @@ pub struct Out {
 }
 
 /// The relay of one mount.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Relay {
+    /// Whether the server is asked for [`EXTENDED`], and whether it agreed.
+    asks: bool,
     extended: bool,
     requests: Cutter,
     replies: Cutter,
@@ -92,6 +95,21 @@ struct Kept {
 }
 
 impl Relay {
+    /// Nothing has been relayed. `asks`: the server may be asked for [`EXTENDED`].
+    pub fn new(asks: bool) -> Self {
+        Self {
+            asks,
+            extended: false,
+            requests: Cutter::default(),
+            replies: Cutter::default(),
+            walks: HashMap::new(),
+            kept: Vec::new(),
+            careful: HashSet::new(),
+            held: BytesMut::new(),
+            frame: Frame::default(),
+        }
+    }
+
     /// Takes bytes from the kernel.
     pub fn from_kernel(
         &mut self,
@@ -170,7 +188,7 @@ impl Relay {
         match request {
             // Whatever it is, the server will say so.
             Err(_) => {}
-            Ok(Request::Version { msize, version }) if version.bytes() == VERSION => {
+            Ok(Request::Version { msize, version }) if self.asks && version.bytes() == VERSION => {
                 self.extended = false;
                 let version = Str::new(EXTENDED).unwrap_or_default();
                 return self.send(tag, &Request::Version { msize, version }, out);
@@ -243,7 +261,7 @@ impl Relay {
     ) -> Result<(), Broken> {
         let body = message.get(HEADER..).unwrap_or_default();
         match Reply::decode(header.kind, body).map_err(Broken::Reply)? {
-            Reply::Version { msize, version } if version.bytes() == EXTENDED => {
+            Reply::Version { msize, version } if self.asks && version.bytes() == EXTENDED => {
                 self.extended = true;
                 self.careful.clear();
                 self.walks.clear();

@@ -62,7 +62,7 @@ impl Kernel {
             ninep::server::serve(&fs, &theirs, &theirs, &Config::default())
         });
         let mut kernel = Self {
-            relay: Relay::default(),
+            relay: Relay::new(true),
             now: Instant::now(),
             piece,
             server,
@@ -220,7 +220,7 @@ proptest! {
         chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..64),
         sizes: bool,
     ) {
-        let mut relay = Relay::default();
+        let mut relay = Relay::new(true);
         for mut chunk in chunks {
             if sizes && chunk.len() > 5 {
                 // A size that may be true, of a type that is looked at.
@@ -300,7 +300,7 @@ fn attributes_that_a_change_overtook_are_not_kept() {
 
 /// A relay whose server speaks the dialect.
 fn extended() -> Relay {
-    let mut relay = Relay::default();
+    let mut relay = Relay::new(true);
     let mut out = Out::default();
     let version = Reply::Version {
         msize: 1 << 16,
@@ -366,8 +366,20 @@ fn what_is_held_back_is_let_go() {
 
 #[test]
 fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
-    let (mut relay, mut out) = (Relay::default(), Out::default());
+    let (mut relay, mut out) = (Relay::new(true), Out::default());
     let now = Instant::now();
+    let asked = message(NO_TAG, &version(1 << 16, VERSION));
+    let asked: Bytes = asked.into();
+    relay.from_kernel(asked.clone(), now, &mut out).unwrap();
+    assert_eq!(
+        out.server.concat(),
+        message(NO_TAG, &version(1 << 16, EXTENDED))
+    );
+    let mut out = Out::default();
+    let mut silent = Relay::new(false);
+    silent.from_kernel(asked.clone(), now, &mut out).unwrap();
+    assert_eq!(out.server.concat(), asked);
+    let mut out = Out::default();
     let plain = Reply::Version {
         msize: 1 << 16,
         version: text("9P2000.L"),
