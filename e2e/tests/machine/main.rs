@@ -8,6 +8,7 @@ mod interop;
 mod lifecycle;
 mod load;
 mod mounts;
+mod path;
 mod refusals;
 mod ssh;
 mod terminals;
@@ -47,6 +48,7 @@ fn main() -> Result<()> {
         refusals::TESTS,
         lifecycle::TESTS,
         load::TESTS,
+        path::TESTS,
     ]
     .concat();
     if arguments.list {

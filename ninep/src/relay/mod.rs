@@ -6,9 +6,9 @@
 //!
 //! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
 //!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
-//!   attributes are kept here for the getattr that follows, for [`FRESH`] at most. They are forgotten
-//!   when the fid is used for anything else, and whenever a request that may change attributes goes
-//!   or has been answered: what happens on this mount is seen in its order.
+//!   attributes are kept here for the getattr that the walk brings, and [`FRESH`] longer for the other.
+//!   They are forgotten when the fid is used for anything else, and whenever a request that may change
+//!   attributes goes or has been answered: what happens on this mount is seen in its order.
 //! * **What cannot fail.** A clone of a fid is confirmed here, and so is the clunk of one that was not
 //!   opened, or only to be read. The server is told with the next request, or after [`COMPANY`]. It
 //!   does both before it reads on, so a number that is used again means what it should. The clunk of
@@ -28,9 +28,13 @@ use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::wire::{Few, Frame, HEADER, Malformed, Str};
 use cut::{Cutter, Piece};
 
-/// How long attributes that came with a name are good for the getattr that follows: what a busy
-/// machine may need between two requests of one system call.
+/// How long attributes are good for a second getattr: what a busy machine may need between two requests of
+/// one system call. Another system call may be so quick only if it has the file already: stat(2) of the
+/// directory that chdir(2) has just gone to.
 pub const FRESH: Duration = Duration::from_millis(10);
+
+/// How long they are good for the first one, which the kernel's own look-up sends before it does anything else.
+const LOOKUP: Duration = Duration::from_secs(1);
 
 /// How long requests that nobody waits for may be held back for one that they can travel with: so long may a
 /// file that was closed there still be open here, and a directory be in use.
@@ -90,7 +94,7 @@ pub struct Relay {
 #[derive(Debug)]
 struct Kept {
     fid: u32,
-    since: Instant,
+    until: Instant,
     attr: Attr,
 }
 
@@ -213,8 +217,9 @@ impl Relay {
                     }
                 }
                 Request::Getattr { fid, .. } => {
-                    let mut kept = self.kept.iter();
-                    if let Some(kept) = kept.find(|kept| kept.fid == fid && kept.is_fresh(now)) {
+                    let mut kept = self.kept.iter_mut();
+                    if let Some(kept) = kept.find(|kept| kept.fid == fid && now < kept.until) {
+                        kept.until = kept.until.min(now + FRESH);
                         let attr = kept.attr;
                         return self.answer(tag, &Reply::Getattr { attr }, out);
                     }
@@ -274,12 +279,12 @@ impl Relay {
                 if let Some(fid) = self.walks.remove(&header.tag)
                     && wanted
                 {
-                    self.kept.retain(|kept| kept.is_fresh(now));
+                    self.kept.retain(|kept| now < kept.until);
                     if self.kept.len() >= KEPT {
                         self.kept.remove(0);
                     }
-                    let since = now;
-                    self.kept.push(Kept { fid, since, attr });
+                    let until = now + LOOKUP;
+                    self.kept.push(Kept { fid, until, attr });
                 }
                 let mut qids = Few::default();
                 qids.push(attr.qid);
@@ -318,12 +323,6 @@ impl Relay {
     fn answer(&mut self, tag: u16, reply: &Reply<'_>, out: &mut Out) {
         reply.encode(tag, &mut self.frame);
         out.kernel.push(Bytes::copy_from_slice(self.frame.finish()));
-    }
-}
-
-impl Kept {
-    fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.since) < FRESH
     }
 }
 

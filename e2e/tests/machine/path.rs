@@ -1,0 +1,97 @@
+//! On a long path every wait counts. A proxy makes the path long; what a session takes longer than without
+//! it, divided by the time of a round trip, is how often it waited.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::Client;
+use e2e::delay::Delay;
+
+use crate::{Machine, Test};
+
+pub(crate) const TESTS: &[Test] = &[
+    ("path_without_files_is_waited_for_8_times", |machine| {
+        within(
+            machine,
+            8.0,
+            &["-9p=false", "-namespace="],
+            &["/init", "-V"],
+        )
+    }),
+    (
+        // To be mounted, used and unmounted; docs/performance.md lists them.
+        "path_with_the_default_namespace_is_waited_for_13_times",
+        |machine| within(machine, 13.0, &[], &["/tmp/local/init", "-V"]),
+    ),
+    (
+        // Walk, getattr and clunk for each, and a second getattr for the last, would be ten.
+        "path_of_a_name_and_its_attributes_is_waited_for_once_a_name",
+        names,
+    ),
+];
+
+/// Each way: long beside what an emulated machine takes now more and now less.
+const HOP: Duration = Duration::from_millis(250);
+
+/// The shortest of three times.
+fn time(client: &Client, flags: &[&str], words: &[&str]) -> Result<Duration> {
+    let times = (0..3).map(|_| {
+        let start = Instant::now();
+        // A directory that is there with and without files.
+        let mut command = client.command(flags, words);
+        command.env("PWD", "/");
+        let output = client.output(command, b"")?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(start.elapsed())
+    });
+    let times = times.collect::<Result<Vec<_>>>()?;
+    times.into_iter().min().context("no runs")
+}
+
+/// Round trips of a session.
+fn waits(machine: &Machine, flags: &[&str], words: &[&str]) -> Result<f64> {
+    let proxy = Delay::start(machine.vm.port(), HOP)?;
+    let near = time(&machine.client, flags, words)?;
+    let far = time(&Client::new(proxy.port, &machine.home), flags, words)?;
+    Ok(far.saturating_sub(near).as_secs_f64() / (2 * HOP).as_secs_f64())
+}
+
+fn within(machine: &Machine, most: f64, flags: &[&str], words: &[&str]) -> Result<()> {
+    let waits = waits(machine, flags, words)?;
+    println!("{waits:.1} round trips");
+    ensure!(waits <= most, "{waits:.1} round trips, not {most} at most");
+    // As many as SSH cannot do without; else nothing was measured.
+    ensure!(
+        waits > 5.0,
+        "{waits:.1} round trips: no session takes so few"
+    );
+    Ok(())
+}
+
+fn names(machine: &Machine) -> Result<()> {
+    const HOP: Duration = Duration::from_millis(125);
+    const LOOKS: u16 = 6;
+    let directory = machine.home.path().join("path");
+    std::fs::create_dir_all(directory.join("a/b"))?;
+    std::fs::write(directory.join("a/b/c"), "")?;
+    let looks = "test -f a/b/c && ".repeat(LOOKS.into());
+    let script = format!("cd path; echo; {looks} echo");
+    let proxy = Delay::start(machine.vm.port(), HOP)?;
+    let mut command = Client::new(proxy.port, &machine.home).command(&[], &["sh", "-c", &script]);
+    let mut child = command.stdout(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    lines.next().context("nothing was printed")??;
+    let start = Instant::now();
+    lines.next().context("the looks failed")??;
+    let took = start.elapsed();
+    ensure!(child.wait()?.success());
+    let each = took.as_secs_f64() / (2 * HOP).as_secs_f64() / f64::from(LOOKS);
+    println!("{each:.1} round trips for three names");
+    ensure!(
+        (2.9..6.0).contains(&each),
+        "{each:.1} round trips for three names"
+    );
+    Ok(())
+}
