@@ -289,10 +289,13 @@ macro_rules! messages {
         }
 
         impl<'a> Reply<'a> {
+            /// The type byte of an error.
+            pub const ERROR: u8 = 7;
+
             /// The type byte.
             pub fn number(&self) -> u8 {
                 match self {
-                    Self::Error { .. } => RLERROR,
+                    Self::Error { .. } => Self::ERROR,
                     $(Self::$name { .. } => $number + 1,)*
                 }
             }
@@ -307,7 +310,7 @@ macro_rules! messages {
             pub fn decode(number: u8, body: &'a [u8]) -> Result<Self, Malformed> {
                 let mut from = Reader::new(body);
                 let reply = match number {
-                    RLERROR => Self::Error { ecode: Wire::get(&mut from)? },
+                    Self::ERROR => Self::Error { ecode: Wire::get(&mut from)? },
                     $(n if n == $number + 1 => Self::$name { $($rfield: Wire::get(&mut from)?,)* },)*
                     _ => return Err(Malformed::Unknown(number)),
                 };
@@ -327,8 +330,6 @@ macro_rules! messages {
         }
     };
 }
-
-const RLERROR: u8 = 7;
 
 messages! {
     8   Statfs      "statfs"      { fid: u32 } { stat: Statfs }

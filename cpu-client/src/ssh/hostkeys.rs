@@ -1,8 +1,9 @@
 //! Is this the machine it claims to be? Three sources are asked in turn: the file given with
 //! `-hk`, the pin file beside the private key (`KEY.hostkey`, which mkimage writes), and
 //! OpenSSH's known_hosts files. A host that none of them knows is accepted once and remembered,
-//! as ssh's `StrictHostKeyChecking=accept-new` does; a key that contradicts them is accepted only
-//! if the configuration says `no` to that, as in ssh. A pin or a revocation has no exception.
+//! as ssh's `StrictHostKeyChecking=accept-new` does; a key that contradicts them, of whatever type, is
+//! accepted only if the configuration says `no` to that, as in ssh. A revocation has no exception, and a
+//! pin only this one: beside a key that nobody named, known_hosts may know the host already.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -16,6 +17,9 @@ use russh::keys::{Algorithm, HashAlg, PublicKey};
 
 use super::config::{Checking, NewHost};
 use super::known_hosts::{self, Known};
+
+/// The system's known_hosts files.
+const SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
 
 /// Where host keys are looked up for one connection.
 #[derive(Debug, Clone)]
@@ -33,6 +37,8 @@ enum Source {
     Pinned {
         file: PathBuf,
         keys: Vec<PublicKey>,
+        /// known_hosts files, for a host that is not the pin's.
+        others: Vec<PathBuf>,
     },
     /// The first is added to; what is of the system is only read.
     KnownHosts {
@@ -42,12 +48,28 @@ enum Source {
     },
 }
 
+/// What known_hosts files say of a key.
+struct Found<'f> {
+    is_known: bool,
+    /// File, line and fingerprint of another key of the host.
+    contradiction: Option<(&'f PathBuf, usize, String)>,
+}
+
 impl HostKeys {
-    /// Exactly these keys.
-    pub(crate) fn pinned(host: &str, port: u16, file: &Path) -> Result<Self> {
+    /// Exactly these keys, or those that `others` know for this host: pins that lie beside a key that was
+    /// not named are of some machines, but not of all.
+    pub(crate) fn pinned(
+        host: &str,
+        port: u16,
+        file: &Path,
+        others: Option<Vec<PathBuf>>,
+    ) -> Result<Self> {
+        let system = SYSTEM.map(PathBuf::from);
+        let others = others.map(|user| user.into_iter().chain(system).collect());
         let source = Source::Pinned {
             keys: read_pins(file)?,
             file: file.to_owned(),
+            others: others.unwrap_or_default(),
         };
         Ok(Self {
             host: host.to_owned(),
@@ -59,13 +81,12 @@ impl HostKeys {
 
     /// Those of the user's known_hosts files and the system's.
     pub(crate) fn known(host: &str, port: u16, user: Vec<PathBuf>, checking: Checking) -> Self {
-        let system = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
         Self {
             host: host.to_owned(),
             port,
             source: Source::KnownHosts {
                 user,
-                system: system.map(PathBuf::from).to_vec(),
+                system: SYSTEM.map(PathBuf::from).to_vec(),
                 checking,
             },
             asked: Arc::default(),
@@ -80,18 +101,16 @@ impl HostKeys {
     /// The types of the keys that are known for this host: a server with several keys must be
     /// asked for one of these, or a good host looks like a changed one.
     pub(crate) fn known_types(&self) -> Vec<Algorithm> {
-        let keys = match &self.source {
-            Source::Pinned { keys, .. } => keys.clone(),
-            Source::KnownHosts { user, system, .. } => user
-                .iter()
-                .chain(system)
-                .flat_map(|file| self.lookup(file))
-                .filter_map(|known| match known {
-                    Known::Key { key, .. } => Some(key),
-                    Known::Revoked { .. } => None,
-                })
-                .collect(),
+        let (pins, files): (&[PublicKey], Vec<&PathBuf>) = match &self.source {
+            Source::Pinned { keys, others, .. } => (keys, others.iter().collect()),
+            Source::KnownHosts { user, system, .. } => (&[], user.iter().chain(system).collect()),
         };
+        let known = files.into_iter().flat_map(|file| self.lookup(file));
+        let known = known.filter_map(|known| match known {
+            Known::Key { key, .. } => Some(key),
+            Known::Revoked { .. } => None,
+        });
+        let keys: Vec<_> = pins.iter().cloned().chain(known).collect();
         keys.iter().map(PublicKey::algorithm).collect()
     }
 
@@ -100,16 +119,24 @@ impl HostKeys {
         let got = fingerprint(key);
         let (host, port) = (&self.host, self.port);
         match &self.source {
-            Source::Pinned { file, keys } => {
-                if keys.iter().any(|pin| pin.key_data() == key.key_data()) {
+            Source::Pinned { file, keys, others } => {
+                if keys.iter().any(|pin| pin.key_data() == key.key_data())
+                    || self.look_among(others, key)?.is_known
+                {
                     return Ok(());
                 }
                 let pinned: Vec<_> = keys.iter().map(fingerprint).collect();
                 bail!(
                     "{host} port {port} has the host key {got}, but {} pins {}: this is another \
-                     machine, or it was made anew; if that is right, replace that file",
+                     machine, or it was made anew; if that is right, replace that file, or name a file \
+                     with this machine's key by -hk{}",
                     file.display(),
                     pinned.join(", "),
+                    if others.is_empty() {
+                        ""
+                    } else {
+                        ", or add the key to known_hosts"
+                    },
                 );
             }
             Source::KnownHosts {
@@ -117,32 +144,10 @@ impl HostKeys {
                 system,
                 checking,
             } => {
-                let mut contradiction = None;
-                let mut is_known = false;
-                for file in user.iter().chain(system) {
-                    for known in self.lookup(file) {
-                        match known {
-                            Known::Revoked { key: revoked, line }
-                                if revoked.key_data() == key.key_data() =>
-                            {
-                                bail!(
-                                    "{host} port {port} has the host key {got}, which {} line \
-                                     {line} revokes",
-                                    file.display()
-                                );
-                            }
-                            Known::Key { key: known, .. } if known.key_data() == key.key_data() => {
-                                is_known = true;
-                            }
-                            Known::Key { key: known, line }
-                                if known.algorithm() == key.algorithm() =>
-                            {
-                                contradiction.get_or_insert((file, line, fingerprint(&known)));
-                            }
-                            Known::Key { .. } | Known::Revoked { .. } => {}
-                        }
-                    }
-                }
+                let Found {
+                    is_known,
+                    contradiction,
+                } = self.look_among(user.iter().chain(system), key)?;
                 if is_known {
                     return Ok(());
                 }
@@ -178,6 +183,43 @@ impl HostKeys {
                 Ok(())
             }
         }
+    }
+
+    /// What known_hosts files say of a key of this host; an error if one revokes it.
+    fn look_among<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f PathBuf>,
+        key: &PublicKey,
+    ) -> Result<Found<'f>> {
+        let (host, port) = (&self.host, self.port);
+        let (mut is_known, mut contradiction) = (false, None);
+        for file in files {
+            for known in self.lookup(file) {
+                match known {
+                    Known::Revoked { key: revoked, line }
+                        if revoked.key_data() == key.key_data() =>
+                    {
+                        bail!(
+                            "{host} port {port} has the host key {}, which {} line {line} revokes",
+                            fingerprint(key),
+                            file.display()
+                        );
+                    }
+                    Known::Key { key: known, .. } if known.key_data() == key.key_data() => {
+                        is_known = true;
+                    }
+                    // Of another type too: whoever is in the middle may choose his.
+                    Known::Key { key: known, line } => {
+                        contradiction.get_or_insert((file, line, fingerprint(&known)));
+                    }
+                    Known::Revoked { .. } => {}
+                }
+            }
+        }
+        Ok(Found {
+            is_known,
+            contradiction,
+        })
     }
 
     fn lookup(&self, file: &Path) -> Vec<Known> {

@@ -82,6 +82,21 @@ pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
     }))
 }
 
+/// The public key that `path` is, or that lies beside it though the private one does not: the agent, or a token
+/// that it talks to, has the other half.
+pub(super) fn read_public(path: &Path) -> Option<Identity> {
+    let beside = PathBuf::from(format!("{}.pub", path.display()));
+    let file = if path.exists() { path } else { &beside };
+    let meta = std::fs::metadata(file).ok();
+    meta.filter(|meta| meta.is_file() && meta.len() <= LARGEST)?;
+    let text = std::fs::read_to_string(file).ok()?;
+    Some(Identity {
+        name: file.display().to_string(),
+        public: PublicKey::from_openssh(text.trim()).ok()?,
+        secret: Secret::Agent,
+    })
+}
+
 /// Asks for the passphrase on the terminal.
 pub(super) fn unlock(path: &Path, text: &str) -> Result<Arc<PrivateKey>> {
     let name = path.display();
@@ -158,6 +173,7 @@ mod tests {
             &["-t", "ed25519"][..],
             &["-t", "ecdsa"],
             &["-t", "ecdsa", "-b", "384"],
+            &["-t", "ecdsa", "-b", "521"],
             &["-t", "rsa", "-b", "2048"],
             &["-t", "rsa", "-b", "2048", "-m", "PEM"],
             &["-t", "rsa", "-b", "2048", "-m", "PKCS8"],
@@ -170,6 +186,13 @@ mod tests {
             let text = std::fs::read_to_string(path.with_added_extension("pub")).unwrap();
             let public = PublicKey::from_openssh(text.trim()).unwrap();
             assert_eq!(key.public.key_data(), public.key_data(), "{words:?}");
+            assert!(read_public(&path).is_none(), "it is the private one");
+            let beside = path.with_added_extension("pub");
+            std::fs::remove_file(&path).unwrap();
+            for path in [path, beside] {
+                let key = read_public(&path).unwrap();
+                assert_eq!(key.public.key_data(), public.key_data(), "{words:?}");
+            }
         }
     }
 

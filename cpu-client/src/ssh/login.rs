@@ -35,11 +35,15 @@ pub(crate) struct Identities {
     pub(crate) only: bool,
 }
 
+/// Keys that any server lets a client try: one less than sshd's MaxAuthTries.
+const FEW: usize = 5;
+
 type Agent = AgentClient<UnixStream>;
 
 /// All keys, in the order in which they are offered: those of named files first, as they were
-/// named, the agent's, then those of the usual files. What a file and the agent both have is signed
-/// by the agent.
+/// named; those of the usual files that the agent has too, the agent's others, those that it has not.
+/// What a file and the agent both have is signed by the agent. Of a file that is a public key, or
+/// lacks the private one beside it, the agent must have the other half.
 pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     let (mut agent, mut held) = (None, Vec::new());
     if let Some(path) = &from.agent {
@@ -49,33 +53,49 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
         }
     }
     let mut all: Vec<Identity> = Vec::new();
-    let mut read = |path: &Path, all: &mut Vec<Identity>| -> Result<()> {
-        if let Some(mut key) = identity::read(path)? {
-            let same =
-                |(_, public): &(String, PublicKey)| public.key_data() == key.public.key_data();
-            if let Some(at) = held.iter().position(same) {
-                held.remove(at);
-                if !matches!(key.secret, Secret::Plain(_)) {
-                    key.secret = Secret::Agent;
-                }
-            }
-            if all
-                .iter()
-                .all(|other| other.public.key_data() != key.public.key_data())
-            {
-                all.push(key);
-            }
-        }
-        Ok(())
-    };
-    for path in &from.named {
-        read(path, &mut all)?;
-    }
     let mut last = Vec::new();
-    for path in from.usual.iter().filter(|path| path.exists()) {
-        // As in ssh: what nobody asked for must not stand in the way.
-        if let Err(error) = read(path, &mut last) {
-            debug!("{error:#}");
+    let files = from.named.iter().map(|path| (path, true));
+    for (path, is_named) in files.chain(from.usual.iter().map(|path| (path, false))) {
+        let key = match identity::read_public(path) {
+            Some(public) => Ok(Some(public)),
+            None if !is_named && !path.exists() => continue,
+            None => identity::read(path),
+        };
+        let mut key = match key {
+            Ok(Some(key)) => key,
+            Ok(None) => continue,
+            Err(error) if is_named => return Err(error),
+            // As in ssh: what nobody asked for must not stand in the way.
+            Err(error) => {
+                debug!("{error:#}");
+                continue;
+            }
+        };
+        let is_same = |public: &PublicKey| public.key_data() == key.public.key_data();
+        let position = held.iter().position(|(_, public)| is_same(public));
+        let is_held = position.is_some();
+        if let Some(at) = position {
+            held.remove(at);
+            if !matches!(key.secret, Secret::Plain(_)) {
+                key.secret = Secret::Agent;
+            }
+        } else if matches!(key.secret, Secret::Agent) {
+            if is_named {
+                bail!(
+                    "{} is a public key, and no agent has its other half",
+                    key.name
+                );
+            }
+            debug!("{}: no agent has the other half", key.name);
+            continue;
+        }
+        if all.iter().chain(&last).any(|other| is_same(&other.public)) {
+            continue;
+        }
+        if is_named || is_held {
+            all.push(key);
+        } else {
+            last.push(key);
         }
     }
     if !from.only {
@@ -97,7 +117,12 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
             if usual.is_empty() {
                 String::new()
             } else {
-                format!(": neither an agent nor any of {}", usual.join(", "))
+                let agent = match agent {
+                    None => "no agent has one",
+                    Some(_) if from.only => "the agent has none that is wanted (IdentitiesOnly)",
+                    Some(_) => "the agent has none",
+                };
+                format!(": {agent}, nor is one in {}", usual.join(", "))
             }
         );
     }
@@ -136,9 +161,9 @@ impl Keys {
         stage: &Stage,
     ) -> Result<()> {
         let mut locked = None;
-        for key in &self.all {
+        for (offered, key) in self.all.iter().enumerate() {
             let hash = rsa_hash(handle, peer, &key.public).await;
-            let lost = || format!("{place} ended the connection during the login");
+            let lost = || ended(place, offered);
             let late = || anyhow!("{place} does not answer the login");
             debug!("offering {}", key.name);
             let secret = match &key.secret {
@@ -187,7 +212,7 @@ impl Keys {
             }
         }
         if handle.is_closed() {
-            bail!("{place} ended the connection during the login");
+            bail!(ended(place, self.all.len()));
         }
         if let Some(error) = locked {
             return Err(error);
@@ -204,6 +229,16 @@ impl Keys {
             names.join(", ")
         )
     }
+}
+
+/// That the server ended the connection, when so many keys had been refused.
+fn ended(place: &Place, refused: usize) -> String {
+    let why = if refused < FEW {
+        ""
+    } else {
+        ": it takes only so many keys; name the right one with -key, or with IdentityFile and IdentitiesOnly yes"
+    };
+    format!("{place} ended the connection during the login{why}")
 }
 
 /// Which hash an RSA signature is to have; SHA-1 never.

@@ -267,29 +267,31 @@ fn host_keys(
     identities: &Identities,
 ) -> Result<HostKeys> {
     let (host, port) = (tokens.host, tokens.port);
-    let beside = || {
-        let keys = identities.named.iter().chain(&identities.usual);
-        let mut pins = keys.map(|key| PathBuf::from(format!("{}.hostkey", key.display())));
-        pins.find(|pin| pin.exists())
-    };
-    if let Some(file) = wanted.host_key.map(Path::to_owned).or_else(beside) {
-        return HostKeys::pinned(host, port, &file);
-    }
-    let files = match &settings.user_known_hosts {
+    let files = || match &settings.user_known_hosts {
         Some(files) => files
             .iter()
             .filter(|file| *file != "none")
             .map(|file| tokens.path(file))
-            .collect::<Result<_>>()?,
-        None => ["known_hosts", "known_hosts2"]
+            .collect::<Result<Vec<_>>>(),
+        None => Ok(["known_hosts", "known_hosts2"]
             .map(|name| wanted.home.join(".ssh").join(name))
-            .to_vec(),
+            .to_vec()),
     };
+    if let Some(file) = wanted.host_key {
+        return HostKeys::pinned(host, port, file, None);
+    }
+    let keys = identities.named.iter().chain(&identities.usual);
+    let mut pins = keys.map(|key| PathBuf::from(format!("{}.hostkey", key.display())));
+    if let Some(file) = pins.find(|pin| pin.exists()) {
+        let was_named = !identities.named.is_empty() || !settings.identity_files.is_empty();
+        let others = if was_named { None } else { Some(files()?) };
+        return HostKeys::pinned(host, port, &file, others);
+    }
     let checking = settings.checking.unwrap_or(Checking {
         new: NewHost::Accept,
         changed_is_accepted: false,
     });
-    Ok(HostKeys::known(host, port, files, checking))
+    Ok(HostKeys::known(host, port, files()?, checking))
 }
 
 #[cfg(test)]

@@ -417,6 +417,20 @@ impl server::Handler for Connection {
         session: &mut Session,
     ) -> Result<()> {
         self.log(|| format!("exec {}", String::from_utf8_lossy(command)));
+        // What scp without sftp says (scp -O, and every one before OpenSSH 9).
+        let is_scp = |mode: &str| command.starts_with(format!("scp {mode}").as_bytes());
+        if ["-t", "-f", "-r", "-p", "-v", "-d"].into_iter().any(is_scp)
+            && let Some(state) = self.channels.get(&id)
+            && state.request.files.is_empty()
+            && self.files.is_empty()
+        {
+            session.channel_success(id)?;
+            refuse(
+                state.sender.clone(),
+                "there is no scp here; cpu brings your files along: cpu HOST cp ...".into(),
+            );
+            return Ok(());
+        }
         self.start(id, command, session)
     }
 

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{Broken, COMPANY, Out, Relay};
-use tokio::sync::mpsc;
+use ninep::relay::{Broken, COMPANY, Relay};
+use tokio::sync::Notify;
 
 use super::exec::{CHUNK, Receiver, Sender};
 use super::fd::Fd;
@@ -18,112 +18,110 @@ const SMALL: usize = 64 * 1024;
 /// Starts to relay between the client's channel and the kernel's end of the socket pair. `asks`: the client
 /// may be asked for more than 9P2000.L.
 pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, asks: bool) {
-    let relay = Arc::new(Mutex::new(Relay::new(asks)));
-    let (answers, answered) = mpsc::unbounded_channel();
+    let shared = Arc::new(Shared {
+        relay: Mutex::new(Relay::new(asks)),
+        answered: Notify::new(),
+    });
     let from_kernel = tokio::spawn({
-        let (relay, socket) = (relay.clone(), socket.clone());
+        let (shared, socket, sender) = (shared.clone(), socket.clone(), sender.clone());
         async move {
-            from_kernel(&relay, &socket, &sender, &answers).await;
+            shared.from_kernel(&socket, &sender).await;
             let _ = sender.request(russh::ChannelWriteHalf::close).await;
         }
     });
     tokio::spawn(async move {
-        to_kernel(&relay, &receiver, answered, &socket).await;
+        shared.to_kernel(&receiver, &socket).await;
         from_kernel.abort();
+        receiver.discard();
+        let _ = sender.request(russh::ChannelWriteHalf::close).await;
     });
 }
 
-/// Until the kernel lets go of its end.
-async fn from_kernel(
-    relay: &Mutex<Relay>,
-    socket: &Fd,
-    sender: &Sender,
-    answers: &mpsc::UnboundedSender<Bytes>,
-) {
-    let mut buffer = BytesMut::new();
-    // One for all that is held back until it ends: each time it is set costs as much as a request.
-    let mut company = std::pin::pin!(tokio::time::sleep(COMPANY));
-    let mut counts = false;
-    loop {
-        if !counts && with(relay, |relay| relay.holds()) {
-            company
-                .as_mut()
-                .reset(tokio::time::Instant::now() + COMPANY);
-            counts = true;
-        }
-        let arrived = tokio::select! {
-            biased;
-            read = socket.read(&mut buffer) => match read {
-                Ok(bytes) if !bytes.is_empty() => Some(bytes),
-                _ => return,
-            },
-            () = &mut company, if counts => {
-                counts = false;
-                None
+/// What both directions know. Only one of them writes to the kernel.
+struct Shared {
+    relay: Mutex<Relay>,
+    /// That the relay has answered something itself.
+    answered: Notify,
+}
+
+impl Shared {
+    fn with<T>(&self, work: impl FnOnce(&mut Relay) -> T) -> T {
+        work(&mut self.relay.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Until the kernel lets go of its end.
+    async fn from_kernel(&self, socket: &Fd, sender: &Sender) {
+        let mut buffer = BytesMut::new();
+        // One for all that is held back until it ends: each time it is set costs as much as a request.
+        let mut company = std::pin::pin!(tokio::time::sleep(COMPANY));
+        let mut counts = false;
+        loop {
+            if !counts && self.with(|relay| relay.holds()) {
+                company
+                    .as_mut()
+                    .reset(tokio::time::Instant::now() + COMPANY);
+                counts = true;
             }
-        };
-        let mut out = Out::default();
-        let relayed = with(relay, |relay| match arrived {
-            Some(bytes) => relay.from_kernel(bytes, Instant::now(), &mut out),
-            None => {
-                relay.release(&mut out);
-                Ok(())
+            let arrived = tokio::select! {
+                biased;
+                read = socket.read(&mut buffer) => match read {
+                    Ok(bytes) if !bytes.is_empty() => Some(bytes),
+                    _ => return,
+                },
+                () = &mut company, if counts => {
+                    counts = false;
+                    None
+                }
+            };
+            let mut out = Vec::new();
+            let (relayed, answered) = self.with(|relay| {
+                let relayed = match arrived {
+                    Some(bytes) => relay.from_kernel(bytes, Instant::now(), &mut out),
+                    None => {
+                        relay.release(&mut out);
+                        Ok(())
+                    }
+                };
+                (relayed, relay.has_answers())
+            });
+            if answered {
+                self.answered.notify_one();
             }
-        });
-        for answer in out.kernel {
-            // Without the other task there is nobody to answer.
-            let _ = answers.send(answer);
-        }
-        for bytes in joined(out.server) {
-            if sender.send(Stream::Data, bytes).await.is_err() {
+            for bytes in joined(out) {
+                if sender.send(Stream::Data, bytes).await.is_err() {
+                    return;
+                }
+            }
+            if !told(&relayed) {
                 return;
             }
         }
-        if !told(&relayed) {
-            return;
-        }
     }
-}
 
-/// Until the client ends or the kernel lets go.
-async fn to_kernel(
-    relay: &Mutex<Relay>,
-    receiver: &Receiver,
-    mut answers: mpsc::UnboundedReceiver<Bytes>,
-    socket: &Fd,
-) {
-    loop {
-        // Kept while answers are written: what it has taken off the queue must not be dropped.
-        let mut read = std::pin::pin!(receiver.read(Stream::Data, CHUNK));
-        let chunk = loop {
-            let is_between = with(relay, |relay| relay.is_between());
-            tokio::select! {
-                biased;
-                Some(answer) = answers.recv(), if is_between => {
-                    let mut all = vec![answer];
-                    while let Ok(answer) = answers.try_recv() {
-                        all.push(answer);
-                    }
-                    if write(socket, all).await.is_err() {
-                        return;
-                    }
+    /// Until the client ends or the kernel lets go.
+    async fn to_kernel(&self, receiver: &Receiver, socket: &Fd) {
+        loop {
+            // Kept while answers are written: what it has taken off the queue must not be dropped.
+            let mut read = std::pin::pin!(receiver.read(Stream::Data, CHUNK));
+            let chunk = loop {
+                let mut answers = Vec::new();
+                self.with(|relay| relay.answers(&mut answers));
+                if write(socket, answers).await.is_err() {
+                    return;
                 }
-                chunk = &mut read => break chunk,
+                tokio::select! {
+                    chunk = &mut read => break chunk,
+                    () = self.answered.notified() => {}
+                }
+            };
+            let Some(chunk) = chunk else { return };
+            let mut out = Vec::new();
+            let relayed = self.with(|relay| relay.from_server(chunk, Instant::now(), &mut out));
+            if write(socket, out).await.is_err() || !told(&relayed) {
+                return;
             }
-        };
-        let Some(chunk) = chunk else { return };
-        let mut out = Out::default();
-        let relayed = with(relay, |relay| {
-            relay.from_server(chunk, Instant::now(), &mut out)
-        });
-        if write(socket, out.kernel).await.is_err() || !told(&relayed) {
-            return;
         }
     }
-}
-
-fn with<T>(relay: &Mutex<Relay>, work: impl FnOnce(&mut Relay) -> T) -> T {
-    work(&mut relay.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Whether it went on; if not, says why.

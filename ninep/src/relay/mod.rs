@@ -9,10 +9,12 @@
 //!   attributes are kept here for the getattr that the walk brings, and [`FRESH`] longer for the other.
 //!   They are forgotten when the fid is used for anything else, and whenever a request that may change
 //!   attributes goes or has been answered: what happens on this mount is seen in its order.
-//! * **What cannot fail.** A clone of a fid is confirmed here, and so is the clunk of one that was not
+//! * **What does not fail.** A clone of a fid is confirmed here, and so is the clunk of one that was not
 //!   opened, or only to be read. The server is told with the next request, or after [`COMPANY`]. It
 //!   does both before it reads on, so a number that is used again means what it should. The clunk of
-//!   a file that can be written or has locks is waited for: after close(2) nobody finds it busy.
+//!   a file that can be written or has locks is waited for: after close(2) nobody finds it busy. (A server
+//!   that has no more fids to give refuses the clone unheard, and then what was to be done with it; it
+//!   runs out of descriptors before.)
 //!
 //! No I/O and no clock: [`Relay`] is told what arrived, and when.
 
@@ -62,16 +64,6 @@ pub enum Broken {
     Reply(#[source] Malformed),
 }
 
-/// What is to be sent, each in its order.
-#[derive(Debug, Default)]
-pub struct Out {
-    /// To the server.
-    pub server: Vec<Bytes>,
-    /// To the kernel. What [`Relay::from_kernel`] gives are whole replies, which must not be put within
-    /// another: [`Relay::is_between`].
-    pub kernel: Vec<Bytes>,
-}
-
 /// The relay of one mount.
 #[derive(Debug)]
 pub struct Relay {
@@ -87,6 +79,8 @@ pub struct Relay {
     careful: HashSet<u32>,
     /// Requests without a reply, held back.
     held: BytesMut,
+    /// Replies made here.
+    answers: Vec<Bytes>,
     frame: Frame,
 }
 
@@ -110,16 +104,17 @@ impl Relay {
             kept: Vec::new(),
             careful: HashSet::new(),
             held: BytesMut::new(),
+            answers: Vec::new(),
             frame: Frame::default(),
         }
     }
 
-    /// Takes bytes from the kernel.
+    /// Takes bytes from the kernel and gives those for the server. [`Relay::answers`] may have more to give.
     pub fn from_kernel(
         &mut self,
         mut chunk: Bytes,
         now: Instant,
-        out: &mut Out,
+        out: &mut Vec<Bytes>,
     ) -> Result<(), Broken> {
         // The bytes of a write are many, and what they are does not matter.
         let whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
@@ -130,7 +125,7 @@ impl Relay {
                     self.forget_all();
                     self.pass(bytes, out);
                 }
-                Piece::More(bytes) => out.server.push(bytes),
+                Piece::More(bytes) => out.push(bytes),
             }
         }
         if self.held.len() > CROWD {
@@ -139,16 +134,20 @@ impl Relay {
         Ok(())
     }
 
-    /// Takes bytes from the server.
+    /// Takes bytes from the server and gives those for the kernel. Between two messages, what was answered here
+    /// goes first: the reply to a request comes before that to its flush.
     pub fn from_server(
         &mut self,
         mut chunk: Bytes,
         now: Instant,
-        out: &mut Out,
+        out: &mut Vec<Bytes>,
     ) -> Result<(), Broken> {
         let is = |kind: Kind, number: u8| number == kind.number() + 1;
         let whole = |number| is(Kind::Version, number) || is(Kind::Walkgetattr, number);
         while let Some(piece) = self.replies.next(&mut chunk, whole)? {
+            if !matches!(piece, Piece::More(_)) {
+                out.append(&mut self.answers);
+            }
             match piece {
                 Piece::Whole(header, message) => self.reply(header, message, now, out)?,
                 Piece::Begin(header, bytes) => {
@@ -160,17 +159,24 @@ impl Relay {
                         // What these will bring may be from before the change.
                         self.walks.clear();
                     }
-                    out.kernel.push(bytes);
+                    out.push(bytes);
                 }
-                Piece::More(bytes) => out.kernel.push(bytes),
+                Piece::More(bytes) => out.push(bytes),
             }
         }
         Ok(())
     }
 
-    /// Whether the last bytes of [`Relay::from_server`] ended a message.
-    pub fn is_between(&self) -> bool {
-        !self.replies.is_within()
+    /// Gives the kernel what was answered here, unless that would be within another message.
+    pub fn answers(&mut self, out: &mut Vec<Bytes>) {
+        if !self.replies.is_within() {
+            out.append(&mut self.answers);
+        }
+    }
+
+    /// Whether [`Relay::answers`] has something to give, now or soon.
+    pub fn has_answers(&self) -> bool {
+        !self.answers.is_empty()
     }
 
     /// Whether requests are held back.
@@ -179,13 +185,13 @@ impl Relay {
     }
 
     /// Lets them go.
-    pub fn release(&mut self, out: &mut Out) {
+    pub fn release(&mut self, out: &mut Vec<Bytes>) {
         if self.holds() {
-            out.server.push(self.held.split().freeze());
+            out.push(self.held.split().freeze());
         }
     }
 
-    fn request(&mut self, header: Header, message: Bytes, now: Instant, out: &mut Out) {
+    fn request(&mut self, header: Header, message: Bytes, now: Instant, out: &mut Vec<Bytes>) {
         let body = message.get(HEADER..).unwrap_or_default();
         let request = Kind::new(header.kind).and_then(|kind| Request::decode(kind, body));
         let tag = header.tag;
@@ -201,12 +207,13 @@ impl Relay {
             Ok(request) => match request {
                 Request::Walk { fid, newfid, names } if newfid != fid => {
                     self.forget(fid);
+                    self.forget(newfid);
                     let mut all = names.iter();
                     match (all.next(), all.next()) {
                         (None, _) => {
                             self.hold(&request);
                             let qids = Few::default();
-                            return self.answer(tag, &Reply::Walk { qids }, out);
+                            return self.answer(tag, &Reply::Walk { qids });
                         }
                         (Some(name), None) if !matches!(name.bytes(), b"." | b"..") => {
                             self.walks.insert(tag, newfid);
@@ -216,19 +223,20 @@ impl Relay {
                         _ => {}
                     }
                 }
+                Request::Walk { fid, .. } => self.forget(fid),
                 Request::Getattr { fid, .. } => {
                     let mut kept = self.kept.iter_mut();
                     if let Some(kept) = kept.find(|kept| kept.fid == fid && now < kept.until) {
                         kept.until = kept.until.min(now + FRESH);
                         let attr = kept.attr;
-                        return self.answer(tag, &Reply::Getattr { attr }, out);
+                        return self.answer(tag, &Reply::Getattr { attr });
                     }
                 }
                 Request::Clunk { fid } => {
                     self.forget(fid);
                     if !self.careful.remove(&fid) {
                         self.hold(&request);
-                        return self.answer(tag, &Reply::Clunk {}, out);
+                        return self.answer(tag, &Reply::Clunk {});
                     }
                 }
                 Request::Lopen { fid, flags } => {
@@ -262,7 +270,7 @@ impl Relay {
         header: Header,
         message: Bytes,
         now: Instant,
-        out: &mut Out,
+        out: &mut Vec<Bytes>,
     ) -> Result<(), Broken> {
         let body = message.get(HEADER..).unwrap_or_default();
         match Reply::decode(header.kind, body).map_err(Broken::Reply)? {
@@ -272,7 +280,7 @@ impl Relay {
                 self.walks.clear();
                 self.forget_all();
                 let version = Str::new(VERSION).unwrap_or_default();
-                self.answer(header.tag, &Reply::Version { msize, version }, out);
+                out.push(self.reply_bytes(header.tag, &Reply::Version { msize, version }));
             }
             Reply::Walkgetattr { attr } => {
                 let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
@@ -288,9 +296,9 @@ impl Relay {
                 }
                 let mut qids = Few::default();
                 qids.push(attr.qid);
-                self.answer(header.tag, &Reply::Walk { qids }, out);
+                out.push(self.reply_bytes(header.tag, &Reply::Walk { qids }));
             }
-            _ => out.kernel.push(message),
+            _ => out.push(message),
         }
         Ok(())
     }
@@ -309,20 +317,26 @@ impl Relay {
         self.held.extend_from_slice(self.frame.finish());
     }
 
-    fn pass(&mut self, message: Bytes, out: &mut Out) {
+    fn pass(&mut self, message: Bytes, out: &mut Vec<Bytes>) {
         self.release(out);
-        out.server.push(message);
+        out.push(message);
     }
 
-    fn send(&mut self, tag: u16, request: &Request<'_>, out: &mut Out) {
+    fn send(&mut self, tag: u16, request: &Request<'_>, out: &mut Vec<Bytes>) {
         request.encode(tag, &mut self.frame);
         let message = Bytes::copy_from_slice(self.frame.finish());
         self.pass(message, out);
     }
 
-    fn answer(&mut self, tag: u16, reply: &Reply<'_>, out: &mut Out) {
+    /// A reply to the kernel.
+    fn reply_bytes(&mut self, tag: u16, reply: &Reply<'_>) -> Bytes {
         reply.encode(tag, &mut self.frame);
-        out.kernel.push(Bytes::copy_from_slice(self.frame.finish()));
+        Bytes::copy_from_slice(self.frame.finish())
+    }
+
+    fn answer(&mut self, tag: u16, reply: &Reply<'_>) {
+        let reply = self.reply_bytes(tag, reply);
+        self.answers.push(reply);
     }
 }
 

@@ -38,6 +38,16 @@ impl<'a, F: FileSystem> Desk<'a, F> {
         self.fids.clear();
     }
 
+    /// What the first fid of a request stands for.
+    pub(super) fn subject(&self, request: &Request<'_>) -> Option<Arc<Fid<F>>> {
+        self.fids.get(subjects(request).0?).ok()
+    }
+
+    /// Clunks a fid, if it is one.
+    pub(super) fn forget(&self, fid: u32) {
+        drop(self.fids.remove(fid));
+    }
+
     pub(super) fn words<'w>(&'w self, request: &'w Request<'w>) -> Words<'w, F> {
         let (fid, other) = subjects(request);
         let get = |fid: Option<u32>| fid.and_then(|fid| self.fids.get(fid).ok());
@@ -82,7 +92,12 @@ impl<'a, F: FileSystem> Desk<'a, F> {
             }
             Request::Readlink { fid } => {
                 let target = fs.readlink(&self.fids.get(fid)?.node)?;
-                let target = Str::new(&target).ok_or(Errno::ENAMETOOLONG)?;
+                let target = Str::new(&target).filter(|target| {
+                    // As long as a message of the session may be.
+                    HEADER + 2 + target.bytes().len()
+                        <= usize::try_from(msize).unwrap_or(usize::MAX)
+                });
+                let target = target.ok_or(Errno::ENAMETOOLONG)?;
                 Reply::Readlink { target }.encode(tag, out);
                 Ok(None)
             }

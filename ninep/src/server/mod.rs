@@ -21,7 +21,7 @@ use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::msg::{EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::observe::{Event, Observer};
-use crate::wire::{Frame, Malformed, Str};
+use crate::wire::{Few, Frame, HEADER, Malformed, Name, Str};
 use desk::Desk;
 use inbox::Inbox;
 use outbox::{Begun, DuplicateTag, Outbox};
@@ -181,6 +181,8 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
 
     /// Takes the next request, and what must not be overtaken by a later one is done here.
     fn next<'b>(&self, buf: &'b mut Vec<u8>) -> Result<Next<'b>, Error> {
+        // Dropped after the reader was handed on: a file may take long to close.
+        let _closed;
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if self.outbox.broken() {
             inbox.close();
@@ -195,14 +197,20 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             && let Ok(request) = request
             && moves_fids(&request)
         {
-            let request = Ok(request);
+            _closed = self.desk.subject(&request);
             let job = Job {
-                request,
+                request: Ok(request),
                 tag,
                 agreed,
             };
-            // It only moves a number in the table, so nobody waits long for the reader.
-            self.perform(&job, &mut Frame::default());
+            let mut reply = Frame::default();
+            self.perform(&job, &mut reply);
+            // Nobody hears that a clone was refused: its number must not mean what it did before.
+            if let Request::Walk { newfid, .. } = request
+                && reply.finish().get(4) == Some(&Reply::ERROR)
+            {
+                self.desk.forget(newfid);
+            }
             return Ok(Next::Nothing);
         }
         let begun = match request {
@@ -263,7 +271,13 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
                         kind: request.kind(),
                         words: &words,
                         path: &words::Path(&words),
-                        result,
+                        result: match (request, &result) {
+                            // A shorter answer says that a name is not there.
+                            (Request::Walk { names, .. }, Ok(_)) if falls_short(&names, reply) => {
+                                Err(Errno::ENOENT)
+                            }
+                            _ => result,
+                        },
                         elapsed: start.elapsed(),
                     });
                     result
@@ -274,6 +288,12 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             Reply::Error { ecode: errno.raw() }.encode(job.tag, reply);
         }
     }
+}
+
+/// Whether the reply to a walk has fewer qids than there were names.
+fn falls_short(names: &Few<Name<'_>>, reply: &mut Frame) -> bool {
+    let qids = reply.finish().get(HEADER..HEADER + 2);
+    qids.is_some_and(|qids| qids != u16::try_from(names.len()).unwrap_or(u16::MAX).to_le_bytes())
 }
 
 /// Whether a request is one that may come without a tag: a clunk or a walk of no names.

@@ -247,7 +247,7 @@ fn requests_are_told_in_words_and_counted() {
             "walk /root/file Ok(None)",
             "open /file Ok(None)",
             "read /file 100 @7 Ok(Some(100))",
-            "walk /root/dir/no\\u{7}thing Ok(None)",
+            "walk /root/dir/no\\u{7}thing Err(ENOENT)",
             "walk /root/nothing Err(ENOENT)",
             "clunk /file Ok(None)",
             "clunk (no such fid) Err(EBADF)",

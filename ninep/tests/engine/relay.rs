@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ninep::msg::{EXTENDED, Header, Record, VERSION};
-use ninep::relay::{FRESH, Out, Relay};
+use ninep::relay::{Broken, FRESH, Relay};
 use ninep::wire::{Data, Frame, HEADER, Str};
 use proptest::prelude::*;
 
@@ -22,6 +22,32 @@ struct Kernel {
     piece: usize,
     server: UnixStream,
     waits: usize,
+}
+
+/// What is to be sent.
+#[derive(Debug, Default)]
+struct Out {
+    server: Vec<Bytes>,
+    kernel: Vec<Bytes>,
+}
+
+/// The kernel asks.
+fn asks(relay: &mut Relay, bytes: impl Into<Bytes>, now: Instant, out: &mut Out) {
+    let bytes = bytes.into();
+    relay.from_kernel(bytes, now, &mut out.server).unwrap();
+    relay.answers(&mut out.kernel);
+}
+
+/// The server says.
+fn says(
+    relay: &mut Relay,
+    bytes: impl Into<Bytes>,
+    now: Instant,
+    out: &mut Out,
+) -> std::result::Result<(), Broken> {
+    relay.from_server(bytes.into(), now, &mut out.kernel)?;
+    relay.answers(&mut out.kernel);
+    Ok(())
 }
 
 /// A whole message.
@@ -83,7 +109,7 @@ impl Kernel {
         let mut out = Out::default();
         for piece in request.chunks(self.piece) {
             let piece = Bytes::copy_from_slice(piece);
-            self.relay.from_kernel(piece, self.now, &mut out).unwrap();
+            asks(&mut self.relay, piece, self.now, &mut out);
         }
         self.server.write_all(&out.server.concat()).unwrap();
         let mut got = out.kernel.concat();
@@ -94,10 +120,9 @@ impl Kernel {
             assert!(n > 0, "the server has gone");
             let mut out = Out::default();
             let bytes = Bytes::copy_from_slice(&buffer[..n]);
-            self.relay.from_server(bytes, self.now, &mut out).unwrap();
+            says(&mut self.relay, bytes, self.now, &mut out).unwrap();
             got.extend(out.kernel.concat());
         }
-        assert!(self.relay.is_between());
         got
     }
 
@@ -173,7 +198,7 @@ proptest! {
             let request = match step {
                 Step::Walk(fid, newfid, path) => {
                     let cloned = path.is_empty();
-                    if fids.contains(&newfid) || (cloned && !fids.contains(&fid)) {
+                    if (fids.contains(&newfid) && newfid != fid) || (cloned && !fids.contains(&fid)) {
                         continue;
                     }
                     walk(fid, newfid, path)
@@ -216,25 +241,69 @@ proptest! {
     }
 
     #[test]
-    fn a_hostile_server_is_survived(
-        chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..64), 0..64),
-        sizes: bool,
-    ) {
-        let mut relay = Relay::new(true);
-        for mut chunk in chunks {
-            if sizes && chunk.len() > 5 {
-                // A size that may be true, of a type that is looked at.
-                let size = u8::try_from(chunk.len()).unwrap();
-                chunk[..4].copy_from_slice(&[size, 0, 0, 0]);
-                chunk[4] = 101 + chunk[5] % 2 * 26;
-            }
+    fn a_hostile_server_is_survived(steps in prop::collection::vec(hostile(), 0..200), piece in 1..400_usize) {
+        let mut relay = extended();
+        let now = Instant::now();
+        for step in steps {
             let mut out = Out::default();
-            if relay.from_server(chunk.into(), Instant::now(), &mut out).is_err() {
-                return Ok(());
+            match step {
+                Hostile::Asked(tag, fid, newfid) => {
+                    let asked = match newfid % 4 {
+                        0 => message(tag, &Request::Clunk { fid }),
+                        1 => message(tag, &getattr(fid)),
+                        2 => message(tag, &walk(fid, newfid, "")),
+                        _ => message(tag, &walk(fid, newfid, "file")),
+                    };
+                    asks(&mut relay, asked, now, &mut out);
+                    let held = std::mem::take(&mut out.server).concat();
+                    relay.release(&mut out.server);
+                    // Every request is answered once here, or goes.
+                    let answered = usize::from(!out.kernel.is_empty());
+                    let local = usize::from(!held.is_empty());
+                    // An answer waits while a reply of the server's is not whole.
+                    prop_assert!(answered + local == 1 || relay.has_answers());
+                    prop_assert!(!relay.holds());
+                }
+                Hostile::Said(bytes) => {
+                    for piece in bytes.chunks(piece) {
+                        let piece = Bytes::copy_from_slice(piece);
+                        if says(&mut relay, piece, now, &mut out).is_err() {
+                            return Ok(());
+                        }
+                    }
+                    prop_assert!(out.server.is_empty());
+                    // It makes no more of it than it is.
+                    prop_assert!(out.kernel.concat().len() <= bytes.len() + 400);
+                }
             }
-            prop_assert!(out.server.is_empty());
         }
     }
+}
+
+/// What comes from the kernel, and what a server says to it.
+#[derive(Debug, Clone)]
+enum Hostile {
+    Asked(u16, u32, u32),
+    Said(Vec<u8>),
+}
+
+fn hostile() -> impl Strategy<Value = Hostile> {
+    let tag = || 0..4_u16;
+    let said = |reply: &Reply<'_>, tag| Hostile::Said(super::relay::reply(tag, reply).to_vec());
+    prop_oneof![
+        4 => (tag(), 0..6_u32, 0..6_u32).prop_map(|(tag, fid, newfid)| Hostile::Asked(tag, fid, newfid)),
+        4 => (tag(), any::<u64>()).prop_map(move |(tag, size)| {
+            let attr = Attr { valid: size, size, ..Attr::default() };
+            said(&Reply::Walkgetattr { attr }, tag)
+        }),
+        1 => tag().prop_map(move |tag| said(&Reply::Setattr {}, tag)),
+        1 => tag().prop_map(move |tag| said(&Reply::Error { ecode: 2 }, tag)),
+        1 => (tag(), any::<bool>()).prop_map(move |(tag, extended)| {
+            let version = Str::new(if extended { EXTENDED } else { VERSION }).unwrap();
+            said(&Reply::Version { msize: 1 << 16, version }, tag)
+        }),
+        1 => prop::collection::vec(any::<u8>(), 0..64).prop_map(Hostile::Said),
+    ]
 }
 
 #[test]
@@ -276,13 +345,112 @@ fn attributes_are_forgotten_when_something_may_have_changed() {
 }
 
 #[test]
+fn every_request_that_may_change_attributes_makes_them_forgotten() {
+    let name = name("other");
+    let (dfid, fid, newdirfid) = (0, 9, 0);
+    let (mode, gid, flags) = (0o600, 0, 0);
+    let data = Data(b"x");
+    let changes = [
+        set_size(9, 1),
+        Request::Lopen { fid, flags: 0o1000 },
+        Request::Lcreate {
+            fid,
+            name,
+            flags,
+            mode,
+            gid,
+        },
+        Request::Symlink {
+            dfid,
+            name,
+            target: text("to"),
+            gid,
+        },
+        Request::Mknod {
+            dfid,
+            name,
+            mode,
+            major: 0,
+            minor: 0,
+            gid,
+        },
+        Request::Mkdir {
+            dfid,
+            name,
+            mode,
+            gid,
+        },
+        Request::Rename { fid, dfid, name },
+        Request::Renameat {
+            olddirfid: 0,
+            oldname: name,
+            newdirfid,
+            newname: name,
+        },
+        Request::Link { dfid, fid, name },
+        Request::Unlinkat { dfid, name, flags },
+        Request::Write {
+            fid,
+            offset: 0,
+            data,
+        },
+        Request::Remove { fid },
+    ];
+    let now = Instant::now();
+    let attr = Attr {
+        valid: Attr::BASIC,
+        ..Attr::default()
+    };
+    let asked: Bytes = message(3, &getattr(1)).into();
+    // When it goes, and when it was done before the walk's answer came.
+    for (request, after) in changes
+        .iter()
+        .flat_map(|request| [(request, false), (request, true)])
+    {
+        let mut relay = extended();
+        let mut out = Out::default();
+        asks(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
+        let walked = reply(1, &Reply::Walkgetattr { attr });
+        if after {
+            asks(&mut relay, message(2, request), now, &mut out);
+            let mut done = reply(2, &Reply::Clunk {}).to_vec();
+            done[4] = request.kind().number() + 1;
+            says(&mut relay, done, now, &mut out).unwrap();
+            says(&mut relay, walked, now, &mut out).unwrap();
+        } else {
+            says(&mut relay, walked, now, &mut out).unwrap();
+            asks(&mut relay, message(2, request), now, &mut out);
+        }
+        let mut out = Out::default();
+        asks(&mut relay, asked.clone(), now, &mut out);
+        assert!(out.kernel.is_empty(), "{request:?}, {after}");
+        assert_eq!(out.server.concat(), asked);
+    }
+    // What only looks does not.
+    let mut relay = extended();
+    let mut out = Out::default();
+    asks(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
+    says(
+        &mut relay,
+        reply(1, &Reply::Walkgetattr { attr }),
+        now,
+        &mut out,
+    )
+    .unwrap();
+    asks(&mut relay, message(2, &read(9, 0, 1)), now, &mut out);
+    let mut out = Out::default();
+    asks(&mut relay, asked, now, &mut out);
+    assert_eq!(out.kernel.concat(), reply(3, &Reply::Getattr { attr }));
+}
+
+#[test]
 fn attributes_that_a_change_overtook_are_not_kept() {
     let mut relay = extended();
     let now = Instant::now();
     let mut out = Out::default();
     for (tag, request) in [(1, walk(0, 1, "file")), (2, set_size(0, 9))] {
-        let bytes = message(tag, &request).into();
-        relay.from_kernel(bytes, now, &mut out).unwrap();
+        let bytes = message(tag, &request);
+        asks(&mut relay, bytes, now, &mut out);
     }
     // The walk was done first, and answered last.
     let attr = Attr {
@@ -293,13 +461,11 @@ fn attributes_that_a_change_overtook_are_not_kept() {
         reply(2, &Reply::Setattr {}),
         reply(1, &Reply::Walkgetattr { attr }),
     ] {
-        relay.from_server(bytes, now, &mut out).unwrap();
+        says(&mut relay, bytes, now, &mut out).unwrap();
     }
     let mut out = Out::default();
     let asked = message(3, &getattr(1));
-    relay
-        .from_kernel(asked.clone().into(), now, &mut out)
-        .unwrap();
+    asks(&mut relay, asked.clone(), now, &mut out);
     assert!(out.kernel.is_empty());
     assert_eq!(out.server.concat(), asked);
 }
@@ -313,9 +479,7 @@ fn extended() -> Relay {
         version: Str::new(EXTENDED).unwrap(),
     };
     let version = reply(NO_TAG, &version);
-    relay
-        .from_server(version, Instant::now(), &mut out)
-        .unwrap();
+    says(&mut relay, version, Instant::now(), &mut out).unwrap();
     relay
 }
 
@@ -342,9 +506,68 @@ fn clones_and_clunks_are_not_waited_for_unless_a_file_was_written() {
     };
     kernel.done(&lock);
     assert_eq!(kernel.waits(&Request::Clunk { fid: 2 }), 1);
+    // The kernel learns from the clunk what became of an extended attribute, here that none was written.
+    kernel.done(&walk(1, 3, ""));
+    let wish = Request::Xattrcreate {
+        fid: 3,
+        name: text("user.a"),
+        size: 4,
+        flags: 0,
+    };
+    kernel.done(&wish);
+    let refused = Errno::EINVAL.raw();
+    assert_eq!(
+        kernel.done(&Request::Clunk { fid: 3 }),
+        reply(1, &Reply::Error { ecode: refused })
+    );
+    let create = Request::Lcreate {
+        fid: 4,
+        name: name("new"),
+        flags: 0,
+        mode: 0,
+        gid: 0,
+    };
+    kernel.done(&walk(0, 4, ""));
+    kernel.done(&create);
+    assert_eq!(kernel.waits(&Request::Clunk { fid: 4 }), 1);
     // All that was held back has been done by now, the last of it with this.
     assert_eq!(kernel.waits(&walk(0, 2, "dir")), 1);
     assert_eq!(mem.open.load(Ordering::SeqCst), 0);
+}
+
+#[test]
+fn what_is_answered_here_comes_before_the_end_of_its_flush() {
+    let mut relay = extended();
+    let (now, mut out) = (Instant::now(), Out::default());
+    let data = vec![7; 1000];
+    let long = reply(1, &Reply::Read { data: Data(&data) });
+    asks(&mut relay, message(1, &read(9, 0, 1000)), now, &mut out);
+    says(&mut relay, long.slice(..500), now, &mut out).unwrap();
+    // Somebody lets go of a file, is killed while he waits, and asks for that to be forgotten.
+    asks(
+        &mut relay,
+        message(2, &Request::Clunk { fid: 5 }),
+        now,
+        &mut out,
+    );
+    asks(
+        &mut relay,
+        message(3, &Request::Flush { oldtag: 2 }),
+        now,
+        &mut out,
+    );
+    assert_eq!(
+        out.kernel.concat(),
+        long.slice(..500),
+        "not within the other"
+    );
+    assert!(relay.has_answers());
+    let flushed = reply(3, &Reply::Flush {});
+    let rest = [long.slice(500..), flushed.clone()].concat();
+    says(&mut relay, rest, now, &mut out).unwrap();
+    let clunked = reply(2, &Reply::Clunk {});
+    assert_eq!(out.kernel.concat(), [long, clunked, flushed].concat());
+    assert!(!relay.has_answers());
 }
 
 #[test]
@@ -353,10 +576,10 @@ fn what_is_held_back_is_let_go() {
     let mut out = Out::default();
     let now = Instant::now();
     let clunk = |fid| Bytes::from(message(1, &Request::Clunk { fid }));
-    relay.from_kernel(clunk(1), now, &mut out).unwrap();
+    asks(&mut relay, clunk(1), now, &mut out);
     assert!(out.server.is_empty() && relay.holds());
     assert_eq!(out.kernel.concat(), reply(1, &Reply::Clunk {}));
-    relay.release(&mut out);
+    relay.release(&mut out.server);
     assert_eq!(
         out.server.concat(),
         message(NO_TAG, &Request::Clunk { fid: 1 })
@@ -365,7 +588,7 @@ fn what_is_held_back_is_let_go() {
     // Of many, most go at once.
     let mut out = Out::default();
     for fid in 0..100_000 {
-        relay.from_kernel(clunk(fid), now, &mut out).unwrap();
+        asks(&mut relay, clunk(fid), now, &mut out);
     }
     assert!(out.server.concat().len() > 99_000 * 11);
 }
@@ -376,14 +599,14 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
     let now = Instant::now();
     let asked = message(NO_TAG, &version(1 << 16, VERSION));
     let asked: Bytes = asked.into();
-    relay.from_kernel(asked.clone(), now, &mut out).unwrap();
+    asks(&mut relay, asked.clone(), now, &mut out);
     assert_eq!(
         out.server.concat(),
         message(NO_TAG, &version(1 << 16, EXTENDED))
     );
     let mut out = Out::default();
     let mut silent = Relay::new(false);
-    silent.from_kernel(asked.clone(), now, &mut out).unwrap();
+    asks(&mut silent, asked.clone(), now, &mut out);
     assert_eq!(out.server.concat(), asked);
     let mut out = Out::default();
     let plain = Reply::Version {
@@ -391,7 +614,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
         version: text("9P2000.L"),
     };
     let plain = reply(NO_TAG, &plain);
-    relay.from_server(plain.clone(), now, &mut out).unwrap();
+    says(&mut relay, plain.clone(), now, &mut out).unwrap();
     assert_eq!(out.kernel.concat(), plain);
     for request in [
         walk(0, 1, ""),
@@ -401,9 +624,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
     ] {
         let mut out = Out::default();
         let bytes = message(3, &request);
-        relay
-            .from_kernel(bytes.clone().into(), now, &mut out)
-            .unwrap();
+        asks(&mut relay, bytes.clone(), now, &mut out);
         assert_eq!(out.server.concat(), bytes);
         assert!(out.kernel.is_empty());
     }
@@ -431,6 +652,19 @@ fn requests_without_a_tag_are_done_in_order_and_not_answered() {
             assert!(reply.tag == 1 || reply.errno().is_none());
         }
     }
+}
+
+#[test]
+fn a_clone_that_is_refused_unheard_leaves_its_number_meaning_nothing() {
+    let (mut raw, _) = start();
+    raw.dialect(1 << 16, EXTENDED);
+    raw.ask(&attach(0)).unwrap();
+    raw.walk(0, 1, "file").unwrap();
+    // In use: who goes on with it must not get the other file.
+    raw.send(NO_TAG, &walk(0, 1, ""));
+    assert_eq!(raw.ask(&getattr(1)).err(), Some(Errno::EBADF));
+    raw.send(NO_TAG, &walk(7, 2, ""));
+    assert_eq!(raw.ask(&getattr(2)).err(), Some(Errno::EBADF));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -155,7 +156,7 @@ impl<'a> Reader<'a> {
                     .get_or_insert_with(|| arguments.to_vec());
             }
             "stricthostkeychecking" => {
-                let (new, changed_is_accepted) = match first {
+                let (new, changed_is_accepted) = match first.to_ascii_lowercase().as_str() {
                     "yes" | "true" => (NewHost::Refuse, false),
                     "ask" => (NewHost::Ask, false),
                     "accept-new" => (NewHost::Accept, false),
@@ -168,9 +169,12 @@ impl<'a> Reader<'a> {
                 });
             }
             "connecttimeout" => {
-                if first != "none" {
-                    settings.connect_timeout.get_or_insert(time(first)?);
-                }
+                // As long as the system tries.
+                let patience = match first {
+                    "none" | "0" => Duration::from_hours(24),
+                    some => time(some)?,
+                };
+                settings.connect_timeout.get_or_insert(patience);
             }
             "serveraliveinterval" => {
                 settings.alive_interval.get_or_insert(time(first)?);
@@ -188,7 +192,7 @@ impl<'a> Reader<'a> {
                 });
             }
             "addressfamily" => {
-                let family = match first {
+                let family = match first.to_ascii_lowercase().as_str() {
                     "any" => Family::Any,
                     "inet" => Family::Inet,
                     "inet6" => Family::Inet6,

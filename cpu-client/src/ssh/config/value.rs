@@ -48,7 +48,8 @@ pub(super) fn words(line: &str) -> Result<Vec<String>> {
 }
 
 pub(super) fn yes_or_no(text: &str) -> Result<bool> {
-    match text {
+    // ssh's own programs take any case.
+    match text.to_ascii_lowercase().as_str() {
         "yes" | "true" => Ok(true),
         "no" | "false" => Ok(false),
         _ => bail!("{text:?} is neither yes nor no"),
