@@ -10,6 +10,9 @@ use ninep::observe::Observer;
 use ninep::server::{self, Config};
 use tracing::debug;
 
+/// Fids of one channel at most, also where descriptors are not limited: some hundred megabytes.
+const MAX_FIDS: usize = 1 << 20;
+
 /// The tree to serve and how, to any number of channels.
 #[derive(Clone)]
 pub(crate) struct Files {
@@ -33,7 +36,7 @@ impl Files {
         Ok(Self {
             export: Arc::new(export),
             msize,
-            max_fids: limits.descriptors,
+            max_fids: limits.descriptors.min(MAX_FIDS),
             observer,
         })
     }

@@ -6,7 +6,10 @@
 //! opened don't exclude each other, a child that closes its copy of a descriptor doesn't lose
 //! its parent's locks, and everyone else is excluded by the kernel.
 //!
-//! A description lives as long as a fid through which its owner has locked, and its locks with it.
+//! A description lives as long as a fid through which its owner has locked, and its locks with it. Where the
+//! file can't be opened again, since its mode forbids it by now, the fid's own serves one owner.
+//!
+//! Locks are set one after the other: nothing here waits, and so what an owner has is never half known.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -17,9 +20,13 @@ use ninep::fs::{LockOwner, LockStatus, Result};
 use ninep::msg::Record;
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::OFlags;
+use rustix::io::Errno as Os;
 
 use super::node::{FileId, Node};
-use super::{Export, File, Kind};
+use super::{Export, File, Kind, os};
+
+/// Bytes of a machine's name, at most: four times Linux's.
+const LONGEST_NAME: usize = 256;
 
 #[derive(PartialEq, Eq, Hash)]
 struct Owner {
@@ -71,17 +78,6 @@ impl Owners {
     fn find(&self, owner: &Owner) -> Option<Arc<OwnedFd>> {
         self.lock().get(owner).and_then(Weak::upgrade)
     }
-
-    /// Makes `fd` the owner's, unless it has one by now.
-    fn add(&self, owner: Owner, fd: Arc<OwnedFd>) -> Arc<OwnedFd> {
-        let mut owners = self.lock();
-        owners.retain(|_, fd| fd.strong_count() > 0);
-        if let Some(first) = owners.get(&owner).and_then(Weak::upgrade) {
-            return first;
-        }
-        owners.insert(owner, Arc::downgrade(&fd));
-        fd
-    }
 }
 
 impl Export {
@@ -95,13 +91,24 @@ impl Export {
         let Kind::Regular(held) = &file.kind else {
             return Err(Errno::EBADF);
         };
+        // Linux says its machine's name.
+        if owner.client_id.len() > LONGEST_NAME {
+            return Err(Errno::EINVAL);
+        }
         let owner = Owner::new(node, owner);
-        let fd = match self.locks.find(&owner) {
+        let mut owners = self.locks.lock();
+        let fd = match owners.get(&owner).and_then(Weak::upgrade) {
             Some(fd) => fd,
             None if lock.kind == Record::UNLOCK => return Ok(LockStatus::Success),
             None => {
-                let fd = self.description(node, file);
-                self.locks.add(owner, fd)
+                owners.retain(|_, fd| fd.strong_count() > 0);
+                let fd = self.description(node, file)?;
+                // Two owners of one description would not exclude each other.
+                let mut others = owners.values().filter_map(Weak::upgrade);
+                if others.any(|other| Arc::ptr_eq(&other, &fd)) {
+                    return Err(Errno::ENOLCK);
+                }
+                fd
             }
         };
         match fcntl(&*fd, FcntlArg::F_OFD_SETLK(&flock(lock)?)) {
@@ -111,9 +118,11 @@ impl Export {
         }
         if lock.kind != Record::UNLOCK {
             held.keep(&fd);
+            owners.insert(owner, Arc::downgrade(&fd));
         } else if (lock.start, lock.length) == (0, 0) {
             // All of the owner's locks are gone.
             held.drop(&fd);
+            owners.remove(&owner);
         }
         Ok(LockStatus::Success)
     }
@@ -157,12 +166,22 @@ impl Export {
         })
     }
 
-    /// A description for one more owner: for both kinds of lock if the user may write, and when
-    /// the file can't be opened again, the fid's own.
-    fn description(&self, node: &Node, file: &File) -> Arc<OwnedFd> {
-        self.reopen(node, OFlags::RDWR)
-            .or_else(|_| self.reopen(node, OFlags::RDONLY))
-            .map_or_else(|_| file.fd.clone(), Arc::new)
+    /// A description for one more owner: for both kinds of lock if that is possible, else for what the fid
+    /// was opened for.
+    fn description(&self, node: &Node, file: &File) -> Result<Arc<OwnedFd>> {
+        let reopened = |flags| match self.reopen(node, flags) {
+            Ok(fd) => Ok(Some(Arc::new(fd))),
+            Err(errno @ (Os::MFILE | Os::NFILE)) => Err(os(errno)),
+            Err(_) => Ok(None),
+        };
+        if let Some(fd) = reopened(OFlags::RDWR)? {
+            return Ok(fd);
+        }
+        let flags = rustix::fs::fcntl_getfl(&file.fd).map_err(os)?;
+        if flags.intersects(OFlags::RDWR | OFlags::WRONLY) {
+            return Ok(file.fd.clone());
+        }
+        Ok(reopened(OFlags::RDONLY)?.unwrap_or_else(|| file.fd.clone()))
     }
 }
 

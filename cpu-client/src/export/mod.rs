@@ -3,7 +3,8 @@
 //! Nothing outside the directory can be named, whatever the peer sends and whoever moves what
 //! meanwhile: a fid is a descriptor, a walk is one `openat(O_PATH|O_NOFOLLOW)` of one name
 //! beneath it, `..` is the directory that it was walked from, and symbolic links are handed out,
-//! never followed. No path is resolved here.
+//! never followed. No path of the tree is resolved here; a descriptor is opened again by its number beneath
+//! `/proc/self/fd`.
 //!
 //! | room | what for |
 //! |---|---|
@@ -369,6 +370,7 @@ impl FileSystem for Export {
 
     fn rename(&self, node: &Node, dir: &Node, name: &[u8]) -> Result<Node> {
         let (up, old) = node.place().map_err(os)?;
+        dir.has_room().map_err(os)?;
         rustix::fs::renameat(up.fd(), old, dir.fd(), name).map_err(os)?;
         Ok(node.moved(dir, name))
     }

@@ -23,7 +23,13 @@ struct Place {
     user: u32,
     /// `None` at the root. Never changed, so that there is no circle whatever is renamed.
     up: Option<(Node, Box<[u8]>)>,
+    /// How many there are above.
+    depth: u32,
 }
+
+/// Directories above a file, at most: a path that can be written has 2,048, and renames by a peer could make
+/// a chain of any length out of two.
+const DEEPEST: u32 = 1 << 16;
 
 /// What makes a file this file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -63,6 +69,9 @@ impl Node {
             fd,
             id: FileId::new(stat),
             kind: FileType::from_raw_mode(stat.stx_mode.into()),
+            depth: up
+                .as_ref()
+                .map_or(0, |(up, _)| up.0.depth.saturating_add(1)),
             up,
         }))
     }
@@ -78,10 +87,20 @@ impl Node {
 
     /// One step down, whatever `name` is: nothing is followed.
     pub(super) fn walk(&self, name: &[u8]) -> Result<(Self, Statx)> {
+        self.has_room()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
         let stat = attr::stat(&fd)?;
         Ok((self.child(name, fd.into(), &stat), stat))
+    }
+
+    /// Whether there may be something beneath it.
+    pub(super) fn has_room(&self) -> Result<()> {
+        if self.0.depth < DEEPEST {
+            Ok(())
+        } else {
+            Err(Errno::LOOP)
+        }
     }
 
     /// The same file, under another name.
@@ -91,6 +110,7 @@ impl Node {
             id: self.0.id,
             kind: self.0.kind,
             user: self.0.user,
+            depth: dir.0.depth.saturating_add(1),
             up: Some((dir.clone(), name.into())),
         }))
     }
@@ -102,6 +122,7 @@ impl Node {
             id: self.0.id,
             kind: self.0.kind,
             user,
+            depth: 0,
             up: None,
         }))
     }

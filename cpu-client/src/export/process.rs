@@ -6,7 +6,8 @@ use rustix::process::{Resource, Rlimit};
 /// What the process may now do.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Descriptors at once; every fid on a file of its own takes one, an open one two.
+    /// Descriptors at once. A fid on a file of its own takes one, and one for each directory that it was walked
+    /// through and that no other fid has; an open one takes one more, and so does an owner of locks.
     pub descriptors: usize,
 }
 

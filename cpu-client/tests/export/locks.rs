@@ -237,3 +237,43 @@ fn a_wait_for_a_lock_can_be_given_up() {
 fn lock_all(raw: &mut Raw, pid: u32) -> Result<u8, Errno> {
     lock(raw, 1, Record::WRITE, (0, 0), pid)
 }
+
+/// A file that its owner has made unreadable, or not writable, is locked through what is open.
+#[test]
+fn a_lock_needs_no_second_open() {
+    let (served, _) = served();
+    fs::set_permissions(served.path(""), PermissionsExt::from_mode(0o777)).unwrap();
+    fs::set_permissions(served.path(".."), PermissionsExt::from_mode(0o755)).unwrap();
+    as_nobody(|| {
+        for (mode, file) in [(0o444, "read-only"), (0, "nothing")] {
+            let mut raw = served.session();
+            create(&mut raw, 1, "", file, RDWR, mode).unwrap();
+            for kind in [Record::READ, Record::WRITE] {
+                assert_eq!(lock(&mut raw, 1, kind, (0, 0), 100), Ok(0), "{file}");
+            }
+            // A child of that process, through its copy of the descriptor, and a program here.
+            let others = lock(&mut raw, 1, Record::WRITE, (0, 0), 200);
+            assert!(matches!(others, Ok(1) | Err(Errno::ENOLCK)), "{others:?}");
+            assert_eq!(lock(&mut raw, 1, Record::UNLOCK, (0, 0), 100), Ok(0));
+            assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 0), 200), Ok(0));
+        }
+    });
+}
+
+#[test]
+fn a_machine_has_no_endless_name() {
+    let (served, mut raw) = served();
+    served.write("f", "");
+    raw.open(1, "f", RDWR).unwrap();
+    let name = "x".repeat(257);
+    let request = Request::Lock {
+        fid: 1,
+        kind: Record::READ,
+        flags: 0,
+        start: 0,
+        length: 0,
+        proc_id: 1,
+        client_id: text(&name),
+    };
+    assert_eq!(errno(raw.ask(&request)), Some(Errno::EINVAL));
+}

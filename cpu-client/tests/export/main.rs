@@ -28,7 +28,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 use cpu_client::export::{Caching, Export, prepare_process};
 use ninep::errno::Errno;
 use ninep::fs::OpenFlags;
-use ninep::msg::{Attr, DirEntry, Qid, Record, Reply, Request, SetAttr, Time};
+use ninep::msg::{
+    Attr, DirEntry, EXTENDED, NO_TAG, Qid, Record, Reply, Request, SetAttr, Time, VERSION,
+};
 use ninep::server::Config;
 use ninep::wire::{Data, Few, Reader, Str, Wire};
 use raw::{Message, Raw, attach, name, text};
@@ -52,7 +54,9 @@ impl Served {
         let dir = TempDir::new().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
-        let export = Arc::new(Export::new(&dir.path().join("root")).unwrap());
+        // As cpu serves.
+        let export = Export::new(&dir.path().join("root")).unwrap();
+        let export = Arc::new(export.with_caching(Caching::Never));
         Self { dir, export }
     }
 

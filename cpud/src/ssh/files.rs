@@ -22,16 +22,16 @@ pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, asks: b
         relay: Mutex::new(Relay::new(asks)),
         answered: Notify::new(),
     });
-    let from_kernel = tokio::spawn({
+    let to_client = tokio::spawn({
         let (shared, socket, sender) = (shared.clone(), socket.clone(), sender.clone());
         async move {
-            shared.from_kernel(&socket, &sender).await;
+            shared.to_client(&socket, &sender).await;
             let _ = sender.request(russh::ChannelWriteHalf::close).await;
         }
     });
     tokio::spawn(async move {
         shared.to_kernel(&receiver, &socket).await;
-        from_kernel.abort();
+        to_client.abort();
         receiver.discard();
         let _ = sender.request(russh::ChannelWriteHalf::close).await;
     });
@@ -50,7 +50,7 @@ impl Shared {
     }
 
     /// Until the kernel lets go of its end.
-    async fn from_kernel(&self, socket: &Fd, sender: &Sender) {
+    async fn to_client(&self, socket: &Fd, sender: &Sender) {
         let mut buffer = BytesMut::new();
         // One for all that is held back until it ends: each time it is set costs as much as a request.
         let mut company = std::pin::pin!(tokio::time::sleep(COMPANY));
