@@ -99,6 +99,8 @@ test: cpukernel flash hardened aarch64 stick ## format, lints, unit tests, end-t
 	@scripts/deps qemu media distro cross-aarch64 test
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	$(MAKE) docs
+	scripts/check-docs $(OUT)
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \
 	else set -x; cargo test --workspace --exclude e2e; fi
 	cargo test -p e2e

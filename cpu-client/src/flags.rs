@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser};
 use cpu_proto::{Cache, MAX_MSIZE};
 
@@ -159,6 +160,28 @@ pub(crate) fn help() -> String {
     text
 }
 
+/// What people type who know ssh or u-root's cpu, and what to do instead.
+const ELSEWHERE: [(&str, &str); 12] = [
+    ("l", "write user@host"),
+    ("o", "write it into ~/.ssh/config, as ssh_config(5) says"),
+    ("J", "write ProxyJump into ~/.ssh/config"),
+    ("F", "cpu reads ~/.ssh/config and /etc/ssh/ssh_config only"),
+    ("4", "write AddressFamily inet into ~/.ssh/config"),
+    ("6", "write AddressFamily inet6 into ~/.ssh/config"),
+    (
+        "L",
+        "cpu forwards no ports; ssh -L does, to a cpud -forward",
+    ),
+    (
+        "R",
+        "cpu forwards no ports; ssh -R does, to a cpud -forward",
+    ),
+    ("A", "cpu forwards no agent"),
+    ("X", "cpu forwards no displays"),
+    ("ssh", "for plain ssh use -9p=false"),
+    ("timeout9p", "cpu waits as long as the connection lives"),
+];
+
 /// What is wrong with the words, in one line.
 pub(crate) fn complaint(error: &clap::Error) -> String {
     let text = error.to_string();
@@ -172,6 +195,14 @@ pub(crate) fn complaint(error: &clap::Error) -> String {
                 .trim_start_matches("tip: ")
         })
         .collect();
+    let unknown = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(flag)) if error.kind() == ErrorKind::UnknownArgument => flag,
+        _ => "",
+    };
+    let unknown = unknown.trim_start_matches('-');
+    if let Some((_, instead)) = ELSEWHERE.iter().find(|(flag, _)| *flag == unknown) {
+        return format!("unexpected argument '-{unknown}' found: {instead}");
+    }
     format!(
         "{} (cpu -h lists the flags)",
         all.join("; ").replace(":; ", ": ").replace("'--", "'-")
@@ -262,6 +293,10 @@ fn normalize(command: &clap::Command, args: impl IntoIterator<Item = OsString>) 
             "tt" => "t",
             "version" => "V",
             "help" => "h",
+            // As ssh calls them.
+            "i" => "key",
+            "p" => "sp",
+            "v" => "d",
             other => other,
         };
         let mut normal = OsString::from(format!("--{long}"));
@@ -313,6 +348,25 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from))
             .map_err(|error| complaint(&error))
             .unwrap_err()
+    }
+
+    #[test]
+    fn who_knows_ssh_is_told_what_to_write() {
+        let flags = read("-i k -p 22 -v host date");
+        assert_eq!(flags.key, [PathBuf::from("k")]);
+        assert_eq!((flags.sp.as_deref(), flags.debug.0), (Some("22"), true));
+        for (line, said) in [
+            ("-l me host", "write user@host"),
+            ("-o Port=22 host", "~/.ssh/config"),
+            ("-J hop host", "ProxyJump"),
+            ("-timeout9p 1s host", "as long as"),
+        ] {
+            let error = refuse(line);
+            assert!(
+                error.contains(said) && error.lines().count() == 1,
+                "{error}"
+            );
+        }
     }
 
     #[test]

@@ -76,7 +76,8 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
         };
         match name.strip_prefix("--").or(name.strip_prefix('-')) {
             Some("net") => network = Some(value()?),
-            Some("port") => port = Some(value()?),
+            // The second is u-root's.
+            Some("port" | "sp") => port = Some(value()?),
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
             Some("forward") => options.forward = true,
@@ -128,6 +129,7 @@ mod tests {
             };
             assert!(parse(&words).is_ok(), "{words:?}");
         }
+        assert!(parse(&["-sp".to_owned(), "17011".to_owned()]).is_ok());
         assert!(parse(&["-x".to_owned()]).is_err());
         assert!(parse(&["-pk".to_owned()]).is_err());
         assert!(help().lines().all(|line| line.len() <= 90), "{}", help());

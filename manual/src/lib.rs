@@ -41,11 +41,26 @@ pub fn write(page: Page, directory: &Path) -> Result<()> {
     let mut command = page.command.clone();
     let name = command.get_name().to_owned();
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut command, &name, &completions)
-            .with_context(|| format!("cannot write the completions for {shell}"))?;
+        let file = generate_to(shell, &mut command, &name, &completions)
+            .and_then(|file| Ok((fs::read_to_string(&file)?, file)));
+        file.and_then(|(text, file)| match page.one_dash {
+            true => fs::write(file, with_one_dash(&command, &text)),
+            false => Ok(()),
+        })
+        .with_context(|| format!("cannot write the completions for {shell}"))?;
     }
     let file = man.join(format!("{name}.{}", page.section));
     fs::write(&file, render(page)?).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Completions of flags as people write them; what they begin with otherwise would complete to nothing.
+fn with_one_dash(command: &Command, text: &str) -> String {
+    let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+    flags.fold(text.to_owned(), |text, flag| {
+        text.replace(&format!("--{flag}"), &format!("-{flag}"))
+            // fish's word for them.
+            .replace(&format!(" -l {flag}"), &format!(" -o {flag}"))
+    })
 }
 
 fn render(page: Page) -> Result<Vec<u8>> {

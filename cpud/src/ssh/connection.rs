@@ -162,6 +162,11 @@ impl Connection {
                 return Ok(());
             }
         };
+        if is_scp(&request.words) {
+            session.channel_success(id)?;
+            refuse(state.sender.clone(), no("scp"));
+            return Ok(());
+        }
         request.files = match port {
             Some(port) => vec![(Cache::default(), Files::Port(port, self.mux.clone()))],
             None => self
@@ -185,6 +190,17 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+/// Whether it is what `scp -O`, and every scp before OpenSSH 9, asks of a server. A person types neither.
+fn is_scp(words: &[Vec<u8>]) -> bool {
+    words.first().is_some_and(|word| word == b"scp")
+        && words.iter().any(|word| word == b"-t" || word == b"-f")
+}
+
+/// Why something is refused that copies files.
+fn no(what: &str) -> String {
+    format!("there is no {what} here; cpu brings your files along: cpu HOST cp ...")
 }
 
 /// Tell why a command is not started, and end its channel.
@@ -392,10 +408,7 @@ impl server::Handler for Connection {
         {
             session.channel_success(id)?;
             // What sftp and scp show is standard error.
-            refuse(
-                state.sender.clone(),
-                "there is no sftp here; cpu brings your files along: cpu HOST cp ...".into(),
-            );
+            refuse(state.sender.clone(), no("sftp"));
             return Ok(());
         }
         let Some(cache) = Cache::of_subsystem(name) else {
@@ -417,20 +430,6 @@ impl server::Handler for Connection {
         session: &mut Session,
     ) -> Result<()> {
         self.log(|| format!("exec {}", String::from_utf8_lossy(command)));
-        // What scp without sftp says (scp -O, and every one before OpenSSH 9).
-        let is_scp = |mode: &str| command.starts_with(format!("scp {mode}").as_bytes());
-        if ["-t", "-f", "-r", "-p", "-v", "-d"].into_iter().any(is_scp)
-            && let Some(state) = self.channels.get(&id)
-            && state.request.files.is_empty()
-            && self.files.is_empty()
-        {
-            session.channel_success(id)?;
-            refuse(
-                state.sender.clone(),
-                "there is no scp here; cpu brings your files along: cpu HOST cp ...".into(),
-            );
-            return Ok(());
-        }
         self.start(id, command, session)
     }
 

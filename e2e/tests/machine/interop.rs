@@ -328,18 +328,23 @@ fn openssh_copies(_: &Machine) -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let port = daemon.port.to_string();
-    for program in ["scp", "sftp"] {
-        let mut command = Command::new(program);
-        command.args(ssh.options()).args(["-P", &port]);
-        match program {
-            "scp" => command.args(["/etc/hostname", "127.0.0.1:/nowhere"]),
-            _ => command.arg("127.0.0.1"),
-        };
+    let there = ["/etc/hostname", "127.0.0.1:/nowhere"];
+    let here = ["127.0.0.1:/etc/hostname", "/nowhere"];
+    for (program, no, words) in [
+        ("scp", "sftp", &there[..]),
+        ("scp -O", "scp", &there),
+        ("scp -O", "scp", &here),
+        ("sftp", "sftp", &["127.0.0.1"]),
+    ] {
+        let mut all = program.split(' ');
+        let mut command = Command::new(all.next().unwrap_or_default());
+        command.args(all).args(ssh.options()).args(["-P", &port]);
+        command.args(words);
         let output = command.stdin(Stdio::null()).output()?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success(), "{program}: {output:?}");
         ensure!(
-            said.contains("no sftp here") && said.contains("cpu HOST cp"),
+            said.contains(&format!("no {no} here")) && said.contains("cpu HOST cp"),
             "{program}: {said}"
         );
     }
