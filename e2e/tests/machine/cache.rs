@@ -148,6 +148,19 @@ fn exact(machine: &Machine, mode: &str) -> Result<()> {
     ensure!(after == "new 212\nold 1, new 2new\nto\n", "{after}");
     ensure!(mapped == "old 1\nnew 2\n", "{mapped}");
 
+    // Through what is held open, too.
+    fs::write(directory.join("held"), "old 1")?;
+    let before = there.say("exec 3<held; dd bs=5 count=1 <&3 2>/dev/null; echo")?;
+    fs::write(directory.join("held"), "old 1, new 2")?;
+    let after = there.say("cat <&3; echo; exec 3<&-")?;
+    ensure!(
+        [&*before, &*after] == ["old 1\n", ", new 2\n"],
+        "{before}{after}"
+    );
+    ensure!(there.say("exec 4>held; echo there >&4")?.is_empty());
+    ensure!(fs::read(directory.join("held"))? == b"there\n");
+    ensure!(there.say("exec 4>&-")?.is_empty());
+
     fs::write(directory.join("shared"), "old 1")?;
     let said = there.say(MAP_SHARED)?;
     let shared = fs::read_to_string(directory.join("shared"))?;

@@ -1,6 +1,8 @@
 //! Files: where a session starts, what it makes here, what it mounts.
 
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -16,6 +18,12 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_session_has_its_mounts_and_nobody_else_has", mounts),
     ("programs_make_rename_link_and_remove_files", all_operations),
     ("a_file_of_another_user_is_his_if_root_serves", of_others),
+    ("extended_attributes_are_the_same_on_both_sides", attributes),
+    ("locks_there_and_here_exclude_each_other", locks),
+    (
+        "large_reads_are_one_message_and_files_are_as_many_as_allowed",
+        limits,
+    ),
 ];
 
 fn same_directory(machine: &Machine) -> Result<()> {
@@ -151,5 +159,134 @@ fn of_others(machine: &Machine) -> Result<()> {
         format!("{user} {group}\n").repeat(2)
     };
     ensure!(output.stdout == want.as_bytes(), "{output:?}");
+    Ok(())
+}
+
+/// What Python says of a file's attributes; the second half runs there alone.
+fn attributes(machine: &Machine) -> Result<()> {
+    const LOOK: &str = "import os, sys; f = sys.argv[1]; \
+                        print(sorted((n, os.getxattr(f, n)) for n in os.listxattr(f)))";
+    let file = machine.home.path().join("attributes");
+    std::fs::write(&file, "")?;
+    let path = file.to_str().context("a strange directory")?;
+    let here = || -> Result<String> {
+        let output = Command::new("/usr/bin/python3")
+            .args(["-c", LOOK, path])
+            .output()?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    // The privileged one where that is possible: the user is the one who serves.
+    let security = if nix::unistd::getuid().is_root() {
+        "os.setxattr(f, 'security.cpu', b'2');"
+    } else {
+        ""
+    };
+    let script = format!(
+        "import os, sys; f = sys.argv[1]; os.setxattr(f, 'user.one', b'1'); {security} \
+         os.setxattr(f, 'user.gone', b'3'); os.removexattr(f, 'user.gone')\n\
+         try: os.setxattr(f, 'user.none', b'4', os.XATTR_REPLACE)\n\
+         except OSError as error: print(error.errno)\n\
+         {}",
+        LOOK.replace("import os, sys; f = sys.argv[1]; ", "")
+    );
+    let output = machine
+        .client
+        .run(&["/usr/bin/python3", "-c", &script, path])?;
+    let here = here()?;
+    let want = format!("{}\n{here}", nix::errno::Errno::ENODATA as i32);
+    ensure!(output.stdout == want.as_bytes(), "{output:?}, here {here}");
+    ensure!(
+        here.contains("('user.one', b'1')") && !here.contains("gone"),
+        "{here}"
+    );
+    ensure!(
+        security.is_empty() || here.contains("('security.cpu', b'2')"),
+        "{here}"
+    );
+    Ok(())
+}
+
+/// Takes the whole file, says so, and lets go when its input ends.
+const HOLD: &str = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); \
+                    print('locked', flush=True); sys.stdin.read()";
+
+/// Without waiting; then until an alarm; then for as long as it takes.
+const WANT: &str = "import fcntl, signal, sys\n\
+    f = open(sys.argv[1], 'r+')\n\
+    def ring(*_): raise TimeoutError\n\
+    signal.signal(signal.SIGALRM, ring)\n\
+    try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); print('taken twice')\n\
+    except BlockingIOError: print('blocked', flush=True)\n\
+    signal.setitimer(signal.ITIMER_REAL, 2)\n\
+    try: fcntl.lockf(f, fcntl.LOCK_EX); print('taken twice')\n\
+    except TimeoutError: print('interrupted', flush=True)\n\
+    signal.setitimer(signal.ITIMER_REAL, 0)\n\
+    fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True); sys.stdin.read()";
+
+fn locks(machine: &Machine) -> Result<()> {
+    let file = machine.home.path().join("locked");
+    std::fs::write(&file, "x")?;
+    let path = file.to_str().context("a strange directory")?;
+    let start = |mut command: Command| -> Result<_> {
+        let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        Ok((child, lines))
+    };
+    let mut here = Command::new("/usr/bin/python3");
+    here.args(["-c", HOLD, path]);
+    let (mut holder, mut said) = start(here)?;
+    ensure!(said.next().context("no line")?? == "locked");
+    let there = machine
+        .client
+        .command(&[], &["/usr/bin/python3", "-c", WANT, path]);
+    let (mut wanting, mut said) = start(there)?;
+    for want in ["blocked", "interrupted"] {
+        let got = said
+            .next()
+            .with_context(|| format!("it never was {want}"))??;
+        ensure!(got == want, "{got}, not {want}");
+    }
+    drop(holder.stdin.take());
+    holder.wait()?;
+    ensure!(said.next().context("it never got the lock")?? == "locked");
+    let mut again = Command::new("/usr/bin/python3");
+    again.args([
+        "-c",
+        &HOLD.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB"),
+        path,
+    ]);
+    let refused = again.stdin(Stdio::null()).output()?;
+    ensure!(!refused.status.success(), "locked there, and here too");
+    drop(wanting.stdin.take());
+    ensure!(wanting.wait()?.success());
+    Ok(())
+}
+
+fn limits(machine: &Machine) -> Result<()> {
+    std::fs::write(machine.home.path().join("large"), vec![7; 4 << 20])?;
+    let script = "grep ' /tmp/cpu ' /proc/mounts >&2; dd if=large of=/dev/null bs=4M 2>/dev/null; \
+                  echo ready; read -r end";
+    let mut command = machine
+        .client
+        .command(&["-dbg9p=read"], &["sh", "-c", script]);
+    let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = command.stderr(Stdio::piped()).spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    ensure!(lines.next().context("no line")?? == "ready");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", child.id()))?;
+    let files = limits
+        .lines()
+        .find(|line| line.starts_with("Max open files"));
+    let words: Vec<_> = files.context("no limit")?.split_whitespace().collect();
+    ensure!(words.get(3) == words.get(4), "{words:?}");
+    drop(child.stdin.take());
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(said.contains("msize=1048576"), "{said}");
+    let most = said.lines().filter(|line| line.contains("/large "));
+    let most = most.filter_map(|line| line.split(" → ").nth(1)?.split(' ').next()?.parse().ok());
+    ensure!(most.max() > Some(1_000_000_u32), "{said}");
     Ok(())
 }
