@@ -11,7 +11,7 @@ use std::path::Path;
 
 use cpu_client::export::Export;
 use libfuzzer_sys::fuzz_target;
-use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request, VERSION};
+use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request, EXTENDED};
 use ninep::server::{Config, serve};
 use ninep::wire::{Frame, HEADER, Str};
 use rustix::fs::{Gid, Uid};
@@ -46,7 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
 fn framed(mut bytes: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut frame = Frame::default();
-    let version = Str::new(VERSION).unwrap_or_default();
+    // The dialect of our own relay has all that 9P2000.L has.
+    let version = Str::new(EXTENDED).unwrap_or_default();
     let begin = [
         (
             NO_TAG,
@@ -72,8 +73,9 @@ fn framed(mut bytes: &[u8]) -> Vec<u8> {
     }
     let mut tag = 0;
     while let [length, kind, rest @ ..] = bytes {
-        let (body, next) = rest.split_at(usize::from(*length).min(rest.len()));
-        frame.start(*kind, tag);
+        // The highest bit of the length: without a tag, and so without a reply if it is a clunk or a clone.
+        let (body, next) = rest.split_at(usize::from(*length & 0x7f).min(rest.len()));
+        frame.start(*kind, if length & 0x80 == 0 { tag } else { NO_TAG });
         frame.put(body);
         stream.extend_from_slice(frame.finish());
         tag = tag.wrapping_add(1);

@@ -211,15 +211,17 @@ fn attributes(machine: &Machine) -> Result<()> {
 const HOLD: &str = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); \
                     print('locked', flush=True); sys.stdin.read()";
 
-/// Without waiting; then until an alarm; then for as long as it takes.
-const WANT: &str = "import fcntl, signal, sys\n\
+/// Without waiting; then until an alarm, which Linux's client sometimes calls EAGAIN; then for as long as it takes.
+const WANT: &str = "import fcntl, signal, sys, time\n\
     f = open(sys.argv[1], 'r+')\n\
     def ring(*_): raise TimeoutError\n\
     signal.signal(signal.SIGALRM, ring)\n\
     try: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB); print('taken twice')\n\
     except BlockingIOError: print('blocked', flush=True)\n\
     signal.setitimer(signal.ITIMER_REAL, 2)\n\
-    try: fcntl.lockf(f, fcntl.LOCK_EX); print('taken twice')\n\
+    try:\n\
+    \x20try: fcntl.lockf(f, fcntl.LOCK_EX); print('taken twice')\n\
+    \x20except BlockingIOError: time.sleep(9)\n\
     except TimeoutError: print('interrupted', flush=True)\n\
     signal.setitimer(signal.ITIMER_REAL, 0)\n\
     fcntl.lockf(f, fcntl.LOCK_EX); print('locked', flush=True); sys.stdin.read()";
