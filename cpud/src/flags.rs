@@ -31,7 +31,7 @@ const FLAGS: &[Flag] = &[
     (
         "pq",
         "",
-        "exchange keys by ML-KEM only: OpenSSH 9.9 and our cpu can, older ones and u-root's cannot",
+        "exchange keys by ML-KEM only: our cpu and OpenSSH 9.9 can, u-root's cannot",
     ),
     ("d", "", "say what happens on standard error"),
     ("V", "", "print the version"),
