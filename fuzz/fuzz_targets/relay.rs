@@ -18,6 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
         let (piece, more) = more.split_at(more.len().min((*n).into()));
         rest = more;
         let server = side % 2 == 1;
+        if passes {
+            sent[usize::from(server)].extend_from_slice(piece);
+        }
         for (relay, goes, counted) in [(&mut asking, &mut asks, false), (&mut plain, &mut passes, true)] {
             if !*goes {
                 continue;
@@ -35,9 +38,6 @@ fuzz_target!(|bytes: &[u8]| {
                 passed[0].extend(to_server.concat());
                 passed[1].extend(to_kernel.concat());
             }
-        }
-        if passes {
-            sent[usize::from(server)].extend_from_slice(piece);
         }
         asking.release(&mut Vec::new());
         assert!(!asking.holds());

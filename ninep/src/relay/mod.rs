@@ -142,8 +142,9 @@ impl Relay {
         now: Instant,
         out: &mut Vec<Bytes>,
     ) -> Result<(), Broken> {
+        let asks = self.asks;
         let is = |kind: Kind, number: u8| number == kind.number() + 1;
-        let whole = |number| is(Kind::Version, number) || is(Kind::Walkgetattr, number);
+        let whole = |number| asks && (is(Kind::Version, number) || is(Kind::Walkgetattr, number));
         while let Some(piece) = self.replies.next(&mut chunk, whole)? {
             if !matches!(piece, Piece::More(_)) {
                 out.append(&mut self.answers);
@@ -282,7 +283,7 @@ impl Relay {
                 let version = Str::new(VERSION).unwrap_or_default();
                 out.push(self.reply_bytes(header.tag, &Reply::Version { msize, version }));
             }
-            Reply::Walkgetattr { attr } => {
+            Reply::Walkgetattr { attr } if self.extended => {
                 let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
                 if let Some(fid) = self.walks.remove(&header.tag)
                     && wanted

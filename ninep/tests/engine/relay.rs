@@ -608,6 +608,12 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
     let mut silent = Relay::new(false);
     asks(&mut silent, asked.clone(), now, &mut out);
     assert_eq!(out.server.concat(), asked);
+    // Nor does it make anything of what such a server can't mean.
+    let attr = Attr::default();
+    let strange = reply(1, &Reply::Walkgetattr { attr });
+    let mut out = Out::default();
+    says(&mut silent, strange.clone(), now, &mut out).unwrap();
+    assert_eq!(out.kernel.concat(), strange);
     let mut out = Out::default();
     let plain = Reply::Version {
         msize: 1 << 16,
