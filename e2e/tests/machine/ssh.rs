@@ -274,7 +274,49 @@ fn agent(_: &Machine) -> Result<()> {
     keygen(&other, &["-t", "ed25519"], "")?;
     let only = "IdentityAgent ~/.ssh/agent\nIdentitiesOnly yes\nIdentityFile ~/.ssh/other\n";
     user.configure(only)?;
-    fails(&user.run(&words)?, &["refuses the key", "other"])
+    fails(&user.run(&words)?, &["refuses the key", "other"])?;
+    // A file with the public half alone means a key of the agent's; so does the public file itself.
+    let public = fs::read_to_string(out().join("cpu_rsa.pub"))?;
+    fs::write(user.ssh().join("token.pub"), public)?;
+    for name in ["token", "token.pub"] {
+        user.configure(&only.replace("other", name).replace("yes", "Yes"))?;
+        works(&user.run(&words)?)?;
+    }
+    // What is configured and held is offered first: this server ends it after ten others.
+    for n in 0..11 {
+        let one = user.ssh().join(format!("agents-{n}"));
+        keygen(&one, &["-t", "ed25519"], "")?;
+        let mut add = Command::new("ssh-add");
+        add.arg("-q").arg(one).env("SSH_AUTH_SOCK", &socket);
+        ensure!(add.status()?.success());
+    }
+    user.configure("IdentityAgent ~/.ssh/agent\nIdentityFile ~/.ssh/token\n")?;
+    works(&user.run(&words)?)?;
+    Ok(())
+}
+
+/// A pin beside a usual key is of some machines; known_hosts may know another. Beside a named key it is of all.
+fn pins(user: &User, port: &str, right: &str, wrong: &str) -> Result<()> {
+    let usual = user.ssh().join("cpu_rsa");
+    fs::copy(user.key(), &usual)?;
+    fs::write(user.ssh().join("cpu_rsa.hostkey"), wrong)?;
+    let known = user.ssh().join("known_hosts");
+    fs::write(&known, "")?;
+    let words = [port, "127.0.0.1", "true"];
+    fails(
+        &user.run(&words)?,
+        &["cpu_rsa.hostkey pins", "-hk", "known_hosts"],
+    )?;
+    ensure!(fs::read_to_string(&known)?.is_empty(), "it was remembered");
+    let number = port.rsplit('=').next().unwrap_or_default();
+    fs::write(&known, format!("[127.0.0.1]:{number} {right}\n"))?;
+    works(&user.run(&words)?)?;
+    let named = usual.display().to_string();
+    let words = [port, "-key", &named, "127.0.0.1", "true"];
+    fails(&user.run(&words)?, &["cpu_rsa.hostkey pins", "-hk"])?;
+    fs::remove_file(user.ssh().join("cpu_rsa.hostkey"))?;
+    fs::remove_file(usual)?;
+    Ok(())
 }
 
 fn known_hosts(_: &Machine) -> Result<()> {
@@ -329,6 +371,20 @@ fn known_hosts(_: &Machine) -> Result<()> {
     fails(
         &user.run(&words)?,
         &["known_hosts line 3", "SHA256:", "another machine"],
+    )?;
+    // Of another type too: it is not for the machine to choose what it is known by.
+    let rsa = user.ssh().join("rsa");
+    keygen(&rsa, &["-t", "rsa", "-b", "2048"], "")?;
+    let rsa_key = fs::read_to_string(rsa.with_extension("pub"))?;
+    fs::write(&file, format!("[127.0.0.1]:{} {rsa_key}", daemon.port))?;
+    fails(
+        &user.run(&words)?,
+        &["known_hosts line 1", "SHA256:", "another machine"],
+    )?;
+    pins(&user, &port, &key, &other_key)?;
+    fs::write(
+        &file,
+        format!("\n\n[127.0.0.1]:{} {other_key}", daemon.port),
     )?;
     user.configure("StrictHostKeyChecking no\n")?;
     let output = user.run(&words)?;
