@@ -43,9 +43,12 @@ pub fn write(page: Page, directory: &Path) -> Result<()> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         let file = generate_to(shell, &mut command, &name, &completions)
             .and_then(|file| Ok((fs::read_to_string(&file)?, file)));
-        file.and_then(|(text, file)| match page.one_dash {
-            true => fs::write(file, with_one_dash(&command, &text)),
-            false => Ok(()),
+        file.and_then(|(text, file)| {
+            if page.one_dash {
+                fs::write(file, with_one_dash(&command, &text))
+            } else {
+                Ok(())
+            }
         })
         .with_context(|| format!("cannot write the completions for {shell}"))?;
     }
