@@ -1,4 +1,5 @@
-//! The relay between a kernel and a server: nothing is another than without it, but fewer waits.
+//! The relay between a kernel and a server: nothing is another than without it, but fewer waits. (One room of
+//! over 500 lines: each kind of request and each order of replies that matters has its case.)
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
