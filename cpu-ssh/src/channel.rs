@@ -7,11 +7,13 @@
 //! consumed (extended data of type [`CREDIT_TYPE`], a big-endian u32), and never has more than
 //! [`CREDIT`] bytes outstanding in one direction of one channel, or on a long path what keeps that full
 //! (the client measures it, and tells by [`ROUND_TRIP_TYPE`]), up to [`MAX_CREDIT`]. A foreign peer knows nothing of
-//! credit: when its queues exceed [`FOREIGN_LIMIT`], the [`Gate`] stops the socket.
+//! credit. When its queues exceed [`FOREIGN_LIMIT`], a server makes its window as small as can be and the [`Gate`]
+//! slows the socket: what is not data (that the peer has read on, that it lives, a signal) is still heard, for a
+//! command may need it to take more. russh's client always opens the whole window, so there the gate stops the socket.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,9 +29,15 @@ pub const CREDIT: usize = 2 * 1024 * 1024;
 /// The most that a long path makes of it.
 pub const MAX_CREDIT: usize = 16 * 1024 * 1024;
 
-/// SSH's own window of each channel: large enough never to be what a stream waits for. A server gives a
-/// foreign peer the small one: while keys are renewed it cannot be opened, and not more than it arrives.
+/// SSH's own window of each channel: large enough never to be what a stream waits for.
 pub const WINDOW: u32 = 32 * 1024 * 1024;
+
+/// What a server gives a foreign peer.
+pub const FOREIGN_WINDOW: u32 = 2 * 1024 * 1024;
+
+/// And while too much of it is queued: the least that russh opens again. None could only be opened
+/// when data arrives, which then never would.
+const LEAST_WINDOW: u32 = 2;
 
 /// Bytes that a path of one second would hold: what fills 100 MB/s, and something over.
 const PATH: usize = 160_000_000;
@@ -40,8 +48,11 @@ pub const ROUND_TRIP_TYPE: u32 = 0x6370_7532;
 /// Private extended data type that carries credit ("cpu1"; RFC 4254, 5.2 leaves the space open).
 pub const CREDIT_TYPE: u32 = 0x6370_7531;
 
-/// Bytes queued for all channels of a foreign peer above which its socket is not read.
+/// Bytes queued for all channels of a foreign peer above which its socket is read slowly, or not at all.
 pub const FOREIGN_LIMIT: usize = 8 * 1024 * 1024;
+
+/// What is never exceeded: above the limit come the windows that are still open, then 40 bytes a second.
+pub const FOREIGN_MOST: usize = 32 * 1024 * 1024;
 
 /// Largest piece handed to russh in one call.
 const PIECE: usize = 256 * 1024;
@@ -53,6 +64,15 @@ pub enum Peer {
     Ours,
     /// Anyone else: plain SSH.
     Foreign,
+}
+
+/// Which end of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Asks [`Mux::window`] how far to open windows.
+    Server,
+    /// Can't.
+    Client,
 }
 
 /// The two byte streams of a channel's direction.
@@ -92,6 +112,7 @@ impl From<Closed> for std::io::Error {
 pub struct Mux(Arc<MuxShared>);
 
 struct MuxShared {
+    side: Side,
     gate: Gate,
     /// The credit that the path needs.
     wanted: AtomicUsize,
@@ -101,8 +122,9 @@ struct MuxShared {
 struct Table {
     peer: Peer,
     channels: HashMap<ChannelId, Arc<Shared>>,
-    /// Bytes queued for all channels together.
+    /// Bytes queued for all channels together, and whether that is too much.
     queued: usize,
+    full: bool,
     /// How many channels this side is opening, and what came on channels that nobody has taken over yet.
     expected: usize,
     early: HashMap<ChannelId, Vec<Early>>,
@@ -139,6 +161,7 @@ impl Drop for Expected {
 }
 
 struct Shared {
+    mux: Weak<MuxShared>,
     state: Mutex<State>,
     /// Wakes the reader of [`Stream::Data`] and of [`Stream::Stderr`].
     arrived: [Notify; 2],
@@ -171,14 +194,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Mux {
     /// No channels yet. `gate` is the one given to the connection's [`crate::Socket`].
-    pub fn new(gate: Gate) -> Self {
+    pub fn new(side: Side, gate: Gate) -> Self {
         Self(Arc::new(MuxShared {
+            side,
             gate,
             wanted: AtomicUsize::new(CREDIT),
             table: Mutex::new(Table {
                 peer: Peer::Foreign,
                 channels: HashMap::new(),
                 queued: 0,
+                full: false,
                 expected: 0,
                 early: HashMap::new(),
             }),
@@ -202,11 +227,13 @@ impl Mux {
         lock(&self.0.table).peer
     }
 
-    /// What SSH's window becomes when it is next opened: for the server, which has several kinds of clients.
-    pub fn window(&self, current: u32) -> u32 {
-        match self.peer() {
+    /// What SSH's window is to be from now on: for the server, which has several kinds of clients.
+    pub fn window(&self) -> u32 {
+        let table = lock(&self.0.table);
+        match table.peer {
             Peer::Ours => WINDOW,
-            Peer::Foreign => current,
+            Peer::Foreign if table.full => LEAST_WINDOW,
+            Peer::Foreign => FOREIGN_WINDOW,
         }
     }
 
@@ -237,6 +264,7 @@ impl Mux {
         let mut table = lock(&self.0.table);
         let credited = table.peer == Peer::Ours;
         let shared = Arc::new(Shared {
+            mux: Arc::downgrade(&self.0),
             state: Mutex::new(State {
                 queues: Default::default(),
                 limit: CREDIT,
@@ -302,9 +330,7 @@ impl Mux {
             }
         } else {
             table.queued += bytes.len();
-            if table.queued > FOREIGN_LIMIT {
-                self.0.gate.shut();
-            }
+            self.0.regulate(&mut table);
         }
         shared.arrived[stream as usize].notify_one();
         Ok(())
@@ -323,11 +349,12 @@ impl Mux {
     /// The channel is gone.
     pub fn close(&self, id: ChannelId) {
         let mut table = lock(&self.0.table);
-        let shared = table.channels.remove(&id);
-        match shared {
-            Some(shared) => shared.close(),
-            None => table.keep(id, || Early::Close),
-        }
+        let Some(shared) = table.channels.remove(&id) else {
+            table.keep(id, || Early::Close);
+            return;
+        };
+        drop(table);
+        shared.close();
     }
 
     /// The connection is gone: every reader gets what has arrived and then the end, every writer
@@ -338,13 +365,29 @@ impl Mux {
             shared.close();
         }
     }
+}
 
+impl MuxShared {
     /// A reader has taken `n` bytes of a channel that has no credit.
     fn taken(&self, n: usize) {
-        let mut table = lock(&self.0.table);
+        let mut table = lock(&self.table);
         table.queued = table.queued.saturating_sub(n);
-        if table.queued <= FOREIGN_LIMIT / 2 {
-            self.0.gate.open();
+        self.regulate(&mut table);
+    }
+
+    fn regulate(&self, table: &mut Table) {
+        let most = match self.side {
+            Side::Server => FOREIGN_MOST,
+            Side::Client => FOREIGN_LIMIT,
+        };
+        if table.queued > most {
+            self.gate.shut();
+        } else if table.queued > FOREIGN_LIMIT {
+            table.full = true;
+            self.gate.slow();
+        } else if table.queued <= FOREIGN_LIMIT / 2 {
+            table.full = false;
+            self.gate.open();
         }
     }
 }
@@ -383,6 +426,20 @@ impl Shared {
     async fn wait_closed(&self) {
         // The sender of `closed` lives in `self`, so the only way out is the value.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+}
+
+/// What nobody took is not queued any more.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let left: usize = state.queues.iter().map(Queue::len).sum();
+        if !self.credited
+            && left > 0
+            && let Some(mux) = self.mux.upgrade()
+        {
+            mux.taken(left);
+        }
     }
 }
 
@@ -427,7 +484,7 @@ where
             match chunk {
                 Some(chunk) => {
                     if !self.shared.credited {
-                        self.mux.taken(chunk.len());
+                        self.mux.0.taken(chunk.len());
                     } else if grant > 0 {
                         self.sender.grant(grant).await;
                     }
@@ -455,7 +512,7 @@ impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
             queues.iter().map(Queue::len).sum()
         };
         if !self.shared.credited {
-            self.mux.taken(dropped);
+            self.mux.0.taken(dropped);
         }
     }
 }

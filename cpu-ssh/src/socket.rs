@@ -4,13 +4,14 @@
 //! windows that the peer has granted.
 //!
 //! The [`Gate`] is the other direction: when a foreign peer has sent more than we are willing to
-//! hold, reading stops, TCP pushes back, and only a hang-up is still looked for.
+//! hold, reading slows down to what its small window lets through, or stops: then TCP pushes back,
+//! and only a hang-up is still looked for.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -29,32 +30,55 @@ const HANGUP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a peer that does not read may delay the end of its connection.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Stops a [`Socket`] from reading while it is shut. Starts open.
+/// How long a peer that is read slowly waits for the next [`READ_BUFFER`].
+const SLOW_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How a [`Socket`] reads. Starts open.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<GateState>);
 
 #[derive(Debug, Default)]
 struct GateState {
-    shut: AtomicBool,
+    position: AtomicU8,
+    heard: AtomicBool,
     reader: AtomicWaker,
 }
+
+const OPEN: u8 = 0;
+const SLOW: u8 = 1;
+const SHUT: u8 = 2;
 
 impl Gate {
     /// Stop reading from the socket.
     pub fn shut(&self) {
-        self.0.shut.store(true, Ordering::Release);
+        self.0.position.store(SHUT, Ordering::Release);
+    }
+
+    /// Read from the socket, but slowly.
+    pub fn slow(&self) {
+        self.0.position.store(SLOW, Ordering::Release);
     }
 
     /// Read again.
     pub fn open(&self) {
-        if self.0.shut.swap(false, Ordering::AcqRel) {
+        if self.0.position.swap(OPEN, Ordering::AcqRel) != OPEN {
             self.0.reader.wake();
         }
     }
 
-    fn is_shut(&self, cx: &Context<'_>) -> bool {
+    /// Whether anything has come from the peer since this was last asked. While nobody listens, silence
+    /// says nothing about the peer: it counts as heard.
+    pub fn was_heard(&self) -> bool {
+        self.0.heard.swap(false, Ordering::Relaxed) || self.is_shut()
+    }
+
+    fn is_shut(&self) -> bool {
+        self.0.position.load(Ordering::Acquire) == SHUT
+    }
+
+    fn position(&self, cx: &Context<'_>) -> u8 {
         self.0.reader.register(cx.waker());
-        self.0.shut.load(Ordering::Acquire)
+        self.0.position.load(Ordering::Acquire)
     }
 }
 
@@ -64,7 +88,7 @@ pub struct Socket<S> {
     unread: BytesMut,
     unsent: BytesMut,
     gate: Gate,
-    hangup_check: Option<Pin<Box<Sleep>>>,
+    pause: Option<Pin<Box<Sleep>>>,
     shutdown_deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -76,7 +100,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
             unread: BytesMut::new(),
             unsent: BytesMut::new(),
             gate,
-            hangup_check: None,
+            pause: None,
             shutdown_deadline: None,
         }
     }
@@ -96,14 +120,25 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// While the gate is shut: an error once the peer has gone, else `Pending`.
-    fn poll_hangup(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Ready when the gate lets one read through; an error when it is shut and the peer has gone.
+    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
+            let pause = match self.gate.position(cx) {
+                OPEN => {
+                    self.pause = None;
+                    return Poll::Ready(Ok(()));
+                }
+                SLOW => SLOW_INTERVAL,
+                _ => HANGUP_INTERVAL,
+            };
             let timer = self
-                .hangup_check
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(HANGUP_INTERVAL)));
+                .pause
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
             ready!(timer.as_mut().poll(cx));
-            self.hangup_check = None;
+            self.pause = None;
+            if !self.gate.is_shut() {
+                return Poll::Ready(Ok(()));
+            }
             let hangup = PollFlags::from_bits_retain(libc::POLLRDHUP);
             let mut fds = [PollFd::new(self.inner.as_fd(), hangup)];
             if nix::poll::poll(&mut fds, PollTimeout::ZERO)? > 0 {
@@ -124,9 +159,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
             return Poll::Ready(Err(error));
         }
         if this.unread.is_empty() {
-            if this.gate.is_shut(cx) {
-                return this.poll_hangup(cx);
-            }
+            ready!(this.poll_gate(cx))?;
             this.unread.reserve(READ_BUFFER);
             let read = {
                 let mut inner = Pin::new(&mut this.inner);
@@ -135,6 +168,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
             if read == 0 {
                 return Poll::Ready(Ok(()));
             }
+            this.gate.0.heard.store(true, Ordering::Relaxed);
         }
         let n = this.unread.len().min(buf.remaining());
         buf.put_slice(&this.unread.split_to(n));

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cpu_ssh::channel::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT, MAX_CREDIT};
+use cpu_ssh::channel::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT, FOREIGN_WINDOW, MAX_CREDIT};
 use cpu_ssh::{Receiver, Sender, Stream};
 use pair::Pair;
 use russh::{ChannelId, ChannelMsg};
@@ -245,7 +245,7 @@ fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
         let mut pair = Pair::new(false).await;
         let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
         let sent = Rc::new(Cell::new(0));
-        let counter = sent.clone();
+        let (counter, signals) = (sent.clone(), here_tx.clone());
         spawn_local(async move {
             for i in 0..1000 {
                 here_tx.send(Stream::Data, pattern(i)).await.unwrap();
@@ -263,10 +263,20 @@ fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
             before = sent.get();
         }
         assert!(before < 1000);
+        // What is not data is heard all the same.
+        signals
+            .request(|w| w.signal(russh::Sig::INT))
+            .await
+            .unwrap();
+        let signal = timeout(SOON, pair.signals.recv()).await.unwrap().unwrap();
+        assert!(matches!(signal, russh::Sig::INT));
         let held = there_rx.waiting();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let later = there_rx.waiting();
+        let window = FOREIGN_WINDOW as usize;
         assert!(
-            (FOREIGN_LIMIT..=FOREIGN_LIMIT + MIB).contains(&held),
-            "{held}"
+            FOREIGN_LIMIT < held && later < FOREIGN_LIMIT + 2 * window && later - held < 1000,
+            "{held} {later}"
         );
         let mut total = 0;
         while let Some(chunk) = timeout(SOON, there_rx.read(Stream::Data, MIB))

@@ -106,34 +106,44 @@ impl Client {
 
     /// Run a prepared command to its end.
     pub fn output(&self, mut command: Command, input: &[u8]) -> Result<Output> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run cpu")?;
-        let stdin = child.stdin.take();
-        let input = input.to_vec();
-        let writer = std::thread::spawn(move || {
-            if let Some(mut stdin) = stdin {
-                // The command may end without reading all.
-                let _ = stdin.write_all(&input);
-            }
-        });
-        let output = finish(child)?;
-        writer
-            .join()
-            .ok()
-            .context("the writer of the input panicked")?;
-        Ok(output)
+        fed(&mut command, input)
     }
+}
+
+/// Give a command input, and collect what it makes of it; kill it when it does not end.
+pub fn fed(command: &mut Command, input: &[u8]) -> Result<Output> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    let stdin = child.stdin.take();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || {
+        if let Some(mut stdin) = stdin {
+            // The command may end without reading all.
+            let _ = stdin.write_all(&input);
+        }
+    });
+    let output = finish(child)?;
+    writer
+        .join()
+        .ok()
+        .context("the writer of the input panicked")?;
+    Ok(output)
+}
+
+/// The same without input.
+pub fn ended(command: &mut Command) -> Result<Output> {
+    fed(command, b"")
 }
 
 /// Collect the output; kill what does not end.
 pub fn finish(child: Child) -> Result<Output> {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
     let collector = std::thread::spawn(move || child.wait_with_output());
-    let ended = wait_until("cpu ends", PATIENCE, || {
+    let ended = wait_until("the command ends", PATIENCE, || {
         Ok(collector.is_finished().then_some(()))
     });
     if ended.is_err() {

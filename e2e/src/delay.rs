@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ pub struct Delay {
     /// Where it listens.
     pub port: u16,
     passed: Arc<Mutex<Vec<Passed>>>,
+    silent: Arc<AtomicBool>,
 }
 
 impl Delay {
@@ -24,7 +26,8 @@ impl Delay {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let own = listener.local_addr()?.port();
         let passed: Arc<Mutex<Vec<Passed>>> = Arc::default();
-        let shared = passed.clone();
+        let silent: Arc<AtomicBool> = Arc::default();
+        let (shared, lost) = (passed.clone(), silent.clone());
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else {
@@ -45,11 +48,21 @@ impl Delay {
                             log.push((at.duration_since(start), is_client, size));
                         },
                         shared.clone(),
+                        lost.clone(),
                     );
                 }
             }
         });
-        Ok(Self { port: own, passed })
+        Ok(Self {
+            port: own,
+            passed,
+            silent,
+        })
+    }
+
+    /// From now on nothing comes through, and nobody is told: as when a cable is pulled.
+    pub fn fall_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
     }
 
     /// What has gone by since the last call.
@@ -66,6 +79,7 @@ fn carry(
     time: Duration,
     note: impl Fn(Instant, usize, &Log) + Send + 'static,
     log: Log,
+    silent: Arc<AtomicBool>,
 ) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {
@@ -81,6 +95,9 @@ fn carry(
     std::thread::spawn(move || {
         for (due, bytes) in receiver {
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if silent.load(Ordering::Relaxed) {
+                continue;
+            }
             if to.write_all(&bytes).is_err() {
                 return;
             }

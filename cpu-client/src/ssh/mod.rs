@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
-use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms};
+use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms, channel};
 use russh::keys::Algorithm;
 use russh::{SshId, client};
 use tokio::sync::mpsc;
@@ -82,14 +82,15 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     let keys = login::collect(&target.identities).await?;
     let place = &target.place;
     let gate = Gate::default();
-    let mux = Mux::new(gate.clone());
+    let listened = gate.clone();
+    let mux = Mux::new(channel::Side::Client, gate.clone());
     let (events_tx, events) = mpsc::unbounded_channel();
     let expected = port::Expected::default();
     let server = Arc::new(OnceLock::new());
     let handler = Handler::new(
         mux.clone(),
         target.host_keys.clone(),
-        events_tx,
+        events_tx.clone(),
         server.clone(),
         expected.clone(),
     );
@@ -124,6 +125,16 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     let peer = mux.peer();
     keys.log_in(&mut handle, peer, &target.user, place, stage)
         .await?;
+    if let Some(interval) = target.alive_interval {
+        let events = events_tx.downgrade();
+        tokio::spawn(watch(
+            listened,
+            mux.clone(),
+            events,
+            interval,
+            target.alive_max,
+        ));
+    }
     let id = server.get().map_or(&[][..], Vec::as_slice);
     let server = match peer {
         Peer::Ours => Server::Cpud,
@@ -137,6 +148,31 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
         server,
         expected,
     })
+}
+
+/// End the connection when the server has left `max` questions in turn unanswered (0: never). russh asks them,
+/// every `interval`; it would end it too, but does not know when it is we who do not listen, for nobody reads
+/// what a foreign server sends.
+async fn watch(
+    gate: Gate,
+    mux: Mux,
+    events: mpsc::WeakUnboundedSender<Event>,
+    interval: Duration,
+    max: usize,
+) {
+    let mut silent = 0;
+    while silent <= max || max == 0 {
+        tokio::time::sleep(interval).await;
+        silent = if gate.was_heard() { 0 } else { silent + 1 };
+    }
+    let Some(events) = events.upgrade() else {
+        return; // it has ended before
+    };
+    let silence = interval * u32::try_from(silent).unwrap_or(u32::MAX);
+    let reason = format!("no answer for {} seconds", silence.as_secs());
+    // A session that has ended does not ask why.
+    let _ = events.send(Event::Disconnected(reason));
+    mux.close_all();
 }
 
 fn config(target: &Target) -> client::Config {
@@ -157,7 +193,8 @@ fn config(target: &Target) -> client::Config {
         ),
         preferred,
         keepalive_interval: target.alive_interval,
-        keepalive_max: target.alive_max,
+        // The end is up to `watch`.
+        keepalive_max: 0,
         maximum_packet_size: algorithms::PACKET,
         window_size: cpu_ssh::channel::WINDOW,
         ..Default::default()

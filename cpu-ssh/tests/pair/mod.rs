@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use cpu_ssh::channel::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Gate, Mux, Receiver, Sender, Socket};
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{PrivateKey, PublicKeyOrCertificate};
@@ -37,6 +38,10 @@ impl Drop for ServerHandler {
 
 impl server::Handler for ServerHandler {
     type Error = Failure;
+
+    fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
+        self.mux.window()
+    }
 
     async fn auth_none(&mut self, _: &str) -> Result<Auth, Failure> {
         Ok(Auth::Accept)
@@ -186,7 +191,7 @@ impl Pair {
         let (signals_tx, signals) = mpsc::unbounded_channel();
         let server_gate = Gate::default();
         let handler = ServerHandler {
-            mux: Mux::new(server_gate.clone()),
+            mux: Mux::new(Side::Server, server_gate.clone()),
             opened: opened_tx,
             signals: signals_tx,
         };
@@ -194,13 +199,14 @@ impl Pair {
             server_id: SshId::Standard(name.into()),
             keys: vec![PrivateKey::from(Ed25519Keypair::from_seed(&[7; 32]))],
             preferred: cpu_ssh::algorithms::preferred(),
+            window_size: FOREIGN_WINDOW,
             ..Default::default()
         });
         let server = tokio::spawn(async move {
             server::run_stream(config, Socket::new(there, server_gate), handler).await
         });
         let gate = Gate::default();
-        let client_mux = Mux::new(gate.clone());
+        let client_mux = Mux::new(Side::Client, gate.clone());
         let config = Arc::new(client::Config {
             client_id: SshId::Standard(name.into()),
             preferred: cpu_ssh::algorithms::preferred(),

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use cpu_proto::{CLIENT_ID_PREFIX, Cache, SERVER_ID_PREFIX, quote};
+use cpu_ssh::channel::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Gate, Mux, Socket, Stream, algorithms, signals};
 use nix::pty::Winsize;
 use russh::keys::{Algorithm, PublicKey};
@@ -60,12 +61,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         keepalive_interval: Some(algorithms::KEEPALIVE_INTERVAL),
         keepalive_max: algorithms::KEEPALIVE_MAX,
         maximum_packet_size: algorithms::PACKET,
+        window_size: FOREIGN_WINDOW,
         ..Default::default()
     });
     let gate = Gate::default();
     let (logged_in_tx, mut logged_in) = watch::channel(false);
     let handler = Connection {
-        mux: Mux::new(gate.clone()),
+        mux: Mux::new(Side::Server, gate.clone()),
         keys,
         logged_in: logged_in_tx,
         channels: HashMap::new(),
@@ -227,8 +229,8 @@ fn window(columns: u32, rows: u32, x_pixels: u32, y_pixels: u32) -> Winsize {
 impl server::Handler for Connection {
     type Error = anyhow::Error;
 
-    fn adjust_window(&mut self, _channel: ChannelId, current: u32) -> u32 {
-        self.mux.window(current)
+    fn adjust_window(&mut self, _channel: ChannelId, _current: u32) -> u32 {
+        self.mux.window()
     }
 
     async fn auth_publickey_offered(

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use e2e::client::finish;
+use e2e::client::{ended, finish};
 
 use crate::{Machine, Test};
 
@@ -27,13 +27,14 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn date_and_uname(machine: &Machine) -> Result<()> {
     // As the README says it: from the output directory, with a relative key.
-    let output = std::process::Command::new("./cpu")
-        .current_dir(e2e::out())
-        .env("HOME", machine.home.path())
-        .args(["-key", "cpu_rsa", "-sp"])
-        .arg(machine.vm.port().to_string())
-        .args(["localhost", "date", "+%s"])
-        .output()?;
+    let output = ended(
+        std::process::Command::new("./cpu")
+            .current_dir(e2e::out())
+            .env("HOME", machine.home.path())
+            .args(["-key", "cpu_rsa", "-sp"])
+            .arg(machine.vm.port().to_string())
+            .args(["localhost", "date", "+%s"]),
+    )?;
     ensure!(output.status.success(), "{output:?}");
     let there: u64 = String::from_utf8(output.stdout)?.trim().parse()?;
     let here = std::time::UNIX_EPOCH.elapsed()?.as_secs();

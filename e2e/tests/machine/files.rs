@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use e2e::client::{ended, finish};
 
 use crate::{Machine, Test};
 
@@ -170,9 +171,7 @@ fn attributes(machine: &Machine) -> Result<()> {
     std::fs::write(&file, "")?;
     let path = file.to_str().context("a strange directory")?;
     let here = || -> Result<String> {
-        let output = Command::new("/usr/bin/python3")
-            .args(["-c", LOOK, path])
-            .output()?;
+        let output = ended(Command::new("/usr/bin/python3").args(["-c", LOOK, path]))?;
         ensure!(output.status.success(), "{output:?}");
         Ok(String::from_utf8(output.stdout)?)
     };
@@ -259,7 +258,7 @@ fn locks(machine: &Machine) -> Result<()> {
         &HOLD.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB"),
         path,
     ]);
-    let refused = again.stdin(Stdio::null()).output()?;
+    let refused = ended(&mut again)?;
     ensure!(!refused.status.success(), "locked there, and here too");
     drop(wanting.stdin.take());
     ensure!(wanting.wait()?.success());
@@ -284,7 +283,7 @@ fn limits(machine: &Machine) -> Result<()> {
     let words: Vec<_> = files.context("no limit")?.split_whitespace().collect();
     ensure!(words.get(3) == words.get(4), "{words:?}");
     drop(child.stdin.take());
-    let output = child.wait_with_output()?;
+    let output = finish(child)?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(said.contains("msize=1048576"), "{said}");
     let most = said.lines().filter(|line| line.contains("/large "));

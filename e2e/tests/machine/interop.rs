@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use e2e::client::{ended, fed, finish};
 use e2e::daemon::{Daemon, keygen};
 use e2e::terminal::Terminal;
 use e2e::{cache, out, u_root, wait_until};
@@ -22,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
         "interop_openssh_renews_keys_in_large_streams",
         openssh_rekeys,
     ),
+    ("interop_openssh_may_be_slow", openssh_slow),
     (
         "interop_openssh_shares_a_connection",
         openssh_control_master,
@@ -83,22 +85,8 @@ impl<'a> Ssh<'a> {
     }
 
     fn run(&self, options: &[&str], words: &[&str]) -> Result<Output> {
-        Ok(self.command(options, words).output()?)
+        ended(&mut self.command(options, words))
     }
-}
-
-/// Give a process input, and take what it makes of it.
-fn fed(mut command: Command, input: Vec<u8>) -> Result<Output> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("no input")?;
-    let writer = std::thread::spawn(move || stdin.write_all(&input));
-    let output = child.wait_with_output()?;
-    let _ = writer.join();
-    Ok(output)
 }
 
 fn openssh_commands(_: &Machine) -> Result<()> {
@@ -113,7 +101,7 @@ fn openssh_commands(_: &Machine) -> Result<()> {
     // No shell: what sshd's would expand stays as it is.
     let output = ssh.run(&[], &["echo", "$HOME", "'a  b'", "*"])?;
     ensure!(works(&output)? == "$HOME a  b *\n");
-    let output = fed(ssh.command(&[], &["cat"]), b"to and fro".to_vec())?;
+    let output = fed(&mut ssh.command(&[], &["cat"]), b"to and fro")?;
     ensure!(works(&output)? == "to and fro");
     let output = ssh.run(&["-o", "SetEnv=ONE=1"], &["sh -c 'echo $ONE'"])?;
     ensure!(works(&output)? == "1\n");
@@ -127,8 +115,8 @@ fn openssh_commands(_: &Machine) -> Result<()> {
         "{output:?}"
     );
 
-    let shell = ssh.command(&["-o", "SetEnv=SHELL=/bin/sh"], &[]);
-    let output = fed(shell, b"echo in $0; exit 4\n".to_vec())?;
+    let mut shell = ssh.command(&["-o", "SetEnv=SHELL=/bin/sh"], &[]);
+    let output = fed(&mut shell, b"echo in $0; exit 4\n")?;
     ensure!(output.status.code() == Some(4), "{output:?}");
     ensure!(output.stdout.starts_with(b"in "), "{output:?}");
 
@@ -136,9 +124,7 @@ fn openssh_commands(_: &Machine) -> Result<()> {
     let marker = format!("{}", 100_000 + std::process::id());
     let mut client = ssh.command(&[], &["sleep", &marker]).spawn()?;
     let runs = || -> Result<bool> {
-        let output = Command::new("pgrep")
-            .args(["-fx", &format!("sleep {marker}")])
-            .output()?;
+        let output = ended(Command::new("pgrep").args(["-fx", &format!("sleep {marker}")]))?;
         Ok(output.status.success())
     };
     wait_until("the command runs", Duration::from_mins(1), || {
@@ -172,23 +158,71 @@ fn openssh_terminal(_: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// Bytes that are not the same twice.
+fn much(mib: u32) -> Vec<u8> {
+    (0..mib << 18).flat_map(u32::to_le_bytes).collect()
+}
+
 fn openssh_rekeys(_: &Machine) -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
-    let input: Vec<u8> = (0..5_000_000_u32).flat_map(u32::to_le_bytes).collect();
-    for options in [
-        &["-o", "RekeyLimit=1M"][..],
-        &["-o", "RekeyLimit=1M", "-c", "aes128-ctr"],
-        &["-o", "RekeyLimit=1M", "-c", "chacha20-poly1305@openssh.com"],
+    let input = much(20);
+    for cipher in [
+        "aes128-gcm@openssh.com",
+        "aes128-ctr",
+        "chacha20-poly1305@openssh.com",
     ] {
-        let output = fed(ssh.command(options, &["cat"]), input.clone())?;
-        ensure!(output.status.success(), "{options:?}: {:?}", output.stderr);
+        let options = ["-o", "RekeyLimit=1M", "-o", "LogLevel=DEBUG1", "-c", cipher];
+        let output = fed(&mut ssh.command(&options, &["cat"]), &input)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{cipher}: {said}");
+        ensure!(
+            output.stdout == input,
+            "{cipher}: {} bytes",
+            output.stdout.len()
+        );
+        let renewed = said.matches("SSH2_MSG_NEWKEYS received").count();
+        ensure!(renewed > 10, "{cipher}: {renewed} times: {said}");
+    }
+    Ok(())
+}
+
+/// What `ssh` is sent and cannot be given yet is more than cpud takes; meanwhile it must hear that there is
+/// room again, and that the client lives.
+fn openssh_slow(_: &Machine) -> Result<()> {
+    let daemon = Daemon::cpud()?;
+    let ssh = Ssh::new(&daemon)?;
+    let input = much(48);
+    // Longer than an unanswered keep-alive is waited for.
+    let mut command = ssh.command(&[], &["sh -c 'sleep 75; exec cat'"]);
+    let asleep = {
+        let input = input.clone();
+        std::thread::spawn(move || fed(&mut command, &input))
+    };
+    for options in [&[][..], &["-o", "RekeyLimit=1M"]] {
+        let mut child = ssh
+            .command(options, &["cat"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().context("no input")?;
+        let written = input.clone();
+        let writer = std::thread::spawn(move || stdin.write_all(&written));
+        // Until nothing moves any more.
+        std::thread::sleep(Duration::from_secs(5));
+        ensure!(!writer.is_finished(), "48 MiB were taken for nobody");
+        let output = finish(child)?;
+        ensure!(output.status.success(), "{options:?}: {output:?}");
         ensure!(
             output.stdout == input,
             "{options:?}: {} bytes",
             output.stdout.len()
         );
     }
+    let output = asleep.join().ok().context("a thread panicked")??;
+    ensure!(output.status.success(), "{:?}", output.stderr);
+    ensure!(output.stdout == input, "{} bytes", output.stdout.len());
     Ok(())
 }
 
@@ -213,7 +247,7 @@ fn openssh_control_master(_: &Machine) -> Result<()> {
         })
         .collect::<Result<_>>()?;
     for (number, session) in sessions.into_iter().enumerate() {
-        let output = session.wait_with_output()?;
+        let output = finish(session)?;
         ensure!(
             output.stdout == format!("{number}\n").into_bytes(),
             "{output:?}"
@@ -340,7 +374,7 @@ fn openssh_copies(_: &Machine) -> Result<()> {
         let mut command = Command::new(all.next().unwrap_or_default());
         command.args(all).args(ssh.options()).args(["-P", &port]);
         command.args(words);
-        let output = command.stdin(Stdio::null()).output()?;
+        let output = ended(&mut command)?;
         let said = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success(), "{program}: {output:?}");
         ensure!(
@@ -353,12 +387,12 @@ fn openssh_copies(_: &Machine) -> Result<()> {
 
 /// What PyPI's ssh-audit, which scripts/deps put into the cache, finds bad in a server.
 fn faults(daemon: &Daemon) -> Result<Vec<String>> {
-    let output = Command::new("python3")
-        .args(["-m", "ssh_audit.ssh_audit", "--no-colors", "-p"])
-        .args([&daemon.port.to_string(), "127.0.0.1"])
-        .env("PYTHONPATH", cache()?.join("ssh-audit"))
-        .output()
-        .context("cannot run python3")?;
+    let output = ended(
+        Command::new("python3")
+            .args(["-m", "ssh_audit.ssh_audit", "--no-colors", "-p"])
+            .args([&daemon.port.to_string(), "127.0.0.1"])
+            .env("PYTHONPATH", cache()?.join("ssh-audit")),
+    )?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(
         said.contains("(kex) mlkem768x25519-sha256") && said.contains("(enc) "),
@@ -434,7 +468,7 @@ fn go_client(machine: &Machine) -> Result<()> {
     ensure!(ran.stdout.contains("msize=65536"), "{ran:?}");
     ensure!(ran.connections == 1 && ran.nonce_was_right, "{ran:?}");
     let ran = run(&["sha256sum", "/usr/bin/python3"])?;
-    let here = Command::new("sha256sum").arg("/usr/bin/python3").output()?;
+    let here = ended(Command::new("sha256sum").arg("/usr/bin/python3"))?;
     ensure!(ran.stdout.as_bytes() == here.stdout, "{ran:?}");
 
     // Nothing listens over there: nobody else can take the connection.
@@ -497,7 +531,7 @@ fn go_cpu(server: &u_root::Cpud, user: &User, flags: &[&str], words: &[&str]) ->
         .env("READ", "etc/motd")
         .env_remove("SSH_AUTH_SOCK")
         .stdin(Stdio::null());
-    Ok(command.output()?)
+    ended(&mut command)
 }
 
 fn go_server(_: &Machine) -> Result<()> {

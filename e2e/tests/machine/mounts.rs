@@ -9,7 +9,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::Client;
+use e2e::client::{Client, ended};
 use e2e::daemon::Daemon;
 use e2e::vm::Vm;
 use e2e::wait_until;
@@ -229,7 +229,7 @@ fn run_in(root: &Path, port: u16, words: &[&str]) -> Result<String> {
         .env_clear()
         .env("PATH", "/bin:/usr/bin")
         .env("PWD", "/");
-    let output = command.stdin(Stdio::null()).output()?;
+    let output = ended(&mut command)?;
     ensure!(output.stderr.is_empty(), "{output:?}");
     text(output)
 }
@@ -239,7 +239,7 @@ fn containers(machine: &Machine) -> Result<()> {
     let debian = container("debian")?;
     for program in ["/bin/sh", "/bin/cat", "/bin/ls", "/usr/bin/tac"] {
         std::fs::copy(program, debian.path().join(&program[1..]))?;
-        let needs = text(Command::new("ldd").arg(program).output()?)?;
+        let needs = text(ended(Command::new("ldd").arg(program))?)?;
         for library in needs
             .split_whitespace()
             .filter(|word| word.starts_with('/'))

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use e2e::client::ended;
 
 use crate::{Machine, Test};
 
@@ -88,19 +89,19 @@ fn silent_server(machine: &Machine) -> Result<()> {
 }
 
 fn openssh_without_a_key(machine: &Machine) -> Result<()> {
-    let output = Command::new("ssh")
-        .args(["-F", "none", "-o", "StrictHostKeyChecking=no"])
-        .args([
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-            "-o",
-            "IdentityFile=/nonexistent",
-        ])
-        .args(["-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-p"])
-        .arg(machine.vm.port().to_string())
-        .args(["127.0.0.1", "true"])
-        .output()
-        .context("cannot run ssh (package openssh-client)")?;
+    let output = ended(
+        Command::new("ssh")
+            .args(["-F", "none", "-o", "StrictHostKeyChecking=no"])
+            .args([
+                "-o",
+                "UserKnownHostsFile=/dev/null",
+                "-o",
+                "IdentityFile=/nonexistent",
+            ])
+            .args(["-o", "IdentityAgent=none", "-o", "BatchMode=yes", "-p"])
+            .arg(machine.vm.port().to_string())
+            .args(["127.0.0.1", "true"]),
+    )?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(255), "{output:?}");
     ensure!(stderr.contains("Permission denied (publickey)"), "{stderr}");

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use e2e::client::{ended, fed, finish};
 use e2e::daemon::{Daemon, keygen};
+use e2e::delay::Delay;
 use e2e::terminal::Terminal;
 use e2e::{out, wait_until};
 use tempfile::TempDir;
@@ -23,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("ssh_agents_sign", agent),
     ("ssh_known_hosts_are_kept_and_obeyed", known_hosts),
     ("ssh_servers_of_stock_work_as_with_ssh", stock_sshd),
+    ("ssh_servers_are_asked_whether_they_live", alive),
     ("ssh_over_a_unix_socket", unix_socket),
     ("ssh_over_vsock_in_the_machine", vsock),
     ("ssh_waiting_is_shown_on_a_terminal", waiting),
@@ -70,7 +73,7 @@ impl User {
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> Result<Output> {
-        Ok(self.cpu(words).output()?)
+        ended(&mut self.cpu(words))
     }
 
     /// In a terminal.
@@ -162,10 +165,7 @@ fn proxies(_: &Machine) -> Result<()> {
     fs::set_permissions(bin.join("ssh"), PermissionsExt::from_mode(0o755))?;
     user.configure(&format!("{common}ProxyJump 127.0.0.1:{through}\n"))?;
     let path = format!("{}:{}", bin.display(), std::env::var("PATH")?);
-    let output = user
-        .cpu(&["board", "echo", "there"])
-        .env("PATH", path)
-        .output()?;
+    let output = ended(user.cpu(&["board", "echo", "there"]).env("PATH", path))?;
     ensure!(works(&output)? == "there\n");
 
     user.configure(&format!("{common}ProxyCommand exit 3\n"))?;
@@ -197,9 +197,7 @@ fn several_keys(_: &Machine) -> Result<()> {
 fn passphrase(_: &Machine) -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let own = user.key().display().to_string();
-    let changed = Command::new("ssh-keygen")
-        .args(["-q", "-p", "-N", "sesame", "-f", &own])
-        .output()?;
+    let changed = ended(Command::new("ssh-keygen").args(["-q", "-p", "-N", "sesame", "-f", &own]))?;
     ensure!(changed.status.success(), "{changed:?}");
     let port = format!("-sp={}", daemon.port);
     let words = [port.as_str(), "-key", &own, "127.0.0.1", "echo", "in''side"];
@@ -223,11 +221,11 @@ fn passphrase(_: &Machine) -> Result<()> {
         .arg(out().join("cpu"))
         .arg("-9p=false")
         .args(words);
-    let output = command
-        .env("HOME", user.0.path())
-        .env_remove("SSH_AUTH_SOCK")
-        .stdin(Stdio::null())
-        .output()?;
+    let output = ended(
+        command
+            .env("HOME", user.0.path())
+            .env_remove("SSH_AUTH_SOCK"),
+    )?;
     fails(&output, &["no terminal", "passphrase", "ssh-agent"])
 }
 
@@ -264,7 +262,7 @@ fn agent(_: &Machine) -> Result<()> {
     // Only the agent has it now.
     fs::remove_file(user.key())?;
     let words = [&port, "127.0.0.1", "true"];
-    let run = || Ok::<_, anyhow::Error>(user.cpu(&words).env("SSH_AUTH_SOCK", &socket).output()?);
+    let run = || ended(user.cpu(&words).env("SSH_AUTH_SOCK", &socket));
     works(&run()?)?;
     user.configure("IdentityAgent none\n")?;
     fails(&run()?, &["no key to log in with"])?;
@@ -348,7 +346,7 @@ fn known_hosts(_: &Machine) -> Result<()> {
 
     let mut hash = Command::new("ssh-keygen");
     hash.args(["-q", "-H", "-f"]).arg(&file);
-    ensure!(hash.output()?.status.success());
+    ensure!(ended(&mut hash)?.status.success());
     ensure!(fs::read_to_string(&file)?.starts_with("|1|"));
     user.configure("StrictHostKeyChecking yes\n")?;
     works(&user.run(&words)?)?;
@@ -437,21 +435,13 @@ fn stock_sshd(_: &Machine) -> Result<()> {
     );
     ensure!(run(&["kill -TERM $$"])?.status.code() == Some(143));
     let mut command = user.cpu(&["sshd", "echo $FROM_CONFIG $SENT $KEPT; echo err >&2"]);
-    let output = command.env("SENT", "sent").env("KEPT", "kept").output()?;
+    let output = ended(command.env("SENT", "sent").env("KEPT", "kept"))?;
     ensure!(
         works(&output)? == "set sent\n" && output.stderr == b"err\n",
         "{output:?}"
     );
 
-    let mut child = user
-        .cpu(&["sshd"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let mut input = child.stdin.take().context("no input")?;
-    std::io::Write::write_all(&mut input, b"echo shell $0; exit 4\n")?;
-    drop(input);
-    let output = child.wait_with_output()?;
+    let output = fed(&mut user.cpu(&["sshd"]), b"echo shell $0; exit 4\n")?;
     ensure!(output.status.code() == Some(4), "{output:?}");
     ensure!(output.stdout.starts_with(b"shell "), "{output:?}");
 
@@ -461,6 +451,45 @@ fn stock_sshd(_: &Machine) -> Result<()> {
     terminal.resize(30, 90)?;
     terminal.expect_from(at, "30 90")?;
     ensure!(terminal.wait()?.success());
+    Ok(())
+}
+
+/// `ServerAliveInterval`: a server that is there is left alone, also while nobody reads what it sends; one that
+/// has gone is not waited for.
+fn alive(_: &Machine) -> Result<()> {
+    for (daemon, flags) in [
+        (Daemon::sshd()?, &["-namespace", ""][..]),
+        (Daemon::cpud()?, &[]),
+    ] {
+        let (path, user) = (Delay::start(daemon.port, Duration::ZERO)?, User::new()?);
+        user.configure(&format!(
+            "Host board\nHostName 127.0.0.1\nIdentityFile ~/.ssh/own\nUserKnownHostsFile ~/.ssh/hosts\n\
+             StrictHostKeyChecking no\nPort {}\nServerAliveInterval 1\nServerAliveCountMax 2\n",
+            path.port
+        ))?;
+        let words = [flags, &["board", "head", "-c", "60000000", "/dev/zero"]].concat();
+        let mut child = user.cpu(&words).stdout(Stdio::piped()).spawn()?;
+        // It is read from after much more than the time that a silent server has.
+        std::thread::sleep(Duration::from_secs(8));
+        ensure!(child.try_wait()?.is_none(), "it did not wait");
+        let output = finish(child)?;
+        ensure!(output.status.success(), "{output:?}");
+        ensure!(output.stdout.len() == 60_000_000, "{}", output.stdout.len());
+
+        let mut child = user
+            .cpu(&[flags, &["board", "sleep", "1000"]].concat())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        // It is asked several times, and answers.
+        std::thread::sleep(Duration::from_secs(8));
+        ensure!(child.try_wait()?.is_none(), "an idle server was given up");
+        path.fall_silent();
+        let output = finish(child)?;
+        fails(
+            &output,
+            &["the connection was lost", "no answer for 3 seconds"],
+        )?;
+    }
     Ok(())
 }
 

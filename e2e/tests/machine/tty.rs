@@ -5,6 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use e2e::client::finish;
 use e2e::daemon::Daemon;
 use e2e::out;
 use e2e::terminal::Terminal;
@@ -61,7 +62,7 @@ fn flags(_: &Machine) -> Result<()> {
     let mut input = child.stdin.take().context("no input")?;
     // The client may have left by then.
     let _ = std::io::Write::write_all(&mut input, b"not for it\n");
-    let output = child.wait_with_output()?;
+    let output = finish(child)?;
     ensure!(works(&output)?.is_empty(), "{output:?}");
 
     // And here is one. With an output redirected, only -t makes one there.
