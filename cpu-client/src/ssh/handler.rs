@@ -36,8 +36,9 @@ pub(crate) enum Event {
 pub(crate) enum Error {
     #[error("{0}")]
     Ssh(#[from] russh::Error),
-    #[error("{0}")]
-    HostKey(anyhow::Error),
+    /// Something that says all there is to say.
+    #[error("{0:#}")]
+    Plain(anyhow::Error),
     #[error("{0}")]
     Violation(#[from] Violation),
 }
@@ -88,7 +89,7 @@ impl client::Handler for Handler {
         match key {
             PublicKeyOrCertificate::PublicKey { key, .. } => {
                 debug!("host key {}", fingerprint(key));
-                self.host_keys.check(key).map_err(Error::HostKey)?;
+                self.host_keys.check(key).map_err(Error::Plain)?;
                 Ok(true)
             }
             PublicKeyOrCertificate::Certificate(_) => Ok(false),

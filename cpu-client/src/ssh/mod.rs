@@ -96,7 +96,10 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     );
     stage.set(format!("connecting to {place}"));
     let exchange = async {
-        let stream = stream::open(place).await.map_err(russh::Error::IO)?;
+        let addresses = stream::addresses(place);
+        let addresses = addresses.await.map_err(handler::Error::Plain)?;
+        let stream = stream::open(place, &addresses).await;
+        let stream = stream.map_err(russh::Error::IO)?;
         debug!("connected to {place}");
         stage.set(format!("waiting for {place} to answer"));
         let config = Arc::new(config(target));
@@ -115,7 +118,7 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
         }
     };
     let mut handle = exchanged.map_err(|error| match error {
-        handler::Error::HostKey(error) => error,
+        handler::Error::Plain(error) => error,
         handler::Error::Ssh(russh::Error::IO(error)) => anyhow!(
             "cannot connect to {place}: {error}; is the machine up, and is cpud running on it?"
         ),

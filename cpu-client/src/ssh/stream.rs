@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -43,11 +44,49 @@ impl fmt::Display for Place {
     }
 }
 
-/// Connects. Whatever kind of socket it is, it is returned as one type: tokio reads and writes all
-/// stream sockets alike.
-pub(super) async fn open(place: &Place) -> io::Result<UnixStream> {
+/// The addresses of a place that has any: of the wanted family, and at least one.
+pub(super) async fn addresses(place: &Place) -> Result<Vec<SocketAddr>> {
+    let Place::Tcp { host, port, family } = place else {
+        return Ok(Vec::new());
+    };
+    // A container may have no file that says so (RFC 6761, 6.3).
+    let mut addresses = if host.eq_ignore_ascii_case("localhost") {
+        vec![
+            (Ipv4Addr::LOCALHOST, *port).into(),
+            (Ipv6Addr::LOCALHOST, *port).into(),
+        ]
+    } else {
+        let found = tokio::net::lookup_host((host.as_str(), *port)).await;
+        let found = found.with_context(|| {
+            let hint = if Path::new("/etc/resolv.conf").exists() {
+                "is the name right?"
+            } else {
+                "there is no /etc/resolv.conf here, so only names in /etc/hosts and addresses can be used"
+            };
+            format!("cannot find the address of {host}; {hint}")
+        })?;
+        found.collect()
+    };
+    addresses.retain(|address: &SocketAddr| match family {
+        Family::Any => true,
+        Family::Inet => address.is_ipv4(),
+        Family::Inet6 => address.is_ipv6(),
+    });
+    if addresses.is_empty() {
+        bail!("{host} has no address of the family that AddressFamily asks for");
+    }
+    Ok(addresses)
+}
+
+/// Connects; to the first of the `addresses` that answers. Whatever kind of socket it is, it is returned as one
+/// type: tokio reads and writes all stream sockets alike.
+pub(super) async fn open(place: &Place, addresses: &[SocketAddr]) -> io::Result<UnixStream> {
     let socket: OwnedFd = match place {
-        Place::Tcp { host, port, family } => tcp(host, *port, *family).await?.into_std()?.into(),
+        Place::Tcp { .. } => {
+            let stream = TcpStream::connect(addresses).await?;
+            stream.set_nodelay(true)?;
+            stream.into_std()?.into()
+        }
         Place::Unix(path) => return UnixStream::connect(path).await,
         Place::Vsock { cid, port } => {
             let address = VsockAddr::new(*cid, *port);
@@ -60,29 +99,6 @@ pub(super) async fn open(place: &Place) -> io::Result<UnixStream> {
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)
-}
-
-/// The first address that answers.
-async fn tcp(host: &str, port: u16, family: Family) -> io::Result<TcpStream> {
-    let is_wanted = |address: &SocketAddr| match family {
-        Family::Any => true,
-        Family::Inet => address.is_ipv4(),
-        Family::Inet6 => address.is_ipv6(),
-    };
-    let mut failure = io::Error::other("it has no address of the wanted family");
-    for address in tokio::net::lookup_host((host, port))
-        .await?
-        .filter(is_wanted)
-    {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                stream.set_nodelay(true)?;
-                return Ok(stream);
-            }
-            Err(error) => failure = error,
-        }
-    }
-    Err(failure)
 }
 
 fn vsock(address: &VsockAddr) -> io::Result<OwnedFd> {
@@ -119,7 +135,8 @@ mod tests {
     async fn a_commands_pipes_are_a_connection() {
         let words = ["cat".to_owned()].to_vec();
         let shown = "cat".into();
-        let mut stream = open(&Place::Command { words, shown }).await.unwrap();
+        let place = Place::Command { words, shown };
+        let mut stream = open(&place, &[]).await.unwrap();
         stream.write_all(b"echo").await.unwrap();
         stream.shutdown().await.unwrap();
         let mut back = String::new();
@@ -128,16 +145,23 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_address_family_is_kept_to() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let place = |family| Place::Tcp {
-            host: "127.0.0.1".into(),
-            port,
-            family,
+    async fn an_address_family_is_kept_to_and_localhost_needs_no_file() {
+        let of = async |host: &str, family| {
+            let host = host.into();
+            let port = 1;
+            let found = addresses(&Place::Tcp { host, port, family }).await;
+            found.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
-        assert!(open(&place(Family::Inet)).await.is_ok());
-        let error = open(&place(Family::Inet6)).await.unwrap_err().to_string();
-        assert!(error.contains("family"), "{error}");
+        let both = ["127.0.0.1:1", "[::1]:1"];
+        assert_eq!(of("localhost", Family::Any).await.unwrap(), both);
+        assert_eq!(of("LocalHost", Family::Inet6).await.unwrap(), both[1..]);
+        assert_eq!(of("::1", Family::Inet6).await.unwrap(), both[1..]);
+        let error = of("127.0.0.1", Family::Inet6).await.unwrap_err();
+        assert!(error.to_string().contains("AddressFamily"), "{error}");
+        let error = of("no.such.name.invalid", Family::Any).await.unwrap_err();
+        assert!(
+            error.to_string().contains("no.such.name.invalid"),
+            "{error}"
+        );
     }
 }

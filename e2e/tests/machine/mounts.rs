@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::client::{Client, ended};
 use e2e::daemon::Daemon;
+use e2e::tree;
 use e2e::vm::Vm;
 use e2e::wait_until;
 
@@ -199,22 +200,23 @@ fn foreign_root(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-/// The root of a container: the client, its key, and a few files; nothing is mounted, nothing resolves names.
-fn container(name: &str) -> Result<tempfile::TempDir> {
-    let root = tempfile::tempdir()?;
-    for directory in ["bin", "etc", "home", "lib", "lib64", "usr/bin"] {
-        std::fs::create_dir_all(root.path().join(directory))?;
+/// A container's root gets the client and its key; nothing is mounted there, nothing resolves names.
+fn enter(root: &Path) -> Result<()> {
+    for directory in ["bin", "home", "lib", "lib64", "usr"] {
+        std::fs::create_dir_all(root.join(directory))?;
     }
-    std::fs::write(root.path().join("etc/os-release"), format!("ID={name}\n"))?;
-    std::fs::copy(e2e::out().join("cpu"), root.path().join("bin/cpu"))?;
-    let key = root.path().join("key");
-    std::fs::copy(e2e::out().join("cpu_rsa"), &key)?;
-    std::fs::copy(
-        e2e::out().join("cpu_rsa.hostkey"),
-        root.path().join("key.hostkey"),
-    )?;
-    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600))?;
-    Ok(root)
+    for (file, place) in [
+        ("cpu", "bin/cpu"),
+        ("cpu_rsa", "key"),
+        ("cpu_rsa.hostkey", "key.hostkey"),
+    ] {
+        std::fs::copy(e2e::out().join(file), root.join(place))?;
+    }
+    std::fs::set_permissions(root.join("key"), PermissionsExt::from_mode(0o600))?;
+    for absent in ["proc/self", "etc/resolv.conf", "etc/hosts", "etc/passwd"] {
+        ensure!(!root.join(absent).exists(), "there is a /{absent}");
+    }
+    Ok(())
 }
 
 /// The client as a container's entry point.
@@ -223,7 +225,7 @@ fn run_in(root: &Path, port: u16, words: &[&str]) -> Result<String> {
     command.arg(root).arg("/bin/cpu").args(["-key", "/key"]);
     command
         .arg(format!("-sp={port}"))
-        .arg("127.0.0.1")
+        .arg("localhost")
         .args(words);
     command
         .env_clear()
@@ -234,31 +236,32 @@ fn run_in(root: &Path, port: u16, words: &[&str]) -> Result<String> {
     text(output)
 }
 
-/// A tree of Debian's C library and one of Alpine's, in a chroot.
+/// A Debian, and what Alpine is made of: busybox, and musl beneath a program that needs its loader.
 fn containers(machine: &Machine) -> Result<()> {
-    let debian = container("debian")?;
-    for program in ["/bin/sh", "/bin/cat", "/bin/ls", "/usr/bin/tac"] {
-        std::fs::copy(program, debian.path().join(&program[1..]))?;
-        let needs = text(ended(Command::new("ldd").arg(program))?)?;
-        for library in needs
-            .split_whitespace()
-            .filter(|word| word.starts_with('/'))
-        {
-            let place = debian.path().join(&library[1..]);
-            std::fs::create_dir_all(place.parent().context("no directory")?)?;
-            std::fs::copy(library, place)?;
-        }
-    }
+    let port = machine.vm.port();
+    let debian = tempfile::tempdir()?;
+    tree::debian("amd64", debian.path())?;
+    enter(debian.path())?;
     std::fs::write(debian.path().join("home/lines"), "1\n2\n")?;
-    let script = "cat /etc/os-release; ls /home /usr/bin; tac < /home/lines > /home/back";
-    let said = run_in(debian.path(), machine.vm.port(), &["sh", "-c", script])?;
+    let script =
+        "tac /home/lines > /home/back; echo $BASH_VERSION; ls /home; cat /etc/debian_version";
+    let said = run_in(debian.path(), port, &["bash", "-c", script])?;
+    let version = std::fs::read_to_string(debian.path().join("etc/debian_version"))?;
     ensure!(
-        said == "ID=debian\n/home:\nlines\n\n/usr/bin:\ntac\n",
+        said.starts_with("5.") && said.ends_with(&format!("\nback\nlines\n{version}")),
         "{said}"
     );
     ensure!(std::fs::read(debian.path().join("home/back"))? == b"2\n1\n");
 
-    let alpine = container("alpine")?;
+    let alpine = tempfile::tempdir()?;
+    enter(alpine.path())?;
+    tree::busybox(
+        debian.path(),
+        &alpine.path().join("bin"),
+        &["sh", "ls", "sed"],
+    )?;
+    std::fs::create_dir(alpine.path().join("etc"))?;
+    std::fs::write(alpine.path().join("etc/os-release"), "ID=alpine\n")?;
     let source = alpine.path().join("hello.c");
     let program = "#include <stdio.h>\nint main(void) { char line[99]; FILE *f = fopen(\"/etc/os-release\", \"r\");\n\
                    return !f || !fgets(line, 99, f) || printf(\"musl on %s\", line) < 0; }\n";
@@ -269,8 +272,10 @@ fn containers(machine: &Machine) -> Result<()> {
     let loader = Path::new("/lib/ld-musl-x86_64.so.1");
     std::fs::copy(loader, alpine.path().join("lib/ld-musl-x86_64.so.1"))
         .with_context(|| format!("no {}: package musl", loader.display()))?;
-    let said = run_in(alpine.path(), machine.vm.port(), &["hello"])?;
-    ensure!(said == "musl on ID=alpine\n", "{said}");
+    let script = "hello; sed s/alpine/busybox/ /etc/os-release > /home/made; ls /home";
+    let said = run_in(alpine.path(), port, &["sh", "-c", script])?;
+    ensure!(said == "musl on ID=alpine\nmade\n", "{said}");
+    ensure!(std::fs::read(alpine.path().join("home/made"))? == b"ID=busybox\n");
     Ok(())
 }
 

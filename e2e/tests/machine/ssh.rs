@@ -470,7 +470,7 @@ fn alive(_: &Machine) -> Result<()> {
         let words = [flags, &["board", "head", "-c", "60000000", "/dev/zero"]].concat();
         let mut child = user.cpu(&words).stdout(Stdio::piped()).spawn()?;
         // It is read from after much more than the time that a silent server has.
-        std::thread::sleep(Duration::from_secs(8));
+        std::thread::sleep(Duration::from_secs(6));
         ensure!(child.try_wait()?.is_none(), "it did not wait");
         let output = finish(child)?;
         ensure!(output.status.success(), "{output:?}");
@@ -481,7 +481,7 @@ fn alive(_: &Machine) -> Result<()> {
             .stderr(Stdio::piped())
             .spawn()?;
         // It is asked several times, and answers.
-        std::thread::sleep(Duration::from_secs(8));
+        std::thread::sleep(Duration::from_secs(6));
         ensure!(child.try_wait()?.is_none(), "an idle server was given up");
         path.fall_silent();
         let output = finish(child)?;
