@@ -209,16 +209,16 @@ async fn start(
             .await
             .context(lost)?;
     }
-    if command.words.is_empty() && port.is_none() {
+    if command.words.is_empty() && connection.server != Server::URoot {
         sender.request(|write| write.request_shell(true)).await
     } else {
-        let line = match (connection.server, port) {
-            (Server::Sshd, _) => command.words.join(&b' '),
-            (_, None) => quote::join(&command.words),
-            (_, Some(port)) => {
-                let mut line = format!("-port9p={port} ").into_bytes();
-                line.extend(quote::join(&command.words));
-                line
+        let line = match connection.server {
+            Server::Sshd => command.words.join(&b' '),
+            Server::Cpud => quote::join(&command.words),
+            // No words are a shell there.
+            Server::URoot => {
+                let port = port.map_or(String::new(), |port| format!("-port9p={port}"));
+                [format!("{port} ").into_bytes(), quote::join(&command.words)].concat()
             }
         };
         sender.request(|write| write.exec(true, line)).await

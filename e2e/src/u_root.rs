@@ -13,7 +13,7 @@ use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request, VERSION};
 use ninep::wire::{Few, Frame, HEADER, Name, Str};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::server::{Auth, ChannelOpenHandle, Session, VerifiedPublicKey};
-use russh::{Channel, ChannelId, ChannelMsg, SshId, client, server};
+use russh::{Channel, ChannelId, ChannelMsg, Pty, SshId, client, server};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
@@ -41,15 +41,28 @@ fn quoted(words: &[&str]) -> String {
     words.iter().map(quote).collect::<Vec<_>>().join(" ")
 }
 
-/// What u-root's `cpu` does to run words on a server, with `root` served if there is one.
-pub fn cpu(
-    port: u16,
-    key: &Path,
-    root: Option<&Path>,
-    environment: &[(&str, &str)],
-    words: &[&str],
-) -> Result<Ran> {
-    runtime()?.block_on(run(port, key, root, environment, words))
+/// How u-root's `cpu` is called, and where.
+#[derive(Clone, Copy)]
+pub struct Cpu<'a> {
+    /// Of the server, on 127.0.0.1.
+    pub port: u16,
+    /// An RSA key.
+    pub key: &'a Path,
+    /// What it serves, if it serves files.
+    pub root: Option<&'a Path>,
+    /// Of its environment what matters.
+    pub environment: &'a [(&'a str, &'a str)],
+    /// Columns and rows of the terminal that it is called in.
+    pub terminal: Option<(u32, u32)>,
+    /// Whether it asks for its port on `::1`, as when 127.0.0.1 was refused, and signs with SHA-512.
+    pub second_choice: bool,
+}
+
+impl Cpu<'_> {
+    /// What it does to run words; none: a shell.
+    pub fn run(&self, words: &[&str]) -> Result<Ran> {
+        runtime()?.block_on(run(self, words))
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -86,31 +99,43 @@ impl client::Handler for Client {
 
 const NONCE: &str = "0123456789abcdef0123456789abcdef";
 
-async fn run(
-    port: u16,
-    key: &Path,
-    root: Option<&Path>,
-    environment: &[(&str, &str)],
-    words: &[&str],
-) -> Result<Ran> {
+async fn run(cpu: &Cpu<'_>, words: &[&str]) -> Result<Ran> {
+    let root = cpu.root;
     let config = client::Config {
         client_id: SshId::Standard("SSH-2.0-Go".into()),
         ..Default::default()
     };
     let (incoming, mut connections) = mpsc::unbounded_channel();
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, cpu.port)).await?;
     let mut ssh = client::connect_stream(Arc::new(config), stream, Client(incoming)).await?;
     ensure!(!ssh.authenticate_none("glenda").await?.success());
-    let key = PrivateKey::from_openssh(std::fs::read_to_string(key)?)?;
-    let key = PrivateKeyWithHashAlg::new(Arc::new(key), Some(HashAlg::Sha256));
+    let key = PrivateKey::from_openssh(std::fs::read_to_string(cpu.key)?)?;
+    let hash = if cpu.second_choice {
+        HashAlg::Sha512
+    } else {
+        HashAlg::Sha256
+    };
+    let key = PrivateKeyWithHashAlg::new(Arc::new(key), Some(hash));
     ensure!(ssh.authenticate_publickey("glenda", key).await?.success());
 
     let mut ran = Ran::default();
+    let loopback = if cpu.second_choice {
+        "::1"
+    } else {
+        "127.0.0.1"
+    };
     if root.is_some() {
-        ran.port = Some(ssh.tcpip_forward("127.0.0.1", 0).await?);
+        ran.port = Some(ssh.tcpip_forward(loopback, 0).await?);
     }
     let mut channel = ssh.channel_open_session().await?;
-    let mut variables = environment.to_vec();
+    if let Some((columns, rows)) = cpu.terminal {
+        let modes = [(Pty::ECHO, 1)];
+        let pty = channel.request_pty(true, "ansi", columns, rows, 0, 0, &modes);
+        pty.await?;
+        let answer = channel.wait().await;
+        ensure!(matches!(answer, Some(ChannelMsg::Success)), "{answer:?}");
+    }
+    let mut variables = cpu.environment.to_vec();
     variables.push(("TMPDIR", "/tmp"));
     if root.is_some() {
         variables.push(("CPUNONCE", NONCE));
@@ -147,7 +172,7 @@ async fn run(
                 ran.nonce_was_right |= told == NONCE.as_bytes();
                 if let (Some(root), true) = (root, told == NONCE.as_bytes()) {
                     let port = ran.port.context("no port")?;
-                    ssh.cancel_tcpip_forward("127.0.0.1", port).await.ok();
+                    ssh.cancel_tcpip_forward(loopback, port).await.ok();
                     serve(root, stream)?;
                 }
             }
@@ -325,6 +350,21 @@ impl server::Handler for Server {
         // The listener stays, as that of a slow server would: the client must refuse by itself.
         self.seen.add(format!("cancel {address}"));
         Ok(true)
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        _: u32,
+        _: u32,
+        _: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<()> {
+        self.seen.add(format!("pty {term} {columns} {rows}"));
+        Ok(session.channel_success(id)?)
     }
 
     async fn env_request(

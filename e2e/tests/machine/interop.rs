@@ -448,15 +448,15 @@ fn go_client(machine: &Machine) -> Result<()> {
         ("CPU_FSTAB", &mounts),
         ("LC_GLENDA_CPU_FSTAB", &mounts),
     ];
-    let run = |words: &[&str]| {
-        u_root::cpu(
-            machine.vm.port(),
-            &key,
-            Some("/".as_ref()),
-            &environment,
-            words,
-        )
+    let cpu = u_root::Cpu {
+        port: machine.vm.port(),
+        key: &key,
+        root: Some("/".as_ref()),
+        environment: &environment,
+        terminal: None,
+        second_choice: false,
     };
+    let run = |words: &[&str]| cpu.run(words);
     let script = "uname -n; echo it''s \"$0\"; echo ${CPUNONCE-none} ${CPU_FSTAB-none} \
                   ${LC_GLENDA_CPU_FSTAB-none}; grep ' /tmp/cpu ' /proc/mounts; exit 7";
     let ran = run(&["sh", "-c", script, "it's"])?;
@@ -481,18 +481,49 @@ fn go_client(machine: &Machine) -> Result<()> {
 
     let ran = run(&["no-such-command"])?;
     ensure!(ran.status == Some(127), "{ran:?}");
+
+    let other = u_root::Cpu {
+        second_choice: true,
+        ..cpu
+    };
+    let ran = other.run(&["cat", "/etc/hostname"])?;
+    let here = fs::read_to_string("/etc/hostname")?;
+    ensure!(ran.stdout == here && ran.nonce_was_right, "{ran:?}");
     Ok(())
 }
 
 fn go_client_plain(_: &Machine) -> Result<()> {
     let daemon = Daemon::cpud()?;
     let key = out().join("cpu_rsa");
-    let run = |environment: &[(&str, &str)], words: &[&str]| {
-        u_root::cpu(daemon.port, &key, None, environment, words)
+    let cpu = |environment, terminal| u_root::Cpu {
+        port: daemon.port,
+        key: &key,
+        root: None,
+        environment,
+        terminal,
+        second_choice: false,
     };
+    let run = |environment, words: &[&str]| cpu(environment, None).run(words);
     let environment = [("PATH", "/usr/bin:/bin"), ("PWD", "/usr")];
     let ran = run(&environment, &["sh", "-c", "pwd; exit 5"])?;
     ensure!(ran.status == Some(5) && ran.stdout == "/usr\n", "{ran:?}");
+    let terminal = cpu(&environment, Some((100, 30)));
+    let script = "tty; stty size; stty -a | grep -o ' echo '; echo $TERM; tty <&2; exit 6";
+    let ran = terminal.run(&["sh", "-c", script])?;
+    let said: Vec<_> = ran.stdout.split("\r\n").collect();
+    ensure!(
+        matches!(said[..], [here, "30 100", " echo ", "ansi", there, ""]
+            if here.starts_with("/dev/pts/") && here == there),
+        "{ran:?}"
+    );
+    ensure!(ran.status == Some(6), "{ran:?}");
+    // No words: the shell.
+    let shell = [("PATH", "/usr/bin:/bin"), ("SHELL", "/usr/bin/id")];
+    let ran = cpu(&shell, Some((80, 24))).run(&[])?;
+    ensure!(
+        ran.status == Some(0) && ran.stdout.starts_with("uid="),
+        "{ran:?}"
+    );
     // A nonce and a port that were never given are nobody's.
     let forged = [("PATH", "/usr/bin:/bin"), ("CPUNONCE", "ab")];
     let ran = run(&forged, &["-port9p=50000", "true"])?;
@@ -576,6 +607,17 @@ fn go_server(_: &Machine) -> Result<()> {
     }
     let flags = ["-root", &root, "-namespace=/etc", "-cache=none"];
     works(&go_cpu(&server, &user, &flags, &["ls"])?)?;
+
+    // In a terminal, and without words.
+    let port = format!("-sp={}", server.port);
+    let own = user.key().display().to_string();
+    let mut terminal = user.typed(&[&port, "-key", &own, "127.0.0.1"])?;
+    terminal.expect_from(0, "words []")?;
+    ensure!(terminal.wait()?.success());
+    let seen = server.seen();
+    let from = seen.iter().rposition(|line| line == "session");
+    let last = &seen[from.context("no session")?..];
+    ensure!(last == ["session", "pty xterm 80 24", "exec  "], "{last:?}");
 
     // Without files there is no port, no nonce, and a failure is one.
     let output = go_cpu(&server, &user, &["-9p=false"], &["false"])?;

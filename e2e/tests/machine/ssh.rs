@@ -83,6 +83,7 @@ impl User {
             .args(words)
             .env("HOME", self.0.path())
             .env("PWD", "/")
+            .env("TERM", "xterm")
             .env_remove("SSH_AUTH_SOCK");
         Terminal::start(command, 24, 80)
     }

@@ -182,13 +182,15 @@ pub(crate) fn as_u_root(words: &[String]) -> Result<ExitCode> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     cpu_client::export::prepare_process();
     let key = out().join("cpu_rsa");
-    let ran = u_root::cpu(
-        port.parse()?,
-        &key,
-        Some("/".as_ref()),
-        &environment,
-        &words,
-    )?;
+    let cpu = u_root::Cpu {
+        port: port.parse()?,
+        key: &key,
+        root: Some("/".as_ref()),
+        environment: &environment,
+        terminal: None,
+        second_choice: false,
+    };
+    let ran = cpu.run(&words)?;
     print!("{}", ran.stdout);
     eprint!("{}", ran.stderr);
     let status = ran.status.and_then(|status| u8::try_from(status).ok());
