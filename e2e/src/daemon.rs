@@ -32,6 +32,15 @@ impl Daemon {
         })
     }
 
+    /// The same, for the keys of this file.
+    pub fn cpud_for(keys: &Path) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let mut command = cpud_with_keys(directory, keys);
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
     /// The same with a flag more.
     pub fn cpud_with(flag: &str) -> Result<Self> {
         Self::start("cpud", |directory, port| {
@@ -150,8 +159,12 @@ impl Drop for Daemon {
 }
 
 fn cpud(directory: &Path) -> Command {
+    cpud_with_keys(directory, &out().join("cpu_rsa.pub"))
+}
+
+fn cpud_with_keys(directory: &Path, keys: &Path) -> Command {
     let mut command = Command::new(out().join("cpud"));
-    command.arg("-d").arg("-pk").arg(out().join("cpu_rsa.pub"));
+    command.arg("-d").arg("-pk").arg(keys);
     command.arg("-hk").arg(directory.join("host_key"));
     command
 }

@@ -21,13 +21,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("ssh_config_says_where_and_how", configuration),
     ("ssh_goes_through_proxies_and_jumps", proxies),
     ("ssh_keys_are_tried_in_turn", several_keys),
+    ("ssh_keys_of_every_kind_log_in", kinds_of_keys),
     ("ssh_passphrases_are_asked_for_without_echo", passphrase),
     ("ssh_agents_sign", agent),
     ("ssh_known_hosts_are_kept_and_obeyed", known_hosts),
     ("ssh_servers_of_stock_work_as_with_ssh", stock_sshd),
     ("ssh_servers_are_asked_whether_they_live", alive),
     ("ssh_over_a_unix_socket", unix_socket),
-    ("ssh_over_vsock_in_the_machine", vsock),
+    ("ssh_over_a_unix_socket_with_files", unix_socket_with_files),
+    ("ssh_over_vsock_with_files", vsock),
     ("ssh_waiting_is_shown_on_a_terminal", waiting),
 ];
 
@@ -519,21 +521,92 @@ fn unix_socket(_: &Machine) -> Result<()> {
     )
 }
 
-/// The machine's kernel has vsock with a loopback; this one's need not.
-fn vsock(machine: &Machine) -> Result<()> {
+/// A second cpud and a client on the machine, which has vsock with a loopback and 9P; this one need have neither.
+/// Nothing is there but cpud: what it runs and reads are the client's files, which are this machine's.
+fn on_the_machine(machine: &Machine, net: &str, port: &str, absent: &str) -> Result<()> {
     let out = format!("/tmp/cpu{}", out().canonicalize()?.display());
+    let cpu = format!("{out}/cpu -net {net} -key {out}/cpu_rsa");
+    let file = machine.home.path().join(net);
+    fs::write(&file, format!("through {net}\n"))?;
+    let file = file.display();
     let script = format!(
-        "cd {out} && ./cpud -net vsock -port 7010 -pk cpu_rsa.pub -hk ssh_host_ed25519_key & \
+        "cd {out} && ./cpud -net {net} -port {port} -pk cpu_rsa.pub -hk ssh_host_ed25519_key & \
          server=$!; for i in 1 2 3 4 5 6 7 8 9 10; do \
-         {out}/cpu -net vsock -sp 7010 -9p=false -key {out}/cpu_rsa local uname -n && break; \
-         sleep 1; done 2>/tmp/tries; kill $server; cat /tmp/tries >&2"
+         {cpu} -sp {port} -9p=false local uname -n && break; sleep 1; done 2>/tmp/tries; \
+         {cpu} -sp {port} -root /tmp/cpu local sh -c 'cat {file}; echo back >{file}'; \
+         kill $server; cat /tmp/tries >&2"
     );
     let shown = machine.client.sh(&script)?;
-    ensure!(shown.stdout == b"cpu\n", "{shown:?}");
-    let output = machine.client.sh(&format!(
-        "{out}/cpu -net vsock -sp 7011 -9p=false -key {out}/cpu_rsa local true"
-    ))?;
-    fails(&output, &["cannot connect to vsock 1 port 7011"])
+    let expected = format!("cpu\nthrough {net}\n");
+    ensure!(shown.stdout == expected.as_bytes(), "{shown:?}");
+    ensure!(fs::read_to_string(machine.home.path().join(net))? == "back\n");
+    let absent = format!("{cpu} -sp {absent} -9p=false local true");
+    let output = machine.client.sh(&absent)?;
+    fails(&output, &["cannot connect to "])
+}
+
+fn unix_socket_with_files(machine: &Machine) -> Result<()> {
+    on_the_machine(machine, "unix", "/tmp/socket", "/tmp/no-socket")
+}
+
+fn vsock(machine: &Machine) -> Result<()> {
+    on_the_machine(machine, "vsock", "7010", "7011")
+}
+
+/// `ssh-keygen`'s kinds of keys and formats.
+fn kinds_of_keys(_: &Machine) -> Result<()> {
+    let (user, mut allowed) = (User::new()?, String::new());
+    let kinds = [
+        ("ed25519", "-t ed25519", "OPENSSH PRIVATE KEY"),
+        ("p256", "-t ecdsa -b 256", "OPENSSH PRIVATE KEY"),
+        ("p384", "-t ecdsa -b 384", "OPENSSH PRIVATE KEY"),
+        ("p521", "-t ecdsa -b 521", "OPENSSH PRIVATE KEY"),
+        ("rsa", "-t rsa -b 2048", "OPENSSH PRIVATE KEY"),
+        ("rsa-pem", "-t rsa -b 2048 -m PEM", "RSA PRIVATE KEY"),
+        ("rsa-pkcs8", "-t rsa -b 2048 -m PKCS8", "PRIVATE KEY"),
+        ("p256-pem", "-t ecdsa -b 256 -m PEM", "EC PRIVATE KEY"),
+        ("p384-pkcs8", "-t ecdsa -b 384 -m PKCS8", "PRIVATE KEY"),
+    ];
+    for (name, arguments, header) in kinds {
+        let key = user.ssh().join(name);
+        let arguments: Vec<_> = arguments.split(' ').collect();
+        keygen(&key, &arguments, "")?;
+        let begin = format!("-----BEGIN {header}-----\n");
+        ensure!(fs::read_to_string(&key)?.starts_with(&begin), "{name}");
+        allowed += &fs::read_to_string(key.with_extension("pub"))?;
+    }
+    let keys = user.ssh().join("allowed");
+    fs::write(&keys, allowed)?;
+    let daemon = Daemon::cpud_for(&keys)?;
+    let port = format!("-sp={}", daemon.port);
+    for (name, ..) in kinds {
+        let key = user.ssh().join(name).display().to_string();
+        let output = user.run(&[&port, "-key", &key, "127.0.0.1", "echo", name])?;
+        ensure!(works(&output)? == format!("{name}\n"), "{output:?}");
+        let mut ssh = Command::new("ssh");
+        ssh.args([
+            "-F",
+            "none",
+            "-o",
+            "BatchMode=yes",
+            "-o",
+            "StrictHostKeyChecking=no",
+        ]);
+        ssh.args([
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "IdentitiesOnly=yes",
+        ]);
+        ssh.args(["-i", &key, "-p", &daemon.port.to_string(), "127.0.0.1"]);
+        ssh.args(["echo", name]).env_remove("SSH_AUTH_SOCK");
+        let output = ended(&mut ssh)?;
+        ensure!(works(&output)? == format!("{name}\n"), "{output:?}");
+    }
+    // The machine's own key is not in the file.
+    let own = user.key().display().to_string();
+    let output = user.run(&[&port, "-key", &own, "127.0.0.1", "true"])?;
+    fails(&output, &["refuses the key"])
 }
 
 fn waiting(_: &Machine) -> Result<()> {
