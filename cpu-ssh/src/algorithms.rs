@@ -64,6 +64,11 @@ const CHACHA_FIRST: &[cipher::Name] = &[
 /// Only those over what was encrypted; everybody has had them since 2013.
 const MAC: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM];
 
+/// In the order of a client whose CPU has, or has not, AES; those that such a server knows.
+fn ciphers(has_aes: bool) -> &'static [cipher::Name] {
+    if has_aes { AES_FIRST } else { CHACHA_FIRST }
+}
+
 /// Whether this CPU encrypts AES in hardware.
 fn has_aes() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
@@ -88,9 +93,29 @@ pub fn preferred() -> Preferred {
     Preferred {
         kex: Cow::Borrowed(KEX),
         key: Cow::Borrowed(KEY),
-        cipher: Cow::Borrowed(if has_aes() { AES_FIRST } else { CHACHA_FIRST }),
+        cipher: Cow::Borrowed(ciphers(has_aes())),
         mac: Cow::Borrowed(MAC),
         compression: Cow::Borrowed(&[compression::NONE]),
         host_key_certificates: Cow::Borrowed(&[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first of the client's that the server knows is taken (RFC 4253, 7.1).
+    #[test]
+    fn gcm_is_taken_where_both_have_aes_and_chacha_otherwise() {
+        for (client, server, taken) in [
+            (true, true, cipher::AES_128_GCM),
+            (true, false, cipher::CHACHA20_POLY1305),
+            (false, true, cipher::CHACHA20_POLY1305),
+            (false, false, cipher::CHACHA20_POLY1305),
+        ] {
+            let known = ciphers(server);
+            let mut wanted = ciphers(client).iter();
+            assert_eq!(wanted.find(|name| known.contains(name)), Some(&taken));
+        }
     }
 }

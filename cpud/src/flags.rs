@@ -83,11 +83,35 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
             Some("forward") => options.forward = true,
             Some("pq") => options.post_quantum = true,
             Some("d") => options.debug = true,
-            _ => bail!("unknown argument {arg} (cpud -h tells more)"),
+            _ => match nearest(name.trim_start_matches('-')) {
+                Some(flag) => bail!("unknown argument {arg}; is -{flag} meant?"),
+                None => bail!("unknown argument {arg} (cpud -h tells more)"),
+            },
         }
     }
     options.place = Place::parse(network.as_deref(), port.as_deref())?;
     Ok(options)
+}
+
+/// The flag that fewest letters must be changed for, if most of them stay.
+fn nearest(name: &str) -> Option<&'static str> {
+    let names = FLAGS.iter().map(|(flag, ..)| (distance(name, flag), *flag));
+    let (changes, flag) = names.min()?;
+    (2 * changes < name.len().max(flag.len())).then_some(flag)
+}
+
+/// How many letters must be put in, taken out or changed (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut corner = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.bytes().enumerate() {
+            let changed = corner + usize::from(a != b);
+            corner = row[j + 1];
+            row[j + 1] = changed.min(corner + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
 }
 
 /// The manual page, in the form that the other programs have theirs in.
@@ -130,7 +154,16 @@ mod tests {
             assert!(parse(&words).is_ok(), "{words:?}");
         }
         assert!(parse(&["-sp".to_owned(), "17011".to_owned()]).is_ok());
-        assert!(parse(&["-x".to_owned()]).is_err());
+        let refusal = |word: &str| parse(&[word.to_owned()]).unwrap_err().to_string();
+        assert_eq!(refusal("-x"), "unknown argument -x (cpud -h tells more)");
+        assert_eq!(
+            refusal("--prt=1"),
+            "unknown argument --prt=1; is -port meant?"
+        );
+        assert_eq!(
+            refusal("-forwards"),
+            "unknown argument -forwards; is -forward meant?"
+        );
         assert!(parse(&["-pk".to_owned()]).is_err());
         assert!(help().lines().all(|line| line.len() <= 90), "{}", help());
     }

@@ -1,14 +1,17 @@
 //! One side that stalls must not stop the other, nor grow.
 
 use std::io::{Read, Write};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{finish, parse_peak_memory, peak_memory};
+use e2e::daemon::Daemon;
+use e2e::delay::Delay;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::ssh::User;
 use crate::{Machine, Test};
 
 /// The most that either side may use of memory, in KiB.
@@ -17,6 +20,10 @@ const MEMORY: u64 = 64 * 1024;
 pub(crate) const TESTS: &[Test] = &[
     ("a_signal_passes_stalled_input", stalled_input),
     ("stalled_output_does_not_stop_the_files", stalled_output),
+    (
+        "a_slow_reader_on_a_long_path_is_no_burden",
+        slow_on_a_long_path,
+    ),
 ];
 
 /// The peak memory of all processes named cpud there, in KiB.
@@ -29,6 +36,71 @@ fn peak_there(machine: &Machine) -> Result<u64> {
         .map(parse_peak_memory)
         .collect::<Result<Vec<_>>>()?;
     peaks.into_iter().max().context("no cpud there?")
+}
+
+/// The peak memory of all processes here that are cpud, in KiB.
+fn peak_here() -> Result<u64> {
+    let program = e2e::out().join("cpud").canonicalize()?;
+    let mut peaks = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?.path();
+        // What has ended meanwhile, and what is no process, has none.
+        if std::fs::read_link(entry.join("exe")).is_ok_and(|exe| exe == program)
+            && let Ok(status) = std::fs::read_to_string(entry.join("status"))
+            && let Ok(peak) = parse_peak_memory(&status)
+        {
+            peaks.push(peak);
+        }
+    }
+    peaks.into_iter().max().context("no cpud here?")
+}
+
+/// On a path of 100 ms sixteen megabytes are under way, on purpose. What is not taken for a while, and then only
+/// slowly, must not add to them; here what the command writes, then what it is given.
+fn slow_on_a_long_path(_: &Machine) -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    let path = Delay::start(daemon.port, Duration::from_millis(50))?;
+    let port = format!("-sp={}", path.port);
+    let own = user.key().display().to_string();
+    let words = |words: &[&str]| {
+        let own = [port.as_str(), "-key", &own, "127.0.0.1"];
+        user.cpu(&[&own, words].concat())
+    };
+    let (much, slow) = (
+        "200000000",
+        "sleep 5; head -c 5000000 | while read -r -n 100000 _; do sleep .01; done; cat | wc -c",
+    );
+    for is_output in [true, false] {
+        let mut zeros = Command::new("head");
+        let mut reader = Command::new("bash");
+        let (mut writer, mut reader) = if is_output {
+            reader.args(["-c", slow]);
+            (words(&["head", "-c", much, "/dev/zero"]), reader)
+        } else {
+            zeros.args(["-c", much, "/dev/zero"]);
+            (zeros, words(&["bash", "-c", slow]))
+        };
+        let mut writer = writer.stdout(Stdio::piped()).spawn()?;
+        let between = writer.stdout.take().context("no output")?;
+        let mut reader = reader.stdin(between).stdout(Stdio::piped()).spawn()?;
+        let cpu = if is_output { writer.id() } else { reader.id() };
+        let (mut here, mut there) = (0, 0);
+        while reader.try_wait()?.is_none() {
+            // It may end at any time.
+            here = peak_memory(cpu).unwrap_or(here);
+            there = peak_here()?.max(there);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        let output = finish(reader)?;
+        ensure!(
+            writer.wait()?.success() && output.status.success(),
+            "{output:?}"
+        );
+        ensure!(output.stdout == b"195000000\n", "{output:?}");
+        ensure!(here > 1000 && here < MEMORY, "cpu used {here} KiB");
+        ensure!(there > 1000 && there < MEMORY, "cpud used {there} KiB");
+    }
+    Ok(())
 }
 
 fn stalled_input(machine: &Machine) -> Result<()> {

@@ -2,17 +2,20 @@
 //! other side. The servers run on this machine.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use e2e::client::{ended, fed, finish};
 use e2e::daemon::{Daemon, keygen};
 use e2e::delay::Delay;
 use e2e::terminal::Terminal;
 use e2e::{out, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::{Machine, Test};
@@ -437,6 +440,10 @@ fn stock_sshd(_: &Machine) -> Result<()> {
         "{output:?}"
     );
     ensure!(run(&["kill -TERM $$"])?.status.code() == Some(143));
+    // Words are joined by blanks and nothing more.
+    let output = run(&["echo", "a  b", "'c  d'", "$((1+1))"])?;
+    ensure!(works(&output)? == "a b c  d 2\n", "{output:?}");
+    signals_to_sshd(&user)?;
     let mut command = user.cpu(&["sshd", "echo $FROM_CONFIG $SENT $KEPT; echo err >&2"]);
     let output = ended(command.env("SENT", "sent").env("KEPT", "kept"))?;
     ensure!(
@@ -454,6 +461,24 @@ fn stock_sshd(_: &Machine) -> Result<()> {
     terminal.resize(30, 90)?;
     terminal.expect_from(at, "30 90")?;
     ensure!(terminal.wait()?.success());
+    Ok(())
+}
+
+/// To root's commands sshd passes no signals on ("session signalling requires privilege separation"): cpu, which
+/// asked for it, ends by itself then.
+fn signals_to_sshd(user: &User) -> Result<()> {
+    let script = "trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.1; done";
+    let mut child = user
+        .cpu(&["-namespace", "", "sshd", script])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut said = BufReader::new(child.stdout.take().context("no output")?);
+    let mut line = String::new();
+    said.read_line(&mut line)?;
+    ensure!(line == "ready\n", "{line:?}");
+    kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
+    let output = finish(child)?;
+    ensure!(output.status.code() == Some(143), "{output:?}");
     Ok(())
 }
 
