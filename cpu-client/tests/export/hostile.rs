@@ -438,7 +438,7 @@ fn changes_that_race_a_link_stay_inside() {
 fn memory_is_not_the_peers_to_spend() {
     let (served, _) = served();
     served.write("f", "x");
-    let status = std::process::Command::new(std::env::current_exe().unwrap())
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args([
             "--exact",
             "hostile::child_with_little_memory",
@@ -446,9 +446,14 @@ fn memory_is_not_the_peers_to_spend() {
             "--nocapture",
         ])
         .env("EXPORT", served.path(""))
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success());
+    let said = String::from_utf8_lossy(&output.stdout);
+    // A name that has no test would succeed too.
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{output:?}"
+    );
 }
 
 /// With 24 MiB left, which is a message each way for each thread and the queues, a peer says large

@@ -245,6 +245,11 @@ fn one_entry(machine: &Machine) -> Result<()> {
     let moved = there.say("mv new kept/moved && cat kept/moved; echo")?;
     ensure!(moved == "new 2\n", "{moved}");
     ensure!(fs::read(kept.join("moved"))? == b"new 2" && !exact.join("new").exists());
+    let linked = there.say("ln content kept/linked; ls kept/linked")?;
+    ensure!(
+        linked.contains("cross-device link") && !kept.join("linked").exists(),
+        "{linked}"
+    );
     there.end()
 }
 

@@ -16,8 +16,11 @@
 //!   that has no more fids to give refuses the clone unheard, and then what was to be done with it; it
 //!   runs out of descriptors before.)
 //!
+//! * **An attribute that is gone.** See `bare.rs`: of several writes in turn only the first asks for it.
+//!
 //! No I/O and no clock: [`Relay`] is told what arrived, and when.
 
+mod bare;
 mod cut;
 
 use std::collections::{HashMap, HashSet};
@@ -25,9 +28,11 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
+use crate::errno::Errno;
 use crate::fs::OpenFlags;
 use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::wire::{Few, Frame, HEADER, Malformed, Str};
+use bare::{Bare, CAPABILITY};
 use cut::{Cutter, Piece};
 
 /// How long attributes are good for a second getattr: what a busy machine may need between two requests of
@@ -75,6 +80,7 @@ pub struct Relay {
     /// Tags of walks on their way whose attributes will be good, and the fids that they make.
     walks: HashMap<u16, u32>,
     kept: Vec<Kept>,
+    bare: Bare,
     /// Fids whose clunk is waited for.
     careful: HashSet<u32>,
     /// Requests without a reply, held back.
@@ -102,6 +108,7 @@ impl Relay {
             replies: Cutter::default(),
             walks: HashMap::new(),
             kept: Vec::new(),
+            bare: Bare::default(),
             careful: HashSet::new(),
             held: BytesMut::new(),
             answers: Vec::new(),
@@ -121,8 +128,11 @@ impl Relay {
         while let Some(piece) = self.requests.next(&mut chunk, whole)? {
             match piece {
                 Piece::Whole(header, message) => self.request(header, message, now, out),
-                Piece::Begin(_, bytes) => {
+                Piece::Begin(header, bytes) => {
                     self.forget_all();
+                    if self.extended {
+                        self.bare.write(header, &bytes);
+                    }
                     self.pass(bytes, out);
                 }
                 Piece::More(bytes) => out.push(bytes),
@@ -144,7 +154,10 @@ impl Relay {
     ) -> Result<(), Broken> {
         let asks = self.asks;
         let is = |kind: Kind, number: u8| number == kind.number() + 1;
-        let whole = |number| asks && (is(Kind::Version, number) || is(Kind::Walkgetattr, number));
+        let whole = |number| {
+            let kinds = [Kind::Version, Kind::Walkgetattr, Kind::Lcreate];
+            asks && kinds.into_iter().any(|kind| is(kind, number))
+        };
         while let Some(piece) = self.replies.next(&mut chunk, whole)? {
             if !matches!(piece, Piece::More(_)) {
                 out.append(&mut self.answers);
@@ -152,13 +165,11 @@ impl Relay {
             match piece {
                 Piece::Whole(header, message) => self.reply(header, message, now, out)?,
                 Piece::Begin(header, bytes) => {
-                    let kind = header.kind.checked_sub(1).map(Kind::new);
-                    if let Some(Ok(kind)) = kind
-                        && changes(kind)
-                    {
-                        self.forget_all();
-                        // What these will bring may be from before the change.
-                        self.walks.clear();
+                    self.changed(header.kind);
+                    if is(Kind::Write, header.kind) {
+                        self.bare.written(header.tag, now);
+                    } else {
+                        self.bare.failed(header.tag);
                     }
                     out.push(bytes);
                 }
@@ -192,6 +203,17 @@ impl Relay {
         }
     }
 
+    /// After the server's reply of this type.
+    fn changed(&mut self, number: u8) {
+        if let Some(Ok(kind)) = number.checked_sub(1).map(Kind::new)
+            && changes(kind)
+        {
+            self.forget_all();
+            // What these will bring may be from before the change.
+            self.walks.clear();
+        }
+    }
+
     fn request(&mut self, header: Header, message: Bytes, now: Instant, out: &mut Vec<Bytes>) {
         let body = message.get(HEADER..).unwrap_or_default();
         let request = Kind::new(header.kind).and_then(|kind| Request::decode(kind, body));
@@ -209,9 +231,11 @@ impl Relay {
                 Request::Walk { fid, newfid, names } if newfid != fid => {
                     self.forget(fid);
                     self.forget(newfid);
+                    self.bare.gone(newfid);
                     let mut all = names.iter();
                     match (all.next(), all.next()) {
                         (None, _) => {
+                            self.bare.cloned(fid, newfid);
                             self.hold(&request);
                             let qids = Few::default();
                             return self.answer(tag, &Reply::Walk { qids });
@@ -224,7 +248,10 @@ impl Relay {
                         _ => {}
                     }
                 }
-                Request::Walk { fid, .. } => self.forget(fid),
+                Request::Walk { fid, .. } => {
+                    self.forget(fid);
+                    self.bare.gone(fid);
+                }
                 Request::Getattr { fid, .. } => {
                     let mut kept = self.kept.iter_mut();
                     if let Some(kept) = kept.find(|kept| kept.fid == fid && now < kept.until) {
@@ -233,8 +260,15 @@ impl Relay {
                         return self.answer(tag, &Reply::Getattr { attr });
                     }
                 }
+                Request::Xattrwalk { fid, name, .. }
+                    if name.bytes() == CAPABILITY && self.bare.knows(fid, now) =>
+                {
+                    let ecode = Errno::ENODATA.raw();
+                    return self.answer(tag, &Reply::Error { ecode });
+                }
                 Request::Clunk { fid } => {
                     self.forget(fid);
+                    self.bare.gone(fid);
                     if !self.careful.remove(&fid) {
                         self.hold(&request);
                         return self.answer(tag, &Reply::Clunk {});
@@ -247,13 +281,21 @@ impl Relay {
                         self.careful.insert(fid);
                     }
                 }
-                Request::Lcreate { fid, .. }
-                | Request::Xattrcreate { fid, .. }
-                | Request::Lock { fid, .. } => {
+                Request::Lcreate { fid, flags, .. } => {
+                    self.careful.insert(fid);
+                    self.bare.create(tag, fid, flags);
+                }
+                // Its writes are of the attribute.
+                Request::Xattrcreate { fid, .. } => {
+                    self.careful.insert(fid);
+                    self.bare.gone(fid);
+                }
+                Request::Lock { fid, .. } => {
                     self.careful.insert(fid);
                 }
                 Request::Remove { fid } => {
                     self.careful.remove(&fid);
+                    self.bare.gone(fid);
                 }
                 _ => {}
             },
@@ -279,13 +321,18 @@ impl Relay {
                 self.extended = true;
                 self.careful.clear();
                 self.walks.clear();
+                self.bare = Bare::default();
                 self.forget_all();
                 let version = Str::new(VERSION).unwrap_or_default();
                 out.push(self.reply_bytes(header.tag, &Reply::Version { msize, version }));
             }
             Reply::Walkgetattr { attr } if self.extended => {
                 let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
-                if let Some(fid) = self.walks.remove(&header.tag)
+                let walked = self.walks.remove(&header.tag);
+                if let Some(fid) = walked {
+                    self.bare.is_of(fid, attr.qid.path);
+                }
+                if let Some(fid) = walked
                     && wanted
                 {
                     self.kept.retain(|kept| now < kept.until);
@@ -299,6 +346,11 @@ impl Relay {
                 qids.push(attr.qid);
                 out.push(self.reply_bytes(header.tag, &Reply::Walk { qids }));
             }
+            Reply::Lcreate { qid, .. } => {
+                self.changed(header.kind);
+                self.bare.created(header.tag, qid.path, now);
+                out.push(message);
+            }
             _ => out.push(message),
         }
         Ok(())
@@ -310,6 +362,7 @@ impl Relay {
 
     fn forget_all(&mut self) {
         self.kept.clear();
+        self.bare.forget();
     }
 
     /// Keeps a request, without a reply, for the next that goes.

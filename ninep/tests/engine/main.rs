@@ -35,7 +35,12 @@ struct Mem {
     values: Mutex<Vec<Attribute>>,
     /// Of every file.
     size: AtomicU64,
+    /// Which have [`CAPABILITY`].
+    capable: Mutex<Vec<Node>>,
 }
+
+/// What a write takes away.
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// A name, and the value it got or `None` if it was removed.
 type Attribute = (Vec<u8>, Option<Vec<u8>>);
@@ -143,15 +148,28 @@ impl FileSystem for MemFs {
         Ok(buf.len())
     }
 
+    /// As Linux does: with what was written before, the capability goes.
+    fn write(&self, file: &Open, _: u64, bytes: &[u8]) -> Result<usize> {
+        let mut capable = self.0.capable.lock().unwrap();
+        capable.retain(|node| *node != file.0 || bytes.is_empty());
+        Ok(bytes.len())
+    }
+
     fn readdir(&self, _: &Node, _: &Open, _: u64, _: &mut DirSink<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn xattr(&self, _node: &Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
+    fn xattr(&self, node: &Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
+        if name == Some(CAPABILITY) && !self.0.capable.lock().unwrap().contains(node) {
+            return Err(Errno::ENODATA);
+        }
         Ok(name.unwrap_or(b"user.a\0").to_vec())
     }
 
-    fn set_xattr(&self, _: &Node, name: &[u8], value: Option<&[u8]>, _: u32) -> Result<()> {
+    fn set_xattr(&self, node: &Node, name: &[u8], value: Option<&[u8]>, _: u32) -> Result<()> {
+        if name == CAPABILITY {
+            self.0.capable.lock().unwrap().push(*node);
+        }
         let value = value.map(<[u8]>::to_vec);
         self.0.values.lock().unwrap().push((name.to_vec(), value));
         Ok(())

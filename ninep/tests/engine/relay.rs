@@ -69,6 +69,37 @@ fn getattr(fid: u32) -> Request<'static> {
     Request::Getattr { fid, mask }
 }
 
+/// A fid that nothing else has.
+const FREE: u32 = 50;
+
+fn capability(fid: u32) -> Request<'static> {
+    Request::Xattrwalk {
+        fid,
+        newfid: FREE,
+        name: text("security.capability"),
+    }
+}
+
+/// As setxattr(2) does it.
+fn give(fid: u32) -> Vec<Request<'static>> {
+    let name = text("security.capability");
+    vec![
+        walk(fid, FREE, ""),
+        Request::Xattrcreate {
+            fid: FREE,
+            name,
+            size: 4,
+            flags: 0,
+        },
+        Request::Write {
+            fid: FREE,
+            offset: 0,
+            data: Data(b"caps"),
+        },
+        Request::Clunk { fid: FREE },
+    ]
+}
+
 fn set_size(fid: u32, size: u64) -> Request<'static> {
     let attr = SetAttr {
         valid: SetAttr::SIZE,
@@ -165,6 +196,9 @@ enum Step {
     Size(u32, u64),
     Read(u32),
     Write(u32, usize),
+    /// Ask for the capability, give one.
+    Ask(u32),
+    Give(u32),
     Wait,
 }
 
@@ -180,7 +214,9 @@ fn step() -> impl Strategy<Value = Step> {
         3 => fid().prop_map(Step::Getattr),
         1 => (fid(), any::<u64>()).prop_map(|(fid, size)| Step::Size(fid, size)),
         1 => fid().prop_map(Step::Read),
-        1 => (fid(), 0..5000_usize).prop_map(|(fid, n)| Step::Write(fid, n)),
+        2 => (fid(), 0..5000_usize).prop_map(|(fid, n)| Step::Write(fid, n)),
+        3 => fid().prop_map(Step::Ask),
+        1 => fid().prop_map(Step::Give),
         1 => Just(Step::Wait),
     ]
 }
@@ -195,30 +231,38 @@ proptest! {
         raw.ask(&attach(0)).unwrap();
         let mut fids = BTreeSet::from([0]);
         let data = vec![7; 5000];
-        for (step, tag) in steps.into_iter().zip(1..) {
-            let request = match step {
+        let mut tag = 0;
+        for step in steps {
+            let requests = match step {
                 Step::Walk(fid, newfid, path) => {
                     let cloned = path.is_empty();
                     if (fids.contains(&newfid) && newfid != fid) || (cloned && !fids.contains(&fid)) {
                         continue;
                     }
-                    walk(fid, newfid, path)
+                    vec![walk(fid, newfid, path)]
                 }
-                Step::Open(fid, write) => Request::Lopen { fid, flags: write.into() },
-                Step::Clunk(fid) if fid != 0 && fids.contains(&fid) => Request::Clunk { fid },
-                Step::Getattr(fid) => getattr(fid),
-                Step::Size(fid, size) => set_size(fid, size),
-                Step::Read(fid) => read(fid, 3, 1000),
+                Step::Open(fid, write) => vec![Request::Lopen { fid, flags: write.into() }],
+                Step::Clunk(fid) if fid != 0 && fids.contains(&fid) => vec![Request::Clunk { fid }],
+                Step::Getattr(fid) => vec![getattr(fid)],
+                Step::Size(fid, size) => vec![set_size(fid, size)],
+                Step::Read(fid) => vec![read(fid, 3, 1000)],
                 Step::Write(fid, n) => {
-                    Request::Write { fid, offset: 1, data: Data(&data[..n]) }
+                    vec![Request::Write { fid, offset: 1, data: Data(&data[..n]) }]
                 }
+                Step::Ask(fid) => vec![capability(fid), Request::Clunk { fid: FREE }],
+                Step::Give(fid) if fids.contains(&fid) => give(fid),
                 Step::Wait => {
                     kernel.now += FRESH;
                     continue;
                 }
-                Step::Clunk(_) => continue,
+                Step::Clunk(_) | Step::Give(_) => continue,
             };
-            let got = kernel.ask(&message(tag, &request));
+            for request in requests {
+                if matches!(request, Request::Clunk { fid } if fid == FREE && !fids.contains(&fid)) {
+                    continue;
+                }
+                tag += 1;
+                let got = kernel.ask(&message(tag, &request));
             raw.send(tag, &request);
             let wanted = raw.receive();
             let failed = wanted.errno().is_some();
@@ -236,7 +280,11 @@ proptest! {
                 Request::Clunk { fid } => {
                     fids.remove(&fid);
                 }
+                Request::Xattrwalk { newfid, .. } if !failed => {
+                    fids.insert(newfid);
+                }
                 _ => {}
+            }
             }
         }
     }
@@ -416,6 +464,10 @@ fn every_request_that_may_change_attributes_makes_them_forgotten() {
             asks(&mut relay, message(2, request), now, &mut out);
             let mut done = reply(2, &Reply::Clunk {}).to_vec();
             done[4] = request.kind().number() + 1;
+            if let Request::Lcreate { .. } = request {
+                let qid = Node::File.qid();
+                done = reply(2, &Reply::Lcreate { qid, iounit: 0 }).to_vec();
+            }
             says(&mut relay, done, now, &mut out).unwrap();
             says(&mut relay, walked, now, &mut out).unwrap();
         } else {
@@ -707,4 +759,89 @@ fn a_peer_that_speaks_9p2000_l_has_only_that() {
         assert_eq!(raw.ask(&dots).err(), Some(errno));
     }
     assert_eq!(raw.ask(&both).err(), Some(Errno::EBADF), "in use");
+}
+
+#[test]
+fn a_file_that_was_just_written_is_not_asked_about() {
+    let (mut kernel, _) = Kernel::new(MemFs(Arc::default()), 4096);
+    for fid in [1, 2] {
+        kernel.done(&walk(0, fid, ["file", "slow"][fid as usize - 1]));
+    }
+    kernel.done(&walk(1, 3, ""));
+    kernel.done(&Request::Lopen { fid: 3, flags: 1 });
+    let asks = |kernel: &mut Kernel, fid| {
+        let before = kernel.waits;
+        let got = kernel.done(&capability(fid));
+        if got[4] != 7 {
+            kernel.done(&Request::Clunk { fid: FREE });
+        }
+        (got[4] != 7, kernel.waits - before)
+    };
+    let write = |n| Request::Write {
+        fid: 3,
+        offset: 0,
+        data: Data(&b"bytes"[..n]),
+    };
+    assert_eq!(asks(&mut kernel, 1), (false, 1));
+    for _ in 0..3 {
+        kernel.done(&write(5));
+        assert_eq!(asks(&mut kernel, 1), (false, 0));
+    }
+    // Another file, and the same one later.
+    assert_eq!(asks(&mut kernel, 2), (false, 1));
+    kernel.now += FRESH;
+    assert_eq!(asks(&mut kernel, 1), (false, 1));
+    // It was given one after the write; a write of nothing leaves it.
+    kernel.done(&write(5));
+    for request in give(1) {
+        kernel.done(&request);
+    }
+    assert_eq!(asks(&mut kernel, 1), (true, 1));
+    kernel.done(&write(0));
+    assert_eq!(asks(&mut kernel, 1), (true, 1));
+    // While it is given another, what is written is the attribute.
+    for mut request in give(1) {
+        if let Request::Walk { newfid: fid, .. }
+        | Request::Xattrcreate { fid, .. }
+        | Request::Write { fid, .. }
+        | Request::Clunk { fid } = &mut request
+        {
+            *fid += 1;
+        }
+        kernel.done(&request);
+        assert_eq!(asks(&mut kernel, 1), (true, 1), "{request:?}");
+    }
+    kernel.done(&write(1));
+    assert_eq!(asks(&mut kernel, 1), (false, 0));
+}
+
+#[test]
+fn a_file_that_was_just_made_is_not_asked_about() {
+    let now = Instant::now();
+    for (flags, is_new) in [(0o301, true), (0o1101, true), (0o101, false)] {
+        let mut relay = extended();
+        let mut out = Out::default();
+        let create = Request::Lcreate {
+            fid: 1,
+            name: name("new"),
+            flags,
+            mode: 0o644,
+            gid: 0,
+        };
+        asks(&mut relay, message(1, &create), now, &mut out);
+        let qid = Node::File.qid();
+        let created = reply(1, &Reply::Lcreate { qid, iounit: 0 });
+        says(&mut relay, created, now, &mut out).unwrap();
+        asks(&mut relay, message(1, &walk(0, 2, "new")), now, &mut out);
+        let attr = Attr {
+            qid,
+            ..Attr::default()
+        };
+        let walked = reply(1, &Reply::Walkgetattr { attr });
+        says(&mut relay, walked, now, &mut out).unwrap();
+        let mut out = Out::default();
+        asks(&mut relay, message(1, &capability(2)), now, &mut out);
+        assert_eq!(out.server.is_empty(), is_new, "{flags:o}");
+        assert_eq!(out.kernel.is_empty(), !is_new, "{flags:o}");
+    }
 }
