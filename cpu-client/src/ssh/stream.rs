@@ -6,12 +6,16 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::config::Family;
+
+/// Between the attempts at one address and at the next.
+const STAGGER: Duration = Duration::from_millis(250);
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +87,7 @@ pub(super) async fn addresses(place: &Place) -> Result<Vec<SocketAddr>> {
 pub(super) async fn open(place: &Place, addresses: &[SocketAddr]) -> io::Result<UnixStream> {
     let socket: OwnedFd = match place {
         Place::Tcp { .. } => {
-            let stream = TcpStream::connect(addresses).await?;
+            let stream = first(addresses).await?;
             stream.set_nodelay(true)?;
             stream.into_std()?.into()
         }
@@ -99,6 +103,26 @@ pub(super) async fn open(place: &Place, addresses: &[SocketAddr]) -> io::Result<
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
     UnixStream::from_std(socket)
+}
+
+/// The first that answers. One that does not must not use up the time of the others: each begins a little after
+/// the one before it (as RFC 8305 has it).
+async fn first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut attempts = tokio::task::JoinSet::new();
+    for (&address, turn) in addresses.iter().zip(0..) {
+        attempts.spawn(async move {
+            tokio::time::sleep(STAGGER * turn).await;
+            TcpStream::connect(address).await
+        });
+    }
+    let mut failure = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    while let Some(attempt) = attempts.join_next().await {
+        match attempt.map_err(io::Error::other)? {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 fn vsock(address: &VsockAddr) -> io::Result<OwnedFd> {
@@ -142,6 +166,27 @@ mod tests {
         let mut back = String::new();
         stream.read_to_string(&mut back).await.unwrap();
         assert_eq!(back, "echo");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_does_not_answer_holds_up_no_other() {
+        // Linux leaves those unanswered for whom a listener has no room.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        nix::sys::socket::listen(&silent, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
+        let address = silent.local_addr().unwrap();
+        let _full = [(); 2].map(|()| {
+            let timeout = Duration::from_secs(1);
+            std::net::TcpStream::connect_timeout(&address, timeout)
+        });
+        let good = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let good = good.local_addr().unwrap();
+        let addresses = [address, good];
+        let connected = tokio::time::timeout(Duration::from_secs(20), first(&addresses));
+        let connected = connected.await.unwrap().unwrap();
+        assert_eq!(connected.peer_addr().unwrap(), good);
+        let gone = "127.0.0.1:1".parse().unwrap();
+        let error = first(&[gone, gone]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[tokio::test]
