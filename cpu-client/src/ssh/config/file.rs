@@ -3,12 +3,14 @@
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cpu_proto::DEFAULT_PORT;
 
 use super::value::{time, words, yes_or_no};
-use super::{Asked, Checking, Family, NewHost, Proxy, Settings, tilde};
+use super::{Asked, Checking, Family, NewHost, Proxy, Settings, Tokens, tilde};
 use crate::ssh::pattern::matches_list;
 
 /// ssh's own limit for files that include each other.
@@ -240,6 +242,12 @@ impl<'a> Reader<'a> {
                     set.unwrap_or(self.asked.local_user).to_owned()
                 }
                 "localuser" => self.asked.local_user.to_owned(),
+                "exec" => {
+                    let command = words.next().context("Match exec has no command")?;
+                    // What decides nothing is not run.
+                    all = all && self.succeeds(command)? != negated;
+                    continue;
+                }
                 // There is no second reading of the files, so these are never true.
                 "final" | "canonical" => {
                     all &= negated;
@@ -258,6 +266,29 @@ impl<'a> Reader<'a> {
             all &= matches_list(list.split(','), &text) != negated;
         }
         Ok(all)
+    }
+
+    /// Whether a command of `Match exec` does, as ssh runs it.
+    fn succeeds(&self, command: &str) -> Result<bool> {
+        let asked = self.asked;
+        let host = self.settings.host(asked.host)?;
+        let user = asked.user.or(self.settings.user.as_deref());
+        let tokens = Tokens {
+            home: asked.home,
+            asked: asked.host,
+            host: &host,
+            port: self.settings.port.unwrap_or(DEFAULT_PORT),
+            user: user.unwrap_or(asked.local_user),
+            local_user: asked.local_user,
+        };
+        let command = tokens.expand(command)?;
+        let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+        let mut run = Command::new(&shell);
+        run.arg("-c").arg(command);
+        run.stdin(Stdio::null()).stdout(Stdio::null());
+        let status = run.status();
+        let status = status.with_context(|| format!("cannot run {}", shell.display()))?;
+        Ok(status.success())
     }
 
     /// The files that an `Include` means, in the order of their names.
@@ -321,11 +352,15 @@ mod tests {
     #[test]
     fn match_lines() {
         let text = "Host short\n  HostName long.lab\nMatch host *.lab user ann\n  Port 7\n\
-                    Match originalhost short !localuser ann\n  User no\nMatch exec \"true\"\n  User no\n\
+                    Match originalhost short !localuser ann\n  User no\n\
+                    Match exec \"test %h/%p/%n = long.lab/7/other\"\n  User no\nMatch !exec true\n  User no\n\
+                    Match originalhost other exec no-such-command\n  User no\n\
+                    Match exec \"test %h/%p/%n = long.lab/7/short\"\n  IdentityFile mine\nMatch surprise x\n  User no\n\
                     Match final\n  User no\nMatch !host *.lab\n User elsewhere\nMatch all\n  User yes\n";
         let found = settings("short", text);
         assert_eq!((found.port, found.user.as_deref()), (Some(7), Some("yes")));
-        assert!(found.ignored.contains("match exec"));
+        assert_eq!(found.identity_files, ["mine"]);
+        assert!(found.ignored.contains("match surprise"));
         assert_eq!(settings("x", text).user.as_deref(), Some("elsewhere"));
         let mut other = asked("short");
         other.user = Some("bob");
@@ -411,6 +446,7 @@ mod tests {
         assert!(format!("{error:#}").contains("16 deep"), "{error:#}");
     }
 
+    // Of the criteria of Match not exec: that runs what it is given.
     proptest! {
         #[test]
         fn any_text_is_settings_or_an_error(text in "((Host|Match|Port|User|SetEnv|proxycommand)[ =!*a\"\\\\,#]{0,9}(all|host|user)?\n?){0,8}") {

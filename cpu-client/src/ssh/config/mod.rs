@@ -125,6 +125,8 @@ impl Tokens<'_> {
                 'p' => self.port.to_string(),
                 'r' => self.user.to_owned(),
                 'u' => self.local_user.to_owned(),
+                'l' => here(),
+                'L' => here().split('.').next().unwrap_or_default().to_owned(),
                 'i' => nix::unistd::getuid().to_string(),
                 _ => return None,
             })
@@ -135,6 +137,12 @@ impl Tokens<'_> {
     pub(crate) fn path(&self, text: &str) -> Result<PathBuf> {
         Ok(tilde(&self.expand(text)?, self.home))
     }
+}
+
+/// This machine's name.
+fn here() -> String {
+    let names = rustix::system::uname();
+    names.nodename().to_string_lossy().into_owned()
 }
 
 fn tilde(path: &str, home: &Path) -> PathBuf {
