@@ -485,40 +485,43 @@ fn signals_to_sshd(user: &User) -> Result<()> {
 /// `ServerAliveInterval`: a server that is there is left alone, also while nobody reads what it sends; one that
 /// has gone is not waited for.
 fn alive(_: &Machine) -> Result<()> {
-    for (daemon, flags) in [
-        (Daemon::sshd()?, &["-namespace", ""][..]),
-        (Daemon::cpud()?, &[]),
-    ] {
-        let (path, user) = (Delay::start(daemon.port, Duration::ZERO)?, User::new()?);
-        user.configure(&format!(
-            "Host board\nHostName 127.0.0.1\nIdentityFile ~/.ssh/own\nUserKnownHostsFile ~/.ssh/hosts\n\
-             StrictHostKeyChecking no\nPort {}\nServerAliveInterval 1\nServerAliveCountMax 2\n",
-            path.port
-        ))?;
-        let words = [flags, &["board", "head", "-c", "60000000", "/dev/zero"]].concat();
-        let mut child = user.cpu(&words).stdout(Stdio::piped()).spawn()?;
-        // It is read from after much more than the time that a silent server has.
-        std::thread::sleep(Duration::from_secs(6));
-        ensure!(child.try_wait()?.is_none(), "it did not wait");
-        let output = finish(child)?;
-        ensure!(output.status.success(), "{output:?}");
-        ensure!(output.stdout.len() == 60_000_000, "{}", output.stdout.len());
+    let (sshd, cpud) = (Daemon::sshd()?, Daemon::cpud()?);
+    // The tests of either wait most of the time.
+    std::thread::scope(|scope| {
+        let sshd = scope.spawn(|| is_asked(&sshd, &["-namespace", ""]));
+        is_asked(&cpud, &[])?;
+        sshd.join().ok().context("a thread panicked")?
+    })
+}
 
-        let mut child = user
-            .cpu(&[flags, &["board", "sleep", "1000"]].concat())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        // It is asked several times, and answers.
-        std::thread::sleep(Duration::from_secs(6));
-        ensure!(child.try_wait()?.is_none(), "an idle server was given up");
-        path.fall_silent();
-        let output = finish(child)?;
-        fails(
-            &output,
-            &["the connection was lost", "no answer for 3 seconds"],
-        )?;
-    }
-    Ok(())
+fn is_asked(daemon: &Daemon, flags: &[&str]) -> Result<()> {
+    let (path, user) = (Delay::start(daemon.port, Duration::ZERO)?, User::new()?);
+    user.configure(&format!(
+        "Host board\nHostName 127.0.0.1\nIdentityFile ~/.ssh/own\nUserKnownHostsFile ~/.ssh/hosts\n\
+         StrictHostKeyChecking no\nPort {}\nServerAliveInterval 2\nServerAliveCountMax 2\n",
+        path.port
+    ))?;
+    // More than the time that a silent server has.
+    let long = Duration::from_secs(10);
+    let words = [flags, &["board", "head", "-c", "60000000", "/dev/zero"]].concat();
+    let mut child = user.cpu(&words).stdout(Stdio::piped()).spawn()?;
+    std::thread::sleep(long);
+    ensure!(child.try_wait()?.is_none(), "it did not wait");
+    let output = finish(child)?;
+    ensure!(output.status.success(), "{output:?}");
+    ensure!(output.stdout.len() == 60_000_000, "{}", output.stdout.len());
+
+    let mut child = user
+        .cpu(&[flags, &["board", "sleep", "1000"]].concat())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    std::thread::sleep(long);
+    ensure!(child.try_wait()?.is_none(), "an idle server was given up");
+    path.fall_silent();
+    fails(
+        &finish(child)?,
+        &["the connection was lost", "no answer for 6 seconds"],
+    )
 }
 
 fn unix_socket(_: &Machine) -> Result<()> {
