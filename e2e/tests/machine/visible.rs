@@ -60,6 +60,27 @@ fn table(machine: &Machine) -> Result<()> {
     };
     let number = |text: &str| text.parse::<u64>();
     ensure!(number(row("read")?[2])? >= 12, "{text}");
+    // The time that all took is more than that of one kind, and each has a unit.
+    let time = |word: &str| -> Result<f64> {
+        let row = row(word)?;
+        let time = row.last().copied().unwrap_or_default();
+        let (number, unit) = time.split_at(
+            time.find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(0),
+        );
+        let unit = match unit {
+            "ns" => 1e-9,
+            "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            _ => anyhow::bail!("{word}: {time:?} is no time: {text}"),
+        };
+        Ok(number.parse::<f64>()? * unit)
+    };
+    ensure!(
+        time("read")? > 0.0 && time("all")? > time("read")?,
+        "{text}"
+    );
     let (all, walk) = (number(row("all")?[0])?, number(row("walk")?[0])?);
     ensure!(all > walk && walk > 5, "{text}");
     let slowest = text.lines().skip_while(|line| *line != "slowest").skip(1);

@@ -762,6 +762,16 @@ fn a_peer_that_speaks_9p2000_l_has_only_that() {
 }
 
 #[test]
+fn attributes_of_more_walks_than_there_are_at_a_time_are_asked_for() {
+    let (mut kernel, _) = Kernel::new(MemFs(Arc::default()), 4096);
+    let walks = 1..=33;
+    for fid in walks {
+        kernel.done(&walk(0, fid, "file"));
+    }
+    assert_eq!([1, 2, 33].map(|fid| kernel.size(fid).1), [1, 0, 0]);
+}
+
+#[test]
 fn a_file_that_was_just_written_is_not_asked_about() {
     let (mut kernel, _) = Kernel::new(MemFs(Arc::default()), 4096);
     for fid in [1, 2] {
