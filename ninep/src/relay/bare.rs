@@ -96,6 +96,11 @@ impl Bare {
         self.last = None;
     }
 
+    /// Something else than a write was done, perhaps after writes whose answers are still to come.
+    pub(super) fn doubt(&mut self) {
+        self.writes.clear();
+    }
+
     pub(super) fn knows(&self, fid: u32, now: Instant) -> bool {
         let last = self.last.filter(|(_, until)| now < *until);
         last.is_some_and(|(path, _)| self.files.get(&fid) == Some(&path))

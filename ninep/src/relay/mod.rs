@@ -211,6 +211,9 @@ impl Relay {
             self.forget_all();
             // What these will bring may be from before the change.
             self.walks.clear();
+            if kind != Kind::Write {
+                self.bare.doubt();
+            }
         }
     }
 

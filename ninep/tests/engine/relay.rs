@@ -825,6 +825,51 @@ fn a_file_that_was_just_written_is_not_asked_about() {
     assert_eq!(asks(&mut kernel, 1), (false, 0));
 }
 
+/// The server did the write first, then gave the attribute, and told of it first.
+#[test]
+fn a_write_that_another_change_overtook_says_nothing() {
+    let now = Instant::now();
+    for overtaken in [true, false] {
+        let mut relay = extended();
+        let mut out = Out::default();
+        let qid = Node::File.qid();
+        let attr = Attr {
+            qid,
+            ..Attr::default()
+        };
+        asks(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
+        let walked = reply(1, &Reply::Walkgetattr { attr });
+        says(&mut relay, walked, now, &mut out).unwrap();
+        let [clone, create, value, clunk] = give(1).try_into().unwrap();
+        for request in [clone, create, value] {
+            asks(&mut relay, message(1, &request), now, &mut out);
+        }
+        let write = Request::Write {
+            fid: 1,
+            offset: 0,
+            data: Data(b"bytes"),
+        };
+        asks(&mut relay, message(2, &write), now, &mut out);
+        asks(&mut relay, message(3, &clunk), now, &mut out);
+        let clunked = reply(3, &Reply::Clunk {});
+        let written = reply(2, &Reply::Write { count: 5 });
+        let replies = if overtaken {
+            [clunked, written]
+        } else {
+            [written, clunked]
+        };
+        for reply in replies {
+            says(&mut relay, reply, now, &mut out).unwrap();
+        }
+        let mut out = Out::default();
+        asks(&mut relay, message(1, &capability(1)), now, &mut out);
+        assert!(
+            !out.server.is_empty() && out.kernel.is_empty(),
+            "{overtaken}"
+        );
+    }
+}
+
 #[test]
 fn a_file_that_was_just_made_is_not_asked_about() {
     let now = Instant::now();
