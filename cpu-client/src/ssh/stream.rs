@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, anyhow, bail};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -61,13 +61,13 @@ pub(super) async fn addresses(place: &Place) -> Result<Vec<SocketAddr>> {
         ]
     } else {
         let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-        let found = found.with_context(|| {
+        let found = found.map_err(|error| {
             let hint = if Path::new("/etc/resolv.conf").exists() {
                 "is the name right?"
             } else {
                 "there is no /etc/resolv.conf here, so only names in /etc/hosts and addresses can be used"
             };
-            format!("cannot find the address of {host}; {hint}")
+            anyhow!("cannot find the address of {host}: {error}; {hint}")
         })?;
         found.collect()
     };
