@@ -24,7 +24,7 @@ use crate::queue::Queue;
 use crate::socket::Gate;
 
 /// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
-pub const CREDIT: usize = 2 * 1024 * 1024;
+pub const CREDIT: usize = 1024 * 1024;
 
 /// The most that a long path makes of it.
 pub const MAX_CREDIT: usize = 16 * 1024 * 1024;
