@@ -229,7 +229,14 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
                 tag,
                 agreed: inbox.agreed,
             })),
-            Ok(Begun::Parked) => Ok(Next::Nothing),
+            Ok(Begun::Parked) => {
+                drop(inbox);
+                if let Ok(request) = request {
+                    // The request that it waits for sends its reply.
+                    let _ = self.observed(&request, &mut Frame::default(), |_| Ok(None));
+                }
+                Ok(Next::Nothing)
+            }
             Err(DuplicateTag) => {
                 inbox.close();
                 Err(Error::DuplicateTag(tag))
@@ -239,53 +246,74 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
 
     /// Does a request and makes its reply.
     fn perform(&self, job: &Job<'_>, reply: &mut Frame) {
-        let result = match (job.request, job.agreed) {
-            (Err(malformed), _) => Err(malformed.into()),
-            (Ok(Request::Version { msize, version }), agreed) => {
-                negotiate(msize, version, self.max_msize).map(|_| {
-                    let version = match agreed {
-                        Some(Agreed { extended: true, .. }) => EXTENDED,
-                        Some(_) => VERSION,
-                        None => b"unknown",
-                    };
-                    let msize = msize.min(self.max_msize);
-                    let version = Str::new(version).unwrap_or_default();
-                    Reply::Version { msize, version }.encode(job.tag, reply);
-                    None
-                })
+        let result = match job.request {
+            Err(malformed) => Err(malformed.into()),
+            Ok(request) => self.observed(&request, reply, |reply| {
+                self.answer(&request, job.tag, job.agreed, reply)
+            }),
+        };
+        if let Err(errno) = result {
+            Reply::Error { ecode: errno.raw() }.encode(job.tag, reply);
+        }
+    }
+
+    /// Tells the observer, if there is one, of a request and what came of it.
+    fn observed(
+        &self,
+        request: &Request<'_>,
+        reply: &mut Frame,
+        answer: impl FnOnce(&mut Frame) -> Result<Option<u32>, Errno>,
+    ) -> Result<Option<u32>, Errno> {
+        let Some(observer) = self.observer else {
+            return answer(reply);
+        };
+        let words = self.desk.words(request);
+        let start = Instant::now();
+        let result = answer(reply);
+        observer.done(&Event {
+            kind: request.kind(),
+            words: &words,
+            path: &words::Path(&words),
+            result: match (request, &result) {
+                // A shorter answer says that a name is not there.
+                (Request::Walk { names, .. }, Ok(_)) if falls_short(names, reply) => {
+                    Err(Errno::ENOENT)
+                }
+                _ => result,
+            },
+            elapsed: start.elapsed(),
+        });
+        result
+    }
+
+    fn answer(
+        &self,
+        request: &Request<'_>,
+        tag: u16,
+        agreed: Option<Agreed>,
+        reply: &mut Frame,
+    ) -> Result<Option<u32>, Errno> {
+        match (*request, agreed) {
+            (Request::Version { msize, version }, agreed) => {
+                negotiate(msize, version, self.max_msize)?;
+                let version = match agreed {
+                    Some(Agreed { extended: true, .. }) => EXTENDED,
+                    Some(_) => VERSION,
+                    None => b"unknown",
+                };
+                let msize = msize.min(self.max_msize);
+                let version = Str::new(version).unwrap_or_default();
+                Reply::Version { msize, version }.encode(tag, reply);
+                Ok(None)
             }
-            (Ok(_), None) => Err(Errno::EPROTO),
+            (_, None) => Err(Errno::EPROTO),
             (
-                Ok(Request::Walkgetattr { .. }),
+                Request::Walkgetattr { .. },
                 Some(Agreed {
                     extended: false, ..
                 }),
             ) => Err(Errno::EOPNOTSUPP),
-            (Ok(request), Some(Agreed { msize, .. })) => match self.observer {
-                None => self.desk.handle(&request, job.tag, msize, reply),
-                Some(observer) => {
-                    let words = self.desk.words(&request);
-                    let start = Instant::now();
-                    let result = self.desk.handle(&request, job.tag, msize, reply);
-                    observer.done(&Event {
-                        kind: request.kind(),
-                        words: &words,
-                        path: &words::Path(&words),
-                        result: match (request, &result) {
-                            // A shorter answer says that a name is not there.
-                            (Request::Walk { names, .. }, Ok(_)) if falls_short(&names, reply) => {
-                                Err(Errno::ENOENT)
-                            }
-                            _ => result,
-                        },
-                        elapsed: start.elapsed(),
-                    });
-                    result
-                }
-            },
-        };
-        if let Err(errno) = result {
-            Reply::Error { ecode: errno.raw() }.encode(job.tag, reply);
+            (_, Some(Agreed { msize, .. })) => self.desk.handle(request, tag, msize, reply),
         }
     }
 }

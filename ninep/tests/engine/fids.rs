@@ -233,16 +233,28 @@ fn requests_are_told_in_words_and_counted() {
         observer: Some(observer),
         ..Config::default()
     };
-    let (_, mut raw) = with(config);
+    let (mem, mut raw) = with(config);
     raw.open(1, "file", 0).unwrap();
     raw.read(1, 7, 100).unwrap();
     raw.walk(0, 2, "dir/no\u{7}thing").unwrap();
     let _ = raw.walk(0, 2, "nothing");
     raw.clunk(1).unwrap();
     let _ = raw.clunk(1);
+    raw.ask(&Request::Flush { oldtag: 999 }).unwrap();
+    // One whose reply waits for another's.
+    raw.open(1, "slow", 0).unwrap();
+    raw.send(10, &read(1, 0, 5));
+    eventually("the read is on its way", || {
+        mem.reading.load(Ordering::SeqCst) == 1
+    });
+    raw.send(20, &Request::Flush { oldtag: 10 });
+    eventually("the flush is told of", || LINES.lock().unwrap().len() == 13);
+    mem.release();
+    assert_eq!((raw.receive().tag, raw.receive().tag), (10, 20));
     assert_eq!(
         *LINES.lock().unwrap(),
         [
+            "version 9P2000.L 1048576 Ok(None)",
             "attach / Ok(None)",
             "walk /root/file Ok(None)",
             "open /file Ok(None)",
@@ -251,6 +263,11 @@ fn requests_are_told_in_words_and_counted() {
             "walk /root/nothing Err(ENOENT)",
             "clunk /file Ok(None)",
             "clunk (no such fid) Err(EBADF)",
+            "flush tag 999 Ok(None)",
+            "walk /root/slow Ok(None)",
+            "open /slow Ok(None)",
+            "flush tag 10 Ok(None)",
+            "read /slow 5 @0 Ok(Some(5))",
         ]
     );
     let reads = counts
@@ -258,6 +275,6 @@ fn requests_are_told_in_words_and_counted() {
         .into_iter()
         .find(|total| total.kind == Kind::Read)
         .unwrap();
-    assert_eq!((reads.requests, reads.failed, reads.bytes), (1, 0, 100));
-    assert_eq!(counts.requests(), 8);
+    assert_eq!((reads.requests, reads.failed, reads.bytes), (2, 0, 105));
+    assert_eq!(counts.requests(), 14);
 }

@@ -197,3 +197,14 @@ fn read(fid: u32, offset: u64, count: u32) -> Request<'static> {
 fn start() -> (Raw, std::thread::JoinHandle<std::result::Result<(), Error>>) {
     Raw::start(Arc::new(MemFs(Arc::default())), Config::default())
 }
+
+/// Waits for another thread, but not for ever.
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if done() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    panic!("never: {what}");
+}

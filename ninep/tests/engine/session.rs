@@ -2,17 +2,6 @@
 
 use super::*;
 
-/// Waits for another thread, but not for ever.
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if done() {
-            return;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    panic!("never: {what}");
-}
-
 #[test]
 fn the_smaller_msize_is_agreed() {
     let (mut raw, _) = start();
