@@ -1,5 +1,5 @@
 //! Serves a directory over plain TCP on 127.0.0.1, one thread per connection, to try a kernel's
-//! client on: `serve9p [-trace] [-coherent] DIR PORT`, then in a QEMU guest with user networking
+//! client on: `serve9p [-trace] DIR PORT`, then in a QEMU guest with user networking
 //! `mount -t 9p -o trans=tcp,port=PORT,version=9p2000.L,cache=mmap 10.0.2.2 /mnt`.
 //! Whoever reaches the port has the user's rights: not for more than trying.
 
@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 
-use cpu_client::export::{Caching, Export, prepare_process};
+use cpu_client::export::{Export, prepare_process};
 use ninep::observe::{Counts, Trace};
 use ninep::server::{Config, serve};
 
@@ -16,17 +16,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .skip(1)
         .partition(|arg| arg.starts_with('-'));
     let trace = flags.iter().any(|flag| flag == "-trace");
-    let coherent = flags.iter().any(|flag| flag == "-coherent");
     let [root, port] = args.as_slice() else {
-        return Err("usage: serve9p [-trace] [-coherent] DIR PORT".into());
-    };
-    let caching = if coherent {
-        Caching::Never
-    } else {
-        Caching::WhileOpen
+        return Err("usage: serve9p [-trace] DIR PORT".into());
     };
     let limits = prepare_process();
-    let export = Arc::new(Export::new(Path::new(root))?.with_caching(caching));
+    let export = Arc::new(Export::new(Path::new(root))?);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port.parse()?))?;
     for stream in listener.incoming() {
         let stream = stream?;

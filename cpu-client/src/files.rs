@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use cpu_client::export::{Caching, Export, prepare_process};
+use cpu_proto::Cache;
 use ninep::observe::Observer;
 use ninep::server::{self, Config};
 use tracing::debug;
@@ -16,7 +17,8 @@ const MAX_FIDS: usize = 1 << 20;
 /// The tree to serve and how, to any number of channels.
 #[derive(Clone)]
 pub(crate) struct Files {
-    export: Arc<Export>,
+    mapped: Arc<Export>,
+    exact: Arc<Export>,
     msize: u32,
     max_fids: usize,
     observer: Option<Arc<dyn Observer + Send>>,
@@ -31,19 +33,19 @@ impl Files {
         observer: Option<Arc<dyn Observer + Send>>,
     ) -> Result<Self> {
         let limits = prepare_process();
-        // Files change on both sides, so what is read must be what is here: see ARCHITECTURE.md.
-        let export = Export::new(root)?.with_caching(Caching::Never);
         Ok(Self {
-            export: Arc::new(export),
+            mapped: Arc::new(Export::new(root)?),
+            exact: Arc::new(Export::new(root)?.with_caching(Caching::Never)),
             msize,
             max_fids: limits.descriptors.min(MAX_FIDS),
             observer,
         })
     }
 
-    /// Serve until the other side ends, on a new thread.
+    /// Serve a mount of this mode until the other side ends, on a new thread.
     pub(crate) fn serve(
         self,
+        cache: Cache,
         from: impl Read + Send + 'static,
         to: impl Write + Send + 'static,
     ) -> Result<()> {
@@ -55,7 +57,11 @@ impl Files {
                 observer,
                 ..Config::default()
             };
-            if let Err(error) = server::serve(&*self.export, from, to, &config) {
+            let export = match cache {
+                Cache::None => &*self.exact,
+                Cache::Mmap | Cache::Loose => &*self.mapped,
+            };
+            if let Err(error) = server::serve(export, from, to, &config) {
                 debug!("the files are no longer served: {error}");
             }
         };

@@ -182,6 +182,7 @@ async fn start(
                 .await
                 .context(lost)?;
             files.clone().serve(
+                cache,
                 BlockingReader::new(receiver, Stream::Data, Handle::current()),
                 BlockingWriter::new(sender, Stream::Data, Handle::current()),
             )?;
@@ -242,7 +243,9 @@ async fn serve_at_port(
     let handle = connection.handle.clone();
     tokio::spawn(async move {
         let served = port.accept(&handle).await.and_then(|(receiver, sender)| {
+            // It mounts without a cache.
             files.serve(
+                Cache::None,
                 BlockingReader::new(receiver, Stream::Data, Handle::current()),
                 BlockingWriter::new(sender, Stream::Data, Handle::current()),
             )

@@ -66,30 +66,6 @@ pub(super) fn qid(root: u64, stat: &Statx) -> Qid {
     }
 }
 
-/// Whether the content is made up by the kernel when it is read, as in `/proc` and `/sys`.
-pub(super) fn is_synthetic(fd: impl AsFd, stat: &Statx) -> bool {
-    // Such files have no blocks, so real ones hardly pay for the question. The magic numbers are
-    // those of linux/magic.h.
-    const MADE_UP: [u32; 9] = [
-        0x9fa0,      // proc
-        0x6265_6572, // sysfs
-        0x6462_6720, // debugfs
-        0x7472_6163, // tracefs
-        0x0027_e0eb, // cgroup
-        0x6367_7270, // cgroup2
-        0x7363_6673, // securityfs
-        0xde5e_81e4, // efivarfs
-        0x6265_6570, // configfs
-    ];
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "of another type on every architecture; 32 bits everywhere"
-    )]
-    let magic = |stat: rustix::fs::StatFs| MADE_UP.contains(&(stat.f_type as u32));
-    stat.stx_blocks == 0 && rustix::fs::fstatfs(fd).is_ok_and(magic)
-}
-
 fn time(t: &StatxTimestamp) -> Time {
     Time {
         sec: t.tv_sec.cast_unsigned(),

@@ -54,17 +54,16 @@ pub struct Export {
     caching: Caching,
 }
 
-/// What a peer's kernel may do with the content of open files when it is mounted with a cache.
+/// What a peer's kernel keeps of the content of files. In each, every read(2) and write(2) comes here: the
+/// qids of open files have version 0 (`v9fs_fid_add_modes` of Linux's `fs/9p/fid.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Caching {
-    /// Keep it while anyone there holds the file open. Reads are few and large, writes are
-    /// gathered. But Linux never looks whether the file has changed here meanwhile; what is
-    /// appended here it shows as zeros up to the end of the page, until all there have closed
-    /// it; and `O_APPEND` goes where it thinks the end is.
+    /// Pages while they are mapped. Linux writes them back through any fid that may write, also one
+    /// opened to read and append (`v9fs_begin_writeback` in `fs/9p/vfs_addr.c`): appended, they would be there
+    /// twice. So such a file is written where the peer says; it says where it thinks the end is.
     #[default]
-    WhileOpen,
-    /// Nothing but mapped pages: every read(2) asks here, every write(2) arrives here at once.
-    /// Also for peers that mount without a cache, so that `O_APPEND` means the real end.
+    Mapped,
+    /// Nothing: what is opened to append is appended to, wherever the end is by now.
     Never,
 }
 
@@ -116,19 +115,17 @@ impl Export {
         })
     }
 
-    /// Changes what peers that attach from now on may cache.
+    /// Changes what peers that attach from now on may keep.
     #[must_use]
     pub fn with_caching(self, caching: Caching) -> Self {
         Self { caching, ..self }
     }
 
-    /// The qid of an open file, whose version decides on caching: 0 forbids it.
+    /// The qid of an open file: version 0 has the peer ask here each time.
     fn open_qid(&self, file: &File) -> Result<Qid> {
         let stat = attr::stat(&file.fd).map_err(os)?;
         let mut qid = self.qid(&stat);
-        if self.caching == Caching::Never || attr::is_synthetic(&file.fd, &stat) {
-            qid.version = 0;
-        }
+        qid.version = 0;
         Ok(qid)
     }
 
@@ -424,9 +421,8 @@ fn oflags(flags: OpenFlags, caching: Caching) -> Result<OFlags> {
         OpenFlags::RDWR => OFlags::RDWR,
         _ => return Err(Errno::EINVAL),
     };
-    // A cache writes pages back where they belong, the old bytes in them too: appended, they would
-    // be there twice.
-    if flags.has(OpenFlags::APPEND) && caching == Caching::Never {
+    let mapped = to == OFlags::RDWR && caching == Caching::Mapped;
+    if flags.has(OpenFlags::APPEND) && !mapped {
         to |= OFlags::APPEND;
     }
     for (bit, flag) in [

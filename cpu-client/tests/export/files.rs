@@ -51,20 +51,28 @@ fn files_are_created_written_read_and_truncated() {
     assert_eq!(fs::read(served.path("new")).unwrap(), b"");
 }
 
-/// With a cache the peer writes whole pages back, also through a file opened to append.
+/// A peer that maps files writes whole pages back, also through one opened to read and append.
 #[test]
-fn appending_is_the_end_of_the_file_unless_the_peer_caches() {
+fn appending_is_the_end_of_the_file_unless_it_may_be_mapped() {
     let served = Served::new();
-    for (caching, expected) in [(Caching::WhileOpen, "!ello"), (Caching::Never, "hello!")] {
+    for (caching, access, expected) in [
+        (Caching::Mapped, RDWR, "!ello"),
+        (Caching::Mapped, WRONLY, "hello!"),
+        (Caching::Never, RDWR, "hello!"),
+        (Caching::Never, WRONLY, "hello!"),
+    ] {
         served.write("f", "hello");
         let root = served.path("");
         let export = Export::new(&root).unwrap().with_caching(caching);
         let mut raw = Raw::attached(Arc::new(export), Config::default());
-        let Reply::Lopen { qid, .. } = raw.open(1, "f", RDWR | OpenFlags::APPEND).unwrap().reply()
+        let Reply::Lopen { qid, .. } = raw
+            .open(1, "f", access | OpenFlags::APPEND)
+            .unwrap()
+            .reply()
         else {
             panic!()
         };
-        assert_eq!(qid.version == 0, caching == Caching::Never);
+        assert_eq!(qid.version, 0);
         raw.write(1, 0, b"!").unwrap();
         assert_eq!(fs::read_to_string(served.path("f")).unwrap(), expected);
     }

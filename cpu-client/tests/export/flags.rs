@@ -116,7 +116,7 @@ fn appenders_do_not_overwrite_each_other() {
     let served = Served::new();
     served.write("f", "");
     let root = served.path("");
-    let export = Arc::new(Export::new(&root).unwrap().with_caching(Caching::Never));
+    let export = Arc::new(Export::new(&root).unwrap());
     std::thread::scope(|scope| {
         for who in [b'a', b'b'] {
             let mut raw = Raw::attached(export.clone(), Config::default());

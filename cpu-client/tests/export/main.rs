@@ -55,8 +55,7 @@ impl Served {
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
         // As cpu serves.
-        let export = Export::new(&dir.path().join("root")).unwrap();
-        let export = Arc::new(export.with_caching(Caching::Never));
+        let export = Arc::new(Export::new(&dir.path().join("root")).unwrap());
         Self { dir, export }
     }
 

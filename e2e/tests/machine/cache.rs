@@ -139,6 +139,24 @@ const MAP: &str = "python3 -c 'import mmap; f = open(\"mapped\"); \
 const MAP_SHARED: &str = "python3 -c 'import mmap; f = open(\"shared\", \"r+b\"); \
                           m = mmap.mmap(f.fileno(), 0); m[0:3] = b\"NEW\"; m.flush()'";
 
+/// The same through a file that is opened to append.
+const MAP_APPENDED: &str = "python3 -c 'import mmap; f = open(\"appended\", \"a+b\", 0); \
+                            m = mmap.mmap(f.fileno(), 0); m[0:3] = b\"NEW\"; m.flush(); f.write(b\", end\")'";
+
+/// What is written through mappings is here, once and in its place.
+fn mapped_writes(there: &mut Shell, directory: &Path) -> Result<()> {
+    for (name, write, expected) in [
+        ("shared", MAP_SHARED, "NEW 1"),
+        ("appended", MAP_APPENDED, "NEW 1, end"),
+    ] {
+        fs::write(directory.join(name), "old 1")?;
+        let said = there.say(write)?;
+        let file = fs::read_to_string(directory.join(name))?;
+        ensure!(said.is_empty() && file == expected, "{said}{file}");
+    }
+    Ok(())
+}
+
 /// What changes here is seen there by whoever looks next.
 fn exact(machine: &Machine, mode: &str) -> Result<()> {
     let directory = machine.home.path().join(mode);
@@ -161,16 +179,29 @@ fn exact(machine: &Machine, mode: &str) -> Result<()> {
     ensure!(fs::read(directory.join("held"))? == b"there\n");
     ensure!(there.say("exec 4>&-")?.is_empty());
 
-    fs::write(directory.join("shared"), "old 1")?;
-    let said = there.say(MAP_SHARED)?;
-    let shared = fs::read_to_string(directory.join("shared"))?;
+    // A file held open to append that grew here meanwhile; see cpu(1).
+    let log = directory.join("log");
+    fs::write(&log, "here 1\n")?;
+    ensure!(there.say("exec 6>>log; cat log")? == "here 1\n");
+    fs::write(&log, "here 1\nhere 2\n")?;
+    if mode == "mmap" {
+        // It looks where the end is.
+        ensure!(there.say("stat -c %s log")? == "14\n");
+    }
+    ensure!(there.say("echo there >&6; exec 6>&-")?.is_empty());
+    let log = fs::read_to_string(&log)?;
+    ensure!(log == "here 1\nhere 2\nthere\n", "{log:?}");
+
     if mode == "none" {
+        fs::write(directory.join("shared"), "old 1")?;
+        let said = there.say(MAP_SHARED)?;
+        let shared = fs::read_to_string(directory.join("shared"))?;
         ensure!(
             said.contains("Invalid argument") && shared == "old 1",
             "{said}{shared}"
         );
     } else {
-        ensure!(said.is_empty() && shared == "NEW 1", "{said}{shared}");
+        mapped_writes(&mut there, &directory)?;
     }
     there.end()
 }
@@ -191,16 +222,19 @@ fn loose(machine: &Machine) -> Result<()> {
         "{after}"
     );
     ensure!(mapped == "old 1\nold 1\n", "{mapped}");
-    fs::write(directory.join("shared"), "old 1")?;
-    let said = there.say(MAP_SHARED)?;
-    let shared = fs::read_to_string(directory.join("shared"))?;
-    ensure!(said.is_empty() && shared == "NEW 1", "{said}{shared}");
+    mapped_writes(&mut there, &directory)?;
+    let appended = there.say("echo there >>grows")?;
+    let grows = fs::read_to_string(directory.join("grows"))?;
+    ensure!(
+        appended.is_empty() && grows == "old 1there\n2",
+        "{appended}{grows:?}"
+    );
     there.end()?;
     // The next session begins anew.
     let again = machine.client.command(&["-cache=loose"], &["ls", "loose"]);
     let output = machine.client.output(again, b"")?;
     ensure!(
-        output.stdout == b"content\ngrows\nmapped\nnamed\nnew\nshared\nto\n",
+        output.stdout == b"appended\ncontent\ngrows\nmapped\nnamed\nnew\nshared\nto\n",
         "{output:?}"
     );
     Ok(())

@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use cpu_client::export::{Caching, Export, prepare_process};
+use cpu_client::export::{Export, prepare_process};
 use e2e::client::{Client, Home};
 use e2e::daemon::Daemon;
 use e2e::out;
@@ -164,7 +164,7 @@ fn mount(at: &str, port: u16, msize: u32) -> Result<String> {
 /// cpu's file server at a port of its own, without SSH. Returns the port.
 fn serve_tcp(counts: Arc<Counts>) -> Result<u16> {
     let limits = prepare_process();
-    let export = Export::new(Path::new("/"))?.with_caching(Caching::Never);
+    let export = Export::new(Path::new("/"))?;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
     std::thread::spawn(move || {
