@@ -2,7 +2,8 @@
 //!
 //! A few threads do all. Each in turn holds the reader, takes one request off it, hands the reader
 //! on, does the request and sends the reply itself: with one request outstanding nothing waits
-//! for another thread, and one that blocks stops no other. What orders things is done
+//! for another thread, and one that blocks stops no other. When the file system keeps all threads for long, as
+//! one on a network that has gone does, there is one more, up to a limit. What orders things is done
 //! under the reader's lock: tags, flushes, and the version, which waits for all others.
 
 mod desk;
@@ -13,9 +14,10 @@ mod words;
 
 use std::io::{self, Read, Write};
 use std::num::NonZero;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Instant;
+use std::thread::{self, Scope, Thread};
+use std::time::{Duration, Instant};
 
 use crate::errno::Errno;
 use crate::fs::FileSystem;
@@ -29,12 +31,19 @@ use outbox::{Begun, DuplicateTag, Outbox};
 /// Smallest message size that a session works with; Linux refuses less, too.
 pub const MIN_MSIZE: u32 = 4096;
 
+/// A file system that keeps every thread for so long is stuck.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Threads at most: the peer of a file system that is stuck altogether gets no more.
+const MOST_WORKERS: usize = 64;
+
 /// How to serve.
 #[derive(Clone, Copy)]
 pub struct Config<'a> {
     /// Largest message in bytes; the peer may ask for less. At least [`MIN_MSIZE`].
     pub max_msize: u32,
-    /// Threads, and so requests that are worked on at once. Each may hold two messages.
+    /// Threads, and so requests that are worked on at once, unless the file system is stuck. Each may hold two
+    /// messages.
     pub workers: NonZero<usize>,
     /// Fids at most, `EMFILE` beyond.
     pub max_fids: usize,
@@ -99,15 +108,23 @@ where
         inbox: Mutex::new(Inbox::new(reader)),
         outbox: Outbox::new(writer),
         error: Mutex::new(None),
+        working: AtomicUsize::new(0),
+        done: AtomicUsize::new(0),
+        ended: AtomicBool::new(false),
+        supervisor: thread::current(),
     };
     thread::scope(|scope| {
-        for n in 1..config.workers.get() {
-            let thread = thread::Builder::new().name(format!("9p-{n}"));
-            if let Err(error) = thread.spawn_scoped(scope, || session.work()) {
-                session.fail(Error::Thread(error));
+        let mut workers = 0;
+        while workers < config.workers.get() && session.hire(scope, &mut workers) {}
+        let mut done = 0;
+        while !session.ended.load(Ordering::Acquire) {
+            thread::park_timeout(PATIENCE);
+            let before = std::mem::replace(&mut done, session.done.load(Ordering::Relaxed));
+            let is_stuck = session.working.load(Ordering::Relaxed) == workers && before == done;
+            if is_stuck && workers < MOST_WORKERS {
+                session.hire(scope, &mut workers);
             }
         }
-        session.work();
     });
     let error = session.error.into_inner();
     match error.unwrap_or_else(PoisonError::into_inner) {
@@ -124,6 +141,14 @@ struct Session<'a, F: FileSystem, R, W> {
     outbox: Outbox<W>,
     /// The first one.
     error: Mutex<Option<Error>>,
+    /// Threads that have given a request to the file system.
+    working: AtomicUsize,
+    /// Requests that the file system has done; wraps.
+    done: AtomicUsize,
+    /// Whether a thread has found the end of the stream.
+    ended: AtomicBool,
+    /// Who starts threads.
+    supervisor: Thread,
 }
 
 /// A request to be done; its bytes are in the thread's buffer.
@@ -160,6 +185,30 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             .get_or_insert(error);
     }
 
+    /// One thread more, if the system has one; without any the session cannot go on.
+    fn hire<'s>(&'s self, scope: &'s Scope<'s, '_>, workers: &mut usize) -> bool
+    where
+        R: Send,
+        W: Send,
+    {
+        let thread = thread::Builder::new().name(format!("9p-{workers}"));
+        let hired = thread.spawn_scoped(scope, || {
+            self.work();
+            self.ended.store(true, Ordering::Release);
+            self.supervisor.unpark();
+        });
+        match hired {
+            Ok(_) => *workers += 1,
+            Err(error) if *workers == 0 => {
+                self.fail(Error::Thread(error));
+                self.ended.store(true, Ordering::Release);
+            }
+            // The others do what there is.
+            Err(_) => return false,
+        }
+        *workers > 0
+    }
+
     /// What each thread does.
     fn work(&self) {
         let mut buf = Vec::new();
@@ -167,7 +216,10 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         loop {
             match self.next(&mut buf) {
                 Ok(Next::Job(job)) => {
+                    self.working.fetch_add(1, Ordering::Relaxed);
                     self.perform(&job, &mut reply);
+                    self.done.fetch_add(1, Ordering::Relaxed);
+                    self.working.fetch_sub(1, Ordering::Relaxed);
                     if let Err(error) = self.outbox.send(job.tag, reply.finish()) {
                         self.fail(Error::Write(error));
                     }

@@ -68,6 +68,28 @@ fn a_blocked_request_stops_no_other() {
 }
 
 #[test]
+fn as_many_blocked_requests_as_threads_stop_no_other() {
+    let (mem, mut raw) = mem();
+    raw.open(1, "slow", 0).unwrap();
+    raw.open(2, "file", 0).unwrap();
+    let blocked = Config::default().workers.get() as u16 + 2;
+    for tag in 10..10 + blocked {
+        raw.send(tag, &read(1, 0, 10));
+    }
+    // Of those that are stuck one can be given up, and then everything else goes on.
+    raw.send(5, &Request::Flush { oldtag: 10 });
+    assert_eq!(raw.read(2, 3, 1).unwrap(), [3]);
+    assert_eq!(mem.reading.load(Ordering::SeqCst), usize::from(blocked));
+    mem.release();
+    let mut tags: Vec<u16> = (0..=blocked).map(|_| raw.receive().tag).collect();
+    tags.sort_unstable();
+    assert_eq!(
+        tags,
+        [5].into_iter().chain(10..10 + blocked).collect::<Vec<_>>()
+    );
+}
+
+#[test]
 fn a_flush_is_answered_after_what_it_flushes_and_takes_no_thread() {
     let (mem, mut raw) = mem();
     raw.open(1, "slow", 0).unwrap();
