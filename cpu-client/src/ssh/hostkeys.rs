@@ -6,7 +6,7 @@
 //! pin only this one: beside a key that nobody named, known_hosts may know the host already.
 
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -105,7 +105,9 @@ impl HostKeys {
             Source::Pinned { keys, others, .. } => (keys, others.iter().collect()),
             Source::KnownHosts { user, system, .. } => (&[], user.iter().chain(system).collect()),
         };
-        let known = files.into_iter().flat_map(|file| self.lookup(file));
+        // Why one cannot be read is said when the key is checked.
+        let files = files.into_iter();
+        let known = files.flat_map(|file| self.lookup(file).unwrap_or_default());
         let known = known.filter_map(|known| match known {
             Known::Key { key, .. } => Some(key),
             Known::Revoked { .. } => None,
@@ -194,7 +196,7 @@ impl HostKeys {
         let (host, port) = (&self.host, self.port);
         let (mut is_known, mut contradiction) = (false, None);
         for file in files {
-            for known in self.lookup(file) {
+            for known in self.lookup(file)? {
                 match known {
                     Known::Revoked { key: revoked, line }
                         if revoked.key_data() == key.key_data() =>
@@ -222,10 +224,24 @@ impl HostKeys {
         })
     }
 
-    fn lookup(&self, file: &Path) -> Vec<Known> {
-        fs::read_to_string(file)
-            .map(|text| known_hosts::lookup(&text, &self.host, self.port))
-            .unwrap_or_default()
+    /// What one file says; nothing if there is none. One that cannot be read may say that a key is wrong.
+    fn lookup(&self, file: &Path) -> Result<Vec<Known>> {
+        match fs::read(file) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                Ok(known_hosts::lookup(&text, &self.host, self.port))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error).with_context(|| {
+                format!(
+                    "cannot read the host keys in {}; make it readable, or name a file with the machine's \
+                     key by -hk",
+                    file.display()
+                )
+            }),
+        }
     }
 
     fn remember(&self, file: &Path, key: &PublicKey) -> Result<()> {
@@ -320,4 +336,51 @@ fn read_pins(file: &Path) -> Result<Vec<PublicKey>> {
 /// As `ssh-keygen -l` prints it: `SHA256:...`.
 pub(crate) fn fingerprint(key: &PublicKey) -> String {
     key.fingerprint(HashAlg::Sha256).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+    const NEW: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJiCNH1TSeLmQi8AzqNcTSsrNwlxz1zzOwVCeC4I6jLM";
+
+    fn check(file: &Path, key: &str) -> Result<()> {
+        let checking = Checking {
+            new: NewHost::Accept,
+            changed_is_accepted: false,
+        };
+        let keys = HostKeys::known("board", 22, vec![file.to_owned()], checking);
+        keys.check(&PublicKey::from_openssh(key).unwrap())
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_no_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("known_hosts");
+        let mut text = b"# caf\xe9\n".to_vec();
+        text.extend(format!("board {OLD} \n@revoked * {NEW}\n").as_bytes());
+        fs::write(&file, &text).unwrap();
+        check(&file, OLD).unwrap();
+        let error = check(&file, NEW).unwrap_err().to_string();
+        assert!(error.contains("line 3 revokes"), "{error}");
+        fs::write(&file, &text[..text.len() - NEW.len() - 12]).unwrap();
+        let error = check(&file, NEW).unwrap_err().to_string();
+        assert!(error.contains("line 2 says"), "{error}");
+        assert!(!fs::read(&file).unwrap().ends_with(b"jLM\n"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_makes_no_host_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = check(directory.path(), NEW).unwrap_err();
+        let place = directory.path().display().to_string();
+        assert!(format!("{error:#}").contains(&place), "{error:#}");
+        let missing = directory.path().join("new/known_hosts");
+        check(&missing, NEW).unwrap();
+        check(&missing, NEW).unwrap();
+        assert!(check(&missing, OLD).is_err());
+    }
 }
