@@ -20,40 +20,38 @@ pub(crate) struct Files {
     mapped: Arc<Export>,
     exact: Arc<Export>,
     msize: u32,
-    max_fids: usize,
     observer: Option<Arc<dyn Observer + Send>>,
 }
 
 impl Files {
-    /// `root` is what the other side sees as `/`; `observer` is told of every request. Clears the
-    /// process's umask.
+    /// `root` is what the other side sees as `/`; `observer` is told of every request.
     pub(crate) fn new(
         root: &Path,
         msize: u32,
         observer: Option<Arc<dyn Observer + Send>>,
     ) -> Result<Self> {
-        let limits = prepare_process();
         Ok(Self {
             mapped: Arc::new(Export::new(root)?),
             exact: Arc::new(Export::new(root)?.with_caching(Caching::Never)),
             msize,
-            max_fids: limits.descriptors.min(MAX_FIDS),
             observer,
         })
     }
 
-    /// Serve a mount of this mode until the other side ends, on a new thread.
+    /// Serve a mount of this mode until the other side ends, on a new thread. Changes the process: no other
+    /// program is to be started from here on.
     pub(crate) fn serve(
         self,
         cache: Cache,
         from: impl Read + Send + 'static,
         to: impl Write + Send + 'static,
     ) -> Result<()> {
+        let limits = prepare_process();
         let run = move || {
             let observer = self.observer.as_deref().map(|o| o as &dyn Observer);
             let config = Config {
                 max_msize: self.msize,
-                max_fids: self.max_fids,
+                max_fids: limits.descriptors.min(MAX_FIDS),
                 observer,
                 ..Config::default()
             };

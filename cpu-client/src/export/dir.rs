@@ -15,7 +15,7 @@ use super::os;
 
 /// Bytes asked of getdents64(2) at once.
 const BATCH: usize = 16 * 1024;
-/// A `linux_dirent64` of the longest name.
+/// A `linux_dirent64` of the longest name that most file systems have.
 const LARGEST: usize = 280;
 
 /// Position in an open directory, as the file system's cookie.
@@ -47,8 +47,12 @@ impl Stream {
             let Some(batch) = batch.get_mut(..fits).filter(|_| !full) else {
                 return Ok(());
             };
-            if !one_batch(fd.as_fd(), batch, &mut position, sink, &path)? {
-                return Ok(());
+            match one_batch(fd.as_fd(), batch, &mut position, sink, &path) {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
+                // It found no room for the next entry, which has a longer name (vfat's).
+                Err(Errno::EINVAL) if sink.room() < room => return Ok(()),
+                Err(errno) => return Err(errno),
             }
         }
     }
@@ -94,7 +98,31 @@ fn one_batch(
     }
 }
 
-/// `DT_*` of readdir(3), which are the types of a mode shifted.
+/// `DT_*` of readdir(3), which are the types of a mode shifted; 0 is `DT_UNKNOWN`.
 fn d_type(kind: FileType) -> u8 {
+    if kind == FileType::Unknown {
+        return 0;
+    }
     u8::try_from(kind.as_raw_mode() >> 12 & 0xf).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_are_those_of_readdir() {
+        for (kind, number) in [
+            (FileType::Unknown, libc::DT_UNKNOWN),
+            (FileType::RegularFile, libc::DT_REG),
+            (FileType::Directory, libc::DT_DIR),
+            (FileType::Symlink, libc::DT_LNK),
+            (FileType::Fifo, libc::DT_FIFO),
+            (FileType::Socket, libc::DT_SOCK),
+            (FileType::CharacterDevice, libc::DT_CHR),
+            (FileType::BlockDevice, libc::DT_BLK),
+        ] {
+            assert_eq!(d_type(kind), number, "{kind:?}");
+        }
+    }
 }

@@ -120,9 +120,12 @@ impl Export {
             held.keep(&fd);
             owners.insert(owner, Arc::downgrade(&fd));
         } else if (lock.start, lock.length) == (0, 0) {
-            // All of the owner's locks are gone.
+            // All of the owner's locks are gone. Other fids through which it locked keep the description, which
+            // then serves it again.
             held.drop(&fd);
-            owners.remove(&owner);
+            if Arc::strong_count(&fd) == 1 || Arc::ptr_eq(&fd, &file.fd) {
+                owners.remove(&owner);
+            }
         }
         Ok(LockStatus::Success)
     }

@@ -46,6 +46,8 @@ pub use process::{Limits, prepare_process};
 /// A directory that can be served to any number of sessions at once.
 pub struct Export {
     root: Node,
+    /// Whether it is this machine's `/`.
+    is_whole: bool,
     /// The root's device, whose inode numbers are passed on as they are.
     device: u64,
     /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
@@ -106,7 +108,10 @@ impl Export {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
         let stat = attr::stat(&fd).map_err(failed)?;
+        let whole = rustix::fs::statx(rustix::fs::CWD, c"/", AtFlags::empty(), attr::WANTED);
+        let whole = whole.map_err(failed)?;
         Ok(Self {
+            is_whole: node::FileId::new(&whole) == node::FileId::new(&stat),
             device: attr::device(&stat),
             root: Node::root(fd, &stat),
             proc: node::proc_fds(),
@@ -151,7 +156,7 @@ impl FileSystem for Export {
             match name {
                 b"" => {}
                 b"." | b".." => return Err(Errno::ENOENT),
-                name => node = node.walk(name).map_err(os)?.0,
+                name => node = self.step(&node, name).map_err(os)?.0,
             }
         }
         let stat = attr::stat(node.fd()).map_err(os)?;
@@ -159,12 +164,12 @@ impl FileSystem for Export {
     }
 
     fn walk(&self, dir: &Node, name: &[u8]) -> Result<(Node, Qid)> {
-        let (node, stat) = dir.walk(name).map_err(os)?;
+        let (node, stat) = self.step(dir, name).map_err(os)?;
         Ok((node, self.qid(&stat)))
     }
 
     fn walk_getattr(&self, dir: &Node, name: &[u8]) -> Result<(Node, Attr)> {
-        let (node, stat) = dir.walk(name).map_err(os)?;
+        let (node, stat) = self.step(dir, name).map_err(os)?;
         Ok((node, attr::attr(self.qid(&stat), &stat)))
     }
 
@@ -262,7 +267,7 @@ impl FileSystem for Export {
                 Err(Os::EXIST) if !flags.has(OpenFlags::EXCL) => {}
                 Err(errno) => return Err(os(errno)),
             }
-            match dir.walk(name) {
+            match self.step(dir, name) {
                 Ok((node, _)) => {
                     let (file, qid) = self.open(&node, flags)?;
                     return Ok((node, file, qid));

@@ -4,7 +4,7 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use ninep::msg::NO_ID;
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Statx, StatxAttributes};
 use rustix::io::{Errno, Result};
 use rustix::path::DecInt;
 
@@ -52,6 +52,40 @@ impl FileId {
     }
 }
 
+/// What else a directory is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Special {
+    No,
+    /// A place where the system mounts something once it is used (autofs(5), or a file system's own).
+    Automount,
+    /// Of proc(5).
+    Processes,
+}
+
+/// `AUTOFS_SUPER_MAGIC` of Linux's `magic.h`.
+const AUTOFS: i64 = 0x187;
+
+impl Special {
+    fn of(fd: &OwnedFd, stat: &Statx) -> Result<Self> {
+        if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
+            return Ok(Self::No);
+        }
+        if stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
+            return Ok(Self::Automount);
+        }
+        // Both are on no device.
+        if stat.stx_dev_major != 0 {
+            return Ok(Self::No);
+        }
+        #[expect(clippy::useless_conversion, reason = "narrower on some architectures")]
+        Ok(match i64::from(rustix::fs::fstatfs(fd)?.f_type) {
+            AUTOFS => Self::Automount,
+            kind if kind == i64::from(PROC_SUPER_MAGIC) => Self::Processes,
+            _ => Self::No,
+        })
+    }
+}
+
 /// A deep tree must not unwind on the stack.
 impl Drop for Place {
     fn drop(&mut self) {
@@ -85,13 +119,23 @@ impl Node {
         Self::new(fd, stat, Some((self.clone(), name.into())))
     }
 
-    /// One step down, whatever `name` is: nothing is followed.
-    pub(super) fn walk(&self, name: &[u8]) -> Result<(Self, Statx)> {
+    /// One step down, whatever `name` is: nothing is followed, but what is mounted when it is first used is.
+    fn step(&self, name: &[u8]) -> Result<(Self, Statx, Special)> {
         self.has_room()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
-        let stat = attr::stat(&fd)?;
-        Ok((self.child(name, fd.into(), &stat), stat))
+        let mut fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
+        let mut stat = attr::stat(&fd)?;
+        let mut special = Special::of(&fd, &stat)?;
+        if special == Special::Automount {
+            // Where nothing can be mounted, the directory itself can be looked at, as by lstat(2).
+            let flags = flags | OFlags::DIRECTORY;
+            if let Ok(mounted) = rustix::fs::openat(self.fd(), name, flags, Mode::empty()) {
+                fd = mounted;
+                stat = attr::stat(&fd)?;
+                special = Special::of(&fd, &stat)?;
+            }
+        }
+        Ok((self.child(name, fd.into(), &stat), stat, special))
     }
 
     /// Whether there may be something beneath it.
@@ -185,6 +229,16 @@ impl Node {
 }
 
 impl Export {
+    /// One step down. What a tree holds of proc(5) shows the processes of this machine, their memory and their
+    /// files: only a peer that is given the whole machine gets there.
+    pub(super) fn step(&self, dir: &Node, name: &[u8]) -> Result<(Node, Statx)> {
+        let (node, stat, special) = dir.step(name)?;
+        if special == Special::Processes && !self.is_whole {
+            return Err(Errno::ACCESS);
+        }
+        Ok((node, stat))
+    }
+
     /// A new open file description of the same file. `flags` never create nor truncate.
     pub(super) fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC;
@@ -230,12 +284,22 @@ mod tests {
     }
 
     #[test]
+    fn processes_are_no_files_of_a_tree() {
+        let mut export = Export::new("/".as_ref()).unwrap();
+        let root = export.root.clone();
+        export.step(&root, b"proc").unwrap();
+        export.is_whole = false;
+        assert_eq!(export.step(&root, b"proc").err(), Some(Errno::ACCESS));
+        export.step(&root, b"etc").unwrap();
+    }
+
+    #[test]
     fn paths_are_as_walked() {
         let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
         let root = Node::root(fd, &attr::stat(rustix::fs::CWD).unwrap());
         assert_eq!(root.path(), b"/");
-        let (proc, _) = root.walk(b"proc").unwrap();
+        let (proc, ..) = root.step(b"proc").unwrap();
         assert_eq!(proc.path(), b"/proc");
-        assert_eq!(proc.walk(b"self").unwrap().0.path(), b"/proc/self");
+        assert_eq!(proc.step(b"self").unwrap().0.path(), b"/proc/self");
     }
 }

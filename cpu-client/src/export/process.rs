@@ -1,5 +1,6 @@
 //! What a process that serves files sets once, for all its threads.
 
+use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
 
@@ -13,9 +14,16 @@ pub struct Limits {
 
 /// Raises the limit of open files to the hard limit, and clears the umask: the peer's kernel has
 /// applied its process's umask already, and ours would take bits that were asked for. Files that
-/// the process makes for itself need explicit modes from here on.
+/// the process makes for itself need explicit modes from here on. A write beyond the limit of a file's size
+/// is an error (`EFBIG`) and not the end of the process: threads that are started from here on block `SIGXFSZ`.
+///
+/// Programs that are started later would inherit all this.
 pub fn prepare_process() -> Limits {
     rustix::process::umask(Mode::empty());
+    let mut blocked = SigSet::empty();
+    blocked.add(Signal::SIGXFSZ);
+    // It is a signal, so it can be blocked.
+    let _ = blocked.thread_block();
     let limit = rustix::process::getrlimit(Resource::Nofile);
     // Where it can't be raised, the old one holds.
     let _ = rustix::process::setrlimit(

@@ -211,14 +211,18 @@ fn descriptors_run_out_with_an_error_and_come_back() {
     let (served, _) = served();
     served.mkdir("d");
     served.write("d/f", "x");
+    child("confined::child_with_few_descriptors", &served, &[]);
+}
+
+/// Runs an ignored test in a process of its own, with `served`'s root as `EXPORT`; `through` are words of a
+/// command that starts it.
+fn child(test: &str, served: &Served, through: &[&str]) {
     let exe = std::env::current_exe().unwrap();
-    let output = std::process::Command::new(exe)
-        .args([
-            "--exact",
-            "confined::child_with_few_descriptors",
-            "--ignored",
-            "--nocapture",
-        ])
+    let words = through.iter().map(std::ffi::OsString::from);
+    let mut words = words.chain([exe.into()]);
+    let output = std::process::Command::new(words.next().unwrap())
+        .args(words)
+        .args(["--exact", test, "--ignored", "--nocapture"])
         .env("EXPORT", served.path(""))
         .output()
         .unwrap();
@@ -230,11 +234,64 @@ fn descriptors_run_out_with_an_error_and_come_back() {
     );
 }
 
+fn exported() -> Arc<Export> {
+    Arc::new(Export::new(std::env::var_os("EXPORT").unwrap().as_ref()).unwrap())
+}
+
+/// As after `ulimit -f`.
+#[test]
+fn a_limit_of_the_size_of_files_is_an_error() {
+    let (served, _) = served();
+    served.write("f", "x");
+    child("confined::child_with_small_files", &served, &[]);
+}
+
+#[test]
+#[ignore = "run by a_limit_of_the_size_of_files_is_an_error, in a process of its own"]
+fn child_with_small_files() {
+    let limit = rustix::process::Rlimit {
+        current: Some(4096),
+        maximum: Some(4096),
+    };
+    rustix::process::setrlimit(rustix::process::Resource::Fsize, limit).unwrap();
+    prepare_process();
+    let mut raw = Raw::attached(exported(), Config::default());
+    raw.open(1, "f", RDWR).unwrap();
+    assert_eq!(raw.write(1, 4096, b"beyond"), Err(Errno::EFBIG));
+    assert_eq!(raw.write(1, 0, b"within"), Ok(6));
+    raw.walk(0, 2, "f").unwrap();
+    let grown = SetAttr {
+        valid: SetAttr::SIZE,
+        size: 5000,
+        ..SetAttr::default()
+    };
+    assert_eq!(setattr(&mut raw, 2, grown), Err(Errno::EFBIG));
+}
+
+/// debugfs mounts tracefs as autofs mounts a home directory: when it is used.
+#[test]
+fn what_is_mounted_when_it_is_used_is_mounted() {
+    let (served, _) = served();
+    served.mkdir("d");
+    let script = "mount -t debugfs none \"$EXPORT/d\" && exec \"$@\"";
+    let through = ["unshare", "--mount", "sh", "-c", script, "sh"];
+    child("confined::child_with_an_automount", &served, &through);
+}
+
+#[test]
+#[ignore = "run by what_is_mounted_when_it_is_used_is_mounted, in a process of its own"]
+fn child_with_an_automount() {
+    let mut raw = Raw::attached(exported(), Config::default());
+    raw.open(1, "d/tracing", RDONLY).unwrap();
+    let names: Vec<_> = readdir(&mut raw, 1, 0, 65536).unwrap();
+    assert!(names.iter().any(|entry| entry.name == b"trace"));
+    assert_eq!(raw.walk(0, 2, "d/tracing/trace"), Ok(3));
+}
+
 #[test]
 #[ignore = "run by descriptors_run_out_with_an_error_and_come_back, in a process of its own"]
 fn child_with_few_descriptors() {
-    let export = Export::new(std::env::var_os("EXPORT").unwrap().as_ref()).unwrap();
-    let mut raw = Raw::attached(Arc::new(export), Config::default());
+    let mut raw = Raw::attached(exported(), Config::default());
     let limit = rustix::process::Rlimit {
         current: Some(32),
         maximum: Some(64),

@@ -277,3 +277,30 @@ fn a_machine_has_no_endless_name() {
     };
     assert_eq!(errno(raw.ask(&request)), Some(Errno::EINVAL));
 }
+
+/// Through one fid locked, through another unlocked, as a process does that has the file open twice.
+#[test]
+fn locking_and_unlocking_uses_up_no_descriptors() {
+    let (served, mut raw) = served();
+    served.write("f", "x");
+    raw.open(1, "f", RDWR).unwrap();
+    raw.open(2, "f", RDWR).unwrap();
+    let path = served.path("f");
+    let open = || {
+        let fds = fs::read_dir("/proc/self/fd").unwrap();
+        fds.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == path))
+            .count()
+    };
+    assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 0), 7), Ok(0));
+    let before = open();
+    for turn in 0..50 {
+        // Another process each time, as with flock(1), and then always the same one.
+        let pid = 8 + turn.min(19);
+        assert_eq!(lock(&mut raw, 2, Record::UNLOCK, (0, 0), pid - 1), Ok(0));
+        assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 0), pid), Ok(0));
+    }
+    // One for each owner that fid 1 has had.
+    assert!(open() <= before + 20, "{} of {before}", open());
+    raw.clunk(1).unwrap();
+    assert!(open() < before, "{} of {before}", open());
+}
