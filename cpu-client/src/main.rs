@@ -21,6 +21,7 @@ use cpu_proto::Cache;
 use environment::{Mounts, environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
+use terminal::Tty;
 use tracing::level_filters::LevelFilter;
 use visible::Stats;
 use waiting::Stage;
@@ -112,7 +113,8 @@ fn run(flags: &Flags) -> Result<u8> {
     let target = ssh::Target::new(&wanted, ssh::config::read)?;
     let words = flags.words();
     let input = !flags.no_input.0;
-    let terminal = flags.tty().is_wanted(!words.is_empty(), input);
+    let tty = flags.tty();
+    let terminal = tty.is_wanted(!words.is_empty(), input);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -142,6 +144,7 @@ fn run(flags: &Flags) -> Result<u8> {
             environment,
             files: files.map(|files| (files, caches)),
             terminal,
+            needs_terminal: matches!(tty, Tty::Command | Tty::Force),
             input,
         };
         session::run(connection, command).await

@@ -4,6 +4,7 @@
 //! Files and standard streams block, so each has a thread; the SSH connection and everything
 //! that decides lives on the main thread, which none of them can hold up.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -46,6 +47,8 @@ pub(crate) struct Command {
     /// This machine's files, if they are served, and the cache modes of the mounts that show them.
     pub(crate) files: Option<(Files, Vec<Cache>)>,
     pub(crate) terminal: bool,
+    /// Whether a server that gives no terminal fails the session, as with ssh's `-t`.
+    pub(crate) needs_terminal: bool,
     /// Whether standard input is sent; else the command finds its end at once.
     pub(crate) input: bool,
 }
@@ -66,6 +69,7 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     }
     let (local_tx, mut local) = mpsc::unbounded_channel();
     let (terminal, input) = (command.terminal, command.input);
+    let needs_terminal = command.needs_terminal;
     let raw = if terminal && input {
         terminal::Raw::enter().context("cannot set the terminal to raw mode")?
     } else {
@@ -92,8 +96,13 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     forward_window_changes(&sender, terminal)?;
 
     let mut passed_on = Signals::new()?;
+    let raw = Cell::new(raw);
     let status = {
-        let ended = wait_end(&mut connection.events, sender.id(), outputs);
+        let asked = terminal.then_some(Asked {
+            raw: &raw,
+            is_needed: needs_terminal,
+        });
+        let ended = wait_end(&mut connection.events, sender.id(), asked, outputs);
         tokio::pin!(ended);
         // The first of these ends the session: a TERM or HUP after a grace, a second INT or QUIT.
         let mut last_chance: Option<(Signal, tokio::time::Instant)> = None;
@@ -104,12 +113,15 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
                 status = &mut ended => break status,
                 signal = passed_on.recv() => {
                     debug!("{signal}");
-                    let again = std::mem::replace(&mut interrupted, true);
                     match signal {
                         Signal::SIGTERM | Signal::SIGHUP => {
                             last_chance = Some((signal, tokio::time::Instant::now() + GRACE));
                         }
-                        Signal::SIGINT | Signal::SIGQUIT if again => break Ok(killed(signal)),
+                        Signal::SIGINT | Signal::SIGQUIT
+                            if std::mem::replace(&mut interrupted, true) =>
+                        {
+                            break Ok(killed(signal));
+                        }
                         _ => {}
                     }
                     let name = signals::name(signal);
@@ -146,6 +158,13 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
+/// A terminal that was asked for; the answer is the server's first on the channel.
+struct Asked<'a> {
+    /// How it is shown here.
+    raw: &'a Cell<Option<terminal::Raw>>,
+    is_needed: bool,
+}
+
 /// The status a shell gives a command that a signal killed.
 fn killed(signal: Signal) -> u8 {
     u8::try_from(128 + signal as i32).unwrap_or(255)
@@ -154,7 +173,7 @@ fn killed(signal: Signal) -> u8 {
 /// Open the channels and ask for everything, without waiting for an answer that is not needed.
 async fn start(
     connection: &mut Connection,
-    command: Command,
+    mut command: Command,
     terminal: Option<&terminal::Raw>,
 ) -> Result<(Receiver, Sender)> {
     let refused = "the server opens no session channel";
@@ -165,10 +184,9 @@ async fn start(
             .await
             .context(refused)
     };
-    let mut environment = command.environment;
-    let mut files = command.files;
+    let mut files = command.files.take();
     let port = match files.take_if(|_| connection.server == Server::URoot) {
-        Some((files, _)) => Some(serve_at_port(connection, files, &mut environment).await?),
+        Some((files, _)) => Some(serve_at_port(connection, files, &mut command.environment).await?),
         None => None,
     };
     let caches = files.iter().flat_map(|(_, caches)| caches);
@@ -192,19 +210,23 @@ async fn start(
     if command.terminal {
         let modes = terminal.map_or(&[][..], |raw| raw.modes.as_slice());
         let size = terminal::size();
-        let term = std::env::var("TERM").unwrap_or_default();
+        let set = command.environment.iter().find(|(name, _)| name == "TERM");
+        let term = match set {
+            Some((_, term)) => term.clone(),
+            None => std::env::var("TERM").unwrap_or_default(),
+        };
         sender
             .request(async |write: &ChannelWriteHalf<Msg>| {
                 let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
                 let (x, y) = (size.ws_xpixel.into(), size.ws_ypixel.into());
                 write
-                    .request_pty(false, &term, columns, rows, x, y, modes)
+                    .request_pty(true, &term, columns, rows, x, y, modes)
                     .await
             })
             .await
             .context(lost)?;
     }
-    for (name, value) in environment {
+    for (name, value) in command.environment {
         sender
             .request(|write| write.set_env(false, name, value))
             .await
@@ -261,6 +283,7 @@ async fn serve_at_port(
 async fn wait_end(
     events: &mut mpsc::UnboundedReceiver<Event>,
     main: ChannelId,
+    mut asked: Option<Asked<'_>>,
     outputs: [oneshot::Receiver<()>; 2],
 ) -> Result<u8> {
     let mut status = None;
@@ -273,6 +296,17 @@ async fn wait_end(
             }
             Some(Event::Killed(id, signal)) if id == main => {
                 status = Some(signal.map_or(255, killed));
+            }
+            Some(Event::Granted(id)) if id == main => asked = None,
+            Some(Event::Refused(id)) if id == main && asked.is_some() => {
+                if let Some(Asked { raw, is_needed }) = asked.take() {
+                    raw.take();
+                    let refusal = "the server gives no terminal (PTY allocation request failed)";
+                    if is_needed {
+                        bail!("{refusal}; without -t the command runs without one");
+                    }
+                    eprintln!("cpu: {refusal}; the command runs without one");
+                }
             }
             Some(Event::Refused(id)) if id == main => {
                 reason = "the server refused to run the command".into();
@@ -288,8 +322,10 @@ async fn wait_end(
         }
     }
     for output in outputs {
-        // An output thread that failed has reported why.
-        let _ = output.await;
+        // A thread that failed has reported why, and that is the end, not this.
+        if output.await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
     status.with_context(|| format!("the connection was lost: {reason}"))
 }
@@ -444,6 +480,10 @@ impl Signals {
             Signal::SIGUSR1,
             Signal::SIGUSR2,
         ] {
+            // What nohup or a shell's `&` has it ignore.
+            if crate::sys::is_ignored(number)? {
+                continue;
+            }
             let mut arrivals = signal(SignalKind::from_raw(number as i32))
                 .with_context(|| format!("cannot catch {number}"))?;
             let to = to.clone();

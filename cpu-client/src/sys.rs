@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use nix::errno::Errno;
 use nix::pty::Winsize;
+use nix::sys::signal::Signal;
 
 /// The size of a terminal (`ioctl_tty(2)`, `TIOCGWINSZ`).
 pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<Winsize> {
@@ -18,4 +19,19 @@ pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<Winsize> {
     // SAFETY: the kernel writes one Winsize behind the pointer, which lives until the call returns.
     let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     Errno::result(result).map(|_| size)
+}
+
+/// Whether this process ignores a signal (sigaction(2)).
+pub(crate) fn is_ignored(signal: Signal) -> nix::Result<bool> {
+    let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: nothing is set, and the kernel fills the structure before it is read; zeroes are one too.
+    let now = unsafe {
+        Errno::result(libc::sigaction(
+            signal as i32,
+            std::ptr::null(),
+            now.as_mut_ptr(),
+        ))?;
+        now.assume_init()
+    };
+    Ok(now.sa_sigaction == libc::SIG_IGN)
 }

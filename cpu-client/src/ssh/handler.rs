@@ -25,7 +25,9 @@ pub(crate) enum Event {
     Killed(ChannelId, Option<Signal>),
     /// The channel is gone.
     Closed(ChannelId),
-    /// The server refused a request on the channel.
+    /// The server granted the oldest request on the channel that it had not answered.
+    Granted(ChannelId),
+    /// It refused it.
     Refused(ChannelId),
     /// The connection is gone.
     Disconnected(String),
@@ -161,6 +163,11 @@ impl client::Handler for Handler {
     async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
         self.mux.close(id);
         self.tell(Event::Closed(id));
+        Ok(())
+    }
+
+    async fn channel_success(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
+        self.tell(Event::Granted(id));
         Ok(())
     }
 
