@@ -549,12 +549,19 @@ where
 {
     /// Send bytes; waits for credit and window, and no longer than the channel lives.
     pub async fn send(&self, stream: Stream, mut bytes: Bytes) -> Result<(), Closed> {
+        let gate = self.shared.mux.upgrade().map(|mux| mux.gate.clone());
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
             if self.shared.credited {
                 let n = u32::try_from(piece.len()).map_err(|_| Closed)?;
                 let permits = self.shared.credit.acquire_many(n).await;
                 permits.map_err(|_| Closed)?.forget();
+            } else if let Some(gate) = &gate {
+                let room = async {
+                    gate.room().await;
+                    Ok(())
+                };
+                self.run(room).await?;
             }
             self.run(async {
                 match stream {

@@ -1,7 +1,7 @@
 //! The socket under russh. Its session loop does not read while it writes, so a write that waits
 //! for the peer can stop both ends for good. Here a write never waits: what the kernel does not
-//! take is queued and drained whenever the loop comes to read. The queue is bounded by the
-//! windows that the peer has granted.
+//! take is queued and drained whenever the loop comes to read. The queue is bounded by the credit of our own
+//! peers; a foreign peer may grant a window of any size, so senders to one wait for [`Gate::room`].
 //!
 //! The [`Gate`] is the other direction: when a foreign peer has sent more than we are willing to
 //! hold, reading slows down to what its small window lets through, or stops: then TCP pushes back,
@@ -11,7 +11,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use bytes::{Buf, BytesMut};
 use futures_util::task::AtomicWaker;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use tokio::time::Sleep;
 
 /// russh asks for a packet in two small reads; this makes them one system call for many packets.
@@ -27,7 +28,7 @@ const READ_BUFFER: usize = 64 * 1024;
 /// How often a peer that is not read from is looked at for having gone.
 const HANGUP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a peer that does not read may delay the end of its connection.
+/// How long a peer that does not read, or does not hang up, may delay the end of its connection.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a peer that is read slowly waits for the next [`READ_BUFFER`].
@@ -41,8 +42,14 @@ pub struct Gate(Arc<GateState>);
 struct GateState {
     position: AtomicU8,
     heard: AtomicBool,
+    /// Bytes that the socket has queued.
+    unsent: AtomicUsize,
+    room: Notify,
     reader: AtomicWaker,
 }
+
+/// Bytes queued for a foreign peer above which nothing more is to be sent.
+const MOST_UNSENT: usize = 4 * 1024 * 1024;
 
 const OPEN: u8 = 0;
 const SLOW: u8 = 1;
@@ -72,6 +79,24 @@ impl Gate {
         self.0.heard.swap(false, Ordering::Relaxed) || self.is_shut()
     }
 
+    /// Returns when little enough is queued for the peer. A socket that fails says so elsewhere.
+    pub async fn room(&self) {
+        loop {
+            let room = self.0.room.notified();
+            if self.0.unsent.load(Ordering::Acquire) <= MOST_UNSENT {
+                return;
+            }
+            room.await;
+        }
+    }
+
+    fn set_unsent(&self, now: usize) {
+        let before = self.0.unsent.swap(now, Ordering::AcqRel);
+        if before > MOST_UNSENT && now <= MOST_UNSENT {
+            self.0.room.notify_waiters();
+        }
+    }
+
     fn is_shut(&self) -> bool {
         self.0.position.load(Ordering::Acquire) == SHUT
     }
@@ -90,6 +115,8 @@ pub struct Socket<S> {
     gate: Gate,
     pause: Option<Pin<Box<Sleep>>>,
     shutdown_deadline: Option<Pin<Box<Sleep>>>,
+    /// Until when the peer's end is waited for, after ours.
+    linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
@@ -102,6 +129,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
             gate,
             pause: None,
             shutdown_deadline: None,
+            linger: None,
         }
     }
 
@@ -113,6 +141,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unsent.advance(sent);
+            self.gate.set_unsent(self.unsent.len());
         }
         if self.unsent.capacity() > READ_BUFFER {
             self.unsent = BytesMut::new();
@@ -157,6 +186,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
         let this = self.get_mut();
         if let Poll::Ready(Err(error)) = this.drain(cx) {
             return Poll::Ready(Err(error));
+        }
+        // Whoever says goodbye and does not hang up is not waited for.
+        if let Some(linger) = &mut this.linger
+            && linger.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Ok(()));
         }
         if this.unread.is_empty() {
             ready!(this.poll_gate(cx))?;
@@ -204,6 +239,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
             sent = result?;
         }
         this.unsent.extend_from_slice(&buf[sent..]);
+        this.gate.set_unsent(this.unsent.len());
         // What is left must find its way even when nobody comes to read: register for it now.
         if let Poll::Ready(Err(error)) = this.drain(cx) {
             return Poll::Ready(Err(error));
@@ -231,6 +267,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
                 ready!(deadline.as_mut().poll(cx));
             }
         }
+        this.linger
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(SHUTDOWN_PATIENCE)));
         Pin::new(&mut this.inner).poll_shutdown(cx)
     }
 }

@@ -149,6 +149,20 @@ fn a_stalled_stderr_does_not_hide_stdout() {
     });
 }
 
+/// As plink does, which opens its window all the way.
+#[test]
+fn a_foreign_peer_that_grants_all_and_reads_nothing_is_not_sent_all() {
+    run(async {
+        let mut pair = Pair::with_window(false, 1 << 31).await;
+        let ((unread, _here_tx), (_there_rx, there_tx)) = pair.channel().await;
+        let sending = send(there_tx, 2000);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        assert!(!sending.is_finished(), "125 MiB went to nobody");
+        let all = timeout(SOON, check(unread)).await.unwrap().unwrap();
+        assert_eq!(all, 2000 * 64 * 1024);
+    });
+}
+
 #[test]
 fn the_stalled_side_holds_no_more_than_the_credit() {
     run(async {
@@ -359,4 +373,23 @@ fn a_peer_that_gives_credit_it_does_not_have_is_thrown_out() {
             timeout(SOON, there_tx.closed()).await.unwrap();
         });
     }
+}
+
+#[test]
+fn a_peer_that_says_goodbye_and_stays_is_not_waited_for() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    run(async {
+        let (here, mut there) = tokio::net::UnixStream::pair().unwrap();
+        let mut socket = cpu_ssh::Socket::new(here, cpu_ssh::Gate::default());
+        there.write_all(b"last words").await.unwrap();
+        socket.shutdown().await.unwrap();
+        let mut heard = Vec::new();
+        let read = timeout(SOON, socket.read_to_end(&mut heard)).await;
+        assert_eq!(
+            (read.unwrap().unwrap(), &heard[..]),
+            (10, &b"last words"[..])
+        );
+        assert_eq!(there.read(&mut [0]).await.unwrap(), 0);
+    });
 }

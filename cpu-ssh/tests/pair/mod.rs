@@ -176,6 +176,11 @@ pub struct Pair {
 impl Pair {
     /// `ours`: both identify themselves so that credit is used.
     pub async fn new(ours: bool) -> Self {
+        Self::with_window(ours, client::Config::default().window_size).await
+    }
+
+    /// With a client that grants so many bytes at once.
+    pub async fn with_window(ours: bool, window_size: u32) -> Self {
         let name = if ours {
             "SSH-2.0-ours"
         } else {
@@ -209,6 +214,7 @@ impl Pair {
         let client_mux = Mux::new(Side::Client, gate.clone());
         let config = Arc::new(client::Config {
             client_id: SshId::Standard(name.into()),
+            window_size,
             preferred: cpu_ssh::algorithms::preferred(),
             ..Default::default()
         });
