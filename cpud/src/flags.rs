@@ -80,9 +80,12 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
             Some("port" | "sp") => port = Some(value()?),
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
-            Some("forward") => options.forward = true,
-            Some("pq") => options.post_quantum = true,
-            Some("d") => options.debug = true,
+            Some("forward") => options.forward = on(name, inline.as_deref())?,
+            Some("pq") => options.post_quantum = on(name, inline.as_deref())?,
+            Some("d") => options.debug = on(name, inline.as_deref())?,
+            Some(what @ ("h" | "V" | "help" | "version" | "init")) => {
+                bail!("-{what} stands alone: cpud -{what}")
+            }
             _ => match nearest(name.trim_start_matches('-')) {
                 Some(flag) => bail!("unknown argument {arg}; is -{flag} meant?"),
                 None => bail!("unknown argument {arg} (cpud -h tells more)"),
@@ -91,6 +94,15 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
     }
     options.place = Place::parse(network.as_deref(), port.as_deref())?;
     Ok(options)
+}
+
+/// A flag without a value, or one as Go's flag package reads it.
+fn on(name: &str, value: Option<&str>) -> Result<bool> {
+    match value {
+        None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
+        Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
+        Some(other) => bail!("{name}={other}: write true or false"),
+    }
 }
 
 /// The flag that fewest letters must be changed for, if most of them stay.
@@ -165,6 +177,11 @@ mod tests {
             "unknown argument -forwards; is -forward meant?"
         );
         assert!(parse(&["-pk".to_owned()]).is_err());
+        let switched = |word: &str| parse(&[word.to_owned()]).unwrap();
+        assert!(switched("-forward=true").forward && !switched("-forward=false").forward);
+        assert!(switched("--pq").post_quantum && !switched("-pq=0").post_quantum);
+        assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");
+        assert!(refusal("-init").contains("alone"));
         assert!(help().lines().all(|line| line.len() <= 90), "{}", help());
     }
 }

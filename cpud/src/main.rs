@@ -15,7 +15,8 @@ mod sys;
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use console::say;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.
 #[global_allocator]
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("cpud: {error:#}");
+            say(format_args!("{error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -60,10 +61,7 @@ fn run() -> Result<()> {
         Some("network") => {
             args.remove(0);
             let options = flags::parse(&args)?;
-            let ssh::Place::Tcp(_, port) = options.place else {
-                bail!("the network role announces TCP only");
-            };
-            match netup::run(port, &options.host_key)? {}
+            match netup::run(&options.place, &options.host_key)? {}
         }
         Some("modules") => Ok(modules::run()?),
         Some("connection") => {

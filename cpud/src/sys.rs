@@ -78,10 +78,41 @@ pub(crate) fn close_the_rest_on_exec() -> io::Result<()> {
         )
     };
     if done == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
+        return Ok(());
     }
+    // Linux before 5.11 does not know it.
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(fd) = entry?.file_name().to_str().and_then(|fd| fd.parse().ok()) else {
+            continue;
+        };
+        if fd > 2 {
+            // SAFETY: sets a flag on a descriptor; one that has been closed meanwhile is EBADF.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
+}
+
+/// How a process ended (wait(2)). nix's type has no room for real-time signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// By itself, with this status of eight bits.
+    Exited(u8),
+    /// By the signal of this number.
+    Killed(i32),
+}
+
+/// A child that has ended, with its process number; `None` if all live on, `ECHILD` if there is none.
+pub(crate) fn reap() -> nix::Result<Option<(Pid, Ended)>> {
+    let mut status = 0;
+    // SAFETY: the kernel writes one int, which lives until the call returns.
+    let pid = Errno::result(unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) })?;
+    let ended = if libc::WIFSIGNALED(status) {
+        Ended::Killed(libc::WTERMSIG(status))
+    } else {
+        Ended::Exited(libc::WEXITSTATUS(status) as u8)
+    };
+    Ok((pid != 0).then_some((Pid::from_raw(pid), ended)))
 }
 
 /// Starts `file` with `args` (the zeroth included) and `environment` as leader of a session of its

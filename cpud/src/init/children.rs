@@ -8,12 +8,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::console::say;
 use crate::modules;
-use crate::sys;
+use crate::sys::{self, Ended};
 
 /// Role names for the console, and the argument that chooses each. The server has none. The first is
 /// only for images that have modules.
@@ -80,9 +80,9 @@ impl Children {
     /// Reaps every dead process, ours or adopted. True when there is no process left.
     pub(super) fn reap(&mut self, now: Instant) -> bool {
         loop {
-            match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) => return false,
-                Ok(status) => self.died(status, now),
+            match sys::reap() {
+                Ok(None) => return false,
+                Ok(Some((pid, ended))) => self.died(pid, ended, now),
                 Err(Errno::EINTR) => {}
                 // ECHILD; nothing else is possible with these arguments.
                 Err(_) => return true,
@@ -90,11 +90,13 @@ impl Children {
         }
     }
 
-    fn died(&mut self, status: WaitStatus, now: Instant) {
-        let (pid, how) = match status {
-            WaitStatus::Exited(pid, code) => (pid, format!("ended with status {code}")),
-            WaitStatus::Signaled(pid, signal, _) => (pid, format!("was killed by {signal}")),
-            _ => return,
+    fn died(&mut self, pid: Pid, ended: Ended, now: Instant) {
+        let how = match ended {
+            Ended::Exited(code) => format!("ended with status {code}"),
+            Ended::Killed(number) => match Signal::try_from(number) {
+                Ok(signal) => format!("was killed by {signal}"),
+                Err(_) => format!("was killed by signal {number}"),
+            },
         };
         for child in &mut self.table {
             if let State::Alive { pid: its, since } = child.state
@@ -220,9 +222,9 @@ mod tests {
             child.state = State::Alive { pid, since: now };
         }
         assert_eq!(children.next_start(), None);
-        children.died(WaitStatus::Exited(Pid::from_raw(1), 0), now);
+        children.died(Pid::from_raw(1), Ended::Exited(0), now);
         assert_eq!(children.next_start(), None);
-        children.died(WaitStatus::Exited(Pid::from_raw(1001), 1), now);
+        children.died(Pid::from_raw(1001), Ended::Exited(1), now);
         assert_eq!(children.next_start(), Some(now + FIRST_PAUSE));
         assert_eq!(children.alive().collect::<Vec<_>>(), [Pid::from_raw(1000)]);
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::console::say;
 
@@ -107,6 +108,11 @@ pub(super) fn open_console() {
     let opened = File::options().read(true).write(true).open("/dev/console");
     // Without a console there is nobody to tell.
     let Ok(console) = opened else { return };
+    // A Ctrl-S typed there must not stop whoever says something, who is PID 1.
+    if let Ok(mut modes) = tcgetattr(&console) {
+        modes.input_flags.remove(InputFlags::IXON);
+        let _ = tcsetattr(&console, SetArg::TCSANOW, &modes);
+    }
     let _ = nix::unistd::dup2_stdin(&console);
     let _ = nix::unistd::dup2_stdout(&console);
     let _ = nix::unistd::dup2_stderr(&console);

@@ -16,9 +16,13 @@ use crate::console::say;
 const LOOK: Duration = Duration::from_millis(50);
 const LOOKS: u32 = 100;
 
+/// The server's TCP port and the only address that it listens on, if it is one; none at all on another kind of
+/// socket.
+pub(super) type Served = Option<(Option<IpAddr>, u16)>;
+
 /// Tells each address once, until it has been gone.
 pub(super) struct Announcer {
-    port: u16,
+    served: Served,
     host_key: PathBuf,
     /// Each address that was told or is about to be.
     known: BTreeSet<(u32, IpAddr)>,
@@ -29,10 +33,10 @@ pub(super) struct Announcer {
 }
 
 impl Announcer {
-    pub(super) fn new(port: u16, host_key: PathBuf) -> Self {
+    pub(super) fn new(served: Served, host_key: PathBuf) -> Self {
         let (known, waiting) = (BTreeSet::new(), Vec::new());
         Self {
-            port,
+            served,
             host_key,
             known,
             waiting,
@@ -77,7 +81,8 @@ impl Announcer {
             return;
         }
         self.looks += 1;
-        if !self.waiting.is_empty() && self.looks < LOOKS && !is_served(self.port) {
+        let is_late = self.served.is_some_and(|(_, port)| !is_served(port));
+        if !self.waiting.is_empty() && self.looks < LOOKS && is_late {
             self.next_look = Some(now + LOOK);
             return;
         }
@@ -86,7 +91,14 @@ impl Announcer {
         let key = PrivateKey::read_openssh_file(&self.host_key).ok();
         let key = key.map(|key| key.public_key().fingerprint(HashAlg::Sha256).to_string());
         for (link, address) in self.waiting.drain(..) {
-            say(line(&link, address.ip, self.port, key.as_deref()));
+            let served = self.served;
+            let served = served.filter(|(only, _)| only.is_none_or(|only| only == address.ip));
+            say(line(
+                &link,
+                address.ip,
+                served.map(|(_, port)| port),
+                key.as_deref(),
+            ));
         }
     }
 }
@@ -106,7 +118,11 @@ fn listens(table: &str, port: u16) -> bool {
     })
 }
 
-fn line(link: &str, address: IpAddr, port: u16, fingerprint: Option<&str>) -> String {
+/// Without a port there is nothing to try at this address, which is worth knowing all the same.
+fn line(link: &str, address: IpAddr, port: Option<u16>, fingerprint: Option<&str>) -> String {
+    let Some(port) = port else {
+        return format!("{link} {address}");
+    };
     let key = fingerprint
         .map(|key| format!(" host key {key}"))
         .unwrap_or_default();
@@ -128,15 +144,22 @@ mod tests {
             line(
                 "eth0",
                 IpAddr::from([10, 0, 2, 15]),
-                17010,
+                Some(17010),
                 Some("SHA256:abc")
             ),
             "eth0 10.0.2.15 port 17010 host key SHA256:abc; try: cpu 10.0.2.15 date"
         );
         assert_eq!(
-            line("eth0", "fec0::1".parse().unwrap(), 22, None),
+            line("eth0", "fec0::1".parse().unwrap(), Some(22), None),
             "eth0 fec0::1 port 22; try: cpu -sp 22 fec0::1 date"
         );
+        let unserved = line(
+            "eth0",
+            IpAddr::from([10, 0, 2, 15]),
+            None,
+            Some("SHA256:abc"),
+        );
+        assert_eq!(unserved, "eth0 10.0.2.15");
     }
 
     #[test]
@@ -151,7 +174,7 @@ mod tests {
     #[test]
     fn an_address_is_told_once_until_it_is_gone() {
         let now = Instant::now();
-        let mut announcer = Announcer::new(0, "/nosuch".into());
+        let mut announcer = Announcer::new(Some((None, 0)), "/nosuch".into());
         let ip = IpAddr::from([10, 0, 2, 15]);
         let address = Address {
             link: 2,
@@ -193,7 +216,7 @@ mod tests {
         };
         // Nobody can listen on port 0.
         for (port, looks) in [(port, 1), (0, LOOKS)] {
-            let mut announcer = Announcer::new(port, "/nosuch".into());
+            let mut announcer = Announcer::new(Some((None, port)), "/nosuch".into());
             announcer.address("eth0", address, Instant::now());
             for _ in 0..looks {
                 assert_eq!(announcer.waiting.len(), 1);

@@ -26,6 +26,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cmdline;
 use crate::console::say;
+use crate::ssh::Place;
 use announce::Announcer;
 use ip_arg::{IpArg, Method};
 use link::Port;
@@ -55,8 +56,12 @@ struct Network {
     look: Option<Instant>,
 }
 
-/// Runs the role for ever. `port` and `host_key` are the server's, for the line on the console.
-pub(crate) fn run(port: u16, host_key: &Path) -> Result<Infallible> {
+/// Runs the role for ever. `place` and `host_key` are the server's, for the line on the console.
+pub(crate) fn run(place: &Place, host_key: &Path) -> Result<Infallible> {
+    let served = match *place {
+        Place::Tcp(address, port) => Some((address, port)),
+        _ => None,
+    };
     let machine = Machine {
         netlink: Netlink::new().context("cannot speak to the kernel about links (CONFIG_NET)")?,
         resolv: Resolv::default(),
@@ -67,7 +72,7 @@ pub(crate) fn run(port: u16, host_key: &Path) -> Result<Infallible> {
         ports: BTreeMap::new(),
         names: BTreeMap::new(),
         configured: BTreeSet::new(),
-        announcer: Announcer::new(port, host_key.to_owned()),
+        announcer: Announcer::new(served, host_key.to_owned()),
         look: Some(Instant::now() + PATIENCE),
     };
     network.begin()?;

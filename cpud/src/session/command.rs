@@ -40,7 +40,7 @@ pub(super) enum Failure {
 
 impl Failure {
     /// The exit status of a shell in this case.
-    pub(super) fn status(&self) -> i32 {
+    pub(super) fn status(&self) -> u8 {
         if matches!(self, Self::NotFound(_) | Self::NoFile(_)) {
             127
         } else {

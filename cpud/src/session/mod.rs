@@ -38,10 +38,9 @@ use cpu_proto::{Cache, ENV_FSTAB, ENV_FSTAB_LC};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::stat::{Mode, umask};
-use nix::sys::wait::WaitStatus;
 
 use crate::console::say;
-use crate::sys;
+use crate::sys::{self, Ended};
 
 /// Variables that were for cpud and not for the command. The last is the Go client's nonce.
 const CONSUMED: [&str; 3] = [ENV_FSTAB, ENV_FSTAB_LC, "CPUNONCE"];
@@ -105,7 +104,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
     bail!("the -- before the command is missing")
 }
 
-fn run(request: Request) -> Result<WaitStatus> {
+fn run(request: Request) -> Result<Ended> {
     let Request {
         control,
         ninep,
@@ -144,7 +143,7 @@ fn run(request: Request) -> Result<WaitStatus> {
         }
         Err(failure) => {
             say(&failure);
-            Ok(WaitStatus::Exited(nix::unistd::getpid(), failure.status()))
+            Ok(Ended::Exited(failure.status()))
         }
     };
     mounts::unmount_all(&mounted);
@@ -152,15 +151,20 @@ fn run(request: Request) -> Result<WaitStatus> {
 }
 
 /// Ends this process as the command ended, so that the server sees what a shell would have seen.
-fn end_as(status: WaitStatus) -> ExitCode {
+fn end_as(status: Ended) -> ExitCode {
     match status {
-        WaitStatus::Exited(_, code) => ExitCode::from(u8::try_from(code & 0xff).unwrap_or(255)),
-        WaitStatus::Signaled(_, signal, _) => die_by(signal),
-        other => {
-            say(format_args!("the command's end is unknown: {other:?}"));
-            ExitCode::from(255)
-        }
+        Ended::Exited(code) => ExitCode::from(code),
+        Ended::Killed(number) => match Signal::try_from(number) {
+            Ok(signal) => die_by(signal),
+            // A real-time signal, for which SSH has no name.
+            Err(_) => killed(number),
+        },
     }
+}
+
+/// As a shell tells it.
+fn killed(signal: i32) -> ExitCode {
+    ExitCode::from(u8::try_from(128 + signal).unwrap_or(255))
 }
 
 fn die_by(signal: Signal) -> ExitCode {
@@ -171,7 +175,7 @@ fn die_by(signal: Signal) -> ExitCode {
     let _ = raise(signal);
     let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(signal)), None);
     // Only reached for a signal whose default isn't death; a shell's convention for the rest.
-    ExitCode::from(128 + u8::try_from(signal as i32).unwrap_or(127))
+    killed(signal as i32)
 }
 
 /// A path or word in a message: quoted only when it has bytes that a terminal should not get.

@@ -18,11 +18,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpid};
 
 use super::cgroup::Cgroup;
 use crate::console::say;
+use crate::sys::{self, Ended};
 
 /// How long processes may clean up after SIGHUP before SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
@@ -66,7 +66,7 @@ pub(super) fn until_all_are_gone(
     tty: bool,
     proc: Dir,
     cgroup: Option<&Cgroup>,
-) -> Result<WaitStatus> {
+) -> Result<Ended> {
     let mut heard = SigSet::empty();
     heard.add(Signal::SIGCHLD);
     heard.add(Signal::SIGTERM);
@@ -142,7 +142,7 @@ pub(super) fn until_all_are_gone(
 }
 
 enum Reaped {
-    Command(WaitStatus),
+    Command(Ended),
     /// Some are still alive, none is dead.
     Alive,
 }
@@ -150,10 +150,10 @@ enum Reaped {
 /// Reaps one step: the command's status, or that children remain; none when there are none.
 fn reap(command: Pid) -> Result<Option<Reaped>> {
     loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => return Ok(Some(Reaped::Alive)),
-            Ok(status) if status.pid() == Some(command) => {
-                return Ok(Some(Reaped::Command(status)));
+        match sys::reap() {
+            Ok(None) => return Ok(Some(Reaped::Alive)),
+            Ok(Some((pid, ended))) if pid == command => {
+                return Ok(Some(Reaped::Command(ended)));
             }
             Ok(_) | Err(Errno::EINTR) => {}
             Err(Errno::ECHILD) => return Ok(None),

@@ -6,17 +6,20 @@ use anyhow::{Context, Result, bail};
 use russh::keys::ssh_key::AuthorizedKeys;
 use russh::keys::{HashAlg, PrivateKey, PublicKey};
 
+use crate::console::say;
+
 /// The public keys of a file in `authorized_keys` format (sshd(8)). A line that cannot be read is
 /// reported and left out; a file without any key is an error, since nobody could log in.
 ///
 /// Options before a key would restrict it in sshd; here every key may do everything, so a line
 /// with options is refused rather than given more than it says.
 pub(super) fn read_public_keys(path: &Path) -> Result<Vec<PublicKey>> {
-    let text = std::fs::read_to_string(path)
+    let bytes = std::fs::read(path)
         .with_context(|| format!("cannot read the public keys in {}", path.display()))?;
-    let (keys, complaints) = parse_public_keys(&text);
+    // A comment may be in any encoding, and must lock nobody out.
+    let (keys, complaints) = parse_public_keys(&String::from_utf8_lossy(&bytes));
     for complaint in complaints {
-        eprintln!("cpud: {}: {complaint}", path.display());
+        say(format_args!("{}: {complaint}", path.display()));
     }
     if keys.is_empty() {
         bail!(
@@ -132,6 +135,8 @@ mod tests {
         let file = std::env::temp_dir().join(format!("cpud-keys-{}", std::process::id()));
         std::fs::write(&file, "# none\n").unwrap();
         let error = read_public_keys(&file).unwrap_err().to_string();
+        std::fs::write(&file, [ED25519.as_bytes(), b" caf\xe9\n"].concat()).unwrap();
+        assert_eq!(read_public_keys(&file).unwrap().len(), 1);
         std::fs::remove_file(&file).unwrap();
         assert!(error.contains("nobody could log in"), "{error}");
     }

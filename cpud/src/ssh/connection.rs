@@ -2,6 +2,7 @@
 //! Public keys only; the user's name does not matter, for the machine has no users.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use tokio::sync::watch;
 use super::exec::{self, Files, Receiver, Request, Running, Sender, Terminal};
 use super::forward::{self, Forwards};
 use super::{Options, auth};
+use crate::console::say;
 
 /// How long a peer may take to log in.
 const LOGIN_GRACE: Duration = Duration::from_mins(1);
@@ -38,7 +40,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let socket = TcpStream::from(socket);
     // Standard input is the socket too; nothing but this process may hold it open.
-    let null = std::fs::File::open("/dev/null").context("cannot open /dev/null")?;
+    let null = File::open("/dev/null").context("cannot open /dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     // Other sockets than TCP's have no such delay; all are read and written alike.
     let _ = socket.set_nodelay(true);
@@ -70,6 +72,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         mux: Mux::new(Side::Server, gate.clone()),
         keys,
         logged_in: logged_in_tx,
+        null,
         channels: HashMap::new(),
         files: Vec::new(),
         forwards: Forwards::new(options.forward),
@@ -93,10 +96,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         };
         tokio::select! {
             ended = serve => match ended {
-                Err(error) if options.debug => eprintln!("cpud: connection ended: {error:#}"),
+                Err(error) if options.debug => say(format_args!("connection ended: {error:#}")),
                 _ => {}
             },
-            () = deadline => eprintln!("cpud: a peer did not log in within {LOGIN_GRACE:?}"),
+            () = deadline => say(format_args!("a peer did not log in within {LOGIN_GRACE:?}")),
         }
         Ok(())
     })
@@ -106,6 +109,8 @@ struct Connection {
     mux: Mux,
     keys: Vec<PublicKey>,
     logged_in: watch::Sender<bool>,
+    /// /dev/null, for standard output after the login.
+    null: File,
     channels: HashMap<ChannelId, ChannelState>,
     /// Channels of the `9p` subsystem for the next command, each for a mount in this cache mode.
     files: Vec<(Cache, Receiver, Sender)>,
@@ -130,7 +135,7 @@ impl Drop for Connection {
 impl Connection {
     fn log(&self, line: impl FnOnce() -> String) {
         if self.debug {
-            eprintln!("cpud: {}", line());
+            say(line());
         }
     }
 
@@ -256,6 +261,8 @@ impl server::Handler for Connection {
             )
         });
         self.logged_in.send_replace(true);
+        // Its end tells the server.
+        nix::unistd::dup2_stdout(&self.null)?;
         Ok(Auth::Accept)
     }
 
@@ -377,6 +384,18 @@ impl server::Handler for Connection {
             session.channel_success(id)?;
         }
         Ok(())
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<()> {
+        Ok(session.channel_failure(id)?)
     }
 
     async fn window_change_request(

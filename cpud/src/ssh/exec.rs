@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 use super::fd::Fd;
 use super::files::relay;
 use super::forward::FilesPort;
+use crate::console::say;
 use crate::session::end_rest;
 
 pub(super) type Receiver = cpu_ssh::Receiver<server::Msg>;
@@ -82,7 +83,7 @@ impl Running {
         if let Some(terminal) = &self.terminal
             && let Err(error) = crate::sys::set_window_size(terminal.as_fd(), size)
         {
-            eprintln!("cpud: cannot resize the terminal: {error}");
+            say(format_args!("cannot resize the terminal: {error}"));
         }
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 
 use super::exec::{CHUNK, Receiver, Sender};
 use super::fd::Fd;
+use crate::console::say;
 
 /// Small pieces are sent as one of up to this many bytes.
 const SMALL: usize = 64 * 1024;
@@ -127,7 +128,7 @@ impl Shared {
 /// Whether it went on; if not, says why.
 fn told(relayed: &Result<(), Broken>) -> bool {
     if let Err(broken) = relayed {
-        eprintln!("cpud: the client's files are lost: {broken}");
+        say(format_args!("the client's files are lost: {broken}"));
     }
     relayed.is_ok()
 }

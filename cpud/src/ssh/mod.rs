@@ -12,18 +12,27 @@ mod listen;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use crate::console::say;
 pub(crate) use connection::run as run_connection;
 pub(crate) use listen::Place;
 
 /// Connections at one time; the next one waits in the kernel's queue until one of them ends.
 const MAX_CONNECTIONS: usize = 256;
+
+/// Connections at one time that have not logged in. Beyond them the oldest has to go, so that those who
+/// never will keep nobody out.
+const MAX_STRANGERS: usize = 128;
+
+/// What a stranger has in any case.
+const STRANGER_TIME: Duration = Duration::from_secs(10);
 
 /// Wait after a failure to accept, so that a lasting one does not eat the machine.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -51,12 +60,12 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
     let keys = auth::read_public_keys(&options.public_keys)?;
     let host_key = auth::read_host_key(&options.host_key)?;
     let listener = listen::listen(&options.place)?;
-    eprintln!(
-        "cpud: serving on {}, {} key(s) may log in, host key {}",
+    say(format_args!(
+        "serving on {}, {} key(s) may log in, host key {}",
         options.place,
         keys.len(),
         auth::fingerprint(host_key.public_key()),
-    );
+    ));
     drop((keys, host_key));
 
     let mut ended = SigSet::empty();
@@ -65,38 +74,89 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
     let ended = SignalFd::with_flags(&ended, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("cannot make a signalfd")?;
 
-    let mut children: Vec<Child> = Vec::new();
+    let mut connections: Vec<Connection> = Vec::new();
     loop {
         while let Ok(Some(_)) = ended.read_signal() {}
-        children.retain_mut(|child| matches!(child.try_wait(), Ok(None)));
-        let room = children.len() < MAX_CONNECTIONS;
-        let mut wake = vec![PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
-        if room {
-            wake.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
-        }
-        if nix::poll::poll(&mut wake, PollTimeout::NONE).is_err() {
+        connections.retain_mut(|connection| matches!(connection.child.try_wait(), Ok(None)));
+        // The oldest of too many strangers must go, once he has had the time that a login takes.
+        let mut strangers = connections
+            .iter()
+            .filter(|connection| connection.login.is_some());
+        let oldest = strangers
+            .next()
+            .filter(|_| strangers.count() + 1 >= MAX_STRANGERS);
+        let patience = oldest.map(|oldest| STRANGER_TIME.saturating_sub(oldest.since.elapsed()));
+        let must_wait = patience.filter(|patience| !patience.is_zero());
+        let room = connections.len() < MAX_CONNECTIONS && must_wait.is_none();
+        let logins = connections
+            .iter()
+            .filter_map(|connection| connection.login.as_ref());
+        // Of a pipe that nobody writes to only the end is waited for.
+        let logins = logins.map(|login| PollFd::new(login.as_fd(), PollFlags::empty()));
+        let asked = if room {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        };
+        let mut wake = vec![
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), asked),
+        ];
+        wake.extend(logins);
+        let timeout = must_wait.map_or(PollTimeout::NONE, |wait| {
+            // A millisecond more, since the rest is cut off.
+            PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        if nix::poll::poll(&mut wake, timeout).is_err() {
             continue; // interrupted
         }
-        if wake.get(1).and_then(PollFd::any) != Some(true) {
+        let is_over: Vec<bool> = wake.iter().map(|fd| fd.any() == Some(true)).collect();
+        let logged_in = is_over.get(2..).unwrap_or_default();
+        let strangers = connections
+            .iter_mut()
+            .filter(|connection| connection.login.is_some());
+        for (connection, _) in strangers.zip(logged_in).filter(|(_, is_over)| **is_over) {
+            connection.login = None;
+        }
+        if !room || is_over.get(1) != Some(&true) {
             continue;
         }
         match crate::sys::accept(listener.as_fd()) {
-            Ok(stream) => match spawn(options, stream) {
-                Ok(child) => children.push(child),
-                Err(error) => eprintln!("cpud: {error:#}"),
-            },
+            Ok(stream) => {
+                if patience.is_some() {
+                    let oldest = connections.iter_mut().find(|one| one.login.is_some());
+                    if let Some(oldest) = oldest {
+                        say("too many peers that do not log in; the oldest is gone");
+                        let _ = oldest.child.kill();
+                        oldest.login = None;
+                    }
+                }
+                match spawn(options, stream) {
+                    Ok(connection) => connections.push(connection),
+                    Err(error) => say(format_args!("{error:#}")),
+                }
+            }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => {
                 // Out of descriptors or memory, or a peer that left at once: none is for ever.
-                eprintln!("cpud: cannot accept a connection: {error}");
+                say(format_args!("cannot accept a connection: {error}"));
                 std::thread::sleep(PAUSE);
             }
         }
     }
 }
 
-/// A fresh `cpud connection` with the socket as its standard input.
-fn spawn(options: &Options, stream: OwnedFd) -> Result<Child> {
+/// A process that serves a connection.
+struct Connection {
+    child: Child,
+    since: Instant,
+    /// Ends when the peer has logged in; until then he is a stranger.
+    login: Option<OwnedFd>,
+}
+
+/// A fresh `cpud connection` with the socket as its standard input; its standard output ends with the login.
+fn spawn(options: &Options, stream: OwnedFd) -> Result<Connection> {
+    let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let mut command = Command::new("/proc/self/exe");
     command
         .arg("connection")
@@ -104,7 +164,8 @@ fn spawn(options: &Options, stream: OwnedFd) -> Result<Child> {
         .arg(&options.public_keys)
         .arg("-hk")
         .arg(&options.host_key)
-        .stdin(Stdio::from(stream));
+        .stdin(Stdio::from(stream))
+        .stdout(Stdio::from(theirs));
     if options.forward {
         command.arg("-forward");
     }
@@ -114,7 +175,10 @@ fn spawn(options: &Options, stream: OwnedFd) -> Result<Child> {
     if options.debug {
         command.arg("-d");
     }
-    command
-        .spawn()
-        .context("cannot start a process for a connection")
+    let child = command.spawn();
+    Ok(Connection {
+        child: child.context("cannot start a process for a connection")?,
+        since: Instant::now(),
+        login: Some(login),
+    })
 }
