@@ -9,6 +9,7 @@ use cpu_proto::fstab::{self, Reason};
 use cpu_proto::namespace::{self, Bind};
 use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
 
 /// What the command line says of the machine's mounts.
 #[derive(Debug)]
@@ -133,13 +134,21 @@ fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec
     }
 }
 
+/// How often a path is looked for again that others are changing.
+const RETRIES: usize = 64;
+
 /// What `path` is in the tree beneath `root` when its symlinks have been followed: on a long path the machine
 /// would take two round trips for each. None where that can't be told (no /proc, no such file).
 fn real_path(root: &Path, path: &str) -> Option<String> {
     let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let path = path.trim_matches('/');
     let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
-    let file = rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve).ok()?;
+    let open = || rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
+    // While somebody mounts or renames, the kernel cannot tell where `..` leads (openat2(2)).
+    let mut tries = std::iter::repeat_with(open).take(RETRIES);
+    let file = tries
+        .find(|file| !matches!(file, Err(Errno::AGAIN)))?
+        .ok()?;
     let name = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
     let (real, root) = (name(&file)?, name(&root)?);
     let inside = real.strip_prefix(root).ok()?.to_str()?;

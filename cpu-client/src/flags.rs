@@ -3,7 +3,7 @@
 //! Flags are written as Go programs write them (`-key x`, `-key=x`), with one dash or two; the
 //! one table below is clap's, and this module only brings the words into the form it reads.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -263,6 +263,14 @@ fn normalize(command: &clap::Command, args: impl IntoIterator<Item = OsString>) 
             arg.get_long().map(|long| (long.to_owned(), takes))
         })
         .collect();
+    let paths: HashSet<&str> = command
+        .get_arguments()
+        .filter(|arg| {
+            let value = arg.get_value_names().and_then(|names| names.first());
+            value.is_some_and(|value| value == "FILE" || value == "DIR")
+        })
+        .filter_map(clap::Arg::get_long)
+        .collect();
     let mut args = args.into_iter();
     let mut flags = vec![OsString::from("cpu")];
     let mut positional = Vec::new();
@@ -302,6 +310,16 @@ fn normalize(command: &clap::Command, args: impl IntoIterator<Item = OsString>) 
         let mut normal = OsString::from(format!("--{long}"));
         normal.push(OsStr::from_bytes(&word[name.len().min(word.len())..]));
         let has_value = word.contains(&b'=');
+        // A shell expands `-key ~/x`, but not `-key=~/x`.
+        if let Some(rest) = word
+            .get(name.len()..)
+            .and_then(|rest| rest.strip_prefix(b"=~/"))
+            && paths.contains(long)
+            && let Some(home) = std::env::home_dir()
+        {
+            normal = format!("--{long}=").into();
+            normal.push(home.join(OsStr::from_bytes(rest)));
+        }
         if !has_value && takes_next.get(long) == Some(&true) {
             // `-x v`, also when v begins with a dash or is empty.
             if let Some(value) = args.next() {

@@ -72,6 +72,14 @@ fn told(text: &str) -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Who runs this, as ssh sees it; containers may have no file that says so.
+fn local_user() -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::getuid());
+    let name = user.ok().flatten().map(|user| user.name);
+    name.or_else(|| std::env::var("USER").ok())
+        .unwrap_or_else(|| "root".into())
+}
+
 fn run(flags: &Flags) -> Result<u8> {
     if flags.debug.0 {
         tracing_subscriber::fmt()
@@ -100,7 +108,7 @@ fn run(flags: &Flags) -> Result<u8> {
     } else {
         None
     };
-    let local_user = std::env::var("USER").unwrap_or_else(|_| "root".into());
+    let local_user = local_user();
     let wanted = ssh::Wanted {
         network: flags.net,
         host: &flags.host,

@@ -14,6 +14,8 @@ const STEP: Duration = Duration::from_millis(120);
 #[derive(Debug, Default)]
 pub(crate) struct Stage {
     text: RefCell<String>,
+    /// Whether another program may be using the terminal, whose lines must not be cleared.
+    is_shared: Cell<bool>,
     is_shown: Cell<bool>,
 }
 
@@ -21,6 +23,11 @@ impl Stage {
     /// Names the step that begins.
     pub(crate) fn set(&self, text: impl Into<String>) {
         self.text.replace(text.into());
+    }
+
+    /// Whether another program may write to the terminal, or ask there, from now on.
+    pub(crate) fn share(&self, is_shared: bool) {
+        self.is_shared.set(is_shared);
     }
 
     /// Clears the line, so that something else can be shown.
@@ -43,11 +50,14 @@ impl Stage {
                 self.hide();
                 return result;
             }
+            wait = STEP;
+            if self.is_shared.get() {
+                continue;
+            }
             let sign = signs.next().unwrap_or('|');
             let line = format!("\r\x1b[K{sign} {}", self.text.borrow());
             let _ = stderr().write_all(line.as_bytes());
             self.is_shown.set(true);
-            wait = STEP;
         }
     }
 }

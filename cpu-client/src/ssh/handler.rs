@@ -1,5 +1,6 @@
 //! What the server sends, sorted: bytes to the channels' queues, the rest as events.
 
+use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use cpu_proto::SERVER_ID_PREFIX;
@@ -86,6 +87,15 @@ impl Drop for Handler {
 
 impl client::Handler for Handler {
     type Error = Error;
+
+    /// What the server says before the login, as `Banner` of sshd_config(5) has it.
+    async fn auth_banner(&mut self, banner: &str, _: &mut Session) -> Result<(), Error> {
+        let is_plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
+        let text: String = banner.chars().filter(is_plain).collect();
+        // Where nobody reads it, it is not needed.
+        let _ = std::io::stderr().write_all(text.as_bytes());
+        Ok(())
+    }
 
     async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Error> {
         match key {

@@ -153,6 +153,10 @@ impl HostKeys {
                 if is_known {
                     return Ok(());
                 }
+                let unported = || self.look_among_names(user.iter().chain(system), key);
+                if contradiction.is_none() && unported()? {
+                    return Ok(());
+                }
                 if let Some((file, line, known)) = contradiction {
                     let what = format!(
                         "{host} port {port} has the host key {got}, but {} line {line} says {known}",
@@ -222,6 +226,19 @@ impl HostKeys {
             is_known,
             contradiction,
         })
+    }
+
+    /// Whether known_hosts files have this key for the host's name without a port, which ssh takes too.
+    fn look_among_names<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f PathBuf>,
+        key: &PublicKey,
+    ) -> Result<bool> {
+        let plain = Self {
+            port: 22,
+            ..self.clone()
+        };
+        Ok(plain.look_among(files, key)?.is_known)
     }
 
     /// What one file says; nothing if there is none. One that cannot be read may say that a key is wrong.

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use russh::keys::{PrivateKey, PublicKey};
 
+use crate::terminal;
+
 /// As many as ssh gives.
 const TRIES: usize = 3;
 
@@ -107,7 +109,7 @@ pub(super) fn unlock(path: &Path, text: &str) -> Result<Arc<PrivateKey>> {
         );
     }
     for _ in 0..TRIES {
-        let passphrase = rpassword::prompt_password(format!("Enter passphrase for key '{name}': "))
+        let passphrase = terminal::ask_hidden(&format!("Enter passphrase for key '{name}': "))
             .with_context(|| {
                 format!("no terminal to ask for the passphrase of {name} on; ssh-agent can keep it")
             })?;

@@ -95,6 +95,7 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
         expected.clone(),
     );
     stage.set(format!("connecting to {place}"));
+    stage.share(matches!(place, stream::Place::Command { .. }));
     let exchange = async {
         let addresses = stream::addresses(place);
         let addresses = addresses.await.map_err(handler::Error::Plain)?;
@@ -125,6 +126,7 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
         error => anyhow!("cannot connect to {place}: {error}"),
     })?;
     stage.set(format!("logging in to {place}"));
+    stage.share(false);
     let peer = mux.peer();
     keys.log_in(&mut handle, peer, &target.user, place, stage)
         .await?;

@@ -9,10 +9,11 @@ use cpu_ssh::algorithms::{KEEPALIVE_INTERVAL, KEEPALIVE_MAX};
 use tracing::debug;
 
 use super::HostKeys;
-use super::config::{Asked, Checking, Family, NewHost, Proxy, Settings, Tokens};
+use super::config::{Asked, Checking, ENDLESS, Family, NewHost, Proxy, Settings, Tokens, shell};
 use super::login::{self, Identities};
 use super::pattern;
 use super::stream::Place;
+use crate::terminal;
 
 /// From the first packet to the end of the key exchange. A machine whose network eats packets
 /// must be told of within 15 seconds.
@@ -140,12 +141,17 @@ impl Target {
         let identities = identities(wanted, &settings, &tokens)?;
         let host_keys = host_keys(wanted, &settings, &tokens, &identities)?;
         let interval = settings.alive_interval.unwrap_or(KEEPALIVE_INTERVAL);
+        let connect_timeout = match &place {
+            // A proxy may ask a person something, which takes the time that it takes.
+            Place::Command { .. } if terminal::can_ask() => ENDLESS,
+            _ => CONNECT_TIMEOUT,
+        };
         Ok(Self {
             place,
             user,
             identities,
             host_keys,
-            connect_timeout: settings.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            connect_timeout: settings.connect_timeout.unwrap_or(connect_timeout),
             alive_interval: Some(interval).filter(|interval| !interval.is_zero()),
             alive_max: settings.alive_max.unwrap_or(KEEPALIVE_MAX),
             send_env: settings.send_env,
@@ -182,12 +188,11 @@ fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Resul
             let command = tokens.expand(command)?;
             Ok(Place::Command {
                 shown: format!("{host} port {port} through {command:?}"),
-                words: ["/bin/sh", "-c", &format!("exec {command}")]
-                    .map(str::to_owned)
-                    .to_vec(),
+                words: [shell(), "-c".into(), format!("exec {command}")].to_vec(),
             })
         }
         Some(Proxy::Jump(hosts)) => {
+            let hosts = &tokens.expand(hosts)?;
             let (before, last) = match hosts.rsplit_once(',') {
                 Some((before, last)) => (Some(before), last),
                 None => (None, hosts.as_str()),
@@ -393,7 +398,11 @@ mod tests {
         );
         assert_eq!(
             words(place(Proxy::Command("nc %h %p".into()))),
-            "/bin/sh -c exec nc board 17010"
+            format!("{} -c exec nc board 17010", shell())
+        );
+        assert_eq!(
+            words(place(Proxy::Jump("%r@%h.gate".into()))),
+            "ssh -W [board]:17010 ssh://ann@board.gate"
         );
         assert!(matches!(place(Proxy::None), Place::Tcp { .. }));
     }

@@ -1,5 +1,6 @@
 //! One file of ssh_config(5), and those that it includes: which lines count, and what they set.
 
+use std::fs::Metadata;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -8,9 +9,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cpu_proto::DEFAULT_PORT;
+use nix::unistd::{Gid, Group, User, getuid};
 
 use super::value::{time, words, yes_or_no};
-use super::{Asked, Checking, Family, NewHost, Proxy, Settings, Tokens, tilde};
+use super::{Asked, Checking, ENDLESS, Family, NewHost, Proxy, Settings, Tokens, tilde};
 use crate::ssh::pattern::matches_list;
 
 /// ssh's own limit for files that include each other.
@@ -47,18 +49,22 @@ impl<'a> Reader<'a> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             meta => meta.with_context(what)?,
         };
-        if meta.len() > LARGEST || !meta.is_file() {
+        // A directory says nothing, nor does /dev/null.
+        if !meta.is_file() {
+            return Ok(());
+        }
+        if meta.len() > LARGEST {
             bail!("{}: not a configuration of ssh", path.display());
         }
-        let mine = [0, nix::unistd::getuid().as_raw()].contains(&meta.uid());
-        if of_user && (!mine || meta.mode() & 0o022 != 0) {
+        if of_user && may_be_written_by_others(&meta) {
             bail!(
                 "{} may be written by others, and it can name commands to run: chmod 600 it",
                 path.display()
             );
         }
-        let text = std::fs::read_to_string(path).with_context(what)?;
-        self.text(&text, path, of_user, active)
+        // Comments are in any encoding.
+        let bytes = std::fs::read(path).with_context(what)?;
+        self.text(&String::from_utf8_lossy(&bytes), path, of_user, active)
     }
 
     /// Reads a text. `active` is whether the line that included it counts.
@@ -171,15 +177,18 @@ impl<'a> Reader<'a> {
                 });
             }
             "connecttimeout" => {
-                // As long as the system tries.
                 let patience = match first {
-                    "none" | "0" => Duration::from_hours(24),
+                    "none" | "0" => ENDLESS,
                     some => time(some)?,
                 };
                 settings.connect_timeout.get_or_insert(patience);
             }
             "serveraliveinterval" => {
-                settings.alive_interval.get_or_insert(time(first)?);
+                let interval = match first {
+                    "none" => Duration::ZERO,
+                    some => time(some)?,
+                };
+                settings.alive_interval.get_or_insert(interval);
             }
             "serveralivecountmax" => {
                 let count = first.parse();
@@ -203,6 +212,8 @@ impl<'a> Reader<'a> {
                 settings.family.get_or_insert(family);
             }
             "sendenv" => settings.send_env.extend(arguments.iter().cloned()),
+            // As in ssh, the first line alone.
+            "setenv" if !settings.set_env.is_empty() => {}
             "setenv" => {
                 for argument in arguments {
                     let Some((name, value)) = argument.split_once('=') else {
@@ -223,7 +234,12 @@ impl<'a> Reader<'a> {
     /// Whether all criteria of a `Match` line hold.
     fn matches(&mut self, criteria: &[String]) -> Result<bool> {
         let mut all = true;
-        let mut words = criteria.iter();
+        // `host=x` is the same as `host x`.
+        let mut words = criteria.iter().flat_map(|word| match word.split_once('=') {
+            Some((name, value)) if is_criterion(name) => [Some(name), Some(value)],
+            _ => [Some(word.as_str()), None],
+        });
+        let mut words = words.by_ref().flatten();
         while let Some(word) = words.next() {
             let lower = word.to_ascii_lowercase();
             let (negated, name) = match lower.strip_prefix('!') {
@@ -250,6 +266,7 @@ impl<'a> Reader<'a> {
                 }
                 // There is no second reading of the files, so these are never true.
                 "final" | "canonical" => {
+                    self.settings.ignored.insert(format!("match {name}"));
                     all &= negated;
                     continue;
                 }
@@ -282,12 +299,12 @@ impl<'a> Reader<'a> {
             local_user: asked.local_user,
         };
         let command = tokens.expand(command)?;
-        let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+        let shell = super::shell();
         let mut run = Command::new(&shell);
         run.arg("-c").arg(command);
         run.stdin(Stdio::null()).stdout(Stdio::null());
         let status = run.status();
-        let status = status.with_context(|| format!("cannot run {}", shell.display()))?;
+        let status = status.with_context(|| format!("cannot run {shell}"))?;
         Ok(status.success())
     }
 
@@ -302,16 +319,43 @@ impl<'a> Reader<'a> {
             path = base.join(path);
         }
         let path = path.to_string_lossy();
-        let found = glob::glob(&path).with_context(|| format!("Include {pattern}"))?;
+        let as_shells_do = glob::MatchOptions {
+            require_literal_leading_dot: true,
+            ..glob::MatchOptions::default()
+        };
+        let found = glob::glob_with(&path, as_shells_do);
+        let found = found.with_context(|| format!("Include {pattern}"))?;
         // What cannot be looked into says nothing.
         Ok(found.filter_map(Result::ok).collect())
     }
+}
+
+/// Of the criteria of `Match`, those that have a value.
+fn is_criterion(name: &str) -> bool {
+    let name = name.strip_prefix('!').unwrap_or(name);
+    ["host", "originalhost", "user", "localuser", "exec"]
+        .iter()
+        .any(|known| known.eq_ignore_ascii_case(name))
+}
+
+/// Others than the user and root; a group that bears the user's name and has no other member is the user.
+fn may_be_written_by_others(meta: &Metadata) -> bool {
+    let me = getuid();
+    let mine = [0, me.as_raw()].contains(&meta.uid());
+    let is_mine_alone = || {
+        let group = Group::from_gid(Gid::from_raw(meta.gid())).ok().flatten();
+        let user = User::from_uid(me).ok().flatten();
+        matches!((group, user), (Some(group), Some(user))
+            if group.name == user.name && group.mem.iter().all(|member| *member == user.name))
+    };
+    !mine || meta.mode() & 0o002 != 0 || meta.mode() & 0o020 != 0 && !is_mine_alone()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     fn settings_for(asked: &Asked<'_>, text: &str) -> Result<Settings> {
@@ -337,7 +381,7 @@ mod tests {
     fn the_first_value_wins_and_lists_grow() {
         let text = "User early\nHost board b?\n  Port=2222\n  user late\n  IdentityFile ~/a\n\
                     Host !board *\n  Port 1\nHost *\n  IdentityFile ~/b\n  port 3\n  SetEnv A=1 B=2\n\
-                    SetEnv A=3\n  ForwardAgent yes\n";
+                    SetEnv A=3 C=4\n  ForwardAgent yes\n";
         let found = settings("board", text);
         assert_eq!(found.user.as_deref(), Some("early"));
         assert_eq!(found.port, Some(2222));
@@ -356,7 +400,7 @@ mod tests {
                     Match exec \"test %h/%p/%n = long.lab/7/other\"\n  User no\nMatch !exec true\n  User no\n\
                     Match originalhost other exec no-such-command\n  User no\n\
                     Match exec \"test %h/%p/%n = long.lab/7/short\"\n  IdentityFile mine\nMatch surprise x\n  User no\n\
-                    Match final\n  User no\nMatch !host *.lab\n User elsewhere\nMatch all\n  User yes\n";
+                    Match final\n  User no\nMatch user=bob\n  User no\nMatch !host=*.lab\n User elsewhere\nMatch all\n  User yes\n";
         let found = settings("short", text);
         assert_eq!((found.port, found.user.as_deref()), (Some(7), Some("yes")));
         assert_eq!(found.identity_files, ["mine"]);
@@ -427,7 +471,9 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let ssh = home.path().join(".ssh");
         std::fs::create_dir_all(ssh.join("config.d")).unwrap();
-        std::fs::write(ssh.join("config.d/b"), "Port 2\n").unwrap();
+        std::fs::write(ssh.join("config.d/b"), b"# caf\xe9\nPort 2\n").unwrap();
+        std::fs::write(ssh.join("config.d/.a.swp"), "Port 3\n").unwrap();
+        std::fs::create_dir(ssh.join("config.d/a.d")).unwrap();
         std::fs::write(ssh.join("config.d/a"), "Host board\nPort 1\n").unwrap();
         std::fs::write(ssh.join("loop"), "Include loop\n").unwrap();
         let asked = |host| Asked {
@@ -442,6 +488,12 @@ mod tests {
             settings_for(&asked("other"), text).unwrap(),
             Settings::default()
         );
+        let empty = settings_for(&asked("x"), "Include /dev/null /dev").unwrap();
+        assert_eq!(empty, Settings::default());
+        let path = ssh.join("config.d/b");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+        let error = settings_for(&asked("bread"), text).unwrap_err();
+        assert!(format!("{error:#}").contains("chmod 600"), "{error:#}");
         let error = settings_for(&asked("x"), "Include loop").unwrap_err();
         assert!(format!("{error:#}").contains("16 deep"), "{error:#}");
     }

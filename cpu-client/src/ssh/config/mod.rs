@@ -13,6 +13,9 @@ use anyhow::Result;
 
 use file::Reader;
 
+/// As long as the system tries.
+pub(crate) const ENDLESS: Duration = Duration::from_hours(24);
+
 /// Which host is asked for, and by whom.
 #[derive(Debug)]
 pub(crate) struct Asked<'a> {
@@ -115,7 +118,7 @@ pub(crate) struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    /// Expands `%h` and `${NAME}`.
+    /// Expands `%h` and its like.
     pub(crate) fn expand(&self, text: &str) -> Result<String> {
         value::expand(text, |letter| {
             Some(match letter {
@@ -133,10 +136,18 @@ impl Tokens<'_> {
         })
     }
 
-    /// A file's name: `~/` at its beginning too.
+    /// A file's name: `${NAME}` too, and `~/` or `~user/` at its beginning.
     pub(crate) fn path(&self, text: &str) -> Result<PathBuf> {
-        Ok(tilde(&self.expand(text)?, self.home))
+        let text = value::expand_environment(&self.expand(text)?)?;
+        Ok(tilde(&text, self.home))
     }
+}
+
+/// The user's, which runs the commands of the configuration.
+pub(crate) fn shell() -> String {
+    let shell = std::env::var("SHELL").ok();
+    let shell = shell.filter(|shell| !shell.is_empty());
+    shell.unwrap_or_else(|| "/bin/sh".into())
 }
 
 /// This machine's name.
@@ -146,9 +157,14 @@ fn here() -> String {
 }
 
 fn tilde(path: &str, home: &Path) -> PathBuf {
-    match path.strip_prefix("~/") {
-        Some(rest) => home.join(rest),
-        None if path == "~" => home.to_owned(),
-        None => PathBuf::from(path),
+    let Some(rest) = path.strip_prefix('~') else {
+        return PathBuf::from(path);
+    };
+    match rest.split_once('/').unwrap_or((rest, "")) {
+        ("", rest) => home.join(rest),
+        (name, rest) => match nix::unistd::User::from_name(name) {
+            Ok(Some(user)) => user.dir.join(rest),
+            _ => PathBuf::from(path),
+        },
     }
 }

@@ -89,38 +89,41 @@ pub(super) fn time(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs(total))
 }
 
-/// Replaces `%h` and its like, of which `value` knows the letters, and `${NAME}`.
+/// Replaces `%h` and its like, of which `value` knows the letters.
 pub(super) fn expand(text: &str, value: impl Fn(char) -> Option<String>) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;
-    while let Some(at) = rest.find(['%', '$']) {
-        let (before, from) = rest.split_at_checked(at).unwrap_or((rest, ""));
+    while let Some((before, after)) = rest.split_once('%') {
         out.push_str(before);
-        if let Some(inner) = from.strip_prefix("${") {
-            let Some((name, after)) = inner.split_once('}') else {
-                bail!("{text:?} has a ${{ without }}");
-            };
-            match std::env::var(name) {
-                Ok(value) => out.push_str(&value),
-                Err(_) => bail!("{text:?} needs the environment variable {name}, which is not set"),
-            }
-            rest = after;
-            continue;
-        }
-        let mut characters = from.chars();
-        if characters.next() == Some('$') {
-            out.push('$');
-        } else {
-            match characters.next() {
-                Some('%') => out.push('%'),
-                Some(letter) => match value(letter) {
-                    Some(value) => out.push_str(&value),
-                    None => bail!("{text:?}: cpu knows no %{letter} there; %% is a percent sign"),
-                },
-                None => bail!("{text:?} ends in a %"),
-            }
+        let mut characters = after.chars();
+        match characters.next() {
+            Some('%') => out.push('%'),
+            Some(letter) => match value(letter) {
+                Some(value) => out.push_str(&value),
+                None => bail!("{text:?}: cpu knows no %{letter} there; %% is a percent sign"),
+            },
+            None => bail!("{text:?} ends in a %"),
         }
         rest = characters.as_str();
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+/// Replaces `${NAME}`, as in names of files alone.
+pub(super) fn expand_environment(text: &str) -> Result<String> {
+    let mut out = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        out.push_str(before);
+        let Some((name, after)) = after.split_once('}') else {
+            bail!("{text:?} has a ${{ without }}");
+        };
+        match std::env::var(name) {
+            Ok(value) => out.push_str(&value),
+            Err(_) => bail!("{text:?} needs the environment variable {name}, which is not set"),
+        }
+        rest = after;
     }
     out.push_str(rest);
     Ok(out)
@@ -161,9 +164,18 @@ mod tests {
     #[test]
     fn tokens() {
         let value = |letter| (letter == 'h').then(|| "board".to_owned());
-        assert_eq!(expand("nc %h 1%%$", value).unwrap(), "nc board 1%$");
-        for bad in ["%z", "%", "${", "${CPU_NO_SUCH_VARIABLE}"] {
+        assert_eq!(
+            expand("nc %h 1%%$ ${X:-y}", value).unwrap(),
+            "nc board 1%$ ${X:-y}"
+        );
+        for bad in ["%z", "%"] {
             assert!(expand(bad, value).is_err(), "{bad}");
+        }
+        let path = std::env::var("PATH").unwrap();
+        let expanded = expand_environment("a$ ${PATH}%h").unwrap();
+        assert_eq!(expanded, format!("a$ {path}%h"));
+        for bad in ["${", "${CPU_NO_SUCH_VARIABLE}"] {
+            assert!(expand_environment(bad).is_err(), "{bad}");
         }
     }
 
@@ -174,6 +186,7 @@ mod tests {
                 prop_assert!(words.iter().map(String::len).sum::<usize>() <= line.len());
             }
             let _ = expand(&line, |_| Some("x".into()));
+            let _ = expand_environment(&line);
         }
 
         #[test]
