@@ -48,8 +48,8 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environmen
         if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
             all.push((name.to_owned(), value.to_owned()));
         } else {
-            eprintln!(
-                "cpu: the environment variable {} is not UTF-8 and stays here",
+            say!(
+                "the environment variable {} is not UTF-8 and stays here",
                 name.to_string_lossy()
             );
         }

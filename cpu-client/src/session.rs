@@ -273,7 +273,7 @@ async fn serve_at_port(
             )
         });
         if let Err(error) = served {
-            eprintln!("cpu: {error:#}");
+            say!("{error:#}");
         }
     });
     Ok(number)
@@ -305,7 +305,7 @@ async fn wait_end(
                     if is_needed {
                         bail!("{refusal}; without -t the command runs without one");
                     }
-                    eprintln!("cpu: {refusal}; the command runs without one");
+                    say!("{refusal}; the command runs without one");
                 }
             }
             Some(Event::Refused(id)) if id == main => {

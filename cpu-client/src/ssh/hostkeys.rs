@@ -163,7 +163,7 @@ impl HostKeys {
                         file.display()
                     );
                     if checking.changed_is_accepted {
-                        eprintln!("cpu: {what}; accepted, as StrictHostKeyChecking says");
+                        say!("{what}; accepted, as StrictHostKeyChecking says");
                         return Ok(());
                     }
                     bail!(
@@ -292,15 +292,15 @@ impl HostKeys {
                 .write_all(format!("{newline}{line}\n").as_bytes())
         })();
         match result {
-            Ok(()) => eprintln!(
-                "cpu: {} is new; its host key {} is now in {}",
+            Ok(()) => say!(
+                "{} is new; its host key {} is now in {}",
                 self.host,
                 fingerprint(key),
                 file.display()
             ),
             // Without a place to remember it the host stays new; that must not stop the work.
-            Err(error) => eprintln!(
-                "cpu: {} is new with host key {}, and {} cannot be written: {error}",
+            Err(error) => say!(
+                "{} is new with host key {}, and {} cannot be written: {error}",
                 self.host,
                 fingerprint(key),
                 file.display()

@@ -54,8 +54,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
     }
     let mode = meta.mode() & 0o777;
     if meta.uid() == nix::unistd::getuid().as_raw() && mode & 0o077 != 0 {
-        eprintln!(
-            "cpu: the private key {name} is not used: its mode {mode:04o} lets others read or change it; chmod 600 it"
+        say!(
+            "the private key {name} is not used: its mode {mode:04o} lets others read or change it; chmod 600 it"
         );
         return Ok(None);
     }

@@ -179,7 +179,7 @@ impl Keys {
                         Ok(Ok(answer)) if answer.success() => return Ok(()),
                         Ok(Ok(_)) => {}
                         // An agent may refuse to sign; the next key may do.
-                        Ok(Err(error)) => eprintln!("cpu: {}: the agent: {error}", key.name),
+                        Ok(Err(error)) => say!("{}: the agent: {error}", key.name),
                     }
                     continue;
                 }
