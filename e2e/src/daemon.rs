@@ -64,6 +64,11 @@ impl Daemon {
 
     /// OpenSSH's, which `out()/cpu_rsa` may log in to.
     pub fn sshd() -> Result<Self> {
+        Self::sshd_with(&[])
+    }
+
+    /// The same with lines more in its configuration.
+    pub fn sshd_with(lines: &[&str]) -> Result<Self> {
         Self::start("sshd (package openssh-server)", |directory, port| {
             // sshd re-executes itself, so it must be called by its whole path.
             let mut command = Command::new("/usr/sbin/sshd");
@@ -81,6 +86,9 @@ impl Daemon {
                 "AcceptEnv LANG LC_* FROM_CONFIG SENT KEPT".to_owned(),
             ] {
                 command.args(["-o", &option]);
+            }
+            for line in lines {
+                command.args(["-o", line]);
             }
             command
         })

@@ -3,6 +3,7 @@
 
 mod cache;
 mod commands;
+mod edges;
 mod files;
 mod interop;
 mod lifecycle;
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
         ssh::TESTS,
         interop::TESTS,
         tty::TESTS,
+        edges::TESTS,
         refusals::TESTS,
         lifecycle::TESTS,
         load::TESTS,

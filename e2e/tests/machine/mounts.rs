@@ -107,6 +107,20 @@ fn without_binds(machine: &Machine) -> Result<()> {
         let output = prepared(&["/bin/true"])?;
         ensure!(output.status.code() == Some(127), "{output:?}");
     }
+    // What an fstab brings is there beside the files.
+    let binds = ["bin", "lib", "lib64", "usr"]
+        .map(|name| format!("/tmp/cpu/{name} /{name} none bind 0 0\n"));
+    let file = machine.home.path().join("binds");
+    std::fs::write(&file, format!("{}none /mnt tmpfs rw 0 0\n", binds.concat()))?;
+    let flags = ["-namespace", "", "-fstab", &file.display().to_string()];
+    let mut command = machine.client.command(&flags, &["sh", "-c", MOUNTS]);
+    command.env("PWD", "/");
+    let table = text(machine.client.output(command, b"")?)?;
+    ensure!(
+        has(&table, "/mnt", "tmpfs") && has(&table, "/usr", "9p"),
+        "{table}"
+    );
+    ensure!(!has(&table, "/home", "9p"), "{table}");
     Ok(())
 }
 

@@ -99,6 +99,18 @@ pub(crate) fn works(output: &Output) -> Result<String> {
     Ok(String::from_utf8(output.stdout.clone())?)
 }
 
+/// A user whose configuration knows `board`, a cpud here.
+pub(crate) fn board() -> Result<(Daemon, User)> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    user.configure(&format!(
+        "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
+        daemon.port
+    ))?;
+    // The first time it is new, which would be told in the middle of everything.
+    works(&user.run(&["board", "true"])?)?;
+    Ok((daemon, user))
+}
+
 fn fails(output: &Output, words: &[&str]) -> Result<()> {
     let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(255), "{output:?}");
@@ -112,13 +124,13 @@ fn configuration(_: &Machine) -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let port = daemon.port;
     user.configure(
-        "Include board.conf\nHost board-*\n  ForwardAgent yes\n  HostName 127.0.0.1\n  Port 1\n  SetEnv FROM_CONFIG=yes LATE=no\n\
-         Match host 127.0.0.1 user bob\n  SetEnv BOB=1\n",
+        "Include board.conf\nMatch host=127.0.0.1 user bob\n  SetEnv FROM_CONFIG=yes BOB=1\n\
+         Host board-*\n  ForwardAgent yes\n  Port 1\n  SetEnv FROM_CONFIG=yes LATE=no\n",
     )?;
     fs::write(
         user.ssh().join("board.conf"),
         format!(
-            "Host board-?\n  Port {port}\n  IdentityFile ~/.ssh/missing\n  IdentityFile %d/.ssh/own\n  \
+            "Host board-?\n  Port {port}\n  HostName 127.0.0.1\n  IdentityFile ~/.ssh/missing\n  IdentityFile %d/.ssh/own\n  \
              UserKnownHostsFile ~/.ssh/hosts\n  AddressFamily inet\n"
         ),
     )?;

@@ -6,13 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::finish;
-use e2e::daemon::Daemon;
 use e2e::out;
 use e2e::terminal::Terminal;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ssh::{User, works};
+use crate::ssh::{board, works};
 use crate::{Machine, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -22,18 +21,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("signals_are_passed_on", signals),
     ("signals_that_kill_the_command_are_told", killed),
 ];
-
-/// A user whose configuration knows `board`, a cpud here.
-fn board() -> Result<(Daemon, User)> {
-    let (daemon, user) = (Daemon::cpud()?, User::new()?);
-    user.configure(&format!(
-        "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
-        daemon.port
-    ))?;
-    // The first time it is new, which would be told in the middle of everything.
-    works(&user.run(&["board", "true"])?)?;
-    Ok((daemon, user))
-}
 
 fn flags(_: &Machine) -> Result<()> {
     let (_daemon, user) = board()?;
@@ -202,5 +189,8 @@ fn killed(_: &Machine) -> Result<()> {
         let output = user.run(&["board", "sh", "-c", &format!("kill -{number} $$")])?;
         ensure!(output.status.code() == Some(128 + number), "{output:?}");
     }
+    // A real-time signal, which has no name.
+    let output = user.run(&["board", "sh", "-c", "kill -40 $$"])?;
+    ensure!(output.status.code() == Some(168), "{output:?}");
     Ok(())
 }
