@@ -139,4 +139,4 @@ clean: ## remove out/ and target/, keys too; the cache (~/.cache/cpu-appliance) 
 	rm -rf out
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
