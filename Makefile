@@ -25,6 +25,13 @@ all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 deps: ## install what is missing (Debian, Ubuntu), or say what
 	@scripts/deps build kernel qemu media distro test
 
+# What is x86_64's alone: the configurations of small and hardened kernels, and Debian's kernel.
+ifneq ($(ARCH),x86_64)
+ifneq ($(filter flash hardened stick,$(MAKECMDGOALS)),)
+$(error $(filter flash hardened stick,$(MAKECMDGOALS)): there is none for $(ARCH), only for x86_64)
+endif
+endif
+
 programs: ## cpu, cpud and mkimage, static
 	@scripts/deps build $(CROSS)
 	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p cpud -p mkimage

@@ -30,9 +30,10 @@ impl Files {
         msize: u32,
         observer: Option<Arc<dyn Observer + Send>>,
     ) -> Result<Self> {
+        let mapped = Export::new(root)?;
         Ok(Self {
-            mapped: Arc::new(Export::new(root)?),
-            exact: Arc::new(Export::new(root)?.with_caching(Caching::Never)),
+            exact: Arc::new(mapped.with_caching(Caching::Never)),
+            mapped: Arc::new(mapped),
             msize,
             observer,
         })

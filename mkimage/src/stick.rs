@@ -53,7 +53,7 @@ pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files,
     let menu = menu(arch, &boot);
     let kernel = ("cpukernel".to_owned(), std::mem::take(&mut boot.kernel));
     let mut files = vec![kernel, (efi_name.to_owned(), efi), menu];
-    files.extend(loose_files(boot, papers));
+    files.extend(loose_files(arch, boot, papers));
     Ok(files)
 }
 
@@ -89,9 +89,14 @@ pub(crate) fn efi_program(arch: Arch, boot: &Boot) -> Result<Vec<u8>, Error> {
 }
 
 /// What a directory has of it: all but the kernel and its menus.
-pub(crate) fn loose_files(boot: Boot, papers: Papers) -> Files {
+pub(crate) fn loose_files(arch: Arch, boot: Boot, papers: Papers) -> Files {
     let key = papers.key_name.as_str();
-    let text = |text: &str| text.replace("cpu_rsa", key).into_bytes();
+    // The scripts boot this machine unless they are told otherwise.
+    let machine = format!("ARCH:-{}", arch.name());
+    let text = |text: &str| {
+        let text = text.replace("ARCH:-x86_64", &machine);
+        text.replace("cpu_rsa", key).into_bytes()
+    };
     let mut readme = text(include_str!("../../extlinux/README"));
     if papers.private_key.is_some() {
         readme.extend(text(include_str!("../../extlinux/README.private-key")));
@@ -176,6 +181,10 @@ mod tests {
         assert!(find(&files, "EFI/BOOT/BOOTAA64.EFI").is_some());
         let menu = find(&files, "extlinux/extlinux.conf").unwrap();
         assert!(String::from_utf8_lossy(menu).contains("FDTDIR /dtbs"));
+        for script in ["QEMU", "TESTQEMU"] {
+            let text = String::from_utf8_lossy(find(&files, script).unwrap());
+            assert!(text.contains("=${ARCH:-aarch64}\n"), "{script}");
+        }
     }
 
     #[test]

@@ -23,6 +23,9 @@ use rustix::io::Result;
 use super::node::{FileId, Node};
 use super::{Export, File, os};
 
+/// Of Linux's `magic.h`.
+const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572;
+
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// `V9FS_MAGIC`: what statfs says the file system is. Not the one underneath, since programs go
@@ -30,7 +33,22 @@ pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::
 const V9FS_MAGIC: u32 = 0x0102_1997;
 
 pub(super) fn stat(fd: impl AsFd) -> Result<Statx> {
-    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)
+    let mut stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, WANTED)?;
+    // sysfs says one page for whatever is shorter. A kernel that has read less than a size asks for the rest
+    // (6.12 for ever); what has no size, as files of proc(5), is read to its end.
+    let is_one_page = stat.stx_size != 0 && stat.stx_size == u64::from(stat.stx_blksize);
+    if is_one_page
+        && (stat.stx_blocks, stat.stx_dev_major) == (0, 0)
+        && FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile
+        && is_sysfs(&fd)
+    {
+        stat.stx_size = 0;
+    }
+    Ok(stat)
+}
+
+fn is_sysfs(fd: impl AsFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == SYSFS_MAGIC)
 }
 
 /// The device as one number.

@@ -46,13 +46,13 @@ pub use process::{Limits, prepare_process};
 /// A directory that can be served to any number of sessions at once.
 pub struct Export {
     root: Node,
-    /// Whether it is this machine's `/`.
-    is_whole: bool,
+    /// Whether what is mounted of proc(5) in it is shown.
+    shows_processes: bool,
     /// The root's device, whose inode numbers are passed on as they are.
     device: u64,
     /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
-    proc: Option<OwnedFd>,
-    locks: lock::Owners,
+    proc: Option<Arc<OwnedFd>>,
+    locks: Arc<lock::Owners>,
     caching: Caching,
 }
 
@@ -111,19 +111,26 @@ impl Export {
         let whole = rustix::fs::statx(rustix::fs::CWD, c"/", AtFlags::empty(), attr::WANTED);
         let whole = whole.map_err(failed)?;
         Ok(Self {
-            is_whole: node::FileId::new(&whole) == node::FileId::new(&stat),
+            shows_processes: node::FileId::new(&whole) == node::FileId::new(&stat)
+                || node::is_of_proc(&fd),
             device: attr::device(&stat),
             root: Node::root(fd, &stat),
-            proc: node::proc_fds(),
-            locks: lock::Owners::default(),
+            proc: node::proc_fds().map(Arc::new),
+            locks: Arc::default(),
             caching: Caching::default(),
         })
     }
 
-    /// Changes what peers that attach from now on may keep.
+    /// The same directory for peers that may keep something else. An owner of locks is one in both.
     #[must_use]
-    pub fn with_caching(self, caching: Caching) -> Self {
-        Self { caching, ..self }
+    pub fn with_caching(&self, caching: Caching) -> Self {
+        Self {
+            root: self.root.clone(),
+            proc: self.proc.clone(),
+            locks: self.locks.clone(),
+            caching,
+            ..*self
+        }
     }
 
     /// The qid of an open file: version 0 has the peer ask here each time.
@@ -431,7 +438,11 @@ fn oflags(flags: OpenFlags, caching: Caching) -> Result<OFlags> {
         to |= OFlags::APPEND;
     }
     for (bit, flag) in [
-        (OpenFlags::DSYNC, OFlags::DSYNC),
+        // rustix's DSYNC is O_SYNC.
+        (
+            OpenFlags::DSYNC,
+            OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned()),
+        ),
         (OpenFlags::SYNC, OFlags::SYNC),
         (OpenFlags::NOATIME, OFlags::NOATIME),
     ] {

@@ -233,7 +233,7 @@ impl Export {
     /// files: only a peer that is given the whole machine gets there.
     pub(super) fn step(&self, dir: &Node, name: &[u8]) -> Result<(Node, Statx)> {
         let (node, stat, special) = dir.step(name)?;
-        if special == Special::Processes && !self.is_whole {
+        if special == Special::Processes && !self.shows_processes {
             return Err(Errno::ACCESS);
         }
         Ok((node, stat))
@@ -264,8 +264,12 @@ impl Export {
 pub(super) fn proc_fds() -> Option<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).ok()?;
-    let stat = rustix::fs::fstatfs(&fd).ok()?;
-    (stat.f_type == rustix::fs::PROC_SUPER_MAGIC).then_some(fd)
+    is_of_proc(&fd).then_some(fd)
+}
+
+/// Whether a file is one of proc(5).
+pub(super) fn is_of_proc(fd: &OwnedFd) -> bool {
+    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC)
 }
 
 #[cfg(test)]
@@ -288,9 +292,13 @@ mod tests {
         let mut export = Export::new("/".as_ref()).unwrap();
         let root = export.root.clone();
         export.step(&root, b"proc").unwrap();
-        export.is_whole = false;
+        export.shows_processes = false;
         assert_eq!(export.step(&root, b"proc").err(), Some(Errno::ACCESS));
         export.step(&root, b"etc").unwrap();
+        // Who asks for them gets them.
+        let export = Export::new("/proc".as_ref()).unwrap();
+        export.step(&export.root, b"self").unwrap();
+        export.step(&export.root, b"sys").unwrap();
     }
 
     #[test]

@@ -335,6 +335,16 @@ fn extended_attributes_come_and_go() {
     assert_eq!(get(&mut raw, "user.a").unwrap(), b"value");
     set(&mut raw, "user.long", &[7; 1000], 0).unwrap();
     assert_eq!(get(&mut raw, "user.long").unwrap(), [7; 1000]);
+    // How large one may be is the file system's business.
+    let big = [8; 20_000];
+    let here = rustix::fs::setxattr(served.path("f"), c"user.big", &big, flags);
+    match set(&mut raw, "user.big.too", &big, 0) {
+        Ok(()) => assert_eq!(get(&mut raw, "user.big.too").unwrap(), big),
+        Err(errno) => assert_eq!(
+            here.map_err(rustix::io::Errno::raw_os_error),
+            Err(errno.raw() as i32)
+        ),
+    }
     let names = get(&mut raw, "").unwrap();
     assert!(names.split(|b| *b == 0).any(|name| name == b"user.long"));
     assert_eq!(set(&mut raw, "user.a", b"again", 1), Err(Errno::EEXIST));
@@ -366,6 +376,26 @@ fn statfs_is_real() {
         assert!(told.abs_diff(is) <= all / 10, "{told} {is}");
     }
     assert_eq!(stat.magic, 0x0102_1997);
+}
+
+/// sysfs says a page for every file; a hole of a page is a page.
+#[test]
+fn what_has_no_size_of_its_own_says_none() {
+    let size = |root: &str, file: &str| {
+        let export = Arc::new(Export::new(root.as_ref()).unwrap());
+        let mut raw = Raw::attached(export, Config::default());
+        assert_eq!(raw.walk(0, 1, file), Ok(file.split('/').count()));
+        let size = getattr(&mut raw, 1).size;
+        raw.open(2, file, RDONLY).unwrap();
+        (size, raw.read(2, 0, 8192).unwrap())
+    };
+    let (none, text) = size("/sys", "devices/system/cpu/online");
+    assert_eq!(none, 0);
+    assert_eq!(text, fs::read("/sys/devices/system/cpu/online").unwrap());
+    let hole = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+    hole.as_file().set_len(4096).unwrap();
+    let name = hole.path().file_name().unwrap().to_str().unwrap();
+    assert_eq!(size("/dev/shm", name), (4096, vec![0; 4096]));
 }
 
 #[test]

@@ -149,4 +149,39 @@ fn synchronising_is_done_by_the_system() {
         let fsync = Request::Fsync { fid: 1, datasync };
         assert_eq!(errno(raw.ask(&fsync)), Some(Errno::EINVAL));
     }
+
+    // So are those of a directory, without which a new name is not safe.
+    let (served, mut raw) = served();
+    raw.open(1, "", RDONLY).unwrap();
+    for datasync in [0, 1] {
+        raw.ask(&Request::Fsync { fid: 1, datasync }).unwrap();
+    }
+    // And what asks for it at each write is open that way here.
+    for (fid, flag, here) in [
+        (2, OpenFlags::SYNC, libc::O_SYNC),
+        (3, OpenFlags::DSYNC, libc::O_DSYNC),
+        (4, 0, 0),
+    ] {
+        let name = format!("f{fid}");
+        served.write(&name, "");
+        raw.open(fid, &name, WRONLY | flag).unwrap();
+        assert_eq!(open_flags(&served.path(&name)) & libc::O_SYNC, here);
+    }
+}
+
+/// Of the one descriptor of this process that can write to a file (proc_pid_fdinfo(5)).
+fn open_flags(path: &std::path::Path) -> i32 {
+    let fds = fs::read_dir("/proc/self/fd").unwrap();
+    let names = fds.map(|fd| fd.unwrap()).filter(|fd| {
+        let to = fs::read_link(fd.path());
+        to.is_ok_and(|to| to == path)
+    });
+    let mut flags = names.filter_map(|fd| {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.file_name().display()));
+        let info = info.unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        let flags = i32::from_str_radix(flags.unwrap().trim(), 8).unwrap();
+        (flags & libc::O_ACCMODE == libc::O_WRONLY).then_some(flags)
+    });
+    flags.next().unwrap()
 }

@@ -1,6 +1,6 @@
 //! Files: where a session starts, what it makes here, what it mounts.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::{Command, Stdio};
 
@@ -21,11 +21,56 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_file_of_another_user_is_his_if_root_serves", of_others),
     ("extended_attributes_are_the_same_on_both_sides", attributes),
     ("locks_there_and_here_exclude_each_other", locks),
+    ("files_without_a_size_are_read_to_their_end", no_size),
+    ("a_file_that_became_shorter_ends_there", shortened),
     (
         "large_reads_are_one_message_and_files_are_as_many_as_allowed",
         limits,
     ),
 ];
+
+/// As sysfs and proc(5) have them.
+fn no_size(machine: &Machine) -> Result<()> {
+    for mode in ["none", "mmap", "loose"] {
+        for file in ["/sys/devices/system/cpu/online", "/proc/version"] {
+            let there = format!("/tmp/cpu{file}");
+            let command = machine.client.command(&["-cache", mode], &["cat", &there]);
+            let output = machine.client.output(command, b"")?;
+            ensure!(output.stdout == std::fs::read(file)?, "{mode}: {output:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A program there that has it open, and does not ask again how long it is.
+fn shortened(machine: &Machine) -> Result<()> {
+    let script = "import os, sys\n\
+        fd = os.open(sys.argv[1], os.O_RDONLY)\n\
+        print(len(os.pread(fd, 9000, 0)), flush=True)\n\
+        sys.stdin.readline()\n\
+        print(len(os.pread(fd, 9000, 0)), len(os.pread(fd, 100, 50)))\n";
+    let file = machine.home.path().join("shortened");
+    for mode in ["none", "mmap", "loose"] {
+        std::fs::write(&file, [1; 8192])?;
+        let words = ["python3", "-c", script, &file.display().to_string()];
+        let mut command = machine.client.command(&["-cache", mode], &words);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut to = child.stdin.take().context("no input")?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let first = lines.next().context("nothing was printed")??;
+        ensure!(first == "8192", "{mode}: {first}");
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(&file)?
+            .set_len(4)?;
+        to.write_all(b"\n")?;
+        let second = lines.next().context("nothing more was printed")??;
+        ensure!(second == "4 0", "{mode}: {second}");
+        ensure!(child.wait()?.success());
+    }
+    Ok(())
+}
 
 fn same_directory(machine: &Machine) -> Result<()> {
     let work = machine.home.path().join("work");

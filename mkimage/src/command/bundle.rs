@@ -105,7 +105,7 @@ fn files(arch: crate::arch::Arch, mut boot: Boot, papers: Papers, stick: Vec<u8>
         (menu, text),
         ("usbstick.xz".to_owned(), stick),
     ];
-    files.extend(stick::loose_files(boot, papers));
+    files.extend(stick::loose_files(arch, boot, papers));
     files.sort();
     let mut sums = String::new();
     for (name, bytes) in &files {

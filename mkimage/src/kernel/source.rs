@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
+use super::mend;
 use crate::cache::{self, Cache};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
@@ -93,19 +94,20 @@ impl Source {
     pub(crate) fn identity(&self) -> String {
         match self {
             Self::Directory(path) => format!("directory {}", path.display()),
-            Self::Tarball { sha256, .. } => format!("tarball {sha256}"),
+            Self::Tarball { sha256, .. } => format!("tarball {sha256} mended {}", mend::EDITION),
         }
     }
 
-    /// The source's directory; a tarball is unpacked into the cache, once.
+    /// The source's directory; a tarball is unpacked into the cache, once, and mended there. A directory is
+    /// taken as it is.
     pub(crate) fn unpack(&self, cache: &Cache, progress: Progress) -> Result<PathBuf, Error> {
         let (path, sha256) = match self {
             Self::Directory(path) => return is_kernel(path).map(|()| path.clone()),
             Self::Tarball { path, sha256 } => (path, sha256),
         };
-        let tree = cache
-            .directory("source")?
-            .join(sha256.get(..16).unwrap_or(sha256));
+        let sha256 = sha256.get(..16).unwrap_or(sha256);
+        let tree = cache.directory("source")?;
+        let tree = tree.join(format!("{sha256}-{}", mend::EDITION));
         let lock = Cache::lock(&tree, progress)?;
         if tree.exists() {
             return Ok(tree);
@@ -144,6 +146,7 @@ impl Source {
             }
         })?;
         is_kernel(&part).map_err(|_| Error::NotAKernel(path.clone()))?;
+        mend::mend(&part).map_err(place)?;
         fs::rename(&part, &tree).map_err(place)?;
         drop(task);
         Ok(tree)
