@@ -336,13 +336,13 @@ fn extended_attributes_come_and_go() {
     set(&mut raw, "user.long", &[7; 1000], 0).unwrap();
     assert_eq!(get(&mut raw, "user.long").unwrap(), [7; 1000]);
     // How large one may be is the file system's business.
-    let big = [8; 20_000];
+    let big = vec![8; 20_000];
     let here = rustix::fs::setxattr(served.path("f"), c"user.big", &big, flags);
     match set(&mut raw, "user.big.too", &big, 0) {
         Ok(()) => assert_eq!(get(&mut raw, "user.big.too").unwrap(), big),
         Err(errno) => assert_eq!(
             here.map_err(rustix::io::Errno::raw_os_error),
-            Err(errno.raw() as i32)
+            Err(errno.raw().cast_signed())
         ),
     }
     let names = get(&mut raw, "").unwrap();
