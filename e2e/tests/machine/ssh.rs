@@ -479,7 +479,9 @@ fn stock_sshd(_: &Machine) -> Result<()> {
 /// To root's commands sshd passes no signals on ("session signalling requires privilege separation"): cpu, which
 /// asked for it, ends by itself then.
 fn signals_to_sshd(user: &User) -> Result<()> {
-    let script = "trap 'echo got TERM; exit 9' TERM; echo ready; while :; do sleep 0.1; done";
+    // It ends by itself, since nobody tells it to.
+    let script =
+        "trap 'echo got TERM; exit 9' TERM; echo ready; for i in $(seq 300); do sleep 0.1; done";
     let mut child = user
         .cpu(&["-namespace", "", "sshd", script])
         .stdout(Stdio::piped())
