@@ -23,11 +23,59 @@ pub(crate) const TESTS: &[Test] = &[
     ("locks_there_and_here_exclude_each_other", locks),
     ("files_without_a_size_are_read_to_their_end", no_size),
     ("a_file_that_became_shorter_ends_there", shortened),
+    ("flock_is_a_record_lock_of_the_process", whole_file_locks),
     (
         "large_reads_are_one_message_and_files_are_as_many_as_allowed",
         limits,
     ),
 ];
+
+/// What cpu(1) says of flock(2): who is kept out, and by what.
+fn whole_file_locks(machine: &Machine) -> Result<()> {
+    let file = machine.home.path().join("whole");
+    let name = file.display();
+    let lockable = "python3 -c 'import fcntl; fcntl.lockf(open(\"whole\", \"w\"), fcntl.LOCK_EX | fcntl.LOCK_NB)'";
+    let here = |command: &str| -> Result<bool> {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]).current_dir(machine.home.path());
+        Ok(shell.stderr(Stdio::null()).status()?.success())
+    };
+    for (script, same, others, records) in [
+        // The command runs while flock(1) holds the lock.
+        (
+            format!("flock {name} sh -c 'echo held; cat'"),
+            false,
+            false,
+            false,
+        ),
+        // flock(1) has ended.
+        (
+            format!(
+                "exec 9>>{name}; flock 9; flock -n {name} true && echo not excluded; echo held; cat"
+            ),
+            false,
+            true,
+            true,
+        ),
+    ] {
+        let mut command = machine.client.command(&[], &["sh", "-c", &script]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+        let first = lines.next().context("nothing was printed")??;
+        ensure!((first != "held") == same, "{script}: {first}");
+        let other = machine
+            .client
+            .run(&["flock", "-n", &name.to_string(), "true"])?;
+        ensure!(other.status.success() == others, "{script}: {other:?}");
+        ensure!(here(lockable)? == records, "{script}");
+        ensure!(here("flock -n whole true")?, "{script}: flock(2) here");
+        drop(child.stdin.take());
+        ensure!(child.wait()?.success());
+    }
+    ensure!(here(lockable)?);
+    Ok(())
+}
 
 /// As sysfs and proc(5) have them.
 fn no_size(machine: &Machine) -> Result<()> {
