@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::thread::{self, Scope, Thread};
+use std::thread::{self, Scope, ScopedJoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use crate::errno::Errno;
@@ -114,15 +114,23 @@ where
         supervisor: thread::current(),
     };
     thread::scope(|scope| {
-        let mut workers = 0;
-        while workers < config.workers.get() && session.hire(scope, &mut workers) {}
+        let mut workers = Vec::new();
+        while workers.len() < config.workers.get() && session.hire(scope, &mut workers) {}
         let mut done = 0;
-        while !session.ended.load(Ordering::Acquire) {
+        let is_alive = |worker: &ScopedJoinHandle<'_, ()>| !worker.is_finished();
+        while !session.ended.load(Ordering::Acquire) && workers.iter().any(is_alive) {
             thread::park_timeout(PATIENCE);
             let before = std::mem::replace(&mut done, session.done.load(Ordering::Relaxed));
-            let is_stuck = session.working.load(Ordering::Relaxed) == workers && before == done;
-            if is_stuck && workers < MOST_WORKERS {
+            let is_stuck =
+                session.working.load(Ordering::Relaxed) == workers.len() && before == done;
+            if is_stuck && workers.len() < MOST_WORKERS {
                 session.hire(scope, &mut workers);
+            }
+        }
+        // The scope would wait for their work, but not for their end.
+        for worker in workers {
+            if let Err(panic) = worker.join() {
+                std::panic::resume_unwind(panic);
             }
         }
     });
@@ -186,27 +194,34 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
     }
 
     /// One thread more, if the system has one; without any the session cannot go on.
-    fn hire<'s>(&'s self, scope: &'s Scope<'s, '_>, workers: &mut usize) -> bool
+    fn hire<'s>(
+        &'s self,
+        scope: &'s Scope<'s, '_>,
+        workers: &mut Vec<ScopedJoinHandle<'s, ()>>,
+    ) -> bool
     where
         R: Send,
         W: Send,
     {
-        let thread = thread::Builder::new().name(format!("9p-{workers}"));
+        let thread = thread::Builder::new().name(format!("9p-{}", workers.len()));
         let hired = thread.spawn_scoped(scope, || {
             self.work();
             self.ended.store(true, Ordering::Release);
             self.supervisor.unpark();
         });
         match hired {
-            Ok(_) => *workers += 1,
-            Err(error) if *workers == 0 => {
+            Ok(worker) => {
+                workers.push(worker);
+                return true;
+            }
+            Err(error) if workers.is_empty() => {
                 self.fail(Error::Thread(error));
                 self.ended.store(true, Ordering::Release);
             }
             // The others do what there is.
-            Err(_) => return false,
+            Err(_) => {}
         }
-        *workers > 0
+        false
     }
 
     /// What each thread does.
