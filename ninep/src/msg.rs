@@ -18,8 +18,8 @@ pub const VERSION: &[u8] = b"9P2000.L";
 ///
 /// * `size[4] Twalkgetattr tag[2] fid[4] newfid[4] name[s]` walks one name, not `.` nor `..`;
 ///   `size[4] Rwalkgetattr tag[2]` has the body of an Rgetattr, its qid being the walk's;
-/// * a clunk, and a walk of no names, may have the tag [`NO_TAG`]: it is done before the next
-///   request is read, and never answered.
+/// * a clunk, and a walk of no names, may have the tag [`NO_TAG`]: it is never answered, and its
+///   fid is gone, or there, before the next request is read. The file may be closed later.
 pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// The tag of [`Request::Version`], and in [`EXTENDED`] of requests without a reply.
 pub const NO_TAG: u16 = !0;

@@ -43,9 +43,9 @@ impl<'a, F: FileSystem> Desk<'a, F> {
         self.fids.get(subjects(request).0?).ok()
     }
 
-    /// Clunks a fid, if it is one.
-    pub(super) fn forget(&self, fid: u32) {
-        drop(self.fids.remove(fid));
+    /// Clunks a fid, if it is one; its file is closed with what is returned.
+    pub(super) fn forget(&self, fid: u32) -> Option<Arc<Fid<F>>> {
+        self.fids.remove(fid).ok()
     }
 
     pub(super) fn words<'w>(&'w self, request: &'w Request<'w>) -> Words<'w, F> {

@@ -15,7 +15,7 @@ mod words;
 use std::io::{self, Read, Write};
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Scope, ScopedJoinHandle, Thread};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,7 @@ use crate::msg::{EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::observe::{Event, Observer};
 use crate::wire::{Few, Frame, HEADER, Malformed, Name, Str};
 use desk::Desk;
+use fids::Fid;
 use inbox::Inbox;
 use outbox::{Begun, DuplicateTag, Outbox};
 
@@ -177,9 +178,11 @@ struct Agreed {
 }
 
 #[expect(clippy::large_enum_variant, reason = "passed on at once")]
-enum Next<'b> {
+enum Next<'b, F: FileSystem> {
     Job(Job<'b>),
-    /// Nothing to be done: it was, or it is a flush that the request it waits for will answer.
+    /// It was done, but for the files to be closed, which may take long: each if this is its last use.
+    Close([Option<Arc<Fid<F>>>; 2]),
+    /// It is a flush that the request it waits for will answer.
     Nothing,
     /// Of the stream.
     End,
@@ -231,14 +234,12 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         loop {
             match self.next(&mut buf) {
                 Ok(Next::Job(job)) => {
-                    self.working.fetch_add(1, Ordering::Relaxed);
-                    self.perform(&job, &mut reply);
-                    self.done.fetch_add(1, Ordering::Relaxed);
-                    self.working.fetch_sub(1, Ordering::Relaxed);
+                    self.in_file_system(|| self.perform(&job, &mut reply));
                     if let Err(error) = self.outbox.send(job.tag, reply.finish()) {
                         self.fail(Error::Write(error));
                     }
                 }
+                Ok(Next::Close(files)) => self.in_file_system(|| drop(files)),
                 Ok(Next::Nothing) => {}
                 Ok(Next::End) => return,
                 Err(error) => return self.fail(error),
@@ -246,10 +247,16 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         }
     }
 
+    /// Does what the file system may keep the thread with.
+    fn in_file_system(&self, work: impl FnOnce()) {
+        self.working.fetch_add(1, Ordering::Relaxed);
+        work();
+        self.done.fetch_add(1, Ordering::Relaxed);
+        self.working.fetch_sub(1, Ordering::Relaxed);
+    }
+
     /// Takes the next request, and what must not be overtaken by a later one is done here.
-    fn next<'b>(&self, buf: &'b mut Vec<u8>) -> Result<Next<'b>, Error> {
-        // Dropped after the reader was handed on: a file may take long to close.
-        let _closed;
+    fn next<'b>(&self, buf: &'b mut Vec<u8>) -> Result<Next<'b, F>, Error> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if self.outbox.broken() {
             inbox.close();
@@ -264,7 +271,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             && let Ok(request) = request
             && moves_fids(&request)
         {
-            _closed = self.desk.subject(&request);
+            let mut closed = [self.desk.subject(&request), None];
             let job = Job {
                 request: Ok(request),
                 tag,
@@ -276,9 +283,9 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             if let Request::Walk { newfid, .. } = request
                 && reply.finish().get(4) == Some(&Reply::ERROR)
             {
-                self.desk.forget(newfid);
+                closed[1] = self.desk.forget(newfid);
             }
-            return Ok(Next::Nothing);
+            return Ok(Next::Close(closed));
         }
         let begun = match request {
             Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),

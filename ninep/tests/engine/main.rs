@@ -14,7 +14,7 @@ mod session;
 mod stream;
 
 use std::num::NonZero;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -25,11 +25,14 @@ use ninep::observe::{Counts, Event, Observer};
 use ninep::server::{Config, Error};
 use raw::{Raw, attach, name, text, version, walk};
 
-/// `/dir/deep`, `/file` whose byte at n is n, `/slow` whose reads wait for [`Mem::release`].
+/// `/dir/deep`, `/file` whose byte at n is n, `/slow` whose reads, and with `slow_close` closes, wait for
+/// [`Mem::release`].
 #[derive(Default)]
 struct Mem {
     open: AtomicUsize,
     reading: AtomicUsize,
+    slow_close: AtomicBool,
+    closing: AtomicUsize,
     released: Mutex<bool>,
     wake: Condvar,
     values: Mutex<Vec<Attribute>>,
@@ -73,6 +76,10 @@ struct Open(Node, Arc<Mem>);
 
 impl Drop for Open {
     fn drop(&mut self) {
+        if self.0 == Node::Slow && self.1.slow_close.load(Ordering::SeqCst) {
+            self.1.closing.fetch_add(1, Ordering::SeqCst);
+            self.1.wait();
+        }
         self.1.open.fetch_sub(1, Ordering::SeqCst);
     }
 }
@@ -81,6 +88,13 @@ impl Mem {
     fn release(&self) {
         *self.released.lock().unwrap() = true;
         self.wake.notify_all();
+    }
+
+    fn wait(&self) {
+        let mut released = self.released.lock().unwrap();
+        while !*released {
+            released = self.wake.wait(released).unwrap();
+        }
     }
 }
 
@@ -137,10 +151,7 @@ impl FileSystem for MemFs {
     fn read(&self, file: &Open, offset: u64, buf: &mut [u8]) -> Result<usize> {
         if file.0 == Node::Slow {
             self.0.reading.fetch_add(1, Ordering::SeqCst);
-            let mut released = self.0.released.lock().unwrap();
-            while !*released {
-                released = self.0.wake.wait(released).unwrap();
-            }
+            self.0.wait();
         }
         for (at, byte) in (0..).zip(&mut *buf) {
             *byte = offset.wrapping_add(at) as u8;

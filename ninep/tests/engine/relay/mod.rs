@@ -547,6 +547,27 @@ fn requests_without_a_tag_are_done_in_order_and_not_answered() {
 }
 
 #[test]
+fn files_that_cannot_be_closed_stop_no_other() {
+    let (mem, mut raw) = mem();
+    raw.dialect(1 << 16, EXTENDED);
+    raw.ask(&attach(0)).unwrap();
+    mem.slow_close.store(true, Ordering::SeqCst);
+    let closed = Config::default().workers.get() + 2;
+    for fid in 1..=closed as u32 {
+        raw.open(fid, "slow", 0).unwrap();
+    }
+    for fid in 1..=closed as u32 {
+        raw.send(NO_TAG, &Request::Clunk { fid });
+    }
+    raw.walk(0, 100, "file").unwrap();
+    eventually("all are closed at the same time", || {
+        mem.closing.load(Ordering::SeqCst) == closed
+    });
+    mem.release();
+    eventually("all are closed", || mem.open.load(Ordering::SeqCst) == 0);
+}
+
+#[test]
 fn a_clone_that_is_refused_unheard_leaves_its_number_meaning_nothing() {
     let (mut raw, _) = start();
     raw.dialect(1 << 16, EXTENDED);
