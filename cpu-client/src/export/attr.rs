@@ -7,8 +7,7 @@
 //! different devices only if the few inode bits in use differ by just what two hashes differ by.
 //!
 //! **qid.version** is a hash of size, mtime and ctime, which the kernel updates with every change;
-//! never 0, which tells Linux's client not to cache, except for files that the system
-//! makes up as they are read.
+//! never 0, which tells Linux's client not to cache. That of an open file always is.
 
 use std::os::fd::AsFd;
 
@@ -23,9 +22,6 @@ use rustix::io::Result;
 use super::node::{FileId, Node};
 use super::{Export, File, os};
 
-/// Of Linux's `magic.h`.
-const SYSFS_MAGIC: rustix::fs::FsWord = 0x6265_6572;
-
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
 /// `V9FS_MAGIC`: what statfs says the file system is. Not the one underneath, since programs go
@@ -33,22 +29,7 @@ pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::
 const V9FS_MAGIC: u32 = 0x0102_1997;
 
 pub(super) fn stat(fd: impl AsFd) -> Result<Statx> {
-    let mut stat = rustix::fs::statx(&fd, c"", AtFlags::EMPTY_PATH, WANTED)?;
-    // sysfs says one page for whatever is shorter. A kernel that has read less than a size asks for the rest
-    // (6.12 for ever); what has no size, as files of proc(5), is read to its end.
-    let is_one_page = stat.stx_size != 0 && stat.stx_size == u64::from(stat.stx_blksize);
-    if is_one_page
-        && (stat.stx_blocks, stat.stx_dev_major) == (0, 0)
-        && FileType::from_raw_mode(stat.stx_mode.into()) == FileType::RegularFile
-        && is_sysfs(&fd)
-    {
-        stat.stx_size = 0;
-    }
-    Ok(stat)
-}
-
-fn is_sysfs(fd: impl AsFd) -> bool {
-    rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == SYSFS_MAGIC)
+    rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)
 }
 
 /// The device as one number.
@@ -91,7 +72,7 @@ fn time(t: &StatxTimestamp) -> Time {
     }
 }
 
-pub(super) fn attr(qid: Qid, stat: &Statx) -> Attr {
+pub(super) fn attr(qid: Qid, size: u64, stat: &Statx) -> Attr {
     let (major, minor) = (
         u64::from(stat.stx_rdev_major),
         u64::from(stat.stx_rdev_minor),
@@ -105,7 +86,7 @@ pub(super) fn attr(qid: Qid, stat: &Statx) -> Attr {
         gid: stat.stx_gid,
         nlink: stat.stx_nlink.into(),
         rdev: (minor & 0xff) | major << 8 | (minor & !0xff) << 12,
-        size: stat.stx_size,
+        size,
         blksize: stat.stx_blksize.into(),
         blocks: stat.stx_blocks,
         atime: time(&stat.stx_atime),

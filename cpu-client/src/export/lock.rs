@@ -9,7 +9,8 @@
 //! A description lives as long as a fid through which its owner has locked, and its locks with it. Where the
 //! file can't be opened again, since its mode forbids it by now, the fid's own serves one owner.
 //!
-//! Locks are set one after the other: nothing here waits, and so what an owner has is never half known.
+//! The locks of one file are set one after the other, so what an owner has is never half known. A file system
+//! that takes long to answer keeps the locks of other files from nothing.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -30,53 +31,64 @@ const LONGEST_NAME: usize = 256;
 
 #[derive(PartialEq, Eq, Hash)]
 struct Owner {
-    file: FileId,
     client_id: Box<[u8]>,
     proc_id: u32,
 }
 
-/// All owners of locks and their descriptions.
+/// The owners of one file's locks and their descriptions.
+type Owners = HashMap<Owner, Weak<OwnedFd>>;
+
+/// Of all files that are locked.
 #[derive(Default)]
-pub(super) struct Owners(Mutex<HashMap<Owner, Weak<OwnedFd>>>);
+pub(super) struct Locks(Mutex<HashMap<FileId, Arc<Mutex<Owners>>>>);
 
 /// The descriptions that a fid keeps alive.
 #[derive(Default)]
 pub(super) struct Held(Mutex<Vec<Arc<OwnedFd>>>);
 
 impl Held {
-    fn lock(&self) -> MutexGuard<'_, Vec<Arc<OwnedFd>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn keep(&self, fd: &Arc<OwnedFd>) {
-        let mut held = self.lock();
+        let mut held = guard(&self.0);
         if !held.iter().any(|it| Arc::ptr_eq(it, fd)) {
             held.push(fd.clone());
         }
     }
 
     fn drop(&self, fd: &Arc<OwnedFd>) {
-        self.lock().retain(|it| !Arc::ptr_eq(it, fd));
+        guard(&self.0).retain(|it| !Arc::ptr_eq(it, fd));
     }
 }
 
 impl Owner {
-    fn new(node: &Node, owner: LockOwner<'_>) -> Self {
+    fn new(owner: LockOwner<'_>) -> Self {
         Self {
-            file: node.id(),
             client_id: owner.client_id.into(),
             proc_id: owner.proc_id,
         }
     }
 }
 
-impl Owners {
-    fn lock(&self) -> MutexGuard<'_, HashMap<Owner, Weak<OwnedFd>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Locks {
+    /// Those of one file, of which nobody may have a lock yet.
+    fn of(&self, file: FileId) -> Arc<Mutex<Owners>> {
+        let mut files = guard(&self.0);
+        if let Some(owners) = files.get(&file) {
+            return owners.clone();
+        }
+        // What nobody is about to lock, and nobody has locked. The rest is not waited for.
+        files.retain(|_, owners| {
+            Arc::strong_count(owners) > 1 || guard(owners).values().any(|fd| fd.strong_count() > 0)
+        });
+        files.entry(file).or_default().clone()
     }
 
-    fn find(&self, owner: &Owner) -> Option<Arc<OwnedFd>> {
-        self.lock().get(owner).and_then(Weak::upgrade)
+    fn find(&self, file: FileId, owner: &Owner) -> Option<Arc<OwnedFd>> {
+        let owners = guard(&self.0).get(&file)?.clone();
+        guard(&owners).get(owner).and_then(Weak::upgrade)
     }
 }
 
@@ -95,8 +107,9 @@ impl Export {
         if owner.client_id.len() > LONGEST_NAME {
             return Err(Errno::EINVAL);
         }
-        let owner = Owner::new(node, owner);
-        let mut owners = self.locks.lock();
+        let owner = Owner::new(owner);
+        let owners = self.locks.of(node.id());
+        let mut owners = guard(&owners);
         let fd = match owners.get(&owner).and_then(Weak::upgrade) {
             Some(fd) => fd,
             None if lock.kind == Record::UNLOCK => return Ok(LockStatus::Success),
@@ -141,7 +154,7 @@ impl Export {
             return Err(Errno::EBADF);
         };
         // The fid's own description has no locks, so every lock is in its way.
-        let fd = self.locks.find(&Owner::new(node, owner));
+        let fd = self.locks.find(node.id(), &Owner::new(owner));
         let fd = fd.as_ref().unwrap_or(&file.fd);
         let mut asked = *lock;
         if asked.kind == Record::UNLOCK {
@@ -202,4 +215,43 @@ fn flock(lock: &Record) -> Result<libc::flock> {
         l_len: offset(lock.length)?,
         l_pid: 0,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ninep::fs::{FileSystem, OpenFlags};
+
+    #[test]
+    fn a_file_whose_locks_take_long_keeps_no_other_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in ["slow", "file", "other"] {
+            std::fs::write(directory.path().join(name), name).unwrap();
+        }
+        let export = Export::new(directory.path()).unwrap();
+        let node = |name: &str| export.step(&export.root, name.as_bytes()).unwrap().0;
+        let slow = export.locks.of(node("slow").id());
+        let _slow = guard(&slow);
+        let owner = LockOwner {
+            client_id: b"there",
+            proc_id: 1,
+        };
+        let all = Record {
+            kind: Record::WRITE,
+            start: 0,
+            length: 0,
+            proc_id: 1,
+        };
+        for name in ["file", "other"] {
+            let node = node(name);
+            let (file, _) = export.open(&node, OpenFlags(OpenFlags::RDONLY)).unwrap();
+            let status = export.set_lock(&node, &file, owner, &all);
+            assert_eq!(status, Ok(LockStatus::Success));
+            let found = export.find_lock(&node, &file, owner, &all).unwrap();
+            assert_eq!(found.kind, Record::UNLOCK);
+        }
+        // Of files that are closed nothing is left.
+        drop(export.locks.of(export.root.id()));
+        assert_eq!(guard(&export.locks.0).len(), 2);
+    }
 }

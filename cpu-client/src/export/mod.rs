@@ -52,7 +52,7 @@ pub struct Export {
     device: u64,
     /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
     proc: Option<Arc<OwnedFd>>,
-    locks: Arc<lock::Owners>,
+    locks: Arc<lock::Locks>,
     caching: Caching,
 }
 
@@ -145,6 +145,10 @@ impl Export {
         attr::qid(self.device, stat)
     }
 
+    fn attr(&self, node: &Node, stat: &rustix::fs::Statx) -> Attr {
+        attr::attr(self.qid(stat), node.size(stat), stat)
+    }
+
     /// The qid of what has just been made.
     fn made(&self, dir: &Node, name: &[u8]) -> Result<Qid> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -177,7 +181,8 @@ impl FileSystem for Export {
 
     fn walk_getattr(&self, dir: &Node, name: &[u8]) -> Result<(Node, Attr)> {
         let (node, stat) = self.step(dir, name).map_err(os)?;
-        Ok((node, attr::attr(self.qid(&stat), &stat)))
+        let attr = self.attr(&node, &stat);
+        Ok((node, attr))
     }
 
     fn parent(&self, node: &Node) -> Result<(Node, Qid)> {
@@ -194,7 +199,7 @@ impl FileSystem for Export {
 
     fn getattr(&self, node: &Node, _mask: u64) -> Result<Attr> {
         let stat = attr::stat(node.fd()).map_err(os)?;
-        Ok(attr::attr(self.qid(&stat), &stat))
+        Ok(self.attr(node, &stat))
     }
 
     fn setattr(&self, node: &Node, file: Option<&File>, attr: &SetAttr) -> Result<()> {

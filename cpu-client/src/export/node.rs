@@ -19,6 +19,8 @@ struct Place {
     fd: Arc<OwnedFd>,
     id: FileId,
     kind: FileType,
+    /// Of its file system.
+    special: Special,
     /// Who attached, by his number there; [`NO_ID`] if he named none.
     user: u32,
     /// `None` at the root. Never changed, so that there is no circle whatever is renamed.
@@ -52,37 +54,48 @@ impl FileId {
     }
 }
 
-/// What else a directory is.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What is special about a file system.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Special {
     No,
-    /// A place where the system mounts something once it is used (autofs(5), or a file system's own).
+    /// In its directories something is mounted once they are used (autofs(5)).
     Automount,
-    /// Of proc(5).
+    /// It is proc(5).
     Processes,
+    /// Its files say a page for what is shorter.
+    Pages,
 }
 
-/// `AUTOFS_SUPER_MAGIC` of Linux's `magic.h`.
-const AUTOFS: i64 = 0x187;
+/// Of Linux's `magic.h`.
+const AUTOFS_SUPER_MAGIC: i64 = 0x187;
+const SYSFS_MAGIC: i64 = 0x6265_6572;
+/// Of `fs/configfs/mount.c`.
+const CONFIGFS_MAGIC: i64 = 0x6265_6570;
 
 impl Special {
-    fn of(fd: &OwnedFd, stat: &Statx) -> Result<Self> {
-        if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
-            return Ok(Self::No);
-        }
-        if stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT) {
-            return Ok(Self::Automount);
-        }
-        // Both are on no device.
+    /// That of the file system of a file, which `up` knows if it is on the same.
+    fn of(fd: &OwnedFd, stat: &Statx, up: Option<&Node>) -> Self {
+        // All that are special are on no device.
         if stat.stx_dev_major != 0 {
-            return Ok(Self::No);
+            return Self::No;
         }
+        if let Some(Node(up)) = up
+            && up.id.device == attr::device(stat)
+        {
+            return up.special;
+        }
+        // A file that is mounted by itself is what it is.
+        if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
+            return Self::No;
+        }
+        // Of a file system on a network this asks its server, which may fail.
         #[expect(clippy::useless_conversion, reason = "narrower on some architectures")]
-        Ok(match i64::from(rustix::fs::fstatfs(fd)?.f_type) {
-            AUTOFS => Self::Automount,
-            kind if kind == i64::from(PROC_SUPER_MAGIC) => Self::Processes,
+        match rustix::fs::fstatfs(fd).map(|stat| i64::from(stat.f_type)) {
+            Ok(AUTOFS_SUPER_MAGIC) => Self::Automount,
+            Ok(SYSFS_MAGIC | CONFIGFS_MAGIC) => Self::Pages,
+            Ok(kind) if kind == i64::from(PROC_SUPER_MAGIC) => Self::Processes,
             _ => Self::No,
-        })
+        }
     }
 }
 
@@ -100,6 +113,7 @@ impl Node {
     fn new(fd: Arc<OwnedFd>, stat: &Statx, up: Option<(Node, Box<[u8]>)>) -> Self {
         Self(Arc::new(Place {
             user: up.as_ref().map_or(NO_ID, |(up, _)| up.user()),
+            special: Special::of(&fd, stat, up.as_ref().map(|(up, _)| up)),
             fd,
             id: FileId::new(stat),
             kind: FileType::from_raw_mode(stat.stx_mode.into()),
@@ -120,22 +134,22 @@ impl Node {
     }
 
     /// One step down, whatever `name` is: nothing is followed, but what is mounted when it is first used is.
-    fn step(&self, name: &[u8]) -> Result<(Self, Statx, Special)> {
+    fn step(&self, name: &[u8]) -> Result<(Self, Statx)> {
         self.has_room()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mut fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
-        let mut stat = attr::stat(&fd)?;
-        let mut special = Special::of(&fd, &stat)?;
-        if special == Special::Automount {
+        let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
+        let stat = attr::stat(&fd)?;
+        let node = self.child(name, fd.into(), &stat);
+        let is_automount = stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT);
+        if is_automount || node.0.special == Special::Automount {
             // Where nothing can be mounted, the directory itself can be looked at, as by lstat(2).
             let flags = flags | OFlags::DIRECTORY;
             if let Ok(mounted) = rustix::fs::openat(self.fd(), name, flags, Mode::empty()) {
-                fd = mounted;
-                stat = attr::stat(&fd)?;
-                special = Special::of(&fd, &stat)?;
+                let stat = attr::stat(&mounted)?;
+                return Ok((self.child(name, mounted.into(), &stat), stat));
             }
         }
-        Ok((self.child(name, fd.into(), &stat), stat, special))
+        Ok((node, stat))
     }
 
     /// Whether there may be something beneath it.
@@ -153,6 +167,7 @@ impl Node {
             fd: self.0.fd.clone(),
             id: self.0.id,
             kind: self.0.kind,
+            special: self.0.special,
             user: self.0.user,
             depth: dir.0.depth.saturating_add(1),
             up: Some((dir.clone(), name.into())),
@@ -165,6 +180,7 @@ impl Node {
             fd: self.0.fd.clone(),
             id: self.0.id,
             kind: self.0.kind,
+            special: self.0.special,
             user,
             depth: 0,
             up: None,
@@ -191,6 +207,15 @@ impl Node {
 
     pub(super) fn kind(&self) -> FileType {
         self.0.kind
+    }
+
+    /// How long it is, in bytes. A kernel that has read less asks for the rest (6.12 for ever); what has no size,
+    /// as files of proc(5), is read to its end. What is longer than a page, such as a table of the firmware, is so.
+    pub(super) fn size(&self, stat: &Statx) -> u64 {
+        let says_page = self.0.special == Special::Pages
+            && self.0.kind == FileType::RegularFile
+            && stat.stx_size <= stat.stx_blksize.into();
+        if says_page { 0 } else { stat.stx_size }
     }
 
     /// The directory it was walked from; `None` at the root.
@@ -232,8 +257,8 @@ impl Export {
     /// One step down. What a tree holds of proc(5) shows the processes of this machine, their memory and their
     /// files: only a peer that is given the whole machine gets there.
     pub(super) fn step(&self, dir: &Node, name: &[u8]) -> Result<(Node, Statx)> {
-        let (node, stat, special) = dir.step(name)?;
-        if special == Special::Processes && !self.shows_processes {
+        let (node, stat) = dir.step(name)?;
+        if node.0.special == Special::Processes && !self.shows_processes {
             return Err(Errno::ACCESS);
         }
         Ok((node, stat))
@@ -291,9 +316,10 @@ mod tests {
     fn processes_are_no_files_of_a_tree() {
         let mut export = Export::new("/".as_ref()).unwrap();
         let root = export.root.clone();
-        export.step(&root, b"proc").unwrap();
+        let (proc, _) = export.step(&root, b"proc").unwrap();
         export.shows_processes = false;
         assert_eq!(export.step(&root, b"proc").err(), Some(Errno::ACCESS));
+        assert_eq!(export.step(&proc, b"sys").err(), Some(Errno::ACCESS));
         export.step(&root, b"etc").unwrap();
         // Who asks for them gets them.
         let export = Export::new("/proc".as_ref()).unwrap();
@@ -306,7 +332,7 @@ mod tests {
         let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
         let root = Node::root(fd, &attr::stat(rustix::fs::CWD).unwrap());
         assert_eq!(root.path(), b"/");
-        let (proc, ..) = root.step(b"proc").unwrap();
+        let (proc, _) = root.step(b"proc").unwrap();
         assert_eq!(proc.path(), b"/proc");
         assert_eq!(proc.step(b"self").unwrap().0.path(), b"/proc/self");
     }

@@ -378,7 +378,7 @@ fn statfs_is_real() {
     assert_eq!(stat.magic, 0x0102_1997);
 }
 
-/// sysfs says a page for every file; a hole of a page is a page.
+/// sysfs says a page for every file, or what only root may read of it; a hole of a page is a page.
 #[test]
 fn what_has_no_size_of_its_own_says_none() {
     let size = |root: &str, file: &str| {
@@ -392,6 +392,14 @@ fn what_has_no_size_of_its_own_says_none() {
     let (none, text) = size("/sys", "devices/system/cpu/online");
     assert_eq!(none, 0);
     assert_eq!(text, fs::read("/sys/devices/system/cpu/online").unwrap());
+    let busses = fs::read_dir("/sys/bus/pci/devices").into_iter().flatten();
+    for device in busses {
+        let device = fs::canonicalize(device.unwrap().path()).unwrap();
+        let config = device.strip_prefix("/sys").unwrap().join("config");
+        let (none, bytes) = size("/sys", config.to_str().unwrap());
+        assert_eq!(none, 0, "{config:?}");
+        assert!(bytes.len() >= 64, "{config:?}");
+    }
     let hole = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
     hole.as_file().set_len(4096).unwrap();
     let name = hole.path().file_name().unwrap().to_str().unwrap();

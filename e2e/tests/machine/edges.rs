@@ -2,7 +2,7 @@
 //! peers that never log in. The servers run on this machine.
 
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Stdio;
@@ -250,7 +250,9 @@ fn strangers(_: &Machine) -> Result<()> {
     first.set_read_timeout(Some(Duration::from_mins(1)))?;
     // What it has not heard of may be a reset.
     let _ = first.write_all(b"late");
-    let _ = first.read_to_end(&mut heard);
+    if let Err(error) = first.read_to_end(&mut heard) {
+        ensure!(error.kind() == ErrorKind::ConnectionReset, "{error}");
+    }
     ensure!(heard.starts_with(b"SSH-2.0-"), "{heard:?}");
     Ok(())
 }
