@@ -129,7 +129,10 @@ fn run(flags: &Flags) -> Result<u8> {
     let target = ssh::Target::new(&wanted, ssh::config::read)?;
     let words = flags.words();
     let input = !flags.no_input.0;
-    let tty = flags.tty();
+    let tty = match flags.tty() {
+        Tty::Usual => target.tty.unwrap_or(Tty::Usual),
+        chosen => chosen,
+    };
     let terminal = tty.is_wanted(!words.is_empty(), input);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

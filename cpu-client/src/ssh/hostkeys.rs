@@ -5,6 +5,7 @@
 //! accepted only if the configuration says `no` to that, as in ssh. A revocation has no exception, and a
 //! pin only this one: beside a key that nobody named, known_hosts may know the host already.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -24,12 +25,40 @@ const SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts
 /// Where host keys are looked up for one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct HostKeys {
-    /// The host as the user named it, and the port.
-    host: String,
-    port: u16,
+    name: Name,
     source: Source,
     /// Whether a person was asked, which takes the time that it takes.
     asked: Arc<AtomicBool>,
+}
+
+/// Whose keys they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Name {
+    /// Where the connection goes.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// `HostKeyAlias`: the name in known_hosts, whatever the host and the port.
+    pub(crate) alias: Option<String>,
+}
+
+impl Name {
+    fn in_known_hosts(&self) -> String {
+        match &self.alias {
+            Some(alias) => alias.clone(),
+            None => known_hosts::name(&self.host, self.port),
+        }
+    }
+}
+
+/// For people.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.host, self.port)?;
+        match &self.alias {
+            Some(alias) => write!(f, " ({alias})"),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +74,8 @@ enum Source {
         user: Vec<PathBuf>,
         system: Vec<PathBuf>,
         checking: Checking,
+        /// `HashKnownHosts`, of what is added.
+        hashed: bool,
     },
 }
 
@@ -58,12 +89,7 @@ struct Found<'f> {
 impl HostKeys {
     /// Exactly these keys, or those that `others` know for this host: pins that lie beside a key that was
     /// not named are of some machines, but not of all.
-    pub(crate) fn pinned(
-        host: &str,
-        port: u16,
-        file: &Path,
-        others: Option<Vec<PathBuf>>,
-    ) -> Result<Self> {
+    pub(crate) fn pinned(name: Name, file: &Path, others: Option<Vec<PathBuf>>) -> Result<Self> {
         let system = SYSTEM.map(PathBuf::from);
         let others = others.map(|user| user.into_iter().chain(system).collect());
         let source = Source::Pinned {
@@ -72,22 +98,21 @@ impl HostKeys {
             others: others.unwrap_or_default(),
         };
         Ok(Self {
-            host: host.to_owned(),
-            port,
+            name,
             source,
             asked: Arc::default(),
         })
     }
 
     /// Those of the user's known_hosts files and the system's.
-    pub(crate) fn known(host: &str, port: u16, user: Vec<PathBuf>, checking: Checking) -> Self {
+    pub(crate) fn known(name: Name, user: Vec<PathBuf>, checking: Checking, hashed: bool) -> Self {
         Self {
-            host: host.to_owned(),
-            port,
+            name,
             source: Source::KnownHosts {
                 user,
                 system: SYSTEM.map(PathBuf::from).to_vec(),
                 checking,
+                hashed,
             },
             asked: Arc::default(),
         }
@@ -119,7 +144,7 @@ impl HostKeys {
     /// An error unless `key` is the host's, or the host is new: then it is remembered.
     pub(crate) fn check(&self, key: &PublicKey) -> Result<()> {
         let got = fingerprint(key);
-        let (host, port) = (&self.host, self.port);
+        let name = &self.name;
         match &self.source {
             Source::Pinned { file, keys, others } => {
                 if keys.iter().any(|pin| pin.key_data() == key.key_data())
@@ -129,7 +154,7 @@ impl HostKeys {
                 }
                 let pinned: Vec<_> = keys.iter().map(fingerprint).collect();
                 bail!(
-                    "{host} port {port} has the host key {got}, but {} pins {}: this is another \
+                    "{name} has the host key {got}, but {} pins {}: this is another \
                      machine, or it was made anew; if that is right, replace that file, or name a file \
                      with this machine's key by -hk{}",
                     file.display(),
@@ -145,6 +170,7 @@ impl HostKeys {
                 user,
                 system,
                 checking,
+                hashed,
             } => {
                 let Found {
                     is_known,
@@ -159,7 +185,7 @@ impl HostKeys {
                 }
                 if let Some((file, line, known)) = contradiction {
                     let what = format!(
-                        "{host} port {port} has the host key {got}, but {} line {line} says {known}",
+                        "{name} has the host key {got}, but {} line {line} says {known}",
                         file.display()
                     );
                     if checking.changed_is_accepted {
@@ -176,15 +202,15 @@ impl HostKeys {
                 }
                 match checking.new {
                     NewHost::Accept => {}
-                    NewHost::Ask if confirm(host, &got)? => {}
-                    NewHost::Ask => bail!("the host key of {host} was not accepted"),
+                    NewHost::Ask if confirm(name, &got)? => {}
+                    NewHost::Ask => bail!("the host key of {name} was not accepted"),
                     NewHost::Refuse => bail!(
-                        "{host} port {port} is new, with the host key {got}, and \
+                        "{name} is new, with the host key {got}, and \
                          StrictHostKeyChecking is yes; add the key to known_hosts, or pin it with -hk"
                     ),
                 }
                 if let Some(file) = user.first() {
-                    self.remember(file, key)?;
+                    self.remember(file, key, *hashed)?;
                 }
                 Ok(())
             }
@@ -197,7 +223,7 @@ impl HostKeys {
         files: impl IntoIterator<Item = &'f PathBuf>,
         key: &PublicKey,
     ) -> Result<Found<'f>> {
-        let (host, port) = (&self.host, self.port);
+        let name = &self.name;
         let (mut is_known, mut contradiction) = (false, None);
         for file in files {
             for known in self.lookup(file)? {
@@ -206,7 +232,7 @@ impl HostKeys {
                         if revoked.key_data() == key.key_data() =>
                     {
                         bail!(
-                            "{host} port {port} has the host key {}, which {} line {line} revokes",
+                            "{name} has the host key {}, which {} line {line} revokes",
                             fingerprint(key),
                             file.display()
                         );
@@ -234,10 +260,8 @@ impl HostKeys {
         files: impl IntoIterator<Item = &'f PathBuf>,
         key: &PublicKey,
     ) -> Result<bool> {
-        let plain = Self {
-            port: 22,
-            ..self.clone()
-        };
+        let mut plain = self.clone();
+        plain.name.port = 22;
         Ok(plain.look_among(files, key)?.is_known)
     }
 
@@ -246,7 +270,7 @@ impl HostKeys {
         match fs::read(file) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
-                Ok(known_hosts::lookup(&text, &self.host, self.port))
+                Ok(known_hosts::lookup(&text, &self.name.in_known_hosts()))
             }
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
                 Ok(Vec::new())
@@ -261,13 +285,18 @@ impl HostKeys {
         }
     }
 
-    fn remember(&self, file: &Path, key: &PublicKey) -> Result<()> {
+    fn remember(&self, file: &Path, key: &PublicKey, hashed: bool) -> Result<()> {
         if file == Path::new("/dev/null") {
             return Ok(());
         }
+        let mut name = self.name.in_known_hosts();
+        if hashed {
+            let mut salt = [0; 20];
+            getrandom::fill(&mut salt).context("the system has no random bytes")?;
+            name = known_hosts::hashed(&name, &salt).context("cannot hash a host's name")?;
+        }
         let line = format!(
-            "{} {}",
-            known_hosts::name(&self.host, self.port),
+            "{name} {}",
             key.to_openssh().context("cannot write a host key")?
         );
         let result = (|| {
@@ -294,14 +323,14 @@ impl HostKeys {
         match result {
             Ok(()) => say!(
                 "{} is new; its host key {} is now in {}",
-                self.host,
+                self.name,
                 fingerprint(key),
                 file.display()
             ),
             // Without a place to remember it the host stays new; that must not stop the work.
             Err(error) => say!(
                 "{} is new with host key {}, and {} cannot be written: {error}",
-                self.host,
+                self.name,
                 fingerprint(key),
                 file.display()
             ),
@@ -311,13 +340,13 @@ impl HostKeys {
 }
 
 /// Asks the person at the terminal.
-fn confirm(host: &str, fingerprint: &str) -> Result<bool> {
+fn confirm(name: &Name, fingerprint: &str) -> Result<bool> {
     let question = || -> std::io::Result<String> {
         let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
         write!(
             terminal,
             // What is waited for may be shown on this line.
-            "\r\x1b[K{host} is new; its host key is {fingerprint}\nIs that right (yes/no)? "
+            "\r\x1b[K{name} is new; its host key is {fingerprint}\nIs that right (yes/no)? "
         )?;
         let mut answer = String::new();
         BufReader::new(terminal).read_line(&mut answer)?;
@@ -325,7 +354,7 @@ fn confirm(host: &str, fingerprint: &str) -> Result<bool> {
     };
     let answer = question().with_context(|| {
         format!(
-            "{host} is new, with the host key {fingerprint}, and there is no terminal to ask on"
+            "{name} is new, with the host key {fingerprint}, and there is no terminal to ask on"
         )
     })?;
     Ok(answer.trim() == "yes")
@@ -364,12 +393,20 @@ mod tests {
     const NEW: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJiCNH1TSeLmQi8AzqNcTSsrNwlxz1zzOwVCeC4I6jLM";
 
+    fn board(alias: Option<&str>) -> Name {
+        Name {
+            host: "board".into(),
+            port: 22,
+            alias: alias.map(str::to_owned),
+        }
+    }
+
     fn check(file: &Path, key: &str) -> Result<()> {
         let checking = Checking {
             new: NewHost::Accept,
             changed_is_accepted: false,
         };
-        let keys = HostKeys::known("board", 22, vec![file.to_owned()], checking);
+        let keys = HostKeys::known(board(None), vec![file.to_owned()], checking, false);
         keys.check(&PublicKey::from_openssh(key).unwrap())
     }
 
@@ -399,5 +436,38 @@ mod tests {
         check(&missing, NEW).unwrap();
         check(&missing, NEW).unwrap();
         assert!(check(&missing, OLD).is_err());
+    }
+
+    #[test]
+    fn an_alias_is_the_name_whatever_the_port_and_may_be_hashed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("known_hosts");
+        let checking = Checking {
+            new: NewHost::Accept,
+            changed_is_accepted: false,
+        };
+        let check = |name: Name, key: &str| {
+            let keys = HostKeys::known(name, vec![file.clone()], checking, true);
+            keys.check(&PublicKey::from_openssh(key).unwrap())
+        };
+        let elsewhere = Name {
+            host: "127.0.0.1".into(),
+            port: 2222,
+            alias: Some("Lab".into()),
+        };
+        check(board(Some("lab")), OLD).unwrap();
+        check(elsewhere.clone(), OLD).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(
+            text.starts_with("|1|") && text.lines().count() == 1,
+            "{text}"
+        );
+        let error = check(elsewhere, NEW).unwrap_err().to_string();
+        assert!(
+            error.starts_with("127.0.0.1 port 2222 (Lab) has"),
+            "{error}"
+        );
+        // Another name has another key.
+        check(board(None), NEW).unwrap();
     }
 }

@@ -26,9 +26,17 @@ pub(crate) fn name(host: &str, port: u16) -> String {
     }
 }
 
-/// All that `text` knows of a host, in order.
-pub(crate) fn lookup(text: &str, host: &str, port: u16) -> Vec<Known> {
-    let name = name(host, port).to_ascii_lowercase();
+/// A name as `HashKnownHosts` has it written: it is found again, but not read.
+pub(crate) fn hashed(name: &str, salt: &[u8; 20]) -> Option<String> {
+    let mut mac = Hmac::<Sha1>::new_from_slice(salt).ok()?;
+    mac.update(name.to_ascii_lowercase().as_bytes());
+    let hash = BASE64.encode(&mac.finalize().into_bytes());
+    Some(format!("|1|{}|{hash}", BASE64.encode(salt)))
+}
+
+/// All that `text` knows of a host with this [`name`], in order.
+pub(crate) fn lookup(text: &str, name: &str) -> Vec<Known> {
+    let name = name.to_ascii_lowercase();
     let lines = text.lines().enumerate();
     lines
         .filter_map(|(i, line)| read_line(line, &name, i + 1))
@@ -79,7 +87,7 @@ mod tests {
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
 
     fn count(hosts: &str, host: &str, port: u16) -> usize {
-        lookup(&format!("{hosts} {KEY} comment\n"), host, port).len()
+        lookup(&format!("{hosts} {KEY} comment\n"), &name(host, port)).len()
     }
 
     #[test]
@@ -96,14 +104,11 @@ mod tests {
 
     #[test]
     fn hashed_names() {
-        // ssh-keygen -H of "board" with this salt.
-        let salt = [1_u8; 20];
-        let mut mac = Hmac::<Sha1>::new_from_slice(&salt).unwrap();
-        mac.update(b"[board]:17010");
-        let hash = BASE64.encode(&mac.finalize().into_bytes());
-        let hosts = format!("|1|{}|{hash}", BASE64.encode(&salt));
-        assert_eq!(count(&hosts, "board", 17010), 1);
-        assert_eq!(count(&hosts, "other", 17010), 0);
+        // As ssh-keygen -H writes "[board]:17010".
+        let hosts = "|1|AQEBAQEBAQEBAQEBAQEBAQEBAQE=|0/KSDIhPya+K8kf9LAsMpvPJojo=";
+        assert_eq!(hashed("[Board]:17010", &[1; 20]).unwrap(), hosts);
+        assert_eq!(count(hosts, "board", 17010), 1);
+        assert_eq!(count(hosts, "other", 17010), 0);
         assert_eq!(count("|1|nonsense", "board", 17010), 0);
     }
 
@@ -112,7 +117,7 @@ mod tests {
         let text = format!(
             "nonsense\nboard\t{KEY}\n@revoked board {KEY}\n@cert-authority * {KEY}\n# board {KEY}\nboard ssh-ed25519 !!\n"
         );
-        let known = lookup(&text, "board", 22);
+        let known = lookup(&text, "board");
         assert!(
             matches!(
                 known[..],

@@ -8,12 +8,12 @@ use cpu_proto::DEFAULT_PORT;
 use cpu_ssh::algorithms::{KEEPALIVE_INTERVAL, KEEPALIVE_MAX};
 use tracing::debug;
 
-use super::HostKeys;
 use super::config::{Asked, Checking, ENDLESS, Family, NewHost, Proxy, Settings, Tokens, shell};
+use super::hostkeys::{HostKeys, Name};
 use super::login::{self, Identities};
 use super::pattern;
 use super::stream::Place;
-use crate::terminal;
+use crate::terminal::{self, Tty};
 
 /// From the first packet to the end of the key exchange. A machine whose network eats packets
 /// must be told of within 15 seconds.
@@ -55,6 +55,8 @@ pub(crate) struct Target {
     /// Names of variables that a server which is not cpud is sent.
     pub(crate) send_env: Vec<String>,
     pub(crate) set_env: Vec<(String, String)>,
+    /// What the configuration says of a remote terminal.
+    pub(crate) tty: Option<Tty>,
 }
 
 /// `[user@]host` and `[user@][host]:port` in their parts.
@@ -123,6 +125,7 @@ impl Target {
         let tokens = Tokens {
             home: wanted.home,
             asked,
+            alias: settings.host_key_alias.as_deref(),
             host: &host,
             port: tcp_port,
             user: &user,
@@ -156,6 +159,7 @@ impl Target {
             alive_max: settings.alive_max.unwrap_or(KEEPALIVE_MAX),
             send_env: settings.send_env,
             set_env: settings.set_env,
+            tty: settings.tty,
         })
     }
 
@@ -271,7 +275,11 @@ fn host_keys(
     tokens: &Tokens<'_>,
     identities: &Identities,
 ) -> Result<HostKeys> {
-    let (host, port) = (tokens.host, tokens.port);
+    let name = Name {
+        host: tokens.host.to_owned(),
+        port: tokens.port,
+        alias: settings.host_key_alias.clone(),
+    };
     let files = || match &settings.user_known_hosts {
         Some(files) => files
             .iter()
@@ -283,20 +291,21 @@ fn host_keys(
             .to_vec()),
     };
     if let Some(file) = wanted.host_key {
-        return HostKeys::pinned(host, port, file, None);
+        return HostKeys::pinned(name, file, None);
     }
     let keys = identities.named.iter().chain(&identities.usual);
     let mut pins = keys.map(|key| PathBuf::from(format!("{}.hostkey", key.display())));
     if let Some(file) = pins.find(|pin| pin.exists()) {
         let was_named = !identities.named.is_empty() || !settings.identity_files.is_empty();
         let others = if was_named { None } else { Some(files()?) };
-        return HostKeys::pinned(host, port, &file, others);
+        return HostKeys::pinned(name, &file, others);
     }
     let checking = settings.checking.unwrap_or(Checking {
         new: NewHost::Accept,
         changed_is_accepted: false,
     });
-    Ok(HostKeys::known(host, port, files()?, checking))
+    let hashed = settings.hash_known_hosts.unwrap_or(false);
+    Ok(HostKeys::known(name, files()?, checking, hashed))
 }
 
 #[cfg(test)]

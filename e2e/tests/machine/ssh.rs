@@ -131,7 +131,7 @@ fn configuration(_: &Machine) -> Result<()> {
         user.ssh().join("board.conf"),
         format!(
             "Host board-?\n  Port {port}\n  HostName 127.0.0.1\n  IdentityFile ~/.ssh/missing\n  IdentityFile %d/.ssh/own\n  \
-             UserKnownHostsFile ~/.ssh/hosts\n  AddressFamily inet\n"
+             UserKnownHostsFile ~/.ssh/hosts\n  HashKnownHosts no\n  AddressFamily inet\n"
         ),
     )?;
     let script = "echo $FROM_CONFIG $BOB";
@@ -149,6 +149,17 @@ fn configuration(_: &Machine) -> Result<()> {
     let output = user.run(&["-d", "board-1", "true"])?;
     let told = String::from_utf8(output.stderr)?;
     ensure!(told.matches("forwardagent").count() == 1, "{told}");
+
+    // There is no terminal here.
+    user.configure("Include board.conf\nHost board-1\n  RequestTTY force\n")?;
+    for (words, status) in [
+        (&["board-1", "test", "-t", "0"][..], 0),
+        (&["board-2", "test", "-t", "0"], 1),
+        (&["-T", "board-1", "test", "-t", "0"], 1),
+    ] {
+        let output = user.run(words)?;
+        ensure!(output.status.code() == Some(status), "{words:?} {output:?}");
+    }
 
     user.configure("\nHost x\n  Port 1\nHost *\n  Port many\n")?;
     fails(&user.run(&["board-1", "true"])?, &["config line 5", "many"])?;
@@ -358,6 +369,29 @@ fn known_hosts(_: &Machine) -> Result<()> {
         String::from_utf8_lossy(&first.stderr).contains("is new"),
         "{first:?}"
     );
+    let again = user.run(&words)?;
+    works(&again)?;
+    ensure!(again.stderr.is_empty(), "{again:?}");
+
+    // ssh itself finds what is written for it.
+    let finds = |name: &str| {
+        let mut find = Command::new("ssh-keygen");
+        Ok::<_, anyhow::Error>(
+            ended(find.args(["-F", name, "-f"]).arg(&file))?
+                .status
+                .success(),
+        )
+    };
+    user.configure("HostKeyAlias lab\nHashKnownHosts yes\n")?;
+    let output = user.run(&words)?;
+    works(&output)?;
+    ensure!(
+        String::from_utf8_lossy(&output.stderr).contains("(lab) is new"),
+        "{output:?}"
+    );
+    ensure!(finds("lab")? && !finds("127.0.0.1")?);
+    ensure!(finds(&format!("[127.0.0.1]:{}", daemon.port))?);
+    ensure!(!fs::read_to_string(&file)?.contains("lab"));
     let again = user.run(&words)?;
     works(&again)?;
     ensure!(again.stderr.is_empty(), "{again:?}");

@@ -14,6 +14,7 @@ use nix::unistd::{Gid, Group, User, getuid};
 use super::value::{time, words, yes_or_no};
 use super::{Asked, Checking, ENDLESS, Family, NewHost, Proxy, Settings, Tokens, tilde};
 use crate::ssh::pattern::matches_list;
+use crate::terminal::Tty;
 
 /// ssh's own limit for files that include each other.
 const DEPTH: usize = 16;
@@ -176,6 +177,22 @@ impl<'a> Reader<'a> {
                     changed_is_accepted,
                 });
             }
+            "hostkeyalias" => {
+                settings.host_key_alias.get_or_insert(first.to_owned());
+            }
+            "hashknownhosts" => {
+                settings.hash_known_hosts.get_or_insert(yes_or_no(first)?);
+            }
+            "requesttty" => {
+                let tty = match first.to_ascii_lowercase().as_str() {
+                    "auto" => Tty::Usual,
+                    "yes" | "true" => Tty::Command,
+                    "force" => Tty::Force,
+                    "no" | "false" => Tty::Never,
+                    _ => bail!("{first:?} is none of auto, yes, force, no"),
+                };
+                settings.tty.get_or_insert(tty);
+            }
             "connecttimeout" => {
                 let patience = match first {
                     "none" | "0" => ENDLESS,
@@ -293,6 +310,7 @@ impl<'a> Reader<'a> {
         let tokens = Tokens {
             home: asked.home,
             asked: asked.host,
+            alias: self.settings.host_key_alias.as_deref(),
             host: &host,
             port: self.settings.port.unwrap_or(DEFAULT_PORT),
             user: user.unwrap_or(asked.local_user),
@@ -417,7 +435,8 @@ mod tests {
             "h",
             "UserKnownHostsFile ~/k1 \"k 2\"\nStrictHostKeyChecking yes\nConnectTimeout 1m\n\
              ServerAliveInterval 5\nServerAliveCountMax 2\nProxyJump a,b\nProxyCommand late\n\
-             AddressFamily inet6\nSendEnv LANG LC_*\nIdentitiesOnly yes\nIdentityAgent none\n",
+             AddressFamily inet6\nSendEnv LANG LC_*\nIdentitiesOnly yes\nIdentityAgent none\n\
+             HostKeyAlias lab\nHashKnownHosts yes\nRequestTTY force\n",
         );
         let expected = Settings {
             user_known_hosts: Some(vec!["~/k1".into(), "k 2".into()]),
@@ -433,6 +452,9 @@ mod tests {
             send_env: vec!["LANG".into(), "LC_*".into()],
             identities_only: Some(true),
             identity_agent: Some("none".into()),
+            host_key_alias: Some("lab".into()),
+            hash_known_hosts: Some(true),
+            tty: Some(Tty::Force),
             ..Settings::default()
         };
         assert_eq!(found, expected);
@@ -451,6 +473,7 @@ mod tests {
             "Port x",
             "Host",
             "StrictHostKeyChecking maybe",
+            "RequestTTY maybe",
             "SetEnv A",
             "User \"a",
             "Match host",

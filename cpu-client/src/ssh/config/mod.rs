@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::terminal::Tty;
 use file::Reader;
 
 /// As long as the system tries.
@@ -64,12 +65,18 @@ pub(crate) struct Settings {
     pub(crate) identity_agent: Option<String>,
     pub(crate) user_known_hosts: Option<Vec<String>>,
     pub(crate) checking: Option<Checking>,
+    /// The name in known_hosts files.
+    pub(crate) host_key_alias: Option<String>,
+    /// Whether names that are added there are hashed.
+    pub(crate) hash_known_hosts: Option<bool>,
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) alive_interval: Option<Duration>,
     pub(crate) alive_max: Option<usize>,
     /// `ProxyJump` or `ProxyCommand`, whichever comes first.
     pub(crate) proxy: Option<Proxy>,
     pub(crate) family: Option<Family>,
+    /// `RequestTTY`
+    pub(crate) tty: Option<Tty>,
     /// Patterns of names; one that begins with `-` takes names away.
     pub(crate) send_env: Vec<String>,
     pub(crate) set_env: Vec<(String, String)>,
@@ -111,6 +118,8 @@ impl Settings {
 pub(crate) struct Tokens<'a> {
     pub(crate) home: &'a Path,
     pub(crate) asked: &'a str,
+    /// `HostKeyAlias`
+    pub(crate) alias: Option<&'a str>,
     pub(crate) host: &'a str,
     pub(crate) port: u16,
     pub(crate) user: &'a str,
@@ -124,7 +133,8 @@ impl Tokens<'_> {
             Some(match letter {
                 'd' => self.home.display().to_string(),
                 'h' => self.host.to_owned(),
-                'n' | 'k' => self.asked.to_owned(),
+                'n' => self.asked.to_owned(),
+                'k' => self.alias.unwrap_or(self.asked).to_owned(),
                 'p' => self.port.to_string(),
                 'r' => self.user.to_owned(),
                 'u' => self.local_user.to_owned(),
