@@ -309,8 +309,14 @@ async fn wait_end(
                 }
             }
             Some(Event::Refused(id)) if id == main => {
-                reason = "the server refused to run the command".into();
-                break;
+                // Some servers leave the channel open then; what they said of it is on its way.
+                let said = async {
+                    for output in outputs {
+                        let _ = output.await;
+                    }
+                };
+                let _ = tokio::time::timeout(Duration::from_secs(1), said).await;
+                bail!("the server refused to run the command");
             }
             Some(Event::Closed(id)) if id == main => break,
             Some(Event::Disconnected(why)) => {

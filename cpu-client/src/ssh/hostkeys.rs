@@ -147,9 +147,9 @@ impl HostKeys {
         let name = &self.name;
         match &self.source {
             Source::Pinned { file, keys, others } => {
-                if keys.iter().any(|pin| pin.key_data() == key.key_data())
-                    || self.look_among(others, key)?.is_known
-                {
+                // A pin is no exception to a revocation.
+                let is_known = self.look_among(others, key)?.is_known;
+                if is_known || keys.iter().any(|pin| pin.key_data() == key.key_data()) {
                     return Ok(());
                 }
                 let pinned: Vec<_> = keys.iter().map(fingerprint).collect();
@@ -436,6 +436,21 @@ mod tests {
         check(&missing, NEW).unwrap();
         check(&missing, NEW).unwrap();
         assert!(check(&missing, OLD).is_err());
+    }
+
+    #[test]
+    fn a_pin_is_no_exception_to_a_revocation() {
+        let directory = tempfile::tempdir().unwrap();
+        let [pin, file] = ["pin", "known_hosts"].map(|name| directory.path().join(name));
+        fs::write(&pin, OLD).unwrap();
+        let check = || {
+            let keys = HostKeys::pinned(board(None), &pin, Some(vec![file.clone()])).unwrap();
+            keys.check(&PublicKey::from_openssh(OLD).unwrap())
+        };
+        check().unwrap();
+        fs::write(&file, format!("@revoked * {OLD}\n")).unwrap();
+        let error = check().unwrap_err().to_string();
+        assert!(error.contains("line 1 revokes"), "{error}");
     }
 
     #[test]

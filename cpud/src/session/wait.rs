@@ -79,9 +79,12 @@ pub(super) fn until_all_are_gone(
 
     while let Some(status) = reap(pid)? {
         if let Reaped::Command(status) = status {
-            ended = Some(status);
-            if tty && matches!(next, Next::Nothing) {
-                next = Next::Notice(Instant::now() + NOTICE);
+            // Later another process may have its number.
+            if ended.is_none() {
+                ended = Some(status);
+                if tty && matches!(next, Next::Nothing) {
+                    next = Next::Notice(Instant::now() + NOTICE);
+                }
             }
             continue;
         }

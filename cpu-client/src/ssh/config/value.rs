@@ -21,6 +21,10 @@ pub(super) fn words(line: &str) -> Result<Vec<String>> {
                         word.push(next);
                         characters.next();
                     }
+                    Some(&(_, ' ')) if quote.is_none() => {
+                        word.push(' ');
+                        characters.next();
+                    }
                     _ => word.push('\\'),
                 },
                 ('"' | '\'', None) => quote = Some(c),
@@ -145,6 +149,8 @@ mod tests {
             ("SetEnv A=b \"C=d e\"", &["SetEnv", "A=b", "C=d e"]),
             ("IdentityFile \"a b\"/c#d", &["IdentityFile", "a b/c#d"]),
             (r#"X "a\"b" '\\'"#, &["X", "a\"b", "\\"]),
+            (r"X ~/My\ Keys/id b", &["X", "~/My Keys/id", "b"]),
+            (r#"X "a\ b""#, &["X", r"a\ b"]),
             ("X \"\"", &["X", ""]),
         ] {
             assert_eq!(words(line).unwrap(), expected, "{line}");
