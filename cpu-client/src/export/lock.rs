@@ -10,7 +10,7 @@
 //! file can't be opened again, since its mode forbids it by now, the fid's own serves one owner.
 //!
 //! The locks of one file are set one after the other, so what an owner has is never half known. A file system
-//! that takes long to answer keeps the locks of other files from nothing.
+//! that takes long to answer keeps no other file waiting.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
