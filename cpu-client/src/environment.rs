@@ -83,11 +83,18 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environmen
         all.retain(|(other, _)| other != name);
         all.extend(value.map(|value| (name.to_owned(), value)));
     };
-    if std::env::var_os("PWD").is_none()
-        && let Ok(directory) = std::env::current_dir()
-        && let Some(directory) = directory.to_str()
+    if let Ok(here) = std::env::current_dir()
+        && let Some(name) = here.to_str()
     {
-        set("PWD", Some(directory.to_owned()));
+        match std::env::var_os("PWD") {
+            Some(pwd) if is_meant(Path::new(&pwd), &here) => {}
+            pwd => {
+                if let Some(pwd) = pwd {
+                    say!("PWD={pwd:?} is not the working directory; the command runs in {name}");
+                }
+                set("PWD", Some(name.to_owned()));
+            }
+        }
     }
     // A private directory there; one of here would not exist.
     set("TMPDIR", Some("/tmp".into()));
@@ -97,6 +104,20 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environmen
         caches,
         cache_is_chosen: mounts.cache.is_some() || own().next().is_some(),
     })
+}
+
+/// Whether `$PWD` says where the command is to run. It may be a left-over: a program that changes its directory and
+/// then starts another leaves it as it was. It counts when it names the working directory, by whichever links, when
+/// it names nothing that is here, and when it is `/`, which keeps the command out of the client's files.
+fn is_meant(pwd: &Path, here: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let which = |path: &Path| path.metadata().map(|known| (known.dev(), known.ino()));
+    let named = which(pwd);
+    let is_absent = named
+        .as_ref()
+        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    let is_here = || matches!((&named, which(here)), (Ok(named), Ok(here)) if *named == here);
+    pwd.is_absolute() && (pwd == Path::new("/") || is_absent || is_here())
 }
 
 /// Which directories there come from here. What was named must be there to be mounted; of the

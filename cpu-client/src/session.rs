@@ -18,12 +18,12 @@ use cpu_ssh::{Stream, signals};
 use futures_util::future::try_join_all;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::Signal;
+use nix::sys::termios::Termios;
 use russh::client::Msg;
 use russh::{ChannelId, ChannelWriteHalf};
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tracing::debug;
 
 use crate::files::Files;
@@ -70,13 +70,21 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     let (local_tx, mut local) = mpsc::unbounded_channel();
     let (terminal, input) = (command.terminal, command.input);
     let needs_terminal = command.needs_terminal;
-    let raw = if terminal && input {
-        terminal::Raw::enter().context("cannot set the terminal to raw mode")?
+    let modes = if terminal && input {
+        terminal::modes().context("cannot read the terminal's modes")?
     } else {
         None
     };
+    // From before the size is read.
+    let resized = terminal
+        .then(|| signal(SignalKind::window_change()))
+        .transpose()?;
     let path = connection.measure_path();
-    let (receiver, sender) = start(&mut connection, command, raw.as_ref()).await?;
+    let (receiver, sender) = start(&mut connection, command, modes.as_ref()).await?;
+    // Not before: until now the keys that interrupt, and the signals, do here what they always do.
+    let mut passed_on = Signals::new()?;
+    let raw = modes.map(terminal::Raw::enter).transpose();
+    let raw = raw.context("cannot set the terminal to raw mode")?;
     let told = sender.clone();
     tokio::spawn(async move {
         if let Ok(Some(time)) = path.await {
@@ -93,9 +101,9 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
         // A channel that has gone says so through its end.
         let _ = sender.request(ChannelWriteHalf::eof).await;
     }
-    forward_window_changes(&sender, terminal)?;
-
-    let mut passed_on = Signals::new()?;
+    if let Some(resized) = resized {
+        forward_window_changes(&sender, resized);
+    }
     let raw = Cell::new(raw);
     let status = {
         let asked = terminal.then_some(Asked {
@@ -174,7 +182,7 @@ fn killed(signal: Signal) -> u8 {
 async fn start(
     connection: &mut Connection,
     mut command: Command,
-    terminal: Option<&terminal::Raw>,
+    modes: Option<&Termios>,
 ) -> Result<(Receiver, Sender)> {
     let refused = "the server opens no session channel";
     let open = || async {
@@ -208,7 +216,7 @@ async fn start(
     }
     let (receiver, sender) = connection.mux.open(main);
     if command.terminal {
-        let modes = terminal.map_or(&[][..], |raw| raw.modes.as_slice());
+        let modes = modes.map(cpu_ssh::modes::encode).unwrap_or_default();
         let size = terminal::size();
         let set = command.environment.iter().find(|(name, _)| name == "TERM");
         let term = match set {
@@ -220,7 +228,7 @@ async fn start(
                 let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
                 let (x, y) = (size.ws_xpixel.into(), size.ws_ypixel.into());
                 write
-                    .request_pty(true, &term, columns, rows, x, y, modes)
+                    .request_pty(true, &term, columns, rows, x, y, &modes)
                     .await
             })
             .await
@@ -451,14 +459,10 @@ fn send_typed(
 }
 
 /// Tell the remote terminal when the local one changes its size.
-fn forward_window_changes(sender: &Sender, terminal: bool) -> Result<Option<JoinHandle<()>>> {
-    if !terminal {
-        return Ok(None);
-    }
-    let mut changes = signal(SignalKind::window_change())?;
+fn forward_window_changes(sender: &Sender, mut resized: tokio::signal::unix::Signal) {
     let sender = sender.clone();
-    Ok(Some(tokio::spawn(async move {
-        while changes.recv().await.is_some() {
+    tokio::spawn(async move {
+        while resized.recv().await.is_some() {
             let size = terminal::size();
             let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
             let (x, y) = (size.ws_xpixel.into(), size.ws_ypixel.into());
@@ -469,7 +473,7 @@ fn forward_window_changes(sender: &Sender, terminal: bool) -> Result<Option<Join
                 return;
             }
         }
-    })))
+    });
 }
 
 /// The signals that are passed on to the command.

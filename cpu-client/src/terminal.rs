@@ -132,20 +132,20 @@ fn ask(
     Ok(line)
 }
 
-/// Raw mode for as long as this lives.
-pub(crate) struct Raw {
-    /// The modes from before, which the remote terminal is to have.
-    pub(crate) modes: Vec<(russh::Pty, u32)>,
+/// The modes of the terminal at standard input, which the remote one is to have; `None` without one.
+pub(crate) fn modes() -> nix::Result<Option<Termios>> {
+    stdin()
+        .is_terminal()
+        .then(|| tcgetattr(stdin()))
+        .transpose()
 }
 
+/// Raw mode for as long as this lives.
+pub(crate) struct Raw(());
+
 impl Raw {
-    /// `None` without a terminal at standard input.
-    pub(crate) fn enter() -> nix::Result<Option<Self>> {
-        if !stdin().is_terminal() {
-            return Ok(None);
-        }
-        let original = tcgetattr(stdin())?;
-        let modes = cpu_ssh::modes::encode(&original);
+    /// From these modes, which come back at the end.
+    pub(crate) fn enter(original: Termios) -> nix::Result<Self> {
         let mut raw = original.clone();
         cfmakeraw(&mut raw);
         if ORIGINAL.set(original.into()).is_ok() {
@@ -156,7 +156,7 @@ impl Raw {
             }));
         }
         tcsetattr(stdin(), SetArg::TCSADRAIN, &raw)?;
-        Ok(Some(Self { modes }))
+        Ok(Self(()))
     }
 }
 

@@ -601,6 +601,22 @@ where
         self.write.id()
     }
 
+    /// End the channel. Once it has sent this, russh tells nothing of the channel any more, not even that the
+    /// peer has closed it too: it is closed here at once.
+    pub async fn close(&self) {
+        // A connection that has gone needs no close.
+        let _ = self.run(self.write.close()).await;
+        if let Some(mux) = self.shared.mux.upgrade() {
+            lock(&mux.table).channels.remove(&self.id());
+        }
+        self.shared.close();
+    }
+
+    /// Whether the channel or its connection has ended.
+    pub fn is_closed(&self) -> bool {
+        *self.shared.closed.borrow()
+    }
+
     /// Returns when the channel or its connection has ended.
     pub async fn closed(&self) {
         self.shared.wait_closed().await;

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cpu_ssh::Stream;
-use russh::ChannelWriteHalf;
 use russh::client::{self, Msg};
 use subtle::ConstantTimeEq as _;
 use tokio::sync::oneshot;
@@ -104,7 +103,7 @@ impl FilesPort {
         if bool::from(told.ct_eq(self.nonce.as_bytes())) {
             return Ok((receiver, sender));
         }
-        let _ = sender.request(ChannelWriteHalf::close).await;
+        sender.close().await;
         bail!(
             "something else than the session connected to port {} of the server; it gets no files",
             self.port

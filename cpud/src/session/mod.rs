@@ -30,6 +30,7 @@ pub(crate) use cgroup::end_rest;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
@@ -118,9 +119,11 @@ fn run(request: Request) -> Result<Ended> {
         .context("cannot block signals")?;
     nix::sys::prctl::set_child_subreaper(true).context("cannot become child subreaper")?;
     umask(Mode::from_bits_truncate(0o022));
-    // Opened now, since a mount of the session may cover it.
+    // Opened now, since a mount of the session may cover them.
     let proc = nix::dir::Dir::open("/proc", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .context("cannot open /proc (is it mounted?)")?;
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = null.context("cannot open /dev/null")?;
 
     let cgroup = cgroup::Cgroup::new();
 
@@ -138,7 +141,7 @@ fn run(request: Request) -> Result<Ended> {
 
     let status = match command::start(words, &directory, &CONSUMED, tty, cgroup.as_ref()) {
         Ok(pid) => {
-            wait::release_standard_streams(tty)?;
+            wait::release_standard_streams(tty, &null)?;
             wait::until_all_are_gone(pid, control, tty, proc, cgroup.as_ref())
         }
         Err(failure) => {

@@ -35,16 +35,11 @@ const LAST_LOOK: Duration = Duration::from_secs(5);
 
 /// Lets go of the pipes to the client, so that it learns when the command closes its end. Standard
 /// error is kept on a terminal, for the notice.
-pub(super) fn release_standard_streams(tty: bool) -> Result<()> {
-    let null = File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/null")
-        .context("cannot open /dev/null")?;
-    nix::unistd::dup2_stdin(&null).context("cannot release standard input")?;
-    nix::unistd::dup2_stdout(&null).context("cannot release standard output")?;
+pub(super) fn release_standard_streams(tty: bool, null: &File) -> Result<()> {
+    nix::unistd::dup2_stdin(null).context("cannot release standard input")?;
+    nix::unistd::dup2_stdout(null).context("cannot release standard output")?;
     if !tty {
-        nix::unistd::dup2_stderr(&null).context("cannot release standard error")?;
+        nix::unistd::dup2_stderr(null).context("cannot release standard error")?;
     }
     Ok(())
 }

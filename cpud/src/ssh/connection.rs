@@ -217,7 +217,7 @@ fn refuse(sender: Sender, why: String) {
         let _ = sender.send(Stream::Stderr, line).await;
         let _ = sender.request(|write| write.exit_status(255)).await;
         let _ = sender.request(russh::ChannelWriteHalf::eof).await;
-        let _ = sender.request(russh::ChannelWriteHalf::close).await;
+        sender.close().await;
     });
 }
 
@@ -275,6 +275,8 @@ impl server::Handler for Connection {
         let id = channel.id();
         self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
         let (receiver, sender) = self.mux.open(channel);
+        // Those whose end came from here.
+        self.channels.retain(|_, state| !state.sender.is_closed());
         let state = ChannelState {
             receiver,
             sender,

@@ -308,5 +308,5 @@ async fn report(status: std::io::Result<ExitStatus>, sender: &Sender, handle: &s
         let _ = sender.request(|write| write.exit_status(code)).await;
     }
     let _ = sender.request(russh::ChannelWriteHalf::eof).await;
-    let _ = sender.request(russh::ChannelWriteHalf::close).await;
+    sender.close().await;
 }

@@ -27,14 +27,14 @@ pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, asks: b
         let (shared, socket, sender) = (shared.clone(), socket.clone(), sender.clone());
         async move {
             shared.to_client(&socket, &sender).await;
-            let _ = sender.request(russh::ChannelWriteHalf::close).await;
+            sender.close().await;
         }
     });
     tokio::spawn(async move {
         shared.to_kernel(&receiver, &socket).await;
         to_client.abort();
         receiver.discard();
-        let _ = sender.request(russh::ChannelWriteHalf::close).await;
+        sender.close().await;
     });
 }
 

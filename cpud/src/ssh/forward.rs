@@ -209,7 +209,7 @@ async fn accept(listener: TcpListener, address: String, port: u32, mux: Mux, han
 pub(super) async fn relay(receiver: Receiver, sender: Sender, stream: TcpStream) {
     let stream = stream.into_std().map(OwnedFd::from);
     let Ok(stream) = stream.and_then(Fd::new) else {
-        let _ = sender.request(russh::ChannelWriteHalf::close).await;
+        sender.close().await;
         return;
     };
     let stream = Arc::new(stream);
@@ -235,7 +235,7 @@ pub(super) async fn relay(receiver: Receiver, sender: Sender, stream: TcpStream)
         let _ = sender.request(russh::ChannelWriteHalf::eof).await;
     };
     tokio::join!(to_stream, from_stream);
-    let _ = sender.request(russh::ChannelWriteHalf::close).await;
+    sender.close().await;
 }
 
 #[cfg(test)]
