@@ -219,6 +219,20 @@ mod tests {
     }
 
     #[test]
+    fn a_left_over_pwd_is_not_meant() {
+        let root = tempfile::tempdir().unwrap();
+        let (here, link) = (root.path().join("here"), root.path().join("link"));
+        std::fs::create_dir(&here).unwrap();
+        std::os::unix::fs::symlink("here", &link).unwrap();
+        for meant in [&here, &link, Path::new("/"), &root.path().join("not")] {
+            assert!(is_meant(meant, &here), "{}", meant.display());
+        }
+        for left in [root.path(), Path::new("."), Path::new("")] {
+            assert!(!is_meant(left, &here), "{}", left.display());
+        }
+    }
+
+    #[test]
     fn the_default_is_what_this_tree_has_of_it() {
         let root = tempfile::tempdir().unwrap();
         for directory in ["usr", "root"] {

@@ -254,6 +254,34 @@ fn a_sender_that_waits_learns_of_the_close_and_of_the_end() {
 }
 
 #[test]
+fn who_closes_a_channel_has_done_with_it() {
+    for ours in [true, false] {
+        run(async move {
+            let mut pair = Pair::new(ours).await;
+            let ((here_rx, here_tx), (there_rx, there_tx)) = pair.channel().await;
+            assert!(!there_tx.is_closed());
+            there_tx.close().await;
+            assert!(there_tx.is_closed());
+            let ended = async {
+                assert!(there_rx.read(Stream::Data, 1).await.is_none());
+                assert!(here_rx.read(Stream::Data, 1).await.is_none());
+                here_tx.closed().await;
+            };
+            timeout(SOON, ended).await.unwrap();
+            // The connection goes on.
+            let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
+            send(here_tx, 1);
+            assert!(
+                timeout(SOON, there_rx.read(Stream::Data, 1))
+                    .await
+                    .unwrap()
+                    .is_some()
+            );
+        });
+    }
+}
+
+#[test]
 fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
     run(async {
         let mut pair = Pair::new(false).await;

@@ -223,6 +223,19 @@ pub struct Cpud {
     _runtime: tokio::runtime::Runtime,
 }
 
+/// What it does that the real one does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Habit {
+    /// Nothing.
+    Usual,
+    /// Somebody else connects to the client's port first.
+    Thief,
+    /// It never answers to the opening of a channel.
+    Stalls,
+    /// It refuses each command and leaves its channel open.
+    Refuses,
+}
+
 /// What it was told.
 #[derive(Clone, Debug, Default)]
 struct Seen(Arc<Mutex<Vec<String>>>);
@@ -235,8 +248,8 @@ impl Seen {
 }
 
 impl Cpud {
-    /// With a host key in OpenSSH's format. With `thief` somebody else connects to the port first.
-    pub fn start(host_key: &Path, thief: bool) -> Result<Self> {
+    /// With a host key in OpenSSH's format.
+    pub fn start(host_key: &Path, habit: Habit) -> Result<Self> {
         let key = PrivateKey::from_openssh(std::fs::read_to_string(host_key)?)?;
         let config = Arc::new(server::Config {
             server_id: SshId::Standard("SSH-2.0-linux amd64".into()),
@@ -252,7 +265,8 @@ impl Cpud {
             while let Ok((stream, _)) = listener.accept().await {
                 let session = Server {
                     seen: shared.clone(),
-                    thief,
+                    habit,
+                    stalled: Vec::new(),
                     environment: Vec::new(),
                     forward: None,
                 };
@@ -280,7 +294,9 @@ impl Cpud {
 
 struct Server {
     seen: Seen,
-    thief: bool,
+    habit: Habit,
+    /// Channels that get no answer.
+    stalled: Vec<ChannelOpenHandle>,
     environment: Vec<(String, String)>,
     forward: Option<u16>,
 }
@@ -305,7 +321,11 @@ impl server::Handler for Server {
         _: &mut Session,
     ) -> Result<()> {
         self.seen.add("session".into());
-        reply.accept().await;
+        if self.habit == Habit::Stalls {
+            self.stalled.push(reply);
+        } else {
+            reply.accept().await;
+        }
         Ok(())
     }
 
@@ -389,8 +409,12 @@ impl server::Handler for Server {
             "exec {}",
             line.replace(&self.forward.unwrap_or(0).to_string(), "N")
         ));
+        if self.habit == Habit::Refuses {
+            return Ok(session.channel_failure(id)?);
+        }
         session.channel_success(id)?;
-        let (environment, forward, thief) = (self.environment.clone(), self.forward, self.thief);
+        let (environment, forward) = (self.environment.clone(), self.forward);
+        let thief = self.habit == Habit::Thief;
         let handle = session.handle();
         tokio::spawn(async move {
             let ended =

@@ -132,6 +132,17 @@ fn same_directory(machine: &Machine) -> Result<()> {
     let want = format!("{}\nmarker\n", work.display());
     ensure!(output.stdout == want.as_bytes(), "{output:?}");
     ensure!(output.stderr.is_empty(), "{output:?}");
+
+    // What a program that changed its directory leaves in PWD is not believed, and said.
+    let mut command = machine.client.command(&[], &["sh", "-c", "pwd; ls"]);
+    command.env("PWD", "/usr").current_dir(&work);
+    let output = machine.client.output(command, b"")?;
+    ensure!(output.stdout == want.as_bytes(), "{output:?}");
+    let notice = String::from_utf8(output.stderr)?;
+    ensure!(
+        notice.contains("PWD=\"/usr\" is not the working directory"),
+        "{notice}"
+    );
     Ok(())
 }
 

@@ -35,6 +35,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("interop_go_client_without_files", go_client_plain),
     ("interop_go_server_reads_our_files", go_server),
     ("interop_go_server_a_thief_gets_nothing", go_server_thief),
+    ("interop_a_refused_command_ends", refusing_server),
+    ("interop_a_stalled_start_is_interrupted", stalling_server),
 ];
 
 /// `ssh` to a server on this machine, with nobody's configuration.
@@ -262,8 +264,32 @@ fn openssh_control_master(_: &Machine) -> Result<()> {
         "{}",
         daemon.log()
     );
+    // The connection holds nothing of a command that has ended, with a terminal or without.
+    let before = descriptors_below(&daemon)?;
+    for number in 0..20 {
+        let terminal = if number % 2 == 0 { "-T" } else { "-tt" };
+        let output = ssh.run(&["-o", &path, terminal], &["true"])?;
+        ensure!(output.status.success(), "{output:?}");
+    }
+    wait_until("what the commands had is let go", PATIENCE, || {
+        Ok((descriptors_below(&daemon)? <= before + 3).then_some(()))
+    })?;
     ensure!(master.0.try_wait()?.is_none());
     Ok(())
+}
+
+/// How long something may take that needs no more than a moment.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// Descriptors of the processes that serve the daemon's connections.
+fn descriptors_below(daemon: &Daemon) -> Result<usize> {
+    let children = format!("/proc/{0}/task/{0}/children", daemon.pid());
+    let children = std::fs::read_to_string(children)?;
+    ensure!(!children.trim().is_empty(), "no connection");
+    let counts = children
+        .split_whitespace()
+        .map(|pid| Ok(std::fs::read_dir(format!("/proc/{pid}/fd"))?.count()));
+    counts.sum()
 }
 
 /// A process that ends with this value.
@@ -532,7 +558,7 @@ fn go_client_plain(_: &Machine) -> Result<()> {
 }
 
 /// A key for the stand-in, RSA as u-root's usually is, and a user with a file.
-fn with_go_server(thief: bool) -> Result<(u_root::Cpud, User, tempfile::TempDir)> {
+fn with_go_server(habit: u_root::Habit) -> Result<(u_root::Cpud, User, tempfile::TempDir)> {
     let directory = tempfile::tempdir()?;
     let host_key = directory.path().join("host_key");
     keygen(&host_key, &["-t", "rsa"], "")?;
@@ -541,7 +567,7 @@ fn with_go_server(thief: bool) -> Result<(u_root::Cpud, User, tempfile::TempDir)
     fs::write(root.join("etc/motd"), "a file of the client\n")?;
     fs::write(root.join("file"), "not for thieves\n")?;
     Ok((
-        u_root::Cpud::start(&host_key, thief)?,
+        u_root::Cpud::start(&host_key, habit)?,
         User::new()?,
         directory,
     ))
@@ -566,7 +592,7 @@ fn go_cpu(server: &u_root::Cpud, user: &User, flags: &[&str], words: &[&str]) ->
 }
 
 fn go_server(_: &Machine) -> Result<()> {
-    let (server, user, directory) = with_go_server(false)?;
+    let (server, user, directory) = with_go_server(u_root::Habit::Usual)?;
     let root = directory.path().join("root").display().to_string();
     let flags = ["-root", &root, "-namespace", "/etc"];
     let said = works(&go_cpu(&server, &user, &flags, &["ls", "it's", ""])?)?;
@@ -634,7 +660,7 @@ fn go_server(_: &Machine) -> Result<()> {
 }
 
 fn go_server_thief(_: &Machine) -> Result<()> {
-    let (server, user, directory) = with_go_server(true)?;
+    let (server, user, directory) = with_go_server(u_root::Habit::Thief)?;
     let root = directory.path().join("root").display().to_string();
     let output = go_cpu(&server, &user, &["-root", &root, "-namespace", ""], &["ls"])?;
     let (said, told) = (
@@ -647,5 +673,38 @@ fn go_server_thief(_: &Machine) -> Result<()> {
         "{said}"
     );
     ensure!(told.contains("something else than the session"), "{told}");
+    Ok(())
+}
+
+/// A server that refuses the command and leaves the channel open (RFC 4254, 5.4, lets it).
+fn refusing_server(_: &Machine) -> Result<()> {
+    let (server, user, _directory) = with_go_server(u_root::Habit::Refuses)?;
+    let output = go_cpu(&server, &user, &["-9p=false"], &["date"])?;
+    let told = String::from_utf8(output.stderr)?;
+    ensure!(
+        output.status.code() == Some(255),
+        "{} {told}",
+        output.status
+    );
+    ensure!(told.contains("refused to run the command"), "{told}");
+    Ok(())
+}
+
+/// A server that hangs before there is a session: the keys that interrupt still do.
+fn stalling_server(_: &Machine) -> Result<()> {
+    let (server, user, _directory) = with_go_server(u_root::Habit::Stalls)?;
+    let port = server.port.to_string();
+    let mut terminal = user.typed(&["-sp", &port, "127.0.0.1"])?;
+    wait_until("the server is asked for a session", PATIENCE, || {
+        Ok(server
+            .seen()
+            .iter()
+            .any(|line| line == "session")
+            .then_some(()))
+    })?;
+    terminal.send("\x03")?;
+    let status = terminal.wait()?;
+    let signal = std::os::unix::process::ExitStatusExt::signal(&status);
+    ensure!(signal == Some(2), "{status}");
     Ok(())
 }

@@ -121,6 +121,13 @@ fn without_binds(machine: &Machine) -> Result<()> {
         "{table}"
     );
     ensure!(!has(&table, "/home", "9p"), "{table}");
+
+    // Whatever is covered, /dev too, the session has what it needs.
+    let flags = ["-namespace", "/bin:/lib:/lib64:/usr:/dev"];
+    let mut command = machine.client.command(&flags, &["sh", "-c", "exit 7"]);
+    command.env("PWD", "/");
+    let output = machine.client.output(command, b"")?;
+    ensure!(output.status.code() == Some(7), "{output:?}");
     Ok(())
 }
 
