@@ -1,6 +1,7 @@
 //! What travels with a command: the environment of this process, and in it the mounts that the
 //! machine is to make, from `-namespace`, `-fstab` and the variables of the same meaning.
 
+use std::io::ErrorKind;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -86,8 +87,10 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environmen
     if let Ok(here) = std::env::current_dir()
         && let Some(name) = here.to_str()
     {
+        // Of another tree than this one's, no directory of here tells.
+        let is_this_tree = mounts.ninep && mounts.root == Path::new("/");
         match std::env::var_os("PWD") {
-            Some(pwd) if is_meant(Path::new(&pwd), &here) => {}
+            Some(pwd) if !is_this_tree || is_meant(Path::new(&pwd), &here) => {}
             pwd => {
                 if let Some(pwd) = pwd {
                     say!("PWD={pwd:?} is not the working directory; the command runs in {name}");
@@ -115,9 +118,9 @@ fn is_meant(pwd: &Path, here: &Path) -> bool {
     let named = which(pwd);
     let is_absent = named
         .as_ref()
-        .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+        .is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory));
     let is_here = || matches!((&named, which(here)), (Ok(named), Ok(here)) if *named == here);
-    pwd.is_absolute() && (pwd == Path::new("/") || is_absent || is_here())
+    pwd.is_absolute() && (pwd == Path::new("/") || pwd == here || is_absent || is_here())
 }
 
 /// Which directories there come from here. What was named must be there to be mounted; of the

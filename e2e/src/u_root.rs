@@ -63,6 +63,47 @@ impl Cpu<'_> {
     pub fn run(&self, words: &[&str]) -> Result<Ran> {
         runtime()?.block_on(run(self, words))
     }
+
+    /// Open this many channels to a service on 127.0.0.1 and close each without the end of its data, as Go's SSH
+    /// does; then do something while the connection lives.
+    pub fn forwards(
+        &self,
+        service: u16,
+        count: u32,
+        then: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        runtime()?.block_on(async {
+            let (incoming, _connections) = mpsc::unbounded_channel();
+            let ssh = self.login(incoming).await?;
+            for _ in 0..count {
+                let to = ("127.0.0.1", service.into());
+                let channel = ssh
+                    .channel_open_direct_tcpip(to.0, to.1, "127.0.0.1", 1)
+                    .await?;
+                channel.close().await?;
+            }
+            then()
+        })
+    }
+
+    async fn login(&self, incoming: Incoming) -> Result<client::Handle<Client>> {
+        let config = client::Config {
+            client_id: SshId::Standard("SSH-2.0-Go".into()),
+            ..Default::default()
+        };
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
+        let mut ssh = client::connect_stream(Arc::new(config), stream, Client(incoming)).await?;
+        ensure!(!ssh.authenticate_none("glenda").await?.success());
+        let key = PrivateKey::from_openssh(std::fs::read_to_string(self.key)?)?;
+        let hash = if self.second_choice {
+            HashAlg::Sha512
+        } else {
+            HashAlg::Sha256
+        };
+        let key = PrivateKeyWithHashAlg::new(Arc::new(key), Some(hash));
+        ensure!(ssh.authenticate_publickey("glenda", key).await?.success());
+        Ok(ssh)
+    }
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime> {
@@ -101,22 +142,8 @@ const NONCE: &str = "0123456789abcdef0123456789abcdef";
 
 async fn run(cpu: &Cpu<'_>, words: &[&str]) -> Result<Ran> {
     let root = cpu.root;
-    let config = client::Config {
-        client_id: SshId::Standard("SSH-2.0-Go".into()),
-        ..Default::default()
-    };
     let (incoming, mut connections) = mpsc::unbounded_channel();
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, cpu.port)).await?;
-    let mut ssh = client::connect_stream(Arc::new(config), stream, Client(incoming)).await?;
-    ensure!(!ssh.authenticate_none("glenda").await?.success());
-    let key = PrivateKey::from_openssh(std::fs::read_to_string(cpu.key)?)?;
-    let hash = if cpu.second_choice {
-        HashAlg::Sha512
-    } else {
-        HashAlg::Sha256
-    };
-    let key = PrivateKeyWithHashAlg::new(Arc::new(key), Some(hash));
-    ensure!(ssh.authenticate_publickey("glenda", key).await?.success());
+    let ssh = cpu.login(incoming).await?;
 
     let mut ran = Ran::default();
     let loopback = if cpu.second_choice {

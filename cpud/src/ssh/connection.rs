@@ -494,6 +494,7 @@ impl server::Handler for Connection {
     async fn channel_close(&mut self, id: ChannelId, _session: &mut Session) -> Result<()> {
         self.mux.close(id);
         self.channels.remove(&id);
+        self.files.retain(|(_, _, sender)| !sender.is_closed());
         Ok(())
     }
 }

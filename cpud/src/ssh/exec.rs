@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -70,7 +70,8 @@ pub(super) struct Terminal {
 /// What can still be told to a running command. Dropping it hangs up.
 pub(super) struct Running {
     control: mpsc::UnboundedSender<Signal>,
-    terminal: Option<Arc<Fd>>,
+    /// The pumps have it, as long as the command lives.
+    terminal: Option<Weak<Fd>>,
 }
 
 impl Running {
@@ -80,7 +81,7 @@ impl Running {
     }
 
     pub(super) fn resize(&self, size: Winsize) {
-        if let Some(terminal) = &self.terminal
+        if let Some(terminal) = self.terminal.as_ref().and_then(Weak::upgrade)
             && let Err(error) = crate::sys::set_window_size(terminal.as_fd(), size)
         {
             say(format_args!("cannot resize the terminal: {error}"));
@@ -192,7 +193,7 @@ pub(super) fn start(
     });
     Ok(Running {
         control: signals_tx,
-        terminal,
+        terminal: terminal.as_ref().map(Arc::downgrade),
     })
 }
 

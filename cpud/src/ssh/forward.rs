@@ -234,6 +234,13 @@ pub(super) async fn relay(receiver: Receiver, sender: Sender, stream: TcpStream)
         }
         let _ = sender.request(russh::ChannelWriteHalf::eof).await;
     };
+    // A service that says nothing keeps no channel that the client has closed.
+    let from_stream = async {
+        tokio::select! {
+            () = from_stream => {}
+            () = sender.closed() => {}
+        }
+    };
     tokio::join!(to_stream, from_stream);
     sender.close().await;
 }

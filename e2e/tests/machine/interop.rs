@@ -272,7 +272,7 @@ fn openssh_control_master(_: &Machine) -> Result<()> {
         ensure!(output.status.success(), "{output:?}");
     }
     wait_until("what the commands had is let go", PATIENCE, || {
-        Ok((descriptors_below(&daemon)? <= before + 3).then_some(()))
+        Ok((descriptors_below(&daemon)? <= before).then_some(()))
     })?;
     ensure!(master.0.try_wait()?.is_none());
     Ok(())
@@ -361,6 +361,23 @@ fn openssh_forwards(_: &Machine) -> Result<()> {
         Ok(TcpStream::connect(("127.0.0.1", port))
             .is_err()
             .then_some(()))
+    })?;
+    // A silent service keeps nothing of channels that their client has closed.
+    let silent = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let go = u_root::Cpu {
+        port: told.port,
+        key: &ssh.user.key(),
+        root: None,
+        environment: &[],
+        terminal: None,
+        second_choice: false,
+    };
+    go.forwards(silent.local_addr()?.port(), 50, || {
+        let held = (0..50).map(|_| silent.accept());
+        let _held = held.collect::<std::io::Result<Vec<_>>>()?;
+        wait_until("closed channels are let go", PATIENCE, || {
+            Ok((descriptors_below(&told)? < 50).then_some(()))
+        })
     })?;
     for outside in ["0.0.0.0:0:127.0.0.1:1", "*:0:127.0.0.1:1"] {
         let output = ssh.run(&[&strict[..], &["-R", outside]].concat(), &[])?;
@@ -693,6 +710,7 @@ fn refusing_server(_: &Machine) -> Result<()> {
 /// A server that hangs before there is a session: the keys that interrupt still do.
 fn stalling_server(_: &Machine) -> Result<()> {
     let (server, user, _directory) = with_go_server(u_root::Habit::Stalls)?;
+    user.configure("Host *\nIdentityFile ~/.ssh/own\n")?;
     let port = server.port.to_string();
     let mut terminal = user.typed(&["-sp", &port, "127.0.0.1"])?;
     wait_until("the server is asked for a session", PATIENCE, || {

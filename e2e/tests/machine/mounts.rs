@@ -162,6 +162,12 @@ fn plain(machine: &Machine) -> Result<()> {
     for name in ["proc", "tmp", "usr"] {
         ensure!(listing.lines().any(|line| line == name), "{listing}");
     }
+    // Without files of here, PWD is of there.
+    let mut command = local(machine, &daemon, &flags, &["/bin/pwd"]);
+    command.env("PWD", "/usr");
+    let output = machine.client.output(command, b"")?;
+    ensure!(output.stderr.is_empty(), "{output:?}");
+    ensure!(text(output)? == "/usr\n");
     Ok(())
 }
 
