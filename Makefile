@@ -37,8 +37,7 @@ programs: ## cpu, cpud and mkimage, static
 	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p cpud -p mkimage
 	@install -D -C -t $(OUT) $(BIN)/cpu $(BIN)/cpud $(BIN)/mkimage
 ifdef CROSS
-	cargo build --release --target $(HOST)-unknown-linux-musl -p mkimage
-	@install -D -C -t out/$(HOST) $(subst $(ARCH),$(HOST),$(BIN))/mkimage
+	$(MAKE) ARCH=$(HOST) OUT=out/$(HOST) programs
 endif
 
 keys: programs ## the user's key and the machine's, unless they exist
@@ -69,9 +68,10 @@ usb: cpukernel ## the image for a stick: dd it, or see out/x86_64/mkimage usb --
 
 # Where scripts/deps puts Debian's kernel.
 DEBS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cpu-appliance/debs
+STICK_PROFILE := quick
 stick: ## a stick in two minutes, of Debian's kernel (DEB=FILE for another package), in out/quick
 	@scripts/deps media $(if $(DEB),,distro)
-	$(MAKE) PROFILE=quick OUT=out/quick MKIMAGE=out/quick/mkimage initramfs
+	$(MAKE) PROFILE=$(STICK_PROFILE) OUT=out/quick MKIMAGE=out/quick/mkimage initramfs
 	out/quick/mkimage kernel -o out/quick --from-deb "$(or $(DEB),$$(ls $(DEBS)/linux-image-6.12*_amd64.deb | tail -n 1))"
 	out/quick/mkimage usb -o out/quick
 
@@ -97,6 +97,8 @@ docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 aarch64: ## the kernel for ARM
 	$(MAKE) ARCH=aarch64 cpukernel
 
+# Nothing is compiled once more for the stick alone.
+test: STICK_PROFILE := release
 test: cpukernel flash hardened aarch64 stick ## format, lints, unit tests, end-to-end tests
 	@scripts/deps qemu media distro trees cross-aarch64 test
 	cargo fmt --check

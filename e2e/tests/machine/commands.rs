@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use e2e::client::{ended, finish};
+use e2e::daemon::Daemon;
 
+use crate::mounts::local;
 use crate::{Machine, Test};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -84,10 +86,15 @@ fn noise() -> Vec<u8> {
     bytes
 }
 
+/// On the emulated machine a round takes five to thirteen seconds, so of 24 four are there.
 fn bulk(machine: &Machine) -> Result<()> {
-    let noise = noise();
-    for round in 0..20 {
-        let mut command = machine.client.command(&[], &["cat"]);
+    let (noise, daemon) = (noise(), Daemon::cpud()?);
+    for round in 0..24 {
+        let mut command = if round < 4 {
+            machine.client.command(&[], &["cat"])
+        } else {
+            local(machine, &daemon, &["-9p=false"], &["cat"])
+        };
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -132,7 +132,7 @@ fn without_binds(machine: &Machine) -> Result<()> {
 }
 
 /// A client of a cpud here; the pin file beside the key is another machine's.
-fn local(machine: &Machine, daemon: &Daemon, flags: &[&str], words: &[&str]) -> Command {
+pub(crate) fn local(machine: &Machine, daemon: &Daemon, flags: &[&str], words: &[&str]) -> Command {
     let client = Client::new(daemon.port, &machine.home);
     let pin = daemon.host_key().display().to_string();
     client.command(&[&["-hk", &pin], flags].concat(), words)
