@@ -5,6 +5,7 @@ mod cache;
 mod commands;
 mod edges;
 mod files;
+mod go;
 mod interop;
 mod lifecycle;
 mod load;
@@ -45,6 +46,7 @@ fn main() -> Result<()> {
         terminals::TESTS,
         ssh::TESTS,
         interop::TESTS,
+        go::TESTS,
         tty::TESTS,
         edges::TESTS,
         refusals::TESTS,
