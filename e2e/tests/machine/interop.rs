@@ -267,6 +267,18 @@ fn openssh_control_master(_: &Machine) -> Result<()> {
     wait_until("what the commands had is let go", PATIENCE, || {
         Ok((descriptors_below(&daemon)? <= before).then_some(()))
     })?;
+    // Files that were offered and taken back are not the next command's.
+    let offer = ssh
+        .command(&["-o", &path, "-s"], &["9p"])
+        .spawn()
+        .map(Hold)?;
+    wait_until("the files are offered", PATIENCE, || {
+        let log = daemon.log();
+        Ok(log.contains("the client serves its files").then_some(()))
+    })?;
+    drop(offer);
+    let output = ssh.run(&["-o", &path], &["true"])?;
+    ensure!(output.status.success(), "{output:?}");
     ensure!(master.0.try_wait()?.is_none());
     Ok(())
 }
