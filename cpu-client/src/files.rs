@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use cpu_client::export::{Caching, Export, prepare_process};
+use cpu_client::export::{Caching, Export, IdMap, prepare_process};
 use cpu_proto::Cache;
 use ninep::observe::Observer;
 use ninep::server::{self, Config};
@@ -24,13 +24,16 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// `root` is what the other side sees as `/`; `observer` is told of every request.
+    /// `root` is what the other side sees as `/`, with this user's files as root's there; `observer` is told of
+    /// every request.
     pub(crate) fn new(
         root: &Path,
         msize: u32,
         observer: Option<Arc<dyn Observer + Send>>,
     ) -> Result<Self> {
-        let mapped = Export::new(root)?;
+        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+        let ids = IdMap::root_is(uid.as_raw(), gid.as_raw());
+        let mapped = Export::new(root)?.with_ids(ids);
         Ok(Self {
             exact: Arc::new(mapped.with_caching(Caching::Never)),
             mapped: Arc::new(mapped),

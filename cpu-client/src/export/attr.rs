@@ -12,14 +12,15 @@
 use std::os::fd::AsFd;
 
 use ninep::errno::Errno;
-use ninep::msg::{Attr, NO_ID, Qid, SetAttr, Statfs, Time};
+use ninep::msg::{Attr, Qid, SetAttr, Statfs, Time};
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps,
-    UTIME_NOW, UTIME_OMIT, Uid,
+    AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp, Timespec, Timestamps,
+    UTIME_NOW, UTIME_OMIT,
 };
 use rustix::io::Result;
 
 use super::node::{FileId, Node};
+use super::owner::change_owner;
 use super::{Export, File, os};
 
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
@@ -119,11 +120,6 @@ pub(super) fn mode(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
 
-fn chown(node: &Node, uid: Option<u32>, gid: Option<u32>) -> ninep::fs::Result<()> {
-    let (uid, gid) = (uid.map(Uid::from_raw), gid.map(Gid::from_raw));
-    rustix::fs::chownat(node.fd(), c"", uid, gid, AtFlags::EMPTY_PATH).map_err(os)
-}
-
 /// What a setattr says of one time.
 fn new_time(valid: u32, change: u32, given: u32, time: Time) -> ninep::fs::Result<Timespec> {
     let nsec = match () {
@@ -149,16 +145,7 @@ impl Export {
     ) -> ninep::fs::Result<()> {
         let asks = |bits: u32| attr.valid & bits != 0;
         if asks(SetAttr::UID | SetAttr::GID) {
-            let id = |bit, id| match asks(bit) {
-                true if id == NO_ID => Err(Errno::EINVAL),
-                true => Ok(Some(id)),
-                false => Ok(None),
-            };
-            chown(
-                node,
-                id(SetAttr::UID, attr.uid)?,
-                id(SetAttr::GID, attr.gid)?,
-            )?;
+            self.chown(node, attr)?;
         }
         if asks(SetAttr::MODE) {
             self.chmod(node, mode(attr.mode)).map_err(os)?;
@@ -183,7 +170,7 @@ impl Export {
         }
         if attr.valid == SetAttr::CTIME {
             // What chown(2) without an owner does, and how it arrives here.
-            chown(node, None, None)?;
+            change_owner(node, None, None)?;
         }
         Ok(())
     }

@@ -12,13 +12,13 @@
 //! | [`attr`] | attributes both ways, qids |
 //! | [`dir`] | directories read as a stream |
 //! | [`lock`] | record locks that exclude everyone else |
-//! | [`owner`] | whose new files are |
+//! | [`owner`] | who owns what, here and for the peer; whose new files are |
 //! | [`xattr`] | extended attributes |
 //! | [`process`] | limits and umask, set once for the whole process |
 //!
 //! The server has the user's rights and no others. Owners and groups that the peer names for
 //! new files are ignored unless the user is root, as for any process: a new file is the user's,
-//! its group is what the directory says. getattr tells the truth about it.
+//! its group is what the directory says. getattr tells so, in the peer's numbers ([`IdMap`]).
 
 mod attr;
 mod dir;
@@ -41,6 +41,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags};
 use rustix::io::Errno as Os;
 
 pub use node::Node;
+pub use owner::IdMap;
 pub use process::{Limits, prepare_process};
 
 /// A directory that can be served to any number of sessions at once.
@@ -54,6 +55,7 @@ pub struct Export {
     proc: Option<Arc<OwnedFd>>,
     locks: Arc<lock::Locks>,
     caching: Caching,
+    ids: IdMap,
 }
 
 /// What a peer's kernel keeps of the content of files. In each, every read(2) and write(2) comes here: the
@@ -118,7 +120,14 @@ impl Export {
             proc: node::proc_fds().map(Arc::new),
             locks: Arc::default(),
             caching: Caching::default(),
+            ids: IdMap::default(),
         })
+    }
+
+    /// The same directory with owners shown in other numbers.
+    #[must_use]
+    pub fn with_ids(self, ids: IdMap) -> Self {
+        Self { ids, ..self }
     }
 
     /// The same directory for peers that may keep something else. An owner of locks is one in both.
@@ -146,7 +155,9 @@ impl Export {
     }
 
     fn attr(&self, node: &Node, stat: &rustix::fs::Statx) -> Attr {
-        attr::attr(self.qid(stat), node.size(stat), stat)
+        let mut attr = attr::attr(self.qid(stat), node.size(stat), stat);
+        self.ids.show(&mut attr);
+        attr
     }
 
     /// The qid of what has just been made.

@@ -1,15 +1,130 @@
-//! Who owns what is made here. A server that is root can make files as whoever attached, as a local
-//! process of that user would; any other makes them as its own user, as it must.
+//! Who owns what, here and for the peer.
 //!
-//! Only the owner is somebody else's: the rights are the server's, as for every other request.
-//! The peer's kernel has checked those of its user, and only it knows the groups.
+//! A session's user is root there, and works for the user who serves here. So that programs which compare an
+//! owner with their own number find their own, an [`IdMap`] shows what is that user's as root's, beside what is
+//! root's, and takes root, when the peer names it, for that user.
+//!
+//! New files: a server that is root makes them as whoever attached, as a local process of that user would; any
+//! other as its own user, as it must. Only the owner is somebody else's: the rights are the server's, as for every
+//! other request. The peer's kernel has checked those of its user, and only it knows the groups.
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
+use rustix::fs::AtFlags;
 use rustix::thread::{CapabilitySets, capabilities, set_capabilities};
 
-use ninep::msg::NO_ID;
+use ninep::errno::Errno;
+use ninep::fs::Result;
+use ninep::msg::{Attr, NO_ID, SetAttr};
 
-use super::{Export, Node};
+use super::{Export, Node, attr, os};
+
+/// Which user and group here are root to the peer, beside root itself: none, or those of who serves.
+///
+/// All other numbers are passed on as they are. Two become one on the way there, so on the way back root means
+/// the user: never is anything given to root that was not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct IdMap {
+    uid: Ids,
+    gid: Ids,
+}
+
+/// The numbers of users, or of groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Ids {
+    own: Option<u32>,
+}
+
+impl IdMap {
+    /// Root there is the user `uid` with the primary group `gid`. Where that is root too, nothing is mapped.
+    pub fn root_is(uid: u32, gid: u32) -> Self {
+        let ids = |id| Ids {
+            own: (uid != 0).then_some(id),
+        };
+        Self {
+            uid: ids(uid),
+            gid: ids(gid),
+        }
+    }
+
+    /// Attributes on their way to the peer.
+    pub(super) fn show(self, attr: &mut Attr) {
+        attr.uid = self.uid.there(attr.uid);
+        attr.gid = self.gid.there(attr.gid);
+    }
+
+    /// The same for the value of an extended attribute, if it names users and groups.
+    pub(super) fn show_xattr(self, name: &[u8], value: &mut [u8]) {
+        on_acl(name, value, |tag, id| match tag {
+            Tag::User => self.uid.there(id),
+            Tag::Group => self.gid.there(id),
+        });
+    }
+
+    /// What the peer gives as the value of an extended attribute, as it is to be here.
+    pub(super) fn take_xattr(self, name: &[u8], value: &mut [u8]) {
+        on_acl(name, value, |tag, id| match tag {
+            Tag::User => self.uid.here(id),
+            Tag::Group => self.gid.here(id),
+        });
+    }
+}
+
+impl Ids {
+    fn there(self, id: u32) -> u32 {
+        if Some(id) == self.own { 0 } else { id }
+    }
+
+    fn here(self, id: u32) -> u32 {
+        match self.own {
+            Some(own) if id == 0 => own,
+            _ => id,
+        }
+    }
+
+    /// What to make of `has` for a peer that asks for `wanted`: nothing if it is shown so already.
+    fn change(self, wanted: u32, has: u32) -> Option<u32> {
+        let is_so = self.own.is_some() && self.there(has) == wanted;
+        (!is_so).then_some(self.here(wanted))
+    }
+}
+
+/// Whom an entry of an access control list is about by number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tag {
+    User,
+    Group,
+}
+
+/// Changes the numbers in a POSIX access control list, as linux/posix_acl_xattr.h lays it out: a version, then for
+/// each entry a tag, rights and a number. What is no such list is left alone.
+///
+/// `security.capability` has a number too, but no owner's: the root of the user namespace in which the file gives
+/// capabilities.
+fn on_acl(name: &[u8], value: &mut [u8], change: impl Fn(Tag, u32) -> u32) {
+    const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
+    const VERSION: [u8; 4] = 2_u32.to_le_bytes();
+    let Some((&mut VERSION, entries)) = value.split_first_chunk_mut() else {
+        return;
+    };
+    if !ACLS.contains(&name) {
+        return;
+    }
+    for [tag, tag_high, _, _, id @ ..] in entries.as_chunks_mut::<8>().0 {
+        let tag = match u16::from_le_bytes([*tag, *tag_high]) {
+            0x02 => Tag::User,
+            0x08 => Tag::Group,
+            _ => continue,
+        };
+        *id = change(tag, u32::from_le_bytes(*id)).to_le_bytes();
+    }
+}
+
+/// chown(2).
+pub(super) fn change_owner(node: &Node, uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    let uid = uid.map(rustix::fs::Uid::from_raw);
+    let gid = gid.map(rustix::fs::Gid::from_raw);
+    rustix::fs::chownat(node.fd(), c"", uid, gid, AtFlags::EMPTY_PATH).map_err(os)
+}
 
 /// The owner that new files have on this thread, until dropped.
 struct As {
@@ -39,6 +154,30 @@ impl Drop for As {
 }
 
 impl Export {
+    /// The part of a setattr that is about the owner. What is the user's or root's already, and is to be root's
+    /// there, is not changed; of the rest the system decides, as it would for the user.
+    pub(super) fn chown(&self, node: &Node, asked: &SetAttr) -> Result<()> {
+        let id = |bit: u32, id: u32| match asked.valid & bit != 0 {
+            true if id == NO_ID => Err(Errno::EINVAL),
+            true => Ok(Some(id)),
+            false => Ok(None),
+        };
+        let uid = id(SetAttr::UID, asked.uid)?;
+        let gid = id(SetAttr::GID, asked.gid)?;
+        if self.ids == IdMap::default() {
+            return change_owner(node, uid, gid);
+        }
+        let has = attr::stat(node.fd()).map_err(os)?;
+        let uid = uid.and_then(|uid| self.ids.uid.change(uid, has.stx_uid));
+        let gid = gid.and_then(|gid| self.ids.gid.change(gid, has.stx_gid));
+        // To change nothing of what is another's needs no right, and leaves its ctime.
+        let is_his = self.ids.uid.own == Some(has.stx_uid);
+        if !is_his && (uid, gid) == (None, None) {
+            return Ok(());
+        }
+        change_owner(node, uid, gid)
+    }
+
     /// Make something in `dir` that belongs to the user who attached and to the group `gid`.
     pub(super) fn make<T>(dir: &Node, gid: u32, make: impl FnOnce() -> T) -> T {
         let or_own = |id| if id == NO_ID { 0 } else { id };
@@ -46,5 +185,103 @@ impl Export {
         let others = (uid, gid) != (0, 0) && rustix::process::geteuid().is_root();
         let _as = others.then(|| As::new(uid, gid));
         make()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const ACCESS: &[u8] = b"system.posix_acl_access";
+
+    /// Numbers of which many are alike.
+    fn id() -> impl Strategy<Value = u32> {
+        prop_oneof![0..4_u32, any::<u32>()]
+    }
+
+    fn acl(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+        let mut value = 2_u32.to_le_bytes().to_vec();
+        for (tag, rights, id) in entries {
+            value.extend(tag.to_le_bytes());
+            value.extend(rights.to_le_bytes());
+            value.extend(id.to_le_bytes());
+        }
+        value
+    }
+
+    proptest! {
+        #[test]
+        fn root_there_is_the_user_and_root_and_nobody_else(own in 1_u32..4, id in id()) {
+            let ids = Ids { own: Some(own) };
+            prop_assert_eq!(ids.there(id) == 0, id == 0 || id == own);
+            if id != 0 && id != own {
+                prop_assert_eq!(ids.there(id), id);
+            }
+            // There and back it is the same one, but that root's become the user's.
+            prop_assert_eq!(ids.here(ids.there(id)), if id == 0 { own } else { id });
+        }
+
+        #[test]
+        fn a_change_leads_to_what_was_asked_for_and_never_to_root(own in 1_u32..4, wanted in id(), has in id()) {
+            let ids = Ids { own: Some(own) };
+            let change = ids.change(wanted, has);
+            prop_assert_eq!(ids.there(change.unwrap_or(has)), ids.there(wanted));
+            prop_assert_ne!(change, Some(0));
+            prop_assert_eq!(change.is_none(), ids.there(has) == wanted);
+        }
+
+        #[test]
+        fn where_root_serves_nothing_is_mapped(gid in id(), wanted in id(), has in id()) {
+            let map = IdMap::root_is(0, gid);
+            prop_assert_eq!(map, IdMap::default());
+            for ids in [map.uid, map.gid] {
+                prop_assert_eq!((ids.there(has), ids.here(wanted)), (has, wanted));
+                prop_assert_eq!(ids.change(wanted, has), Some(wanted));
+            }
+        }
+
+        #[test]
+        fn any_value_stays_as_long_as_it_is(mut value in prop::collection::vec(any::<u8>(), 0..80), acl: bool) {
+            if acl && let Some(version) = value.first_chunk_mut() {
+                *version = 2_u32.to_le_bytes();
+            }
+            let (before, map) = (value.clone(), IdMap::root_is(1, 2));
+            map.show_xattr(b"user.acl", &mut value);
+            prop_assert_eq!(&value, &before);
+            map.show_xattr(ACCESS, &mut value);
+            prop_assert_eq!(value.len(), before.len());
+            // Tags and rights are what they were.
+            for (now, old) in value.chunks(4).zip(before.chunks(4)).skip(1).step_by(2) {
+                prop_assert_eq!(now, old);
+            }
+        }
+    }
+
+    #[test]
+    fn access_control_lists_name_the_same_people() {
+        // ACL_USER_OBJ, ACL_USER, ACL_GROUP_OBJ, ACL_GROUP, ACL_MASK, ACL_OTHER.
+        let list = |user, other, group, others| {
+            acl(&[
+                (0x01, 7, u32::MAX),
+                (0x02, 6, user),
+                (0x02, 5, other),
+                (0x04, 4, u32::MAX),
+                (0x08, 6, group),
+                (0x08, 5, others),
+                (0x10, 7, u32::MAX),
+                (0x20, 0, u32::MAX),
+            ])
+        };
+        let map = IdMap::root_is(1002, 100);
+        // A group with the user's number is not the user.
+        let (here, there) = (list(1002, 100, 100, 1002), list(0, 100, 0, 1002));
+        for name in [ACCESS, b"system.posix_acl_default"] {
+            let mut value = here.clone();
+            map.show_xattr(name, &mut value);
+            assert_eq!(value, there);
+            map.take_xattr(name, &mut value);
+            assert_eq!(value, here);
+        }
     }
 }

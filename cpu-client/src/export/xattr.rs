@@ -32,6 +32,9 @@ impl Export {
             match result {
                 Ok(n) => {
                     value.truncate(n);
+                    if let Some(name) = name {
+                        self.ids.show_xattr(name, &mut value);
+                    }
                     return Ok(value);
                 }
                 Err(Os::RANGE) if value.len() < LARGEST => value.resize(LARGEST, 0),
@@ -50,7 +53,11 @@ impl Export {
         let link = self.link(node)?;
         let flags = XattrFlags::from_bits(flags).ok_or(Errno::EINVAL)?;
         match value {
-            Some(value) => rustix::fs::setxattr(&link, name, value, flags),
+            Some(value) => {
+                let mut value = value.to_vec();
+                self.ids.take_xattr(name, &mut value);
+                rustix::fs::setxattr(&link, name, &value, flags)
+            }
             None => rustix::fs::removexattr(&link, name),
         }
         .map_err(os)

@@ -15,6 +15,7 @@ mod flags;
 mod hostile;
 mod locks;
 mod names;
+mod owners;
 mod rights;
 
 use std::collections::HashSet;
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-use cpu_client::export::{Caching, Export, prepare_process};
+use cpu_client::export::{Caching, Export, IdMap, prepare_process};
 use ninep::errno::Errno;
 use ninep::fs::OpenFlags;
 use ninep::msg::{
@@ -121,6 +122,23 @@ fn getattr(raw: &mut Raw, fid: u32) -> Attr {
 
 fn setattr(raw: &mut Raw, fid: u32, attr: SetAttr) -> Result<(), Errno> {
     raw.ask(&Request::Setattr { fid, attr }).map(drop)
+}
+
+fn chmod(served: &Served, modes: &[(&str, u32)]) {
+    for (path, mode) in modes {
+        fs::set_permissions(served.path(path), PermissionsExt::from_mode(*mode)).unwrap();
+    }
+}
+
+/// chown(2), of what `valid` says.
+fn set_owner(raw: &mut Raw, fid: u32, valid: u32, uid: u32, gid: u32) -> Result<(), Errno> {
+    let attr = SetAttr {
+        valid,
+        uid,
+        gid,
+        ..SetAttr::default()
+    };
+    setattr(raw, fid, attr)
 }
 
 struct Listed {

@@ -14,22 +14,6 @@ fn mknod(raw: &mut Raw, file: &str, mode: u32, (major, minor): (u32, u32)) -> Re
     raw.ask(&request).map(drop)
 }
 
-fn chmod(served: &Served, modes: &[(&str, u32)]) {
-    for (path, mode) in modes {
-        fs::set_permissions(served.path(path), PermissionsExt::from_mode(*mode)).unwrap();
-    }
-}
-
-fn set(raw: &mut Raw, fid: u32, valid: u32, uid: u32, gid: u32) -> Result<(), Errno> {
-    let attr = SetAttr {
-        valid,
-        uid,
-        gid,
-        ..SetAttr::default()
-    };
-    setattr(raw, fid, attr)
-}
-
 /// What the server may do is what the user may do.
 #[test]
 fn permissions_are_the_users() {
@@ -57,11 +41,20 @@ fn permissions_are_the_users() {
         let attr = getattr(&mut raw, 1);
         assert_eq!(attr.uid, rustix::process::geteuid().as_raw());
         // As a local user's chown: not to others, not to a group that one isn't in, to oneself.
-        assert_eq!(set(&mut raw, 1, SetAttr::UID, 0, 0), Err(Errno::EPERM));
-        assert_eq!(set(&mut raw, 1, SetAttr::GID, 0, 54321), Err(Errno::EPERM));
-        set(&mut raw, 1, SetAttr::UID, attr.uid, 0).unwrap();
-        set(&mut raw, 1, SetAttr::GID, 0, attr.gid).unwrap();
-        assert_eq!(set(&mut raw, 1, SetAttr::UID, !0, 0), Err(Errno::EINVAL));
+        assert_eq!(
+            set_owner(&mut raw, 1, SetAttr::UID, 0, 0),
+            Err(Errno::EPERM)
+        );
+        assert_eq!(
+            set_owner(&mut raw, 1, SetAttr::GID, 0, 54321),
+            Err(Errno::EPERM)
+        );
+        set_owner(&mut raw, 1, SetAttr::UID, attr.uid, 0).unwrap();
+        set_owner(&mut raw, 1, SetAttr::GID, 0, attr.gid).unwrap();
+        assert_eq!(
+            set_owner(&mut raw, 1, SetAttr::UID, !0, 0),
+            Err(Errno::EINVAL)
+        );
         // Nor is a file of others changed.
         raw.walk(0, 2, "theirs").unwrap();
         if rustix::process::geteuid() != rustix::fs::Uid::from_raw(served_owner(&served)) {
@@ -71,12 +64,15 @@ fn permissions_are_the_users() {
                 SetAttr::UID,
             ] {
                 assert_eq!(
-                    set(&mut raw, 2, valid, attr.uid, 0),
+                    set_owner(&mut raw, 2, valid, attr.uid, 0),
                     Err(Errno::EPERM),
                     "{valid}"
                 );
             }
-            assert_eq!(set(&mut raw, 2, SetAttr::SIZE, 0, 0), Err(Errno::EACCES));
+            assert_eq!(
+                set_owner(&mut raw, 2, SetAttr::SIZE, 0, 0),
+                Err(Errno::EACCES)
+            );
         }
         assert!(matches!(
             mknod(&mut raw, "d", 0o020_666, (1, 3)),
@@ -147,107 +143,6 @@ fn setgid_directories_give_their_group() {
         (group, 0o042_755),
         "and so does a directory in it"
     );
-}
-
-/// What is made is whose user attached, if the server may give it to him; else the server's user's.
-#[test]
-fn new_files_belong_to_who_attached() {
-    let served = Served::new();
-    chmod(&served, &[("", 0o700)]);
-    let mut raw = Raw::start(served.export.clone(), Config::default()).0;
-    raw.version(1 << 20);
-    for (fid, n_uname) in [(0, 0), (100, 54321)] {
-        let Request::Attach {
-            afid, uname, aname, ..
-        } = attach(fid)
-        else {
-            unreachable!();
-        };
-        let attach = Request::Attach {
-            fid,
-            afid,
-            uname,
-            aname,
-            n_uname,
-        };
-        raw.ask(&attach).unwrap();
-    }
-    let gid = 54322;
-    let text = |text: &'static str| Str::new(text.as_bytes()).unwrap();
-    let make = |name, dfid| {
-        [
-            Request::Mkdir {
-                dfid,
-                name,
-                mode: 0o755,
-                gid,
-            },
-            Request::Mknod {
-                dfid,
-                name,
-                mode: 0o010_644,
-                major: 0,
-                minor: 0,
-                gid,
-            },
-            Request::Symlink {
-                dfid,
-                name,
-                target: text("nowhere"),
-                gid,
-            },
-        ]
-    };
-    for (index, request) in make(name("x"), 100).into_iter().enumerate() {
-        raw.ask(&request).unwrap();
-        fs::rename(served.path("x"), served.path(&index.to_string())).unwrap();
-    }
-    raw.walk(100, 101, "").unwrap();
-    let create = Request::Lcreate {
-        fid: 101,
-        name: name("file"),
-        flags: RDWR,
-        mode: 0o6755,
-        gid,
-    };
-    raw.ask(&create).unwrap();
-    // And of what is made in a directory that was walked to, after a rename, from its `..` too.
-    raw.walk(100, 102, "0").unwrap();
-    raw.ask(&make(name("deep"), 102)[0]).unwrap();
-
-    let root = rustix::process::geteuid().is_root();
-    for (file, mode) in [
-        ("0", 0o040_755),
-        ("0/deep", 0o040_755),
-        ("1", 0o010_644),
-        ("2", 0o120_777),
-        ("file", 0o106_755),
-    ] {
-        let found = served.path(file).symlink_metadata().unwrap();
-        let want = if root {
-            (54321, gid)
-        } else {
-            (rustix::process::geteuid().as_raw(), found.gid())
-        };
-        assert_eq!((found.uid(), found.gid()), want, "{file}");
-        // Of an unprivileged user the group decides whether the bit stays (open(2)).
-        assert_eq!(found.mode() | 0o2000, mode | 0o2000, "{file}");
-        assert!(!root || found.mode() == mode, "{file}: {:o}", found.mode());
-    }
-    // The same threads still make root's files, and may do what root may.
-    served.mkdir("closed");
-    chmod(&served, &[("closed", 0)]);
-    if root {
-        raw.walk(0, 1, "closed").unwrap();
-        raw.ask(&make(name("mine"), 1)[1]).unwrap();
-        let found = served.path("closed/mine").metadata().unwrap();
-        assert_eq!((found.uid(), found.gid()), (0, gid));
-        // Also for the other user: his kernel has let him.
-        raw.walk(100, 2, "closed").unwrap();
-        raw.ask(&make(name("his"), 2)[1]).unwrap();
-        let found = served.path("closed/his").metadata().unwrap();
-        assert_eq!((found.uid(), found.gid()), (54321, gid));
-    }
 }
 
 /// In a sticky directory only the owner of a file takes its name away.
