@@ -5,10 +5,12 @@
 pub mod client;
 pub mod daemon;
 pub mod delay;
+pub mod image;
 pub mod lan;
 pub mod terminal;
 pub mod tree;
 pub mod u_root;
+pub mod user;
 pub mod vm;
 
 use std::path::PathBuf;

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, ensure};
 use e2e::client::{finish, parse_peak_memory, peak_memory};
 use e2e::daemon::Daemon;
 use e2e::delay::Delay;
+use e2e::user::User;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ssh::User;
 use crate::{Machine, Test};
 
 /// The most that either side may use of memory, in KiB.

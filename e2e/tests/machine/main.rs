@@ -3,18 +3,15 @@
 
 mod cache;
 mod commands;
-mod edges;
 mod files;
 mod go;
-mod interop;
 mod lifecycle;
 mod load;
 mod mounts;
 mod path;
 mod refusals;
-mod ssh;
+mod sockets;
 mod terminals;
-mod tty;
 mod visible;
 
 use std::sync::Arc;
@@ -44,11 +41,8 @@ fn main() -> Result<()> {
         visible::TESTS,
         mounts::TESTS,
         terminals::TESTS,
-        ssh::TESTS,
-        interop::TESTS,
+        sockets::TESTS,
         go::TESTS,
-        tty::TESTS,
-        edges::TESTS,
         refusals::TESTS,
         lifecycle::TESTS,
         load::TESTS,

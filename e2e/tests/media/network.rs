@@ -3,12 +3,12 @@
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::image::OVMF;
 use e2e::lan::{Card, Lan, RANGE};
 use e2e::vm::Vm;
 use e2e::{out, root};
 
-use crate::stick::OVMF;
-use crate::{Test, mkimage};
+use crate::{Test, make};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_bios_client_boots_from_the_network", bios),
@@ -22,7 +22,7 @@ fn serving(lan: &mut Lan) -> Result<tempfile::TempDir> {
     // dnsmasq reads as a user of its own.
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), readable)?;
-    mkimage(
+    make(
         "netboot",
         directory.path(),
         &["--range", RANGE, "--interface", "br0"],

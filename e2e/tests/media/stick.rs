@@ -4,10 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::image::{OVMF, runs_date};
 use e2e::vm::Vm;
 use e2e::{out, root};
 
-use crate::{Test, mkimage, runs_date};
+use crate::{Test, make};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_stick_boots_under_a_bios_with_its_prompt", bios),
@@ -16,15 +17,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("the_download_works_with_nothing_but_qemu", download),
 ];
 
-/// UEFI firmware, as Debian's package ovmf has it.
-pub(crate) const OVMF: &str =
-    "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd";
-
 fn stick(directory: &Path) -> Result<String> {
     let out = out();
     let (cpu, key) = (out.join("cpu"), out.join("cpu_rsa.pub"));
     let paths = [&cpu, &key].map(|path| path.display().to_string());
-    mkimage("usb", directory, &["--cpu", &paths[0], "--key", &paths[1]])?;
+    make("usb", directory, &["--cpu", &paths[0], "--key", &paths[1]])?;
     Ok(directory.join("usbstick").display().to_string())
 }
 
@@ -95,7 +92,7 @@ fn download() -> Result<()> {
     let out = out();
     let (cpu, key) = (out.join("cpu"), out.join("cpu_rsa.pub"));
     let paths = [&cpu, &key].map(|path| path.display().to_string());
-    mkimage(
+    make(
         "bundle",
         directory.path(),
         &["--cpu", &paths[0], "--key", &paths[1]],

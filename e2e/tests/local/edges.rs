@@ -13,11 +13,11 @@ use e2e::client::ended;
 use e2e::daemon::{Daemon, keygen};
 use e2e::out;
 use e2e::terminal::Terminal;
+use e2e::user::{User, board, works};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ssh::{User, board, works};
-use crate::{Machine, Test};
+use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("edge_output_that_is_lost_is_no_success", lost_output),
@@ -30,7 +30,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("edge_strangers_keep_nobody_out", strangers),
 ];
 
-fn lost_output(_: &Machine) -> Result<()> {
+fn lost_output() -> Result<()> {
     let (_daemon, user) = board()?;
     // The loss and the end arrive in any order.
     for _ in 0..20 {
@@ -46,7 +46,7 @@ fn lost_output(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn no_reader(_: &Machine) -> Result<()> {
+fn no_reader() -> Result<()> {
     let (_daemon, user) = board()?;
     let (reader, writer) = nix::unistd::pipe()?;
     drop(reader);
@@ -57,7 +57,7 @@ fn no_reader(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn ignored_signals(_: &Machine) -> Result<()> {
+fn ignored_signals() -> Result<()> {
     let (_daemon, user) = board()?;
     let script = "trap 'echo got' HUP INT; trap 'echo usr; exit 44' USR1; echo ready; while :; do sleep 0.1; done";
     for (ignored, expected) in [("trap '' HUP INT;", "usr\n"), ("", "got\nusr\n")] {
@@ -113,7 +113,7 @@ fn ignored_signals(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn interrupted(_: &Machine) -> Result<()> {
+fn interrupted() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let key = user.key().with_extension("locked");
     keygen(&key, &["-t", "ed25519"], "sesame")?;
@@ -146,7 +146,7 @@ fn interrupted(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn refused_terminal(_: &Machine) -> Result<()> {
+fn refused_terminal() -> Result<()> {
     let (daemon, user) = (
         Daemon::sshd_with(&["PermitTTY no", "Banner /etc/hostname"])?,
         User::new()?,
@@ -184,7 +184,7 @@ fn refused_terminal(_: &Machine) -> Result<()> {
 }
 
 /// What the file server changes for itself is not for the programs that make the connection.
-fn proxy_limits(_: &Machine) -> Result<()> {
+fn proxy_limits() -> Result<()> {
     let user = User::new()?;
     let file = user.home().join("limits");
     user.configure(&format!(
@@ -205,7 +205,7 @@ fn proxy_limits(_: &Machine) -> Result<()> {
 
 /// As ssh does for a jump host's password: it takes longer than a machine may take to answer, and nothing is
 /// shown over the question.
-fn asking_proxy(_: &Machine) -> Result<()> {
+fn asking_proxy() -> Result<()> {
     let (daemon, bastion, user) = (Daemon::cpud()?, Daemon::sshd()?, User::new()?);
     user.configure(&format!(
         "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n\
@@ -230,7 +230,7 @@ fn asking_proxy(_: &Machine) -> Result<()> {
 }
 
 /// More than there is room for, and none of them says a word.
-fn strangers(_: &Machine) -> Result<()> {
+fn strangers() -> Result<()> {
     let (daemon, user) = board()?;
     let connect = || TcpStream::connect(("127.0.0.1", daemon.port));
     let mut idle = (0..300).map(|_| connect()).collect::<Result<Vec<_>, _>>()?;

@@ -4,21 +4,20 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{ended, fed, finish};
 use e2e::daemon::{Daemon, keygen};
 use e2e::delay::Delay;
-use e2e::terminal::Terminal;
+use e2e::user::{User, fails, works};
 use e2e::{out, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tempfile::TempDir;
 
-use crate::{Machine, Test};
+use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("ssh_config_says_where_and_how", configuration),
@@ -31,96 +30,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("ssh_servers_of_stock_work_as_with_ssh", stock_sshd),
     ("ssh_servers_are_asked_whether_they_live", alive),
     ("ssh_over_a_unix_socket", unix_socket),
-    ("ssh_over_a_unix_socket_with_files", unix_socket_with_files),
-    ("ssh_over_vsock_with_files", vsock),
     ("ssh_waiting_is_shown_on_a_terminal", waiting),
 ];
 
-/// A home directory with a key that has no pin beside it, and nothing else.
-pub(crate) struct User(TempDir);
-
-impl User {
-    pub(crate) fn new() -> Result<Self> {
-        let user = Self(tempfile::tempdir()?);
-        fs::create_dir(user.ssh())?;
-        fs::copy(out().join("cpu_rsa"), user.key())?;
-        fs::set_permissions(user.key(), PermissionsExt::from_mode(0o600))?;
-        Ok(user)
-    }
-
-    pub(crate) fn home(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn ssh(&self) -> PathBuf {
-        self.0.path().join(".ssh")
-    }
-
-    pub(crate) fn key(&self) -> PathBuf {
-        self.ssh().join("own")
-    }
-
-    pub(crate) fn configure(&self, text: &str) -> Result<()> {
-        Ok(fs::write(self.ssh().join("config"), text)?)
-    }
-
-    /// `cpu -9p=false` with these words.
-    pub(crate) fn cpu(&self, words: &[&str]) -> Command {
-        let mut command = Command::new(out().join("cpu"));
-        command
-            .arg("-9p=false")
-            .args(words)
-            .env("HOME", self.0.path())
-            .env("PWD", "/")
-            .env_remove("SSH_AUTH_SOCK")
-            .stdin(Stdio::null());
-        command
-    }
-
-    pub(crate) fn run(&self, words: &[&str]) -> Result<Output> {
-        ended(&mut self.cpu(words))
-    }
-
-    /// In a terminal.
-    pub(crate) fn typed(&self, words: &[&str]) -> Result<Terminal> {
-        let command = pty_process::blocking::Command::new(out().join("cpu"))
-            .arg("-9p=false")
-            .args(words)
-            .env("HOME", self.0.path())
-            .env("PWD", "/")
-            .env("TERM", "xterm")
-            .env_remove("SSH_AUTH_SOCK");
-        Terminal::start(command, 24, 80)
-    }
-}
-
-pub(crate) fn works(output: &Output) -> Result<String> {
-    ensure!(output.status.success(), "{output:?}");
-    Ok(String::from_utf8(output.stdout.clone())?)
-}
-
-/// A user whose configuration knows `board`, a cpud here.
-pub(crate) fn board() -> Result<(Daemon, User)> {
-    let (daemon, user) = (Daemon::cpud()?, User::new()?);
-    user.configure(&format!(
-        "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
-        daemon.port
-    ))?;
-    // The first time it is new, which would be told in the middle of everything.
-    works(&user.run(&["board", "true"])?)?;
-    Ok((daemon, user))
-}
-
-fn fails(output: &Output, words: &[&str]) -> Result<()> {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.code() == Some(255), "{output:?}");
-    for word in words {
-        ensure!(stderr.contains(word), "no {word:?} in {stderr}");
-    }
-    Ok(())
-}
-
-fn configuration(_: &Machine) -> Result<()> {
+fn configuration() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let port = daemon.port;
     user.configure(
@@ -168,7 +81,7 @@ fn configuration(_: &Machine) -> Result<()> {
     fails(&user.run(&["board-1", "true"])?, &["config", "chmod 600"])
 }
 
-fn proxies(_: &Machine) -> Result<()> {
+fn proxies() -> Result<()> {
     let (daemon, bastion, user) = (Daemon::cpud()?, Daemon::sshd()?, User::new()?);
     let ssh = format!(
         "ssh -F none -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -i {}",
@@ -185,7 +98,7 @@ fn proxies(_: &Machine) -> Result<()> {
     ensure!(works(&user.run(&["board", "echo", "there"])?)? == "there\n");
 
     // ssh finds its configuration by the password file, not by $HOME: so it is told here.
-    let bin = user.0.path().join("bin");
+    let bin = user.home().join("bin");
     fs::create_dir(&bin)?;
     fs::write(
         bin.join("ssh"),
@@ -201,7 +114,7 @@ fn proxies(_: &Machine) -> Result<()> {
     fails(&user.run(&["board", "true"])?, &["through", "exit 3"])
 }
 
-fn several_keys(_: &Machine) -> Result<()> {
+fn several_keys() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let port = format!("-sp={}", daemon.port);
     let (wrong, own) = (user.ssh().join("wrong"), user.key().display().to_string());
@@ -223,7 +136,7 @@ fn several_keys(_: &Machine) -> Result<()> {
     )
 }
 
-fn passphrase(_: &Machine) -> Result<()> {
+fn passphrase() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let own = user.key().display().to_string();
     let changed = ended(Command::new("ssh-keygen").args(["-q", "-p", "-N", "sesame", "-f", &own]))?;
@@ -250,11 +163,7 @@ fn passphrase(_: &Machine) -> Result<()> {
         .arg(out().join("cpu"))
         .arg("-9p=false")
         .args(words);
-    let output = ended(
-        command
-            .env("HOME", user.0.path())
-            .env_remove("SSH_AUTH_SOCK"),
-    )?;
+    let output = ended(command.env("HOME", user.home()).env_remove("SSH_AUTH_SOCK"))?;
     fails(&output, &["no terminal", "passphrase", "ssh-agent"])
 }
 
@@ -283,7 +192,7 @@ impl Drop for Agent {
     }
 }
 
-fn agent(_: &Machine) -> Result<()> {
+fn agent() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let socket = user.ssh().join("agent");
     let _agent = Agent::start(&socket, &user.key())?;
@@ -346,7 +255,7 @@ fn pins(user: &User, port: &str, right: &str, wrong: &str) -> Result<()> {
     Ok(())
 }
 
-fn known_hosts(_: &Machine) -> Result<()> {
+fn known_hosts() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let file = user.ssh().join("known_hosts");
     let (port, own) = (
@@ -471,7 +380,7 @@ fn known_hosts(_: &Machine) -> Result<()> {
     )
 }
 
-fn stock_sshd(_: &Machine) -> Result<()> {
+fn stock_sshd() -> Result<()> {
     let (daemon, user) = (Daemon::sshd()?, User::new()?);
     user.configure(&format!(
         "Host sshd\nHostName 127.0.0.1\nIdentityFile ~/.ssh/own\nUserKnownHostsFile ~/.ssh/hosts\n\
@@ -532,7 +441,7 @@ fn signals_to_sshd(user: &User) -> Result<()> {
 
 /// `ServerAliveInterval`: a server that is there is left alone, also while nobody reads what it sends; one that
 /// has gone is not waited for.
-fn alive(_: &Machine) -> Result<()> {
+fn alive() -> Result<()> {
     let (sshd, cpud) = (Daemon::sshd()?, Daemon::cpud()?);
     // The tests of either wait most of the time.
     std::thread::scope(|scope| {
@@ -572,7 +481,7 @@ fn is_asked(daemon: &Daemon, flags: &[&str]) -> Result<()> {
     )
 }
 
-fn unix_socket(_: &Machine) -> Result<()> {
+fn unix_socket() -> Result<()> {
     let (daemon, user) = (Daemon::cpud_at_a_socket()?, User::new()?);
     let (socket, own) = (
         daemon.socket().display().to_string(),
@@ -597,40 +506,8 @@ fn unix_socket(_: &Machine) -> Result<()> {
     )
 }
 
-/// A second cpud and a client on the machine, which has vsock with a loopback and 9P; this one need have neither.
-/// Nothing is there but cpud: what it runs and reads are the client's files, which are this machine's.
-fn on_the_machine(machine: &Machine, net: &str, port: &str, absent: &str) -> Result<()> {
-    let out = format!("/tmp/cpu{}", out().canonicalize()?.display());
-    let cpu = format!("{out}/cpu -net {net} -key {out}/cpu_rsa");
-    let file = machine.home.path().join(net);
-    fs::write(&file, format!("through {net}\n"))?;
-    let file = file.display();
-    let script = format!(
-        "cd {out} && ./cpud -net {net} -port {port} -pk cpu_rsa.pub -hk ssh_host_ed25519_key & \
-         server=$!; for i in 1 2 3 4 5 6 7 8 9 10; do \
-         {cpu} -sp {port} -9p=false local uname -n && break; sleep 1; done 2>/tmp/tries; \
-         {cpu} -sp {port} -root /tmp/cpu local sh -c 'cat {file}; echo back >{file}'; \
-         kill $server; cat /tmp/tries >&2"
-    );
-    let shown = machine.client.sh(&script)?;
-    let expected = format!("cpu\nthrough {net}\n");
-    ensure!(shown.stdout == expected.as_bytes(), "{shown:?}");
-    ensure!(fs::read_to_string(machine.home.path().join(net))? == "back\n");
-    let absent = format!("{cpu} -sp {absent} -9p=false local true");
-    let output = machine.client.sh(&absent)?;
-    fails(&output, &["cannot connect to "])
-}
-
-fn unix_socket_with_files(machine: &Machine) -> Result<()> {
-    on_the_machine(machine, "unix", "/tmp/socket", "/tmp/no-socket")
-}
-
-fn vsock(machine: &Machine) -> Result<()> {
-    on_the_machine(machine, "vsock", "7010", "7011")
-}
-
 /// `ssh-keygen`'s kinds of keys and formats.
-fn kinds_of_keys(_: &Machine) -> Result<()> {
+fn kinds_of_keys() -> Result<()> {
     let (user, mut allowed) = (User::new()?, String::new());
     let kinds = [
         ("ed25519", "-t ed25519", "OPENSSH PRIVATE KEY"),
@@ -685,7 +562,7 @@ fn kinds_of_keys(_: &Machine) -> Result<()> {
     fails(&output, &["refuses the key"])
 }
 
-fn waiting(_: &Machine) -> Result<()> {
+fn waiting() -> Result<()> {
     let user = User::new()?;
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0))?;
     let port = format!("-sp={}", silent.local_addr()?.port());

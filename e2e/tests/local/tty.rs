@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use e2e::client::finish;
 use e2e::out;
 use e2e::terminal::Terminal;
+use e2e::user::{board, works};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::ssh::{board, works};
-use crate::{Machine, Test};
+use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("tty_flags_are_sshs", flags),
@@ -22,7 +22,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("signals_that_kill_the_command_are_told", killed),
 ];
 
-fn flags(_: &Machine) -> Result<()> {
+fn flags() -> Result<()> {
     let (_daemon, user) = board()?;
     let show = "tty; [ -t 0 ] && stty size";
     // Here is no terminal.
@@ -88,7 +88,7 @@ fn flags(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn kind(_: &Machine) -> Result<()> {
+fn kind() -> Result<()> {
     let (_daemon, user) = board()?;
     for (mode, shown) in [("iutf8", " iutf8"), ("-iutf8", "-iutf8")] {
         let line = format!(
@@ -113,7 +113,7 @@ fn kind(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn escapes(_: &Machine) -> Result<()> {
+fn escapes() -> Result<()> {
     let (_daemon, user) = board()?;
     let mut terminal = user.typed(&["board", "cat"])?;
     std::thread::sleep(Duration::from_secs(1));
@@ -139,7 +139,7 @@ fn escapes(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn signals(_: &Machine) -> Result<()> {
+fn signals() -> Result<()> {
     let (_daemon, user) = board()?;
     for (number, signal) in [
         Signal::SIGINT,
@@ -177,7 +177,7 @@ fn signals(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn killed(_: &Machine) -> Result<()> {
+fn killed() -> Result<()> {
     let (_daemon, user) = board()?;
     for signal in [
         Signal::SIGINT,

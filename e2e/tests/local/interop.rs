@@ -10,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use e2e::client::{ended, fed, finish};
 use e2e::daemon::Daemon;
 use e2e::terminal::Terminal;
+use e2e::user::{User, works};
 use e2e::{cache, u_root, wait_until};
 
-use crate::ssh::{User, works};
-use crate::{Machine, Test};
+use crate::Test;
 
 pub(crate) const TESTS: &[Test] = &[
     ("interop_openssh_runs_commands", openssh_commands),
@@ -84,7 +84,7 @@ impl<'a> Ssh<'a> {
     }
 }
 
-fn openssh_commands(_: &Machine) -> Result<()> {
+fn openssh_commands() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let output = ssh.run(&[], &["sh -c 'echo out; echo err >&2; exit 3'"])?;
@@ -132,7 +132,7 @@ fn openssh_commands(_: &Machine) -> Result<()> {
     })
 }
 
-fn openssh_terminal(_: &Machine) -> Result<()> {
+fn openssh_terminal() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let command = pty_process::blocking::Command::new("ssh")
@@ -158,7 +158,7 @@ fn much(mib: u32) -> Vec<u8> {
     (0..mib << 18).flat_map(u32::to_le_bytes).collect()
 }
 
-fn openssh_rekeys(_: &Machine) -> Result<()> {
+fn openssh_rekeys() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let input = much(20);
@@ -184,7 +184,7 @@ fn openssh_rekeys(_: &Machine) -> Result<()> {
 
 /// What `ssh` is sent and cannot be given yet is more than cpud takes; meanwhile it must hear that there is
 /// room again, and that the client lives.
-fn openssh_slow(_: &Machine) -> Result<()> {
+fn openssh_slow() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let input = much(48);
@@ -221,7 +221,7 @@ fn openssh_slow(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn openssh_control_master(_: &Machine) -> Result<()> {
+fn openssh_control_master() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let path = format!("ControlPath={}/shared", ssh.user.home().display());
@@ -322,7 +322,7 @@ fn echoed(port: u16) -> Result<String> {
     Ok(back)
 }
 
-fn openssh_forwards(_: &Machine) -> Result<()> {
+fn openssh_forwards() -> Result<()> {
     let echo = u_root::echo()?;
     let whole = "hello\nthere and back";
     ensure!(echoed(echo)? == whole);
@@ -410,7 +410,7 @@ fn openssh_forwards(_: &Machine) -> Result<()> {
     Ok(())
 }
 
-fn openssh_copies(_: &Machine) -> Result<()> {
+fn openssh_copies() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let port = daemon.port.to_string();
@@ -448,13 +448,13 @@ fn faults(daemon: &Daemon) -> Result<Vec<String>> {
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(
         said.contains("(kex) mlkem768x25519-sha256") && said.contains("(enc) "),
-        "ssh-audit (scripts/deps test installs it): {output:?}"
+        "ssh-audit (scripts/deps e2e installs it): {output:?}"
     );
     let faults = |line: &&str| line.contains("[fail]") || line.contains("[warn]");
     Ok(said.lines().filter(faults).map(str::to_owned).collect())
 }
 
-fn ssh_audit(_: &Machine) -> Result<()> {
+fn ssh_audit() -> Result<()> {
     // u-root's programs know no other exchange than the one that is warned of.
     let daemon = Daemon::cpud()?;
     for fault in faults(&daemon)? {

@@ -1,0 +1,106 @@
+//! A user of the client on this machine, and what he sees of it.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Result, ensure};
+use tempfile::TempDir;
+
+use crate::client::ended;
+use crate::daemon::Daemon;
+use crate::out;
+use crate::terminal::Terminal;
+
+/// A home directory with a key that has no pin beside it, and nothing else.
+pub struct User(TempDir);
+
+impl User {
+    /// A new one.
+    pub fn new() -> Result<Self> {
+        let user = Self(tempfile::tempdir()?);
+        fs::create_dir(user.ssh())?;
+        fs::copy(out().join("cpu_rsa"), user.key())?;
+        fs::set_permissions(user.key(), PermissionsExt::from_mode(0o600))?;
+        Ok(user)
+    }
+
+    /// The home directory.
+    pub fn home(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// `~/.ssh`.
+    pub fn ssh(&self) -> PathBuf {
+        self.0.path().join(".ssh")
+    }
+
+    /// The private key.
+    pub fn key(&self) -> PathBuf {
+        self.ssh().join("own")
+    }
+
+    /// Write `~/.ssh/config`.
+    pub fn configure(&self, text: &str) -> Result<()> {
+        Ok(fs::write(self.ssh().join("config"), text)?)
+    }
+
+    /// `cpu -9p=false` with these words.
+    pub fn cpu(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(out().join("cpu"));
+        command
+            .arg("-9p=false")
+            .args(words)
+            .env("HOME", self.0.path())
+            .env("PWD", "/")
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// The same, run to its end.
+    pub fn run(&self, words: &[&str]) -> Result<Output> {
+        ended(&mut self.cpu(words))
+    }
+
+    /// In a terminal.
+    pub fn typed(&self, words: &[&str]) -> Result<Terminal> {
+        let command = pty_process::blocking::Command::new(out().join("cpu"))
+            .arg("-9p=false")
+            .args(words)
+            .env("HOME", self.0.path())
+            .env("PWD", "/")
+            .env("TERM", "xterm")
+            .env_remove("SSH_AUTH_SOCK");
+        Terminal::start(command, 24, 80)
+    }
+}
+
+/// What it printed; that it succeeded.
+pub fn works(output: &Output) -> Result<String> {
+    ensure!(output.status.success(), "{output:?}");
+    Ok(String::from_utf8(output.stdout.clone())?)
+}
+
+/// A user whose configuration knows `board`, a cpud here.
+pub fn board() -> Result<(Daemon, User)> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    user.configure(&format!(
+        "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
+        daemon.port
+    ))?;
+    // The first time it is new, which would be told in the middle of everything.
+    works(&user.run(&["board", "true"])?)?;
+    Ok((daemon, user))
+}
+
+/// That cpu ended with 255 and said each of these.
+pub fn fails(output: &Output, words: &[&str]) -> Result<()> {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.code() == Some(255), "{output:?}");
+    for word in words {
+        ensure!(stderr.contains(word), "no {word:?} in {stderr}");
+    }
+    Ok(())
+}

@@ -1,0 +1,112 @@
+//! Debian's kernels with their modules: from a package, as if one ran here, on a stick, for ARM.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::client::{Client, Home};
+use e2e::image::{OVMF, debian_kernel, mkimage, runs_arm};
+use e2e::vm::Vm;
+use e2e::{out, root};
+
+use crate::Test;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("debians_kernel_boots_and_loads_its_modules", debian),
+    ("debians_kernel_boots_from_a_stick_under_uefi", debian_stick),
+    ("the_kernel_that_runs_here_is_taken", host_kernel),
+    ("debians_kernel_for_arm_boots_and_runs_arm_programs", arm),
+];
+
+/// The files that mkimage needs beside a kernel, of the machine that make has built in `made`.
+fn machine_of(made: &Path) -> Result<tempfile::TempDir> {
+    let directory = tempfile::tempdir()?;
+    for name in ["initramfs.cpio.xz", "cpu", "cpu_rsa.pub", "cpu_rsa.hostkey"] {
+        std::fs::copy(made.join(name), directory.path().join(name))?;
+    }
+    Ok(directory)
+}
+
+/// Debian's kernel, with few modules since packing all takes a minute.
+fn take(directory: &Path, package: &Path, more: &[&str]) -> Result<()> {
+    let modules = "virtio_net,virtio_pci,e1000,9p,9pnet_fd,af_packet,virtio_rng";
+    let mut words = vec!["kernel", "--modules", modules, "--from-deb"];
+    words.push(package.to_str().context("a path that is not UTF-8")?);
+    words.extend(more);
+    mkimage(directory, &words)
+}
+
+fn runs_on_debian(vm: &Vm, key: &Path) -> Result<()> {
+    let home = Home::new()?;
+    let client = Client::new(vm.port(), &home).with_key(key);
+    let said = client.sh_ok("date +%s; uname -rn; cat /proc/modules")?;
+    let mut lines = said.lines();
+    let seconds: i64 = lines.next().context("no date")?.parse()?;
+    ensure!(seconds > 1_700_000_000, "{said}");
+    let name = lines.next().context("no name")?;
+    ensure!(name.starts_with("cpu ") && name.contains("+deb"), "{said}");
+    // The card's by its device, the file system by the kernel's own call of modprobe.
+    for module in ["virtio_net ", "9p ", "9pnet_fd "] {
+        ensure!(
+            said.lines().any(|line| line.starts_with(module)),
+            "no {module}in {said}"
+        );
+    }
+    Ok(())
+}
+
+fn debian() -> Result<()> {
+    let directory = machine_of(&out())?;
+    take(directory.path(), &debian_kernel("amd64")?, &[])?;
+    let vm = Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?;
+    runs_on_debian(&vm, &out().join("cpu_rsa"))
+}
+
+/// Debian's kernel again, as if it were this machine's own: where its package would have put it.
+fn host_kernel() -> Result<()> {
+    let directory = machine_of(&out())?;
+    let script = "dpkg-deb -x \"$1\" \"$2/tree\" && mkdir -p /boot && \
+                  mount --bind \"$2/tree/boot\" /boot && mount -t overlay overlay \
+                  -o lowerdir=\"$2/tree/lib\":/usr/lib /usr/lib && \"$3\" kernel -q --host-kernel \
+                  --modules 'virtio_*,e1000*,9p,9pnet_fd,af_packet' -o \"$2\"";
+    let output = Command::new("unshare")
+        .args(["-m", "sh", "-c", script, "sh"])
+        .args([
+            &debian_kernel("amd64")?,
+            directory.path(),
+            &out().join("mkimage"),
+        ])
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let vm = Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?;
+    runs_on_debian(&vm, &out().join("cpu_rsa"))
+}
+
+/// The stick of `make stick`: every module and the quick profile.
+fn debian_stick() -> Result<()> {
+    let made = root().join("out/quick");
+    let image = made.join("usbstick");
+    ensure!(image.exists(), "no {}: make stick", image.display());
+    let mut script = Command::new("bash");
+    script
+        .arg(root().join("qemu/QEMU"))
+        .args(["-nographic", "-snapshot", "-drive", OVMF, "-hda"])
+        .arg(image);
+    runs_on_debian(&Vm::start(script)?, &made.join("cpu_rsa"))
+}
+
+/// The programs of `make ARCH=aarch64 OUT=out/quick-aarch64 initramfs`.
+fn arm() -> Result<()> {
+    let made = root().join("out/quick-aarch64");
+    let directory = machine_of(&made)?;
+    take(
+        directory.path(),
+        &debian_kernel("arm64")?,
+        &["--arch", "aarch64"],
+    )?;
+    let mut script = Command::new(root().join("qemu/run"));
+    script
+        .env("ARCH", "aarch64")
+        .env("KERNEL", directory.path().join("cpukernel"));
+    runs_arm(&Vm::start(script)?, &made.join("cpu_rsa"))
+}
