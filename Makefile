@@ -18,12 +18,12 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo docs test bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
-deps: ## install what is missing (Debian, Ubuntu), or say what
-	@scripts/deps build kernel qemu media distro test
+deps: ## install all that any target needs (Debian, Ubuntu), or say what is missing
+	@scripts/deps $(TEST_DEPS) judges bench
 
 # What is x86_64's alone: the configurations of small and hardened kernels, and Debian's kernel.
 ifneq ($(ARCH),x86_64)
@@ -37,7 +37,7 @@ programs: ## cpu, cpud and mkimage, static
 	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p cpud -p mkimage
 	@install -D -C -t $(OUT) $(BIN)/cpu $(BIN)/cpud $(BIN)/mkimage
 ifdef CROSS
-	$(MAKE) ARCH=$(HOST) OUT=out/$(HOST) programs
+	$(MAKE) ARCH=$(HOST) OUT=out/$(HOST) PROFILE=release programs
 endif
 
 keys: programs ## the user's key and the machine's, unless they exist
@@ -97,17 +97,35 @@ docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 aarch64: ## the kernel for ARM
 	$(MAKE) ARCH=aarch64 cpukernel
 
-# Nothing is compiled once more for the stick alone.
-test: STICK_PROFILE := release
-test: cpukernel flash hardened aarch64 stick ## format, lints, unit tests, end-to-end tests
-	@scripts/deps qemu media distro trees cross-aarch64 test
+# What make test and make test-all need, all of it: what cannot be had is told before anything is compiled.
+TEST_DEPS := build check kernel qemu media distro trees cross-aarch64 distro-aarch64 e2e
+# Tests that need root get it as scripts/test-runner says.
+check test test-all: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UNKNOWN_LINUX_GNU_RUNNER = $(CURDIR)/scripts/test-runner
+
+check: ## format, lints, unit and property tests: no root, no machine
+	@scripts/deps build check
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
-	$(MAKE) docs
-	scripts/check-docs $(OUT)
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \
 	else set -x; cargo test --workspace --exclude e2e; fi
-	cargo test -p e2e
+
+# One kernel is compiled, for x86_64; the others are Debian's. The stick is of what is compiled already.
+test: ## check, then machines in QEMU: one kernel is compiled
+	@scripts/deps $(TEST_DEPS)
+	$(MAKE) check
+	$(MAKE) cpukernel docs
+	scripts/check-docs $(OUT)
+	$(MAKE) STICK_PROFILE=release stick
+	$(MAKE) ARCH=aarch64 PROFILE=quick OUT=out/quick-aarch64 initramfs
+	cargo test -p e2e --test local --test machine --test media
+
+test-all: ## test, then the kernels for flash, hardened and for ARM, and other targets on a fresh machine
+	@scripts/deps $(TEST_DEPS) fresh
+	$(MAKE) test
+	$(MAKE) flash hardened
+	$(MAKE) aarch64
+	cargo test -p e2e --test kernels
+	scripts/fresh PROFILE=quick programs demo usb stick netboot bundle
 
 reproducible: cpukernel ## everything made twice, and compared byte for byte (compiles a kernel)
 	@scripts/deps kernel media
@@ -123,19 +141,19 @@ deny: ## licences and advisories of everything that is linked in (cargo install 
 	cargo deny --locked check
 
 bench: cpukernel ## times of commands on a machine, as ratios
-	@scripts/deps qemu media test
+	@scripts/deps qemu media e2e
 	cargo run --release -p e2e --bin bench
 
 bench-session: cpukernel ## a session beside OpenSSH's: time, bulk, round trips
-	@scripts/deps qemu test
+	@scripts/deps qemu e2e
 	cargo run --release -p e2e --bin bench-session
 
 conformance: cpukernel ## judges from outside on a machine's files, hours (docs/conformance.md); JUDGES=git for one
-	@scripts/deps qemu judges
+	@scripts/deps qemu e2e judges
 	cargo run -p e2e --bin conformance -- $(JUDGES)
 
 bench-9p: cpukernel ## the file server alone, then beside diod on a machine (BENCH_9P=--help; an hour or two)
-	@scripts/deps qemu test bench
+	@scripts/deps qemu e2e bench
 	cargo run --release -p cpu-client --example load9p
 	cargo run --release -p e2e --bin bench-9p -- $(BENCH_9P)
 
