@@ -1,8 +1,9 @@
 //! A server on this very machine: our cpud, a stock sshd, or diod. For what needs no guest, and for what
-//! needs a machine that has files of its own. Listens on 127.0.0.1 only; gone when dropped.
+//! needs a machine that has files of its own. Runs as root; listens on 127.0.0.1 only; gone when dropped.
 
 use std::fs::File;
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -12,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::ordinary::as_root;
 use crate::{out, wait_until};
 
 /// A running server with a host key of its own.
@@ -105,8 +107,18 @@ impl Daemon {
         })
     }
 
-    fn start(what: &str, command: impl Fn(&Path, u16) -> Command) -> Result<Self> {
+    fn start(what: &str, command: impl Fn(&Path, u16) -> Command + Send) -> Result<Self> {
+        as_root(|| Self::start_as_root(what, command))
+    }
+
+    fn start_as_root(what: &str, command: impl Fn(&Path, u16) -> Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
+        // The user who runs the tests, and his umask, may be others.
+        let everybody = |file: PathBuf, mode| {
+            let mode = PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(&file, mode).with_context(|| file.display().to_string())
+        };
+        everybody(directory.path().to_owned(), 0o755)?;
         keygen(&directory.path().join("host_key"), &["-t", "ed25519"], "")?;
         // Of Debian's sshd, which makes it in its start script.
         if what.starts_with("sshd") {
@@ -114,10 +126,13 @@ impl Daemon {
         }
         let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
         let log = directory.path().join("log");
+        let output = File::create(&log)?;
+        everybody(log, 0o644)?;
+        everybody(directory.path().join("host_key.pub"), 0o644)?;
         let child = command(directory.path(), port)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(File::create(&log)?)
+            .stderr(output)
             .spawn()
             .with_context(|| format!("cannot run {what}"))?;
         let mut daemon = Self {
@@ -132,6 +147,9 @@ impl Daemon {
             let answers = TcpStream::connect(("127.0.0.1", port)).is_ok();
             Ok((answers || daemon.socket().exists()).then_some(()))
         })?;
+        if daemon.socket().exists() {
+            everybody(daemon.socket(), 0o777)?;
+        }
         Ok(daemon)
     }
 
@@ -159,10 +177,13 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        if let Ok(pid) = i32::try_from(self.child.id()) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-        }
-        let _ = self.child.wait();
+        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
+        let _ = as_root(|| {
+            kill(pid?, Signal::SIGTERM)?;
+            self.child.wait()?;
+            // What root made the user can't remove.
+            Ok(std::fs::remove_dir_all(self.directory.path())?)
+        });
     }
 }
 

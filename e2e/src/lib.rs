@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod delay;
 pub mod image;
 pub mod lan;
+pub mod ordinary;
 pub mod terminal;
 pub mod tree;
 pub mod u_root;

@@ -6,20 +6,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Result, ensure};
-use tempfile::TempDir;
 
-use crate::client::ended;
+use crate::client::{Home, ended};
 use crate::daemon::Daemon;
 use crate::out;
 use crate::terminal::Terminal;
 
 /// A home directory with a key that has no pin beside it, and nothing else.
-pub struct User(TempDir);
+pub struct User(Home);
 
 impl User {
     /// A new one.
     pub fn new() -> Result<Self> {
-        let user = Self(tempfile::tempdir()?);
+        let user = Self(Home::new()?);
         fs::create_dir(user.ssh())?;
         fs::copy(out().join("cpu_rsa"), user.key())?;
         fs::set_permissions(user.key(), PermissionsExt::from_mode(0o600))?;

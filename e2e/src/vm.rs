@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -19,11 +20,22 @@ const BOOT: Duration = Duration::from_mins(3);
 
 /// A booted machine that serves.
 pub struct Vm {
-    qemu: Child,
+    /// None for a machine that another process has booted and will end.
+    qemu: Option<Child>,
     port: u16,
-    console: PathBuf,
+    console: File,
+    path: PathBuf,
     // Holds the console's file.
-    _directory: TempDir,
+    _directory: Option<TempDir>,
+}
+
+/// Where another process finds a booted machine.
+#[derive(Debug, Clone)]
+pub struct Booted {
+    /// [`Vm::port`].
+    pub port: u16,
+    /// The file with its console's output.
+    pub console: PathBuf,
 }
 
 impl Vm {
@@ -43,29 +55,50 @@ impl Vm {
     /// in the end, and has the console on its output.
     pub fn start(mut command: Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        let console = directory.path().join("console");
+        let path = directory.path().join("console");
         let port = free_port()?;
-        let qemu = command
+        let mut qemu = command
             .env("PORT", port.to_string())
             .stdin(Stdio::null())
-            .stdout(File::create(&console)?)
-            .stderr(File::options().append(true).open(&console)?)
+            .stdout(File::create(&path)?)
+            .stderr(File::options().append(true).open(&path)?)
             .spawn()
             .with_context(|| format!("cannot run {command:?}"))?;
-        let mut vm = Self {
-            qemu,
+        let console = File::open(&path)?;
+        let ended = wait_until("the machine says that it serves", BOOT, || {
+            if let Some(status) = qemu.try_wait()? {
+                bail!("QEMU ended with {status}");
+            }
+            Ok(announcement(&read(&console)))
+        });
+        let vm = Self {
+            qemu: Some(qemu),
             port,
             console,
-            _directory: directory,
+            path,
+            _directory: Some(directory),
         };
-        wait_until("the machine says that it serves", BOOT, || {
-            if let Some(status) = vm.qemu.try_wait()? {
-                bail!("QEMU ended with {status}; its console:\n{}", vm.console());
-            }
-            Ok(vm.announcement())
-        })
-        .with_context(|| format!("its console:\n{}", vm.console()))?;
+        ended.with_context(|| format!("its console:\n{}", vm.console()))?;
         Ok(vm)
+    }
+
+    /// For another process.
+    pub fn booted(&self) -> Booted {
+        Booted {
+            port: self.port,
+            console: self.path.clone(),
+        }
+    }
+
+    /// A machine that another process has booted.
+    pub fn of(booted: &Booted) -> Result<Self> {
+        Ok(Self {
+            qemu: None,
+            port: booted.port,
+            console: File::open(&booted.console)?,
+            path: booted.console.clone(),
+            _directory: None,
+        })
     }
 
     /// The TCP port on 127.0.0.1 that is the machine's 17010.
@@ -74,14 +107,14 @@ impl Vm {
     }
 
     /// QEMU's process.
-    pub fn pid(&self) -> u32 {
-        self.qemu.id()
+    pub fn pid(&self) -> Result<u32> {
+        let qemu = self.qemu.as_ref();
+        Ok(qemu.context("another process has booted it")?.id())
     }
 
     /// All that the machine has written on its console.
     pub fn console(&self) -> String {
-        let bytes = std::fs::read(&self.console).unwrap_or_default();
-        String::from_utf8_lossy(&bytes).into_owned()
+        read(&self.console)
     }
 
     /// The machine's address on its first network card.
@@ -96,27 +129,42 @@ impl Vm {
 
     /// The line that says address, port and host key.
     pub fn announcement(&self) -> Option<String> {
-        self.console()
-            .lines()
-            .find(|line| {
-                line.contains("port 17010") && line.contains("SHA256:") && line.contains("; try:")
-            })
-            .map(str::to_owned)
+        announcement(&self.console())
     }
+}
+
+fn announcement(console: &str) -> Option<String> {
+    console
+        .lines()
+        .find(|line| {
+            line.contains("port 17010") && line.contains("SHA256:") && line.contains("; try:")
+        })
+        .map(str::to_owned)
+}
+
+/// All of a file, wherever it was read to: QEMU is writing it.
+fn read(console: &File) -> String {
+    let length = console.metadata().map_or(0, |meta| meta.len());
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+    let count = console.read_at(&mut bytes, 0).unwrap_or(0);
+    String::from_utf8_lossy(bytes.get(..count).unwrap_or_default()).into_owned()
 }
 
 impl Drop for Vm {
     fn drop(&mut self) {
+        let Some(qemu) = &mut self.qemu else { return };
         // The script execs QEMU, so this is QEMU's own pid.
-        if let Ok(pid) = i32::try_from(self.qemu.id()) {
+        if let Ok(pid) = i32::try_from(qemu.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
-        let ended = wait_until("QEMU ends", Duration::from_secs(10), || {
-            Ok(self.qemu.try_wait()?)
-        });
+        let ended = wait_until(
+            "QEMU ends",
+            Duration::from_secs(10),
+            || Ok(qemu.try_wait()?),
+        );
         if ended.is_err() {
-            let _ = self.qemu.kill();
-            let _ = self.qemu.wait();
+            let _ = qemu.kill();
+            let _ = qemu.wait();
         }
     }
 }

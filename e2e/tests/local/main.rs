@@ -7,24 +7,67 @@ mod interop;
 mod ssh;
 mod tty;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
+use e2e::ordinary::{Ordinary, USERS, expected, run_as, test_name};
 use libtest_mimic::{Arguments, Trial};
 
 /// One sentence and its proof.
 pub(crate) type Test = (&'static str, fn() -> Result<()>);
 
-fn main() {
-    let tests = [
-        ssh::TESTS,
-        interop::TESTS,
-        go::TESTS,
-        tty::TESTS,
-        edges::TESTS,
-    ];
-    let trials = tests.concat().into_iter().map(|(name, test)| {
-        Trial::test(name, move || {
+/// What a user does; root, where there is none.
+fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
+    match user.map(|user| user.name) {
+        None => &[
+            ssh::TESTS,
+            interop::TESTS,
+            go::TESTS,
+            tty::TESTS,
+            edges::TESTS,
+        ],
+        Some("ann") => &[ssh::TESTS, tty::TESTS, edges::TESTS],
+        // OpenSSH's programs refuse who has no entry in passwd(5).
+        Some(_) => &[],
+    }
+}
+
+fn main() -> Result<ExitCode> {
+    let arguments = Arguments::from_args();
+    if let Some(user) = expected()? {
+        user.become_user()?;
+        return Ok(libtest_mimic::run(&arguments, trials(Some(user))).exit_code());
+    }
+    if arguments.list {
+        let users = USERS.iter().map(Some).chain([None]);
+        let all = users.flat_map(trials).collect();
+        return Ok(libtest_mimic::run(&arguments, all).exit_code());
+    }
+    let mut passed = true;
+    for user in USERS
+        .iter()
+        .filter(|&user| !tests_of(Some(user)).is_empty())
+    {
+        passed &= run_as(user, &[])?;
+    }
+    passed &= !libtest_mimic::run(&arguments, trials(None)).has_failed();
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+fn trials(user: Option<&Ordinary>) -> Vec<Trial> {
+    let trial = |&(name, test): &Test| {
+        Trial::test(test_name(user, name), move || {
             test().map_err(|error| format!("{error:?}").into())
         })
-    });
-    libtest_mimic::run(&Arguments::from_args(), trials.collect()).exit();
+    };
+    tests_of(user)
+        .iter()
+        .copied()
+        .flatten()
+        .map(trial)
+        .collect()
 }

@@ -18,7 +18,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_file_made_there_is_here_and_both_agree", made_there),
     ("a_session_has_its_mounts_and_nobody_else_has", mounts),
     ("programs_make_rename_link_and_remove_files", all_operations),
-    ("a_file_of_another_user_is_his_if_root_serves", of_others),
     ("extended_attributes_are_the_same_on_both_sides", attributes),
     ("locks_there_and_here_exclude_each_other", locks),
     ("files_without_a_size_are_read_to_their_end", no_size),
@@ -29,6 +28,8 @@ pub(crate) const TESTS: &[Test] = &[
         limits,
     ),
 ];
+
+pub(crate) const OF_ROOT: &[Test] = &[("a_file_of_another_user_is_his_if_root_serves", of_others)];
 
 /// What cpu(1) says of flock(2): who is kept out, and by what.
 fn whole_file_locks(machine: &Machine) -> Result<()> {

@@ -1,5 +1,5 @@
 //! What a user does with one booted machine. The machine boots once; the tests then run one after
-//! the other, since some of them measure it.
+//! the other, since some of them measure it: as root, then those of files, terminals and ssh as ordinary users.
 
 mod cache;
 mod commands;
@@ -14,12 +14,14 @@ mod sockets;
 mod terminals;
 mod visible;
 
+use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use e2e::client::{Client, Home};
-use e2e::vm::Vm;
-use libtest_mimic::{Arguments, Trial};
+use e2e::ordinary::{Ordinary, USERS, expected, run_as, test_name};
+use e2e::vm::{Booted, Vm};
+use libtest_mimic::{Arguments, Conclusion, Trial};
 
 /// The machine under test and a client for it.
 pub(crate) struct Machine {
@@ -31,45 +33,97 @@ pub(crate) struct Machine {
 /// One sentence and its proof.
 pub(crate) type Test = (&'static str, fn(&Machine) -> Result<()>);
 
-fn main() -> Result<()> {
+/// What a user does; root, where there is none.
+fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
+    match user.map(|user| user.name) {
+        None => &[
+            commands::TESTS,
+            files::TESTS,
+            files::OF_ROOT,
+            cache::TESTS,
+            visible::TESTS,
+            mounts::TESTS,
+            terminals::TESTS,
+            sockets::TESTS,
+            go::TESTS,
+            refusals::TESTS,
+            lifecycle::TESTS,
+            load::TESTS,
+            path::TESTS,
+        ],
+        Some("ann") => &[files::TESTS, cache::TESTS, terminals::TESTS],
+        Some(_) => &[files::TESTS],
+    }
+}
+
+fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = Some(1);
-    let tests: Vec<Test> = [
-        commands::TESTS,
-        files::TESTS,
-        cache::TESTS,
-        visible::TESTS,
-        mounts::TESTS,
-        terminals::TESTS,
-        sockets::TESTS,
-        go::TESTS,
-        refusals::TESTS,
-        lifecycle::TESTS,
-        load::TESTS,
-        path::TESTS,
-    ]
-    .concat();
+    if let Some(user) = expected()? {
+        let of_parent = |name| std::env::var(name).with_context(|| format!("{name} is not set"));
+        let vm = Vm::of(&Booted {
+            port: of_parent(PORT)?.parse()?,
+            console: of_parent(CONSOLE)?.into(),
+        })?;
+        user.become_user()?;
+        return Ok(run(&arguments, Some(user), vm)?.exit_code());
+    }
     if arguments.list {
-        let trials = tests.iter().map(|&(name, _)| Trial::test(name, || Ok(())));
-        libtest_mimic::run(&arguments, trials.collect()).exit();
+        let users = USERS.iter().map(Some).chain([None]);
+        let all = users.flat_map(|user| trials(user, |_| Ok(())));
+        return Ok(libtest_mimic::run(&arguments, all.collect()).exit_code());
     }
     let vm = Vm::boot()?;
+    let booted = vm.booted();
+    let environment = [
+        (PORT, booted.port.to_string()),
+        (CONSOLE, booted.console.display().to_string()),
+    ];
+    let mut passed = true;
+    for user in &USERS {
+        passed &= run_as(user, &environment)?;
+    }
+    passed &= !run(&arguments, None, vm)?.has_failed();
+    Ok(if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// From the process that booted the machine to those of the other users.
+const PORT: &str = "E2E_PORT";
+const CONSOLE: &str = "E2E_CONSOLE";
+
+fn run(arguments: &Arguments, user: Option<&Ordinary>, vm: Vm) -> Result<Conclusion> {
     let home = Home::new()?;
     let client = Client::new(vm.port(), &home);
     let machine = Arc::new(Machine { vm, home, client });
-    let trials = tests
-        .into_iter()
-        .map(|(name, test)| {
-            let machine = machine.clone();
-            Trial::test(name, move || {
-                test(&machine).map_err(|error| format!("{error:?}").into())
-            })
-        })
-        .collect();
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    let trials = trials(user, {
+        let machine = machine.clone();
+        move |test| test(&machine)
+    });
+    let conclusion = libtest_mimic::run(arguments, trials);
     if conclusion.has_failed() {
         eprintln!("the machine's console:\n{}", machine.vm.console());
     }
-    drop(machine);
-    conclusion.exit()
+    Ok(conclusion)
+}
+
+fn trials(
+    user: Option<&Ordinary>,
+    run: impl Fn(fn(&Machine) -> Result<()>) -> Result<()> + Clone + Send + 'static,
+) -> Vec<Trial> {
+    let trial = |&(name, test): &Test| {
+        let run = run.clone();
+        Trial::test(test_name(user, name), move || {
+            run(test).map_err(|error| format!("{error:?}").into())
+        })
+    };
+    tests_of(user)
+        .iter()
+        .copied()
+        .flatten()
+        .map(trial)
+        .collect()
 }

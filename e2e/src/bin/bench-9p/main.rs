@@ -100,7 +100,7 @@ fn main() -> Result<()> {
         Session::start(&client, &[&msize], &all, &home, options.smaller)?,
         Session::start(&client, &[], "", &home, options.smaller)?,
     ];
-    let mut pids = vec![vm.pid(), diod.pid(), std::process::id()];
+    let mut pids = vec![vm.pid()?, diod.pid(), std::process::id()];
     pids.extend(sessions.iter().map(Session::pid));
 
     header(&options)?;
