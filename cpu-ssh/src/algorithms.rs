@@ -2,16 +2,9 @@
 //! The client's order decides (RFC 4253, section 7.1).
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
 use russh::{Preferred, cipher, compression, kex, mac};
-
-/// How long a silent peer is left alone before it is asked whether it is there.
-pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-
-/// How many unanswered questions end the connection.
-pub const KEEPALIVE_MAX: usize = 3;
 
 /// Largest SSH packet payload we ask for: what every implementation must accept (RFC 4253, 6.1).
 pub const PACKET: u32 = 32_768;

@@ -5,10 +5,12 @@
 //!   reading when a foreign peer floods us.
 //! * [`channel`]: one bounded queue per channel, with credit between our own two programs.
 //! * [`blocking`]: the same channels as `Read` and `Write` for threads.
+//! * [`alive`]: whether a silent peer is still there.
 //! * [`algorithms`]: which ciphers, key exchanges and MACs, in which order.
 //! * [`modes`], [`signals`]: terminal modes and signals by their names on the wire.
 
 pub mod algorithms;
+pub mod alive;
 pub mod blocking;
 pub mod channel;
 pub mod modes;

@@ -79,6 +79,11 @@ impl Gate {
         self.0.heard.swap(false, Ordering::Relaxed) || self.is_shut()
     }
 
+    /// Something came from the peer.
+    pub(crate) fn hear(&self) {
+        self.0.heard.store(true, Ordering::Relaxed);
+    }
+
     /// Returns when little enough is queued for the peer. A socket that fails says so elsewhere.
     pub async fn room(&self) {
         loop {
@@ -203,7 +208,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
             if read == 0 {
                 return Poll::Ready(Ok(()));
             }
-            this.gate.0.heard.store(true, Ordering::Relaxed);
+            this.gate.hear();
         }
         let n = this.unread.len().min(buf.remaining());
         buf.put_slice(&this.unread.split_to(n));

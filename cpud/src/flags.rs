@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -33,6 +34,11 @@ const FLAGS: &[Flag] = &[
         "",
         "exchange keys by ML-KEM only: our cpu and OpenSSH 9.9 can, u-root's cannot",
     ),
+    (
+        "alive",
+        "SEC",
+        "when to ask a silent client whether it is there; 0: never (15)",
+    ),
     ("d", "", "say what happens on standard error"),
     ("V", "", "print the version"),
     ("h", "", "print this help"),
@@ -59,6 +65,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
         host_key: PathBuf::from("/host_key"),
         forward: false,
         post_quantum: false,
+        alive: cpu_ssh::alive::INTERVAL,
         debug: false,
     };
     let (mut network, mut port) = (None, None);
@@ -82,6 +89,11 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
             Some("hk") => options.host_key = value()?.into(),
             Some("forward") => options.forward = on(name, inline.as_deref())?,
             Some("pq") => options.post_quantum = on(name, inline.as_deref())?,
+            Some("alive") => {
+                let seconds = value()?.parse::<u32>();
+                let seconds = seconds.context("-alive needs a number of seconds")?;
+                options.alive = Duration::from_secs(seconds.into());
+            }
             Some("d") => options.debug = on(name, inline.as_deref())?,
             Some(what @ ("h" | "V" | "help" | "version" | "init")) => {
                 bail!("-{what} stands alone: cpud -{what}")

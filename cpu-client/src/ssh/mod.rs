@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
-use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms, channel};
+use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms, alive, channel};
 use russh::keys::Algorithm;
 use russh::{SshId, client};
 use tokio::sync::mpsc;
@@ -155,9 +155,8 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     })
 }
 
-/// End the connection when the server has left `max` questions in turn unanswered (0: never). russh asks them,
-/// every `interval`; it would end it too, but does not know when it is we who do not listen, for nobody reads
-/// what a foreign server sends.
+/// End the connection when the server has left `max` questions in turn unanswered (0: never). russh's client asks
+/// them, every `interval`; it would end it too, but does not know when it is we who do not listen.
 async fn watch(
     gate: Gate,
     mux: Mux,
@@ -165,15 +164,10 @@ async fn watch(
     interval: Duration,
     max: usize,
 ) {
-    let mut silent = 0;
-    while silent <= max || max == 0 {
-        tokio::time::sleep(interval).await;
-        silent = if gate.was_heard() { 0 } else { silent + 1 };
-    }
+    let silence = alive::silence(&gate, interval, max, || {}).await;
     let Some(events) = events.upgrade() else {
         return; // it has ended before
     };
-    let silence = interval * u32::try_from(silent).unwrap_or(u32::MAX);
     let reason = format!("no answer for {} seconds", silence.as_secs());
     // A session that has ended does not ask why.
     let _ = events.send(Event::Disconnected(reason));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use cpu_proto::DEFAULT_PORT;
-use cpu_ssh::algorithms::{KEEPALIVE_INTERVAL, KEEPALIVE_MAX};
+use cpu_ssh::alive;
 use tracing::debug;
 
 use super::config::{Asked, Checking, ENDLESS, Family, NewHost, Proxy, Settings, Tokens, shell};
@@ -143,7 +143,7 @@ impl Target {
         };
         let identities = identities(wanted, &settings, &tokens)?;
         let host_keys = host_keys(wanted, &settings, &tokens, &identities)?;
-        let interval = settings.alive_interval.unwrap_or(KEEPALIVE_INTERVAL);
+        let interval = settings.alive_interval.unwrap_or(alive::INTERVAL);
         let connect_timeout = match &place {
             // A proxy may ask a person something, which takes the time that it takes.
             Place::Command { .. } if terminal::can_ask() => ENDLESS,
@@ -156,7 +156,7 @@ impl Target {
             host_keys,
             connect_timeout: settings.connect_timeout.unwrap_or(connect_timeout),
             alive_interval: Some(interval).filter(|interval| !interval.is_zero()),
-            alive_max: settings.alive_max.unwrap_or(KEEPALIVE_MAX),
+            alive_max: settings.alive_max.unwrap_or(alive::MAX),
             send_env: settings.send_env,
             set_env: settings.set_env,
             tty: settings.tty,

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use bytes::Bytes;
 use cpu_proto::{CLIENT_ID_PREFIX, Cache, SERVER_ID_PREFIX, quote};
 use cpu_ssh::channel::{FOREIGN_WINDOW, Side};
-use cpu_ssh::{Gate, Mux, Socket, Stream, algorithms, signals};
+use cpu_ssh::{Gate, Mux, Socket, Stream, algorithms, alive, signals};
 use nix::pty::Winsize;
 use russh::keys::{Algorithm, PublicKey};
 use russh::server::{Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey};
@@ -26,8 +26,8 @@ use super::forward::{self, Forwards};
 use super::{Options, auth};
 use crate::console::say;
 
-/// How long a peer may take to log in.
-const LOGIN_GRACE: Duration = Duration::from_mins(1);
+/// How long a peer may take to log in: somebody may be looking for a token, or a passphrase. As sshd's LoginGraceTime.
+const LOGIN_GRACE: Duration = Duration::from_mins(2);
 
 /// How long a wrong key takes to be refused: enough to slow a guesser, too short to annoy
 /// somebody whose agent offers five keys.
@@ -60,14 +60,14 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         keys: vec![host_key],
         preferred,
         inactivity_timeout: None,
-        keepalive_interval: Some(algorithms::KEEPALIVE_INTERVAL),
-        keepalive_max: algorithms::KEEPALIVE_MAX,
+        // It would ask before the login too; `watch` asks.
+        keepalive_interval: None,
         maximum_packet_size: algorithms::PACKET,
         window_size: FOREIGN_WINDOW,
         ..Default::default()
     });
     let gate = Gate::default();
-    let (logged_in_tx, mut logged_in) = watch::channel(false);
+    let (logged_in_tx, logged_in) = watch::channel(None);
     let handler = Connection {
         mux: Mux::new(Side::Server, gate.clone()),
         keys,
@@ -85,30 +85,50 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     runtime.block_on(async {
         let socket = tokio::net::TcpStream::from_std(socket)?;
         let serve = async {
-            let session = server::run_stream(config, Socket::new(socket, gate), handler).await?;
+            let socket = Socket::new(socket, gate.clone());
+            let session = server::run_stream(config, socket, handler).await?;
             session.await
-        };
-        let deadline = async {
-            let login = logged_in.wait_for(|yes| *yes);
-            if tokio::time::timeout(LOGIN_GRACE, login).await.is_ok() {
-                std::future::pending::<()>().await;
-            }
         };
         tokio::select! {
             ended = serve => match ended {
                 Err(error) if options.debug => say(format_args!("connection ended: {error:#}")),
                 _ => {}
             },
-            () = deadline => say(format_args!("a peer did not log in within {LOGIN_GRACE:?}")),
+            why = watch(logged_in, &gate, options.alive) => say(why),
         }
         Ok(())
     })
 }
 
+/// Returns why the connection has to end: the peer does not log in, or has gone without a word. It is asked every
+/// `interval` whether it is there, once it has logged in.
+async fn watch(
+    mut logged_in: watch::Receiver<Option<server::Handle>>,
+    gate: &Gate,
+    interval: Duration,
+) -> String {
+    let login = logged_in.wait_for(Option::is_some);
+    let login = tokio::time::timeout(LOGIN_GRACE, login).await;
+    let handle = match login.map(|login| login.ok().and_then(|handle| handle.clone())) {
+        Ok(Some(handle)) if !interval.is_zero() => handle,
+        // Nobody asks, or it has ended already.
+        Ok(_) => return std::future::pending().await,
+        Err(_) => return format!("a peer did not log in within {LOGIN_GRACE:?}"),
+    };
+    let ask = || {
+        let handle = handle.clone();
+        // Any question will do; of those that russh can ask without a callback this one changes nothing: clients
+        // have no such forward, and refuse all of them (RFC 4254, section 7.1).
+        tokio::spawn(async move { handle.cancel_forward_tcpip(String::new(), 0).await });
+    };
+    let silence = alive::silence(gate, interval, alive::MAX, ask).await;
+    format!("a peer has not answered for {silence:?}; its connection is over")
+}
+
 struct Connection {
     mux: Mux,
     keys: Vec<PublicKey>,
-    logged_in: watch::Sender<bool>,
+    logged_in: watch::Sender<Option<server::Handle>>,
     /// /dev/null, for standard output after the login.
     null: File,
     channels: HashMap<ChannelId, ChannelState>,
@@ -260,10 +280,14 @@ impl server::Handler for Connection {
                 auth::fingerprint(key.public_key)
             )
         });
-        self.logged_in.send_replace(true);
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<()> {
+        self.logged_in.send_replace(Some(session.handle()));
         // Its end tells the server.
         nix::unistd::dup2_stdout(&self.null)?;
-        Ok(Auth::Accept)
+        Ok(())
     }
 
     async fn channel_open_session(

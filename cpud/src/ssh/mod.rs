@@ -50,6 +50,8 @@ pub(crate) struct Options {
     pub(crate) forward: bool,
     /// Exchange keys by ML-KEM only.
     pub(crate) post_quantum: bool,
+    /// How long a silent peer is left alone; zero for ever.
+    pub(crate) alive: Duration,
     /// Report every step on standard error.
     pub(crate) debug: bool,
 }
@@ -172,6 +174,7 @@ fn spawn(options: &Options, stream: OwnedFd) -> Result<Connection> {
     if options.post_quantum {
         command.arg("-pq");
     }
+    command.arg(format!("-alive={}", options.alive.as_secs()));
     if options.debug {
         command.arg("-d");
     }

@@ -4,6 +4,7 @@
 mod edges;
 mod go;
 mod interop;
+mod login;
 mod ssh;
 mod tty;
 
@@ -21,12 +22,13 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
     match user.map(|user| user.name) {
         None => &[
             ssh::TESTS,
+            login::TESTS,
             interop::TESTS,
             go::TESTS,
             tty::TESTS,
             edges::TESTS,
         ],
-        Some("ann") => &[ssh::TESTS, tty::TESTS, edges::TESTS],
+        Some("ann") => &[ssh::TESTS, login::TESTS, tty::TESTS, edges::TESTS],
         // OpenSSH's programs refuse who has no entry in passwd(5).
         Some(_) => &[],
     }

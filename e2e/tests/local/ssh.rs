@@ -4,7 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -167,35 +167,53 @@ fn passphrase() -> Result<()> {
     fails(&output, &["no terminal", "passphrase", "ssh-agent"])
 }
 
-/// `ssh-agent` with one key, until dropped.
-struct Agent(Child);
+/// `ssh-agent`, until dropped.
+pub(crate) struct Agent {
+    child: Child,
+    pub(crate) socket: PathBuf,
+}
 
 impl Agent {
-    fn start(socket: &Path, key: &Path) -> Result<Self> {
-        let mut command = Command::new("ssh-agent");
+    /// With one key.
+    pub(crate) fn start(socket: &Path, key: &Path) -> Result<Self> {
+        let agent = Self::run(Command::new("ssh-agent"), socket)?;
+        agent.add(key, &[])?;
+        Ok(agent)
+    }
+
+    /// Without a key, run by this command.
+    pub(crate) fn run(mut command: Command, socket: &Path) -> Result<Self> {
         command.arg("-D").arg("-a").arg(socket);
-        let agent = Self(command.stdout(Stdio::null()).spawn()?);
+        let agent = Self {
+            child: command.stdout(Stdio::null()).spawn()?,
+            socket: socket.to_owned(),
+        };
         wait_until("ssh-agent listens", Duration::from_mins(1), || {
             Ok(socket.exists().then_some(()))
         })?;
-        let mut add = Command::new("ssh-add");
-        add.arg("-q").arg(key).env("SSH_AUTH_SOCK", socket);
-        ensure!(add.status()?.success());
         Ok(agent)
+    }
+
+    /// Give it a key, with options of ssh-add.
+    pub(crate) fn add(&self, key: &Path, options: &[&str]) -> Result<()> {
+        let mut add = Command::new("ssh-add");
+        add.arg("-q").args(options).arg(key);
+        ensure!(add.env("SSH_AUTH_SOCK", &self.socket).status()?.success());
+        Ok(())
     }
 }
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
 fn agent() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let socket = user.ssh().join("agent");
-    let _agent = Agent::start(&socket, &user.key())?;
+    let agent = Agent::start(&socket, &user.key())?;
     let port = format!("-sp={}", daemon.port);
     // Only the agent has it now.
     fs::remove_file(user.key())?;
@@ -222,9 +240,7 @@ fn agent() -> Result<()> {
     for n in 0..11 {
         let one = user.ssh().join(format!("agents-{n}"));
         keygen(&one, &["-t", "ed25519"], "")?;
-        let mut add = Command::new("ssh-add");
-        add.arg("-q").arg(one).env("SSH_AUTH_SOCK", &socket);
-        ensure!(add.status()?.success());
+        agent.add(&one, &[])?;
     }
     user.configure("IdentityAgent ~/.ssh/agent\nIdentityFile ~/.ssh/token\n")?;
     works(&user.run(&words)?)?;

@@ -1,0 +1,57 @@
+//! Whether the peer is still there. russh can ask it, but its server asks before the login too, when nothing but
+//! authentication may be sent (RFC 4252, section 6) and OpenSSH's client ends the connection over it; and neither of
+//! its ends knows when it is we who do not listen.
+
+use std::time::Duration;
+
+use crate::Gate;
+
+/// How long a silent peer is left alone before it is asked whether it is there.
+pub const INTERVAL: Duration = Duration::from_secs(15);
+
+/// How many unanswered questions end the connection.
+pub const MAX: usize = 3;
+
+/// Returns when the peer has left `max` questions in turn unanswered (0: never), with the time of its silence.
+/// `ask` is called after every `interval` in which nothing came, but for the last.
+pub async fn silence(gate: &Gate, interval: Duration, max: usize, ask: impl Fn()) -> Duration {
+    let mut silent = 0;
+    loop {
+        tokio::time::sleep(interval).await;
+        silent = if gate.was_heard() { 0 } else { silent + 1 };
+        if silent > max && max > 0 {
+            return interval * u32::try_from(silent).unwrap_or(u32::MAX);
+        }
+        if silent > 0 {
+            ask();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_answers_is_left_alone_and_a_silent_one_is_given_up() {
+        let (gate, second) = (Gate::default(), Duration::from_secs(1));
+        let asked = Cell::new(0);
+        // It answers the first three questions.
+        let ask = || {
+            asked.set(asked.get() + 1);
+            if asked.get() <= 3 {
+                gate.hear();
+            }
+        };
+        let started = tokio::time::Instant::now();
+        let silent = silence(&gate, second, 2, ask).await;
+        assert_eq!(silent, second * 3);
+        assert_eq!((asked.get(), started.elapsed()), (5, second * 9));
+
+        let never = silence(&gate, second, 0, || asked.set(asked.get() + 1));
+        let waited = tokio::time::timeout(second * 100, never).await;
+        assert!(waited.is_err() && asked.get() > 100);
+    }
+}

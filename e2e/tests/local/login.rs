@@ -1,0 +1,160 @@
+//! Logging in takes as long as it takes a person, and works with many keys. The servers run on this machine.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use e2e::client::{ended, finish};
+use e2e::daemon::Daemon;
+use e2e::delay::Delay;
+use e2e::user::{User, works};
+use e2e::wait_until;
+
+use crate::Test;
+use crate::ssh::Agent;
+
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "login_may_take_longer_than_a_silent_peer_is_left_alone",
+        slow,
+    ),
+    ("login_is_followed_by_questions_to_a_silent_client", asked),
+];
+
+/// How long the person takes; cpud is told to ask a silent client every second.
+const SLOW: Duration = Duration::from_secs(3);
+
+/// `SSH_ASKPASS`: somebody who types a passphrase, or agrees to what an agent asks, slowly.
+fn person(user: &User) -> Result<PathBuf> {
+    let path = user.ssh().join("askpass");
+    let script = format!(
+        "#!/bin/sh\nsleep {}\ncase $1 in *passphrase*) echo sesame ;; *) echo yes ;; esac\n",
+        SLOW.as_secs()
+    );
+    fs::write(&path, script)?;
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o755))?;
+    Ok(path)
+}
+
+/// `ssh`, with nobody's configuration, to a port here.
+fn ssh(user: &User, port: u16, key: &Path) -> Command {
+    let mut command = Command::new("ssh");
+    command
+        .args(["-F", "none", "-o", "StrictHostKeyChecking=no", "-o"])
+        .arg(format!(
+            "UserKnownHostsFile={}",
+            user.ssh().join("hosts").display()
+        ))
+        .args(["-p", &port.to_string(), "-i"])
+        .arg(key)
+        .arg("127.0.0.1")
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null());
+    command
+}
+
+fn asking<'a>(command: &'a mut Command, person: &Path) -> &'a mut Command {
+    command
+        .env("SSH_ASKPASS", person)
+        .env("SSH_ASKPASS_REQUIRE", "force")
+}
+
+fn slow() -> Result<()> {
+    let daemon = Daemon::cpud_with("-alive=1")?;
+    let user = User::new()?;
+    let person = person(&user)?;
+    let locked = user.ssh().join("locked");
+    fs::copy(user.key(), &locked)?;
+    let changed = Command::new("ssh-keygen")
+        .args(["-q", "-p", "-N", "sesame", "-f"])
+        .arg(&locked)
+        .status()?;
+    ensure!(changed.success(), "ssh-keygen -p: {changed}");
+    let mut command = Command::new("ssh-agent");
+    asking(&mut command, &person);
+    let agent = Agent::run(command, &user.ssh().join("agent"))?;
+    agent.add(&user.key(), &["-c"])?;
+
+    let (port, flag) = (daemon.port, format!("-sp={}", daemon.port));
+    let runs = |command: &mut Command| works(&ended(command)?).map(drop);
+    let by_file = || runs(asking(ssh(&user, port, &locked).arg("true"), &person));
+    let by_agent = || {
+        let mut command = ssh(&user, port, &locked);
+        runs(command.arg("true").env("SSH_AUTH_SOCK", &agent.socket))
+    };
+    let ours_by_agent = || {
+        let mut command = user.cpu(&[&flag, "127.0.0.1", "true"]);
+        runs(command.env("SSH_AUTH_SOCK", &agent.socket))
+    };
+    let ours_by_file = || {
+        let locked = locked.display().to_string();
+        let mut terminal = user.typed(&[&flag, "-key", &locked, "127.0.0.1", "true"])?;
+        terminal.expect_from(0, "Enter passphrase for key")?;
+        std::thread::sleep(SLOW);
+        terminal.send("sesame\r")?;
+        ensure!(terminal.wait()?.success(), "{}", terminal.screen());
+        Ok(())
+    };
+    let ways: [(&str, &(dyn Fn() -> Result<()> + Sync)); 4] = [
+        ("ssh with a passphrase", &by_file),
+        ("ssh with an agent that asks", &by_agent),
+        ("cpu with an agent that asks", &ours_by_agent),
+        ("cpu with a passphrase", &ours_by_file),
+    ];
+    std::thread::scope(|scope| {
+        let ways = ways.map(|(way, run)| {
+            scope.spawn(move || {
+                let start = Instant::now();
+                run().context(way)?;
+                ensure!(start.elapsed() >= SLOW, "{way} was not slow");
+                Ok(())
+            })
+        });
+        for way in ways {
+            way.join().ok().context("a thread panicked")??;
+        }
+        Ok(())
+    })
+}
+
+fn asked() -> Result<()> {
+    let daemon = Daemon::cpud_with("-alive=1")?;
+    let (path, user) = (Delay::start(daemon.port, Duration::ZERO)?, User::new()?);
+    // Idle, but there.
+    let flag = format!("-sp={}", path.port);
+    let mut idle = ssh(&user, path.port, &user.key());
+    let idle = idle.args(["sleep", "6"]).stderr(Stdio::piped()).spawn()?;
+    let own = user.key().display().to_string();
+    let ours = user.run(&[&flag, "-key", &own, "127.0.0.1", "sleep", "6"])?;
+    works(&ours)?;
+    works(&finish(idle)?)?;
+    ensure!(
+        !daemon.log().contains("has not answered"),
+        "{}",
+        daemon.log()
+    );
+
+    let mut lost = ssh(&user, path.port, &user.key());
+    let mut lost = lost.args(["sleep", "1000"]);
+    lost = lost.stdout(Stdio::null()).stderr(Stdio::null());
+    let mut lost = lost.spawn()?;
+    let runs = || daemon.log().matches("exec").count() == 3;
+    wait_until("the third command", SLOW * 10, || Ok(runs().then_some(())))?;
+    path.fall_silent();
+    let told = wait_until(
+        "cpud gives the lost client up",
+        Duration::from_secs(30),
+        || {
+            Ok(daemon
+                .log()
+                .contains("has not answered for 4s")
+                .then_some(()))
+        },
+    );
+    lost.kill()?;
+    lost.wait()?;
+    told.context(daemon.log())
+}
