@@ -70,7 +70,7 @@ usb: cpukernel ## the image for a stick: dd it, or see out/x86_64/mkimage usb --
 DEBS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cpu-appliance/debs
 STICK_PROFILE := quick
 stick: ## a stick in two minutes, of Debian's kernel (DEB=FILE for another package), in out/quick
-	@scripts/deps media $(if $(DEB),,distro)
+	@scripts/deps build media $(if $(DEB),,distro)
 	$(MAKE) PROFILE=$(STICK_PROFILE) OUT=out/quick MKIMAGE=out/quick/mkimage initramfs
 	out/quick/mkimage kernel -o out/quick --from-deb "$(or $(DEB),$$(ls $(DEBS)/linux-image-6.12*_amd64.deb | tail -n 1))"
 	out/quick/mkimage usb -o out/quick

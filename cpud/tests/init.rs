@@ -22,7 +22,7 @@ impl Machine {
     fn boot(cmdline: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
-            "PID namespaces: run this test as root"
+            "PID namespaces: run this test as root, or by make check"
         );
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::write(directory.path().join("cmdline"), cmdline).unwrap();
@@ -189,7 +189,7 @@ fn it_ends_everything_and_reboots() {
 fn as_an_ordinary_process_it_mounts_nothing_and_ends_with_its_children() {
     assert!(
         nix::unistd::geteuid().is_root(),
-        "network namespaces: run this test as root"
+        "network namespaces: run this test as root, or by make check"
     );
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let mut init = Command::new("unshare")

@@ -37,14 +37,14 @@ impl Machine {
     fn new(cmdline: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
-            "network namespaces: run this test as root"
+            "network namespaces: run this test as root, or by make check"
         );
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("etc")).unwrap();
         fs::write(directory.path().join("cmdline"), cmdline).unwrap();
         let script = "read go; cd $1; mount --bind cmdline /proc/cmdline; mount --bind etc /etc;
-                      echo cpu > /proc/sys/kernel/hostname; exec $2 network";
+                      hostname cpu; exec $2 network";
         let mut child = Command::new("unshare")
             .args(["--net", "--mount", "--uts", "sh", "-c", script, "sh"])
             .arg(directory.path())

@@ -5,6 +5,7 @@ mod edges;
 mod go;
 mod interop;
 mod login;
+mod sessions;
 mod ssh;
 mod tty;
 
@@ -27,6 +28,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             go::TESTS,
             tty::TESTS,
             edges::TESTS,
+            sessions::TESTS,
         ],
         Some("ann") => &[ssh::TESTS, login::TESTS, tty::TESTS, edges::TESTS],
         // OpenSSH's programs refuse who has no entry in passwd(5).
