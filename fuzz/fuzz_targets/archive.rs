@@ -1,15 +1,8 @@
 //! mkimage's reader of initramfs archives, which also looks into images of others.
 #![no_main]
-#![allow(dead_code, reason = "three rooms of mkimage, of which one is tried")]
-
-#[path = "../../mkimage/src/arch.rs"]
-mod arch;
-#[path = "../../mkimage/src/archive.rs"]
-mod archive;
-#[path = "../../mkimage/src/compress.rs"]
-mod compress;
 
 use libfuzzer_sys::fuzz_target;
+use mkimage::archive;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(parts) = archive::read(bytes) {

@@ -15,38 +15,44 @@ const TRAILER: &[u8] = b"TRAILER!!!";
 
 /// Why it cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
+    /// Nothing but zeros, or nothing at all.
     #[error("there is no archive in it")]
     Empty,
+    /// What begins at this byte is unknown.
     #[error("at byte {0} there is neither a newc archive nor one that is compressed")]
     Format(usize),
+    /// It ends early.
     #[error("the archive ends in the middle of an entry: it is truncated or damaged")]
     Truncated,
+    /// The header at this byte makes no sense.
     #[error("the header of an entry at byte {0} of the archive is damaged")]
     Header(usize),
+    /// What is compressed cannot be unpacked.
     #[error(transparent)]
     Compression(#[from] compress::Error),
 }
 
 /// One part: an archive with all its entries.
 #[derive(Debug)]
-pub(crate) struct Part {
+pub struct Part {
     /// How it was compressed.
-    pub(crate) by: Option<&'static str>,
+    pub by: Option<&'static str>,
     /// How long it is in the file.
-    pub(crate) packed: usize,
-    pub(crate) entries: Vec<Entry>,
+    pub packed: usize,
+    /// Its files, in their order.
+    pub entries: Vec<Entry>,
     /// The archive, not compressed.
-    pub(crate) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
 }
 
 /// A file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub struct Entry {
     /// Without a leading `/`.
-    pub(crate) name: Vec<u8>,
+    pub name: Vec<u8>,
     /// Type and permission bits, as in `st_mode`.
-    pub(crate) mode: u32,
+    pub mode: u32,
     owner: (u32, u32),
     links: u32,
     device: (u32, u32),
@@ -55,13 +61,13 @@ pub(crate) struct Entry {
 
 impl Part {
     /// What is in a file, or in a symbolic link.
-    pub(crate) fn contents(&self, entry: &Entry) -> &[u8] {
+    pub fn contents(&self, entry: &Entry) -> &[u8] {
         self.bytes.get(entry.contents.clone()).unwrap_or_default()
     }
 }
 
 /// Every part.
-pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
+pub fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
     let (mut parts, mut at, mut total) = (Vec::new(), 0, 0);
     loop {
         at += bytes[at..].iter().take_while(|byte| **byte == 0).count();
@@ -102,7 +108,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
 }
 
 /// The archive at the beginning of `bytes`, when there is a whole one, whatever follows it.
-pub(crate) fn first_newc(bytes: &[u8]) -> Option<Part> {
+pub fn first_newc(bytes: &[u8]) -> Option<Part> {
     let (entries, length) = entries(bytes).ok()?;
     Some(Part {
         by: None,
@@ -113,7 +119,7 @@ pub(crate) fn first_newc(bytes: &[u8]) -> Option<Part> {
 }
 
 /// All of it without compression, as a kernel is built with it.
-pub(crate) fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Error> {
+pub fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
     for part in read(bytes)? {
         all.extend(part.bytes);
@@ -179,7 +185,7 @@ fn entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), Error> {
 }
 
 /// The lines of `--list`, like those of ls -l.
-pub(crate) fn list(parts: &[Part]) -> String {
+pub fn list(parts: &[Part]) -> String {
     let mut text = String::new();
     for part in parts {
         let by = part.by.map_or_else(String::new, |by| format!(" by {by}"));

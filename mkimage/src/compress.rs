@@ -15,13 +15,17 @@ const MAX_MEMORY: u64 = 1 << 28;
 
 /// Why something was not compressed or unpacked.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Error {
+pub enum Error {
+    /// A failure of the compressor.
     #[error("cannot compress the archive")]
     Compress(#[source] io::Error),
+    /// By the name of the compression.
     #[error("its {0} data is damaged or truncated")]
     Damaged(&'static str, #[source] io::Error),
+    /// By the name of the compression.
     #[error("it is compressed by {0}, which is not read here")]
     Unread(&'static str),
+    /// Too small for what it unpacks to.
     #[error("it unpacks to more than {MAX_UNPACKED} bytes")]
     Bomb,
 }

@@ -1,18 +1,114 @@
-//! The commands: each file has its options as clap reads them, and what it does with them.
+//! The command line: this file is its top; each command is a file with its options, as clap reads them, and
+//! what it does with them.
 
-pub(crate) mod bundle;
-pub(crate) mod initramfs;
-pub(crate) mod inspect;
-pub(crate) mod kernel;
-pub(crate) mod keys;
-pub(crate) mod netboot;
-pub(crate) mod usb;
+mod bundle;
+mod initramfs;
+mod inspect;
+mod kernel;
+mod keys;
+mod netboot;
+mod usb;
 
 use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
 
 use crate::arch::Arch;
 use crate::files::{self, Turn};
 use crate::progress::Progress;
+
+/// Makes the keys, the initramfs, the kernel and the boot media of a cpu appliance.
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Arguments {
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+
+    /// Show what is run, and what it says
+    #[arg(short, long, global = true, conflicts_with = "quiet")]
+    verbose: bool,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Keys(keys::Keys),
+    Initramfs(initramfs::Initramfs),
+    /// Get the kernel's source into the cache, and say where it is
+    Fetch,
+    Kernel(kernel::Kernel),
+    Usb(usb::Usb),
+    Netboot(netboot::Netboot),
+    Bundle(bundle::Bundle),
+    Inspect(inspect::Inspect),
+}
+
+/// Do what the command line says.
+pub fn main() -> ExitCode {
+    #[cfg(feature = "docs")]
+    if let Some(directory) = manual::wanted() {
+        let page = manual::Page {
+            command: <Arguments as clap::CommandFactory>::command(),
+            section: "1",
+            synopsis: "mkimage [flags] command [flags] [words]",
+            rest: include_str!("../../../docs/man/mkimage.roff"),
+            one_dash: false,
+        };
+        return match manual::write(page, &directory) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("mkimage: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) if error.use_stderr() => {
+            eprintln!("mkimage: {}", in_one_line(&error.to_string()));
+            return ExitCode::from(2);
+        }
+        // Help and version are no errors.
+        Err(error) => error.exit(),
+    };
+    let progress = Progress::new(arguments.quiet, arguments.verbose);
+    let done = match arguments.command {
+        Command::Keys(options) => options.run(progress),
+        Command::Initramfs(options) => options.run(progress),
+        Command::Fetch => kernel::fetch(progress),
+        Command::Kernel(options) => options.run(progress),
+        Command::Usb(options) => options.run(progress),
+        Command::Netboot(options) => options.run(progress),
+        Command::Bundle(options) => options.run(progress),
+        Command::Inspect(options) => options.run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mkimage: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What clap says in several lines, without the usage that it shows with every mistake.
+fn in_one_line(text: &str) -> String {
+    let mut parts = text
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:"))
+        .filter(|line| !line.is_empty() && !line.starts_with("For more information"));
+    let first = parts.next().unwrap_or_default();
+    let first = first.strip_prefix("error: ").unwrap_or(first);
+    let rest = parts.map(|part| part.strip_prefix("tip: ").unwrap_or(part));
+    let all: Vec<&str> = std::iter::once(first).chain(rest).collect();
+    let all = all.join("; ").replace(":; ", ": ");
+    format!("{all} (--help tells more)")
+}
 
 /// What every command that makes something for a machine is told.
 #[derive(clap::Args)]

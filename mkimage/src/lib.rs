@@ -1,0 +1,26 @@
+//! `mkimage` makes the machine: the keys, the initramfs with cpud in it, the kernel around that, and
+//! what it boots from. A library, so that fuzz targets reach its readers of foreign bytes; the program is
+//! [`command::main`], and each command is a file of `command/`.
+
+mod arch;
+pub mod archive;
+mod cache;
+pub mod command;
+mod compress;
+mod disk;
+mod distro;
+mod epoch;
+mod files;
+mod image;
+mod initramfs;
+mod inspect;
+mod kernel;
+mod keys;
+mod netboot;
+mod newc;
+mod program;
+mod progress;
+mod stick;
+mod syslinux;
+mod tools;
+mod uki;
