@@ -1,11 +1,13 @@
 //! What `cpu` and `cpud` must agree on: names, ports, defaults, and the small grammars that
 //! travel between them. No I/O lives here.
 
+pub mod authorized_keys;
 mod cache;
 pub mod fstab;
 pub mod namespace;
 pub mod quote;
 
+pub use authorized_keys::AuthorizedKeys;
 pub use cache::Cache;
 
 /// TCP port of cpud, the same as u-root's.

@@ -5,11 +5,14 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use ssh_key::{AuthorizedKeys, PrivateKey};
+use cpu_proto::AuthorizedKeys;
+use cpu_proto::authorized_keys::LeftOut;
+use ssh_key::PrivateKey;
 
 use crate::arch::Arch;
 use crate::newc::{Node, Tree};
 use crate::program;
+use crate::progress::Progress;
 
 /// What the machine's directories are: mount points for a session's binds, and the usual rest of a
 /// root.
@@ -37,14 +40,11 @@ pub(crate) enum Error {
     },
     #[error("{0} holds a private key: only its public half goes into an image; give FILE.pub")]
     PrivateKey(PathBuf),
-    #[error("line {line} of {path} is no public key (authorized_keys format): {reason}")]
-    PublicKey {
+    #[error("{path} has no key in it that could log in{}", about(left_out))]
+    NoKey {
         path: PathBuf,
-        line: usize,
-        reason: ssh_key::Error,
+        left_out: Vec<LeftOut>,
     },
-    #[error("{0} has no key in it, so nobody could log in")]
-    NoKey(PathBuf),
     #[error("{path} is no private key that OpenSSH's format describes: {reason}")]
     HostKey {
         path: PathBuf,
@@ -60,6 +60,7 @@ pub(crate) fn appliance(
     cpud: &Path,
     keys: &[PathBuf],
     host_key: &Path,
+    progress: Progress,
 ) -> Result<Tree, Error> {
     let mut tree: Tree = DIRECTORIES
         .iter()
@@ -78,7 +79,7 @@ pub(crate) fn appliance(
         reason,
     })?;
     add("init", 0o755, program);
-    add("key.pub", 0o644, public_keys(keys)?);
+    add("key.pub", 0o644, public_keys(keys, progress)?);
     add("host_key", 0o600, private_host_key(host_key)?);
     Ok(tree)
 }
@@ -167,33 +168,39 @@ fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// The files one after the other, each line of them a comment, empty, or a key.
-fn public_keys(paths: &[PathBuf]) -> Result<Vec<u8>, Error> {
+/// Why, or nothing.
+fn about(left_out: &[LeftOut]) -> String {
+    let lines = left_out.iter().map(|line| format!(": {line}"));
+    lines.collect()
+}
+
+/// The files one after the other. Each must let somebody in; of lines that do not, cpud leaves out what is told here.
+fn public_keys(paths: &[PathBuf], progress: Progress) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
     for path in paths {
-        let bytes = read("the public key (mkimage keys)", path)?;
-        let text = String::from_utf8_lossy(&bytes);
-        if text.contains("PRIVATE KEY-----") {
-            return Err(Error::PrivateKey(path.clone()));
+        let (bytes, left_out) = public_key(path)?;
+        for line in left_out {
+            progress.say(format_args!("{}: {line}", path.display()));
         }
-        let mut found = false;
-        for (index, line) in text.lines().enumerate() {
-            for entry in AuthorizedKeys::new(line) {
-                entry.map_err(|reason| Error::PublicKey {
-                    path: path.clone(),
-                    line: index + 1,
-                    reason,
-                })?;
-                found = true;
-            }
-        }
-        if !found {
-            return Err(Error::NoKey(path.clone()));
-        }
-        all.extend_from_slice(text.trim_end().as_bytes());
+        all.extend_from_slice(bytes.trim_ascii_end());
         all.push(b'\n');
     }
     Ok(all)
+}
+
+/// A file of public keys as it is, and the lines that let nobody in; some line must let somebody in.
+pub(crate) fn public_key(path: &Path) -> Result<(Vec<u8>, Vec<LeftOut>), Error> {
+    let bytes = read("the public key (mkimage keys)", path)?;
+    let has = |words: &[u8]| bytes.windows(words.len()).any(|part| part == words);
+    if has(b"PRIVATE KEY-----") || has(b"PuTTY-User-Key-File") {
+        return Err(Error::PrivateKey(path.to_owned()));
+    }
+    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
+    if keys.is_empty() {
+        let path = path.to_owned();
+        return Err(Error::NoKey { path, left_out });
+    }
+    Ok((bytes, left_out))
 }
 
 fn private_host_key(path: &Path) -> Result<Vec<u8>, Error> {
@@ -211,7 +218,7 @@ fn private_host_key(path: &Path) -> Result<Vec<u8>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{keys, progress::Progress};
+    use crate::keys;
 
     // ssh-keygen -t ecdsa -b 256
     const ECDSA: &str = concat!(
@@ -246,6 +253,7 @@ mod tests {
                 &self.path("cpud"),
                 &[self.path(key)],
                 &self.path(host_key),
+                Progress::silent(),
             )
         }
     }
@@ -289,20 +297,39 @@ mod tests {
         let inputs = Inputs::new();
         let result = inputs.appliance("cpu_ed25519", "ssh_host_ed25519_key");
         assert!(matches!(result, Err(Error::PrivateKey(_))));
+        let public = fs::read_to_string(inputs.path("cpu_ed25519.pub")).unwrap();
+        let both = format!("{public}PuTTY-User-Key-File-3: ssh-ed25519\n");
+        fs::write(inputs.path("both"), both).unwrap();
+        let result = inputs.appliance("both", "ssh_host_ed25519_key");
+        assert!(matches!(result, Err(Error::PrivateKey(_))));
     }
 
     #[test]
-    fn every_line_of_a_key_file_must_be_a_key() {
+    fn somebody_can_log_in_with_each_file_of_keys() {
         let inputs = Inputs::new();
         let good = fs::read_to_string(inputs.path("cpu_ed25519.pub")).unwrap();
         let with = |text: &str| {
             fs::write(inputs.path("keys"), text).unwrap();
-            inputs.appliance("keys", "ssh_host_ed25519_key")
+            let left_out = public_key(&inputs.path("keys")).map(|(_, left_out)| left_out.len());
+            let made = inputs.appliance("keys", "ssh_host_ed25519_key");
+            assert_eq!(made.is_ok(), left_out.is_ok());
+            left_out.map_err(|error| error.to_string())
         };
-        assert!(with(&format!("# two kinds\n\n{good}{ECDSA}")).is_ok());
-        assert!(matches!(with("# none\n"), Err(Error::NoKey(_))));
-        let broken = with(&format!("{good}ssh-rsa AAAA me\n"));
-        assert!(matches!(broken, Err(Error::PublicKey { line: 2, .. })));
+        assert_eq!(with(&format!("# two kinds\n\n{good}{ECDSA}")), Ok(0));
+        assert_eq!(
+            with(&format!("{good}ssh-rsa AAAA me\nrestrict {good}")),
+            Ok(2)
+        );
+        let refused = |text: &str| with(text).unwrap_err();
+        assert!(refused("# none\n").ends_with("keys has no key in it that could log in"));
+        let options = refused(&format!("from=\"10.0.0.1\" {good}"));
+        assert!(
+            options.contains("could log in: line 1 has options"),
+            "{options}"
+        );
+        assert!(refused(&format!("\u{feff}{good}")).contains("byte order mark"));
+        let certificate = good.replacen(' ', "-cert-v01@openssh.com ", 1);
+        assert!(refused(&certificate).contains("is a certificate"));
     }
 
     #[test]

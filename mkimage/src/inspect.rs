@@ -6,9 +6,10 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 
+use cpu_proto::AuthorizedKeys;
 use object::read::pe::PeFile64;
 use object::{Object as _, ObjectSection as _};
-use ssh_key::{AuthorizedKeys, HashAlg, PrivateKey, PublicKey};
+use ssh_key::{HashAlg, PrivateKey, PublicKey};
 
 use crate::arch::Arch;
 use crate::archive::{self, Part};
@@ -204,13 +205,22 @@ fn keys(bytes: &[u8], level: usize, text: &mut String) {
         }
         return;
     }
-    for entry in AuthorizedKeys::new(words) {
-        let Ok(entry) = entry else { return };
-        line(
-            text,
-            level,
-            format_args!("key {}", about(entry.public_key())),
-        );
+    let AuthorizedKeys { keys, .. } = AuthorizedKeys::parse(bytes);
+    for key in keys {
+        line(text, level, format_args!("key {}", about(&key)));
+    }
+}
+
+/// Who may log in, and the lines that let nobody in.
+fn logins(bytes: &[u8], level: usize, text: &mut String) {
+    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(bytes);
+    let who = if keys.is_empty() { "nobody can" } else { "may" };
+    line(text, level, format_args!("/key.pub: {who} log in"));
+    for key in keys {
+        line(text, level + 1, format_args!("key {}", about(&key)));
+    }
+    for fault in left_out {
+        line(text, level + 1, fault);
     }
 }
 
@@ -410,10 +420,7 @@ fn initramfs(parts: &[Part], level: usize, text: &mut String) {
                         format_args!("/init: {what}, {} bytes", contents.len()),
                     );
                 }
-                (b"key.pub", true) => {
-                    line(text, level, "/key.pub: may log in");
-                    keys(contents, level + 1, text);
-                }
+                (b"key.pub", true) => logins(contents, level, text),
                 (b"host_key", true) => {
                     let told = match PrivateKey::from_openssh(contents) {
                         Ok(key) => about(key.public_key()),

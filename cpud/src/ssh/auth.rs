@@ -3,23 +3,19 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use russh::keys::ssh_key::AuthorizedKeys;
+use cpu_proto::AuthorizedKeys;
 use russh::keys::{HashAlg, PrivateKey, PublicKey};
 
 use crate::console::say;
 
 /// The public keys of a file in `authorized_keys` format (sshd(8)). A line that cannot be read is
 /// reported and left out; a file without any key is an error, since nobody could log in.
-///
-/// Options before a key would restrict it in sshd; here every key may do everything, so a line
-/// with options is refused rather than given more than it says.
 pub(super) fn read_public_keys(path: &Path) -> Result<Vec<PublicKey>> {
     let bytes = std::fs::read(path)
         .with_context(|| format!("cannot read the public keys in {}", path.display()))?;
-    // A comment may be in any encoding, and must lock nobody out.
-    let (keys, complaints) = parse_public_keys(&String::from_utf8_lossy(&bytes));
-    for complaint in complaints {
-        say(format_args!("{}: {complaint}", path.display()));
+    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
+    for line in left_out {
+        say(format_args!("{}: {line}", path.display()));
     }
     if keys.is_empty() {
         bail!(
@@ -28,29 +24,6 @@ pub(super) fn read_public_keys(path: &Path) -> Result<Vec<PublicKey>> {
         );
     }
     Ok(keys)
-}
-
-fn parse_public_keys(text: &str) -> (Vec<PublicKey>, Vec<String>) {
-    let mut keys = Vec::new();
-    let mut complaints = Vec::new();
-    for (number, line) in text.lines().enumerate() {
-        for entry in AuthorizedKeys::new(line) {
-            match entry {
-                Ok(entry) if !entry.config_opts().is_empty() => complaints.push(format!(
-                    "line {} has options, which are not supported; the key is left out",
-                    number + 1
-                )),
-                Ok(entry) => keys.push(entry.public_key().clone()),
-                Err(error) => {
-                    complaints.push(format!(
-                        "line {} is not a public key ({error}); it is left out",
-                        number + 1
-                    ));
-                }
-            }
-        }
-    }
-    (keys, complaints)
 }
 
 /// The machine's private host key, in OpenSSH's format: that of every key that ssh-keygen has made since 2019.
@@ -88,26 +61,6 @@ mod tests {
     use russh::keys::Algorithm;
 
     const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti user@host";
-    const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBHwf2HMM5TRXvo2SQJjsNkiDD5KqiiNjrGVv3UUh+mMT5RHxiRtOnlqvjhQtBq0VpmpCV/PwUdhOig4vkbqAcEc= user@host";
-
-    #[test]
-    fn reads_every_line_and_every_type() {
-        let text = format!("# comment\n\n{ED25519}\n{ECDSA}\n");
-        let (keys, complaints) = parse_public_keys(&text);
-        assert_eq!(complaints, Vec::<String>::new());
-        assert_eq!(keys.len(), 2);
-        assert!(keys[0].algorithm().to_string().contains("ed25519"));
-    }
-
-    #[test]
-    fn a_bad_line_costs_only_itself() {
-        let text = format!("nonsense\n{ED25519}\ncommand=\"/bin/true\" {ECDSA}\n");
-        let (keys, complaints) = parse_public_keys(&text);
-        assert_eq!(keys.len(), 1);
-        assert_eq!(complaints.len(), 2);
-        assert!(complaints[0].starts_with("line 1"), "{complaints:?}");
-        assert!(complaints[1].contains("options"), "{complaints:?}");
-    }
 
     #[test]
     fn a_host_key_is_in_openssh_s_format_and_open() {

@@ -86,6 +86,7 @@ impl Initramfs {
             &target.given_or(self.cpud.as_ref(), "cpud"),
             &keys,
             &target.given_or(self.host_key.as_ref(), "ssh_host_ed25519_key"),
+            progress,
         )?;
         if let Some(directory) = &self.modules_dir {
             let release = directory.file_name().unwrap_or_default().to_string_lossy();

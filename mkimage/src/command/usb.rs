@@ -14,7 +14,7 @@ use crate::disk::{self, Layout, Volume, bmap};
 use crate::files::{self, Draft};
 use crate::progress::Progress;
 use crate::stick::{self, Boot, Papers};
-use crate::{compress, epoch, program, syslinux};
+use crate::{compress, epoch, initramfs, program, syslinux};
 
 /// Make an image for a USB stick that boots under BIOS and UEFI (aarch64: UEFI and U-Boot)
 #[derive(clap::Args)]
@@ -86,12 +86,7 @@ impl Contents {
             .or_else(|_| program::check(&client, target.arch))
             .with_context(|| format!("{} cannot run on every Linux", cpu.display()))?;
         let key = target.given_or(self.key.as_ref(), "cpu_rsa.pub");
-        let public_key = read("the public key (mkimage keys)", &key)?;
-        ensure!(
-            !public_key.windows(12).any(|part| part == b"PRIVATE KEY-"),
-            "{} holds a private key: give FILE.pub, and --include-private-key if it must be so",
-            key.display()
-        );
+        let (public_key, _) = initramfs::public_key(&key)?;
         let private = key.with_extension("");
         let key_name = private.file_name().unwrap_or_default();
         let papers = Papers {

@@ -1,6 +1,6 @@
 //! Bad input: one line that says what, on what and what to do, and nothing is written.
 
-use crate::inputs::{AARCH64, Inputs, X86_64, elf};
+use crate::inputs::{AARCH64, Inputs, X86_64, elf, mkimage};
 
 /// The one line that mkimage says about it.
 fn refused(inputs: &Inputs, arguments: &[&str]) -> String {
@@ -50,7 +50,29 @@ fn keys_that_are_none_or_the_wrong_half() {
     inputs.write("bad", b"# a comment\nssh-ed25519 AAAA\n");
     let bad = inputs.path("bad").display().to_string();
     let said = refused(&inputs, &["initramfs", "--key", &bad]);
-    says(&said, &["line 2", "bad", "authorized_keys"]);
+    says(&said, &["bad has no key", "line 2 is not a public key"]);
+    let public = std::fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
+    inputs.write("bad", format!("from=\"10.0.0.1\" {public}").as_bytes());
+    for command in ["initramfs", "usb"] {
+        let said = refused(&inputs, &[command, "--key", &bad]);
+        says(
+            &said,
+            &["could log in: line 1 has options (from=\"10.0.0.1\")"],
+        );
+    }
+
+    // One that counts is enough; the others are told, then and later.
+    inputs.write("mixed", format!("{public}restrict {public}").as_bytes());
+    let mixed = inputs.path("mixed").display().to_string();
+    let made = inputs.run(&["initramfs", "--key", &mixed]);
+    let told = "line 2 has options (restrict), which are not supported; it is left out";
+    says(&String::from_utf8_lossy(&made.stderr), &["mixed: ", told]);
+    assert!(made.status.success(), "{made:?}");
+    let archive = inputs.path("initramfs.cpio.xz").display().to_string();
+    let inspected = mkimage(&["inspect", &archive]).output().unwrap();
+    let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
+    says(&said, &["/key.pub: may log in", told]);
+    assert_eq!(said.matches("key ssh-ed25519 SHA256:").count(), 1, "{said}");
 }
 
 #[test]

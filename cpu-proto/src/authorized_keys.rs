@@ -1,0 +1,315 @@
+//! Who may log in: the `authorized_keys` format of sshd(8), as cpud honours it. mkimage reads the same, so that an
+//! image says which of its lines will count.
+
+use std::fmt;
+
+use ssh_key::public::RsaPublicKey;
+use ssh_key::{Algorithm, PublicKey};
+
+/// The sizes of RSA keys whose signatures are checked, in bits: those of the `rsa` crate.
+const RSA_BITS: std::ops::RangeInclusive<u32> = 1024..=8192;
+
+/// A file's keys, and the lines that are none.
+#[derive(Debug, Default)]
+pub struct AuthorizedKeys {
+    /// Those who may log in.
+    pub keys: Vec<PublicKey>,
+    /// Lines that let nobody in.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// A line that lets nobody in.
+#[derive(Debug, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Its number, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+impl fmt::Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {} {}; it is left out", self.line, self.fault)
+    }
+}
+
+/// What is wrong with a line; reads after "line 1" or a file's name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// They would restrict the key in sshd. Here every key may do everything, so it gets nothing rather than more
+    /// than its line says.
+    #[error("has options ({0}), which are not supported")]
+    Options(String),
+    /// Of any kind.
+    #[error(
+        "is a certificate, which is not supported: give the plain public key, the .pub file without -cert"
+    )]
+    Certificate,
+    /// The first line of one.
+    #[error("begins a private key: give its public half, the .pub file")]
+    PrivateKey,
+    /// RFC 4716, or PuTTY's own.
+    #[error(
+        "begins a key that is not in OpenSSH's format: ssh-keygen -i -f FILE, or PuTTYgen, writes it so"
+    )]
+    OtherFormat,
+    /// U+FEFF before the first letter, as some editors for Windows write it.
+    #[error(
+        "begins with a byte order mark, which hides the key behind it: save the file as UTF-8 without it"
+    )]
+    ByteOrderMark,
+    /// As the redirections of some shells for Windows write.
+    #[error("is UTF-16 text: save the file as UTF-8")]
+    Utf16,
+    /// A type without signatures that could be checked.
+    #[error("has a key of a type that cannot log in ({0})")]
+    Type(String),
+    /// RSA, too small or too large.
+    #[error("has an RSA key of {0} bits; from 1024 to 8192 can log in")]
+    RsaBits(u32),
+    /// Anything else.
+    #[error("is not a public key ({0})")]
+    NoKey(String),
+}
+
+impl AuthorizedKeys {
+    /// Read all lines; blank ones and comments (`#`) say nothing.
+    pub fn parse(bytes: &[u8]) -> Self {
+        let mut all = Self::default();
+        if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+            all.leave_out(1, Fault::Utf16);
+            return all;
+        }
+        // A comment may be in any encoding, and must lock nobody out.
+        let text = String::from_utf8_lossy(bytes);
+        let mut lines = text.lines().enumerate();
+        while let Some((index, line)) = lines.next() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            match parse_line(line) {
+                Ok(key) => all.keys.push(key),
+                Err(fault) => {
+                    // One complaint for all of its lines.
+                    if let Some(end) = end_of_block(line) {
+                        let _ = lines.find(|(_, line)| line.starts_with(end));
+                    }
+                    all.leave_out(index + 1, fault);
+                }
+            }
+        }
+        all
+    }
+
+    fn leave_out(&mut self, line: usize, fault: Fault) {
+        self.left_out.push(LeftOut { line, fault });
+    }
+}
+
+/// How the last line of a key in another format begins, by its first.
+fn end_of_block(line: &str) -> Option<&'static str> {
+    let ends = [
+        ("-----BEGIN ", "-----END "),
+        ("---- BEGIN ", "---- END "),
+        ("PuTTY-User-Key-File", "Private-MAC"),
+    ];
+    let (_, end) = ends.iter().find(|(begin, _)| line.starts_with(begin))?;
+    Some(end)
+}
+
+/// `[options] type base64 [comment]`.
+fn parse_line(line: &str) -> Result<PublicKey, Fault> {
+    if line.starts_with('\u{feff}') {
+        return Err(Fault::ByteOrderMark);
+    }
+    if line.starts_with("-----BEGIN ") {
+        return Err(Fault::PrivateKey);
+    }
+    if end_of_block(line).is_some() {
+        return Err(Fault::OtherFormat);
+    }
+    let no_options = match parse_key(line) {
+        Err(fault @ Fault::NoKey(_)) => fault,
+        result => return result,
+    };
+    let (options, key) = split_options(line);
+    match parse_key(key) {
+        Ok(_) => Err(Fault::Options(options.into())),
+        Err(Fault::NoKey(_)) => Err(no_options),
+        Err(fault) => Err(fault),
+    }
+}
+
+fn parse_key(text: &str) -> Result<PublicKey, Fault> {
+    let mut words = text.split_whitespace();
+    let (Some(kind), Some(blob)) = (words.next(), words.next()) else {
+        return Err(Fault::NoKey("a type and a key are wanted".into()));
+    };
+    let comment = words.collect::<Vec<_>>().join(" ");
+    if kind.ends_with("-cert-v01@openssh.com") {
+        return Err(Fault::Certificate);
+    }
+    let key = PublicKey::from_openssh(&format!("{kind} {blob} {comment}"));
+    let key = key.map_err(|error| Fault::NoKey(error.to_string()))?;
+    match key.algorithm() {
+        Algorithm::Rsa { .. } => match key.key_data().rsa().map(RsaPublicKey::key_size) {
+            Some(bits) if !RSA_BITS.contains(&bits) => Err(Fault::RsaBits(bits)),
+            _ => Ok(key),
+        },
+        Algorithm::Ed25519
+        | Algorithm::Ecdsa { .. }
+        | Algorithm::SkEd25519
+        | Algorithm::SkEcdsaSha2NistP256 => Ok(key),
+        other => Err(Fault::Type(other.to_string())),
+    }
+}
+
+/// What is before the first blank that no `"` protects, and what is after it. `\"` is no end of a quotation.
+fn split_options(line: &str) -> (&str, &str) {
+    let (mut quoted, mut escaped) = (false, false);
+    let end = line.find(|c: char| {
+        quoted ^= c == '"' && !escaped;
+        escaped = c == '\\' && !escaped;
+        c.is_whitespace() && !quoted
+    });
+    line.split_at(end.unwrap_or(line.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ED25519: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti user@host";
+    const ECDSA: &str = "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBHwf2HMM5TRXvo2SQJjsNkiDD5KqiiNjrGVv3UUh+mMT5RHxiRtOnlqvjhQtBq0VpmpCV/PwUdhOig4vkbqAcEc= user@host";
+
+    fn parse(text: &str) -> (usize, Vec<String>) {
+        let all = AuthorizedKeys::parse(text.as_bytes());
+        let told = all.left_out.iter().map(ToString::to_string);
+        (all.keys.len(), told.collect())
+    }
+
+    #[test]
+    fn every_line_and_every_type_counts() {
+        let text = format!(
+            "# comment\r\n\n  {ED25519}\r\n\t#\n{}\n",
+            ECDSA.replace(' ', "\t ")
+        );
+        assert_eq!(parse(&text), (2, vec![]));
+        let all = AuthorizedKeys::parse(format!("{ED25519} #1 caf\u{e9}").as_bytes());
+        assert_eq!(
+            all.keys[0].comment().as_bytes(),
+            "user@host #1 caf\u{e9}".as_bytes()
+        );
+        assert_eq!(
+            AuthorizedKeys::parse(&[ED25519.as_bytes(), b" caf\xe9\n"].concat())
+                .keys
+                .len(),
+            1
+        );
+        assert_eq!(parse(""), (0, vec![]));
+    }
+
+    #[test]
+    fn a_line_that_is_no_key_costs_only_itself_and_is_told() {
+        for (line, word) in [
+            ("nonsense", "is not a public key"),
+            ("ssh-rsa AAAA me", "is not a public key"),
+            (
+                "from=\"10.0.0.1\",no-pty %",
+                "has options (from=\"10.0.0.1\",no-pty)",
+            ),
+            (
+                "command=\"echo \\\" # x\" %",
+                "has options (command=\"echo \\\" # x\")",
+            ),
+            ("restrict\t%", "has options (restrict)"),
+            ("cert-authority %", "has options (cert-authority)"),
+            (
+                "ssh-ed25519-cert-v01@openssh.com AAAA me",
+                "is a certificate",
+            ),
+            (
+                "restrict ssh-rsa-cert-v01@openssh.com AAAA",
+                "is a certificate",
+            ),
+            ("\u{feff}%", "begins with a byte order mark"),
+            (
+                "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----",
+                "begins a private key",
+            ),
+            (
+                "---- BEGIN SSH2 PUBLIC KEY ----\nAAAA\n---- END SSH2 PUBLIC KEY ----",
+                "not in OpenSSH's format",
+            ),
+            (
+                "PuTTY-User-Key-File-3: ssh-ed25519\nx\nPrivate-MAC: 0",
+                "not in OpenSSH's format",
+            ),
+            (
+                "webauthn@example.org AAAAFHdlYmF1dGhuQGV4YW1wbGUub3JnAAAAAA==",
+                "cannot log in (webauthn@example.org)",
+            ),
+        ] {
+            let line = line.replace('%', ED25519);
+            let (keys, told) = parse(&format!("{ECDSA}\n{line}\n{ECDSA}\n"));
+            assert_eq!((keys, told.len()), (2, 1), "{line}: {told:?}");
+            assert!(
+                told[0].starts_with("line 2 ") && told[0].contains(word),
+                "{line}: {told:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_encoding_is_told_to_be_one() {
+        let utf16: Vec<u8> = format!("\u{feff}{ED25519}\r\n")
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let all = AuthorizedKeys::parse(&utf16);
+        assert!(all.keys.is_empty());
+        assert_eq!(
+            all.left_out,
+            [LeftOut {
+                line: 1,
+                fault: Fault::Utf16
+            }]
+        );
+    }
+
+    #[test]
+    fn an_rsa_key_has_a_size_that_can_be_checked() {
+        use ssh_key::{Mpint, public};
+        let of_bits = |bits: usize| {
+            let mut modulus = vec![0xff; bits / 8];
+            modulus[0] = 0x80;
+            let [exponent, modulus] = [&[1, 0, 1][..], &modulus].map(Mpint::from_positive_bytes);
+            let key = public::RsaPublicKey::new(exponent, modulus).unwrap();
+            parse(&PublicKey::new(key.into(), "").to_openssh().unwrap())
+        };
+        assert_eq!(of_bits(8192), (1, vec![]));
+        for bits in [512, 16384] {
+            let (keys, told) = of_bits(bits);
+            assert!(
+                keys == 0 && told[0].contains(&format!("RSA key of {bits} bits")),
+                "{told:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_keys_or_told(bytes: Vec<u8>, text in "[ -~\"\\\\\t\n]{0,80}") {
+            for bytes in [bytes, text.into_bytes()] {
+                let all = AuthorizedKeys::parse(&bytes);
+                let said = String::from_utf8_lossy(&bytes).lines().filter(|line| {
+                    !line.trim().is_empty() && !line.trim().starts_with('#')
+                }).count();
+                prop_assert!(all.keys.is_empty() && (said == 0) == all.left_out.is_empty());
+            }
+        }
+    }
+}
