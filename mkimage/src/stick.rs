@@ -1,5 +1,5 @@
 //! What lies on a stick, and in the download: the kernel as every firmware looks for it, the client, the
-//! keys, and the papers that go with them. Pure.
+//! keys, and the texts that go with them. Pure.
 
 use crate::arch::Arch;
 use crate::disk::Files;
@@ -19,7 +19,7 @@ pub(crate) struct Boot {
 }
 
 /// What goes with it.
-pub(crate) struct Papers {
+pub(crate) struct ClientFiles {
     /// The client.
     pub(crate) cpu: Vec<u8>,
     /// File name of the private key, `cpu_rsa`; those of the public ones begin with it.
@@ -44,7 +44,7 @@ pub(crate) enum Error {
 }
 
 /// Everything on a stick, the kernel's two copies next to one another, so that compression finds it.
-pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files, Error> {
+pub(crate) fn files(arch: Arch, mut boot: Boot, client_files: ClientFiles) -> Result<Files, Error> {
     let efi = efi_program(arch, &boot)?;
     let efi_name = match arch {
         Arch::X86_64 => "EFI/BOOT/BOOTX64.EFI",
@@ -53,7 +53,7 @@ pub(crate) fn files(arch: Arch, mut boot: Boot, papers: Papers) -> Result<Files,
     let menu = menu(arch, &boot);
     let kernel = ("cpukernel".to_owned(), std::mem::take(&mut boot.kernel));
     let mut files = vec![kernel, (efi_name.to_owned(), efi), menu];
-    files.extend(loose_files(arch, boot, papers));
+    files.extend(support_files(arch, boot, client_files));
     Ok(files)
 }
 
@@ -89,8 +89,8 @@ pub(crate) fn efi_program(arch: Arch, boot: &Boot) -> Result<Vec<u8>, Error> {
 }
 
 /// What a directory has of it: all but the kernel and its menus.
-pub(crate) fn loose_files(arch: Arch, boot: Boot, papers: Papers) -> Files {
-    let key = papers.key_name.as_str();
+pub(crate) fn support_files(arch: Arch, boot: Boot, client_files: ClientFiles) -> Files {
+    let key = client_files.key_name.as_str();
     // The scripts boot this machine unless they are told otherwise.
     let machine = format!("ARCH:-{}", arch.name());
     let text = |text: &str| {
@@ -98,7 +98,7 @@ pub(crate) fn loose_files(arch: Arch, boot: Boot, papers: Papers) -> Files {
         text.replace("cpu_rsa", key).into_bytes()
     };
     let mut readme = text(include_str!("../../extlinux/README"));
-    if papers.private_key.is_some() {
+    if client_files.private_key.is_some() {
         readme.extend(text(include_str!("../../extlinux/README.private-key")));
     }
     readme.extend(text(include_str!("../../extlinux/README.licences")));
@@ -111,10 +111,10 @@ pub(crate) fn loose_files(arch: Arch, boot: Boot, papers: Papers) -> Files {
             command_line.map(|line| format!("{line}\n").into_bytes()),
         ),
         ("cpu.config", boot.config),
-        ("cpu", Some(papers.cpu)),
-        ("cpu_rsa.pub", Some(papers.public_key)),
-        ("cpu_rsa.hostkey", papers.host_key),
-        ("cpu_rsa", papers.private_key),
+        ("cpu", Some(client_files.cpu)),
+        ("cpu_rsa.pub", Some(client_files.public_key)),
+        ("cpu_rsa.hostkey", client_files.host_key),
+        ("cpu_rsa", client_files.private_key),
         ("QEMU", Some(text(include_str!("../../qemu/QEMU")))),
         ("TESTQEMU", Some(text(include_str!("../../qemu/TESTQEMU")))),
         ("EXAMPLE", Some(text(include_str!("../../qemu/EXAMPLE")))),
@@ -153,8 +153,8 @@ mod tests {
         }
     }
 
-    fn papers() -> Papers {
-        Papers {
+    fn client_files() -> ClientFiles {
+        ClientFiles {
             cpu: b"client".to_vec(),
             key_name: "cpu_rsa".to_owned(),
             public_key: b"public".to_vec(),
@@ -170,14 +170,14 @@ mod tests {
 
     #[test]
     fn every_firmware_finds_the_kernel() {
-        let files = files(Arch::X86_64, boot(Arch::X86_64), papers()).unwrap();
+        let files = files(Arch::X86_64, boot(Arch::X86_64), client_files()).unwrap();
         assert_eq!(
             find(&files, "EFI/BOOT/BOOTX64.EFI"),
             find(&files, "cpukernel")
         );
         let menu = String::from_utf8_lossy(find(&files, "extlinux.conf").unwrap());
         assert!(menu.contains("\nPROMPT 1\n") && menu.ends_with("  KERNEL /cpukernel\n"));
-        let files = super::files(Arch::Aarch64, boot(Arch::Aarch64), papers()).unwrap();
+        let files = super::files(Arch::Aarch64, boot(Arch::Aarch64), client_files()).unwrap();
         assert!(find(&files, "EFI/BOOT/BOOTAA64.EFI").is_some());
         let menu = find(&files, "extlinux/extlinux.conf").unwrap();
         assert!(String::from_utf8_lossy(menu).contains("FDTDIR /dtbs"));
@@ -202,16 +202,16 @@ mod tests {
 
     #[test]
     fn the_private_key_comes_only_with_its_warning() {
-        let without = files(Arch::X86_64, boot(Arch::X86_64), papers()).unwrap();
+        let without = files(Arch::X86_64, boot(Arch::X86_64), client_files()).unwrap();
         assert_eq!(find(&without, "cpu_rsa"), None);
         let readme =
             |files: &Files| String::from_utf8_lossy(find(files, "README").unwrap()).into_owned();
         assert!(!readme(&without).contains("WARNING"));
-        let papers = Papers {
+        let client_files = ClientFiles {
             private_key: Some(b"secret".to_vec()),
-            ..papers()
+            ..client_files()
         };
-        let with = files(Arch::X86_64, boot(Arch::X86_64), papers).unwrap();
+        let with = files(Arch::X86_64, boot(Arch::X86_64), client_files).unwrap();
         assert_eq!(find(&with, "cpu_rsa"), Some(&b"secret"[..]));
         assert!(readme(&with).contains("WARNING"));
     }
@@ -220,7 +220,7 @@ mod tests {
     fn a_kernel_that_uefi_cannot_start_is_refused() {
         let mut boot = boot(Arch::X86_64);
         boot.kernel[0] = 0;
-        let error = files(Arch::X86_64, boot, papers()).unwrap_err();
+        let error = files(Arch::X86_64, boot, client_files()).unwrap_err();
         assert!(matches!(error, Error::NoEfi));
     }
 }

@@ -15,7 +15,7 @@ use super::usb::{self, Contents, WARNING};
 use crate::disk::Files;
 use crate::files::{self, Draft};
 use crate::progress::Progress;
-use crate::stick::{self, Boot, Papers};
+use crate::stick::{self, Boot, ClientFiles};
 use crate::{compress, epoch};
 
 /// Make the download: everything to try the machine with nothing but QEMU, or on a stick
@@ -55,11 +55,11 @@ impl Bundle {
         let on_stick = self.contents.read(target, false)?;
         let stick = stick::files(target.arch, on_stick.0, on_stick.1)?;
         let image = usb::make(target.arch, &target.output, self.size, stick, progress)?;
-        let (boot, papers) = self.contents.read(target, !self.no_private_key)?;
-        if papers.private_key.is_some() {
+        let (boot, client_files) = self.contents.read(target, !self.no_private_key)?;
+        if client_files.private_key.is_some() {
             progress.say(WARNING);
         }
-        let files = files(target.arch, boot, papers, read_all(image.xz.file())?);
+        let files = files(target.arch, boot, client_files, read_all(image.xz.file())?);
 
         let tar_path = target.path(&format!("{name}.tar.xz"));
         let tar = Draft::new(&tar_path)?;
@@ -95,7 +95,12 @@ impl Bundle {
 }
 
 /// All files, their hashes last.
-fn files(arch: crate::arch::Arch, mut boot: Boot, papers: Papers, stick: Vec<u8>) -> Files {
+fn files(
+    arch: crate::arch::Arch,
+    mut boot: Boot,
+    client_files: ClientFiles,
+    stick: Vec<u8>,
+) -> Files {
     let (menu, text) = stick::menu(arch, &boot);
     // No directories here: what is in one lies beside the rest.
     let menu = menu.rsplit('/').next().unwrap_or(&menu).to_owned();
@@ -105,7 +110,7 @@ fn files(arch: crate::arch::Arch, mut boot: Boot, papers: Papers, stick: Vec<u8>
         (menu, text),
         ("usbstick.xz".to_owned(), stick),
     ];
-    files.extend(stick::loose_files(arch, boot, papers));
+    files.extend(stick::support_files(arch, boot, client_files));
     files.sort();
     let mut sums = String::new();
     for (name, bytes) in &files {
@@ -174,14 +179,14 @@ mod tests {
             command_line: None,
             config: None,
         };
-        let papers = Papers {
+        let client_files = ClientFiles {
             cpu: b"client".to_vec(),
             key_name: "cpu_rsa".to_owned(),
             public_key: b"public".to_vec(),
             host_key: None,
             private_key: Some(b"secret".to_vec()),
         };
-        files(Arch::X86_64, boot, papers, b"stick".to_vec())
+        files(Arch::X86_64, boot, client_files, b"stick".to_vec())
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::disk::device::Device;
 use crate::disk::{self, Layout, Volume, bmap};
 use crate::files::{self, Draft};
 use crate::progress::Progress;
-use crate::stick::{self, Boot, Papers};
+use crate::stick::{self, Boot, ClientFiles};
 use crate::{compress, epoch, initramfs, program, syslinux};
 
 /// Make an image for a USB stick that boots under BIOS and UEFI (aarch64: UEFI and U-Boot)
@@ -77,7 +77,7 @@ pub(crate) struct Contents {
 
 impl Contents {
     /// Read all of it.
-    pub(super) fn read(&self, target: &Target, private_key: bool) -> Result<(Boot, Papers)> {
+    pub(super) fn read(&self, target: &Target, private_key: bool) -> Result<(Boot, ClientFiles)> {
         let kernel = target.given_or(self.kernel.as_ref(), "cpukernel");
         let boot = read_boot(&kernel)?;
         let cpu = target.given_or(self.cpu.as_ref(), "cpu");
@@ -89,7 +89,7 @@ impl Contents {
         let (public_key, _) = initramfs::public_key(&key)?;
         let private = key.with_extension("");
         let key_name = private.file_name().unwrap_or_default();
-        let papers = Papers {
+        let client_files = ClientFiles {
             cpu: client,
             key_name: key_name.to_string_lossy().into_owned(),
             public_key,
@@ -98,7 +98,7 @@ impl Contents {
                 .then(|| read("the private key", &private))
                 .transpose()?,
         };
-        Ok((boot, papers))
+        Ok((boot, client_files))
     }
 }
 
@@ -112,14 +112,14 @@ impl Usb {
             .as_ref()
             .map(|path| Device::find(path, self.size, self.force))
             .transpose()?;
-        let (boot, papers) = self.contents.read(target, self.include_private_key)?;
+        let (boot, client_files) = self.contents.read(target, self.include_private_key)?;
         if let Some(device) = &device {
             self.ask(device)?;
         }
-        if papers.private_key.is_some() {
+        if client_files.private_key.is_some() {
             progress.say(WARNING);
         }
-        let mut files = stick::files(target.arch, boot, papers)
+        let mut files = stick::files(target.arch, boot, client_files)
             .with_context(|| "cannot make a stick of this kernel")?;
         if let Some(directory) = &self.dtbs {
             add_device_trees(&mut files, directory)?;
