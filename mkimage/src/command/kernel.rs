@@ -160,15 +160,15 @@ impl Kernel {
             fragments.push(kernel::fragments::HARDENED.to_owned());
             command_line.push_str(HARDENED);
         }
-        let wanted = kernel::Wanted {
+        let options = kernel::BuildOptions {
             arch: target.arch,
             fragments: &fragments,
-            options: &self.set,
+            settings: &self.set,
             command_line: &command_line,
             initramfs: &archive,
             epoch: epoch::from_environment()?,
         };
-        let built = kernel::build(&wanted, &cache, progress)?;
+        let built = kernel::build(&options, &cache, progress)?;
         let size = built.image.len();
         if let Some(more) = self.max_size.and_then(|max| size.checked_sub(max))
             && more > 0

@@ -34,12 +34,12 @@ const MAX_COMMAND_LINE: usize = 2047;
 const KEEP_IMAGES: usize = 16;
 
 /// What to build.
-pub(crate) struct Wanted<'a> {
+pub(crate) struct BuildOptions<'a> {
     pub(crate) arch: Arch,
     /// Fragments of configuration, by name or path; later ones win.
     pub(crate) fragments: &'a [String],
     /// Options, `CONFIG_X=y`, that win over all fragments.
-    pub(crate) options: &'a [String],
+    pub(crate) settings: &'a [String],
     /// Built in.
     pub(crate) command_line: &'a str,
     /// A newc archive, not compressed: the image as a whole is, once.
@@ -105,34 +105,34 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 
 /// Build it, or take it from the cache.
 pub(crate) fn build(
-    wanted: &Wanted<'_>,
+    options: &BuildOptions<'_>,
     cache: &Cache,
     progress: Progress,
 ) -> Result<Built, Error> {
-    let asked = configuration(wanted)?;
-    check_tools(wanted.arch)?;
+    let asked = configuration(options)?;
+    check_tools(options.arch)?;
     let source = Source::find(cache, progress)?;
-    let cross = wanted.arch.cross_prefix();
+    let cross = options.arch.cross_prefix();
     let compiler = tools::first_line(version_of(&format!("{cross}gcc")))?
         + &tools::first_line(version_of(&format!("{cross}ld")))?;
     let tree_key = digest(&[
         source.identity().as_bytes(),
         compiler.as_bytes(),
-        wanted.arch.kernel_name().as_bytes(),
+        options.arch.kernel_name().as_bytes(),
         // Else two kernels made in turn would compile most of each other's objects again.
-        wanted.fragments.join(",").as_bytes(),
+        options.fragments.join(",").as_bytes(),
     ]);
 
     // A directory may change under the same name, so only make can tell what is still right.
     let finished = match source {
         Source::Tarball { .. } => {
             let asked = asked.to_string();
-            let epoch = wanted.epoch.to_be_bytes();
+            let epoch = options.epoch.to_be_bytes();
             let key = digest(&[
                 tree_key.as_bytes(),
                 asked.as_bytes(),
                 &epoch,
-                wanted.initramfs,
+                options.initramfs,
             ]);
             Some(cache.directory("images")?.join(key))
         }
@@ -145,13 +145,13 @@ pub(crate) fn build(
     let tree = Tree {
         source: source.unpack(cache, progress)?,
         objects: cache.directory("objects")?.join(tree_key),
-        arch: wanted.arch,
-        epoch: wanted.epoch,
+        arch: options.arch,
+        epoch: options.epoch,
         progress,
     };
     let lock = Cache::lock(&tree.objects, progress)?;
     let config = tree.configure(&asked, &lock)?;
-    let image = tree.make(wanted.initramfs, &lock)?;
+    let image = tree.make(options.initramfs, &lock)?;
     let parts = tree.parts()?;
     let built = Built {
         image,
@@ -165,15 +165,15 @@ pub(crate) fn build(
 }
 
 /// The fragments, and what this build adds to them.
-fn configuration(wanted: &Wanted<'_>) -> Result<Config, Error> {
-    let line = wanted.command_line;
+fn configuration(options: &BuildOptions<'_>) -> Result<Config, Error> {
+    let line = options.command_line;
     if line.len() > MAX_COMMAND_LINE || !line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(Error::CommandLine(line.to_owned()));
     }
-    let mut asked = fragments::merge(wanted.arch, wanted.fragments)?;
-    asked.merge(Config::parse("--set", &wanted.options.join("\n"))?);
+    let mut asked = fragments::merge(options.arch, options.fragments)?;
+    asked.merge(Config::parse("--set", &options.settings.join("\n"))?);
     if !line.is_empty() {
-        if wanted.arch == Arch::X86_64 {
+        if options.arch == Arch::X86_64 {
             asked.enable("CONFIG_CMDLINE_BOOL");
         }
         asked.set_string("CONFIG_CMDLINE", line);
@@ -282,11 +282,11 @@ mod tests {
         ["common".to_owned()]
     }
 
-    fn wanted<'a>(fragments: &'a [String], command_line: &'a str) -> Wanted<'a> {
-        Wanted {
+    fn options<'a>(fragments: &'a [String], command_line: &'a str) -> BuildOptions<'a> {
+        BuildOptions {
             arch: Arch::X86_64,
             fragments,
-            options: &[],
+            settings: &[],
             command_line,
             initramfs: b"",
             epoch: 0,
@@ -295,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_fragments_are_readable_and_hold_the_command_line() {
-        let text = configuration(&wanted(&common(), "a=\"b c\" quiet"))
+        let text = configuration(&options(&common(), "a=\"b c\" quiet"))
             .unwrap()
             .to_string();
         assert!(
@@ -310,20 +310,20 @@ mod tests {
         let long = "x".repeat(MAX_COMMAND_LINE + 1);
         for line in [long.as_str(), "two\nlines", "ümlaut"] {
             assert!(matches!(
-                configuration(&wanted(&common(), line)),
+                configuration(&options(&common(), line)),
                 Err(Error::CommandLine(_))
             ));
         }
-        assert!(configuration(&wanted(&common(), &long[1..])).is_ok());
+        assert!(configuration(&options(&common(), &long[1..])).is_ok());
     }
 
     #[test]
     fn single_options_win_and_must_leave_cpud_what_it_needs() {
         let fragments = common();
-        let with = |options: &[String]| {
-            configuration(&Wanted {
-                options,
-                ..wanted(&fragments, "")
+        let with = |settings: &[String]| {
+            configuration(&BuildOptions {
+                settings,
+                ..options(&fragments, "")
             })
         };
         let text = with(&["CONFIG_FUSE_FS=n".to_owned()]).unwrap().to_string();
