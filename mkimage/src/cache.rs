@@ -24,7 +24,7 @@ pub(crate) enum Error {
 }
 
 /// The cache's directory.
-pub(crate) struct Cache {
+pub(crate) struct CacheDirectory {
     root: PathBuf,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Cache {
 /// standard input keeps it too, so that what a killed mkimage leaves running is not disturbed.
 pub(crate) struct Lock(File);
 
-impl Cache {
+impl CacheDirectory {
     /// Where the XDG Base Directory Specification says.
     pub(crate) fn from_environment() -> Result<Self, Error> {
         let absolute = |name| {
@@ -139,7 +139,7 @@ mod tests {
     fn a_child_keeps_the_lock_when_its_parent_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let tree = dir.path().join("tree");
-        let lock = Cache::lock(&tree, Progress::silent()).unwrap();
+        let lock = CacheDirectory::lock(&tree, Progress::silent()).unwrap();
         let mut child = Command::new("sleep")
             .arg("60")
             .stdin(lock.for_child().unwrap())
@@ -163,7 +163,7 @@ mod tests {
             let time = SystemTime::now() - Duration::from_secs(age);
             File::open(&path).unwrap().set_modified(time).unwrap();
         }
-        Cache::keep_newest(dir.path(), 2).unwrap();
+        CacheDirectory::keep_newest(dir.path(), 2).unwrap();
         assert!(!dir.path().join("old").exists());
         assert!(dir.path().join("middle").exists() && dir.path().join("new").exists());
     }

@@ -14,7 +14,7 @@ use crate::{archive, cache, epoch, files, kernel, newc};
 
 /// Get the kernel's source into the cache, and say where it is.
 pub(crate) fn fetch(progress: Progress) -> Result<()> {
-    let cache = cache::Cache::from_environment()?;
+    let cache = cache::CacheDirectory::from_environment()?;
     let source = kernel::source::Source::find(&cache, progress)?;
     let tree = source.unpack(&cache, progress)?;
     progress.say(format!("{source}: {}", tree.display()));
@@ -150,7 +150,7 @@ impl Kernel {
         if let Some(kernel) = found {
             return self.take(&kernel, archive, started, progress);
         }
-        let cache = cache::Cache::from_environment()?;
+        let cache = cache::CacheDirectory::from_environment()?;
         let mut command_line = match &self.cmdline {
             Some(given) => given.clone(),
             None => target.arch.command_line().to_owned(),

@@ -20,7 +20,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use crate::arch::Arch;
-use crate::cache::{self, Cache};
+use crate::cache::{self, CacheDirectory};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
 use config::Config;
@@ -106,7 +106,7 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
 /// Build it, or take it from the cache.
 pub(crate) fn build(
     options: &BuildOptions<'_>,
-    cache: &Cache,
+    cache: &CacheDirectory,
     progress: Progress,
 ) -> Result<Built, Error> {
     let asked = configuration(options)?;
@@ -149,7 +149,7 @@ pub(crate) fn build(
         epoch: options.epoch,
         progress,
     };
-    let lock = Cache::lock(&tree.objects, progress)?;
+    let lock = CacheDirectory::lock(&tree.objects, progress)?;
     let config = tree.configure(&asked, &lock)?;
     let image = tree.make(options.initramfs, &lock)?;
     let parts = tree.parts()?;
@@ -261,7 +261,7 @@ fn keep_finished(path: &Path, built: &Built) -> Result<(), Error> {
         Err(_) if read_finished(path).is_some() => Ok(()),
         result => result.map_err(keep),
     }?;
-    Ok(Cache::keep_newest(images, KEEP_IMAGES)?)
+    Ok(CacheDirectory::keep_newest(images, KEEP_IMAGES)?)
 }
 
 /// SHA-256 in hex over parts that cannot run into one another.

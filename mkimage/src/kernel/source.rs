@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use super::mend;
-use crate::cache::{self, Cache};
+use crate::cache::{self, CacheDirectory};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
 
@@ -69,7 +69,7 @@ impl std::fmt::Display for Source {
 impl Source {
     /// The first that there is: `KERNEL_SRC`, Debian's package, the pinned tarball, which is fetched
     /// when the cache does not have it yet.
-    pub(crate) fn find(cache: &Cache, progress: Progress) -> Result<Self, Error> {
+    pub(crate) fn find(cache: &CacheDirectory, progress: Progress) -> Result<Self, Error> {
         if let Some(given) = std::env::var_os("KERNEL_SRC").filter(|given| !given.is_empty()) {
             let path = fs::canonicalize(&given).map_err(|_| Error::NoKernelSrc(given.into()))?;
             return if path.is_dir() {
@@ -100,7 +100,11 @@ impl Source {
 
     /// The source's directory; a tarball is unpacked into the cache, once, and mended there. A directory is
     /// taken as it is.
-    pub(crate) fn unpack(&self, cache: &Cache, progress: Progress) -> Result<PathBuf, Error> {
+    pub(crate) fn unpack(
+        &self,
+        cache: &CacheDirectory,
+        progress: Progress,
+    ) -> Result<PathBuf, Error> {
         let (path, sha256) = match self {
             Self::Directory(path) => return is_kernel(path).map(|()| path.clone()),
             Self::Tarball { path, sha256 } => (path, sha256),
@@ -108,7 +112,7 @@ impl Source {
         let sha256 = sha256.get(..16).unwrap_or(sha256);
         let tree = cache.directory("source")?;
         let tree = tree.join(format!("{sha256}-{}", mend::EDITION));
-        let lock = Cache::lock(&tree, progress)?;
+        let lock = CacheDirectory::lock(&tree, progress)?;
         if tree.exists() {
             return Ok(tree);
         }
@@ -161,10 +165,10 @@ fn is_kernel(tree: &Path) -> Result<(), Error> {
     }
 }
 
-fn fetch_pinned(cache: &Cache, progress: Progress) -> Result<Source, Error> {
+fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<Source, Error> {
     let name = PINNED_URL.rsplit('/').next().unwrap_or(PINNED_URL);
     let path = cache.directory("source")?.join(name);
-    let lock = Cache::lock(&path, progress)?;
+    let lock = CacheDirectory::lock(&path, progress)?;
     if !path.exists() {
         tools::require(&[Tool {
             program: "curl",
