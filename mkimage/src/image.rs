@@ -4,7 +4,7 @@ use crate::arch::Arch;
 
 /// A kernel image's header.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Header {
+pub(crate) struct KernelHeader {
     pub(crate) arch: Arch,
     /// `6.12.1 (who@where) #1 ...`, where the format has it.
     pub(crate) version: Option<String>,
@@ -23,7 +23,7 @@ pub(crate) enum Error {
 
 /// Read the header, as Documentation/arch/x86/boot.rst and arch/arm64/booting.rst of the kernel
 /// describe it.
-pub(crate) fn header(bytes: &[u8]) -> Result<Header, Error> {
+pub(crate) fn header(bytes: &[u8]) -> Result<KernelHeader, Error> {
     let at = |offset: usize, length| bytes.get(offset..offset + length);
     let efi = bytes.starts_with(b"MZ") && at(0x3c, 4).is_some_and(|offset| is_pe(bytes, offset));
     if at(0x1fe, 2) == Some(&[0x55, 0xaa]) && at(0x202, 4) == Some(b"HdrS") {
@@ -34,14 +34,14 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Header, Error> {
             .and_then(|text| text.split(|byte| *byte == 0).next())
             .filter(|text| text.len() < 512)
             .map(|text| String::from_utf8_lossy(text).into_owned());
-        return Ok(Header {
+        return Ok(KernelHeader {
             arch: Arch::X86_64,
             version,
             efi,
         });
     }
     if at(0x38, 4) == Some(b"ARM\x64") {
-        return Ok(Header {
+        return Ok(KernelHeader {
             arch: Arch::Aarch64,
             version: None,
             efi,
@@ -62,7 +62,7 @@ fn is_pe(bytes: &[u8], offset: &[u8]) -> bool {
 }
 
 /// The header of a kernel for this architecture.
-pub(crate) fn header_for(bytes: &[u8], wanted: Arch) -> Result<Header, Error> {
+pub(crate) fn header_for(bytes: &[u8], wanted: Arch) -> Result<KernelHeader, Error> {
     let header = header(bytes)?;
     if header.arch == wanted {
         Ok(header)
