@@ -15,7 +15,7 @@ use crate::image;
 use crate::kernel::config::{self, Config};
 use crate::newc::{Node, Tree};
 use crate::progress::Progress;
-use modules::{Chosen, Modules};
+use modules::{ModuleSet, Selection};
 use store::Store;
 
 /// Why it cannot be used.
@@ -172,9 +172,9 @@ impl Distribution {
     }
 
     /// The modules of a list.
-    pub(crate) fn modules(&self, list: &[String], progress: Progress) -> Result<Chosen, Error> {
+    pub(crate) fn modules(&self, list: &[String], progress: Progress) -> Result<Selection, Error> {
         let mut task = progress.task("modules", None);
-        let modules = Modules::find(&self.store, &self.prefix, &self.path)?;
+        let modules = ModuleSet::find(&self.store, &self.prefix, &self.path)?;
         Ok(modules.choose(list, &self.release, || task.step())?)
     }
 }
@@ -185,10 +185,10 @@ pub(crate) fn choose(
     release: &str,
     list: &[String],
     progress: Progress,
-) -> Result<Chosen, Error> {
+) -> Result<Selection, Error> {
     let mut task = progress.task("modules", None);
     let store = directory(modules)?;
-    let found = Modules::find(&store, "", modules)?;
+    let found = ModuleSet::find(&store, "", modules)?;
     Ok(found.choose(list, release, || task.step())?)
 }
 

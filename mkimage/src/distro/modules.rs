@@ -105,7 +105,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
 const ALWAYS: [&str; 4] = ["9p", "9pnet_fd", "af_packet", "unix"];
 
 /// The modules of a kernel, by name: those of modprobe, where `-` is `_`.
-pub(crate) struct Modules<'a> {
+pub(crate) struct ModuleSet<'a> {
     store: &'a Store,
     /// Where they came from, for messages.
     origin: &'a Path,
@@ -123,7 +123,7 @@ struct Module {
 }
 
 /// What goes into an initramfs.
-pub(crate) struct Chosen {
+pub(crate) struct Selection {
     /// With `/lib/modules/RELEASE` and `/sbin/modprobe`.
     pub(crate) tree: Tree,
     /// How many modules.
@@ -132,7 +132,7 @@ pub(crate) struct Chosen {
     pub(crate) firmware: BTreeSet<String>,
 }
 
-impl<'a> Modules<'a> {
+impl<'a> ModuleSet<'a> {
     /// Those whose files are in `/lib/modules/RELEASE`, or a directory like it, named `prefix`.
     pub(crate) fn find(store: &'a Store, prefix: &str, origin: &'a Path) -> Result<Self, Error> {
         let paths: BTreeMap<String, String> = store
@@ -240,7 +240,7 @@ impl<'a> Modules<'a> {
         list: &[String],
         release: &str,
         mut step: impl FnMut(),
-    ) -> Result<Chosen, Error> {
+    ) -> Result<Selection, Error> {
         let mut pending: VecDeque<String> = self.names(list)?.into_iter().collect();
         let mut chosen: BTreeMap<String, Module> = BTreeMap::new();
         while let Some(name) = pending.pop_front() {
@@ -299,7 +299,7 @@ impl Module {
 }
 
 /// The files that cpud finds its modules by: `modules.dep`, `modules.softdep` and `modules.alias`.
-fn pack(chosen: BTreeMap<String, Module>, release: &str) -> Chosen {
+fn pack(chosen: BTreeMap<String, Module>, release: &str) -> Selection {
     let directory = format!("lib/modules/{release}");
     let mut tree: Tree = ["lib", "lib/modules", &directory, "sbin"]
         .map(|name| (name.to_owned(), (0o755, Node::Directory)))
@@ -340,7 +340,7 @@ fn pack(chosen: BTreeMap<String, Module>, release: &str) -> Chosen {
         "sbin/modprobe".to_owned(),
         (0o777, Node::Symlink("/init".to_owned())),
     );
-    Chosen {
+    Selection {
         tree,
         count,
         firmware,
@@ -460,14 +460,14 @@ mod tests {
             fs::write(path, bytes).unwrap();
         }
 
-        fn choose(&self, list: &[&str]) -> Result<Chosen, Error> {
+        fn choose(&self, list: &[&str]) -> Result<Selection, Error> {
             let list: Vec<String> = list.iter().map(|name| (*name).to_owned()).collect();
             let store = Store::directory(self.0.path()).unwrap();
-            Modules::find(&store, "", self.0.path())?.choose(&list, "6.1-x", || ())
+            ModuleSet::find(&store, "", self.0.path())?.choose(&list, "6.1-x", || ())
         }
     }
 
-    fn text(chosen: &Chosen, name: &str) -> String {
+    fn text(chosen: &Selection, name: &str) -> String {
         match &chosen.tree[&format!("lib/modules/6.1-x/{name}")].1 {
             Node::File(bytes) => String::from_utf8(bytes.clone()).unwrap(),
             node => panic!("{node:?}"),
@@ -509,7 +509,7 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let store = Store::directory(empty.path()).unwrap();
         assert!(matches!(
-            Modules::find(&store, "", empty.path()),
+            ModuleSet::find(&store, "", empty.path()),
             Err(Error::NoModules(_))
         ));
     }
