@@ -31,11 +31,11 @@ struct Arguments {
     verbose: bool,
 
     #[command(subcommand)]
-    command: Command,
+    command: Commands,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum Commands {
     Keys(keys::Keys),
     Initramfs(initramfs::Initramfs),
     /// Get the kernel's source into the cache, and say where it is
@@ -77,14 +77,14 @@ pub fn main() -> ExitCode {
     };
     let progress = Progress::new(arguments.quiet, arguments.verbose);
     let done = match arguments.command {
-        Command::Keys(options) => options.run(progress),
-        Command::Initramfs(options) => options.run(progress),
-        Command::Fetch => kernel::fetch(progress),
-        Command::Kernel(options) => options.run(progress),
-        Command::Usb(options) => options.run(progress),
-        Command::Netboot(options) => options.run(progress),
-        Command::Bundle(options) => options.run(progress),
-        Command::Inspect(options) => options.run(),
+        Commands::Keys(options) => options.run(progress),
+        Commands::Initramfs(options) => options.run(progress),
+        Commands::Fetch => kernel::fetch(progress),
+        Commands::Kernel(options) => options.run(progress),
+        Commands::Usb(options) => options.run(progress),
+        Commands::Netboot(options) => options.run(progress),
+        Commands::Bundle(options) => options.run(progress),
+        Commands::Inspect(options) => options.run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
