@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// How dnsmasq shares the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dhcp {
+pub(crate) enum DhcpMode {
     /// Another server gives out the addresses of this subnet.
     Proxy(Ipv4Addr),
     /// dnsmasq gives out these, from the first to the last.
@@ -40,17 +40,17 @@ pub(crate) fn script(initrd: bool, command_line: Option<&str>) -> String {
 
 /// The configuration of dnsmasq. `directory` is absolute.
 pub(crate) fn dnsmasq(
-    dhcp: Dhcp,
+    dhcp: DhcpMode,
     directory: &Path,
     undionly: bool,
     interface: Option<&str>,
 ) -> String {
     let range = match dhcp {
-        Dhcp::Proxy(subnet) => format!(
+        DhcpMode::Proxy(subnet) => format!(
             "# Another server gives out the addresses; this one only adds where to boot from.\n\
              dhcp-range={subnet},proxy\n"
         ),
-        Dhcp::Range(first, last) => format!(
+        DhcpMode::Range(first, last) => format!(
             "# This is the only server that gives out addresses here.\n\
              dhcp-range={first},{last},1h\n"
         ),
@@ -65,14 +65,14 @@ pub(crate) fn dnsmasq(
          #dhcp-boot=tag:!ipxe,tag:bios,undionly.kpxe\n"
     };
     let proxy_services = match (dhcp, undionly) {
-        (Dhcp::Range(..), _) => "",
-        (Dhcp::Proxy(_), true) => {
+        (DhcpMode::Range(..), _) => "",
+        (DhcpMode::Proxy(_), true) => {
             "# What a proxy answers to cards that ask it directly.\n\
              pxe-service=tag:!ipxe,x86PC,\"cpu appliance\",undionly.kpxe\n\
              pxe-service=tag:!ipxe,X86-64_EFI,\"cpu appliance\",cpu.efi\n\
              pxe-service=tag:!ipxe,BC_EFI,\"cpu appliance\",cpu.efi\n"
         }
-        (Dhcp::Proxy(_), false) => {
+        (DhcpMode::Proxy(_), false) => {
             "# What a proxy answers to cards that ask it directly.\n\
              pxe-service=tag:!ipxe,X86-64_EFI,\"cpu appliance\",cpu.efi\n\
              pxe-service=tag:!ipxe,BC_EFI,\"cpu appliance\",cpu.efi\n"
@@ -132,12 +132,12 @@ mod tests {
     #[test]
     fn a_proxy_gives_out_no_addresses() {
         let subnet = Ipv4Addr::new(192, 168, 1, 0);
-        let text = dnsmasq(Dhcp::Proxy(subnet), Path::new("/srv/x"), true, None);
+        let text = dnsmasq(DhcpMode::Proxy(subnet), Path::new("/srv/x"), true, None);
         assert!(text.contains("\ndhcp-range=192.168.1.0,proxy\n"), "{text}");
         assert!(text.contains("\ntftp-root=/srv/x\n"), "{text}");
         let last = Ipv4Addr::new(192, 168, 1, 9);
         let text = dnsmasq(
-            Dhcp::Range(subnet, last),
+            DhcpMode::Range(subnet, last),
             Path::new("/x"),
             false,
             Some("eth1"),

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 use super::Target;
 use super::usb::read_boot;
 use crate::files::{self, PUBLIC};
-use crate::netboot::{self, Dhcp};
+use crate::netboot::{self, DhcpMode};
 use crate::progress::Progress;
 use crate::{image, stick};
 
@@ -62,13 +62,13 @@ impl Netboot {
         image::header_for(&boot.kernel, target.arch)
             .with_context(|| format!("cannot serve {}", path.display()))?;
         let dhcp = match (self.range, self.subnet) {
-            (Some((first, last)), _) => Dhcp::Range(first, last),
-            (None, Some(subnet)) => Dhcp::Proxy(subnet),
+            (Some((first, last)), _) => DhcpMode::Range(first, last),
+            (None, Some(subnet)) => DhcpMode::Proxy(subnet),
             (None, None) => {
                 let routes = fs::read_to_string("/proc/net/route").unwrap_or_default();
                 let subnet = netboot::default_subnet(&routes)
                     .context("this machine has no default route: give --subnet or --range")?;
-                Dhcp::Proxy(subnet)
+                DhcpMode::Proxy(subnet)
             }
         };
         let directory = target.path("netboot");
