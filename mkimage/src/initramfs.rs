@@ -234,7 +234,7 @@ mod tests {
     impl Inputs {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            keys::make(dir.path(), keys::Kind::Ed25519, Progress::silent()).unwrap();
+            keys::make(dir.path(), keys::KeyType::Ed25519, Progress::silent()).unwrap();
             fs::write(
                 dir.path().join("cpud"),
                 program::tests::elf(Arch::HERE, None),

@@ -28,12 +28,12 @@ pub(crate) enum Error {
 
 /// What the user's key is.
 #[derive(Clone, Copy)]
-pub(crate) enum Kind {
+pub(crate) enum KeyType {
     Rsa { bits: u16 },
     Ed25519,
 }
 
-impl Kind {
+impl KeyType {
     /// The client looks for `~/.ssh/cpu_rsa` when it is told nothing.
     fn file_name(self) -> &'static str {
         match self {
@@ -71,7 +71,7 @@ pub(crate) struct Made {
 
 /// Make both keys in `directory`, and the file by which the client pins the machine's. Nothing that
 /// exists is overwritten, nor anything written when one of the files exists.
-pub(crate) fn make(directory: &Path, kind: Kind, progress: Progress) -> Result<Made, Error> {
+pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Result<Made, Error> {
     fs::create_dir_all(directory).map_err(|source| Error::Directory {
         path: directory.to_owned(),
         source,
@@ -91,7 +91,7 @@ pub(crate) fn make(directory: &Path, kind: Kind, progress: Progress) -> Result<M
     }
     let task = progress.task("making keys", None);
     let user = kind.generate("cpu")?;
-    let host = Kind::Ed25519.generate("cpu appliance")?;
+    let host = KeyType::Ed25519.generate("cpu appliance")?;
     drop(task);
     let pin = format!("{}\n", host.public_key().to_openssh()?);
     files::create(&pin_path, PUBLIC, pin.as_bytes())?;
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     fn make_in(dir: &Path) -> Result<Made, Error> {
-        make(dir, Kind::Ed25519, Progress::silent())
+        make(dir, KeyType::Ed25519, Progress::silent())
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn rsa_keys_have_the_size_that_was_asked() {
-        let key = Kind::Rsa { bits: 2048 }.generate("").unwrap();
+        let key = KeyType::Rsa { bits: 2048 }.generate("").unwrap();
         let rsa = key.key_data().rsa().unwrap();
         assert_eq!(rsa.key_size(), 2048);
     }

@@ -18,7 +18,7 @@ pub(crate) struct Keys {
 
     /// Type of the key that logs in
     #[arg(long = "type", value_name = "TYPE", default_value = "rsa")]
-    kind: KeyKind,
+    kind: TypeName,
 
     /// Size of an RSA key
     #[arg(long, default_value_t = 3072, value_parser = clap::value_parser!(u16).range(2048..=16384))]
@@ -26,7 +26,7 @@ pub(crate) struct Keys {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum KeyKind {
+enum TypeName {
     Rsa,
     Ed25519,
 }
@@ -34,8 +34,8 @@ enum KeyKind {
 impl Keys {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let kind = match self.kind {
-            KeyKind::Rsa => keys::Kind::Rsa { bits: self.bits },
-            KeyKind::Ed25519 => keys::Kind::Ed25519,
+            TypeName::Rsa => keys::KeyType::Rsa { bits: self.bits },
+            TypeName::Ed25519 => keys::KeyType::Ed25519,
         };
         let made = keys::make(&self.output, kind, progress)?;
         for key in [&made.user, &made.host] {
