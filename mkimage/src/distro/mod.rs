@@ -12,7 +12,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::arch::Arch;
 use crate::compress::{self, Compression};
 use crate::image;
-use crate::kernel::config::{self, Config};
+use crate::kernel::config::{self, KernelConfig};
 use crate::newc::{Node, Tree};
 use crate::progress::Progress;
 use modules::{ModuleSet, Selection};
@@ -154,7 +154,7 @@ impl Distribution {
         let Some(text) = &self.config else {
             return Ok(Compression::Gzip);
         };
-        let config = Config::parse("the kernel's", &String::from_utf8_lossy(text))?;
+        let config = KernelConfig::parse("the kernel's", &String::from_utf8_lossy(text))?;
         let lacks = config.lacks_for_cpud();
         if !lacks.is_empty() {
             return Err(Error::Useless {

@@ -32,9 +32,9 @@ pub(crate) const NEEDED: [&str; 13] = [
 
 /// Options with their values as written; `n` for those that are off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Config(BTreeMap<String, String>);
+pub(crate) struct KernelConfig(BTreeMap<String, String>);
 
-impl Config {
+impl KernelConfig {
     /// Read `CONFIG_X=value` and `# CONFIG_X is not set`, as .config files have them. `name` is for
     /// the error.
     pub(crate) fn parse(name: &str, text: &str) -> Result<Self, Error> {
@@ -104,7 +104,7 @@ impl Config {
     }
 }
 
-impl std::fmt::Display for Config {
+impl std::fmt::Display for KernelConfig {
     /// As a .config file.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for (option, value) in &self.0 {
@@ -140,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    fn config(text: &str) -> Config {
-        Config::parse("test", text).unwrap()
+    fn config(text: &str) -> KernelConfig {
+        KernelConfig::parse("test", text).unwrap()
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
             "\nCONFIG_A=",
             "\nCONFIG_A",
         ] {
-            let error = Config::parse("x.config", text).unwrap_err();
+            let error = KernelConfig::parse("x.config", text).unwrap_err();
             assert_eq!((error.name.as_str(), error.line), ("x.config", 2), "{text}");
         }
     }
@@ -185,7 +185,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(strings in proptest::collection::btree_map("[A-Z0-9_]{1,9}", "[ -~]{0,20}", 0..9)) {
-            let mut written = Config::default();
+            let mut written = KernelConfig::default();
             for (name, value) in &strings {
                 written.set_string(&format!("CONFIG_{name}"), value);
             }
@@ -194,7 +194,7 @@ mod tests {
 
         #[test]
         fn any_text_is_read_or_refused(text in ".{0,200}") {
-            let _ = Config::parse("any", &text);
+            let _ = KernelConfig::parse("any", &text);
         }
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::Error;
-use super::config::Config;
+use super::config::KernelConfig;
 use crate::arch::Arch;
 
 /// What `--hardened` adds to the configuration.
@@ -43,29 +43,29 @@ fn of_arch(arch: Arch) -> (&'static str, &'static str) {
 
 /// What fragments ask for together: names or files, of which later ones win. The architecture's comes
 /// right after `common`.
-pub(super) fn merge(arch: Arch, names: &[String]) -> Result<Config, Error> {
+pub(super) fn merge(arch: Arch, names: &[String]) -> Result<KernelConfig, Error> {
     let (arch_name, arch_text) = of_arch(arch);
-    let mut all = Config::default();
+    let mut all = KernelConfig::default();
     let has_common = names.iter().any(|name| name == "common");
     if !has_common {
-        all.merge(Config::parse(arch_name, arch_text)?);
+        all.merge(KernelConfig::parse(arch_name, arch_text)?);
     }
     for name in names {
         match KNOWN.iter().find(|(known, _)| known == name) {
-            Some((_, text)) => all.merge(Config::parse(&format!("{name}.config"), text)?),
+            Some((_, text)) => all.merge(KernelConfig::parse(&format!("{name}.config"), text)?),
             None if Path::new(name).is_file() => {
                 let text = std::fs::read_to_string(name)
                     .map_err(super::failed("read the fragment", Path::new(name)))?;
-                all.merge(Config::parse(name, &text)?);
+                all.merge(KernelConfig::parse(name, &text)?);
             }
             None => return Err(Error::NoFragment(name.clone())),
         }
         if name == "common" {
-            all.merge(Config::parse(arch_name, arch_text)?);
+            all.merge(KernelConfig::parse(arch_name, arch_text)?);
         }
         if name == HARDENED && arch == Arch::X86_64 {
             let text = include_str!("../../../kernel-configs/hardened-x86_64.config");
-            all.merge(Config::parse("hardened-x86_64.config", text)?);
+            all.merge(KernelConfig::parse("hardened-x86_64.config", text)?);
         }
     }
     Ok(all)

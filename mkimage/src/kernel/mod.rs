@@ -23,7 +23,7 @@ use crate::arch::Arch;
 use crate::cache::{self, CacheDirectory};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
-use config::Config;
+use config::KernelConfig;
 use source::Source;
 use tree::Tree;
 
@@ -165,13 +165,13 @@ pub(crate) fn build(
 }
 
 /// The fragments, and what this build adds to them.
-fn configuration(options: &BuildOptions<'_>) -> Result<Config, Error> {
+fn configuration(options: &BuildOptions<'_>) -> Result<KernelConfig, Error> {
     let line = options.command_line;
     if line.len() > MAX_COMMAND_LINE || !line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(Error::CommandLine(line.to_owned()));
     }
     let mut asked = fragments::merge(options.arch, options.fragments)?;
-    asked.merge(Config::parse("--set", &options.settings.join("\n"))?);
+    asked.merge(KernelConfig::parse("--set", &options.settings.join("\n"))?);
     if !line.is_empty() {
         if options.arch == Arch::X86_64 {
             asked.enable("CONFIG_CMDLINE_BOOL");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::config::Config;
+use super::config::KernelConfig;
 use super::{Error, failed};
 use crate::arch::Arch;
 use crate::cache::Lock;
@@ -27,7 +27,7 @@ pub(super) struct Tree {
 
 impl Tree {
     /// Make the `.config`, unless it is there already, and return it.
-    pub(super) fn configure(&self, asked: &Config, lock: &Lock) -> Result<Vec<u8>, Error> {
+    pub(super) fn configure(&self, asked: &KernelConfig, lock: &Lock) -> Result<Vec<u8>, Error> {
         fs::create_dir_all(&self.objects).map_err(failed("make", &self.objects))?;
         let asked_file = self.objects.join("asked.config");
         let config_file = self.objects.join(".config");
@@ -44,7 +44,10 @@ impl Tree {
             make.arg("allnoconfig");
             tools::run(make, &log, self.progress, |_| ()).map_err(Error::Configure)?;
             let made = read(&config_file)?;
-            let lost = asked.lost_in(&Config::parse(".config", &String::from_utf8_lossy(&made))?);
+            let lost = asked.lost_in(&KernelConfig::parse(
+                ".config",
+                &String::from_utf8_lossy(&made),
+            )?);
             if !lost.is_empty() {
                 return Err(Error::Lost(lost));
             }
