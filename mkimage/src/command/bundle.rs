@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-use super::Target;
+use super::CommonOptions;
 use super::usb::{self, Contents, WARNING};
 use crate::disk::Files;
 use crate::files::{self, Draft};
@@ -30,7 +30,7 @@ keys, the PRIVATE key too, which is only good for a demonstration when others ge
   ./cpu -key cpu_rsa localhost date")]
 pub(crate) struct Bundle {
     #[command(flatten)]
-    target: Target,
+    common: CommonOptions,
 
     #[command(flatten)]
     contents: Contents,
@@ -47,21 +47,21 @@ pub(crate) struct Bundle {
 impl Bundle {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
-        let target = &self.target;
-        let _turn = target.turn(progress)?;
-        let name = format!("cpu-appliance-{}", target.arch);
-        let path = target.path(&name);
+        let common = &self.common;
+        let _turn = common.turn(progress)?;
+        let name = format!("cpu-appliance-{}", common.arch);
+        let path = common.path(&name);
 
-        let on_stick = self.contents.read(target, false)?;
-        let stick = stick::files(target.arch, on_stick.0, on_stick.1)?;
-        let image = usb::make(target.arch, &target.output, self.size, stick, progress)?;
-        let (boot, client_files) = self.contents.read(target, !self.no_private_key)?;
+        let on_stick = self.contents.read(common, false)?;
+        let stick = stick::files(common.arch, on_stick.0, on_stick.1)?;
+        let image = usb::make(common.arch, &common.output, self.size, stick, progress)?;
+        let (boot, client_files) = self.contents.read(common, !self.no_private_key)?;
         if client_files.private_key.is_some() {
             progress.say(WARNING);
         }
-        let files = files(target.arch, boot, client_files, read_all(image.xz.file())?);
+        let files = files(common.arch, boot, client_files, read_all(image.xz.file())?);
 
-        let tar_path = target.path(&format!("{name}.tar.xz"));
+        let tar_path = common.path(&format!("{name}.tar.xz"));
         let tar = Draft::new(&tar_path)?;
         let whole = tempfile::tempfile().context("cannot make a temporary file")?;
         pack(&name, &files, &whole).context("cannot make a temporary tar archive")?;

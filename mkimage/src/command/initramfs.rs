@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::Target;
+use super::CommonOptions;
 use crate::distro;
 use crate::initramfs::Extra;
 use crate::progress::Progress;
@@ -21,7 +21,7 @@ Examples:
   mkimage initramfs --list /boot/initrd.img")]
 pub(crate) struct Initramfs {
     #[command(flatten)]
-    target: Target,
+    common: CommonOptions,
 
     /// The program that becomes /init [default: DIR/cpud]
     #[arg(long, value_name = "FILE")]
@@ -75,17 +75,17 @@ impl Initramfs {
             return list(path);
         }
         let started = Instant::now();
-        let target = &self.target;
-        let _turn = target.turn(progress)?;
+        let common = &self.common;
+        let _turn = common.turn(progress)?;
         let keys = match self.keys.as_slice() {
-            [] => vec![target.path("cpu_rsa.pub")],
+            [] => vec![common.path("cpu_rsa.pub")],
             given => given.to_vec(),
         };
         let mut tree = initramfs::appliance(
-            target.arch,
-            &target.given_or(self.cpud.as_ref(), "cpud"),
+            common.arch,
+            &common.given_or(self.cpud.as_ref(), "cpud"),
             &keys,
-            &target.given_or(self.host_key.as_ref(), "ssh_host_ed25519_key"),
+            &common.given_or(self.host_key.as_ref(), "ssh_host_ed25519_key"),
             progress,
         )?;
         if let Some(directory) = &self.modules_dir {
@@ -102,14 +102,14 @@ impl Initramfs {
         }
         initramfs::add(&mut tree, &self.files)?;
         let archive = newc::pack(&tree, epoch::from_environment()?)?;
-        let mut bytes = self.compress.apply(archive, target.arch)?;
+        let mut bytes = self.compress.apply(archive, common.arch)?;
         if let Some(path) = &self.append {
             let mut first = read(path)?.0;
             first.resize(first.len().next_multiple_of(4), 0);
             first.append(&mut bytes);
             bytes = first;
         }
-        let path = target.path(&format!("initramfs.cpio{}", self.compress.suffix()));
+        let path = common.path(&format!("initramfs.cpio{}", self.compress.suffix()));
         files::replace(&path, files::PRIVATE, &bytes)?;
         progress.made(&path, bytes.len(), started);
         Ok(())

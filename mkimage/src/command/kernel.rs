@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::Target;
+use super::CommonOptions;
 use crate::arch::Arch;
 use crate::compress::Compression;
 use crate::distro::{self, Distribution};
@@ -43,7 +43,7 @@ network, 9P, virtio; also usb, storage, all, names of modules, patterns such as 
 as drivers/mtd), and cpukernel.cmdline.")]
 pub(crate) struct Kernel {
     #[command(flatten)]
-    target: Target,
+    common: CommonOptions,
 
     /// The initramfs, compressed or not [default: DIR/initramfs.cpio.xz]
     #[arg(long, value_name = "FILE")]
@@ -137,23 +137,23 @@ impl Taken {
 impl Kernel {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
-        let target = &self.target;
-        let _turn = target.turn(progress)?;
-        let initramfs = target.given_or(self.initramfs.as_ref(), "initramfs.cpio.xz");
+        let common = &self.common;
+        let _turn = common.turn(progress)?;
+        let initramfs = common.given_or(self.initramfs.as_ref(), "initramfs.cpio.xz");
         let packed = std::fs::read(&initramfs)
             .with_context(|| format!("cannot read the initramfs {}", initramfs.display()))?;
         let archive = archive::unpack(&packed)
             .with_context(|| format!("cannot use the initramfs {}", initramfs.display()))?;
         let found = self
             .taken
-            .find(self.modules_dir.as_ref(), target.arch, progress)?;
+            .find(self.modules_dir.as_ref(), common.arch, progress)?;
         if let Some(kernel) = found {
             return self.take(&kernel, archive, started, progress);
         }
         let cache = cache::CacheDirectory::from_environment()?;
         let mut command_line = match &self.cmdline {
             Some(given) => given.clone(),
-            None => target.arch.command_line().to_owned(),
+            None => common.arch.command_line().to_owned(),
         };
         let mut fragments = self.config.clone();
         if self.hardened {
@@ -161,7 +161,7 @@ impl Kernel {
             command_line.push_str(HARDENED);
         }
         let options = kernel::BuildOptions {
-            arch: target.arch,
+            arch: common.arch,
             fragments: &fragments,
             settings: &self.set,
             command_line: &command_line,
@@ -185,18 +185,18 @@ impl Kernel {
                 largest.join(", ")
             );
         }
-        files::replace(&target.path("cpu.config"), files::PUBLIC, &built.config)?;
-        let path = target.path("cpukernel");
+        files::replace(&common.path("cpu.config"), files::PUBLIC, &built.config)?;
+        let path = common.path("cpukernel");
         files::replace(&path, files::PRIVATE, &built.image)?;
         // An Image is not compressed; U-Boot takes it so too.
-        if target.arch == Arch::Aarch64 {
-            let small = Compression::Gzip.apply(built.image.clone(), target.arch)?;
-            files::replace(&target.path("cpukernel.gz"), files::PRIVATE, &small)?;
-            progress.made(&target.path("cpukernel.gz"), small.len(), started);
+        if common.arch == Arch::Aarch64 {
+            let small = Compression::Gzip.apply(built.image.clone(), common.arch)?;
+            files::replace(&common.path("cpukernel.gz"), files::PRIVATE, &small)?;
+            progress.made(&common.path("cpukernel.gz"), small.len(), started);
         }
         // Of a kernel that was taken before; this one has both inside.
-        files::remove(&target.path("cpuinitrd"))?;
-        files::remove(&target.path("cpukernel.cmdline"))?;
+        files::remove(&common.path("cpuinitrd"))?;
+        files::remove(&common.path("cpukernel.cmdline"))?;
         progress.made(&path, built.image.len(), started);
         Ok(())
     }
@@ -209,7 +209,7 @@ impl Kernel {
         started: Instant,
         progress: Progress,
     ) -> Result<()> {
-        let target = &self.target;
+        let common = &self.common;
         let compression = kernel.compression()?;
         let mut chosen = kernel.modules(&self.modules, progress)?;
         let names = std::mem::take(&mut chosen.firmware);
@@ -220,21 +220,21 @@ impl Kernel {
         archive.extend(newc::pack(&chosen.tree, epoch::from_environment()?)?);
         let whole = archive.len();
         let task = progress.task("compressing", None);
-        let initrd = compression.apply(archive, target.arch)?;
+        let initrd = compression.apply(archive, common.arch)?;
         drop(task);
         if let Some(config) = &kernel.config {
-            files::replace(&target.path("cpu.config"), files::PUBLIC, config)?;
+            files::replace(&common.path("cpu.config"), files::PUBLIC, config)?;
         } else {
-            files::remove(&target.path("cpu.config"))?;
+            files::remove(&common.path("cpu.config"))?;
         }
         let command_line = self
             .cmdline
             .as_deref()
-            .unwrap_or(target.arch.command_line());
+            .unwrap_or(common.arch.command_line());
         let command_line = format!("{}\n", command_line.trim_end());
-        let (path, initrd_path) = (target.path("cpukernel"), target.path("cpuinitrd"));
+        let (path, initrd_path) = (common.path("cpukernel"), common.path("cpuinitrd"));
         files::replace(
-            &target.path("cpukernel.cmdline"),
+            &common.path("cpukernel.cmdline"),
             files::PUBLIC,
             command_line.as_bytes(),
         )?;

@@ -112,7 +112,7 @@ fn in_one_line(text: &str) -> String {
 
 /// What every command that makes something for a machine is told.
 #[derive(clap::Args)]
-pub(crate) struct Target {
+pub(crate) struct CommonOptions {
     /// Directory of what is made, and of the inputs that are not named
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
@@ -122,7 +122,7 @@ pub(crate) struct Target {
     arch: Arch,
 }
 
-impl Target {
+impl CommonOptions {
     /// The right to write into the directory.
     fn turn(&self, progress: Progress) -> Result<Turn, files::Error> {
         Turn::wait(&self.output, progress)

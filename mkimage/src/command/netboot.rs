@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::Target;
+use super::CommonOptions;
 use super::usb::read_boot;
 use crate::files::{self, PUBLIC};
 use crate::netboot::{self, DhcpMode};
@@ -33,7 +33,7 @@ UEFI firmware, dnsmasq.conf, and undionly.kpxe where Debian's package ipxe is in
 out the addresses.")]
 pub(crate) struct Netboot {
     #[command(flatten)]
-    target: Target,
+    common: CommonOptions,
 
     /// The kernel [default: DIR/cpukernel]
     #[arg(long, value_name = "FILE")]
@@ -55,11 +55,11 @@ pub(crate) struct Netboot {
 impl Netboot {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
-        let target = &self.target;
-        let _turn = target.turn(progress)?;
-        let path = target.given_or(self.kernel.as_ref(), "cpukernel");
+        let common = &self.common;
+        let _turn = common.turn(progress)?;
+        let path = common.given_or(self.kernel.as_ref(), "cpukernel");
         let boot = read_boot(&path)?;
-        image::header_for(&boot.kernel, target.arch)
+        image::header_for(&boot.kernel, common.arch)
             .with_context(|| format!("cannot serve {}", path.display()))?;
         let dhcp = match (self.range, self.subnet) {
             (Some((first, last)), _) => DhcpMode::Range(first, last),
@@ -71,7 +71,7 @@ impl Netboot {
                 DhcpMode::Proxy(subnet)
             }
         };
-        let directory = target.path("netboot");
+        let directory = common.path("netboot");
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make {}", directory.display()))?;
         let absolute = fs::canonicalize(&directory)
@@ -84,7 +84,7 @@ impl Netboot {
             self.interface.as_deref(),
         );
         let script = netboot::script(boot.initrd.is_some(), boot.command_line.as_deref());
-        let efi = stick::efi_program(target.arch, &boot)
+        let efi = stick::efi_program(common.arch, &boot)
             .with_context(|| format!("cannot serve {}", path.display()))?;
         // dnsmasq reads as nobody, so all of it is public, and says so.
         let all = [

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::Target;
+use super::CommonOptions;
 use crate::arch::Arch;
 use crate::disk::device::Device;
 use crate::disk::{self, Layout, Volume, bmap};
@@ -29,7 +29,7 @@ DIR: cpukernel, cpu.config, cpu, cpu_rsa.pub, cpu_rsa.hostkey, and cpuinitrd and
 where mkimage kernel has made them.")]
 pub(crate) struct Usb {
     #[command(flatten)]
-    target: Target,
+    common: CommonOptions,
 
     #[command(flatten)]
     contents: Contents,
@@ -77,15 +77,19 @@ pub(crate) struct Contents {
 
 impl Contents {
     /// Read all of it.
-    pub(super) fn read(&self, target: &Target, private_key: bool) -> Result<(Boot, ClientFiles)> {
-        let kernel = target.given_or(self.kernel.as_ref(), "cpukernel");
+    pub(super) fn read(
+        &self,
+        common: &CommonOptions,
+        private_key: bool,
+    ) -> Result<(Boot, ClientFiles)> {
+        let kernel = common.given_or(self.kernel.as_ref(), "cpukernel");
         let boot = read_boot(&kernel)?;
-        let cpu = target.given_or(self.cpu.as_ref(), "cpu");
+        let cpu = common.given_or(self.cpu.as_ref(), "cpu");
         let client = read("the client (make programs)", &cpu)?;
         program::check(&client, Arch::HERE)
-            .or_else(|_| program::check(&client, target.arch))
+            .or_else(|_| program::check(&client, common.arch))
             .with_context(|| format!("{} cannot run on every Linux", cpu.display()))?;
-        let key = target.given_or(self.key.as_ref(), "cpu_rsa.pub");
+        let key = common.given_or(self.key.as_ref(), "cpu_rsa.pub");
         let (public_key, _) = initramfs::public_key(&key)?;
         let private = key.with_extension("");
         let key_name = private.file_name().unwrap_or_default();
@@ -105,35 +109,35 @@ impl Contents {
 impl Usb {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
-        let target = &self.target;
-        let _turn = target.turn(progress)?;
+        let common = &self.common;
+        let _turn = common.turn(progress)?;
         let device = self
             .device
             .as_ref()
             .map(|path| Device::find(path, self.size, self.force))
             .transpose()?;
-        let (boot, client_files) = self.contents.read(target, self.include_private_key)?;
+        let (boot, client_files) = self.contents.read(common, self.include_private_key)?;
         if let Some(device) = &device {
             self.ask(device)?;
         }
         if client_files.private_key.is_some() {
             progress.say(WARNING);
         }
-        let mut files = stick::files(target.arch, boot, client_files)
+        let mut files = stick::files(common.arch, boot, client_files)
             .with_context(|| "cannot make a stick of this kernel")?;
         if let Some(directory) = &self.dtbs {
             add_device_trees(&mut files, directory)?;
         }
         let Image { disk, xz, map } =
-            make(target.arch, &target.output, self.size, files, progress)?;
+            make(common.arch, &common.output, self.size, files, progress)?;
         let written = disk.file().try_clone()?;
         let sizes = [written.metadata()?.len(), xz.file().metadata()?.len()];
         // An old map would describe the new image. The machine's host key is inside the kernel.
-        files::replace(&target.path("usbstick.bmap"), files::PUBLIC, map.as_bytes())?;
+        files::replace(&common.path("usbstick.bmap"), files::PUBLIC, map.as_bytes())?;
         disk.publish(files::PRIVATE)?;
         xz.publish(files::PRIVATE)?;
         for (name, size) in ["usbstick", "usbstick.xz"].into_iter().zip(sizes) {
-            progress.made(&target.path(name), usize::try_from(size)?, started);
+            progress.made(&common.path(name), usize::try_from(size)?, started);
         }
         if let Some(device) = device {
             device.write(&written, progress)?;
