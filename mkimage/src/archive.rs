@@ -253,21 +253,21 @@ mod tests {
     use super::*;
     use crate::arch::Arch;
     use crate::compress::Compression;
-    use crate::newc::{self, Node, Tree};
+    use crate::newc::{self, EntryBody, FileTree};
 
     fn archive(name: &str) -> Vec<u8> {
-        let file = |bytes: &[u8]| Node::File(bytes.to_vec());
-        let tree: Tree = [
-            ("dev", 0o755, Node::Directory),
+        let file = |bytes: &[u8]| EntryBody::File(bytes.to_vec());
+        let tree: FileTree = [
+            ("dev", 0o755, EntryBody::Directory),
             (
                 "dev/console",
                 0o600,
-                Node::CharDevice { major: 5, minor: 1 },
+                EntryBody::CharDevice { major: 5, minor: 1 },
             ),
             (name, 0o4755, file(b"a program")),
-            ("tmp", 0o1777, Node::Directory),
+            ("tmp", 0o1777, EntryBody::Directory),
         ]
-        .map(|(name, mode, node)| (name.to_owned(), (mode, node)))
+        .map(|(name, mode, body)| (name.to_owned(), (mode, body)))
         .into();
         newc::pack(&tree, 7).unwrap()
     }

@@ -10,7 +10,7 @@ use cpu_proto::authorized_keys::LeftOut;
 use ssh_key::PrivateKey;
 
 use crate::arch::Arch;
-use crate::newc::{Node, Tree};
+use crate::newc::{EntryBody, FileTree};
 use crate::program;
 use crate::progress::Progress;
 
@@ -61,17 +61,25 @@ pub(crate) fn appliance(
     keys: &[PathBuf],
     host_key: &Path,
     progress: Progress,
-) -> Result<Tree, Error> {
-    let mut tree: Tree = DIRECTORIES
+) -> Result<FileTree, Error> {
+    let mut tree: FileTree = DIRECTORIES
         .iter()
-        .map(|name| ((*name).to_owned(), (directory_mode(name), Node::Directory)))
+        .map(|name| {
+            (
+                (*name).to_owned(),
+                (directory_mode(name), EntryBody::Directory),
+            )
+        })
         .collect();
     // The kernel opens /dev/console for PID 1 before anyone could mount devtmpfs.
     for (name, mode, major, minor) in [("dev/console", 0o600, 5, 1), ("dev/null", 0o666, 1, 3)] {
-        tree.insert(name.to_owned(), (mode, Node::CharDevice { major, minor }));
+        tree.insert(
+            name.to_owned(),
+            (mode, EntryBody::CharDevice { major, minor }),
+        );
     }
     let mut add = |name: &str, mode, bytes| {
-        tree.insert(name.to_owned(), (mode, Node::File(bytes)));
+        tree.insert(name.to_owned(), (mode, EntryBody::File(bytes)));
     };
     let program = read("cpud (make programs)", cpud)?;
     program::check(&program, arch).map_err(|reason| Error::Program {
@@ -125,7 +133,7 @@ impl std::str::FromStr for Extra {
 }
 
 /// Put more files into the tree, with the directories that they need.
-pub(crate) fn add(tree: &mut Tree, extras: &[Extra]) -> Result<(), Error> {
+pub(crate) fn add(tree: &mut FileTree, extras: &[Extra]) -> Result<(), Error> {
     for extra in extras {
         let name = &extra.destination;
         let bytes = read("the file of --file", &extra.source)?;
@@ -139,15 +147,15 @@ pub(crate) fn add(tree: &mut Tree, extras: &[Extra]) -> Result<(), Error> {
             let directory = &name[..end];
             let entry = tree
                 .entry(directory.to_owned())
-                .or_insert((directory_mode(directory), Node::Directory));
-            if !matches!(entry.1, Node::Directory) {
+                .or_insert((directory_mode(directory), EntryBody::Directory));
+            if !matches!(entry.1, EntryBody::Directory) {
                 return Err(Error::Taken(directory.to_owned()));
             }
         }
         if tree.contains_key(name) {
             return Err(Error::Taken(name.clone()));
         }
-        tree.insert(name.clone(), (mode, Node::File(bytes)));
+        tree.insert(name.clone(), (mode, EntryBody::File(bytes)));
     }
     Ok(())
 }
@@ -247,7 +255,7 @@ mod tests {
             self.dir.path().join(name)
         }
 
-        fn appliance(&self, key: &str, host_key: &str) -> Result<Tree, Error> {
+        fn appliance(&self, key: &str, host_key: &str) -> Result<FileTree, Error> {
             appliance(
                 Arch::HERE,
                 &self.path("cpud"),
@@ -266,8 +274,8 @@ mod tests {
             .unwrap();
         let mode = |name: &str| tree[name].0;
         let content = |name: &str| match &tree[name].1 {
-            Node::File(bytes) => bytes.clone(),
-            node => panic!("{name} is {node:?}"),
+            EntryBody::File(bytes) => bytes.clone(),
+            body => panic!("{name} is {body:?}"),
         };
         assert_eq!(mode("init"), 0o755);
         assert_eq!(content("init"), fs::read(inputs.path("cpud")).unwrap());
@@ -283,12 +291,12 @@ mod tests {
         assert_eq!(mode("tmp"), 0o1777);
         assert!(matches!(
             tree["dev/console"].1,
-            Node::CharDevice { major: 5, minor: 1 }
+            EntryBody::CharDevice { major: 5, minor: 1 }
         ));
         for name in [
             "proc", "sys", "dev", "lib", "lib64", "usr", "bin", "etc", "home",
         ] {
-            assert!(matches!(tree[name].1, Node::Directory), "{name}");
+            assert!(matches!(tree[name].1, EntryBody::Directory), "{name}");
         }
     }
 
@@ -352,7 +360,10 @@ mod tests {
         add(&mut tree, &extras).unwrap();
         assert_eq!(tree["usr/lib/some/tool"].0, 0o4711);
         assert_eq!(tree["etc/hosts"].0, 0o644);
-        assert!(matches!(tree["usr/lib/some"], (0o755, Node::Directory)));
+        assert!(matches!(
+            tree["usr/lib/some"],
+            (0o755, EntryBody::Directory)
+        ));
         for taken in ["SRC:/init", "SRC:/init/x", "SRC:/tmp"] {
             let result = add(&mut tree, &[extra(taken)]);
             assert!(matches!(result, Err(Error::Taken(_))), "{taken}");

@@ -18,7 +18,7 @@ pub(crate) enum Error {
 
 /// One file of the archive.
 #[derive(Debug)]
-pub(crate) enum Node {
+pub(crate) enum EntryBody {
     Directory,
     File(Vec<u8>),
     CharDevice {
@@ -31,28 +31,28 @@ pub(crate) enum Node {
 
 /// Names without a leading `/`, with permission bits. The order of the names puts a directory before
 /// what is in it.
-pub(crate) type Tree = BTreeMap<String, (u32, Node)>;
+pub(crate) type FileTree = BTreeMap<String, (u32, EntryBody)>;
 
 /// The archive's bytes. `epoch` is the time of every entry, in seconds since 1970.
-pub(crate) fn pack(tree: &Tree, epoch: u32) -> Result<Vec<u8>, Error> {
+pub(crate) fn pack(tree: &FileTree, epoch: u32) -> Result<Vec<u8>, Error> {
     let mut archive = Vec::new();
     // The kernel takes two files of one inode number and more than one link for the same file.
-    for (inode, (name, (mode, node))) in (1..).zip(tree) {
+    for (inode, (name, (mode, body))) in (1..).zip(tree) {
         let entry = Builder::new(name).ino(inode).mtime(epoch).mode(*mode);
-        let (entry, contents) = match node {
-            Node::Directory => (
+        let (entry, contents) = match body {
+            EntryBody::Directory => (
                 entry.nlink(2).set_mode_file_type(ModeFileType::Directory),
                 &[][..],
             ),
-            Node::File(bytes) => (
+            EntryBody::File(bytes) => (
                 entry.set_mode_file_type(ModeFileType::Regular),
                 bytes.as_slice(),
             ),
-            Node::Symlink(to) => (
+            EntryBody::Symlink(to) => (
                 entry.set_mode_file_type(ModeFileType::Symlink),
                 to.as_bytes(),
             ),
-            Node::CharDevice { major, minor } => {
+            EntryBody::CharDevice { major, minor } => {
                 let entry = entry.rdev_major(*major).rdev_minor(*minor);
                 (entry.set_mode_file_type(ModeFileType::Char), &[][..])
             }
@@ -72,19 +72,19 @@ mod tests {
 
     use super::*;
 
-    fn tree() -> Tree {
-        let file = |bytes: &[u8]| Node::File(bytes.to_vec());
-        let device = Node::CharDevice { major: 5, minor: 1 };
+    fn tree() -> FileTree {
+        let file = |bytes: &[u8]| EntryBody::File(bytes.to_vec());
+        let device = EntryBody::CharDevice { major: 5, minor: 1 };
         let entries = [
             ("init", 0o755, file(b"\x7fELF and more")),
             ("dev/console", 0o600, device),
-            ("dev", 0o755, Node::Directory),
-            ("tmp", 0o1777, Node::Directory),
+            ("dev", 0o755, EntryBody::Directory),
+            ("tmp", 0o1777, EntryBody::Directory),
             ("empty", 0o644, file(b"")),
-            ("link", 0o777, Node::Symlink("/init".to_owned())),
+            ("link", 0o777, EntryBody::Symlink("/init".to_owned())),
         ];
         entries
-            .map(|(name, mode, node)| (name.to_owned(), (mode, node)))
+            .map(|(name, mode, body)| (name.to_owned(), (mode, body)))
             .into()
     }
 

@@ -13,7 +13,7 @@ use crate::arch::Arch;
 use crate::compress::{self, Compression};
 use crate::image;
 use crate::kernel::config::{self, KernelConfig};
-use crate::newc::{Node, Tree};
+use crate::newc::{EntryBody, FileTree};
 use crate::progress::Progress;
 use modules::{ModuleSet, Selection};
 use store::Store;
@@ -201,7 +201,7 @@ fn directory(path: &Path) -> Result<Store, Error> {
 
 /// Put those firmware files into the tree that the directory has, and return the names of the others.
 pub(crate) fn add_firmware(
-    tree: &mut Tree,
+    tree: &mut FileTree,
     names: impl IntoIterator<Item = String>,
     directory: &Path,
 ) -> Result<Vec<String>, Error> {
@@ -238,9 +238,9 @@ pub(crate) fn add_firmware(
         };
         let place = format!("lib/firmware/{name}");
         for (end, _) in place.match_indices('/') {
-            tree.insert(place[..end].to_owned(), (0o755, Node::Directory));
+            tree.insert(place[..end].to_owned(), (0o755, EntryBody::Directory));
         }
-        tree.insert(place, (0o644, Node::File(bytes)));
+        tree.insert(place, (0o644, EntryBody::File(bytes)));
     }
     Ok(missing)
 }
@@ -317,12 +317,12 @@ mod tests {
             .apply(b"firmware".to_vec(), Arch::X86_64)
             .unwrap();
         fs::write(dir.path().join("card/a.bin.zst"), packed).unwrap();
-        let mut tree = Tree::new();
+        let mut tree = FileTree::new();
         let names = ["card/a.bin", "card/b.bin", "../../etc/passwd"];
         let missing = add_firmware(&mut tree, names.map(str::to_owned), dir.path()).unwrap();
         assert_eq!(missing, ["card/b.bin", "../../etc/passwd"]);
         assert!(
-            matches!(&tree["lib/firmware/card/a.bin"].1, Node::File(bytes) if bytes == b"firmware")
+            matches!(&tree["lib/firmware/card/a.bin"].1, EntryBody::File(bytes) if bytes == b"firmware")
         );
         assert!(tree.contains_key("lib/firmware/card"));
     }

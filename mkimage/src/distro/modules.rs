@@ -11,7 +11,7 @@ use object::{Object as _, ObjectSection as _};
 
 use super::store::Store;
 use crate::compress;
-use crate::newc::{Node, Tree};
+use crate::newc::{EntryBody, FileTree};
 
 /// Why there are no modules.
 #[derive(Debug, thiserror::Error)]
@@ -125,7 +125,7 @@ struct Module {
 /// What goes into an initramfs.
 pub(crate) struct Selection {
     /// With `/lib/modules/RELEASE` and `/sbin/modprobe`.
-    pub(crate) tree: Tree,
+    pub(crate) tree: FileTree,
     /// How many modules.
     pub(crate) count: usize,
     /// Names of firmware files that the modules may ask for.
@@ -301,8 +301,8 @@ impl Module {
 /// The files that cpud finds its modules by: `modules.dep`, `modules.softdep` and `modules.alias`.
 fn pack(chosen: BTreeMap<String, Module>, release: &str) -> Selection {
     let directory = format!("lib/modules/{release}");
-    let mut tree: Tree = ["lib", "lib/modules", &directory, "sbin"]
-        .map(|name| (name.to_owned(), (0o755, Node::Directory)))
+    let mut tree: FileTree = ["lib", "lib/modules", &directory, "sbin"]
+        .map(|name| (name.to_owned(), (0o755, EntryBody::Directory)))
         .into();
     let (mut dep, mut alias, mut softdep) = (String::new(), String::new(), String::new());
     let mut firmware = BTreeSet::new();
@@ -322,7 +322,7 @@ fn pack(chosen: BTreeMap<String, Module>, release: &str) -> Selection {
         firmware.extend(module.values("firmware").map(str::to_owned));
         tree.insert(
             format!("{directory}/{name}.ko"),
-            (0o644, Node::File(module.bytes)),
+            (0o644, EntryBody::File(module.bytes)),
         );
     }
     for (name, text) in [
@@ -332,13 +332,13 @@ fn pack(chosen: BTreeMap<String, Module>, release: &str) -> Selection {
     ] {
         tree.insert(
             format!("{directory}/{name}"),
-            (0o644, Node::File(text.into_bytes())),
+            (0o644, EntryBody::File(text.into_bytes())),
         );
     }
     // The kernel runs this when it wants a module (CONFIG_MODPROBE_PATH).
     tree.insert(
         "sbin/modprobe".to_owned(),
-        (0o777, Node::Symlink("/init".to_owned())),
+        (0o777, EntryBody::Symlink("/init".to_owned())),
     );
     Selection {
         tree,
@@ -469,8 +469,8 @@ mod tests {
 
     fn text(chosen: &Selection, name: &str) -> String {
         match &chosen.tree[&format!("lib/modules/6.1-x/{name}")].1 {
-            Node::File(bytes) => String::from_utf8(bytes.clone()).unwrap(),
-            node => panic!("{node:?}"),
+            EntryBody::File(bytes) => String::from_utf8(bytes.clone()).unwrap(),
+            body => panic!("{body:?}"),
         }
     }
 
@@ -484,7 +484,7 @@ mod tests {
         );
         assert_eq!(text(&chosen, "modules.alias"), "alias pci:v1d2* my_card\n");
         assert!(chosen.firmware.contains("card/fw.bin"));
-        assert!(matches!(&chosen.tree["sbin/modprobe"].1, Node::Symlink(to) if to == "/init"));
+        assert!(matches!(&chosen.tree["sbin/modprobe"].1, EntryBody::Symlink(to) if to == "/init"));
     }
 
     #[test]
