@@ -15,7 +15,7 @@ use crate::{archive, cache, epoch, files, kernel, newc};
 /// Get the kernel's source into the cache, and say where it is.
 pub(crate) fn fetch(progress: Progress) -> Result<()> {
     let cache = cache::CacheDirectory::from_environment()?;
-    let source = kernel::source::Source::find(&cache, progress)?;
+    let source = kernel::source::KernelSource::find(&cache, progress)?;
     let tree = source.unpack(&cache, progress)?;
     progress.say(format!("{source}: {}", tree.display()));
     Ok(())

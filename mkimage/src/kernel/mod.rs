@@ -24,8 +24,8 @@ use crate::cache::{self, CacheDirectory};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
 use config::KernelConfig;
-use source::Source;
-use tree::Tree;
+use source::KernelSource;
+use tree::BuildTree;
 
 /// Longer ones the kernel cuts off silently (COMMAND_LINE_SIZE of arch/x86/include/asm/setup.h).
 const MAX_COMMAND_LINE: usize = 2047;
@@ -111,7 +111,7 @@ pub(crate) fn build(
 ) -> Result<Built, Error> {
     let asked = configuration(options)?;
     check_tools(options.arch)?;
-    let source = Source::find(cache, progress)?;
+    let source = KernelSource::find(cache, progress)?;
     let cross = options.arch.cross_prefix();
     let compiler = tools::first_line(version_of(&format!("{cross}gcc")))?
         + &tools::first_line(version_of(&format!("{cross}ld")))?;
@@ -125,7 +125,7 @@ pub(crate) fn build(
 
     // A directory may change under the same name, so only make can tell what is still right.
     let finished = match source {
-        Source::Tarball { .. } => {
+        KernelSource::Tarball { .. } => {
             let asked = asked.to_string();
             let epoch = options.epoch.to_be_bytes();
             let key = digest(&[
@@ -136,13 +136,13 @@ pub(crate) fn build(
             ]);
             Some(cache.directory("images")?.join(key))
         }
-        Source::Directory(_) => None,
+        KernelSource::Directory(_) => None,
     };
     if let Some(built) = finished.as_deref().and_then(read_finished) {
         return Ok(built);
     }
 
-    let tree = Tree {
+    let tree = BuildTree {
         source: source.unpack(cache, progress)?,
         objects: cache.directory("objects")?.join(tree_key),
         arch: options.arch,

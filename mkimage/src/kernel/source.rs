@@ -51,14 +51,14 @@ pub(crate) enum Error {
 
 /// A kernel source that exists on this machine.
 #[derive(Debug)]
-pub(crate) enum Source {
+pub(crate) enum KernelSource {
     /// Used where it is; may change at any time.
     Directory(PathBuf),
     /// Known by the SHA-256 of the tarball, in lower-case hex.
     Tarball { path: PathBuf, sha256: String },
 }
 
-impl std::fmt::Display for Source {
+impl std::fmt::Display for KernelSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Directory(path) | Self::Tarball { path, .. } => path.display().fmt(f),
@@ -66,7 +66,7 @@ impl std::fmt::Display for Source {
     }
 }
 
-impl Source {
+impl KernelSource {
     /// The first that there is: `KERNEL_SRC`, Debian's package, the pinned tarball, which is fetched
     /// when the cache does not have it yet.
     pub(crate) fn find(cache: &CacheDirectory, progress: Progress) -> Result<Self, Error> {
@@ -165,7 +165,7 @@ fn is_kernel(tree: &Path) -> Result<(), Error> {
     }
 }
 
-fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<Source, Error> {
+fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSource, Error> {
     let name = PINNED_URL.rsplit('/').next().unwrap_or(PINNED_URL);
     let path = cache.directory("source")?.join(name);
     let lock = CacheDirectory::lock(&path, progress)?;
@@ -206,7 +206,7 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<Source, Er
         accept(&part, &path, PINNED_SHA256)?;
         drop(task);
     }
-    Source::tarball(path)
+    KernelSource::tarball(path)
 }
 
 /// Give what was fetched its name when it is what was expected, else remove it.

@@ -17,7 +17,7 @@ use crate::tools;
 const USUAL_STEPS: u64 = 2000;
 
 /// A source with the directory where its objects are.
-pub(super) struct Tree {
+pub(super) struct BuildTree {
     pub(super) source: PathBuf,
     pub(super) objects: PathBuf,
     pub(super) arch: Arch,
@@ -25,7 +25,7 @@ pub(super) struct Tree {
     pub(super) progress: Progress,
 }
 
-impl Tree {
+impl BuildTree {
     /// Make the `.config`, unless it is there already, and return it.
     pub(super) fn configure(&self, asked: &KernelConfig, lock: &Lock) -> Result<Vec<u8>, Error> {
         fs::create_dir_all(&self.objects).map_err(failed("make", &self.objects))?;
