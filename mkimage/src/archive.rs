@@ -41,14 +41,14 @@ pub struct Part {
     /// How long it is in the file.
     pub packed: usize,
     /// Its files, in their order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<NewcEntry>,
     /// The archive, not compressed.
     pub bytes: Vec<u8>,
 }
 
 /// A file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct NewcEntry {
     /// Without a leading `/`.
     pub name: Vec<u8>,
     /// Type and permission bits, as in `st_mode`.
@@ -61,7 +61,7 @@ pub struct Entry {
 
 impl Part {
     /// What is in a file, or in a symbolic link.
-    pub fn contents(&self, entry: &Entry) -> &[u8] {
+    pub fn contents(&self, entry: &NewcEntry) -> &[u8] {
         self.bytes.get(entry.contents.clone()).unwrap_or_default()
     }
 }
@@ -133,7 +133,7 @@ fn is_newc(bytes: &[u8]) -> bool {
 }
 
 /// The entries of one archive or of several, up to what is none, and how long they are.
-fn entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), Error> {
+fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
     let (mut all, mut at) = (Vec::new(), 0);
     loop {
         let header = bytes.get(at..at + HEADER).ok_or(Error::Truncated)?;
@@ -173,7 +173,7 @@ fn entries(bytes: &[u8]) -> Result<(Vec<Entry>, usize), Error> {
             }
             return Ok((all, at));
         }
-        all.push(Entry {
+        all.push(NewcEntry {
             name: name.strip_prefix(b"/").unwrap_or(name).to_vec(),
             mode: number(1)?,
             owner: (number(2)?, number(3)?),
@@ -202,7 +202,7 @@ pub fn list(parts: &[Part]) -> String {
 }
 
 /// An entry as ls -l shows it.
-struct Line<'a>(&'a Part, &'a Entry);
+struct Line<'a>(&'a Part, &'a NewcEntry);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
