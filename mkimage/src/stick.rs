@@ -2,7 +2,7 @@
 //! keys, and the texts that go with them. Pure.
 
 use crate::arch::Arch;
-use crate::disk::Files;
+use crate::disk::FileList;
 use crate::image;
 use crate::uki;
 
@@ -44,7 +44,11 @@ pub(crate) enum Error {
 }
 
 /// Everything on a stick, the kernel's two copies next to one another, so that compression finds it.
-pub(crate) fn files(arch: Arch, mut boot: Boot, client_files: ClientFiles) -> Result<Files, Error> {
+pub(crate) fn files(
+    arch: Arch,
+    mut boot: Boot,
+    client_files: ClientFiles,
+) -> Result<FileList, Error> {
     let efi = efi_program(arch, &boot)?;
     let efi_name = match arch {
         Arch::X86_64 => "EFI/BOOT/BOOTX64.EFI",
@@ -89,7 +93,7 @@ pub(crate) fn efi_program(arch: Arch, boot: &Boot) -> Result<Vec<u8>, Error> {
 }
 
 /// What a directory has of it: all but the kernel and its menus.
-pub(crate) fn support_files(arch: Arch, boot: Boot, client_files: ClientFiles) -> Files {
+pub(crate) fn support_files(arch: Arch, boot: Boot, client_files: ClientFiles) -> FileList {
     let key = client_files.key_name.as_str();
     // The scripts boot this machine unless they are told otherwise.
     let machine = format!("ARCH:-{}", arch.name());
@@ -163,7 +167,7 @@ mod tests {
         }
     }
 
-    fn find<'a>(files: &'a Files, name: &str) -> Option<&'a [u8]> {
+    fn find<'a>(files: &'a FileList, name: &str) -> Option<&'a [u8]> {
         let file = files.iter().find(|(found, _)| found == name);
         file.map(|(_, bytes)| bytes.as_slice())
     }
@@ -205,7 +209,7 @@ mod tests {
         let without = files(Arch::X86_64, boot(Arch::X86_64), client_files()).unwrap();
         assert_eq!(find(&without, "cpu_rsa"), None);
         let readme =
-            |files: &Files| String::from_utf8_lossy(find(files, "README").unwrap()).into_owned();
+            |files: &FileList| String::from_utf8_lossy(find(files, "README").unwrap()).into_owned();
         assert!(!readme(&without).contains("WARNING"));
         let client_files = ClientFiles {
             private_key: Some(b"secret".to_vec()),

@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::CommonOptions;
 use super::usb::{self, Contents, WARNING};
-use crate::disk::Files;
+use crate::disk::FileList;
 use crate::files::{self, Draft};
 use crate::progress::Progress;
 use crate::stick::{self, Boot, ClientFiles};
@@ -100,7 +100,7 @@ fn files(
     mut boot: Boot,
     client_files: ClientFiles,
     stick: Vec<u8>,
-) -> Files {
+) -> FileList {
     let (menu, text) = stick::menu(arch, &boot);
     // No directories here: what is in one lies beside the rest.
     let menu = menu.rsplit('/').next().unwrap_or(&menu).to_owned();
@@ -131,7 +131,7 @@ fn mode(name: &str) -> u32 {
 }
 
 /// A tar archive (ustar) of one directory, whose owner is root and whose time is the one time.
-fn pack(directory: &str, files: &Files, to: &File) -> Result<()> {
+fn pack(directory: &str, files: &FileList, to: &File) -> Result<()> {
     let time = u64::from(epoch::from_environment()?);
     let mut archive = tar::Builder::new(to);
     let header = |kind, mode, size: usize| {
@@ -172,7 +172,7 @@ mod tests {
     use crate::arch::Arch;
     use crate::image;
 
-    fn bundle() -> Files {
+    fn bundle() -> FileList {
         let boot = Boot {
             kernel: image::tests::kernel(Arch::X86_64),
             initrd: None,

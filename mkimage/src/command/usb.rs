@@ -166,7 +166,7 @@ impl Usb {
 }
 
 /// Put every `.dtb` beneath a directory where the boot menu of U-Boot says: vendors' directories too.
-fn add_device_trees(files: &mut disk::Files, directory: &Path) -> Result<()> {
+fn add_device_trees(files: &mut disk::FileList, directory: &Path) -> Result<()> {
     let mut names = Vec::new();
     let mut pending = vec![PathBuf::new()];
     while let Some(inner) = pending.pop() {
@@ -212,7 +212,7 @@ pub(super) fn make(
     arch: Arch,
     directory: &Path,
     size: u64,
-    files: disk::Files,
+    files: disk::FileList,
     progress: Progress,
 ) -> Result<Image> {
     let layout = Layout::new(size, &files)?;

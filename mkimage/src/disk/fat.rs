@@ -9,7 +9,7 @@ use fatfs::{
     Date, DateTime, FatType, FileSystem, FormatVolumeOptions, FsOptions, Time, TimeProvider,
 };
 
-use super::{Error, Files, Layout};
+use super::{Error, FileList, Layout};
 use crate::epoch;
 
 /// A range of a file, as a disk of its own.
@@ -141,7 +141,7 @@ impl<'a> Volume<'a> {
 
     /// Write the files; whatever was there before gets the one time too. Returns how many bytes of the
     /// volume are in use, from its beginning.
-    pub(crate) fn fill(&self, files: &Files, seconds: u32) -> Result<u64, Error> {
+    pub(crate) fn fill(&self, files: &FileList, seconds: u32) -> Result<u64, Error> {
         // The crate wants it for ever; a program makes one image.
         let time: &'static OneTime = Box::leak(Box::new(OneTime::new(seconds)));
         let options = FsOptions::new().time_provider(time);

@@ -51,7 +51,7 @@ pub(crate) enum Error {
 
 /// Names with `/` between directories, and what is in the files, in the order in which they are
 /// written.
-pub(crate) type Files = Vec<(String, Vec<u8>)>;
+pub(crate) type FileList = Vec<(String, Vec<u8>)>;
 
 /// What an image will be: where its partition lies, and the numbers by which it is known, which come
 /// from what is in it.
@@ -62,7 +62,7 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// For an image of `size` bytes with these files.
-    pub(crate) fn new(size: u64, files: &Files) -> Result<Self, Error> {
+    pub(crate) fn new(size: u64, files: &FileList) -> Result<Self, Error> {
         let size = size / SECTOR * SECTOR;
         if !(MIN_SIZE..=MAX_SIZE).contains(&size) {
             return Err(Error::Size(size));
@@ -177,7 +177,7 @@ mod tests {
 
     use super::*;
 
-    fn files() -> Files {
+    fn files() -> FileList {
         let name = |name: &str| name.to_owned();
         vec![
             (name("kernel"), vec![1; 3_000_001]),
@@ -187,7 +187,7 @@ mod tests {
     }
 
     /// An image, and how much of its volume is in use.
-    fn image(files: &Files, size: u64) -> (File, Layout, u64) {
+    fn image(files: &FileList, size: u64) -> (File, Layout, u64) {
         let file = tempfile::tempfile().unwrap();
         let layout = Layout::new(size, files).unwrap();
         layout.write_table(&file, b"boot code").unwrap();
@@ -236,11 +236,11 @@ mod tests {
 
     #[test]
     fn same_files_give_the_same_bytes_and_others_another_identity() {
-        let bytes = |files: &Files| bytes_of(&image(files, MIN_SIZE).0);
+        let bytes = |files: &FileList| bytes_of(&image(files, MIN_SIZE).0);
         assert!(bytes(&files()) == bytes(&files()));
         let mut others = files();
         others[1].1[0] = 3;
-        let id = |files: &Files| Layout::new(MIN_SIZE, files).unwrap().guid(0);
+        let id = |files: &FileList| Layout::new(MIN_SIZE, files).unwrap().guid(0);
         assert_ne!(id(&files()), id(&others));
     }
 
