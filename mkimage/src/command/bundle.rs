@@ -28,7 +28,7 @@ keys, the PRIVATE key too, which is only good for a demonstration when others ge
   xz -d usbstick.xz
   bash QEMU -hda usbstick
   ./cpu -key cpu_rsa localhost date")]
-pub(crate) struct Bundle {
+pub(crate) struct BundleArgs {
     #[command(flatten)]
     common: CommonOptions,
 
@@ -44,7 +44,7 @@ pub(crate) struct Bundle {
     no_private_key: bool,
 }
 
-impl Bundle {
+impl BundleArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;

@@ -19,7 +19,7 @@ Examples:
   mkimage initramfs -o out/x86_64
   mkimage initramfs -o out/x86_64 --file ./lspci:/bin/lspci --compress zstd
   mkimage initramfs --list /boot/initrd.img")]
-pub(crate) struct Initramfs {
+pub(crate) struct InitramfsArgs {
     #[command(flatten)]
     common: CommonOptions,
 
@@ -69,7 +69,7 @@ pub(crate) struct Initramfs {
     list: Option<PathBuf>,
 }
 
-impl Initramfs {
+impl InitramfsArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         if let Some(path) = &self.list {
             return list(path);

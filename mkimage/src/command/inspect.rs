@@ -10,13 +10,13 @@ use crate::inspect;
 /// Tell what an image is: partitions, files, kernel, command line, keys, cpud
 #[derive(clap::Args)]
 #[command(after_help = "Example: mkimage inspect out/x86_64/usbstick")]
-pub(crate) struct Inspect {
+pub(crate) struct InspectArgs {
     /// A disk image, a kernel or an initramfs, compressed or not
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
 
-impl Inspect {
+impl InspectArgs {
     pub(crate) fn run(&self) -> Result<()> {
         for path in &self.files {
             let text = inspect::file(path)

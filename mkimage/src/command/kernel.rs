@@ -41,7 +41,7 @@ another initramfs costs seconds.
 Taken: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
 network, 9P, virtio; also usb, storage, all, names of modules, patterns such as 'e1000*', or paths such
 as drivers/mtd), and cpukernel.cmdline.")]
-pub(crate) struct Kernel {
+pub(crate) struct KernelArgs {
     #[command(flatten)]
     common: CommonOptions,
 
@@ -134,7 +134,7 @@ impl Taken {
     }
 }
 
-impl Kernel {
+impl KernelArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;

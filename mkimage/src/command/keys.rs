@@ -11,7 +11,7 @@ use crate::progress::Progress;
 /// Make the key that logs in and the key by which the machine is known
 #[derive(clap::Args)]
 #[command(after_help = "Example: mkimage keys -o out/x86_64")]
-pub(crate) struct Keys {
+pub(crate) struct KeysArgs {
     /// Directory to write into; files that exist are never overwritten
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
@@ -31,7 +31,7 @@ enum TypeName {
     Ed25519,
 }
 
-impl Keys {
+impl KeysArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let kind = match self.kind {
             TypeName::Rsa => keys::KeyType::Rsa { bits: self.bits },

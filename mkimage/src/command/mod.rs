@@ -36,15 +36,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Commands {
-    Keys(keys::Keys),
-    Initramfs(initramfs::Initramfs),
+    Keys(keys::KeysArgs),
+    Initramfs(initramfs::InitramfsArgs),
     /// Get the kernel's source into the cache, and say where it is
     Fetch,
-    Kernel(kernel::Kernel),
-    Usb(usb::Usb),
-    Netboot(netboot::Netboot),
-    Bundle(bundle::Bundle),
-    Inspect(inspect::Inspect),
+    Kernel(kernel::KernelArgs),
+    Usb(usb::UsbArgs),
+    Netboot(netboot::NetbootArgs),
+    Bundle(bundle::BundleArgs),
+    Inspect(inspect::InspectArgs),
 }
 
 /// Do what the command line says.

@@ -31,7 +31,7 @@ Makes DIR/netboot: cpukernel (and cpuinitrd where the kernel has one), cpu.ipxe 
 UEFI firmware, dnsmasq.conf, and undionly.kpxe where Debian's package ipxe is installed. Without
 --subnet or --range the network is the one of this machine's default route, where another server gives
 out the addresses.")]
-pub(crate) struct Netboot {
+pub(crate) struct NetbootArgs {
     #[command(flatten)]
     common: CommonOptions,
 
@@ -52,7 +52,7 @@ pub(crate) struct Netboot {
     interface: Option<String>,
 }
 
-impl Netboot {
+impl NetbootArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;

@@ -27,7 +27,7 @@ Examples:
 Writes usbstick, usbstick.bmap (for bmaptool) and usbstick.xz. What goes into the image is taken from
 DIR: cpukernel, cpu.config, cpu, cpu_rsa.pub, cpu_rsa.hostkey, and cpuinitrd and cpukernel.cmdline
 where mkimage kernel has made them.")]
-pub(crate) struct Usb {
+pub(crate) struct UsbArgs {
     #[command(flatten)]
     common: CommonOptions,
 
@@ -106,7 +106,7 @@ impl Contents {
     }
 }
 
-impl Usb {
+impl UsbArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
