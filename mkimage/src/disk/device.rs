@@ -43,12 +43,12 @@ pub(crate) enum Error {
 }
 
 /// Where the kernel tells of its devices.
-pub(crate) struct Kernel {
+pub(crate) struct PseudoFileSystems {
     sys: PathBuf,
     proc: PathBuf,
 }
 
-impl Default for Kernel {
+impl Default for PseudoFileSystems {
     fn default() -> Self {
         Self {
             sys: "/sys".into(),
@@ -85,7 +85,7 @@ impl Device {
             return Err(Error::NoDisk(path.to_owned()));
         }
         let number = format!("{}:{}", major(data.rdev()), minor(data.rdev()));
-        Kernel::default().find(path, &number, need, force)
+        PseudoFileSystems::default().find(path, &number, need, force)
     }
 
     /// Write the image, wait until it is on the disk, and compare.
@@ -165,7 +165,7 @@ impl Device {
     }
 }
 
-impl Kernel {
+impl PseudoFileSystems {
     fn find(&self, path: &Path, number: &str, need: u64, force: bool) -> Result<Device, Error> {
         let directory = self.sys.join("dev/block").join(number);
         let read = |name: &str| {
@@ -262,28 +262,28 @@ mod tests {
     use super::*;
 
     /// A stick of 1 GiB with one partition, as the kernel shows it.
-    struct Fake {
+    struct FakeStick {
         dir: tempfile::TempDir,
     }
 
-    impl Fake {
+    impl FakeStick {
         fn new() -> Self {
-            let fake = Self {
+            let stick = Self {
                 dir: tempfile::tempdir().unwrap(),
             };
-            fake.put("sys/dev/block/8:16/size", "2097152\n");
-            fake.put("sys/dev/block/8:16/removable", "1\n");
-            fake.put("sys/dev/block/8:16/device/vendor", "Nice    \n");
-            fake.put("sys/dev/block/8:16/device/model", "Stick 1000      \n");
-            fake.put("sys/dev/block/8:16/uevent", "DEVNAME=sdb\n");
-            fake.put("sys/dev/block/8:16/sdb1/dev", "8:17\n");
-            fake.put("sys/dev/block/8:16/sdb1/uevent", "DEVNAME=sdb1\n");
-            fake.put("sys/dev/block/8:17/partition", "1\n");
-            fake.put(
+            stick.put("sys/dev/block/8:16/size", "2097152\n");
+            stick.put("sys/dev/block/8:16/removable", "1\n");
+            stick.put("sys/dev/block/8:16/device/vendor", "Nice    \n");
+            stick.put("sys/dev/block/8:16/device/model", "Stick 1000      \n");
+            stick.put("sys/dev/block/8:16/uevent", "DEVNAME=sdb\n");
+            stick.put("sys/dev/block/8:16/sdb1/dev", "8:17\n");
+            stick.put("sys/dev/block/8:16/sdb1/uevent", "DEVNAME=sdb1\n");
+            stick.put("sys/dev/block/8:17/partition", "1\n");
+            stick.put(
                 "proc/self/mountinfo",
                 "22 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
             );
-            fake
+            stick
         }
 
         fn put(&self, name: &str, text: &str) {
@@ -293,7 +293,7 @@ mod tests {
         }
 
         fn find(&self, number: &str, need: u64, force: bool) -> Result<Device, Error> {
-            let kernel = Kernel {
+            let kernel = PseudoFileSystems {
                 sys: self.dir.path().join("sys"),
                 proc: self.dir.path().join("proc"),
             };
@@ -303,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_stick_is_found_with_its_model_and_size() {
-        let device = Fake::new().find("8:16", 1 << 26, false).unwrap();
+        let device = FakeStick::new().find("8:16", 1 << 26, false).unwrap();
         assert_eq!(device.to_string(), "/dev/sdb (Nice Stick 1000, 1.0 GB)");
     }
 
@@ -323,9 +323,9 @@ mod tests {
             ("sys/dev/block/8:16/sdb1/holders/dm-0", "", "by dm-0"),
         ];
         for (name, text, expected) in uses {
-            let fake = Fake::new();
-            fake.put(name, text);
-            match fake.find("8:16", 1, true) {
+            let stick = FakeStick::new();
+            stick.put(name, text);
+            match stick.find("8:16", 1, true) {
                 Err(Error::InUse { by, .. }) => assert_eq!(by, expected),
                 _ => panic!("taken although {expected}"),
             }
@@ -334,23 +334,23 @@ mod tests {
 
     #[test]
     fn a_fixed_disk_needs_force_and_a_partition_is_none() {
-        let fake = Fake::new();
-        fake.put("sys/dev/block/8:16/removable", "0\n");
+        let stick = FakeStick::new();
+        stick.put("sys/dev/block/8:16/removable", "0\n");
         assert!(matches!(
-            fake.find("8:16", 1, false),
+            stick.find("8:16", 1, false),
             Err(Error::Fixed { .. })
         ));
-        assert!(fake.find("8:16", 1, true).is_ok());
+        assert!(stick.find("8:16", 1, true).is_ok());
         assert!(matches!(
-            fake.find("8:17", 1, true),
+            stick.find("8:17", 1, true),
             Err(Error::Partition(_))
         ));
-        assert!(matches!(fake.find("9:9", 1, true), Err(Error::NoDisk(_))));
+        assert!(matches!(stick.find("9:9", 1, true), Err(Error::NoDisk(_))));
     }
 
     #[test]
     fn a_small_stick_is_refused() {
-        let error = Fake::new().find("8:16", (1 << 30) + 1, true);
+        let error = FakeStick::new().find("8:16", (1 << 30) + 1, true);
         assert!(matches!(error, Err(Error::TooSmall { .. })));
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(
