@@ -235,11 +235,11 @@ mod tests {
         "pvHa4XdEyf1oB21VhSMJuR17p+JAQJ+fqTMQNxR0efYKc7k+ULq4Jh7kFsM= you@desk\n",
     );
 
-    struct Inputs {
+    struct ApplianceInputs {
         dir: tempfile::TempDir,
     }
 
-    impl Inputs {
+    impl ApplianceInputs {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             keys::make(dir.path(), keys::KeyType::Ed25519, Progress::silent()).unwrap();
@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn the_kernel_and_cpud_find_what_they_need() {
-        let inputs = Inputs::new();
+        let inputs = ApplianceInputs::new();
         let tree = inputs
             .appliance("cpu_ed25519.pub", "ssh_host_ed25519_key")
             .unwrap();
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn no_private_key_is_taken_for_a_public_one() {
-        let inputs = Inputs::new();
+        let inputs = ApplianceInputs::new();
         let result = inputs.appliance("cpu_ed25519", "ssh_host_ed25519_key");
         assert!(matches!(result, Err(Error::PrivateKey(_))));
         let public = fs::read_to_string(inputs.path("cpu_ed25519.pub")).unwrap();
@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn somebody_can_log_in_with_each_file_of_keys() {
-        let inputs = Inputs::new();
+        let inputs = ApplianceInputs::new();
         let good = fs::read_to_string(inputs.path("cpu_ed25519.pub")).unwrap();
         let with = |text: &str| {
             fs::write(inputs.path("keys"), text).unwrap();
@@ -342,13 +342,14 @@ mod tests {
 
     #[test]
     fn a_public_host_key_is_refused() {
-        let result = Inputs::new().appliance("cpu_ed25519.pub", "ssh_host_ed25519_key.pub");
+        let result =
+            ApplianceInputs::new().appliance("cpu_ed25519.pub", "ssh_host_ed25519_key.pub");
         assert!(matches!(result, Err(Error::HostKey { .. })));
     }
 
     #[test]
     fn more_files_come_with_their_directories() {
-        let inputs = Inputs::new();
+        let inputs = ApplianceInputs::new();
         let mut tree = inputs
             .appliance("cpu_ed25519.pub", "ssh_host_ed25519_key")
             .unwrap();

@@ -425,9 +425,9 @@ mod tests {
         bytes
     }
 
-    struct Fake(tempfile::TempDir);
+    struct FakeModules(tempfile::TempDir);
 
-    impl Fake {
+    impl FakeModules {
         fn new() -> Self {
             let fake = Self(tempfile::tempdir().unwrap());
             let magic = "vermagic=6.1-x SMP mod_unload";
@@ -476,7 +476,7 @@ mod tests {
 
     #[test]
     fn a_module_brings_what_it_needs() {
-        let chosen = Fake::new().choose(&["auto"]).unwrap();
+        let chosen = FakeModules::new().choose(&["auto"]).unwrap();
         assert_eq!(chosen.count, 3);
         assert_eq!(
             text(&chosen, "modules.dep"),
@@ -489,7 +489,7 @@ mod tests {
 
     #[test]
     fn lists_are_of_names_paths_and_groups() {
-        let fake = Fake::new();
+        let fake = FakeModules::new();
         assert_eq!(fake.choose(&["mii", "core"]).unwrap().count, 1);
         assert_eq!(fake.choose(&["drivers/net"]).unwrap().count, 3);
         assert_eq!(fake.choose(&["mi*", "cor?"]).unwrap().count, 1);
