@@ -106,7 +106,7 @@ impl KernelSource {
         progress: Progress,
     ) -> Result<PathBuf, Error> {
         let (path, sha256) = match self {
-            Self::Directory(path) => return is_kernel(path).map(|()| path.clone()),
+            Self::Directory(path) => return check_source(path).map(|()| path.clone()),
             Self::Tarball { path, sha256 } => (path, sha256),
         };
         let sha256 = sha256.get(..16).unwrap_or(sha256);
@@ -149,7 +149,7 @@ impl KernelSource {
                 source,
             }
         })?;
-        is_kernel(&part).map_err(|_| Error::NotAKernel(path.clone()))?;
+        check_source(&part).map_err(|_| Error::NotAKernel(path.clone()))?;
         mend::mend(&part).map_err(place)?;
         fs::rename(&part, &tree).map_err(place)?;
         drop(task);
@@ -157,7 +157,7 @@ impl KernelSource {
     }
 }
 
-fn is_kernel(tree: &Path) -> Result<(), Error> {
+fn check_source(tree: &Path) -> Result<(), Error> {
     if tree.join("Makefile").is_file() && tree.join("Kconfig").is_file() {
         Ok(())
     } else {
@@ -266,6 +266,9 @@ mod tests {
     #[test]
     fn a_directory_that_is_no_kernel_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(is_kernel(dir.path()), Err(Error::NotAKernel(_))));
+        assert!(matches!(
+            check_source(dir.path()),
+            Err(Error::NotAKernel(_))
+        ));
     }
 }
