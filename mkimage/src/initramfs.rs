@@ -36,7 +36,7 @@ pub(crate) enum Error {
     #[error("{path} cannot be the only program of a machine: {reason}")]
     Program {
         path: PathBuf,
-        reason: program::Unfit,
+        reason: program::NotRunnable,
     },
     #[error("{0} holds a private key: only its public half goes into an image; give FILE.pub")]
     PrivateKey(PathBuf),
@@ -94,14 +94,14 @@ pub(crate) fn appliance(
 
 /// A file that somebody wants in the machine's root besides: `SRC:DST[:MODE]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Extra {
+pub(crate) struct ExtraFile {
     source: PathBuf,
     /// Without a leading `/`.
     destination: String,
     mode: Option<u32>,
 }
 
-impl std::str::FromStr for Extra {
+impl std::str::FromStr for ExtraFile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -133,7 +133,7 @@ impl std::str::FromStr for Extra {
 }
 
 /// Put more files into the tree, with the directories that they need.
-pub(crate) fn add(tree: &mut FileTree, extras: &[Extra]) -> Result<(), Error> {
+pub(crate) fn add(tree: &mut FileTree, extras: &[ExtraFile]) -> Result<(), Error> {
     for extra in extras {
         let name = &extra.destination;
         let bytes = read("the file of --file", &extra.source)?;
@@ -353,7 +353,7 @@ mod tests {
         let mut tree = inputs
             .appliance("cpu_ed25519.pub", "ssh_host_ed25519_key")
             .unwrap();
-        let extra = |text: &str| -> Extra {
+        let extra = |text: &str| -> ExtraFile {
             let source = inputs.path("cpud").display().to_string();
             text.replace("SRC", &source).parse().unwrap()
         };
@@ -376,9 +376,9 @@ mod tests {
     #[test]
     fn names_that_would_leave_the_root_are_refused() {
         for text in ["a", ":b", "a:", "a:/", "a:b/../c", "a:./b", "a:b//c"] {
-            assert!(text.parse::<Extra>().is_err(), "{text}");
+            assert!(text.parse::<ExtraFile>().is_err(), "{text}");
         }
-        let extra: Extra = "C:/dir/x:/y:0644".parse().unwrap();
+        let extra: ExtraFile = "C:/dir/x:/y:0644".parse().unwrap();
         assert_eq!(extra.source, Path::new("C:/dir/x"));
         assert_eq!((extra.destination.as_str(), extra.mode), ("y", Some(0o644)));
     }

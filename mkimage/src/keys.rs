@@ -64,14 +64,14 @@ pub(crate) struct Key {
 }
 
 /// Both keys.
-pub(crate) struct Made {
+pub(crate) struct KeyPairs {
     pub(crate) user: Key,
     pub(crate) host: Key,
 }
 
 /// Make both keys in `directory`, and the file by which the client pins the machine's. Nothing that
 /// exists is overwritten, nor anything written when one of the files exists.
-pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Result<Made, Error> {
+pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Result<KeyPairs, Error> {
     fs::create_dir_all(directory).map_err(|source| Error::Directory {
         path: directory.to_owned(),
         source,
@@ -95,7 +95,7 @@ pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Resul
     drop(task);
     let pin = format!("{}\n", host.public_key().to_openssh()?);
     files::create(&pin_path, PUBLIC, pin.as_bytes())?;
-    Ok(Made {
+    Ok(KeyPairs {
         host: write(&host, host_path)?,
         user: write(&user, user_path)?,
     })
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    fn make_in(dir: &Path) -> Result<Made, Error> {
+    fn make_in(dir: &Path) -> Result<KeyPairs, Error> {
         make(dir, KeyType::Ed25519, Progress::silent())
     }
 

@@ -9,7 +9,7 @@ use crate::arch::Arch;
 
 /// Why it cannot.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unfit {
+pub(crate) enum NotRunnable {
     #[error("it is no 64-bit little-endian ELF program")]
     NotElf,
     #[error("it is a program for {got}, and the machine is {wanted} (--arch)")]
@@ -19,9 +19,9 @@ pub(crate) enum Unfit {
 }
 
 /// Look at a program's bytes.
-pub(crate) fn check(bytes: &[u8], wanted: Arch) -> Result<(), Unfit> {
-    let header = FileHeader64::<LittleEndian>::parse(bytes).map_err(|_| Unfit::NotElf)?;
-    let endian = header.endian().map_err(|_| Unfit::NotElf)?;
+pub(crate) fn check(bytes: &[u8], wanted: Arch) -> Result<(), NotRunnable> {
+    let header = FileHeader64::<LittleEndian>::parse(bytes).map_err(|_| NotRunnable::NotElf)?;
+    let endian = header.endian().map_err(|_| NotRunnable::NotElf)?;
     let machine = header.e_machine.get(endian);
     if machine != wanted.elf_machine() {
         let got = match machine {
@@ -30,17 +30,17 @@ pub(crate) fn check(bytes: &[u8], wanted: Arch) -> Result<(), Unfit> {
             elf::EM_RISCV => "riscv64".to_owned(),
             other => format!("ELF machine {other}"),
         };
-        return Err(Unfit::Machine { got, wanted });
+        return Err(NotRunnable::Machine { got, wanted });
     }
     let segments = header
         .program_headers(endian, bytes)
-        .map_err(|_| Unfit::NotElf)?;
+        .map_err(|_| NotRunnable::NotElf)?;
     for segment in segments {
         if let Some(interpreter) = segment
             .interpreter(endian, bytes)
-            .map_err(|_| Unfit::NotElf)?
+            .map_err(|_| NotRunnable::NotElf)?
         {
-            return Err(Unfit::Dynamic(
+            return Err(NotRunnable::Dynamic(
                 String::from_utf8_lossy(interpreter).into_owned(),
             ));
         }
@@ -99,12 +99,15 @@ pub(crate) mod tests {
         let error = check(&program, Arch::X86_64).unwrap_err();
         assert_eq!(
             error,
-            Unfit::Dynamic("/lib64/ld-linux-x86-64.so.2".to_owned())
+            NotRunnable::Dynamic("/lib64/ld-linux-x86-64.so.2".to_owned())
         );
         // This test itself is one, as a compiler makes it.
         let real = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         if cfg!(target_env = "gnu") {
-            assert!(matches!(check(&real, Arch::HERE), Err(Unfit::Dynamic(_))));
+            assert!(matches!(
+                check(&real, Arch::HERE),
+                Err(NotRunnable::Dynamic(_))
+            ));
         }
     }
 
@@ -114,6 +117,9 @@ pub(crate) mod tests {
         for length in 0..program.len() {
             assert!(check(&program[..length], Arch::X86_64).is_err(), "{length}");
         }
-        assert_eq!(check(b"#!/bin/sh\n", Arch::X86_64), Err(Unfit::NotElf));
+        assert_eq!(
+            check(b"#!/bin/sh\n", Arch::X86_64),
+            Err(NotRunnable::NotElf)
+        );
     }
 }

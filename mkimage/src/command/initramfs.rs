@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
 use crate::distro;
-use crate::initramfs::Extra;
+use crate::initramfs::ExtraFile;
 use crate::progress::Progress;
 use crate::{archive, compress, epoch, files, initramfs, newc};
 
@@ -37,7 +37,7 @@ pub(crate) struct InitramfsArgs {
 
     /// A file to put in too, any number of times
     #[arg(long = "file", value_name = "SRC:DST[:MODE]")]
-    files: Vec<Extra>,
+    files: Vec<ExtraFile>,
 
     /// An initramfs to add to: it comes first, then what is made here, which wins
     #[arg(long, value_name = "FILE")]

@@ -74,9 +74,9 @@ impl Seek for Window<'_> {
 
 /// The one time of all files. FAT begins with 1980.
 #[derive(Debug)]
-struct OneTime(DateTime);
+struct FixedTime(DateTime);
 
-impl OneTime {
+impl FixedTime {
     fn new(seconds: u32) -> Self {
         let part = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
         let [year, month, day, hour, min, sec] = epoch::civil(seconds.max(315_532_800)).map(part);
@@ -92,7 +92,7 @@ impl OneTime {
     }
 }
 
-impl TimeProvider for OneTime {
+impl TimeProvider for FixedTime {
     fn get_current_date(&self) -> Date {
         self.0.date
     }
@@ -143,7 +143,7 @@ impl<'a> Volume<'a> {
     /// volume are in use, from its beginning.
     pub(crate) fn fill(&self, files: &FileList, seconds: u32) -> Result<u64, Error> {
         // The crate wants it for ever; a program makes one image.
-        let time: &'static OneTime = Box::leak(Box::new(OneTime::new(seconds)));
+        let time: &'static FixedTime = Box::leak(Box::new(FixedTime::new(seconds)));
         let options = FsOptions::new().time_provider(time);
         let window = Window::new(self.file, self.range.clone());
         let system = FileSystem::new(window, options)?;
