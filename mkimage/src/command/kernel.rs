@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use super::CommonOptions;
 use crate::arch::Arch;
 use crate::compress::Compression;
-use crate::distro::{self, Distribution};
+use crate::distro::{self, PrebuiltKernel};
 use crate::progress::Progress;
 use crate::{archive, cache, epoch, files, kernel, newc};
 
@@ -38,7 +38,7 @@ Built: one file, cpukernel. The source is $KERNEL_SRC (a directory or a tarball)
 tarball of kernel.org. Sources and objects are kept in $XDG_CACHE_HOME/cpu-appliance, so that
 another initramfs costs seconds.
 
-Taken: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
+PrebuiltArgs: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
 network, 9P, virtio; also usb, storage, all, names of modules, patterns such as 'e1000*', or paths such
 as drivers/mtd), and cpukernel.cmdline.")]
 pub(crate) struct KernelArgs {
@@ -59,24 +59,24 @@ pub(crate) struct KernelArgs {
         value_name = "NAME,...",
         value_delimiter = ',',
         default_value = "common",
-        conflicts_with = "taken"
+        conflicts_with = "prebuilt"
     )]
     config: Vec<String>,
 
     /// An option that wins over all fragments, any number of times
-    #[arg(long, value_name = "CONFIG_X=y", conflicts_with = "taken")]
+    #[arg(long, value_name = "CONFIG_X=y", conflicts_with = "prebuilt")]
     set: Vec<String>,
 
     /// Lock the kernel down: no /dev/mem, ports or MSRs, so no flashrom or chipsec either
-    #[arg(long, conflicts_with = "taken")]
+    #[arg(long, conflicts_with = "prebuilt")]
     hardened: bool,
 
     /// Refuse a kernel of more bytes than there is room for
-    #[arg(long, value_name = "BYTES", conflicts_with = "taken")]
+    #[arg(long, value_name = "BYTES", conflicts_with = "prebuilt")]
     max_size: Option<usize>,
 
     #[command(flatten)]
-    taken: Taken,
+    prebuilt: PrebuiltArgs,
 
     /// Modules of a kernel that is taken
     #[arg(
@@ -84,12 +84,12 @@ pub(crate) struct KernelArgs {
         value_name = "NAME,...",
         value_delimiter = ',',
         default_value = "auto",
-        requires = "taken"
+        requires = "prebuilt"
     )]
     modules: Vec<String>,
 
     /// Firmware for these modules, such as /lib/firmware
-    #[arg(long, value_name = "DIR", requires = "taken")]
+    #[arg(long, value_name = "DIR", requires = "prebuilt")]
     firmware: Option<PathBuf>,
 
     /// The modules of --kernel, such as /lib/modules/6.12.0
@@ -99,8 +99,8 @@ pub(crate) struct KernelArgs {
 
 /// Where a kernel is taken from.
 #[derive(clap::Args)]
-#[group(id = "taken", multiple = false)]
-struct Taken {
+#[group(id = "prebuilt", multiple = false)]
+struct PrebuiltArgs {
     /// Take the kernel and the modules of a Debian package
     #[arg(long, value_name = "FILE")]
     from_deb: Option<PathBuf>,
@@ -114,20 +114,20 @@ struct Taken {
     kernel: Option<PathBuf>,
 }
 
-impl Taken {
+impl PrebuiltArgs {
     /// The kernel that was asked for, if one was.
     fn find(
         &self,
         modules: Option<&PathBuf>,
         arch: Arch,
         progress: Progress,
-    ) -> Result<Option<Distribution>> {
+    ) -> Result<Option<PrebuiltKernel>> {
         Ok(if let Some(deb) = &self.from_deb {
-            Some(Distribution::from_deb(deb, arch, progress)?)
+            Some(PrebuiltKernel::from_deb(deb, arch, progress)?)
         } else if self.host_kernel {
-            Some(Distribution::of_host(arch)?)
+            Some(PrebuiltKernel::of_host(arch)?)
         } else if let (Some(kernel), Some(modules)) = (&self.kernel, modules) {
-            Some(Distribution::from_files(kernel, modules, arch)?)
+            Some(PrebuiltKernel::from_files(kernel, modules, arch)?)
         } else {
             None
         })
@@ -145,10 +145,10 @@ impl KernelArgs {
         let archive = archive::unpack(&packed)
             .with_context(|| format!("cannot use the initramfs {}", initramfs.display()))?;
         let found = self
-            .taken
+            .prebuilt
             .find(self.modules_dir.as_ref(), common.arch, progress)?;
         if let Some(kernel) = found {
-            return self.take(&kernel, archive, started, progress);
+            return self.use_prebuilt(&kernel, archive, started, progress);
         }
         let cache = cache::CacheDirectory::from_environment()?;
         let mut command_line = match &self.cmdline {
@@ -202,9 +202,9 @@ impl KernelArgs {
     }
 
     /// Put a kernel that somebody else has built beside the initramfs that it needs.
-    fn take(
+    fn use_prebuilt(
         &self,
-        kernel: &Distribution,
+        kernel: &PrebuiltKernel,
         mut archive: Vec<u8>,
         started: Instant,
         progress: Progress,

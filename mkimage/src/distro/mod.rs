@@ -52,7 +52,7 @@ pub(crate) enum Error {
 }
 
 /// A kernel that somebody else has built.
-pub(crate) struct Distribution {
+pub(crate) struct PrebuiltKernel {
     /// The image's bytes.
     pub(crate) image: Vec<u8>,
     /// Its `.config`, when there is one.
@@ -65,7 +65,7 @@ pub(crate) struct Distribution {
     prefix: String,
 }
 
-impl Distribution {
+impl PrebuiltKernel {
     /// That of a package `linux-image-*.deb`.
     pub(crate) fn from_deb(deb: &Path, arch: Arch, progress: Progress) -> Result<Self, Error> {
         let task = progress.task("unpacking", None);
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn a_kernel_says_its_release_and_how_its_initramfs_may_be_packed() {
         let (dir, path) = kernel(&(good() + "CONFIG_RD_ZSTD=y\n"));
-        let found = Distribution::from_files(&path, dir.path(), Arch::X86_64).unwrap();
+        let found = PrebuiltKernel::from_files(&path, dir.path(), Arch::X86_64).unwrap();
         assert_eq!(found.release, "6.12.1");
         assert!(matches!(found.compression(), Ok(Compression::Zstd)));
     }
@@ -292,10 +292,10 @@ mod tests {
     #[test]
     fn a_kernel_without_9p_is_refused() {
         let (dir, path) = kernel(&good().replace("CONFIG_9P_FS=m", "# CONFIG_9P_FS is not set"));
-        let found = Distribution::from_files(&path, dir.path(), Arch::X86_64).unwrap();
+        let found = PrebuiltKernel::from_files(&path, dir.path(), Arch::X86_64).unwrap();
         let error = found.compression().unwrap_err().to_string();
         assert!(error.contains("was built without CONFIG_9P_FS;"), "{error}");
-        let other = Distribution::from_files(&path, dir.path(), Arch::Aarch64);
+        let other = PrebuiltKernel::from_files(&path, dir.path(), Arch::Aarch64);
         assert!(matches!(other, Err(Error::Image { .. })));
     }
 
