@@ -39,11 +39,11 @@ pub(crate) enum Error {
     NoRelease(PathBuf),
     #[error(
         "cpud cannot run on the kernel {path}, which was built without {}; take a kernel for real \
-         machines, such as Debian's linux-image-amd64, not one for clouds", .lacks.join(", ")
+         machines, such as Debian's linux-image-amd64, not one for clouds", .missing.join(", ")
     )]
-    Useless {
+    CannotRunCpud {
         path: PathBuf,
-        lacks: Vec<&'static str>,
+        missing: Vec<&'static str>,
     },
     #[error(transparent)]
     Config(#[from] config::Error),
@@ -155,11 +155,11 @@ impl PrebuiltKernel {
             return Ok(Compression::Gzip);
         };
         let config = KernelConfig::parse("the kernel's", &String::from_utf8_lossy(text))?;
-        let lacks = config.lacks_for_cpud();
-        if !lacks.is_empty() {
-            return Err(Error::Useless {
+        let missing = config.missing_for_cpud();
+        if !missing.is_empty() {
+            return Err(Error::CannotRunCpud {
                 path: self.path.clone(),
-                lacks,
+                missing,
             });
         }
         let known = [

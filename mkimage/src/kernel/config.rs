@@ -85,7 +85,7 @@ impl KernelConfig {
     }
 
     /// Options without which cpud cannot do its work, or not be started, that are off here.
-    pub(crate) fn lacks_for_cpud(&self) -> Vec<&'static str> {
+    pub(crate) fn missing_for_cpud(&self) -> Vec<&'static str> {
         NEEDED
             .into_iter()
             .filter(|option| !matches!(self.0.get(*option).map(String::as_str), Some("y" | "m")))
@@ -93,12 +93,12 @@ impl KernelConfig {
     }
 
     /// What `self` asks for and `made` does not have, one readable item each.
-    pub(crate) fn lost_in(&self, made: &Self) -> Vec<String> {
+    pub(crate) fn dropped_by(&self, made: &Self) -> Vec<String> {
         self.0
             .iter()
-            .filter_map(|(option, asked)| {
+            .filter_map(|(option, requested)| {
                 let got = made.0.get(option).map_or("n", String::as_str);
-                (got != asked).then(|| format!("{option} is {got} instead of {asked}"))
+                (got != requested).then(|| format!("{option} is {got} instead of {requested}"))
             })
             .collect()
     }
@@ -126,9 +126,9 @@ fn is_option(text: &str) -> bool {
     })
 }
 
-/// A list of lost options for an error message.
-pub(crate) fn list(lost: &[String]) -> String {
-    lost.iter().fold(String::new(), |mut text, item| {
+/// A list of dropped options for an error message.
+pub(crate) fn list(dropped: &[String]) -> String {
+    dropped.iter().fold(String::new(), |mut text, item| {
         let _ = write!(text, "\n  {item}");
         text
     })
@@ -156,17 +156,18 @@ mod tests {
 
     #[test]
     fn every_lost_option_is_named() {
-        let asked = config("CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=8\n# CONFIG_D is not set\nCONFIG_E=n");
+        let requested =
+            config("CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=8\n# CONFIG_D is not set\nCONFIG_E=n");
         let made = config("CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=64\nCONFIG_D=y\nCONFIG_F=y");
         assert_eq!(
-            asked.lost_in(&made),
+            requested.dropped_by(&made),
             [
                 "CONFIG_B is n instead of y",
                 "CONFIG_C is 64 instead of 8",
                 "CONFIG_D is y instead of n",
             ]
         );
-        assert!(asked.lost_in(&asked).is_empty());
+        assert!(requested.dropped_by(&requested).is_empty());
     }
 
     #[test]

@@ -73,12 +73,12 @@ pub(crate) enum Error {
     #[error(
         "with this configuration cpud could not run; also needed: {}", .0.join(", ")
     )]
-    Useless(Vec<&'static str>),
+    CannotRunCpud(Vec<&'static str>),
     #[error(
         "the kernel cannot have what the configuration asks for \
          (renamed, or something it depends on is off):{}", config::list(.0)
     )]
-    Lost(Vec<String>),
+    Dropped(Vec<String>),
     #[error("cannot configure the kernel")]
     Configure(#[source] tools::Error),
     #[error("cannot build the kernel")]
@@ -109,7 +109,7 @@ pub(crate) fn build(
     cache: &CacheDirectory,
     progress: Progress,
 ) -> Result<Built, Error> {
-    let asked = configuration(options)?;
+    let requested = configuration(options)?;
     check_tools(options.arch)?;
     let source = KernelSource::find(cache, progress)?;
     let cross = options.arch.cross_prefix();
@@ -126,11 +126,11 @@ pub(crate) fn build(
     // A directory may change under the same name, so only make can tell what is still right.
     let finished = match source {
         KernelSource::Tarball { .. } => {
-            let asked = asked.to_string();
+            let requested = requested.to_string();
             let epoch = options.epoch.to_be_bytes();
             let key = digest(&[
                 tree_key.as_bytes(),
-                asked.as_bytes(),
+                requested.as_bytes(),
                 &epoch,
                 options.initramfs,
             ]);
@@ -150,7 +150,7 @@ pub(crate) fn build(
         progress,
     };
     let lock = CacheDirectory::lock(&tree.objects, progress)?;
-    let config = tree.configure(&asked, &lock)?;
+    let config = tree.configure(&requested, &lock)?;
     let image = tree.make(options.initramfs, &lock)?;
     let parts = tree.parts()?;
     let built = Built {
@@ -170,17 +170,17 @@ fn configuration(options: &BuildOptions<'_>) -> Result<KernelConfig, Error> {
     if line.len() > MAX_COMMAND_LINE || !line.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
         return Err(Error::CommandLine(line.to_owned()));
     }
-    let mut asked = fragments::merge(options.arch, options.fragments)?;
-    asked.merge(KernelConfig::parse("--set", &options.settings.join("\n"))?);
+    let mut requested = fragments::merge(options.arch, options.fragments)?;
+    requested.merge(KernelConfig::parse("--set", &options.settings.join("\n"))?);
     if !line.is_empty() {
         if options.arch == Arch::X86_64 {
-            asked.enable("CONFIG_CMDLINE_BOOL");
+            requested.enable("CONFIG_CMDLINE_BOOL");
         }
-        asked.set_string("CONFIG_CMDLINE", line);
+        requested.set_string("CONFIG_CMDLINE", line);
     }
-    match asked.lacks_for_cpud().as_slice() {
-        [] => Ok(asked),
-        lacks => Err(Error::Useless(lacks.to_vec())),
+    match requested.missing_for_cpud().as_slice() {
+        [] => Ok(requested),
+        missing => Err(Error::CannotRunCpud(missing.to_vec())),
     }
 }
 

@@ -27,11 +27,15 @@ pub(super) struct BuildTree {
 
 impl BuildTree {
     /// Make the `.config`, unless it is there already, and return it.
-    pub(super) fn configure(&self, asked: &KernelConfig, lock: &Lock) -> Result<Vec<u8>, Error> {
+    pub(super) fn configure(
+        &self,
+        requested: &KernelConfig,
+        lock: &Lock,
+    ) -> Result<Vec<u8>, Error> {
         fs::create_dir_all(&self.objects).map_err(failed("make", &self.objects))?;
-        let asked_file = self.objects.join("asked.config");
+        let asked_file = self.objects.join("requested.config");
         let config_file = self.objects.join(".config");
-        let text = asked.to_string();
+        let text = requested.to_string();
         if !fs::read(&asked_file).is_ok_and(|old| old == text.as_bytes()) || !config_file.exists() {
             // Only a .config that has passed the check below may be taken for one that needs none.
             let unchecked = self.objects.join("unchecked.config");
@@ -44,12 +48,12 @@ impl BuildTree {
             make.arg("allnoconfig");
             tools::run(make, &log, self.progress, |_| ()).map_err(Error::Configure)?;
             let made = read(&config_file)?;
-            let lost = asked.lost_in(&KernelConfig::parse(
+            let dropped = requested.dropped_by(&KernelConfig::parse(
                 ".config",
                 &String::from_utf8_lossy(&made),
             )?);
-            if !lost.is_empty() {
-                return Err(Error::Lost(lost));
+            if !dropped.is_empty() {
+                return Err(Error::Dropped(dropped));
             }
             fs::rename(&unchecked, &asked_file).map_err(failed("rename", &unchecked))?;
         }
