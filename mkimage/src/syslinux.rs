@@ -45,5 +45,5 @@ pub(crate) fn install(image: &Path, progress: Progress) -> Result<(), tools::Err
     command
         .args(["--install", "--offset", &disk::START.to_string()])
         .arg(image);
-    tools::quietly(command, progress)
+    tools::run_short(command, progress)
 }

@@ -108,8 +108,8 @@ pub(crate) fn has_header(compiler: &str, header: &str) -> Result<bool, Error> {
 }
 
 /// Run something short to the end. What it says is shown when it fails.
-pub(crate) fn quietly(mut command: Command, progress: Progress) -> Result<(), Error> {
-    progress.detail(format_args!("+ {}", in_words(&command)));
+pub(crate) fn run_short(mut command: Command, progress: Progress) -> Result<(), Error> {
+    progress.detail(format_args!("+ {}", shell_text(&command)));
     let output = command
         .output()
         .map_err(|source| cannot_run(command.get_program(), source))?;
@@ -133,7 +133,7 @@ pub(crate) fn run(
     progress: Progress,
     mut on_line: impl FnMut(&str),
 ) -> Result<(), Error> {
-    progress.detail(format_args!("+ {}", in_words(&command)));
+    progress.detail(format_args!("+ {}", shell_text(&command)));
     let program = command.get_program().to_owned();
     let cannot_run = |source| cannot_run(&program, source);
     let failed_log = |source| Error::Log {
@@ -170,7 +170,7 @@ pub(crate) fn run(
 }
 
 /// The command as one could type it, near enough.
-fn in_words(command: &Command) -> String {
+fn shell_text(command: &Command) -> String {
     std::iter::once(command.get_program())
         .chain(command.get_args())
         .map(OsStr::to_string_lossy)
