@@ -90,13 +90,6 @@ impl Device {
 
     /// Write the image, wait until it is on the disk, and compare.
     pub(crate) fn write(&self, image: &File, progress: Progress) -> Result<(), Error> {
-        let failed = |what| {
-            move |source| Error::Io {
-                what,
-                path: self.path.clone(),
-                source,
-            }
-        };
         // With O_EXCL the kernel refuses a disk that is mounted, or was just now (open(2)).
         let exclusive = i32::try_from(OFlags::EXCL.bits()).unwrap_or(0);
         let mut disk = File::options()
@@ -104,57 +97,59 @@ impl Device {
             .write(true)
             .custom_flags(exclusive)
             .open(&self.path)
-            .map_err(failed("open"))?;
-        let size = image
-            .metadata()
-            .map_err(failed("read the image for"))?
-            .len();
-        let steps = size.div_ceil(CHUNK as u64);
-        self.each_chunk(image, progress.task("writing", Some(steps)), |chunk, _| {
-            disk.write_all(chunk).map_err(failed("write"))
+            .map_err(self.failed("open"))?;
+        self.each_chunk(image, "writing", progress, |chunk, _| {
+            disk.write_all(chunk).map_err(self.failed("write"))
         })?;
-        disk.sync_all().map_err(failed("write"))?;
+        disk.sync_all().map_err(self.failed("write"))?;
+        self.compare(image, &mut disk, progress)
+    }
+
+    fn compare(&self, image: &File, disk: &mut File, progress: Progress) -> Result<(), Error> {
         // What is compared must come from the disk, not from memory.
-        fadvise(&disk, 0, None, Advice::DontNeed)
-            .map_err(|error| failed("read back")(error.into()))?;
-        disk.rewind().map_err(failed("read back"))?;
+        fadvise(&*disk, 0, None, Advice::DontNeed)
+            .map_err(|error| self.failed("read back")(error.into()))?;
+        disk.rewind().map_err(self.failed("read back"))?;
         let mut buffer = vec![0; CHUNK];
-        self.each_chunk(
-            image,
-            progress.task("verifying", Some(steps)),
-            |chunk, offset| {
-                let read = &mut buffer[..chunk.len()];
-                disk.read_exact(read).map_err(failed("read back"))?;
-                match read.iter().zip(chunk).position(|(got, wrote)| got != wrote) {
-                    None => Ok(()),
-                    Some(at) => Err(Error::Differs {
-                        path: self.path.clone(),
-                        offset: offset + at as u64,
-                    }),
-                }
-            },
-        )
+        self.each_chunk(image, "verifying", progress, |chunk, offset| {
+            let read = &mut buffer[..chunk.len()];
+            disk.read_exact(read).map_err(self.failed("read back"))?;
+            match read.iter().zip(chunk).position(|(got, wrote)| got != wrote) {
+                None => Ok(()),
+                Some(at) => Err(Error::Differs {
+                    path: self.path.clone(),
+                    offset: offset + at as u64,
+                }),
+            }
+        })
+    }
+
+    fn failed(&self, what: &'static str) -> impl Fn(io::Error) -> Error {
+        move |source| Error::Io {
+            what,
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn each_chunk(
         &self,
         mut image: &File,
-        mut task: crate::progress::Task,
+        doing: &'static str,
+        progress: Progress,
         mut each: impl FnMut(&[u8], u64) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let failed = |source| Error::Io {
-            what: "read the image for",
-            path: self.path.clone(),
-            source,
-        };
-        image.rewind().map_err(failed)?;
+        let failed = self.failed("read the image for");
+        let size = image.metadata().map_err(&failed)?.len();
+        let mut task = progress.task(doing, Some(size.div_ceil(CHUNK as u64)));
+        image.rewind().map_err(&failed)?;
         let (mut buffer, mut offset) = (Vec::with_capacity(CHUNK), 0);
         loop {
             buffer.clear();
             let length = image
                 .take(CHUNK as u64)
                 .read_to_end(&mut buffer)
-                .map_err(failed)?;
+                .map_err(&failed)?;
             if length == 0 {
                 return Ok(());
             }
@@ -259,6 +254,8 @@ impl PseudoFileSystems {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt as _;
+
     use super::*;
 
     /// A stick of 1 GiB with one partition, as the kernel shows it.
@@ -373,14 +370,39 @@ mod tests {
         device.write(&image, Progress::silent()).unwrap();
         let bytes = fs::read(disk.path()).unwrap();
         assert!(bytes[..3 << 20].iter().all(|byte| *byte == 7) && bytes.len() == 4 << 20);
-        // A disk that forgets what it is given.
-        let null = Device {
-            path: "/dev/zero".into(),
-            ..device
+        let mut written = disk.reopen().unwrap();
+        assert!(
+            device
+                .compare(&image, &mut written, Progress::silent())
+                .is_ok()
+        );
+        // In the middle of a later chunk.
+        let broken = (2 << 20) + 5;
+        disk.as_file().write_all_at(&[8], broken).unwrap();
+        match device.compare(&image, &mut written, Progress::silent()) {
+            Err(Error::Differs { offset, .. }) => assert_eq!(offset, broken),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_told() {
+        let image = tempfile::tempfile().unwrap();
+        (&image).write_all(b"image").unwrap();
+        let full = Device {
+            path: "/dev/full".into(),
+            model: String::new(),
+            size: 1 << 20,
         };
-        assert!(matches!(
-            null.write(&image, Progress::silent()),
-            Err(Error::Differs { offset: 0, .. } | Error::Io { .. })
-        ));
+        match full.write(&image, Progress::silent()) {
+            Err(Error::Io {
+                what: "write",
+                source,
+                ..
+            }) => {
+                assert_eq!(source.kind(), io::ErrorKind::StorageFull);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 }
