@@ -25,9 +25,10 @@ use super::{Export, File, os};
 
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
-/// `V9FS_MAGIC`: what statfs says the file system is. Not the one underneath, since programs go
-/// by it: `tail -f` would wait for inotify events that no network file system has.
-const V9FS_MAGIC: u32 = 0x0102_1997;
+/// `CEPH_SUPER_MAGIC` of Linux's `magic.h`: what statfs says the file system is. Programs that choose by it must take it for
+/// one that others change without a word to inotify, which `V9FS_MAGIC` and the number of the file system underneath do not
+/// say; NFS's makes cargo take no locks. What they do with this one: docs/conformance.md.
+const F_TYPE: u32 = 0x00c3_6400;
 
 pub(super) fn stat(fd: impl AsFd) -> Result<Statx> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)
@@ -103,7 +104,7 @@ pub(super) fn statfs(fd: impl AsFd) -> Result<Statfs> {
     let stat = rustix::fs::fstatvfs(fd)?;
     let narrow = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Ok(Statfs {
-        magic: V9FS_MAGIC,
+        magic: F_TYPE,
         bsize: narrow(stat.f_frsize),
         blocks: stat.f_blocks,
         bfree: stat.f_bfree,

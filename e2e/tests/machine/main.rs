@@ -4,6 +4,7 @@
 mod cache;
 mod commands;
 mod files;
+mod follow;
 mod go;
 mod lifecycle;
 mod load;
@@ -40,6 +41,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             commands::TESTS,
             files::TESTS,
             files::OF_ROOT,
+            follow::TESTS,
             cache::TESTS,
             visible::TESTS,
             mounts::TESTS,
@@ -51,7 +53,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             load::TESTS,
             path::TESTS,
         ],
-        Some("ann") => &[files::TESTS, cache::TESTS, terminals::TESTS],
+        Some("ann") => &[files::TESTS, follow::TESTS, cache::TESTS, terminals::TESTS],
         Some(_) => &[files::TESTS],
     }
 }
