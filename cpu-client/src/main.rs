@@ -112,7 +112,12 @@ fn run(flags: &Flags) -> Result<u8> {
             (None, None) => None,
             both => Some(Arc::new(both)),
         };
-        Some(files::Files::new(&flags.root, flags.msize, observer)?)
+        Some(files::Files::new(
+            &flags.root,
+            &home,
+            flags.msize,
+            observer,
+        )?)
     } else {
         None
     };

@@ -211,8 +211,8 @@ pub(crate) fn escape(name: &str) -> String {
     field
 }
 
-/// Undoes [`escape`] for any byte. A backslash without three octal digits is itself, as in libmount.
-fn unescape(field: &[u8]) -> Result<OsString, Reason> {
+/// Undoes [`escape`] for any byte, as in all tables of mounts. A backslash without three octal digits is itself, as in libmount.
+pub fn unescape(field: &[u8]) -> Result<OsString, Reason> {
     let mut name = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, after)) = rest.split_first() {

@@ -1,10 +1,6 @@
 //! Attributes from the system to the wire and back.
 //!
-//! **qid.path** is the inode number, the device folded in, less the 2 that Linux's client adds
-//! (`QID2INO`): on the root's own device a file has the number there that it has here, or git on
-//! either side would read again all that the other has in its index; on every other one xored with
-//! 64 bits hashed from the device. So two files of one device never share a path, and two of
-//! different devices only if the few inode bits in use differ by just what two hashes differ by.
+//! **qid.path** is the number that [`super::inode`] gives the file, less the 2 that Linux's client adds (`QID2INO`).
 //!
 //! **qid.version** is a hash of size, mtime and ctime, which the kernel updates with every change;
 //! never 0, which tells Linux's client not to cache. That of an open file always is.
@@ -19,7 +15,8 @@ use rustix::fs::{
 };
 use rustix::io::Result;
 
-use super::node::{FileId, Node};
+use super::inode::mix;
+use super::node::Node;
 use super::owner::change_owner;
 use super::{Export, File, os};
 
@@ -39,20 +36,12 @@ pub(super) fn device(stat: &Statx) -> u64 {
     u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
 }
 
-/// Spreads every bit of `x` over all; 0 stays 0 (the finalizer of SplitMix64).
-fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
+/// The path of a qid that Linux's client shows as this inode number.
+pub(super) fn path(number: u64) -> u64 {
+    number.wrapping_sub(2)
 }
 
-/// See the head of this file. `root` is the device of the root.
-pub(super) fn path(root: u64, id: FileId) -> u64 {
-    (id.inode ^ mix(id.device ^ root)).wrapping_sub(2)
-}
-
-pub(super) fn qid(root: u64, stat: &Statx) -> Qid {
-    let id = FileId::new(stat);
+pub(super) fn qid(number: u64, stat: &Statx) -> Qid {
     let time = |t: &StatxTimestamp| t.tv_sec.cast_unsigned() << 30 ^ u64::from(t.tv_nsec);
     let change = mix(mix(time(&stat.stx_mtime)) ^ time(&stat.stx_ctime)) ^ mix(stat.stx_size);
     let version = (change >> 32) as u32;
@@ -63,7 +52,7 @@ pub(super) fn qid(root: u64, stat: &Statx) -> Qid {
             _ => Qid::FILE,
         },
         version: version.max(1),
-        path: path(root, id),
+        path: path(number),
     }
 }
 

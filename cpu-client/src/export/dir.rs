@@ -1,5 +1,5 @@
-//! A directory read as the stream it is: each Treaddir goes on where the last one ended, with the
-//! cookies of the file system itself, so that nothing is kept here but the position.
+//! A directory read as the stream it is: each Treaddir goes on where the last one ended, so that no entry is kept here. The
+//! offsets that the peer is given are counted, not the file system's cookies ([`super::marks`]).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,6 +11,7 @@ use ninep::msg::{DirEntry, Qid};
 use ninep::wire::Str;
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
+use super::marks::{Marks, Total};
 use super::os;
 
 /// Bytes asked of getdents64(2) at once.
@@ -18,11 +19,29 @@ const BATCH: usize = 16 * 1024;
 /// A `linux_dirent64` of the longest name that most file systems have.
 const LARGEST: usize = 280;
 
-/// Position in an open directory, as the file system's cookie.
-#[derive(Default)]
-pub(super) struct Stream(Mutex<u64>);
+/// An open directory.
+pub(super) struct Stream(Mutex<Reader>);
+
+/// A place in it: how many entries come before, and the file system's cookie.
+type Place = (u64, u64);
+
+struct Reader {
+    /// Where the descriptor is; none if that is unknown.
+    at: Option<Place>,
+    /// Where the last reply began, which may be asked for again.
+    last: Place,
+    marks: Marks,
+}
 
 impl Stream {
+    pub(super) fn new(total: Total) -> Self {
+        Self(Mutex::new(Reader {
+            at: None,
+            last: (0, 0),
+            marks: Marks::new(total),
+        }))
+    }
+
     /// Fills `sink` from `offset` on. `path` is the qid.path of a name and inode number.
     pub(super) fn read(
         &self,
@@ -31,11 +50,48 @@ impl Stream {
         sink: &mut DirSink<'_>,
         path: impl Fn(&[u8], u64) -> u64,
     ) -> Result<()> {
-        let mut position = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset == 0 || offset != *position {
-            rustix::fs::seek(&fd, SeekFrom::Start(offset)).map_err(os)?;
-            *position = offset;
+        let mut reader = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = reader.at.take();
+        let mut place = match at {
+            Some(place) if place.0 == offset && offset != 0 => place,
+            _ => reader.seek(fd.as_fd(), offset)?,
+        };
+        reader.last = place;
+        reader.fill(fd.as_fd(), &mut place, sink, path)?;
+        reader.at = Some(place);
+        Ok(())
+    }
+}
+
+impl Reader {
+    /// Sets the descriptor to where `number` entries are before it, or to the end.
+    fn seek(&self, fd: BorrowedFd<'_>, number: u64) -> Result<Place> {
+        let (mut at, mut cookie) = self.marks.before(number);
+        if (at..=number).contains(&self.last.0) {
+            (at, cookie) = self.last;
         }
+        rustix::fs::seek(fd, SeekFrom::Start(cookie)).map_err(os)?;
+        let mut batch = [MaybeUninit::uninit(); BATCH];
+        let mut entries = RawDir::new(fd, &mut batch);
+        while at < number {
+            let Some(entry) = entries.next() else {
+                return Ok((number, cookie));
+            };
+            cookie = entry.map_err(os)?.next_entry_cookie();
+            at += 1;
+        }
+        // More than that may have been read.
+        rustix::fs::seek(fd, SeekFrom::Start(cookie)).map_err(os)?;
+        Ok((number, cookie))
+    }
+
+    fn fill(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        place: &mut Place,
+        sink: &mut DirSink<'_>,
+        path: impl Fn(&[u8], u64) -> u64,
+    ) -> Result<()> {
         let mut batch = [MaybeUninit::uninit(); BATCH];
         let room = sink.room();
         loop {
@@ -47,7 +103,7 @@ impl Stream {
             let Some(batch) = batch.get_mut(..fits).filter(|_| !full) else {
                 return Ok(());
             };
-            match one_batch(fd.as_fd(), batch, &mut position, sink, &path) {
+            match self.one_batch(fd, batch, place, sink, &path) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 // It found no room for the next entry, which has a longer name (vfat's).
@@ -56,44 +112,46 @@ impl Stream {
             }
         }
     }
-}
 
-/// True if there may be more.
-fn one_batch(
-    fd: BorrowedFd<'_>,
-    batch: &mut [MaybeUninit<u8>],
-    position: &mut u64,
-    sink: &mut DirSink<'_>,
-    path: &impl Fn(&[u8], u64) -> u64,
-) -> Result<bool> {
-    let mut entries = RawDir::new(fd, batch);
-    loop {
-        let entry = match entries.next() {
-            None => return Ok(false),
-            Some(entry) => entry.map_err(os)?,
-        };
-        let name = entry.file_name().to_bytes();
-        let kind = entry.file_type();
-        let pushed = sink.push(&DirEntry {
-            qid: Qid {
-                kind: match kind {
-                    FileType::Directory => Qid::DIR,
-                    FileType::Symlink => Qid::SYMLINK,
-                    _ => Qid::FILE,
+    /// True if there may be more.
+    fn one_batch(
+        &mut self,
+        fd: BorrowedFd<'_>,
+        batch: &mut [MaybeUninit<u8>],
+        place: &mut Place,
+        sink: &mut DirSink<'_>,
+        path: &impl Fn(&[u8], u64) -> u64,
+    ) -> Result<bool> {
+        let mut entries = RawDir::new(fd, batch);
+        loop {
+            let entry = match entries.next() {
+                None => return Ok(false),
+                Some(entry) => entry.map_err(os)?,
+            };
+            let name = entry.file_name().to_bytes();
+            let kind = entry.file_type();
+            let pushed = sink.push(&DirEntry {
+                qid: Qid {
+                    kind: match kind {
+                        FileType::Directory => Qid::DIR,
+                        FileType::Symlink => Qid::SYMLINK,
+                        _ => Qid::FILE,
+                    },
+                    version: 0,
+                    path: path(name, entry.ino()),
                 },
-                version: 0,
-                path: path(name, entry.ino()),
-            },
-            offset: entry.next_entry_cookie(),
-            kind: d_type(kind),
-            name: Str::new(name).ok_or(Errno::EIO)?,
-        });
-        if !pushed {
-            return Err(Errno::EIO);
-        }
-        *position = entry.next_entry_cookie();
-        if entries.is_buffer_empty() {
-            return Ok(true);
+                offset: place.0 + 1,
+                kind: d_type(kind),
+                name: Str::new(name).ok_or(Errno::EIO)?,
+            });
+            if !pushed {
+                return Err(Errno::EIO);
+            }
+            *place = (place.0 + 1, entry.next_entry_cookie());
+            self.marks.note(place.0, place.1);
+            if entries.is_buffer_empty() {
+                return Ok(true);
+            }
         }
     }
 }

@@ -10,7 +10,8 @@
 //! |---|---|
 //! | [`node`] | descriptors: walking, opening again, paths for people |
 //! | [`attr`] | attributes both ways, qids |
-//! | [`dir`] | directories read as a stream |
+//! | [`inode`], [`mounts`] | inode numbers, of the devices in the tree |
+//! | [`dir`], [`marks`] | directories read as a stream, and where their entries are |
 //! | [`lock`] | record locks that exclude everyone else |
 //! | [`owner`] | who owns what, here and for the peer; whose new files are |
 //! | [`xattr`] | extended attributes |
@@ -22,7 +23,10 @@
 
 mod attr;
 mod dir;
+mod inode;
 mod lock;
+mod marks;
+mod mounts;
 mod node;
 mod owner;
 mod process;
@@ -37,7 +41,7 @@ use std::sync::Arc;
 use ninep::errno::Errno;
 use ninep::fs::{Attach, DirSink, FileSystem, LockOwner, LockStatus, OpenFlags, Result};
 use ninep::msg::{Attr, Qid, Record, SetAttr, Statfs};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno as Os;
 
 pub use node::Node;
@@ -49,11 +53,11 @@ pub struct Export {
     root: Node,
     /// Whether what is mounted of proc(5) in it is shown.
     shows_processes: bool,
-    /// The root's device, whose inode numbers are passed on as they are.
-    device: u64,
+    devices: Arc<inode::Devices>,
     /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
     proc: Option<Arc<OwnedFd>>,
     locks: Arc<lock::Locks>,
+    marks: marks::Total,
     caching: Caching,
     ids: IdMap,
 }
@@ -103,6 +107,12 @@ fn os(errno: Os) -> Errno {
 impl Export {
     /// Serves the directory `root` and what is beneath it, other file systems included.
     pub fn new(root: &Path) -> std::result::Result<Self, Error> {
+        Self::with_home(root, Path::new("/"))
+    }
+
+    /// The same for a user whose home is `home` in that directory: what lies on the home's device has the inode numbers there that it
+    /// has here, or git on either side would read again all that the other has in its index.
+    pub fn with_home(root: &Path, home: &Path) -> std::result::Result<Self, Error> {
         let failed = |source: Os| Error::Root {
             path: root.to_owned(),
             source: source.into(),
@@ -112,13 +122,23 @@ impl Export {
         let stat = attr::stat(&fd).map_err(failed)?;
         let whole = rustix::fs::statx(rustix::fs::CWD, c"/", AtFlags::empty(), attr::WANTED);
         let whole = whole.map_err(failed)?;
+        let device = attr::device(&stat);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let inside = ResolveFlags::IN_ROOT;
+        let home = rustix::fs::openat2(&fd, home, flags, Mode::empty(), inside);
+        let home = home.and_then(attr::stat).map(|stat| attr::device(&stat));
         Ok(Self {
             shows_processes: node::FileId::new(&whole) == node::FileId::new(&stat)
                 || node::is_of_proc(&fd),
-            device: attr::device(&stat),
+            devices: Arc::new(inode::Devices::new(
+                device,
+                home.unwrap_or(device),
+                mounts::mounted(root),
+            )),
             root: Node::root(fd, &stat),
             proc: node::proc_fds().map(Arc::new),
             locks: Arc::default(),
+            marks: marks::Total::default(),
             caching: Caching::default(),
             ids: IdMap::default(),
         })
@@ -137,25 +157,31 @@ impl Export {
             root: self.root.clone(),
             proc: self.proc.clone(),
             locks: self.locks.clone(),
+            marks: self.marks.clone(),
+            devices: self.devices.clone(),
             caching,
             ..*self
         }
     }
 
     /// The qid of an open file: version 0 has the peer ask here each time.
-    fn open_qid(&self, file: &File) -> Result<Qid> {
+    fn open_qid(&self, node: &Node, file: &File) -> Result<Qid> {
         let stat = attr::stat(&file.fd).map_err(os)?;
-        let mut qid = self.qid(&stat);
+        let mut qid = self.qid(node, &stat);
         qid.version = 0;
         Ok(qid)
     }
 
-    fn qid(&self, stat: &rustix::fs::Statx) -> Qid {
-        attr::qid(self.device, stat)
+    /// The qid of a file that is `node`, or is new in it.
+    fn qid(&self, node: &Node, stat: &rustix::fs::Statx) -> Qid {
+        let number = self
+            .devices
+            .number(node::FileId::new(stat), || node.place_of_device());
+        attr::qid(number, stat)
     }
 
     fn attr(&self, node: &Node, stat: &rustix::fs::Statx) -> Attr {
-        let mut attr = attr::attr(self.qid(stat), node.size(stat), stat);
+        let mut attr = attr::attr(self.qid(node, stat), node.size(stat), stat);
         self.ids.show(&mut attr);
         attr
     }
@@ -164,7 +190,7 @@ impl Export {
     fn made(&self, dir: &Node, name: &[u8]) -> Result<Qid> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let stat = rustix::fs::statx(dir.fd(), name, flags, attr::WANTED).map_err(os)?;
-        Ok(self.qid(&stat))
+        Ok(self.qid(dir, &stat))
     }
 }
 
@@ -182,12 +208,14 @@ impl FileSystem for Export {
             }
         }
         let stat = attr::stat(node.fd()).map_err(os)?;
-        Ok((node, self.qid(&stat)))
+        let qid = self.qid(&node, &stat);
+        Ok((node, qid))
     }
 
     fn walk(&self, dir: &Node, name: &[u8]) -> Result<(Node, Qid)> {
         let (node, stat) = self.step(dir, name).map_err(os)?;
-        Ok((node, self.qid(&stat)))
+        let qid = self.qid(&node, &stat);
+        Ok((node, qid))
     }
 
     fn walk_getattr(&self, dir: &Node, name: &[u8]) -> Result<(Node, Attr)> {
@@ -205,7 +233,8 @@ impl FileSystem for Export {
             None => self.root.of_user(node.user()),
         };
         let stat = attr::stat(up.fd()).map_err(os)?;
-        Ok((up, self.qid(&stat)))
+        let qid = self.qid(&up, &stat);
+        Ok((up, qid))
     }
 
     fn getattr(&self, node: &Node, _mask: u64) -> Result<Attr> {
@@ -251,14 +280,14 @@ impl FileSystem for Export {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
                 File {
                     fd: self.reopen(node, flags).map_err(os)?.into(),
-                    kind: Kind::Directory(dir::Stream::default()),
+                    kind: Kind::Directory(dir::Stream::new(self.marks.clone())),
                 }
             }
             FileType::Symlink => return Err(Errno::ELOOP),
             // Pipes, sockets and devices belong to the peer's kernel.
             _ => return Err(Errno::ENXIO),
         };
-        let qid = self.open_qid(&file)?;
+        let qid = self.open_qid(node, &file)?;
         Ok((file, qid))
     }
 
@@ -284,7 +313,7 @@ impl FileSystem for Export {
                     let stat = attr::stat(&fd).map_err(os)?;
                     let node = dir.child(name, fd.clone(), &stat);
                     let file = File::regular(fd);
-                    let qid = self.open_qid(&file)?;
+                    let qid = self.open_qid(&node, &file)?;
                     return Ok((node, file, qid));
                 }
                 Err(Os::EXIST) if !flags.has(OpenFlags::EXCL) => {}
@@ -314,11 +343,18 @@ impl FileSystem for Export {
         let Kind::Directory(stream) = &file.kind else {
             return Err(Errno::ENOTDIR);
         };
-        let qid = |id| attr::path(self.device, id);
-        stream.read(&file.fd, offset, sink, |name, inode| match name {
-            // The root has no parent that the peer may know of.
-            b".." => qid(node.up().unwrap_or(&self.root).id()),
-            _ => qid(node.id().sibling(inode)),
+        let share = |of: &Node| {
+            let place = || of.place_of_device();
+            self.devices.share(of.id().device, place)
+        };
+        // The root has no parent that the peer may know of.
+        let up = node.up().unwrap_or(&self.root);
+        let (up, here) = (inode::number(share(up), up.id().inode), share(node));
+        stream.read(&file.fd, offset, sink, |name, inode| {
+            attr::path(match name {
+                b".." => up,
+                _ => inode::number(here, inode),
+            })
         })
     }
 

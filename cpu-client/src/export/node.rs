@@ -47,11 +47,6 @@ impl FileId {
             inode: stat.stx_ino,
         }
     }
-
-    /// Another file of the same file system.
-    pub(super) fn sibling(self, inode: u64) -> Self {
-        Self { inode, ..self }
-    }
 }
 
 /// What is special about a file system.
@@ -234,6 +229,18 @@ impl Node {
         } else {
             Err(Errno::STALE)
         }
+    }
+
+    /// The path of the highest directory above that is on the same device: where that is mounted. What is no directory
+    /// counts as on its directory's, since the files of an overlay may be on others, which nothing is mounted from.
+    pub(super) fn place_of_device(&self) -> Vec<u8> {
+        let mut node = self;
+        while let Some(up) = node.up()
+            && (node.id().device == up.id().device || node.kind() != FileType::Directory)
+        {
+            node = up;
+        }
+        node.path()
     }
 
     /// As it was walked, for people.

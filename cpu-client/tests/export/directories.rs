@@ -114,3 +114,94 @@ fn entries_carry_the_inode_and_type_and_the_root_hides_its_parent() {
         );
     }
 }
+
+/// All entries of fid 1 in one pass, as names and offsets.
+fn entries(raw: &mut Raw) -> Vec<Listed> {
+    let mut all = Vec::new();
+    loop {
+        let offset = all.last().map_or(0, |entry: &Listed| entry.offset);
+        let some = readdir(raw, 1, offset, 8192).unwrap();
+        if some.is_empty() {
+            return all;
+        }
+        all.extend(some);
+    }
+}
+
+/// More than are noted of one directory (`marks`), so that some places are found by reading.
+#[test]
+fn offsets_fit_in_31_bits_and_each_leads_to_its_place() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    for n in 0..10_000 {
+        served.write(&format!("d/file-{n}"), "");
+    }
+    raw.open(1, "d", RDONLY).unwrap();
+    let all = entries(&mut raw);
+    assert_eq!(all.len(), 10_002);
+    assert!(all.iter().all(|entry| entry.offset < 1 << 31));
+    // Forwards and backwards in steps of all sizes.
+    for n in (0..all.len()).step_by(17).map(|n| n * 7919 % all.len()) {
+        let after = readdir(&mut raw, 1, all[n].offset, 300).unwrap();
+        let wanted = all.get(n + 1).map(|entry| &entry.name);
+        assert_eq!(after.first().map(|entry| &entry.name), wanted, "after {n}");
+    }
+    // In a place that it never had, a directory ends.
+    assert!(readdir(&mut raw, 1, 1 << 30, 8192).unwrap().is_empty());
+    assert_eq!(entries(&mut raw).len(), all.len());
+}
+
+#[test]
+fn a_place_stays_where_it_was_while_others_change_the_directory() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    for n in 0..1000 {
+        served.write(&format!("d/file-{n}"), "");
+    }
+    raw.open(1, "d", RDONLY).unwrap();
+    let all = entries(&mut raw);
+    let (gone, stay): (Vec<_>, Vec<_>) = all.iter().enumerate().partition(|(n, _)| n % 3 == 0);
+    for (n, entry) in &gone {
+        let name = String::from_utf8(entry.name.clone()).unwrap();
+        if !name.starts_with('.') {
+            fs::remove_file(served.path("d").join(name)).unwrap();
+            served.write(&format!("d/more-{n}"), "");
+        }
+    }
+    let stay: HashSet<_> = stay.into_iter().map(|(_, entry)| &entry.name).collect();
+    for n in (0..all.len()).rev() {
+        let after = readdir(&mut raw, 1, all[n].offset, 8192).unwrap();
+        let found = after.iter().find(|entry| stay.contains(&entry.name));
+        let wanted = all[n + 1..].iter().find(|entry| stay.contains(&entry.name));
+        assert_eq!(
+            found.map(|entry| &entry.name),
+            wanted.map(|entry| &entry.name)
+        );
+    }
+}
+
+/// As a kernel does whose question a signal has taken back.
+#[test]
+fn a_reply_that_is_asked_for_again_begins_where_it_did() {
+    let (served, mut raw) = served();
+    served.mkdir("d");
+    for n in 0..30_000 {
+        served.write(&format!("d/file-{n}"), "");
+    }
+    raw.open(1, "d", RDONLY).unwrap();
+    let (mut offset, mut before) = (0, Vec::new());
+    // So far into it that of this place no cookie is noted.
+    while offset < 20_000 || offset % 4 != 3 {
+        let some = readdir(&mut raw, 1, offset, 8192).unwrap();
+        offset = some.last().unwrap().offset;
+        before.extend(some);
+    }
+    let once = readdir(&mut raw, 1, offset, 8192).unwrap();
+    for entry in before.iter().rev().take(50) {
+        let name = String::from_utf8(entry.name.clone()).unwrap();
+        fs::remove_file(served.path("d").join(name)).unwrap();
+    }
+    let again = readdir(&mut raw, 1, offset, 8192).unwrap();
+    assert_eq!(again[0].name, once[0].name);
+    assert_eq!(again.len(), once.len());
+}

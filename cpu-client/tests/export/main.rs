@@ -9,6 +9,7 @@
 mod raw;
 
 mod confined;
+mod devices;
 mod directories;
 mod files;
 mod flags;

@@ -9,6 +9,7 @@ mod go;
 mod lifecycle;
 mod load;
 mod mounts;
+mod numbers;
 mod path;
 mod refusals;
 mod sockets;
@@ -42,6 +43,8 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             files::TESTS,
             files::OF_ROOT,
             follow::TESTS,
+            numbers::TESTS,
+            numbers::OF_ROOT,
             cache::TESTS,
             visible::TESTS,
             mounts::TESTS,
@@ -53,7 +56,13 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             load::TESTS,
             path::TESTS,
         ],
-        Some("ann") => &[files::TESTS, follow::TESTS, cache::TESTS, terminals::TESTS],
+        Some("ann") => &[
+            files::TESTS,
+            follow::TESTS,
+            numbers::TESTS,
+            cache::TESTS,
+            terminals::TESTS,
+        ],
         Some(_) => &[files::TESTS],
     }
 }
