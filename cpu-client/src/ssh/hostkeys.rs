@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
+use cpu_proto::AuthorizedKeys;
+use cpu_proto::authorized_keys::LeftOut;
 use russh::keys::{Algorithm, HashAlg, PublicKey};
 
 use super::config::{Checking, NewHost};
@@ -362,17 +364,12 @@ fn confirm(name: &Name, fingerprint: &str) -> Result<bool> {
 
 /// The public keys of a pin file: one or more lines as in a `.pub` file.
 fn read_pins(file: &Path) -> Result<Vec<PublicKey>> {
-    let text = fs::read_to_string(file)
+    let bytes = fs::read(file)
         .with_context(|| format!("cannot read the host key file {}", file.display()))?;
-    let keys = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| {
-            PublicKey::from_openssh(line)
-                .with_context(|| format!("{}: {line:?} is not a public key", file.display()))
-        })
-        .collect::<Result<Vec<_>>>()?;
+    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
+    if let Some(LeftOut { line, fault }) = left_out.first() {
+        bail!("the host key file {}: line {line} {fault}", file.display());
+    }
     if keys.is_empty() {
         bail!("the host key file {} holds no key", file.display());
     }

@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
+use cpu_proto::AuthorizedKeys;
+use cpu_proto::authorized_keys::Fault;
 use russh::keys::{PrivateKey, PublicKey};
 
 use crate::terminal;
@@ -85,18 +87,28 @@ pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
 }
 
 /// The public key that `path` is, or that lies beside it though the private one does not: the agent, or a token
-/// that it talks to, has the other half.
-pub(super) fn read_public(path: &Path) -> Option<Identity> {
+/// that it talks to, has the other half. An error is about a file that is no key, nor will be read as a private one.
+pub(super) fn read_public(path: &Path) -> Result<Option<Identity>> {
     let beside = PathBuf::from(format!("{}.pub", path.display()));
     let file = if path.exists() { path } else { &beside };
     let meta = std::fs::metadata(file).ok();
-    meta.filter(|meta| meta.is_file() && meta.len() <= LARGEST)?;
-    let text = std::fs::read_to_string(file).ok()?;
-    Some(Identity {
-        name: file.display().to_string(),
-        public: PublicKey::from_openssh(text.trim()).ok()?,
+    let is_key_sized = meta.is_some_and(|meta| meta.is_file() && meta.len() <= LARGEST);
+    let Some(bytes) = std::fs::read(file).ok().filter(|_| is_key_sized) else {
+        return Ok(None);
+    };
+    let name = file.display().to_string();
+    for line in AuthorizedKeys::parse(&bytes).left_out {
+        if let Fault::Certificate | Fault::ByteOrderMark | Fault::Utf16 = line.fault {
+            bail!("{name} {}", line.fault);
+        }
+    }
+    let text = str::from_utf8(&bytes).unwrap_or_default();
+    let public = PublicKey::from_openssh(text.trim()).ok();
+    Ok(public.map(|public| Identity {
+        name,
+        public,
         secret: Secret::Agent,
-    })
+    }))
 }
 
 /// Asks for the passphrase on the terminal.
@@ -188,13 +200,37 @@ mod tests {
             let text = std::fs::read_to_string(path.with_added_extension("pub")).unwrap();
             let public = PublicKey::from_openssh(text.trim()).unwrap();
             assert_eq!(key.public.key_data(), public.key_data(), "{words:?}");
-            assert!(read_public(&path).is_none(), "it is the private one");
+            assert!(
+                read_public(&path).unwrap().is_none(),
+                "it is the private one"
+            );
             let beside = path.with_added_extension("pub");
             std::fs::remove_file(&path).unwrap();
             for path in [path, beside] {
-                let key = read_public(&path).unwrap();
+                let key = read_public(&path).unwrap().unwrap();
                 assert_eq!(key.public.key_data(), public.key_data(), "{words:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_file_that_hides_its_key_is_told_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let private = keygen(directory.path(), &["-t", "ed25519"], "");
+        let public = private.with_added_extension("pub");
+        let signed = Command::new("ssh-keygen")
+            .args(["-q", "-I", "me", "-s"])
+            .args([&private, &public])
+            .status();
+        assert!(signed.unwrap().success());
+        let certificate = PathBuf::from(format!("{}-cert.pub", private.display()));
+        let marked = directory.path().join("marked");
+        let told = |path: &Path| read_public(path).unwrap_err().to_string();
+        assert!(told(&certificate).contains("is a certificate"));
+        for file in [&private, &public] {
+            let text = std::fs::read_to_string(file).unwrap();
+            std::fs::write(&marked, format!("\u{feff}{text}")).unwrap();
+            assert!(told(&marked).contains("byte order mark"));
         }
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use cpu_ssh::Peer;
 use russh::keys::agent::client::AgentClient;
 use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey};
-use russh::{SendError, client};
+use russh::{AgentAuthError, SendError, client};
 use tokio::net::UnixStream;
 use tracing::debug;
 
@@ -57,9 +57,9 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     let files = from.named.iter().map(|path| (path, true));
     for (path, is_named) in files.chain(from.usual.iter().map(|path| (path, false))) {
         let key = match identity::read_public(path) {
-            Some(public) => Ok(Some(public)),
-            None if !is_named && !path.exists() => continue,
-            None => identity::read(path),
+            Ok(None) if !is_named && !path.exists() => continue,
+            Ok(None) => identity::read(path),
+            public_or_fault => public_or_fault,
         };
         let mut key = match key {
             Ok(Some(key)) => key,
@@ -161,9 +161,10 @@ impl Keys {
         stage: &Stage,
     ) -> Result<()> {
         let mut locked = None;
-        for (offered, key) in self.all.iter().enumerate() {
+        let all = self.all.len();
+        for (refused, key) in self.all.iter().enumerate() {
             let hash = rsa_hash(handle, peer, &key.public).await;
-            let lost = || ended(place, offered);
+            let lost = || anyhow!(ended(place, refused, all));
             let late = || anyhow!("{place} does not answer the login");
             debug!("offering {}", key.name);
             let secret = match &key.secret {
@@ -178,6 +179,7 @@ impl Keys {
                         Err(_) => return Err(late()),
                         Ok(Ok(answer)) if answer.success() => return Ok(()),
                         Ok(Ok(_)) => {}
+                        Ok(Err(AgentAuthError::Send(_))) => return Err(lost()),
                         // An agent may refuse to sign; the next key may do.
                         Ok(Err(error)) => say!("{}: the agent: {error}", key.name),
                     }
@@ -190,7 +192,7 @@ impl Keys {
                     match tokio::time::timeout(TIMEOUT, offer).await {
                         Err(_) => return Err(late()),
                         Ok(Ok(_)) => continue,
-                        Ok(Err(Probed::Lost)) => bail!(lost()),
+                        Ok(Err(Probed::Lost)) => return Err(lost()),
                         Ok(Err(Probed::Accepted)) => {}
                     }
                     stage.hide();
@@ -206,39 +208,41 @@ impl Keys {
             let secret = PrivateKeyWithHashAlg::new(secret, hash);
             let login = handle.authenticate_publickey(user, secret);
             let answer = tokio::time::timeout(TIMEOUT, login).await;
-            if answer.map_err(|_| late())?.with_context(lost)?.success() {
+            let answer = answer.map_err(|_| late())?.map_err(|error| match error {
+                russh::Error::SendError => lost(),
+                error => anyhow!("cannot log in with {}: {error}", key.name),
+            });
+            if answer?.success() {
                 debug!("logged in with {}", key.name);
                 return Ok(());
             }
         }
         if handle.is_closed() {
-            bail!(ended(place, self.all.len()));
+            bail!(ended(place, all, all));
         }
         if let Some(error) = locked {
             return Err(error);
         }
-        let names: Vec<_> = self.all.iter().map(|key| key.name.as_str()).collect();
-        let (s, its) = if names.len() == 1 {
-            ("", "its public half")
-        } else {
-            ("s", "one's public half")
+        let names = self.all.iter().take(FEW).map(|key| key.name.as_str());
+        let names = names.collect::<Vec<_>>().join(", ");
+        let what = match all {
+            1 => format!("the key {names}; its public half"),
+            ..=FEW => format!("the keys {names}; one's public half"),
+            _ => format!("all {all} keys that it was offered ({names}, ...); one's public half"),
         };
-        bail!(
-            "{place} refuses the key{s} {}; {its} must be among those that may log in \
-             (give another with -key)",
-            names.join(", ")
-        )
+        bail!("{place} refuses {what} must be among those that may log in (give another with -key)")
     }
 }
 
-/// That the server ended the connection, when so many keys had been refused.
-fn ended(place: &Place, refused: usize) -> String {
-    let why = if refused < FEW {
-        ""
-    } else {
-        ": it takes only so many keys; name the right one with -key, or with IdentityFile and IdentitiesOnly yes"
-    };
-    format!("{place} ended the connection during the login{why}")
+/// That the server ended the connection, when so many of all keys had been offered.
+fn ended(place: &Place, offered: usize, all: usize) -> String {
+    if offered < FEW {
+        return format!("{place} ended the connection during the login");
+    }
+    format!(
+        "{place} ended the connection when {offered} of {all} keys had been offered, and takes no more; \
+         name the right one with -key, or with IdentityFile in ~/.ssh/config: it is offered first"
+    )
 }
 
 /// Which hash an RSA signature is to have; SHA-1 never.

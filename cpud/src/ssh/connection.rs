@@ -33,6 +33,9 @@ const LOGIN_GRACE: Duration = Duration::from_mins(2);
 /// somebody whose agent offers five keys.
 const REJECTION: Duration = Duration::from_millis(100);
 
+/// How many keys a peer may offer. Nobody guesses one; an agent may well hold more than the ten of russh.
+const MAX_OFFERS: usize = 64;
+
 /// Serve the connection on standard input until it ends.
 pub(crate) fn run(options: &Options) -> Result<()> {
     let keys = auth::read_public_keys(&options.public_keys)?;
@@ -55,6 +58,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             format!("{SERVER_ID_PREFIX}{}", env!("CARGO_PKG_VERSION")).into(),
         ),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
+        max_auth_attempts: MAX_OFFERS,
         auth_rejection_time: REJECTION,
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![host_key],

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{ended, finish};
-use e2e::daemon::Daemon;
+use e2e::daemon::{Daemon, keygen};
 use e2e::delay::Delay;
-use e2e::user::{User, works};
-use e2e::wait_until;
+use e2e::user::{User, fails, works};
+use e2e::{out, wait_until};
 
 use crate::Test;
 use crate::ssh::Agent;
@@ -22,6 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
         slow,
     ),
     ("login_is_followed_by_questions_to_a_silent_client", asked),
+    ("login_finds_the_right_one_of_many_keys", many_keys),
+    ("login_says_what_is_wrong_with_a_key_file", key_files),
 ];
 
 /// How long the person takes; cpud is told to ask a silent client every second.
@@ -157,4 +159,72 @@ fn asked() -> Result<()> {
     lost.kill()?;
     lost.wait()?;
     told.context(daemon.log())
+}
+
+fn many_keys() -> Result<()> {
+    let (cpud, sshd) = (Daemon::cpud()?, Daemon::sshd()?);
+    let user = User::new()?;
+    let agent = Agent::run(Command::new("ssh-agent"), &user.ssh().join("agent"))?;
+    for n in 0..15 {
+        let one = user.ssh().join(format!("wrong-{n}"));
+        keygen(&one, &["-t", "ed25519"], "")?;
+        agent.add(&one, &[])?;
+    }
+    agent.add(&user.key(), &[])?;
+    let public = fs::read(out().join("cpu_rsa.pub"))?;
+    fs::write(user.ssh().join("right.pub"), public)?;
+    fs::remove_file(user.key())?;
+    let to = |daemon: &Daemon, config: &str| {
+        user.configure(&format!(
+            "StrictHostKeyChecking no\nLogLevel ERROR\n{config}"
+        ))?;
+        let mut command = user.cpu(&[&format!("-sp={}", daemon.port), "127.0.0.1", "true"]);
+        ended(command.env("SSH_AUTH_SOCK", &agent.socket))
+    };
+    works(&to(&cpud, "")?)?;
+    let mut command = ssh(&user, cpud.port, Path::new("/nosuch"));
+    works(&ended(
+        command.arg("true").env("SSH_AUTH_SOCK", &agent.socket),
+    )?)?;
+    // This one takes six, of whatever name.
+    let root = if nix::unistd::getuid().is_root() {
+        ""
+    } else {
+        "User root\n"
+    };
+    let output = to(&sshd, root)?;
+    fails(
+        &output,
+        &[" of 16 keys had been offered", "-key", "IdentityFile"],
+    )?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    let told = stderr.lines().filter(|line| !line.contains("is new"));
+    ensure!(told.count() == 1, "{stderr}");
+    works(&to(&sshd, &format!("{root}IdentityFile ~/.ssh/right\n"))?)?;
+    // All of them are refused.
+    let stranger = Daemon::cpud_for(&sshd.host_key())?;
+    fails(&to(&stranger, "")?, &["refuses all 16 keys", "may log in"])
+}
+
+fn key_files() -> Result<()> {
+    let user = User::new()?;
+    let public = user.ssh().join("own.pub");
+    fs::write(&public, fs::read(out().join("cpu_rsa.pub"))?)?;
+    let mut sign = Command::new("ssh-keygen");
+    sign.args(["-q", "-I", "me", "-s"])
+        .args([&user.key(), &public]);
+    ensure!(sign.status()?.success());
+    let marked = user.ssh().join("marked");
+    fs::write(&marked, [b"\xef\xbb\xbf", &fs::read(&public)?[..]].concat())?;
+    for (name, why) in [
+        ("own-cert.pub", "is a certificate"),
+        ("marked", "byte order mark"),
+    ] {
+        let key = user.ssh().join(name).display().to_string();
+        for flag in ["-key", "-hk"] {
+            let output = user.run(&["-sp=1", flag, &key, "127.0.0.1", "true"])?;
+            fails(&output, &[name, why])?;
+        }
+    }
+    Ok(())
 }

@@ -213,7 +213,7 @@ impl Drop for Agent {
 fn agent() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let socket = user.ssh().join("agent");
-    let agent = Agent::start(&socket, &user.key())?;
+    let _agent = Agent::start(&socket, &user.key())?;
     let port = format!("-sp={}", daemon.port);
     // Only the agent has it now.
     fs::remove_file(user.key())?;
@@ -236,14 +236,6 @@ fn agent() -> Result<()> {
         user.configure(&only.replace("other", name).replace("yes", "Yes"))?;
         works(&user.run(&words)?)?;
     }
-    // What is configured and held is offered first: this server ends it after ten others.
-    for n in 0..11 {
-        let one = user.ssh().join(format!("agents-{n}"));
-        keygen(&one, &["-t", "ed25519"], "")?;
-        agent.add(&one, &[])?;
-    }
-    user.configure("IdentityAgent ~/.ssh/agent\nIdentityFile ~/.ssh/token\n")?;
-    works(&user.run(&words)?)?;
     Ok(())
 }
 
