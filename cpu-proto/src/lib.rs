@@ -38,5 +38,10 @@ pub const ENV_FSTAB: &str = "CPU_FSTAB";
 /// The same text again for sshd-like servers that let only `LC_*` through.
 pub const ENV_FSTAB_LC: &str = "LC_GLENDA_CPU_FSTAB";
 
+/// Environment variable in which a client whose user is not root names the places of sudo(8) in its namespace, with
+/// colons between them: cpud has its own there, since the client's can't read its configuration. Another server
+/// leaves it to the command, which has no use for it.
+pub const ENV_SUDO: &str = "CPU_SUDO";
+
 /// Largest 9P message: the cap of the kernel's `trans=fd` (`net/9p/trans_fd.c`, `MAX_SOCK_BUF`).
 pub const MAX_MSIZE: u32 = 1024 * 1024;

@@ -1,6 +1,6 @@
 //! cpud: the only program on a machine with no disk and no users. One binary, five roles; see
 //! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `network`, `connection` and
-//! `session` are started by it and by each other; else it is the server.
+//! `session` are started by it and by each other; else it is the server. Called `modprobe` or `sudo`, it is that.
 
 mod cmdline;
 mod console;
@@ -10,6 +10,7 @@ mod modules;
 mod netup;
 mod session;
 mod ssh;
+mod sudo;
 mod sys;
 
 use std::path::Path;
@@ -26,8 +27,13 @@ fn main() -> ExitCode {
     // The words of a session may be any bytes, so it reads its arguments itself.
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();
-    if Path::new(&program).file_name() == Some("modprobe".as_ref()) {
-        return modules::modprobe(args);
+    match Path::new(&program)
+        .file_name()
+        .and_then(|name| name.to_str())
+    {
+        Some("modprobe") => return modules::modprobe(args),
+        Some("sudo") => return sudo::main(args),
+        _ => {}
     }
     let role = args.next();
     if role.as_ref().is_some_and(|role| role == "session") {

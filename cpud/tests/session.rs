@@ -176,6 +176,7 @@ fn environment_is_the_clients_and_no_more() {
             ("CPU_FSTAB", ""),
             ("LC_GLENDA_CPU_FSTAB", ""),
             ("CPUNONCE", "0"),
+            ("CPU_SUDO", ""),
             ("PWD", "/usr"),
         ],
         &["env"],
@@ -183,6 +184,44 @@ fn environment_is_the_clients_and_no_more() {
     let mut lines: Vec<_> = text(&output.stdout).lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["A=b c", "PATH=/usr/bin:/bin", "PWD=/usr"]);
+}
+
+#[test]
+fn sudo_simply_runs_the_command_wherever_the_client_has_one() {
+    let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+    let sudo = directory.path().join("sudo");
+    fs::write(&sudo, "the client's").unwrap();
+    let (path, sudo) = (directory.path().display(), sudo.display());
+    let environment = [
+        ("CPU_SUDO", &*format!("{sudo}:/nosuch/sudo:relative")),
+        ("PATH", &*format!("{path}:/usr/bin:/bin")),
+        ("A", "kept"),
+    ];
+    let script = format!(
+        "{sudo} -n id -u; sudo B=2 sh -c 'echo $A $B'; sudo -D / pwd; sudo sh -c 'exit 42'; echo $?"
+    );
+    assert_eq!(sh(&environment, &script), "0\nkept 2\n/\n42\n");
+    for (line, status, said) in [
+        ("sudo -u nobody id", 1, "sudo: -u nobody: "),
+        ("sudo nosuch", 1, "sudo: nosuch: command not found\n"),
+    ] {
+        let output = run(&environment, &["sh", "-c", line]);
+        assert_eq!(output.status.code(), Some(status), "{line}");
+        assert!(
+            text(&output.stderr).starts_with(said),
+            "{}",
+            text(&output.stderr)
+        );
+    }
+    // Of the session alone; and one that does not name it has its own.
+    assert_eq!(
+        fs::read(directory.path().join("sudo")).unwrap(),
+        b"the client's"
+    );
+    assert_eq!(
+        sh(&environment[1..], &format!("cat {sudo}")),
+        "the client's"
+    );
 }
 
 #[test]

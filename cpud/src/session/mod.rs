@@ -11,7 +11,7 @@
 //! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
 //! 2. private mount namespace, tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu, and in further cache
 //!    modes on /tmp/cpu-CACHE ([`namespace`]);
-//! 3. the mounts of `CPU_FSTAB` ([`mounts`]);
+//! 3. the mounts of `CPU_FSTAB` ([`mounts`]), and cpud's [`sudo`] where `CPU_SUDO` names the client's;
 //! 4. working directory ([`directory`]) and command ([`command`]);
 //! 5. wait until the command and all its descendants are gone ([`wait`]);
 //! 6. end as the command ended: with its status, or by its signal.
@@ -24,6 +24,7 @@ mod command;
 mod directory;
 mod mounts;
 mod namespace;
+mod sudo;
 mod wait;
 
 pub(crate) use cgroup::end_rest;
@@ -35,7 +36,7 @@ use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use cpu_proto::{Cache, ENV_FSTAB, ENV_FSTAB_LC};
+use cpu_proto::{Cache, ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::stat::{Mode, umask};
@@ -44,7 +45,7 @@ use crate::console::say;
 use crate::sys::{self, Ended};
 
 /// Variables that were for cpud and not for the command. The last is the Go client's nonce.
-const CONSUMED: [&str; 3] = [ENV_FSTAB, ENV_FSTAB_LC, "CPUNONCE"];
+const CONSUMED: [&str; 4] = [ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, "CPUNONCE"];
 
 /// What the server asks for.
 struct Request {
@@ -129,13 +130,18 @@ fn run(request: Request) -> Result<Ended> {
 
     let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
+    let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO));
     namespace::make_tmp()?;
     let clients = namespace::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
     let fstab = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
     let fstab = fstab.unwrap_or_default();
     mounts::look_up(&fstab, directory.path(), &clients);
     let mounted = mounts::mount_all(&fstab, &clients);
-    let directory = directory.enter(clients.first())?;
+    let enter = || directory.enter(clients.first());
+    let directory = match sudo {
+        Some(sudo) => sudo.mount_during(enter),
+        None => enter(),
+    }?;
     // An open descriptor would keep nothing alive that matters, but it has no more use either.
     drop(clients);
 

@@ -1,0 +1,81 @@
+//! cpud's own sudo ([`crate::sudo`]) in the places of the client's: that one could not read its configuration,
+//! which belongs to the root of the client's machine.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+
+use super::namespace::NONE;
+use super::shown;
+use crate::console::say;
+
+/// Places at most; a client names two.
+const MOST: usize = 8;
+
+/// What is to be mounted where.
+pub(super) struct Sudo {
+    /// cpud's file, opened with `O_PATH`.
+    program: OwnedFd,
+    places: Vec<PathBuf>,
+}
+
+impl Sudo {
+    /// Opens cpud's file while it has its name, before the session mounts anything. By name, since what
+    /// /proc/self/exe itself leads to is in the namespace that this process has left.
+    pub(super) fn open(places: Option<OsString>) -> Option<Self> {
+        let places = places?;
+        let places = places.as_bytes().split(|&byte| byte == b':');
+        let places = places.map(|place| PathBuf::from(OsStr::from_bytes(place)));
+        let places: Vec<PathBuf> = places
+            .filter(|place| place.is_absolute())
+            .take(MOST)
+            .collect();
+        let program = fs::read_link("/proc/self/exe")
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
+            .and_then(|name| open(&name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()));
+        match program {
+            Ok(program) => Some(Self { program, places }),
+            Err(errno) => {
+                say(format_args!(
+                    "no sudo in this session: cannot open cpud: {}",
+                    errno.desc()
+                ));
+                None
+            }
+        }
+    }
+
+    /// Mounts it while `work` is done, since every name of a place is asked of the client.
+    pub(super) fn mount_during<T>(&self, work: impl FnOnce() -> T) -> T {
+        thread::scope(|scope| {
+            for place in &self.places {
+                let mount = move || self.mount(place);
+                if thread::Builder::new().spawn_scoped(scope, mount).is_err() {
+                    self.mount(place);
+                }
+            }
+            work()
+        })
+    }
+
+    fn mount(&self, place: &Path) {
+        let program = format!("/proc/self/fd/{}", self.program.as_raw_fd());
+        match mount(Some(program.as_str()), place, NONE, MsFlags::MS_BIND, NONE) {
+            // A namespace without it.
+            Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+            Err(errno) => say(format_args!(
+                "cannot bind sudo on {}: {}",
+                shown(place.as_os_str()),
+                errno.desc()
+            )),
+        }
+    }
+}

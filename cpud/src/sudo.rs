@@ -1,0 +1,366 @@
+//! sudo(8) in a session: whoever logs in is root already, so there is nobody to ask and nothing to decide. The
+//! command runs with the environment as it is, and with the directories of root's programs in its PATH.
+//!
+//! Flags about passwords, and about what is kept of an environment that is kept anyway, are accepted. Those that ask
+//! for something else than root's rights are refused, so that nothing is done in another way than it was meant.
+
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write as _};
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+/// Where root's programs are; an ordinary user's PATH may lack them.
+const FOR_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+
+const USAGE: &str = "\
+usage: sudo [-nEH] [-u root] [-D DIRECTORY] [VAR=VALUE ...] [-s | -i] [COMMAND [ARGUMENT ...]]
+In a session of cpu the command simply runs: its user is root already.
+";
+
+/// The flags of sudo(8) by their long names.
+const LONG: [(&str, char); 16] = [
+    ("askpass", 'A'),
+    ("bell", 'B'),
+    ("chdir", 'D'),
+    ("group", 'g'),
+    ("help", 'h'),
+    ("list", 'l'),
+    ("login", 'i'),
+    ("non-interactive", 'n'),
+    ("prompt", 'p'),
+    ("remove-timestamp", 'K'),
+    ("reset-timestamp", 'k'),
+    ("set-home", 'H'),
+    ("shell", 's'),
+    ("stdin", 'S'),
+    ("user", 'u'),
+    ("version", 'V'),
+];
+
+/// What a command line asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wish {
+    words: Vec<OsString>,
+    variables: Vec<(OsString, OsString)>,
+    directory: Option<PathBuf>,
+    shell: bool,
+    login: bool,
+    /// About passwords, so nothing to do if there is no command.
+    nothing: bool,
+    /// To be printed, instead of all else.
+    told: Option<String>,
+}
+
+/// Runs as `sudo`; `args` are those behind that word.
+pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let done = parse(args).and_then(|wish| match wish {
+        Wish {
+            told: Some(text), ..
+        } => io::stdout()
+            .write_all(text.as_bytes())
+            .map_err(|error| format!("cannot write: {error}")),
+        Wish { nothing: true, .. } => Ok(()),
+        wish => Err(exec(wish)),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            // Where nobody reads it, the status still tells.
+            let _ = io::stderr().write_all(format!("sudo: {why}\n").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Wish, String> {
+    let mut wish = Wish::default();
+    while let Some(word) = args.next() {
+        let bytes = word.as_bytes();
+        if bytes == b"--" {
+            break;
+        }
+        if let Some(long) = bytes.strip_prefix(b"--") {
+            let mut parts = long.splitn(2, |&byte| byte == b'=');
+            let name = parts.next().unwrap_or_default();
+            let value = parts.next().map(<[u8]>::to_vec);
+            // Kept in any case.
+            if name == b"preserve-env" {
+                continue;
+            }
+            let known = LONG.iter().find(|(long, _)| long.as_bytes() == name);
+            let &(_, flag) = known.ok_or_else(|| refusal(&word))?;
+            wish.flag(flag, value, &mut args)?;
+        } else if let Some(mut flags) = bytes.strip_prefix(b"-").filter(|flags| !flags.is_empty()) {
+            while let Some((&flag, rest)) = flags.split_first() {
+                let value = (!rest.is_empty()).then(|| rest.to_vec());
+                let is_used = wish.flag(flag.into(), value, &mut args)?;
+                flags = if is_used { &[] } else { rest };
+            }
+        } else if let Some((name, value)) = variable(bytes) {
+            wish.variables.push((name, value));
+        } else {
+            wish.words.push(word);
+            break;
+        }
+    }
+    wish.words.extend(args);
+    let is_command = wish.shell || !wish.words.is_empty();
+    if !is_command && !wish.nothing && wish.told.is_none() {
+        return Err("what is to be run? sudo -h tells how to say it".to_owned());
+    }
+    wish.nothing &= !is_command;
+    Ok(wish)
+}
+
+impl Wish {
+    /// Takes a flag; true if it used the value behind it.
+    fn flag(
+        &mut self,
+        flag: char,
+        value: Option<Vec<u8>>,
+        args: &mut impl Iterator<Item = OsString>,
+    ) -> Result<bool, String> {
+        let takes_value = matches!(flag, 'u' | 'g' | 'D' | 'p');
+        let value = match value {
+            Some(value) if takes_value => OsString::from_vec(value),
+            None if takes_value => args
+                .next()
+                .ok_or_else(|| format!("-{flag} needs a value"))?,
+            _ => OsString::new(),
+        };
+        match flag {
+            // Passwords, and an environment that is kept.
+            'A' | 'B' | 'E' | 'H' | 'N' | 'n' | 'P' | 'p' | 'S' => {}
+            'k' | 'K' | 'v' => self.nothing = true,
+            'u' | 'g' if value == "root" || value == "#0" => {}
+            'u' | 'g' => {
+                let value = value.display();
+                return Err(format!(
+                    "-{flag} {value}: a session of cpu has no other user than root"
+                ));
+            }
+            'D' => self.directory = Some(value.into()),
+            's' => self.shell = true,
+            'i' => (self.shell, self.login) = (true, true),
+            'l' => self.told = Some("root may run every command in this session\n".to_owned()),
+            'V' => self.told = Some(format!("sudo of cpud {}\n", env!("CARGO_PKG_VERSION"))),
+            'h' => self.told = Some(USAGE.to_owned()),
+            _ => return Err(refusal(OsStr::new(&format!("-{flag}")))),
+        }
+        Ok(takes_value)
+    }
+}
+
+fn refusal(flag: &OsStr) -> String {
+    format!(
+        "{} is not for a session of cpu; sudo -h tells what is",
+        flag.display()
+    )
+}
+
+/// `NAME=value` in front of the command.
+fn variable(word: &[u8]) -> Option<(OsString, OsString)> {
+    let at = word
+        .iter()
+        .position(|&byte| byte == b'=')
+        .filter(|&at| at > 0)?;
+    let (name, value) = word.split_at(at);
+    let is_name = name
+        .iter()
+        .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    is_name.then(|| {
+        (
+            OsString::from_vec(name.to_vec()),
+            OsString::from_vec(value[1..].to_vec()),
+        )
+    })
+}
+
+/// Becomes what is wanted; the result says why it could not.
+fn exec(wish: Wish) -> String {
+    let shell = || {
+        env::var_os("SHELL")
+            .filter(|shell| !shell.is_empty())
+            .unwrap_or_else(|| "/bin/sh".into())
+    };
+    let words = if wish.shell {
+        in_shell(shell(), &wish)
+    } else {
+        wish.words
+    };
+    let Some((program, arguments)) = words.split_first() else {
+        return "there is no command".to_owned();
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if wish.login {
+        let name = Path::new(program).file_name().unwrap_or(program);
+        let mut zeroth = OsString::from("-");
+        zeroth.push(name);
+        command.arg0(zeroth);
+    }
+    if let Some(path) = env::var_os("PATH") {
+        command.env("PATH", with_roots(&path));
+    }
+    command.envs(wish.variables);
+    let directory = match wish.directory {
+        None if wish.login => env::home_dir(),
+        directory => directory,
+    };
+    if let Some(directory) = directory
+        && let Err(error) = env::set_current_dir(&directory)
+    {
+        return format!("cannot change to {}: {error}", directory.display());
+    }
+    let error = command.exec();
+    match error.kind() {
+        io::ErrorKind::NotFound => format!("{}: command not found", program.display()),
+        _ => format!("cannot run {}: {error}", program.display()),
+    }
+}
+
+/// The words of a shell that runs those of the command, each character quoted that could mean something to it.
+fn in_shell(shell: OsString, wish: &Wish) -> Vec<OsString> {
+    let mut words = vec![shell];
+    if !wish.words.is_empty() {
+        let mut line = Vec::new();
+        for word in &wish.words {
+            if !line.is_empty() {
+                line.push(b' ');
+            }
+            for &byte in word.as_bytes() {
+                let is_plain =
+                    byte.is_ascii_alphanumeric() || b"_-$".contains(&byte) || !byte.is_ascii();
+                line.extend((!is_plain).then_some(b'\\'));
+                line.push(byte);
+            }
+        }
+        words.extend(["-c".into(), OsString::from_vec(line)]);
+    }
+    words
+}
+
+/// PATH with [`FOR_ROOT`] at its end.
+fn with_roots(path: &OsStr) -> OsString {
+    let mut all: Vec<PathBuf> = env::split_paths(path).collect();
+    for directory in FOR_ROOT.map(PathBuf::from) {
+        if !all.contains(&directory) {
+            all.push(directory);
+        }
+    }
+    env::join_paths(all).unwrap_or_else(|_| path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Wish, String> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn words(line: &str) -> Vec<OsString> {
+        let wish = read(line).unwrap();
+        assert!(!wish.nothing && wish.told.is_none(), "{line}");
+        wish.words
+    }
+
+    #[test]
+    fn the_command_is_what_follows_the_flags() {
+        for line in [
+            "id -u",
+            "-n id -u",
+            "-nE id -u",
+            "-nHuroot id -u",
+            "-u root -g #0 -- id -u",
+            "--non-interactive --user=root --group root --preserve-env=A,B id -u",
+            "-p password? -Sk id -u",
+            "-v id -u",
+        ] {
+            assert_eq!(words(line), ["id", "-u"], "{line}");
+        }
+        assert_eq!(words("sh -c -n"), ["sh", "-c", "-n"]);
+        assert_eq!(words("-- -n"), ["-n"]);
+        assert_eq!(words("- x"), ["-", "x"]);
+    }
+
+    #[test]
+    fn variables_stand_in_front_of_the_command() {
+        let wish = read("A=1 -n B_2=x=y C= make D=4").unwrap();
+        let all = [("A", "1"), ("B_2", "x=y"), ("C", "")];
+        assert_eq!(
+            wish.variables,
+            all.map(|(name, value)| (name.into(), value.into()))
+        );
+        assert_eq!(wish.words, ["make", "D=4"]);
+        assert_eq!(words("./a=b"), ["./a=b"]);
+        assert_eq!(words("=x"), ["=x"]);
+        assert_eq!(words("A=1 -- B=2"), ["B=2"]);
+    }
+
+    #[test]
+    fn what_is_not_about_root_is_refused_in_a_line() {
+        for (line, said) in [
+            ("-u postgres psql", "-u postgres: "),
+            ("--user=ann id", "-u ann: "),
+            ("-g wheel id", "-g wheel: "),
+            ("-b sleep 1", "-b is not"),
+            ("-nb sleep 1", "-b is not"),
+            ("-e /etc/fstab", "-e is not"),
+            ("--edit /etc/fstab", "--edit is not"),
+            ("-R /tree id", "-R is not"),
+            ("-u", "-u needs a value"),
+            ("--user", "-u needs a value"),
+            ("", "what is to be run"),
+            ("-n", "what is to be run"),
+            ("A=1", "what is to be run"),
+        ] {
+            let why = read(line).unwrap_err();
+            assert!(
+                why.starts_with(said) && !why.contains('\n'),
+                "{line}: {why}"
+            );
+        }
+    }
+
+    #[test]
+    fn questions_of_scripts_are_answered() {
+        for line in ["-v", "-nv", "-k", "-K", "--reset-timestamp"] {
+            assert!(read(line).unwrap().nothing, "{line}");
+        }
+        for line in ["-l", "-nl", "-V", "-h", "--help", "--version"] {
+            assert!(read(line).unwrap().told.is_some(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_shell_runs_the_words_as_they_are() {
+        let shell = |line: &str| in_shell("/bin/sh".into(), &read(line).unwrap());
+        assert_eq!(shell("-s"), ["/bin/sh"]);
+        assert_eq!(shell("-i"), ["/bin/sh"]);
+        assert_eq!(
+            shell("-s echo a;b $HOME é"),
+            ["/bin/sh", "-c", r"echo a\;b $HOME é"]
+        );
+        let output = Command::new("/bin/sh")
+            .args(&shell("-s printf %s. (* 'q' \\")[1..])
+            .output();
+        assert_eq!(output.unwrap().stdout, br"(*.'q'.\.");
+    }
+
+    #[test]
+    fn the_path_has_roots_programs_at_its_end() {
+        for (path, wanted) in [
+            ("/usr/bin", "/usr/bin:/usr/local/sbin:/usr/sbin:/sbin"),
+            (
+                "/sbin:/usr/sbin:/usr/local/sbin",
+                "/sbin:/usr/sbin:/usr/local/sbin",
+            ),
+        ] {
+            assert_eq!(with_roots(OsStr::new(path)), wanted);
+        }
+    }
+}
