@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use cpu_proto::fstab::{self, Reason};
 use cpu_proto::namespace::{self, Bind};
-use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
+use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
+
+use crate::user::User;
+use crate::{as_root, programs};
 
 /// What the command line says of the machine's mounts.
 #[derive(Debug)]
@@ -31,6 +34,8 @@ pub(crate) struct Mounts<'a> {
 #[derive(Debug)]
 pub(crate) struct Environment {
     pub(crate) variables: Vec<(String, String)>,
+    /// Those that a cpud of ours gets instead, or more.
+    pub(crate) for_cpud: Vec<(String, String)>,
     /// The cache modes of its mounts of files, each once. The first is on /tmp/cpu.
     pub(crate) caches: Vec<Cache>,
     /// Whether any of them was asked for.
@@ -43,7 +48,7 @@ pub(crate) fn home() -> PathBuf {
 }
 
 /// The whole environment, with the session's mounts added.
-pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environment> {
+pub(crate) fn environment(mounts: &Mounts<'_>, user: User, home: &Path) -> Result<Environment> {
     let mut all = Vec::new();
     for (name, value) in std::env::vars_os() {
         if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
@@ -72,14 +77,27 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environmen
     }
     let usual = mounts.cache.unwrap_or_default();
     let mut caches = vec![usual];
-    let own = || binds.iter().filter_map(|bind| bind.cache);
-    for mode in own() {
+    let chosen = || binds.iter().filter_map(|bind| bind.cache);
+    for mode in chosen() {
         if !caches.contains(&mode) {
             caches.push(mode);
         }
     }
-    let mut text = namespace::to_fstab(&binds, usual);
-    text.push_str(&own_fstab(mounts.fstab, find(ENV_FSTAB))?);
+    let cache_is_chosen = mounts.cache.is_some() || chosen().next().is_some();
+    let own = own_fstab(mounts.fstab, find(ENV_FSTAB))?;
+    let text = namespace::to_fstab(&binds, usual) + &own;
+    let mut for_cpud = Vec::new();
+    if mounts.ninep && user != User::Root {
+        let sudo = as_root::sudo(&binds, mounts.root);
+        if !sudo.is_empty() {
+            for_cpud.push((ENV_SUDO.to_owned(), sudo.join(":")));
+        }
+        if let Some(bind) = as_root::home(&binds, mounts.root, home) {
+            binds.push(bind);
+            let text = namespace::to_fstab(&binds, usual) + &own;
+            for_cpud.push((ENV_FSTAB.to_owned(), text));
+        }
+    }
     let mut set = |name: &str, value: Option<String>| {
         all.retain(|(other, _)| other != name);
         all.extend(value.map(|value| (name.to_owned(), value)));
@@ -102,10 +120,15 @@ pub(crate) fn environment(mounts: &Mounts<'_>, home: &Path) -> Result<Environmen
     // A private directory there; one of here would not exist.
     set("TMPDIR", Some("/tmp".into()));
     set(ENV_FSTAB, Some(text).filter(|text| !text.is_empty()));
+    if mounts.ninep && user != User::Root {
+        programs::tell(&mut all);
+        programs::extend_path(&mut all);
+    }
     Ok(Environment {
         variables: all,
+        for_cpud,
         caches,
-        cache_is_chosen: mounts.cache.is_some() || own().next().is_some(),
+        cache_is_chosen,
     })
 }
 
@@ -137,17 +160,19 @@ fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec
         }
         (None, None, true) => {
             let mut binds = namespace::parse(DEFAULT_NAMESPACE)?;
-            // Where homes lie elsewhere (root's, many clusters'), the home still comes along.
-            let is_covered = binds.iter().any(|bind| home.starts_with(&bind.remote));
-            if !is_covered
-                && home.components().count() > 1
-                && let Some(home) = home.to_str()
-            {
-                binds.push(Bind {
-                    remote: home.to_owned(),
-                    local: home.to_owned(),
-                    cache: None,
-                });
+            // Where homes lie elsewhere (root's, many clusters'), the home still comes along, and if it is a link,
+            // what it is a link to.
+            let real = real_home(mounts.root, home);
+            for home in [home.to_str(), real.as_deref()].into_iter().flatten() {
+                let path = Path::new(home);
+                let is_covered = binds.iter().any(|bind| path.starts_with(&bind.remote));
+                if !is_covered && path.components().count() > 1 {
+                    binds.push(Bind {
+                        remote: home.to_owned(),
+                        local: home.to_owned(),
+                        cache: None,
+                    });
+                }
             }
             binds.retain(|bind| {
                 let here = mounts.root.join(bind.local.trim_start_matches('/'));
@@ -158,12 +183,19 @@ fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec
     }
 }
 
+/// The real name of a home that is a link. Links above it are followed when its directory is mounted.
+fn real_home(root: &Path, home: &Path) -> Option<String> {
+    let real = real_path(root, home.to_str()?)?;
+    let above = real_path(root, home.parent()?.to_str()?)?;
+    (Path::new(&above).join(home.file_name()?) != Path::new(&real)).then_some(real)
+}
+
 /// How often a path is looked for again that others are changing.
 const RETRIES: usize = 64;
 
 /// What `path` is in the tree beneath `root` when its symlinks have been followed: on a long path the machine
 /// would take two round trips for each. None where that can't be told (no /proc, no such file).
-fn real_path(root: &Path, path: &str) -> Option<String> {
+pub(crate) fn real_path(root: &Path, path: &str) -> Option<String> {
     let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let path = path.trim_matches('/');
     let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
@@ -242,11 +274,29 @@ mod tests {
             std::fs::create_dir(root.path().join(directory)).unwrap();
         }
         // Absolute links mean the served tree, in which they may well lead somewhere.
-        std::os::unix::fs::symlink("/usr/bin", root.path().join("bin")).unwrap();
+        for (link, to) in [
+            ("bin", "/usr/bin"),
+            ("homes", "usr"),
+            ("usr/ann", "/data/ann"),
+            ("usr/bob", "root"),
+        ] {
+            std::os::unix::fs::symlink(to, root.path().join(link)).unwrap();
+        }
+        std::fs::create_dir_all(root.path().join("data/ann")).unwrap();
         let default = mounts(None, true, root.path());
         assert_eq!(remotes(&default, None, "/root"), ["/usr", "/bin", "/root"]);
         assert_eq!(remotes(&default, None, "/nosuch"), ["/usr", "/bin"]);
         assert_eq!(remotes(&default, None, "/"), ["/usr", "/bin"]);
+        // A home that is a link, and one that leads nowhere.
+        assert_eq!(
+            remotes(&default, None, "/homes/ann"),
+            ["/usr", "/bin", "/homes/ann", "/data/ann"]
+        );
+        assert_eq!(
+            remotes(&default, None, "/usr/ann"),
+            ["/usr", "/bin", "/data/ann"]
+        );
+        assert_eq!(remotes(&default, None, "/usr/bob"), ["/usr", "/bin"]);
         // What was asked for by name is mounted, or reported there.
         let named = mounts(Some("/lib64"), true, root.path());
         assert_eq!(remotes(&named, Some("/usr"), "/root"), ["/lib64"]);

@@ -24,16 +24,15 @@ pub(crate) struct Files {
 }
 
 impl Files {
-    /// `root` is what the other side sees as `/`, with this user's files as root's there, and `home` his directory in it; `observer` is
-    /// told of every request.
+    /// `root` is what the other side sees as `/`, with owners as `ids` says, and `home` the user's directory in it; `observer` is told
+    /// of every request.
     pub(crate) fn new(
         root: &Path,
         home: &Path,
+        ids: IdMap,
         msize: u32,
         observer: Option<Arc<dyn Observer + Send>>,
     ) -> Result<Self> {
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        let ids = IdMap::root_is(uid.as_raw(), gid.as_raw());
         let mapped = Export::with_home(root, home)?.with_ids(ids);
         Ok(Self {
             exact: Arc::new(mapped.with_caching(Caching::Never)),

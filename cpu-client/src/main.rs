@@ -9,13 +9,16 @@ macro_rules! say {
     }};
 }
 
+mod as_root;
 mod environment;
 mod files;
 mod flags;
+mod programs;
 mod session;
 mod ssh;
 mod sys;
 mod terminal;
+mod user;
 mod visible;
 mod waiting;
 
@@ -31,6 +34,7 @@ use flags::Flags;
 use ninep::observe::Observer;
 use terminal::Tty;
 use tracing::level_filters::LevelFilter;
+use user::User;
 use visible::Stats;
 use waiting::Stage;
 
@@ -104,7 +108,8 @@ fn run(flags: &Flags) -> Result<u8> {
         root: &flags.root,
         cache: flags.cache,
     };
-    let environment = environment(&mounts, &home)?;
+    let user = User::of_process();
+    let environment = environment(&mounts, user, &home)?;
     let stats = flags.stats.0.then(Arc::<Stats>::default);
     let files = if flags.ninep.0 {
         let observer: Option<Arc<dyn Observer + Send>> = match (stats.clone(), flags.dbg9p.trace()?)
@@ -115,6 +120,7 @@ fn run(flags: &Flags) -> Result<u8> {
         Some(files::Files::new(
             &flags.root,
             &home,
+            user.ids(),
             flags.msize,
             observer,
         )?)
@@ -156,7 +162,12 @@ fn run(flags: &Flags) -> Result<u8> {
                  leave out -cache, and ,cache= in the namespace"
             );
         }
+        let for_cpud = environment.for_cpud;
         let mut environment = environment.variables;
+        if connection.server == ssh::Server::Cpud {
+            environment.retain(|(name, _)| for_cpud.iter().all(|(other, _)| other != name));
+            environment.extend(for_cpud);
+        }
         if connection.server == ssh::Server::Sshd {
             // An sshd has an environment of its own, and need not be told all of this one.
             environment.retain(|(name, _)| target.sends(name));
