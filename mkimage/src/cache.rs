@@ -2,13 +2,11 @@
 //! kernels, under `$XDG_CACHE_HOME/cpu-appliance`. Any of it may be deleted at any time when no
 //! mkimage runs.
 
-use std::fs::{self, DirBuilder, File, TryLockError};
+use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
-
-use crate::progress::Progress;
 
 /// Why the cache cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -27,10 +25,6 @@ pub(crate) enum Error {
 pub(crate) struct CacheDirectory {
     root: PathBuf,
 }
-
-/// The right to work in a directory of the cache, until dropped. A child that has the file as its
-/// standard input keeps it too, so that what a killed mkimage leaves running is not disturbed.
-pub(crate) struct Lock(File);
 
 impl CacheDirectory {
     /// Where the XDG Base Directory Specification says.
@@ -66,32 +60,6 @@ impl CacheDirectory {
         Ok(path)
     }
 
-    /// Wait for the lock beside `path`, and say so when another process has it.
-    pub(crate) fn lock(path: &Path, progress: Progress) -> Result<Lock, Error> {
-        let path = path.with_added_extension("lock");
-        let failed = |source| Error::Io {
-            what: "lock",
-            path: path.clone(),
-            source,
-        };
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .read(true)
-            .open(&path)
-            .map_err(failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                progress.say(format!("waiting for another mkimage ({})", path.display()));
-                file.lock().map_err(failed)?;
-            }
-            Err(TryLockError::Error(source)) => return Err(failed(source)),
-        }
-        Ok(Lock(file))
-    }
-
     /// Remove all but the `keep` entries of `directory` that were made last.
     pub(crate) fn keep_newest(directory: &Path, keep: usize) -> Result<(), Error> {
         let failed = |what| {
@@ -117,42 +85,12 @@ impl CacheDirectory {
     }
 }
 
-impl Lock {
-    /// The file for a child's standard input, see [`Lock`].
-    pub(crate) fn for_child(&self) -> Result<File, Error> {
-        self.0.try_clone().map_err(|source| Error::Io {
-            what: "share the lock",
-            path: PathBuf::new(),
-            source,
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::process::{Command, Stdio};
+    use std::fs::File;
     use std::time::Duration;
 
     use super::*;
-
-    #[test]
-    fn a_child_keeps_the_lock_when_its_parent_is_gone() {
-        let dir = tempfile::tempdir().unwrap();
-        let tree = dir.path().join("tree");
-        let lock = CacheDirectory::lock(&tree, Progress::silent()).unwrap();
-        let mut child = Command::new("sleep")
-            .arg("60")
-            .stdin(lock.for_child().unwrap())
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
-        drop(lock);
-        let file = File::open(tree.with_added_extension("lock")).unwrap();
-        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
-        child.kill().unwrap();
-        child.wait().unwrap();
-        file.try_lock().unwrap();
-    }
 
     #[test]
     fn the_newest_are_kept() {

@@ -1,14 +1,12 @@
 //! Writing files: whole or not at all, and private ones private from their first byte.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Seek as _, Write as _};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, RenameFlags, renameat_with};
-
-use crate::progress::Progress;
 
 /// Permission bits of private keys, and of images: the machine's host key is inside.
 pub(crate) const PRIVATE: u32 = 0o600;
@@ -168,31 +166,6 @@ pub(crate) fn remove(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(path)(error)),
         _ => Ok(()),
-    }
-}
-
-/// The right to write into a directory, until dropped. Two runs of mkimage that write into the same
-/// one take turns.
-pub(crate) struct Turn(#[expect(dead_code, reason = "held, not read")] File);
-
-impl Turn {
-    /// Wait for it, and say so when another process has it.
-    pub(crate) fn wait(directory: &Path, progress: Progress) -> Result<Self, Error> {
-        let failed = failed(directory);
-        fs::create_dir_all(directory).map_err(&failed)?;
-        let file = File::open(directory).map_err(&failed)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                progress.say(format!(
-                    "waiting for another mkimage that writes into {}",
-                    directory.display()
-                ));
-                file.lock().map_err(&failed)?;
-            }
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
-        Ok(Self(file))
     }
 }
 

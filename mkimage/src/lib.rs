@@ -16,6 +16,7 @@ mod initramfs;
 mod inspect;
 mod kernel;
 mod keys;
+mod lock;
 mod netboot;
 mod newc;
 mod program;

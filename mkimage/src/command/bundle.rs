@@ -48,7 +48,7 @@ impl BundleArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
-        let _turn = common.turn(progress)?;
+        let _lock = common.lock(progress)?;
         let name = format!("cpu-appliance-{}", common.arch);
         let path = common.path(&name);
 

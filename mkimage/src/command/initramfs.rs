@@ -76,7 +76,7 @@ impl InitramfsArgs {
         }
         let started = Instant::now();
         let common = &self.common;
-        let _turn = common.turn(progress)?;
+        let _lock = common.lock(progress)?;
         let keys = match self.keys.as_slice() {
             [] => vec![common.path("cpu_rsa.pub")],
             given => given.to_vec(),

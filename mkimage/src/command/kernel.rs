@@ -138,7 +138,7 @@ impl KernelArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
-        let _turn = common.turn(progress)?;
+        let _lock = common.lock(progress)?;
         let initramfs = common.given_or(self.initramfs.as_ref(), "initramfs.cpio.xz");
         let packed = std::fs::read(&initramfs)
             .with_context(|| format!("cannot read the initramfs {}", initramfs.display()))?;

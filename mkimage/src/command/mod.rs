@@ -9,13 +9,15 @@ mod keys;
 mod netboot;
 mod usb;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
 use crate::arch::Arch;
-use crate::files::{self, Turn};
+use crate::lock::Lock;
 use crate::progress::Progress;
 
 /// Makes the keys, the initramfs, the kernel and the boot media of a cpu appliance.
@@ -123,9 +125,11 @@ pub(crate) struct CommonOptions {
 }
 
 impl CommonOptions {
-    /// The right to write into the directory.
-    fn turn(&self, progress: Progress) -> Result<Turn, files::Error> {
-        Turn::wait(&self.output, progress)
+    /// Create the directory when it is missing, and lock it for writing.
+    fn lock(&self, progress: Progress) -> Result<Lock> {
+        fs::create_dir_all(&self.output)
+            .with_context(|| format!("cannot create the directory {}", self.output.display()))?;
+        Ok(Lock::directory(&self.output, progress)?)
     }
 
     /// A file in the directory.

@@ -56,7 +56,7 @@ impl NetbootArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
-        let _turn = common.turn(progress)?;
+        let _lock = common.lock(progress)?;
         let path = common.given_or(self.kernel.as_ref(), "cpukernel");
         let boot = read_boot(&path)?;
         image::header_for(&boot.kernel, common.arch)

@@ -110,7 +110,7 @@ impl UsbArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
-        let _turn = common.turn(progress)?;
+        let _lock = common.lock(progress)?;
         let device = self
             .device
             .as_ref()

@@ -21,6 +21,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::arch::Arch;
 use crate::cache::{self, CacheDirectory};
+use crate::lock::{self, Lock};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
 use config::KernelConfig;
@@ -87,6 +88,8 @@ pub(crate) enum Error {
     Tools(#[from] tools::Error),
     #[error(transparent)]
     Cache(#[from] cache::Error),
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
     #[error("cannot {what} {path}")]
     Io {
         what: &'static str,
@@ -149,7 +152,7 @@ pub(crate) fn build(
         epoch: options.epoch,
         progress,
     };
-    let lock = CacheDirectory::lock(&tree.objects, progress)?;
+    let lock = Lock::beside(&tree.objects, progress)?;
     let config = tree.configure(&requested, &lock)?;
     let image = tree.make(options.initramfs, &lock)?;
     let parts = tree.parts()?;

@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::mend;
 use crate::cache::{self, CacheDirectory};
+use crate::lock::{self, Lock};
 use crate::progress::Progress;
 use crate::tools::{self, Tool};
 
@@ -47,6 +48,8 @@ pub(crate) enum Error {
     Tools(#[from] tools::Error),
     #[error(transparent)]
     Cache(#[from] cache::Error),
+    #[error(transparent)]
+    Lock(#[from] lock::Error),
 }
 
 /// A kernel source that exists on this machine.
@@ -112,7 +115,7 @@ impl KernelSource {
         let sha256 = sha256.get(..16).unwrap_or(sha256);
         let tree = cache.directory("source")?;
         let tree = tree.join(format!("{sha256}-{}", mend::EDITION));
-        let lock = CacheDirectory::lock(&tree, progress)?;
+        let lock = Lock::beside(&tree, progress)?;
         if tree.exists() {
             return Ok(tree);
         }
@@ -168,7 +171,7 @@ fn check_source(tree: &Path) -> Result<(), Error> {
 fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSource, Error> {
     let name = PINNED_URL.rsplit('/').next().unwrap_or(PINNED_URL);
     let path = cache.directory("source")?.join(name);
-    let lock = CacheDirectory::lock(&path, progress)?;
+    let lock = Lock::beside(&path, progress)?;
     if !path.exists() {
         tools::require(&[Tool {
             program: "curl",

@@ -8,8 +8,8 @@ use std::process::Command;
 use super::config::KernelConfig;
 use super::{Error, failed};
 use crate::arch::Arch;
-use crate::cache::Lock;
 use crate::epoch;
+use crate::lock::Lock;
 use crate::progress::Progress;
 use crate::tools;
 
