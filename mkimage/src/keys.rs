@@ -9,8 +9,8 @@ use ssh_key::private::{Ed25519Keypair, KeypairData, RsaKeypair};
 use ssh_key::rand_core::UnwrapErr;
 use ssh_key::{HashAlg, LineEnding, PrivateKey};
 
-use crate::files::{self, PRIVATE, PUBLIC};
 use crate::progress::Progress;
+use crate::publish::{self, PRIVATE, PUBLIC};
 
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +23,7 @@ pub(crate) enum Error {
     #[error("cannot make a key")]
     Generate(#[from] ssh_key::Error),
     #[error(transparent)]
-    File(#[from] files::Error),
+    File(#[from] publish::Error),
 }
 
 /// What the user's key is.
@@ -87,14 +87,14 @@ pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Resul
         beside(&host_path, ".pub"),
     ];
     if let Some(path) = all.into_iter().find(|path| path.symlink_metadata().is_ok()) {
-        return Err(files::Error::Exists(path).into());
+        return Err(publish::Error::Exists(path).into());
     }
     let task = progress.task("making keys", None);
     let user = kind.generate("cpu")?;
     let host = KeyType::Ed25519.generate("cpu appliance")?;
     drop(task);
     let pin = format!("{}\n", host.public_key().to_openssh()?);
-    files::create(&pin_path, PUBLIC, pin.as_bytes())?;
+    publish::create(&pin_path, PUBLIC, pin.as_bytes())?;
     Ok(KeyPairs {
         host: write(&host, host_path)?,
         user: write(&user, user_path)?,
@@ -104,8 +104,8 @@ pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Resul
 fn write(key: &PrivateKey, path: PathBuf) -> Result<Key, Error> {
     let private = key.to_openssh(LineEnding::LF)?;
     let public = format!("{}\n", key.public_key().to_openssh()?);
-    files::create(&path, PRIVATE, private.as_bytes())?;
-    files::create(&beside(&path, ".pub"), PUBLIC, public.as_bytes())?;
+    publish::create(&path, PRIVATE, private.as_bytes())?;
+    publish::create(&beside(&path, ".pub"), PUBLIC, public.as_bytes())?;
     Ok(Key {
         path,
         fingerprint: key.fingerprint(HashAlg::Sha256).to_string(),
@@ -165,7 +165,7 @@ mod tests {
         fs::write(dir.path().join("ssh_host_ed25519_key.pub"), "mine").unwrap();
         assert!(matches!(
             make_in(dir.path()),
-            Err(Error::File(files::Error::Exists(_)))
+            Err(Error::File(publish::Error::Exists(_)))
         ));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }

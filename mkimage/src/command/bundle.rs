@@ -13,8 +13,8 @@ use sha2::{Digest as _, Sha256};
 use super::CommonOptions;
 use super::usb::{self, Contents, WARNING};
 use crate::disk::FileList;
-use crate::files::{self, Draft};
 use crate::progress::Progress;
+use crate::publish::{self, Draft};
 use crate::stick::{self, Boot, ClientFiles};
 use crate::{compress, epoch};
 
@@ -75,7 +75,7 @@ impl BundleArgs {
             usize::try_from(tar.file().metadata()?.len())?,
         ];
 
-        let staging = files::staging(&path);
+        let staging = publish::staging(&path);
         let mut drafts = Vec::new();
         for (name, bytes) in files {
             let draft = Draft::for_later(&staging.join(&name), &path)?;
@@ -85,8 +85,8 @@ impl BundleArgs {
                 .map_err(|error| draft.failed(error))?;
             drafts.push((draft, mode(&name)));
         }
-        files::publish_directory(&path, drafts)?;
-        tar.publish(files::PRIVATE)?;
+        publish::publish_directory(&path, drafts)?;
+        tar.publish(publish::PRIVATE)?;
         for (path, size) in [&path, &tar_path].into_iter().zip(sizes) {
             progress.made(path, size, started);
         }
@@ -125,8 +125,8 @@ fn files(
 fn mode(name: &str) -> u32 {
     match name {
         "cpu" | "QEMU" | "TESTQEMU" | "EXAMPLE" => 0o755,
-        key if key.starts_with("cpu_") && !key.contains('.') => files::PRIVATE,
-        _ => files::PUBLIC,
+        key if key.starts_with("cpu_") && !key.contains('.') => publish::PRIVATE,
+        _ => publish::PUBLIC,
     }
 }
 

@@ -10,7 +10,7 @@ use super::CommonOptions;
 use crate::distro;
 use crate::initramfs::ExtraFile;
 use crate::progress::Progress;
-use crate::{archive, compress, epoch, files, initramfs, newc};
+use crate::{archive, compress, epoch, initramfs, newc, publish};
 
 /// Pack cpud and the keys into the archive that the kernel unpacks as its root
 #[derive(clap::Args)]
@@ -110,7 +110,7 @@ impl InitramfsArgs {
             bytes = first;
         }
         let path = common.path(&format!("initramfs.cpio{}", self.compress.suffix()));
-        files::replace(&path, files::PRIVATE, &bytes)?;
+        publish::replace(&path, publish::PRIVATE, &bytes)?;
         progress.made(&path, bytes.len(), started);
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::arch::Arch;
 use crate::compress::Compression;
 use crate::distro::{self, PrebuiltKernel};
 use crate::progress::Progress;
-use crate::{archive, cache, epoch, files, kernel, newc};
+use crate::{archive, cache, epoch, kernel, newc, publish};
 
 /// Get the kernel's source into the cache, and say where it is.
 pub(crate) fn fetch(progress: Progress) -> Result<()> {
@@ -185,18 +185,18 @@ impl KernelArgs {
                 largest.join(", ")
             );
         }
-        files::replace(&common.path("cpu.config"), files::PUBLIC, &built.config)?;
+        publish::replace(&common.path("cpu.config"), publish::PUBLIC, &built.config)?;
         let path = common.path("cpukernel");
-        files::replace(&path, files::PRIVATE, &built.image)?;
+        publish::replace(&path, publish::PRIVATE, &built.image)?;
         // An Image is not compressed; U-Boot takes it so too.
         if common.arch == Arch::Aarch64 {
             let small = Compression::Gzip.apply(built.image.clone(), common.arch)?;
-            files::replace(&common.path("cpukernel.gz"), files::PRIVATE, &small)?;
+            publish::replace(&common.path("cpukernel.gz"), publish::PRIVATE, &small)?;
             progress.made(&common.path("cpukernel.gz"), small.len(), started);
         }
         // Of a kernel that was taken before; this one has both inside.
-        files::remove(&common.path("cpuinitrd"))?;
-        files::remove(&common.path("cpukernel.cmdline"))?;
+        publish::remove(&common.path("cpuinitrd"))?;
+        publish::remove(&common.path("cpukernel.cmdline"))?;
         progress.made(&path, built.image.len(), started);
         Ok(())
     }
@@ -223,9 +223,9 @@ impl KernelArgs {
         let initrd = compression.apply(archive, common.arch)?;
         drop(task);
         if let Some(config) = &kernel.config {
-            files::replace(&common.path("cpu.config"), files::PUBLIC, config)?;
+            publish::replace(&common.path("cpu.config"), publish::PUBLIC, config)?;
         } else {
-            files::remove(&common.path("cpu.config"))?;
+            publish::remove(&common.path("cpu.config"))?;
         }
         let command_line = self
             .cmdline
@@ -233,13 +233,13 @@ impl KernelArgs {
             .unwrap_or(common.arch.command_line());
         let command_line = format!("{}\n", command_line.trim_end());
         let (path, initrd_path) = (common.path("cpukernel"), common.path("cpuinitrd"));
-        files::replace(
+        publish::replace(
             &common.path("cpukernel.cmdline"),
-            files::PUBLIC,
+            publish::PUBLIC,
             command_line.as_bytes(),
         )?;
-        files::replace(&initrd_path, files::PRIVATE, &initrd)?;
-        files::replace(&path, files::PUBLIC, &kernel.image)?;
+        publish::replace(&initrd_path, publish::PRIVATE, &initrd)?;
+        publish::replace(&path, publish::PUBLIC, &kernel.image)?;
         let count = chosen.count;
         progress.say(format!(
             "{}: {count} modules, {whole} bytes before compression",

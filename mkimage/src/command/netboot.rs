@@ -9,9 +9,9 @@ use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
 use super::usb::read_boot;
-use crate::files::{self, PUBLIC};
 use crate::netboot::{self, DhcpMode};
 use crate::progress::Progress;
+use crate::publish::{self, PUBLIC};
 use crate::{image, stick};
 
 /// iPXE for cards that have only PXE, as distributions install it.
@@ -101,9 +101,9 @@ impl NetbootArgs {
             match bytes {
                 Some(bytes) => {
                     total += bytes.len();
-                    files::replace(&path, PUBLIC, &bytes)?;
+                    publish::replace(&path, PUBLIC, &bytes)?;
                 }
-                None => files::remove(&path)?,
+                None => publish::remove(&path)?,
             }
         }
         progress.made(&directory, total, started);

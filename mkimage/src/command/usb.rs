@@ -11,8 +11,8 @@ use super::CommonOptions;
 use crate::arch::Arch;
 use crate::disk::device::Device;
 use crate::disk::{self, Layout, Volume, bmap};
-use crate::files::{self, Draft};
 use crate::progress::Progress;
+use crate::publish::{self, Draft};
 use crate::stick::{self, Boot, ClientFiles};
 use crate::{compress, epoch, initramfs, program, syslinux};
 
@@ -133,9 +133,13 @@ impl UsbArgs {
         let written = disk.file().try_clone()?;
         let sizes = [written.metadata()?.len(), xz.file().metadata()?.len()];
         // An old map would describe the new image. The machine's host key is inside the kernel.
-        files::replace(&common.path("usbstick.bmap"), files::PUBLIC, map.as_bytes())?;
-        disk.publish(files::PRIVATE)?;
-        xz.publish(files::PRIVATE)?;
+        publish::replace(
+            &common.path("usbstick.bmap"),
+            publish::PUBLIC,
+            map.as_bytes(),
+        )?;
+        disk.publish(publish::PRIVATE)?;
+        xz.publish(publish::PRIVATE)?;
         for (name, size) in ["usbstick", "usbstick.xz"].into_iter().zip(sizes) {
             progress.made(&common.path(name), usize::try_from(size)?, started);
         }

@@ -244,7 +244,7 @@ fn read_parts(text: &str) -> Vec<(u64, String)> {
 
 /// Put a finished kernel into the cache: both files or none.
 fn keep_finished(path: &Path, built: &Built) -> Result<(), Error> {
-    let images = crate::files::directory_of(path);
+    let images = crate::publish::directory_of(path);
     let keep = failed("keep the kernel in", path);
     let write = || -> io::Result<()> {
         let directory = tempfile::tempdir_in(images)?;
