@@ -10,7 +10,7 @@ use cpu_proto::authorized_keys::LeftOut;
 use ssh_key::PrivateKey;
 
 use crate::arch::Arch;
-use crate::newc::{EntryBody, FileTree};
+use crate::archive::newc::{EntryBody, FileTree};
 use crate::program;
 use crate::progress::Progress;
 

@@ -12,8 +12,8 @@ use object::{Object as _, ObjectSection as _};
 use ssh_key::{HashAlg, PrivateKey, PublicKey};
 
 use crate::arch::Arch;
+use crate::archive::compress::{self, MAX_UNPACKED};
 use crate::archive::{self, Part};
-use crate::compress::{self, MAX_UNPACKED};
 use crate::disk::{SECTOR, Window};
 use crate::image;
 

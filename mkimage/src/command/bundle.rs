@@ -12,11 +12,12 @@ use sha2::{Digest as _, Sha256};
 
 use super::CommonOptions;
 use super::usb::{self, Contents, WARNING};
+use crate::archive::compress;
 use crate::disk::FileList;
+use crate::epoch;
 use crate::progress::Progress;
 use crate::publish::{self, Draft};
 use crate::stick::{self, Boot, ClientFiles};
-use crate::{compress, epoch};
 
 /// Make the download: everything to try the machine with nothing but QEMU, or on a stick
 #[derive(clap::Args)]

@@ -7,10 +7,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
+use crate::archive::{self, compress, newc};
 use crate::distro;
 use crate::initramfs::ExtraFile;
 use crate::progress::Progress;
-use crate::{archive, compress, epoch, initramfs, newc, publish};
+use crate::{epoch, initramfs, publish};
 
 /// Pack cpud and the keys into the archive that the kernel unpacks as its root
 #[derive(clap::Args)]

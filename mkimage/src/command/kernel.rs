@@ -7,10 +7,11 @@ use anyhow::{Context as _, Result, bail};
 
 use super::CommonOptions;
 use crate::arch::Arch;
-use crate::compress::Compression;
+use crate::archive::compress::Compression;
+use crate::archive::{self, newc};
 use crate::distro::{self, PrebuiltKernel};
 use crate::progress::Progress;
-use crate::{archive, cache, epoch, kernel, newc, publish};
+use crate::{cache, epoch, kernel, publish};
 
 /// Get the kernel's source into the cache, and say where it is.
 pub(crate) fn fetch(progress: Progress) -> Result<()> {

@@ -9,12 +9,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 use super::CommonOptions;
 use crate::arch::Arch;
+use crate::archive::compress;
 use crate::disk::device::Device;
 use crate::disk::{self, Layout, Volume, bmap};
 use crate::progress::Progress;
 use crate::publish::{self, Draft};
 use crate::stick::{self, Boot, ClientFiles};
-use crate::{compress, epoch, initramfs, program, syslinux};
+use crate::{epoch, initramfs, program, syslinux};
 
 /// Make an image for a USB stick that boots under BIOS and UEFI (aarch64: UEFI and U-Boot)
 #[derive(clap::Args)]

@@ -10,10 +10,10 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use crate::arch::Arch;
-use crate::compress::{self, Compression};
+use crate::archive::compress::{self, Compression};
+use crate::archive::newc::{EntryBody, FileTree};
 use crate::image;
 use crate::kernel::config::{self, KernelConfig};
-use crate::newc::{EntryBody, FileTree};
 use crate::progress::Progress;
 use modules::{ModuleSet, Selection};
 use store::Store;

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use object::{Object as _, ObjectSection as _};
 
 use super::store::Store;
-use crate::compress;
-use crate::newc::{EntryBody, FileTree};
+use crate::archive::compress;
+use crate::archive::newc::{EntryBody, FileTree};
 
 /// Why there are no modules.
 #[derive(Debug, thiserror::Error)]
@@ -387,7 +387,7 @@ mod tests {
 
     use super::*;
     use crate::arch::Arch;
-    use crate::compress::Compression;
+    use crate::archive::compress::Compression;
 
     /// A module of nothing but `.modinfo`: an ELF object with two sections and their names.
     pub(crate) fn module(info: &[&str]) -> Vec<u8> {

@@ -5,7 +5,7 @@
 use std::fmt::{self, Write as _};
 use std::ops::Range;
 
-use crate::compress::{self, MAX_UNPACKED};
+use super::compress::{self, MAX_UNPACKED};
 
 /// Bytes of an entry's header: six of magic, thirteen numbers of eight hexadecimal digits.
 const HEADER: usize = 110;
@@ -250,10 +250,10 @@ impl fmt::Display for Line<'_> {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::compress::Compression;
+    use super::super::newc::{self, EntryBody, FileTree};
     use super::*;
     use crate::arch::Arch;
-    use crate::compress::Compression;
-    use crate::newc::{self, EntryBody, FileTree};
 
     fn archive(name: &str) -> Vec<u8> {
         let file = |bytes: &[u8]| EntryBody::File(bytes.to_vec());

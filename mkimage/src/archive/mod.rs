@@ -1,0 +1,7 @@
+//! Archive formats: each is written or read in a file of its own, from bytes to bytes.
+
+pub(crate) mod compress;
+mod initramfs;
+pub(crate) mod newc;
+
+pub use initramfs::{Error, NewcEntry, Part, first_newc, list, read, unpack};
