@@ -1,6 +1,7 @@
 //! Archive formats: each is written or read in a file of its own, from bytes to bytes.
 
 pub(crate) mod compress;
+pub(crate) mod deb;
 mod initramfs;
 pub(crate) mod newc;
 

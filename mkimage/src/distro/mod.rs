@@ -1,7 +1,6 @@
 //! A distribution's kernel, as it is, with an initramfs that has cpud and just the modules that an
 //! appliance needs: nothing is compiled.
 
-mod deb;
 pub(crate) mod modules;
 mod store;
 
@@ -11,6 +10,7 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::arch::Arch;
 use crate::archive::compress::{self, Compression};
+use crate::archive::deb;
 use crate::archive::newc::{EntryBody, FileTree};
 use crate::image;
 use crate::kernel::config::{self, KernelConfig};
@@ -69,7 +69,7 @@ impl PrebuiltKernel {
     /// That of a package `linux-image-*.deb`.
     pub(crate) fn from_deb(deb: &Path, arch: Arch, progress: Progress) -> Result<Self, Error> {
         let task = progress.task("unpacking", None);
-        let store = deb::unpack(deb, arch).map_err(|source| Error::Deb {
+        let store = unpack(deb, arch).map_err(|source| Error::Deb {
             path: deb.to_owned(),
             source,
         })?;
@@ -177,6 +177,27 @@ impl PrebuiltKernel {
         let modules = ModuleSet::find(&self.store, &self.prefix, &self.path)?;
         Ok(modules.choose(list, &self.release, || task.step())?)
     }
+}
+
+/// The files of a package that belong to a kernel.
+fn unpack(package: &Path, arch: Arch) -> Result<Store, deb::Error> {
+    let mut store = Store::unnamed().map_err(deb::Error::Keep)?;
+    deb::unpack(package, arch, |name, reader| match kernel_file(&name) {
+        Some(name) => store
+            .add(name.to_owned(), reader)
+            .map_err(|error| match error {
+                store::Error::Read(source) => deb::Error::Damaged(source),
+                store::Error::Write(source) => deb::Error::Keep(source),
+            }),
+        None => Ok(()),
+    })?;
+    Ok(store)
+}
+
+/// The path of a file beneath `boot` or `lib`, of which distributions keep the second in `usr`.
+fn kernel_file(path: &str) -> Option<&str> {
+    let path = path.strip_prefix("usr/").unwrap_or(path);
+    (path.starts_with("boot/") || path.starts_with("lib/")).then_some(path)
 }
 
 /// The modules of a list, from a directory like /lib/modules/RELEASE.
@@ -297,6 +318,22 @@ mod tests {
         assert!(error.contains("was built without CONFIG_9P_FS;"), "{error}");
         let other = PrebuiltKernel::from_files(&path, dir.path(), Arch::Aarch64);
         assert!(matches!(other, Err(Error::Image { .. })));
+    }
+
+    #[test]
+    fn of_a_package_the_kernel_and_its_modules_are_kept() {
+        let files: [(&str, &[u8]); 3] = [
+            ("./boot/vmlinuz-6.1", b"kernel"),
+            ("./usr/lib/modules/6.1/a.ko", b"module"),
+            ("./usr/share/doc/x", b"text"),
+        ];
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), deb::tests::package("amd64", &files)).unwrap();
+        let store = unpack(file.path(), Arch::X86_64).unwrap();
+        let names: Vec<&str> = store.names().collect();
+        assert_eq!(names, ["boot/vmlinuz-6.1", "lib/modules/6.1/a.ko"]);
+        assert_eq!(store.read("boot/vmlinuz-6.1").unwrap(), b"kernel");
+        assert_eq!(store.read("lib/modules/6.1/a.ko").unwrap(), b"module");
     }
 
     #[test]

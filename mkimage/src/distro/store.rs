@@ -7,7 +7,14 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::deb::Error;
+/// Why a file was not added.
+#[derive(Debug)]
+pub(super) enum Error {
+    /// It could not be read.
+    Read(io::Error),
+    /// It could not be kept.
+    Write(io::Error),
+}
 
 /// Bytes moved at once.
 const CHUNK: usize = 1 << 16;
@@ -63,18 +70,18 @@ impl Store {
     }
 
     /// Keep what a reader gives under a name.
-    pub(super) fn add(&mut self, name: String, reader: &mut impl Read) -> Result<(), Error> {
+    pub(super) fn add(&mut self, name: String, reader: &mut dyn Read) -> Result<(), Error> {
         let Self::Unpacked { file, end, names } = self else {
-            return Err(Error::Keep(io::ErrorKind::Unsupported.into()));
+            return Err(Error::Write(io::ErrorKind::Unsupported.into()));
         };
         let (start, mut length) = (*end, 0);
         let mut buffer = vec![0; CHUNK];
         loop {
-            let count = reader.read(&mut buffer).map_err(Error::Damaged)?;
+            let count = reader.read(&mut buffer).map_err(Error::Read)?;
             if count == 0 {
                 break;
             }
-            file.write_all(&buffer[..count]).map_err(Error::Keep)?;
+            file.write_all(&buffer[..count]).map_err(Error::Write)?;
             length += count;
         }
         *end += length as u64;

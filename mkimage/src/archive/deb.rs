@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Component, Path};
 
-use super::store::Store;
 use crate::arch::Arch;
 
 /// Longer than any control file.
@@ -31,21 +30,25 @@ pub(crate) enum Error {
     Keep(#[source] io::Error),
 }
 
-/// A package's files: those whose paths begin with `boot` or `lib`, with or without `usr` before it.
-pub(crate) fn unpack(path: &Path, arch: Arch) -> Result<Store, Error> {
+/// Give every regular file of a package for `arch` to `keep`, with its path from the root without the first `/`.
+/// Paths with `..` in them are left out.
+pub(crate) fn unpack(
+    path: &Path,
+    arch: Arch,
+    mut keep: impl FnMut(String, &mut dyn Read) -> Result<(), Error>,
+) -> Result<(), Error> {
     let file = File::open(path).map_err(Error::Open)?;
-    let mut store = Store::unnamed().map_err(Error::Keep)?;
     let mut members = Members::new(file)?;
     let mut data = false;
     while let Some((name, content)) = members.next()? {
         if let Some(suffix) = name.strip_prefix("control.tar") {
             check_machine(decompress(suffix, content)?.take(MAX_CONTROL), arch)?;
         } else if let Some(suffix) = name.strip_prefix("data.tar") {
-            unpack_data(decompress(suffix, content)?.take(MAX_DATA), &mut store)?;
+            unpack_data(decompress(suffix, content)?.take(MAX_DATA), &mut keep)?;
             data = true;
         }
     }
-    if data { Ok(store) } else { Err(Error::Format) }
+    if data { Ok(()) } else { Err(Error::Format) }
 }
 
 /// The members of an ar archive.
@@ -134,7 +137,10 @@ fn check_machine(control: impl Read, arch: Arch) -> Result<(), Error> {
     Err(Error::Format)
 }
 
-fn unpack_data(data: impl Read, store: &mut Store) -> Result<(), Error> {
+fn unpack_data(
+    data: impl Read,
+    keep: &mut impl FnMut(String, &mut dyn Read) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut archive = tar::Archive::new(data);
     // A name that did not fit into its own header (tar(5), GNU long names). The crate would read one of
     // any length into memory.
@@ -162,8 +168,8 @@ fn unpack_data(data: impl Read, store: &mut Store) -> Result<(), Error> {
         if !kind.is_file() {
             continue;
         }
-        if let Some(name) = wanted(Path::new(&name)) {
-            store.add(name, &mut entry)?;
+        if let Some(name) = plain(Path::new(&name)) {
+            keep(name, &mut entry)?;
         }
     }
     Ok(())
@@ -172,8 +178,8 @@ fn unpack_data(data: impl Read, store: &mut Store) -> Result<(), Error> {
 /// The kernel's own limit, PATH_MAX.
 const MAX_NAME: u64 = 4096;
 
-/// The name beneath `boot` or `lib`, without what says nothing; `None` for other files.
-fn wanted(path: &Path) -> Option<String> {
+/// A path without `.` and the first `/`; `None` when it has `..` in it, or is not UTF-8.
+fn plain(path: &Path) -> Option<String> {
     let mut parts = Vec::new();
     for part in path.components() {
         match part {
@@ -182,14 +188,12 @@ fn wanted(path: &Path) -> Option<String> {
             Component::ParentDir | Component::Prefix(_) => return None,
         }
     }
-    if parts.first() == Some(&"usr") {
-        parts.remove(0);
-    }
-    matches!(parts.first(), Some(&"boot" | &"lib")).then(|| parts.join("/"))
+    Some(parts.join("/"))
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::collections::BTreeMap;
     use std::io::Write as _;
 
     use proptest::prelude::*;
@@ -220,7 +224,8 @@ mod tests {
         [member.as_bytes(), bytes, end.as_bytes()].concat()
     }
 
-    fn package(machine: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
+    /// A package for a machine, by Debian's name, with these files.
+    pub(crate) fn package(machine: &str, files: &[(&str, &[u8])]) -> Vec<u8> {
         let control = format!("Package: x\nArchitecture: {machine}\n");
         let control = tar(&[("./control", control.as_bytes())]);
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -235,25 +240,39 @@ mod tests {
         .concat()
     }
 
-    fn unpacked(bytes: &[u8]) -> Result<Store, Error> {
+    fn unpacked(bytes: &[u8]) -> Result<BTreeMap<String, Vec<u8>>, Error> {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), bytes).unwrap();
-        unpack(file.path(), Arch::X86_64)
+        let mut files = BTreeMap::new();
+        unpack(file.path(), Arch::X86_64, |name, reader| {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).map_err(Error::Damaged)?;
+            files.insert(name, bytes);
+            Ok(())
+        })?;
+        Ok(files)
     }
 
     #[test]
-    fn the_kernel_and_its_modules_are_unpacked() {
-        let files: [(&str, &[u8]); 4] = [
+    fn every_file_with_a_plain_path_is_unpacked() {
+        let files: [(&str, &[u8]); 3] = [
             ("./boot/vmlinuz-6.1", b"kernel"),
-            ("./usr/lib/modules/6.1/a.ko", b"module"),
-            ("./usr/share/doc/x", b"paper"),
+            ("/usr/share/doc/x", b"text"),
             ("boot/../../outside", b"x"),
         ];
-        let store = unpacked(&package("amd64", &files)).unwrap();
-        let names: Vec<&str> = store.names().collect();
-        assert_eq!(names, ["boot/vmlinuz-6.1", "lib/modules/6.1/a.ko"]);
-        assert_eq!(store.read("boot/vmlinuz-6.1").unwrap(), b"kernel");
-        assert_eq!(store.read("lib/modules/6.1/a.ko").unwrap(), b"module");
+        let found = unpacked(&package("amd64", &files)).unwrap();
+        let names: Vec<_> = found.keys().map(String::as_str).collect();
+        assert_eq!(names, ["boot/vmlinuz-6.1", "usr/share/doc/x"]);
+        assert_eq!(found["boot/vmlinuz-6.1"], b"kernel");
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_not_called_damaged() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), package("amd64", &[("boot/x", b"y")])).unwrap();
+        let full = |_, _: &mut dyn Read| Err(Error::Keep(io::ErrorKind::StorageFull.into()));
+        let result = unpack(file.path(), Arch::X86_64, full);
+        assert!(matches!(result, Err(Error::Keep(_))), "{result:?}");
     }
 
     #[test]
@@ -267,7 +286,7 @@ mod tests {
             let data = archive.into_inner().unwrap();
             [b"!<arch>\n".to_vec(), member("data.tar", &data)].concat()
         };
-        assert_eq!(unpacked(&long(300)).unwrap().names().count(), 1);
+        assert_eq!(unpacked(&long(300)).unwrap().len(), 1);
         assert!(matches!(unpacked(&long(9000)), Err(Error::LongName(_))));
     }
 
