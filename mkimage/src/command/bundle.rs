@@ -14,9 +14,9 @@ use super::usb::{self, Contents, WARNING};
 use crate::archive::{compress, tar};
 use crate::disk::FileList;
 use crate::epoch;
+use crate::media::boot_files::{self, Boot, ClientFiles};
 use crate::progress::Progress;
 use crate::publish::{self, Draft};
-use crate::stick::{self, Boot, ClientFiles};
 
 /// Make the download: everything to try the machine with nothing but QEMU, or on a stick
 #[derive(clap::Args)]
@@ -53,7 +53,7 @@ impl BundleArgs {
         let path = common.path(&name);
 
         let on_stick = self.contents.read(common, false)?;
-        let stick = stick::files(common.arch, on_stick.0, on_stick.1)?;
+        let stick = boot_files::files(common.arch, on_stick.0, on_stick.1)?;
         let image = usb::make(common.arch, &common.output, self.size, stick, progress)?;
         let (boot, client_files) = self.contents.read(common, !self.no_private_key)?;
         if client_files.private_key.is_some() {
@@ -102,7 +102,7 @@ fn files(
     client_files: ClientFiles,
     stick: Vec<u8>,
 ) -> FileList {
-    let (menu, text) = stick::menu(arch, &boot);
+    let (menu, text) = boot_files::menu(arch, &boot);
     // No directories here: what is in one lies beside the rest.
     let menu = menu.rsplit('/').next().unwrap_or(&menu).to_owned();
     let kernel = std::mem::take(&mut boot.kernel);
@@ -111,7 +111,7 @@ fn files(
         (menu, text),
         ("usbstick.xz".to_owned(), stick),
     ];
-    files.extend(stick::support_files(arch, boot, client_files));
+    files.extend(boot_files::support_files(arch, boot, client_files));
     files.sort();
     let mut sums = String::new();
     for (name, bytes) in &files {

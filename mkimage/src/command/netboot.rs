@@ -9,10 +9,11 @@ use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
 use super::usb::read_boot;
-use crate::netboot::{self, DhcpMode};
+use crate::image;
+use crate::media::boot_files;
+use crate::media::netboot::{self, DhcpMode};
 use crate::progress::Progress;
 use crate::publish::{self, PUBLIC};
-use crate::{image, stick};
 
 /// iPXE for cards that have only PXE, as distributions install it.
 const UNDIONLY: [&str; 2] = [
@@ -84,7 +85,7 @@ impl NetbootArgs {
             self.interface.as_deref(),
         );
         let script = netboot::script(boot.initrd.is_some(), boot.command_line.as_deref());
-        let efi = stick::efi_program(common.arch, &boot)
+        let efi = boot_files::efi_program(common.arch, &boot)
             .with_context(|| format!("cannot serve {}", path.display()))?;
         // dnsmasq reads as nobody, so all of it is public, and says so.
         let all = [

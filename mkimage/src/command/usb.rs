@@ -12,10 +12,11 @@ use crate::arch::Arch;
 use crate::archive::compress;
 use crate::disk::device::Device;
 use crate::disk::{self, Layout, Volume, bmap};
+use crate::media::boot_files::{self, Boot, ClientFiles};
+use crate::media::syslinux;
 use crate::progress::Progress;
 use crate::publish::{self, Draft};
-use crate::stick::{self, Boot, ClientFiles};
-use crate::{epoch, initramfs, program, syslinux};
+use crate::{epoch, initramfs, program};
 
 /// Make an image for a USB stick that boots under BIOS and UEFI (aarch64: UEFI and U-Boot)
 #[derive(clap::Args)]
@@ -124,7 +125,7 @@ impl UsbArgs {
         if client_files.private_key.is_some() {
             progress.say(WARNING);
         }
-        let mut files = stick::files(common.arch, boot, client_files)
+        let mut files = boot_files::files(common.arch, boot, client_files)
             .with_context(|| "cannot make a stick of this kernel")?;
         if let Some(directory) = &self.dtbs {
             add_device_trees(&mut files, directory)?;

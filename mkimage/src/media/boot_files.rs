@@ -1,10 +1,10 @@
 //! What lies on a stick, and in the download: the kernel as every firmware looks for it, the client, the
 //! keys, and the texts that go with them. Pure.
 
+use super::uki;
 use crate::arch::Arch;
 use crate::disk::FileList;
 use crate::image;
-use crate::uki;
 
 /// What the machine boots with.
 pub(crate) struct Boot {
@@ -66,11 +66,11 @@ pub(crate) fn menu(arch: Arch, boot: &Boot) -> (String, Vec<u8>) {
     let (name, text) = match arch {
         Arch::X86_64 => (
             "extlinux.conf",
-            include_str!("../../extlinux/extlinux.conf"),
+            include_str!("../../../extlinux/extlinux.conf"),
         ),
         Arch::Aarch64 => (
             "extlinux/extlinux.conf",
-            include_str!("../../extlinux/u-boot.conf"),
+            include_str!("../../../extlinux/u-boot.conf"),
         ),
     };
     (name.to_owned(), with_boot(text, boot).into_bytes())
@@ -101,11 +101,11 @@ pub(crate) fn support_files(arch: Arch, boot: Boot, client_files: ClientFiles) -
         let text = text.replace("ARCH:-x86_64", &machine);
         text.replace("cpu_rsa", key).into_bytes()
     };
-    let mut readme = text(include_str!("../../extlinux/README"));
+    let mut readme = text(include_str!("../../../extlinux/README"));
     if client_files.private_key.is_some() {
-        readme.extend(text(include_str!("../../extlinux/README.private-key")));
+        readme.extend(text(include_str!("../../../extlinux/README.private-key")));
     }
-    readme.extend(text(include_str!("../../extlinux/README.licences")));
+    readme.extend(text(include_str!("../../../extlinux/README.licences")));
     let named = |name: &str| name.replace("cpu_rsa", key);
     let command_line = boot.command_line.as_deref();
     let all = [
@@ -119,11 +119,14 @@ pub(crate) fn support_files(arch: Arch, boot: Boot, client_files: ClientFiles) -
         ("cpu_rsa.pub", Some(client_files.public_key)),
         ("cpu_rsa.hostkey", client_files.host_key),
         ("cpu_rsa", client_files.private_key),
-        ("QEMU", Some(text(include_str!("../../qemu/QEMU")))),
-        ("TESTQEMU", Some(text(include_str!("../../qemu/TESTQEMU")))),
-        ("EXAMPLE", Some(text(include_str!("../../qemu/EXAMPLE")))),
+        ("QEMU", Some(text(include_str!("../../../qemu/QEMU")))),
+        (
+            "TESTQEMU",
+            Some(text(include_str!("../../../qemu/TESTQEMU"))),
+        ),
+        ("EXAMPLE", Some(text(include_str!("../../../qemu/EXAMPLE")))),
         ("README", Some(readme)),
-        ("LICENSE", Some(text(include_str!("../../LICENSE")))),
+        ("LICENSE", Some(text(include_str!("../../../LICENSE")))),
     ];
     all.into_iter()
         .filter_map(|(name, bytes)| bytes.map(|bytes| (named(name), bytes)))

@@ -1,0 +1,6 @@
+//! What machines boot from: USB sticks and the network, and the files on them.
+
+pub(crate) mod boot_files;
+pub(crate) mod netboot;
+pub(crate) mod syslinux;
+mod uki;
