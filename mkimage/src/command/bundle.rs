@@ -9,12 +9,12 @@ use anyhow::{Context as _, Result, ensure};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-use super::CommonOptions;
-use super::usb::{self, Contents, WARNING};
+use super::{CommonOptions, InputArgs};
 use crate::archive::{compress, tar};
 use crate::disk::FileList;
 use crate::epoch;
-use crate::media::boot_files::{self, Boot, ClientFiles};
+use crate::media::inputs::{Boot, ClientFiles};
+use crate::media::{boot_files, stick};
 use crate::progress::Progress;
 use crate::publish::{self, Draft};
 
@@ -33,10 +33,10 @@ pub(crate) struct BundleArgs {
     common: CommonOptions,
 
     #[command(flatten)]
-    contents: Contents,
+    inputs: InputArgs,
 
     /// Size of the stick's image, as in 64M or 1G
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = usb::parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = super::parse_size)]
     size: u64,
 
     /// Leave the private key out: only those who have it can use the machine
@@ -52,12 +52,12 @@ impl BundleArgs {
         let name = format!("cpu-appliance-{}", common.arch);
         let path = common.path(&name);
 
-        let on_stick = self.contents.read(common, false)?;
+        let on_stick = self.inputs.read(common, false)?;
         let stick = boot_files::files(common.arch, on_stick.0, on_stick.1)?;
-        let image = usb::make(common.arch, &common.output, self.size, stick, progress)?;
-        let (boot, client_files) = self.contents.read(common, !self.no_private_key)?;
+        let image = stick::make(common.arch, &common.output, self.size, stick, progress)?;
+        let (boot, client_files) = self.inputs.read(common, !self.no_private_key)?;
         if client_files.private_key.is_some() {
-            progress.say(WARNING);
+            progress.say(super::PRIVATE_KEY_WARNING);
         }
         let files = files(common.arch, boot, client_files, read_all(image.xz.file())?);
 

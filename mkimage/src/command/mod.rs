@@ -18,6 +18,7 @@ use clap::{Parser, Subcommand};
 
 use crate::arch::Arch;
 use crate::lock::Lock;
+use crate::media::inputs::{self, Boot, ClientFiles};
 use crate::progress::Progress;
 
 /// Makes the keys, the initramfs, the kernel and the boot media of a cpu appliance.
@@ -140,5 +141,71 @@ impl CommonOptions {
     /// The file that was given, else the one of this name in the directory.
     fn given_or(&self, given: Option<&PathBuf>, name: &str) -> PathBuf {
         given.cloned().unwrap_or_else(|| self.path(name))
+    }
+}
+
+/// The options that say what a stick and a bundle are made of.
+#[derive(clap::Args)]
+struct InputArgs {
+    /// The kernel [default: DIR/cpukernel]
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// The client program [default: DIR/cpu]
+    #[arg(long, value_name = "FILE")]
+    cpu: Option<PathBuf>,
+
+    /// The public key that may log in, as it is in the machine [default: DIR/cpu_rsa.pub]
+    #[arg(long, value_name = "FILE")]
+    key: Option<PathBuf>,
+}
+
+impl InputArgs {
+    /// Read all of it.
+    fn read(&self, common: &CommonOptions, private_key: bool) -> Result<(Boot, ClientFiles)> {
+        let boot = inputs::read_boot(&common.given_or(self.kernel.as_ref(), "cpukernel"))?;
+        let client_files = inputs::read_client_files(
+            common.arch,
+            &common.given_or(self.cpu.as_ref(), "cpu"),
+            &common.given_or(self.key.as_ref(), "cpu_rsa.pub"),
+            private_key,
+        )?;
+        Ok((boot, client_files))
+    }
+}
+
+/// Said whenever the private key goes into something that will be passed on.
+const PRIVATE_KEY_WARNING: &str = "WARNING: the private key is included: whoever gets hold of this can log in \
+     as root to every machine that is booted from it";
+
+/// `64M`: bytes, or with K, M, G or T for their multiples of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, shift) = match text.to_ascii_uppercase().strip_suffix(['K', 'M', 'G', 'T']) {
+        None => (text, 0),
+        Some(_) => {
+            let (digits, unit) = text.split_at(text.len() - 1);
+            let unit = unit.to_ascii_uppercase();
+            (digits, 10 * (1 + "KMGT".find(&unit).unwrap_or(0)))
+        }
+    };
+    digits
+        .parse::<u64>()
+        .ok()
+        .and_then(|number| number.checked_mul(1 << shift))
+        .ok_or_else(|| "a number of bytes, or one with K, M, G or T".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_size;
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(parse_size("67108864"), Ok(64 << 20));
+        assert_eq!(parse_size("64M"), Ok(64 << 20));
+        assert_eq!(parse_size("1g"), Ok(1 << 30));
+        for text in ["", "M", "-1", "64MB", "9999999999T", "1.5G", "é"] {
+            assert!(parse_size(text).is_err(), "{text}");
+        }
     }
 }

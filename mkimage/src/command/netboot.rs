@@ -8,10 +8,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
-use super::usb::read_boot;
 use crate::image;
-use crate::media::boot_files;
 use crate::media::netboot::{self, DhcpMode};
+use crate::media::{boot_files, inputs};
 use crate::progress::Progress;
 use crate::publish::{self, PUBLIC};
 
@@ -59,7 +58,7 @@ impl NetbootArgs {
         let common = &self.common;
         let _lock = common.lock(progress)?;
         let path = common.given_or(self.kernel.as_ref(), "cpukernel");
-        let boot = read_boot(&path)?;
+        let boot = inputs::read_boot(&path)?;
         image::header_for(&boot.kernel, common.arch)
             .with_context(|| format!("cannot serve {}", path.display()))?;
         let dhcp = match (self.range, self.subnet) {

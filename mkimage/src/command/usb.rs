@@ -7,16 +7,13 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
-use super::CommonOptions;
-use crate::arch::Arch;
-use crate::archive::compress;
+use super::{CommonOptions, InputArgs};
+use crate::disk;
 use crate::disk::device::Device;
-use crate::disk::{self, Layout, Volume, bmap};
-use crate::media::boot_files::{self, Boot, ClientFiles};
-use crate::media::syslinux;
+use crate::media::stick::{self, StickImage};
+use crate::media::{boot_files, inputs};
 use crate::progress::Progress;
-use crate::publish::{self, Draft};
-use crate::{epoch, initramfs, program};
+use crate::publish;
 
 /// Make an image for a USB stick that boots under BIOS and UEFI (aarch64: UEFI and U-Boot)
 #[derive(clap::Args)]
@@ -34,10 +31,10 @@ pub(crate) struct UsbArgs {
     common: CommonOptions,
 
     #[command(flatten)]
-    contents: Contents,
+    inputs: InputArgs,
 
     /// Size of the image, as in 64M or 1G
-    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = super::parse_size)]
     size: u64,
 
     /// Put the private key on it too: whoever has the stick can then log in
@@ -61,53 +58,6 @@ pub(crate) struct UsbArgs {
     yes: bool,
 }
 
-/// What a stick and a bundle have in common.
-#[derive(clap::Args)]
-pub(crate) struct Contents {
-    /// The kernel [default: DIR/cpukernel]
-    #[arg(long, value_name = "FILE")]
-    kernel: Option<PathBuf>,
-
-    /// The client program [default: DIR/cpu]
-    #[arg(long, value_name = "FILE")]
-    cpu: Option<PathBuf>,
-
-    /// The public key that may log in, as it is in the machine [default: DIR/cpu_rsa.pub]
-    #[arg(long, value_name = "FILE")]
-    key: Option<PathBuf>,
-}
-
-impl Contents {
-    /// Read all of it.
-    pub(super) fn read(
-        &self,
-        common: &CommonOptions,
-        private_key: bool,
-    ) -> Result<(Boot, ClientFiles)> {
-        let kernel = common.given_or(self.kernel.as_ref(), "cpukernel");
-        let boot = read_boot(&kernel)?;
-        let cpu = common.given_or(self.cpu.as_ref(), "cpu");
-        let client = read("the client (make programs)", &cpu)?;
-        program::check(&client, Arch::HERE)
-            .or_else(|_| program::check(&client, common.arch))
-            .with_context(|| format!("{} cannot run on every Linux", cpu.display()))?;
-        let key = common.given_or(self.key.as_ref(), "cpu_rsa.pub");
-        let (public_key, _) = initramfs::public_key(&key)?;
-        let private = key.with_extension("");
-        let key_name = private.file_name().unwrap_or_default();
-        let client_files = ClientFiles {
-            cpu: client,
-            key_name: key_name.to_string_lossy().into_owned(),
-            public_key,
-            host_key: optional(&private.with_added_extension("hostkey"))?,
-            private_key: private_key
-                .then(|| read("the private key", &private))
-                .transpose()?,
-        };
-        Ok((boot, client_files))
-    }
-}
-
 impl UsbArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
@@ -118,20 +68,20 @@ impl UsbArgs {
             .as_ref()
             .map(|path| Device::find(path, self.size, self.force))
             .transpose()?;
-        let (boot, client_files) = self.contents.read(common, self.include_private_key)?;
+        let (boot, client_files) = self.inputs.read(common, self.include_private_key)?;
         if let Some(device) = &device {
             self.ask(device)?;
         }
         if client_files.private_key.is_some() {
-            progress.say(WARNING);
+            progress.say(super::PRIVATE_KEY_WARNING);
         }
         let mut files = boot_files::files(common.arch, boot, client_files)
             .with_context(|| "cannot make a stick of this kernel")?;
         if let Some(directory) = &self.dtbs {
             add_device_trees(&mut files, directory)?;
         }
-        let Image { disk, xz, map } =
-            make(common.arch, &common.output, self.size, files, progress)?;
+        let StickImage { disk, xz, map } =
+            stick::make(common.arch, &common.output, self.size, files, progress)?;
         let written = disk.file().try_clone()?;
         let sizes = [written.metadata()?.len(), xz.file().metadata()?.len()];
         // An old map would describe the new image. The machine's host key is inside the kernel.
@@ -196,113 +146,10 @@ fn add_device_trees(files: &mut disk::FileList, directory: &Path) -> Result<()> 
     );
     names.sort();
     for name in names {
-        let bytes = read("the device tree", &directory.join(&name))?;
+        let bytes = inputs::read("the device tree", &directory.join(&name))?;
         files.push((format!("dtbs/{}", name.display()), bytes));
     }
     Ok(())
-}
-
-/// Said whenever the private key goes into something that will be passed on.
-pub(super) const WARNING: &str = "WARNING: the private key is included: whoever gets hold of this can log in \
-     as root to every machine that is booted from it";
-
-/// An image that has no names yet.
-pub(super) struct Image {
-    disk: Draft,
-    pub(super) xz: Draft,
-    map: String,
-}
-
-/// Make the image, its map and its compressed form, the files to be in `directory`.
-pub(super) fn make(
-    arch: Arch,
-    directory: &Path,
-    size: u64,
-    files: disk::FileList,
-    progress: Progress,
-) -> Result<Image> {
-    let layout = Layout::new(size, &files)?;
-    let image = Draft::new(&directory.join("usbstick"))?;
-    let failed = |error: disk::Error| match error {
-        disk::Error::Write(source) | disk::Error::Fat { source, .. } => {
-            anyhow::Error::from(image.failed(source))
-        }
-        error => error.into(),
-    };
-    let bios = arch == Arch::X86_64;
-    let boot_code = if bios {
-        syslinux::boot_code()?
-    } else {
-        Vec::new()
-    };
-    layout
-        .write_table(image.file(), &boot_code)
-        .map_err(failed)?;
-    let volume = Volume::format(image.file(), &layout).map_err(failed)?;
-    if bios {
-        syslinux::install(&image.name(), progress)?;
-    }
-    let used = volume
-        .fill(&files, epoch::from_environment()?)
-        .map_err(failed)?;
-    drop(files);
-    let mapped = layout.mapped(used);
-    let map = bmap::make(image.file(), &mapped).map_err(|error| image.failed(error))?;
-
-    let xz = Draft::new(&directory.join("usbstick.xz"))?;
-    let steps = size.div_ceil(1 << 20);
-    let mut task = progress.task("compressing", Some(steps));
-    compress::xz_file(image.file(), used, xz.file(), || task.step())
-        .map_err(|error| xz.failed(error))?;
-    drop(task);
-    Ok(Image {
-        disk: image,
-        xz,
-        map,
-    })
-}
-
-/// A kernel with what `mkimage kernel` has put beside it.
-pub(super) fn read_boot(kernel: &Path) -> Result<Boot> {
-    let beside = |name: &str| optional(&kernel.with_file_name(name));
-    let command_line = beside("cpukernel.cmdline")?
-        .map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
-    Ok(Boot {
-        initrd: beside("cpuinitrd")?,
-        command_line,
-        config: beside("cpu.config")?,
-        kernel: read("the kernel (mkimage kernel)", kernel)?,
-    })
-}
-
-fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {what} {}", path.display()))
-}
-
-fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        result => result
-            .map(Some)
-            .with_context(|| format!("cannot read {}", path.display())),
-    }
-}
-
-/// `64M`: bytes, or with K, M, G or T for their multiples of 1024.
-pub(super) fn parse_size(text: &str) -> Result<u64, String> {
-    let (digits, shift) = match text.to_ascii_uppercase().strip_suffix(['K', 'M', 'G', 'T']) {
-        None => (text, 0),
-        Some(_) => {
-            let (digits, unit) = text.split_at(text.len() - 1);
-            let unit = unit.to_ascii_uppercase();
-            (digits, 10 * (1 + "KMGT".find(&unit).unwrap_or(0)))
-        }
-    };
-    digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| "a number of bytes, or one with K, M, G or T".to_owned())
 }
 
 #[cfg(test)]
@@ -323,15 +170,5 @@ mod tests {
         fs::remove_file(dir.path().join("a.dtb")).unwrap();
         fs::remove_dir_all(dir.path().join("rockchip")).unwrap();
         assert!(add_device_trees(&mut files, dir.path()).is_err());
-    }
-
-    #[test]
-    fn sizes_have_units() {
-        assert_eq!(parse_size("67108864"), Ok(64 << 20));
-        assert_eq!(parse_size("64M"), Ok(64 << 20));
-        assert_eq!(parse_size("1g"), Ok(1 << 30));
-        for text in ["", "M", "-1", "64MB", "9999999999T", "1.5G", "é"] {
-            assert!(parse_size(text).is_err(), "{text}");
-        }
     }
 }

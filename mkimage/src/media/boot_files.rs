@@ -1,36 +1,11 @@
 //! What lies on a stick, and in the download: the kernel as every firmware looks for it, the client, the
 //! keys, and the texts that go with them. Pure.
 
+use super::inputs::{Boot, ClientFiles};
 use super::uki;
 use crate::arch::Arch;
 use crate::disk::FileList;
 use crate::image;
-
-/// What the machine boots with.
-pub(crate) struct Boot {
-    /// The kernel's image.
-    pub(crate) kernel: Vec<u8>,
-    /// An initramfs that is not inside the kernel.
-    pub(crate) initrd: Option<Vec<u8>>,
-    /// A command line that is not inside the kernel.
-    pub(crate) command_line: Option<String>,
-    /// The kernel's configuration, when it is known.
-    pub(crate) config: Option<Vec<u8>>,
-}
-
-/// What goes with it.
-pub(crate) struct ClientFiles {
-    /// The client.
-    pub(crate) cpu: Vec<u8>,
-    /// File name of the private key, `cpu_rsa`; those of the public ones begin with it.
-    pub(crate) key_name: String,
-    /// The key that may log in.
-    pub(crate) public_key: Vec<u8>,
-    /// The machine's own public key.
-    pub(crate) host_key: Option<Vec<u8>>,
-    /// Whoever has it can log in.
-    pub(crate) private_key: Option<Vec<u8>>,
-}
 
 /// Why there are no files.
 #[derive(Debug, thiserror::Error)]
