@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
 use crate::archive::{self, compress, newc};
-use crate::distro;
+use crate::distro::{self, firmware};
 use crate::initramfs::ExtraFile;
 use crate::progress::Progress;
 use crate::{epoch, initramfs, publish};
@@ -94,7 +94,7 @@ impl InitramfsArgs {
             let mut chosen = distro::choose(directory, &release, &self.modules, progress)?;
             if let Some(from) = &self.firmware {
                 let names = std::mem::take(&mut chosen.firmware);
-                let missing = distro::add_firmware(&mut chosen.tree, names, from)?;
+                let missing = firmware::add(&mut chosen.tree, names, from)?;
                 if !missing.is_empty() {
                     progress.say(format!("firmware that is not there: {}", missing.join(" ")));
                 }

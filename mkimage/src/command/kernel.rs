@@ -9,7 +9,7 @@ use super::CommonOptions;
 use crate::arch::Arch;
 use crate::archive::compress::Compression;
 use crate::archive::{self, newc};
-use crate::distro::{self, PrebuiltKernel};
+use crate::distro::{PrebuiltKernel, firmware};
 use crate::progress::Progress;
 use crate::{cache, epoch, kernel, publish};
 
@@ -215,7 +215,7 @@ impl KernelArgs {
         let mut chosen = kernel.modules(&self.modules, progress)?;
         let names = std::mem::take(&mut chosen.firmware);
         let missing = match &self.firmware {
-            Some(directory) => distro::add_firmware(&mut chosen.tree, names, directory)?,
+            Some(directory) => firmware::add(&mut chosen.tree, names, directory)?,
             None => names.into_iter().collect(),
         };
         archive.extend(newc::pack(&chosen.tree, epoch::from_environment()?)?);
