@@ -1,0 +1,51 @@
+//! The modules of a list, and what these need in turn.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::index::pack;
+use super::modinfo::Module;
+use super::{Error, ModuleSet, Selection};
+
+impl ModuleSet<'_> {
+    /// The modules of a list with all that they need, for the kernel of this release.
+    pub(crate) fn choose(
+        &self,
+        list: &[String],
+        release: &str,
+        mut step: impl FnMut(),
+    ) -> Result<Selection, Error> {
+        let mut pending: VecDeque<String> = self.names(list)?.into_iter().collect();
+        let mut chosen: BTreeMap<String, Module> = BTreeMap::new();
+        while let Some(name) = pending.pop_front() {
+            if chosen.contains_key(&name) {
+                continue;
+            }
+            let module = self.read(&name)?;
+            if let Some(magic) = module.values("vermagic").next()
+                && magic.split(' ').next() != Some(release)
+            {
+                return Err(Error::OtherKernel {
+                    path: self.origin.join(&self.paths[&name]),
+                    got: magic.split(' ').next().unwrap_or_default().to_owned(),
+                    wanted: release.to_owned(),
+                });
+            }
+            for needed in module.needs() {
+                if self.paths.contains_key(&needed) {
+                    pending.push_back(needed);
+                } else if !self.built_in.contains(&needed) {
+                    return Err(Error::Needs(name, needed));
+                }
+            }
+            // What should be loaded around it may be missing.
+            let soft = module.soft_needs();
+            pending.extend(
+                soft.into_iter()
+                    .filter(|name| self.paths.contains_key(name)),
+            );
+            chosen.insert(name, module);
+            step();
+        }
+        Ok(pack(chosen, release))
+    }
+}
