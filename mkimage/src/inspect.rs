@@ -15,7 +15,7 @@ use crate::arch::Arch;
 use crate::archive::compress::{self, MAX_UNPACKED};
 use crate::archive::{self, Part};
 use crate::disk::{SECTOR, Window};
-use crate::image;
+use crate::kernel::image;
 
 /// Why nothing is told.
 #[derive(Debug, thiserror::Error)]

@@ -9,7 +9,6 @@ pub mod command;
 mod disk;
 mod distro;
 mod epoch;
-mod image;
 mod initramfs;
 mod inspect;
 mod kernel;

@@ -143,7 +143,7 @@ fn read_all(mut file: &File) -> Result<Vec<u8>> {
 mod tests {
     use super::*;
     use crate::arch::Arch;
-    use crate::image;
+    use crate::kernel::image;
 
     fn bundle() -> FileList {
         let boot = Boot {

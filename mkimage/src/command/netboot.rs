@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
-use crate::image;
+use crate::kernel::image;
 use crate::media::netboot::{self, DhcpMode};
 use crate::media::{boot_files, inputs};
 use crate::progress::Progress;

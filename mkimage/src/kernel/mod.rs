@@ -7,6 +7,7 @@
 
 pub(crate) mod config;
 pub(crate) mod fragments;
+pub(crate) mod image;
 mod mend;
 pub(crate) mod source;
 mod tree;

@@ -5,7 +5,7 @@ use super::inputs::{Boot, ClientFiles};
 use super::uki;
 use crate::arch::Arch;
 use crate::disk::FileList;
-use crate::image;
+use crate::kernel::image;
 
 /// Why there are no files.
 #[derive(Debug, thiserror::Error)]
