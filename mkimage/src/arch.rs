@@ -1,6 +1,8 @@
-//! What differs from one architecture to another.
+//! The architectures that machines are made for, and one table for each of what differs between them.
 
 use object::elf;
+
+use crate::tools::Tool;
 
 /// An architecture that machines are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -13,6 +15,118 @@ pub(crate) enum Arch {
     Aarch64,
 }
 
+/// A file that is compiled into mkimage: its name and its text.
+pub(crate) struct BuiltInFile {
+    pub(crate) name: &'static str,
+    pub(crate) text: &'static str,
+}
+
+/// What is particular to an architecture.
+pub(crate) struct ArchFacts {
+    /// As Rust, QEMU and `uname -m` call it.
+    pub(crate) name: &'static str,
+    /// As Debian's packages call it.
+    pub(crate) debian_name: &'static str,
+    /// As the kernel's make calls it (`ARCH=`).
+    pub(crate) kernel_name: &'static str,
+    /// The kernel's make target.
+    pub(crate) kernel_target: &'static str,
+    /// Where that target puts the image, from the directory of objects.
+    pub(crate) kernel_image: &'static str,
+    /// Whether the image that make leaves is not compressed.
+    pub(crate) is_image_plain: bool,
+    /// Options that `CONFIG_CMDLINE` depends on.
+    pub(crate) command_line_options: &'static [&'static str],
+    /// The configuration that every kernel for it has.
+    pub(crate) config: BuiltInFile,
+    /// What `--hardened` adds to the configuration here.
+    pub(crate) hardened_config: Option<BuiltInFile>,
+    /// Prefix of the names of a cross compiler and its binutils.
+    cross_prefix: &'static str,
+    /// That compiler.
+    pub(crate) cross_compiler: Tool,
+    /// The default command line. The messages of the kernel and of cpud go to a serial line and to a screen,
+    /// whichever there is; after a crash the machine reboots, since nobody sits beside it. The command line
+    /// of a boot loader is appended.
+    pub(crate) command_line: &'static str,
+    /// `e_machine` of its programs (elf(5)).
+    pub(crate) elf_machine: elf::Machine,
+    /// Whether xz's filter for its instructions is in every kernel for it (`CONFIG_XZ_DEC_X86`).
+    pub(crate) has_bcj_filter: bool,
+    /// Whether its machines may have a BIOS.
+    pub(crate) has_bios: bool,
+    /// The program that UEFI firmware starts from a removable medium (UEFI specification, 3.5.1.1).
+    pub(crate) efi_program: &'static str,
+    /// systemd's stub for unified kernel images.
+    pub(crate) efi_stub: &'static str,
+    /// The boot menu of SYSLINUX or U-Boot, by the name under which it is looked for.
+    pub(crate) boot_menu: BuiltInFile,
+}
+
+const X86_64: ArchFacts = ArchFacts {
+    name: "x86_64",
+    debian_name: "amd64",
+    kernel_name: "x86_64",
+    kernel_target: "bzImage",
+    kernel_image: "arch/x86/boot/bzImage",
+    is_image_plain: false,
+    command_line_options: &["CONFIG_CMDLINE_BOOL"],
+    config: BuiltInFile {
+        name: "x86_64.config",
+        text: include_str!("../../kernel-configs/x86_64.config"),
+    },
+    hardened_config: Some(BuiltInFile {
+        name: "hardened-x86_64.config",
+        text: include_str!("../../kernel-configs/hardened-x86_64.config"),
+    }),
+    cross_prefix: "x86_64-linux-gnu-",
+    cross_compiler: Tool {
+        program: "x86_64-linux-gnu-gcc",
+        package: "gcc-x86-64-linux-gnu",
+    },
+    command_line: "console=tty0 console=ttyS0,115200 quiet panic=10",
+    elf_machine: elf::EM_X86_64,
+    has_bcj_filter: true,
+    has_bios: true,
+    efi_program: "EFI/BOOT/BOOTX64.EFI",
+    efi_stub: "linuxx64.efi.stub",
+    boot_menu: BuiltInFile {
+        name: "extlinux.conf",
+        text: include_str!("../../extlinux/extlinux.conf"),
+    },
+};
+
+const AARCH64: ArchFacts = ArchFacts {
+    name: "aarch64",
+    debian_name: "arm64",
+    kernel_name: "arm64",
+    kernel_target: "Image",
+    kernel_image: "arch/arm64/boot/Image",
+    is_image_plain: true,
+    command_line_options: &[],
+    config: BuiltInFile {
+        name: "aarch64.config",
+        text: include_str!("../../kernel-configs/aarch64.config"),
+    },
+    hardened_config: None,
+    cross_prefix: "aarch64-linux-gnu-",
+    cross_compiler: Tool {
+        program: "aarch64-linux-gnu-gcc",
+        package: "gcc-aarch64-linux-gnu",
+    },
+    // The serial lines of most boards and servers; one that a machine does not have does no harm.
+    command_line: "console=tty0 console=ttyS0,115200 console=ttyAMA0,115200 quiet panic=10",
+    elf_machine: elf::EM_AARCH64,
+    has_bcj_filter: false,
+    has_bios: false,
+    efi_program: "EFI/BOOT/BOOTAA64.EFI",
+    efi_stub: "linuxaa64.efi.stub",
+    boot_menu: BuiltInFile {
+        name: "extlinux/extlinux.conf",
+        text: include_str!("../../extlinux/u-boot.conf"),
+    },
+};
+
 impl Arch {
     /// The one that this program was compiled for.
     pub(crate) const HERE: Self = if cfg!(target_arch = "aarch64") {
@@ -21,70 +135,26 @@ impl Arch {
         Self::X86_64
     };
 
-    /// As Rust, QEMU and `uname -m` call it.
-    pub(crate) fn name(self) -> &'static str {
+    /// Its table.
+    pub(crate) fn facts(self) -> &'static ArchFacts {
         match self {
-            Self::X86_64 => "x86_64",
-            Self::Aarch64 => "aarch64",
+            Self::X86_64 => &X86_64,
+            Self::Aarch64 => &AARCH64,
         }
     }
 
-    /// As the kernel's make calls it.
-    pub(crate) fn kernel_name(self) -> &'static str {
-        match self {
-            Self::X86_64 => "x86_64",
-            Self::Aarch64 => "arm64",
-        }
-    }
-
-    /// The goal of the kernel's make.
-    pub(crate) fn kernel_goal(self) -> &'static str {
-        match self {
-            Self::X86_64 => "bzImage",
-            Self::Aarch64 => "Image",
-        }
-    }
-
-    /// Where the image then lies among the objects.
-    pub(crate) fn kernel_image(self) -> &'static str {
-        match self {
-            Self::X86_64 => "arch/x86/boot/bzImage",
-            Self::Aarch64 => "arch/arm64/boot/Image",
-        }
-    }
-
-    /// What the names of the compiler and its kin begin with.
+    /// Prefix of the names of the compiler and binutils for it; none where they run on their own machine.
     pub(crate) fn cross_prefix(self) -> &'static str {
-        match self {
-            _ if self == Self::HERE => "",
-            Self::X86_64 => "x86_64-linux-gnu-",
-            Self::Aarch64 => "aarch64-linux-gnu-",
-        }
-    }
-
-    /// The kernel's messages and cpud's go to a serial line and to a screen, whichever there is; a crash
-    /// ends in a reboot, since nobody sits beside the machine. A boot loader's own command line follows.
-    pub(crate) fn command_line(self) -> &'static str {
-        match self {
-            Self::X86_64 => "console=tty0 console=ttyS0,115200 quiet panic=10",
-            // The lines that most boards and servers have; one that is not there does no harm.
-            Self::Aarch64 => {
-                "console=tty0 console=ttyS0,115200 console=ttyAMA0,115200 quiet panic=10"
-            }
-        }
-    }
-
-    /// `e_machine` of its programs (elf(5)).
-    pub(crate) fn elf_machine(self) -> elf::Machine {
-        match self {
-            Self::X86_64 => elf::EM_X86_64,
-            Self::Aarch64 => elf::EM_AARCH64,
+        if self == Self::HERE {
+            ""
+        } else {
+            self.facts().cross_prefix
         }
     }
 }
 
 impl std::fmt::Display for Arch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.facts().name)
     }
 }

@@ -23,7 +23,7 @@ pub(crate) fn check(bytes: &[u8], wanted: Arch) -> Result<(), NotRunnable> {
     let header = FileHeader64::<LittleEndian>::parse(bytes).map_err(|_| NotRunnable::NotElf)?;
     let endian = header.endian().map_err(|_| NotRunnable::NotElf)?;
     let machine = header.e_machine.get(endian);
-    if machine != wanted.elf_machine() {
+    if machine != wanted.facts().elf_machine {
         let got = match machine {
             elf::EM_X86_64 => "x86_64".to_owned(),
             elf::EM_AARCH64 => "aarch64".to_owned(),
@@ -54,7 +54,7 @@ pub(crate) mod tests {
 
     /// The smallest program that passes for one: a header, and perhaps an interpreter (elf(5)).
     pub(crate) fn elf(arch: Arch, interpreter: Option<&str>) -> Vec<u8> {
-        let machine = arch.elf_machine().0;
+        let machine = arch.facts().elf_machine.0;
         let mut bytes = b"\x7fELF\x02\x01\x01".to_vec();
         bytes.resize(64, 0);
         let mut put = |offset: usize, value: &[u8]| {

@@ -77,7 +77,7 @@ fn xz(archive: &[u8], arch: Arch) -> io::Result<Vec<u8>> {
     let dictionary = archive.len().next_power_of_two().clamp(1 << 16, 1 << 23);
     options.dict_size(u32::try_from(dictionary).unwrap_or(1 << 23));
     let mut filters = Filters::new();
-    if arch == Arch::X86_64 {
+    if arch.facts().has_bcj_filter {
         filters.x86();
     }
     filters.lzma2(&options);

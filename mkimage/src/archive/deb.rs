@@ -118,15 +118,11 @@ fn check_machine(control: impl Read, arch: Arch) -> Result<(), Error> {
         }
         let mut text = String::new();
         entry.read_to_string(&mut text).map_err(Error::Damaged)?;
-        let debian = match arch {
-            Arch::X86_64 => "amd64",
-            Arch::Aarch64 => "arm64",
-        };
         let got = text
             .lines()
             .find_map(|line| line.strip_prefix("Architecture: "));
         return match got {
-            Some(got) if got.trim() == debian => Ok(()),
+            Some(got) if got.trim() == arch.facts().debian_name => Ok(()),
             Some(got) => Err(Error::Machine {
                 got: got.trim().to_owned(),
                 wanted: arch,

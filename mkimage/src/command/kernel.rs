@@ -154,7 +154,7 @@ impl KernelArgs {
         let cache = cache::CacheDirectory::from_environment()?;
         let mut command_line = match &self.cmdline {
             Some(given) => given.clone(),
-            None => common.arch.command_line().to_owned(),
+            None => common.arch.facts().command_line.to_owned(),
         };
         let mut fragments = self.config.clone();
         if self.hardened {
@@ -190,7 +190,7 @@ impl KernelArgs {
         let path = common.path("cpukernel");
         publish::replace(&path, publish::PRIVATE, &built.image)?;
         // An Image is not compressed; U-Boot takes it so too.
-        if common.arch == Arch::Aarch64 {
+        if common.arch.facts().is_image_plain {
             let small = Compression::Gzip.apply(built.image.clone(), common.arch)?;
             publish::replace(&common.path("cpukernel.gz"), publish::PRIVATE, &small)?;
             progress.made(&common.path("cpukernel.gz"), small.len(), started);
@@ -231,7 +231,7 @@ impl KernelArgs {
         let command_line = self
             .cmdline
             .as_deref()
-            .unwrap_or(common.arch.command_line());
+            .unwrap_or(common.arch.facts().command_line);
         let command_line = format!("{}\n", command_line.trim_end());
         let (path, initrd_path) = (common.path("cpukernel"), common.path("cpuinitrd"));
         publish::replace(

@@ -27,28 +27,14 @@ const KNOWN: [(&str, &str); 4] = [
     ),
 ];
 
-/// The architecture's own, which every kernel for it has.
-fn of_arch(arch: Arch) -> (&'static str, &'static str) {
-    match arch {
-        Arch::X86_64 => (
-            "x86_64.config",
-            include_str!("../../../kernel-configs/x86_64.config"),
-        ),
-        Arch::Aarch64 => (
-            "aarch64.config",
-            include_str!("../../../kernel-configs/aarch64.config"),
-        ),
-    }
-}
-
 /// What fragments ask for together: names or files, of which later ones win. The architecture's comes
 /// right after `common`.
 pub(super) fn merge(arch: Arch, names: &[String]) -> Result<KernelConfig, Error> {
-    let (arch_name, arch_text) = of_arch(arch);
+    let of_arch = &arch.facts().config;
     let mut all = KernelConfig::default();
     let has_common = names.iter().any(|name| name == "common");
     if !has_common {
-        all.merge(KernelConfig::parse(arch_name, arch_text)?);
+        all.merge(KernelConfig::parse(of_arch.name, of_arch.text)?);
     }
     for name in names {
         match KNOWN.iter().find(|(known, _)| known == name) {
@@ -61,11 +47,12 @@ pub(super) fn merge(arch: Arch, names: &[String]) -> Result<KernelConfig, Error>
             None => return Err(Error::NoFragment(name.clone())),
         }
         if name == "common" {
-            all.merge(KernelConfig::parse(arch_name, arch_text)?);
+            all.merge(KernelConfig::parse(of_arch.name, of_arch.text)?);
         }
-        if name == HARDENED && arch == Arch::X86_64 {
-            let text = include_str!("../../../kernel-configs/hardened-x86_64.config");
-            all.merge(KernelConfig::parse("hardened-x86_64.config", text)?);
+        if name == HARDENED
+            && let Some(more) = &arch.facts().hardened_config
+        {
+            all.merge(KernelConfig::parse(more.name, more.text)?);
         }
     }
     Ok(all)

@@ -122,7 +122,7 @@ pub(crate) fn build(
     let tree_key = digest(&[
         source.identity().as_bytes(),
         compiler.as_bytes(),
-        options.arch.kernel_name().as_bytes(),
+        options.arch.facts().kernel_name.as_bytes(),
         // Else two kernels made in turn would compile most of each other's objects again.
         options.fragments.join(",").as_bytes(),
     ]);
@@ -177,8 +177,8 @@ fn configuration(options: &BuildOptions<'_>) -> Result<KernelConfig, Error> {
     let mut requested = fragments::merge(options.arch, options.fragments)?;
     requested.merge(KernelConfig::parse("--set", &options.settings.join("\n"))?);
     if !line.is_empty() {
-        if options.arch == Arch::X86_64 {
-            requested.enable("CONFIG_CMDLINE_BOOL");
+        for option in options.arch.facts().command_line_options {
+            requested.enable(option);
         }
         requested.set_string("CONFIG_CMDLINE", line);
     }
@@ -189,25 +189,19 @@ fn configuration(options: &BuildOptions<'_>) -> Result<KernelConfig, Error> {
 }
 
 fn check_tools(arch: Arch) -> Result<(), Error> {
+    let tool = |program, package| Tool { program, package };
     let mut tools = vec![
-        ("make", "make"),
-        ("gcc", "gcc"),
-        ("ld", "binutils"),
-        ("flex", "flex"),
-        ("bison", "bison"),
-        ("bc", "bc"),
-        ("xz", "xz-utils"),
+        tool("make", "make"),
+        tool("gcc", "gcc"),
+        tool("ld", "binutils"),
+        tool("flex", "flex"),
+        tool("bison", "bison"),
+        tool("bc", "bc"),
+        tool("xz", "xz-utils"),
     ];
     if arch != Arch::HERE {
-        tools.push(match arch {
-            Arch::X86_64 => ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
-            Arch::Aarch64 => ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
-        });
+        tools.push(arch.facts().cross_compiler);
     }
-    let tools: Vec<Tool> = tools
-        .into_iter()
-        .map(|(program, package)| Tool { program, package })
-        .collect();
     tools::require(&tools)?;
     // objtool, which the kernel builds for itself, reads ELF.
     if !tools::has_header("gcc", "gelf.h")? {

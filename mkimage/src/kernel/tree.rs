@@ -75,7 +75,8 @@ impl BuildTree {
         let log = self.objects.join("build.log");
         let mut make = self.command(lock)?;
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
-        make.arg(format!("-j{jobs}")).arg(self.arch.kernel_goal());
+        make.arg(format!("-j{jobs}"))
+            .arg(self.arch.facts().kernel_target);
         tools::run(make, &log, self.progress, |line| {
             if is_step(line) {
                 task.step();
@@ -85,7 +86,7 @@ impl BuildTree {
         drop(task);
         let compiled = self.compiled();
         fs::write(&compiled, "").map_err(failed("write", &compiled))?;
-        read(&self.objects.join(self.arch.kernel_image()))
+        read(&self.objects.join(self.arch.facts().kernel_image))
     }
 
     /// How large the parts are before compression, the largest first: of each top directory what is
@@ -140,7 +141,7 @@ impl BuildTree {
         make.arg("-C")
             .arg(&self.source)
             .arg(format!("O={}", self.objects.display()))
-            .arg(format!("ARCH={}", self.arch.kernel_name()))
+            .arg(format!("ARCH={}", self.arch.facts().kernel_name))
             .arg(format!("CROSS_COMPILE={}", self.arch.cross_prefix()))
             // Who, where, when and how often is in the banner, and so in the image's bytes.
             .env("KBUILD_BUILD_USER", "cpu")

@@ -25,30 +25,20 @@ pub(crate) fn files(
     client_files: ClientFiles,
 ) -> Result<FileList, Error> {
     let efi = efi_program(arch, &boot)?;
-    let efi_name = match arch {
-        Arch::X86_64 => "EFI/BOOT/BOOTX64.EFI",
-        Arch::Aarch64 => "EFI/BOOT/BOOTAA64.EFI",
-    };
     let menu = menu(arch, &boot);
     let kernel = ("cpukernel".to_owned(), std::mem::take(&mut boot.kernel));
-    let mut files = vec![kernel, (efi_name.to_owned(), efi), menu];
+    let mut files = vec![kernel, (arch.facts().efi_program.to_owned(), efi), menu];
     files.extend(support_files(arch, boot, client_files));
     Ok(files)
 }
 
 /// The boot menu, by the name under which it is looked for.
 pub(crate) fn menu(arch: Arch, boot: &Boot) -> (String, Vec<u8>) {
-    let (name, text) = match arch {
-        Arch::X86_64 => (
-            "extlinux.conf",
-            include_str!("../../../extlinux/extlinux.conf"),
-        ),
-        Arch::Aarch64 => (
-            "extlinux/extlinux.conf",
-            include_str!("../../../extlinux/u-boot.conf"),
-        ),
-    };
-    (name.to_owned(), with_boot(text, boot).into_bytes())
+    let menu = &arch.facts().boot_menu;
+    (
+        menu.name.to_owned(),
+        with_boot(menu.text, boot).into_bytes(),
+    )
 }
 
 /// What UEFI firmware starts: the kernel by itself, or with what is not inside it.
@@ -71,7 +61,7 @@ pub(crate) fn efi_program(arch: Arch, boot: &Boot) -> Result<Vec<u8>, Error> {
 pub(crate) fn support_files(arch: Arch, boot: Boot, client_files: ClientFiles) -> FileList {
     let key = client_files.key_name.as_str();
     // The scripts boot this machine unless they are told otherwise.
-    let machine = format!("ARCH:-{}", arch.name());
+    let machine = format!("ARCH:-{arch}");
     let text = |text: &str| {
         let text = text.replace("ARCH:-x86_64", &machine);
         text.replace("cpu_rsa", key).into_bytes()

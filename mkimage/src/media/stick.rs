@@ -36,7 +36,7 @@ pub(crate) fn make(
         }
         error => error.into(),
     };
-    let bios = arch == Arch::X86_64;
+    let bios = arch.facts().has_bios;
     let boot_code = if bios {
         syslinux::boot_code()?
     } else {

@@ -27,11 +27,7 @@ pub(crate) fn build(
     initrd: &[u8],
     command_line: &str,
 ) -> Result<Vec<u8>, Error> {
-    let name = match arch {
-        Arch::X86_64 => "linuxx64.efi.stub",
-        Arch::Aarch64 => "linuxaa64.efi.stub",
-    };
-    let path = Path::new("/usr/lib/systemd/boot/efi").join(name);
+    let path = Path::new("/usr/lib/systemd/boot/efi").join(arch.facts().efi_stub);
     let stub = std::fs::read(&path).map_err(|_| Error::NoStub(path.clone()))?;
     // The kernel comes last: it may unpack itself over what follows it in memory.
     let sections: [(&str, &[u8]); 3] = [
