@@ -15,6 +15,7 @@ pub mod user;
 pub mod vm;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -51,5 +52,20 @@ pub fn wait_until<T>(
             bail!("waited {patience:?} in vain: {what}");
         }
         std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Waits until what counts up has begun, and has then stood still for a second.
+pub fn stands_still(count: &AtomicUsize) {
+    let (mut before, mut quiet) = (0, 0);
+    while quiet < 20 {
+        std::thread::sleep(Duration::from_millis(50));
+        let now = count.load(Ordering::Relaxed);
+        quiet = if now > 0 && now == before {
+            quiet + 1
+        } else {
+            0
+        };
+        before = now;
     }
 }

@@ -4,6 +4,8 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -11,7 +13,7 @@ use e2e::client::{ended, fed, finish};
 use e2e::daemon::Daemon;
 use e2e::terminal::Terminal;
 use e2e::user::{User, works};
-use e2e::{cache, u_root, wait_until};
+use e2e::{cache, stands_still, u_root, wait_until};
 
 use crate::Test;
 
@@ -138,15 +140,12 @@ fn openssh_terminal() -> Result<()> {
     let command = pty_process::blocking::Command::new("ssh")
         .args(ssh.options())
         .args(["-t", "-p", &daemon.port.to_string(), "127.0.0.1"])
-        .arg("sh -c 'tty; stty size; read line; stty size; echo $TERM'")
+        .arg("sh -c 'tty; stty size; until stty size | grep \"30 90\"; do sleep 0.1; done; echo $TERM'")
         .env("TERM", "vt220");
     let mut terminal = Terminal::start(command, 24, 80)?;
     let at = terminal.expect_from(0, "/dev/pts/")?;
     let at = terminal.expect_from(at, "24 80")?;
     terminal.resize(30, 90)?;
-    // It is told of in an own message, which overtakes nothing.
-    std::thread::sleep(Duration::from_millis(500));
-    terminal.send("\r")?;
     let at = terminal.expect_from(at, "30 90")?;
     terminal.expect_from(at, "vt220")?;
     ensure!(terminal.wait()?.success());
@@ -202,10 +201,15 @@ fn openssh_slow() -> Result<()> {
             .stderr(Stdio::piped())
             .spawn()?;
         let mut stdin = child.stdin.take().context("no input")?;
-        let written = input.clone();
-        let writer = std::thread::spawn(move || stdin.write_all(&written));
-        // Until nothing moves any more.
-        std::thread::sleep(Duration::from_secs(5));
+        let (written, taken) = (input.clone(), Arc::new(AtomicUsize::new(0)));
+        let counter = taken.clone();
+        let writer = std::thread::spawn(move || {
+            written.chunks(1 << 16).all(|chunk| {
+                counter.fetch_add(chunk.len(), Ordering::Relaxed);
+                stdin.write_all(chunk).is_ok()
+            })
+        });
+        stands_still(&taken);
         ensure!(!writer.is_finished(), "48 MiB were taken for nobody");
         let output = finish(child)?;
         ensure!(output.status.success(), "{options:?}: {output:?}");

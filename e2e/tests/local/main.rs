@@ -37,7 +37,9 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
 }
 
 fn main() -> Result<ExitCode> {
-    let arguments = Arguments::from_args();
+    let mut arguments = Arguments::from_args();
+    // Most of the time they wait.
+    arguments.test_threads.get_or_insert(8);
     if let Some(user) = expected()? {
         user.become_user()?;
         return Ok(libtest_mimic::run(&arguments, trials(Some(user))).exit_code());

@@ -464,11 +464,11 @@ fn is_asked(daemon: &Daemon, flags: &[&str]) -> Result<()> {
     let (path, user) = (Delay::start(daemon.port, Duration::ZERO)?, User::new()?);
     user.configure(&format!(
         "Host board\nHostName 127.0.0.1\nIdentityFile ~/.ssh/own\nUserKnownHostsFile ~/.ssh/hosts\n\
-         StrictHostKeyChecking no\nPort {}\nServerAliveInterval 2\nServerAliveCountMax 2\n",
+         StrictHostKeyChecking no\nPort {}\nServerAliveInterval 1\nServerAliveCountMax 2\n",
         path.port
     ))?;
     // More than the time that a silent server has.
-    let long = Duration::from_secs(10);
+    let long = Duration::from_secs(5);
     let words = [flags, &["board", "head", "-c", "60000000", "/dev/zero"]].concat();
     let mut child = user.cpu(&words).stdout(Stdio::piped()).spawn()?;
     std::thread::sleep(long);
@@ -486,7 +486,7 @@ fn is_asked(daemon: &Daemon, flags: &[&str]) -> Result<()> {
     path.fall_silent();
     fails(
         &finish(child)?,
-        &["the connection was lost", "no answer for 6 seconds"],
+        &["the connection was lost", "no answer for 3 seconds"],
     )
 }
 

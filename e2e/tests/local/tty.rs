@@ -115,8 +115,8 @@ fn kind() -> Result<()> {
 
 fn escapes() -> Result<()> {
     let (_daemon, user) = board()?;
-    let mut terminal = user.typed(&["board", "cat"])?;
-    std::thread::sleep(Duration::from_secs(1));
+    let mut terminal = user.typed(&["board", "sh", "-c", "echo ready; exec cat"])?;
+    terminal.expect_from(0, "ready")?;
     terminal.send("first\r")?;
     let at = terminal.expect_from(0, "first\r\nfirst")?;
     terminal.send("~?")?;

@@ -87,11 +87,14 @@ fn two_hundred(machine: &Machine) -> Result<()> {
             .into_iter()
             .try_for_each(|lane| lane.join().ok().context("a thread panicked")?)
     })?;
-    std::thread::sleep(Duration::from_secs(3));
-    let after = leftovers(machine)?;
     ensure!(before.contains("zombies 0"), "{before}");
-    ensure!(before == after, "before:\n{before}after:\n{after}");
-    Ok(())
+    // What has just ended may take a moment to go.
+    let mut after = String::new();
+    wait_until("all is as before", Duration::from_secs(10), || {
+        after = leftovers(machine)?;
+        Ok((before == after).then_some(()))
+    })
+    .with_context(|| format!("before:\n{before}after:\n{after}"))
 }
 
 fn idle(machine: &Machine) -> Result<()> {

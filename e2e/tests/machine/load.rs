@@ -2,12 +2,15 @@
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::{finish, parse_peak_memory, peak_memory};
 use e2e::daemon::Daemon;
 use e2e::delay::Delay;
+use e2e::stands_still;
 use e2e::user::User;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -111,15 +114,15 @@ fn stalled_input(machine: &Machine) -> Result<()> {
         .stderr(Stdio::piped())
         .spawn()?;
     let mut stdin = child.stdin.take().context("no stdin")?;
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = sent.clone();
     let feeder = std::thread::spawn(move || {
-        let block = vec![0; 1 << 20];
-        let mut sent = 0;
-        while sent < 1 << 30 && stdin.write_all(&block).is_ok() {
-            sent += block.len();
-        }
-        sent
+        let block = vec![0; 1 << 16];
+        while counter.fetch_add(block.len(), Ordering::Relaxed) < 1 << 30
+            && stdin.write_all(&block).is_ok()
+        {}
     });
-    std::thread::sleep(Duration::from_secs(8));
+    stands_still(&sent);
     let memory = peak_memory(child.id())?;
     ensure!(memory < MEMORY, "the client used {memory} KiB");
     let there = peak_there(machine)?;
@@ -130,7 +133,8 @@ fn stalled_input(machine: &Machine) -> Result<()> {
     let elapsed = start.elapsed();
     ensure!(output.status.code() == Some(130), "{output:?}");
     ensure!(elapsed < Duration::from_secs(5), "Ctrl-C took {elapsed:?}");
-    let sent = feeder.join().ok().context("the feeder panicked")?;
+    feeder.join().ok().context("the feeder panicked")?;
+    let sent = sent.load(Ordering::Relaxed);
     ensure!(
         sent < 1 << 24,
         "{sent} bytes went into a command that reads none"

@@ -1,7 +1,5 @@
 //! Sessions in a terminal.
 
-use std::time::Duration;
-
 use anyhow::{Context, Result, ensure};
 use e2e::terminal::Terminal;
 use nix::sys::signal::{Signal, kill};
@@ -49,12 +47,11 @@ fn shell(machine: &Machine) -> Result<()> {
     terminal.send("stty size\r")?;
     at = terminal.expect_from(at, "33 111")?;
     terminal.resize(44, 122)?;
-    std::thread::sleep(Duration::from_secs(1));
-    terminal.send("stty size\r")?;
+    terminal.send("until stty size | grep '44 1''22'; do sleep 0.1; done\r")?;
     at = terminal.expect_from(at, "44 122")?;
     // Ctrl-C interrupts the command and nothing else.
-    terminal.send("sleep 1000; echo status=$?\r")?;
-    std::thread::sleep(Duration::from_secs(2));
+    terminal.send("echo be''gun; sleep 1000; echo status=$?\r")?;
+    at = terminal.expect_from(at, "begun")?;
     terminal.send("\x03")?;
     at = terminal.expect_from(at, "there> ")?;
     terminal.send("echo status=$?\r")?;
