@@ -8,7 +8,7 @@
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Output, Stdio};
 use std::str::FromStr as _;
@@ -322,6 +322,76 @@ fn fstab_lines_are_mounted_in_order_and_faults_are_told() {
         );
     }
     assert_eq!(told.len(), expected.len(), "{told:#?}");
+}
+
+/// A tree with these directories and `etc/hostname`, and the fstab lines that put the machine's programs in it and make it the root.
+fn tree(directories: &[&str]) -> (tempfile::TempDir, String) {
+    let tree = tempfile::tempdir_in("/var/tmp").unwrap();
+    let mut fstab = String::new();
+    for directory in directories {
+        fs::create_dir_all(tree.path().join(directory)).unwrap();
+    }
+    for name in ["usr", "bin", "lib", "lib64"] {
+        let inside = tree.path().join(name);
+        fs::create_dir(&inside).unwrap();
+        fstab += &format!("/{name} {} none bind 0 0\n", inside.display());
+    }
+    fs::write(tree.path().join("etc/hostname"), "theirs\n").unwrap();
+    fstab += &format!("{} / none rbind 0 0\n", tree.path().display());
+    (tree, fstab)
+}
+
+#[test]
+fn a_tree_may_be_the_whole_root_with_the_machines_processes_devices_and_run() {
+    let (tree, fstab) = tree(&["etc", "proc", "sys", "dev", "var/run", "tmp", "home/ann"]);
+    std::os::unix::fs::symlink("/var/run", tree.path().join("run")).unwrap();
+    let environment = [("CPU_FSTAB", fstab.as_str()), ("PWD", "/home/ann")];
+    let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let seen = sh(
+        &environment,
+        "pwd; cat /etc/hostname; echo made >/etc/made; test -c /dev/null && test -d /sys/class && echo machine;
+         readlink /proc/self/root; ls -A /tmp; stat -fc %T /tmp; stat -c %d:%i /run/",
+    );
+    let run = fs::metadata("/run").unwrap();
+    assert_eq!(
+        seen,
+        format!(
+            "/home/ann\ntheirs\nmachine\n/\ncpu\nlocal\ntmpfs\n{}:{}\n",
+            run.dev(),
+            run.ino()
+        )
+    );
+    assert!(tree.path().join("etc/made").exists());
+    assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+    // What containers do.
+    let pivot = "unshare -m sh -ec 'mount --bind /tmp /tmp; cd /tmp; mkdir old; /usr/sbin/pivot_root . old; test -d old/usr'";
+    sh(&environment, pivot);
+    sh(&[], pivot);
+}
+
+#[test]
+fn what_a_root_lacks_is_told_and_what_is_no_tree_is_none() {
+    let (_tree, fstab) = tree(&["etc", "proc", "dev", "tmp"]);
+    let output = run(&[("CPU_FSTAB", &fstab)], &["cat", "/etc/hostname"]);
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        (
+            "theirs\n",
+            "cpud: the tree that is / in this session has no /sys and no /run: make it there, or name the \
+             directories you need in the namespace\n"
+        )
+    );
+    let output = run(
+        &[("CPU_FSTAB", "/etc/hostname / none bind 0 0")],
+        &["sh", "-c", "test -d /proc/self && ls -d /usr/bin"],
+    );
+    assert_eq!(
+        (text(&output.stdout), text(&output.stderr)),
+        (
+            "/usr/bin\n",
+            "cpud: cannot bind /etc/hostname on /: Not a directory\n"
+        )
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@
 //! the client's files are looked up or let go at the same time, and goes in this order:
 //!
 //! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
-//! 2. private mount namespace, tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu, and in further cache
+//! 2. private mount namespace, not on rootfs ([`root`]), tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu, and in further cache
 //!    modes on /tmp/cpu-CACHE ([`namespace`]);
 //! 3. the mounts of `CPU_FSTAB` ([`mounts`]), and cpud's [`sudo`] where `CPU_SUDO` names the client's;
 //! 4. working directory ([`directory`]) and command ([`command`]);
@@ -24,6 +24,7 @@ mod command;
 mod directory;
 mod mounts;
 mod namespace;
+mod root;
 mod sudo;
 mod wait;
 
@@ -130,6 +131,7 @@ fn run(request: Request) -> Result<Ended> {
 
     let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
+    root::leave_rootfs()?;
     let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO));
     namespace::make_tmp()?;
     let clients = namespace::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;

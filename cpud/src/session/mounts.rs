@@ -20,6 +20,7 @@ use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::namespace::{Client, Found, NONE, at_once};
+use super::root;
 use super::shown;
 use crate::console::say;
 
@@ -34,6 +35,8 @@ pub(super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
         match entry.and_then(|entry| mount_one(&entry, clients).map(|()| entry)) {
             // A remount is of somebody else's mount.
             Ok(entry) if entry.flags & fstab::REMOUNT != 0 => {}
+            // That one goes with the session.
+            Ok(entry) if is_root(&entry.target) => {}
             Ok(entry) => done.push(entry.target),
             Err(error) => say(format_args!("{error:#}")),
         }
@@ -82,6 +85,9 @@ fn mount_one(entry: &Entry, clients: &[Client]) -> Result<()> {
 
 fn mount_type(entry: &Entry) -> Result<()> {
     let target = prepare_target(&entry.target, true)?;
+    if is_root(&target) {
+        bail!("nothing would see it there; name the directories you need");
+    }
     let data = Some(entry.data.as_os_str()).filter(|data| !data.is_empty());
     let (source, fstype) = (entry.source.as_os_str(), entry.fstype.as_os_str());
     mount(
@@ -101,9 +107,13 @@ fn mount_type(entry: &Entry) -> Result<()> {
 fn bind(entry: &Entry, clients: &[Client]) -> Result<()> {
     let source = open_source(&entry.source, clients)?;
     let target = prepare_target(&entry.target, source.is_directory)?;
-    let path = format!("/proc/self/fd/{}", source.fd.as_raw_fd());
     let binding = flags(entry.flags & (fstab::BIND | fstab::REC));
-    mount(Some(path.as_str()), &target, NONE, binding, NONE).map_err(|e| anyhow!(e.desc()))?;
+    if is_root(&target) {
+        root::change_to(&source.fd, binding)?;
+    } else {
+        let path = format!("/proc/self/fd/{}", source.fd.as_raw_fd());
+        mount(Some(path.as_str()), &target, NONE, binding, NONE).map_err(|e| anyhow!(e.desc()))?;
+    }
 
     // The bind itself takes no other flags (mount(2)), and setting some drops those that the
     // source's mount has; the first four have the same values in both calls.
@@ -167,10 +177,14 @@ fn prepare_target(target: &Path, directory: bool) -> Result<PathBuf> {
         other => other,
     }
     .context("cannot use the mount point")?;
-    if real == Path::new("/") {
-        bail!("nothing would see it there; name the directories you need");
-    }
     Ok(real)
+}
+
+/// Whether a mount point is the session's `/`.
+fn is_root(target: &Path) -> bool {
+    target
+        .canonicalize()
+        .is_ok_and(|real| real == Path::new("/"))
 }
 
 fn make_target(target: &Path, directory: bool) -> Result<()> {

@@ -12,6 +12,7 @@ mod mounts;
 mod numbers;
 mod path;
 mod refusals;
+mod root;
 mod sockets;
 mod terminals;
 mod visible;
@@ -48,6 +49,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             cache::TESTS,
             visible::TESTS,
             mounts::TESTS,
+            root::TESTS,
             terminals::TESTS,
             sockets::TESTS,
             go::TESTS,

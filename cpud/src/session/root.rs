@@ -1,0 +1,141 @@
+//! What `/` is in a session.
+//!
+//! On a machine whose files are its initramfs that is rootfs, which has nothing beneath it, so pivot_root(2) refuses it, and with it
+//! every program that makes containers. So there the session gets the same files once more, mounted on top
+//! ([`leave_rootfs`]).
+//!
+//! A session may also have a whole tree of the client as `/` ([`change_to`]): with what can only be the
+//! machine's, and the session's own /tmp, in it.
+
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, chroot, fchdir};
+
+use super::namespace::NONE;
+use crate::console::say;
+
+/// The machine's in every session: processes, devices, and what its programs tell each other.
+const MACHINES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
+
+/// A directory that every session has, to mount something on it for a moment.
+const STAGE: &str = "/proc";
+
+/// Goes to a copy of all mounts on top of rootfs, if `/` is that.
+pub(super) fn leave_rootfs() -> Result<()> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    if !table.lines().any(is_rootfs) {
+        return Ok(());
+    }
+    put_on_top("/", MsFlags::MS_BIND | MsFlags::MS_REC)
+        .and_then(|root| enter(&root))
+        .map_err(|errno| anyhow!("cannot leave the initramfs: {}", errno.desc()))
+}
+
+/// Whether a line of mountinfo, such as `1 1 0:2 / / rw - rootfs rootfs rw`, is of a root that is mounted on nothing: its own parent.
+fn is_rootfs(line: &str) -> bool {
+    let mut fields = line.split(' ');
+    let (id, parent) = (fields.next(), fields.next());
+    id == parent && fields.nth(2) == Some("/")
+}
+
+/// Makes the directory `root` the session's `/`, bound with these flags.
+pub(super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()> {
+    let root = put_on_top(path(root).as_str(), binding).map_err(described)?;
+    let furnished = furnish(&root).and_then(|missing| {
+        enter(&root).map_err(described)?;
+        Ok(missing)
+    });
+    let missing = furnished.inspect_err(|_| {
+        // Nobody has seen it.
+        let _ = umount2(path(&root).as_str(), MntFlags::MNT_DETACH);
+    })?;
+    if !missing.is_empty() {
+        say(format_args!(
+            "the tree that is / in this session has no {}: make it there, or name the directories you need in the namespace",
+            missing.join(" and no ")
+        ));
+    }
+    Ok(())
+}
+
+/// Mounts beneath `root` what every session has; the result is for what there is no directory.
+fn furnish(root: &OwnedFd) -> Result<Vec<&'static str>> {
+    let mut missing = Vec::new();
+    let binding = MsFlags::MS_BIND | MsFlags::MS_REC;
+    let machines = MACHINES.map(|directory| (directory, binding));
+    // Moved, and last: what is mounted in it would be there twice.
+    for (directory, flags) in machines.into_iter().chain([("/tmp", MsFlags::MS_MOVE)]) {
+        // What the machine has not, nobody misses.
+        if Path::new(directory).is_dir() && !mount_inside(root, directory, flags)? {
+            missing.push(directory);
+        }
+    }
+    Ok(missing)
+}
+
+fn path(fd: &OwnedFd) -> String {
+    format!("/proc/self/fd/{}", fd.as_raw_fd())
+}
+
+fn described(errno: Errno) -> anyhow::Error {
+    anyhow!(errno.desc())
+}
+
+/// Mounts what is on `directory` on the directory of that name beneath `root`; false if there is none.
+fn mount_inside(root: &OwnedFd, directory: &'static str, flags: MsFlags) -> Result<bool> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+    let target = match openat2(root, directory, how) {
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(false),
+        target => target.map_err(described).context(directory)?,
+    };
+    mount(Some(directory), path(&target).as_str(), NONE, flags, NONE)
+        .map_err(|errno| anyhow!("cannot mount {directory} in it: {}", errno.desc()))?;
+    Ok(true)
+}
+
+/// Mounts a directory on top of `/`, where nobody sees it before [`enter`].
+fn put_on_top(source: &str, binding: MsFlags) -> nix::Result<OwnedFd> {
+    mount(Some(source), STAGE, NONE, binding, NONE)?;
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let moved = open(STAGE, flags, Mode::empty())
+        .and_then(|root| mount(Some(STAGE), "/", NONE, MsFlags::MS_MOVE, NONE).map(|()| root));
+    moved.inspect_err(|_| {
+        let _ = umount2(STAGE, MntFlags::MNT_DETACH);
+    })
+}
+
+/// Makes it the root of this process.
+fn enter(root: &OwnedFd) -> nix::Result<()> {
+    fchdir(root)?;
+    chroot(".")?;
+    chdir("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rootfs_is_its_own_parent() {
+        assert!(is_rootfs("1 1 0:2 / / rw - rootfs rootfs rw"));
+        assert!(is_rootfs(
+            "42 42 0:2 / / rw,relatime - rootfs none rw,size=1k"
+        ));
+        for other in [
+            "22 1 259:2 / / rw,relatime shared:1 - ext4 /dev/nvme0n1p2 rw",
+            "30 30 0:2 / /mnt rw - rootfs rootfs rw",
+            "",
+        ] {
+            assert!(!is_rootfs(other), "{other}");
+        }
+    }
+}
