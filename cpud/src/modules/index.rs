@@ -212,8 +212,19 @@ mod tests {
         }
 
         #[test]
-        fn any_text_is_read(dep in ".{0,99}", alias in ".{0,99}", softdep in ".{0,99}", name in ".{0,20}") {
-            let _ = Index::parse(&dep, &alias, &softdep).files_for(&name);
+        fn a_file_is_one_of_the_modules_and_comes_once(
+            dep in "([ab]{1,2}:( [ab]{1,2}){0,3}\n){0,6}|.{0,99}",
+            alias in "(alias [ab*]{1,2} [ab]{1,2}\n){0,3}|.{0,99}",
+            softdep in "(softdep [ab]{1,2} pre: [ab]{1,2}\n){0,3}|.{0,99}",
+            name in "[ab]{1,2}|.{0,20}",
+        ) {
+            let index = Index::parse(&dep, &alias, &softdep);
+            let files = index.files_for(&name);
+            for (at, file) in files.iter().enumerate() {
+                let mut modules = dep.lines().filter_map(|line| line.split_once(':'));
+                prop_assert!(modules.any(|(module, _)| module == *file), "{}", file);
+                prop_assert!(!files[..at].contains(file), "{}", file);
+            }
         }
     }
 }

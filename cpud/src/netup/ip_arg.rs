@@ -261,7 +261,14 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_an_argument_or_an_error(value in "[0-9a-z.:/= \"é]{0,60}") {
-            let _ = parse(&value);
+            if let Ok(arg) = parse(&value) {
+                // What the kernel takes for a link's name.
+                let device = arg.device.unwrap_or("eth0".into());
+                prop_assert!((1..16).contains(&device.len()) && !device.contains(['/', ' ']), "{}", device);
+                if let Method::Static { prefix, .. } = arg.method {
+                    prop_assert!(prefix <= 32);
+                }
+            }
         }
 
         #[test]

@@ -264,11 +264,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn hostile_headers_are_survived(mut head in prop::collection::vec(any::<u8>(), 0..200), elf: bool) {
-            if elf && head.len() > 6 {
-                head[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        fn what_a_header_names_is_in_it(
+            mut head in prop::collection::vec(any::<u8>(), 64..200),
+            table in 0..200_u8,
+            segment in any::<bool>(),
+            at in 0..200_u8,
+        ) {
+            head[..6].copy_from_slice(b"\x7fELF\x02\x01");
+            let entry = usize::from(table);
+            if segment && entry + 40 <= head.len() {
+                // A table of programs with one entry.
+                head[32..40].copy_from_slice(&u64::from(table).to_le_bytes());
+                head[56..58].copy_from_slice(&[1, 0]);
+                head[entry..entry + 4].copy_from_slice(&3_u32.to_le_bytes());
+                head[entry + 8..entry + 16].copy_from_slice(&u64::from(at).to_le_bytes());
+                head[entry + 32..entry + 40].copy_from_slice(&20_u64.to_le_bytes());
             }
-            let _ = interpreter(&head);
+            if let Some(name) = interpreter(&head) {
+                let name = name.as_bytes();
+                prop_assert!(name.is_empty() || head.windows(name.len()).any(|part| part == name));
+            }
         }
     }
 }

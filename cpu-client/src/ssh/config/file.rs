@@ -524,8 +524,12 @@ mod tests {
     // Of the criteria of Match not exec: that runs what it is given.
     proptest! {
         #[test]
-        fn any_text_is_settings_or_an_error(text in "((Host|Match|Port|User|SetEnv|proxycommand)[ =!*a\"\\\\,#]{0,9}(all|host|user)?\n?){0,8}") {
-            let _ = settings_for(&asked("a"), &text);
+        fn any_text_is_settings_or_an_error_that_names_its_line(text in "((Host|Match|Port|User|SetEnv|proxycommand)[ =!*a\"\\\\,#]{0,9}(all|host|user)?\n?){0,8}") {
+            if let Err(error) = settings_for(&asked("a"), &text) {
+                let told = format!("{error:#}");
+                let mut lines = 1..=text.lines().count();
+                prop_assert!(lines.any(|line| told.starts_with(&format!("config line {line}: "))), "{}", told);
+            }
         }
     }
 }
