@@ -109,7 +109,8 @@ check: ## format, lints, unit and property tests: no root, no machine
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \
 	else set -x; cargo test --workspace --exclude e2e; fi
 
-# One kernel is compiled, for x86_64; the others are Debian's. The stick is of what is compiled already.
+# One kernel is compiled, for x86_64; the others are Debian's. The stick is of what is compiled already. With --workspace, since
+# the features of all its crates together are what check has compiled.
 test: ## check, then machines in QEMU: one kernel is compiled
 	@scripts/deps $(TEST_DEPS)
 	$(MAKE) check
@@ -117,14 +118,14 @@ test: ## check, then machines in QEMU: one kernel is compiled
 	scripts/check-docs $(OUT)
 	$(MAKE) STICK_PROFILE=release stick
 	$(MAKE) ARCH=aarch64 PROFILE=quick OUT=out/quick-aarch64 initramfs
-	cargo test -p e2e --test local --test machine --test media
+	cargo test --workspace --test local --test machine --test media
 
 test-all: ## test, then the kernels for flash, hardened and for ARM, and other targets on a fresh machine
 	@scripts/deps $(TEST_DEPS) fresh
 	$(MAKE) test
 	$(MAKE) flash hardened
 	$(MAKE) aarch64
-	cargo test -p e2e --test kernels
+	cargo test --workspace --test kernels
 	scripts/fresh PROFILE=quick programs demo usb stick netboot bundle
 
 reproducible: cpukernel ## everything made twice, and compared byte for byte (compiles a kernel)
