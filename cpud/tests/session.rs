@@ -327,17 +327,17 @@ fn fstab_lines_are_mounted_in_order_and_faults_are_told() {
 /// A tree with these directories and `etc/hostname`, and the fstab lines that put the machine's programs in it and make it the root.
 fn tree(directories: &[&str]) -> (tempfile::TempDir, String) {
     let tree = tempfile::tempdir_in("/var/tmp").unwrap();
-    let mut fstab = String::new();
     for directory in directories {
         fs::create_dir_all(tree.path().join(directory)).unwrap();
     }
-    for name in ["usr", "bin", "lib", "lib64"] {
+    let programs = ["usr", "bin", "lib", "lib64"].map(|name| {
         let inside = tree.path().join(name);
         fs::create_dir(&inside).unwrap();
-        fstab += &format!("/{name} {} none bind 0 0\n", inside.display());
-    }
+        format!("/{name} {} none bind 0 0\n", inside.display())
+    });
     fs::write(tree.path().join("etc/hostname"), "theirs\n").unwrap();
-    fstab += &format!("{} / none rbind 0 0\n", tree.path().display());
+    let root = format!("{} / none rbind 0 0\n", tree.path().display());
+    let fstab = programs.concat() + &root;
     (tree, fstab)
 }
 
@@ -391,6 +391,45 @@ fn what_a_root_lacks_is_told_and_what_is_no_tree_is_none() {
             "/usr/bin\n",
             "cpud: cannot bind /etc/hostname on /: Not a directory\n"
         )
+    );
+}
+
+#[test]
+fn name_servers_are_the_machines_whatever_etc_says() {
+    let machines = fs::read_to_string("/etc/resolv.conf").unwrap();
+    let tree = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (etc, file) = (tree.path().join("etc"), tree.path().join("etc/resolv.conf"));
+    fs::create_dir(&etc).unwrap();
+    let fstab = format!("{} /etc none bind 0 0\n", etc.display());
+    let named = format!("{fstab}/proc/version /etc/resolv.conf none bind 0 0\n");
+    let seen = |fstab: &str| sh(&[("CPU_FSTAB", fstab)], "cat /etc/resolv.conf 2>&1");
+
+    fs::write(&file, "nameserver 127.0.0.53\n").unwrap();
+    assert_eq!(seen(&fstab), machines);
+    assert_eq!(seen(""), machines);
+    assert_eq!(seen(&named), fs::read_to_string("/proc/version").unwrap());
+    assert_eq!(
+        fs::read_to_string(&file).unwrap(),
+        "nameserver 127.0.0.53\n"
+    );
+
+    // As systemd-resolved, NetworkManager and resolvconf have it.
+    for link in [
+        "../run/systemd/resolve/stub-resolv.conf",
+        "/run/NetworkManager/resolv.conf",
+        "/etc/resolvconf/run/resolv.conf",
+    ] {
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(link, &file).unwrap();
+        assert_eq!(seen(&fstab), machines);
+        assert_eq!(fs::read_link(&file).unwrap(), std::path::Path::new(link));
+    }
+    // One without any is left alone, and so is an /etc that is not mounted.
+    fs::remove_file(&file).unwrap();
+    let output = run(&[("CPU_FSTAB", &fstab)], &["ls", "-A", "/etc"]);
+    assert!(
+        output.stdout.is_empty() && output.stderr.is_empty(),
+        "{output:?}"
     );
 }
 

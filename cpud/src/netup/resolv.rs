@@ -1,11 +1,9 @@
-//! /etc/resolv.conf of the machine, merged over its links. A session usually has the client's /etc
-//! instead; the machine's is seen there as /tmp/local/etc/resolv.conf, and by programs that run
-//! without the client's files.
+//! /etc/resolv.conf of the machine, merged over its links. A session has it too, over the client's.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
@@ -50,20 +48,28 @@ impl Resolv {
         text
     }
 
-    /// Puts it in place of `file`, whole or not at all.
+    /// Writes it to `file`, which stays the same file: sessions have it mounted (`session/resolv.rs`), and those that
+    /// are there already would keep what they have of another.
     pub(super) fn write(&self, file: &Path) -> io::Result<()> {
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory)?;
         }
-        let new = file.with_extension("conf.new");
-        fs::write(&new, self.text())?;
-        fs::rename(&new, file)
+        let text = self.text();
+        let mut options = fs::OpenOptions::new();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(file)?;
+        file.write_all(text.as_bytes())?;
+        file.set_len(u64::try_from(text.len()).unwrap_or(u64::MAX))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn links_are_merged_in_their_order_without_repeats() {
@@ -88,6 +94,11 @@ mod tests {
         let file = directory.path().join("etc/resolv.conf");
         resolv.write(&file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), resolv.text());
-        assert_eq!(fs::read_dir(file.parent().unwrap()).unwrap().count(), 1);
+        let first = fs::metadata(&file).unwrap();
+        assert!(resolv.set(3, &[ip(9)], &[]));
+        resolv.write(&file).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text == resolv.text() && text.len() < usize::try_from(first.len()).unwrap());
+        assert_eq!(fs::metadata(&file).unwrap().ino(), first.ino());
     }
 }

@@ -11,7 +11,8 @@
 //! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
 //! 2. private mount namespace, not on rootfs ([`root`]), tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu, and in further cache
 //!    modes on /tmp/cpu-CACHE ([`namespace`]);
-//! 3. the mounts of `CPU_FSTAB` ([`mounts`]), and cpud's [`sudo`] where `CPU_SUDO` names the client's;
+//! 3. the mounts of `CPU_FSTAB` ([`mounts`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] where `CPU_SUDO` names the
+//!    client's;
 //! 4. working directory ([`directory`]) and command ([`command`]);
 //! 5. wait until the command and all its descendants are gone ([`wait`]);
 //! 6. end as the command ended: with its status, or by its signal.
@@ -24,6 +25,7 @@ mod command;
 mod directory;
 mod mounts;
 mod namespace;
+mod resolv;
 mod root;
 mod sudo;
 mod wait;
@@ -132,6 +134,7 @@ fn run(request: Request) -> Result<Ended> {
     let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
     root::leave_rootfs()?;
+    let resolv = resolv::Resolv::open();
     let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO));
     namespace::make_tmp()?;
     let clients = namespace::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
@@ -140,10 +143,11 @@ fn run(request: Request) -> Result<Ended> {
     mounts::look_up(&fstab, directory.path(), &clients);
     let mounted = mounts::mount_all(&fstab, &clients);
     let enter = || directory.enter(clients.first());
-    let directory = match sudo {
+    let enter = || match sudo {
         Some(sudo) => sudo.mount_during(enter),
         None => enter(),
-    }?;
+    };
+    let directory = resolv.mount_during(&mounted, enter)?;
     // An open descriptor would keep nothing alive that matters, but it has no more use either.
     drop(clients);
 

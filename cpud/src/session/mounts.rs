@@ -35,8 +35,6 @@ pub(super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
         match entry.and_then(|entry| mount_one(&entry, clients).map(|()| entry)) {
             // A remount is of somebody else's mount.
             Ok(entry) if entry.flags & fstab::REMOUNT != 0 => {}
-            // That one goes with the session.
-            Ok(entry) if is_root(&entry.target) => {}
             Ok(entry) => done.push(entry.target),
             Err(error) => say(format_args!("{error:#}")),
         }
@@ -48,8 +46,10 @@ pub(super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
 /// client's files one after the other, each by a request that it waits for.
 pub(super) fn unmount_all(targets: &[PathBuf]) {
     let _ = env::set_current_dir("/");
-    at_once(targets, |target| {
-        let _ = umount2(target, MntFlags::MNT_DETACH);
+    // The root goes with the session.
+    let targets: Vec<_> = targets.iter().filter(|target| !is_root(target)).collect();
+    at_once(&targets, |target| {
+        let _ = umount2(target.as_path(), MntFlags::MNT_DETACH);
     });
 }
 

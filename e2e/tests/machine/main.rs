@@ -3,6 +3,7 @@
 
 mod cache;
 mod commands;
+mod etc;
 mod files;
 mod follow;
 mod go;
@@ -50,6 +51,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             visible::TESTS,
             mounts::TESTS,
             root::TESTS,
+            etc::TESTS,
             terminals::TESTS,
             sockets::TESTS,
             go::TESTS,

@@ -1,0 +1,71 @@
+//! Name servers in a session whose /etc is the client's.
+//!
+//! What that says of them holds for the client's place: `127.0.0.53`, or a link to what systemd-resolved, NetworkManager or
+//! resolvconf has written in /run, which is the machine's here. So the machine's file is bound over it. A link can be
+//! mounted on like a file, so nothing is made for it to lead to, and nothing changes at the client.
+
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+
+use super::namespace::NONE;
+use crate::console::say;
+
+const FILE: &str = "/etc/resolv.conf";
+
+/// The machine's file.
+pub(super) struct Resolv(Option<OwnedFd>);
+
+impl Resolv {
+    /// Opens it before the session mounts anything; a machine that knows no name servers has none.
+    pub(super) fn open() -> Self {
+        Self(open(FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok())
+    }
+
+    /// Mounts it while `work` is done, since the client is asked for the name, if one of the mounts on `mounted` has put another
+    /// /etc in its place. One that names the file itself is what somebody wants.
+    pub(super) fn mount_during<T>(&self, mounted: &[PathBuf], work: impl FnOnce() -> T) -> T {
+        let is_on = |place: &str| mounted.iter().any(|target| target == Path::new(place));
+        let machines = self.0.as_ref();
+        let machines = machines.filter(|_| (is_on("/etc") || is_on("/")) && !is_on(FILE));
+        let Some(machines) = machines else {
+            return work();
+        };
+        thread::scope(|scope| {
+            let mount = || mount_over(machines);
+            if thread::Builder::new().spawn_scoped(scope, mount).is_err() {
+                mount();
+            }
+            work()
+        })
+    }
+}
+
+fn mount_over(machines: &OwnedFd) {
+    // Not followed: the link itself is what is mounted on.
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let mounted = open(FILE, flags, Mode::empty()).and_then(|theirs| {
+        let (machines, theirs) = (path(machines), path(&theirs));
+        mount(
+            Some(machines.as_str()),
+            theirs.as_str(),
+            NONE,
+            MsFlags::MS_BIND,
+            NONE,
+        )
+    });
+    match mounted {
+        // An /etc without one.
+        Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
+        Err(errno) => say(format_args!(
+            "cannot bind the machine's {FILE} over the client's: {}",
+            errno.desc()
+        )),
+    }
+}

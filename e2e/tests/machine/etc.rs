@@ -1,0 +1,37 @@
+//! What a session has of /etc: this machine's, but for the name servers.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Result, ensure};
+
+use crate::{Machine, Test};
+
+pub(crate) const TESTS: &[Test] = &[("names_are_asked_of_the_machines_servers", name_servers)];
+
+fn name_servers(machine: &Machine) -> Result<()> {
+    let etc = machine.home.path().join("etc");
+    fs::create_dir(&etc)?;
+    // As every desktop with systemd-resolved has it.
+    let link = Path::new("../run/systemd/resolve/stub-resolv.conf");
+    symlink(link, etc.join("resolv.conf"))?;
+    fs::write(etc.join("nsswitch.conf"), "hosts: files\n")?;
+    let of_link = format!("/lib:/lib64:/usr:/bin:/home:/etc={}", etc.display());
+    let script = "cat /etc/resolv.conf; test ! -L /etc/resolv.conf; cat /etc/nsswitch.conf; test ! -e /run/systemd && echo nothing made";
+    for flags in [&[][..], &["-namespace", "/"], &["-namespace", &of_link]] {
+        let command = machine.client.command(flags, &["sh", "-c", script]);
+        let output = machine.client.output(command, b"")?;
+        let said = String::from_utf8(output.stdout)?;
+        ensure!(output.stderr.is_empty(), "{said}");
+        // The server that QEMU's DHCP names.
+        ensure!(said.starts_with("# Written by cpud"), "{said}");
+        ensure!(said.contains("\nnameserver 10.0.2.3\n"), "{said}");
+        ensure!(
+            said.contains("hosts:") && said.ends_with("\nnothing made\n"),
+            "{said}"
+        );
+    }
+    ensure!(fs::read_link(etc.join("resolv.conf"))? == link);
+    Ok(())
+}
