@@ -8,7 +8,7 @@
 pub(crate) mod config;
 pub(crate) mod fragments;
 pub(crate) mod image;
-mod mend;
+mod patches;
 pub(crate) mod source;
 mod tree;
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
-use super::mend;
+use super::patches;
 use crate::cache::{self, CacheDirectory};
 use crate::lock::{self, Lock};
 use crate::progress::Progress;
@@ -40,6 +40,8 @@ pub(crate) enum Error {
     Fetch(#[source] tools::Error),
     #[error("cannot unpack the kernel source {path}")]
     Unpack { path: PathBuf, source: tools::Error },
+    #[error("cannot patch the kernel source {path}")]
+    Patch { path: PathBuf, source: tools::Error },
     #[error("cannot put the kernel source into {path}")]
     Place { path: PathBuf, source: io::Error },
     #[error("{0} has no kernel in it: its top directory lacks Makefile or Kconfig")]
@@ -97,11 +99,13 @@ impl KernelSource {
     pub(crate) fn identity(&self) -> String {
         match self {
             Self::Directory(path) => format!("directory {}", path.display()),
-            Self::Tarball { sha256, .. } => format!("tarball {sha256} mended {}", mend::EDITION),
+            Self::Tarball { sha256, .. } => {
+                format!("tarball {sha256} patched {}", patches::identity())
+            }
         }
     }
 
-    /// The source's directory; a tarball is unpacked into the cache, once, and mended there. A directory is
+    /// The source's directory; a tarball is unpacked into the cache, once, and patched there. A directory is
     /// taken as it is.
     pub(crate) fn unpack(
         &self,
@@ -114,7 +118,7 @@ impl KernelSource {
         };
         let sha256 = sha256.get(..16).unwrap_or(sha256);
         let tree = cache.directory("source")?;
-        let tree = tree.join(format!("{sha256}-{}", mend::EDITION));
+        let tree = tree.join(format!("{sha256}-{}", patches::identity()));
         let lock = Lock::beside(&tree, progress)?;
         if tree.exists() {
             return Ok(tree);
@@ -128,6 +132,7 @@ impl KernelSource {
                 program: "xz",
                 package: "xz-utils",
             },
+            patches::PATCH,
         ])?;
         let task = progress.task("unpacking", None);
         let part = tree.with_extension("part");
@@ -153,7 +158,10 @@ impl KernelSource {
             }
         })?;
         check_source(&part).map_err(|_| Error::NotAKernel(path.clone()))?;
-        mend::mend(&part).map_err(place)?;
+        patches::apply(&part, progress).map_err(|source| Error::Patch {
+            path: path.clone(),
+            source,
+        })?;
         fs::rename(&part, &tree).map_err(place)?;
         drop(task);
         Ok(tree)
