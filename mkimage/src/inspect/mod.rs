@@ -1,0 +1,14 @@
+//! What an image is: `recognise` reads it, `print` writes what was found as text.
+
+mod print;
+mod recognise;
+
+use std::path::Path;
+
+pub(crate) use recognise::Error;
+
+/// Lines about a file's contents, each level two spaces further in.
+pub(crate) fn file(path: &Path) -> Result<String, Error> {
+    let report = recognise::file(path)?;
+    Ok(format!("{}: {}", path.display(), print::image(&report)))
+}

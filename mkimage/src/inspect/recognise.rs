@@ -1,0 +1,512 @@
+//! Recognises an image by its bytes, and finds what is inside, down to the keys. The file may be a
+//! stranger's.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _};
+use std::path::Path;
+
+use cpu_proto::AuthorizedKeys;
+use gpt::partition::Partition;
+use object::read::pe::PeFile64;
+use object::{Object as _, ObjectSection as _};
+use ssh_key::{PrivateKey, PublicKey};
+use uuid::Uuid;
+
+use crate::arch::Arch;
+use crate::archive::compress::{self, MAX_UNPACKED};
+use crate::archive::{self, NewcEntry, Part};
+use crate::disk::{SECTOR, Window};
+use crate::kernel::image;
+
+/// Why an image is not recognised.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "it is neither a disk image with a GUID partition table, nor a kernel, nor an initramfs"
+    )]
+    Unknown,
+    #[error("it cannot be read")]
+    Read(#[from] io::Error),
+    #[error("its partition table is damaged")]
+    Table(#[source] gpt::GptError),
+    #[error("its kernel is damaged")]
+    Kernel(#[source] compress::Error),
+    #[error("the initramfs is damaged")]
+    Archive(#[from] archive::Error),
+}
+
+/// A file that was recognised.
+pub(super) struct ImageReport {
+    pub(super) size: u64,
+    /// The compression of the whole file and the size without it.
+    pub(super) compressed: Option<(&'static str, usize)>,
+    pub(super) contents: ImageContents,
+}
+
+/// What is in a file.
+pub(super) enum ImageContents {
+    Disk(DiskReport),
+    Kernel(KernelReport),
+    Initramfs(Vec<PartReport>),
+}
+
+/// A disk image with a GUID partition table.
+pub(super) struct DiskReport {
+    pub(super) guid: Uuid,
+    pub(super) has_boot_code: bool,
+    pub(super) partitions: Vec<PartitionReport>,
+}
+
+/// A partition, and the files of its FAT file system.
+pub(super) struct PartitionReport {
+    pub(super) number: u32,
+    pub(super) name: String,
+    pub(super) kind: Uuid,
+    pub(super) is_bootable: bool,
+    pub(super) first_sector: u64,
+    pub(super) bytes: u64,
+    /// None when the table says nonsense about where it is.
+    pub(super) files: Option<io::Result<Vec<VolumeEntry>>>,
+}
+
+/// Something in a FAT file system.
+pub(super) enum VolumeEntry {
+    File {
+        path: String,
+        bytes: u64,
+        contents: FileContents,
+    },
+    /// A directory that cannot be read on.
+    Damaged { path: String, error: io::Error },
+}
+
+/// What is in a file of a FAT file system.
+pub(super) enum FileContents {
+    Unreadable(io::Error),
+    /// Only so many of its bytes are there.
+    Short(usize),
+    Kernel(Result<KernelReport, Error>),
+    Keys(KeyFile),
+}
+
+/// A kernel, by itself or in a unified kernel image.
+pub(super) enum KernelReport {
+    Unified(Vec<UkiSection>),
+    Plain {
+        arch: Arch,
+        starts_under_efi: bool,
+        version: Option<String>,
+        command_line: Option<String>,
+        initramfs: Option<PartReport>,
+    },
+}
+
+/// A section of a unified kernel image that is known.
+pub(super) enum UkiSection {
+    Kernel(KernelReport),
+    CommandLine(String),
+    Initramfs {
+        bytes: usize,
+        parts: Vec<PartReport>,
+    },
+}
+
+/// One archive of an initramfs.
+pub(super) struct PartReport {
+    /// The compression, and the size with it.
+    pub(super) compressed: Option<(&'static str, usize)>,
+    pub(super) files: usize,
+    pub(super) bytes: usize,
+    pub(super) notable: Vec<NotableFile>,
+}
+
+/// A file of an initramfs that matters.
+pub(super) enum NotableFile {
+    /// `/init`, with cpud's version when it is cpud.
+    Init { cpud: Option<String>, bytes: usize },
+    /// `/key.pub`: who may log in.
+    Logins(AuthorizedKeys),
+    HostKey {
+        mode: u32,
+        key: ssh_key::Result<PublicKey>,
+    },
+    /// Something else that looks like a key.
+    Other { name: String, keys: KeyFile },
+}
+
+/// The keys of a file.
+pub(super) enum KeyFile {
+    /// A private key, with its public half when that can be read.
+    Private(Option<Box<PublicKey>>),
+    /// Public ones, perhaps none.
+    Public(Vec<PublicKey>),
+}
+
+/// Recognise a file.
+pub(super) fn file(path: &Path) -> Result<ImageReport, Error> {
+    let mut file = File::open(path)?;
+    let mut start = Vec::new();
+    (&file).take(1024).read_to_end(&mut start)?;
+    file.rewind()?;
+    let size = file.metadata()?.len();
+    let report = |contents| ImageReport {
+        size,
+        compressed: None,
+        contents,
+    };
+    if is_disk(&start) {
+        return Ok(report(ImageContents::Disk(disk(&file)?)));
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_UNPACKED as u64).read_to_end(&mut bytes)?;
+    if is_kernel(&bytes) {
+        return Ok(report(ImageContents::Kernel(kernel(&bytes)?)));
+    }
+    match compress::unpack_first(&bytes) {
+        Ok(Some(unpacked)) if is_disk(&unpacked.bytes) => {
+            drop(bytes);
+            let image = tempfile::tempfile()?;
+            io::copy(&mut unpacked.bytes.as_slice(), &mut &image)?;
+            Ok(ImageReport {
+                compressed: Some((unpacked.by, unpacked.bytes.len())),
+                ..report(ImageContents::Disk(disk(&image)?))
+            })
+        }
+        Ok(Some(unpacked)) if image::header(&unpacked.bytes).is_ok() => Ok(ImageReport {
+            compressed: Some((unpacked.by, unpacked.bytes.len())),
+            ..report(ImageContents::Kernel(kernel(&unpacked.bytes)?))
+        }),
+        _ => match archive::read(&bytes) {
+            Ok(parts) => Ok(report(ImageContents::Initramfs(initramfs(&parts)))),
+            Err(archive::Error::Format(0) | archive::Error::Empty) => Err(Error::Unknown),
+            Err(error) => Err(error.into()),
+        },
+    }
+}
+
+fn is_disk(bytes: &[u8]) -> bool {
+    bytes.get(512..520) == Some(b"EFI PART")
+}
+
+fn is_kernel(bytes: &[u8]) -> bool {
+    image::header(bytes).is_ok() || sections(bytes).is_some()
+}
+
+fn disk(file: &File) -> Result<DiskReport, Error> {
+    let table = gpt::GptConfig::new()
+        .open_from_device(file.try_clone()?)
+        .map_err(Error::Table)?;
+    let mut boot_code = [0; 440];
+    let mut reader = file;
+    reader.rewind()?;
+    reader.read_exact(&mut boot_code)?;
+    let partitions = table.partitions().iter();
+    Ok(DiskReport {
+        guid: *table.guid(),
+        has_boot_code: boot_code.iter().any(|byte| *byte != 0),
+        partitions: partitions
+            .map(|(number, partition)| self::partition(file, *number, partition))
+            .collect(),
+    })
+}
+
+fn partition(file: &File, number: u32, partition: &Partition) -> PartitionReport {
+    let (first, last) = (partition.first_lba, partition.last_lba);
+    let start = first.checked_mul(SECTOR);
+    let end = last.checked_add(1).and_then(|end| end.checked_mul(SECTOR));
+    let files = start.zip(end).map(|(start, end)| {
+        let window = Window::new(file, start..end);
+        let volume = fatfs::FileSystem::new(window, fatfs::FsOptions::new())?;
+        let mut entries = Vec::new();
+        directory(&volume.root_dir(), "", 0, &mut entries);
+        Ok(entries)
+    });
+    PartitionReport {
+        number,
+        name: partition.name.clone(),
+        kind: partition.part_type_guid.guid,
+        is_bootable: partition.flags & 4 != 0,
+        first_sector: first,
+        bytes: last
+            .saturating_sub(first)
+            .saturating_add(1)
+            .saturating_mul(SECTOR),
+        files,
+    }
+}
+
+/// How deep directories are followed; a damaged one may contain itself.
+const MAX_DEPTH: usize = 8;
+/// How much of a file is looked at.
+const MAX_FILE: u64 = 1 << 28;
+
+fn directory(
+    directory: &fatfs::Dir<'_, Window<'_>>,
+    path: &str,
+    depth: usize,
+    entries: &mut Vec<VolumeEntry>,
+) {
+    for entry in directory.iter() {
+        let entry = match entry {
+            Ok(entry) => entry,
+            Err(error) => {
+                let path = path.to_owned();
+                return entries.push(VolumeEntry::Damaged { path, error });
+            }
+        };
+        let name = format!("{path}/{}", entry.file_name().escape_debug());
+        if entry.is_dir() {
+            if !name.ends_with("/.") && !name.ends_with("/..") && depth < MAX_DEPTH {
+                self::directory(&entry.to_dir(), &name, depth + 1, entries);
+            }
+            continue;
+        }
+        let mut bytes = Vec::new();
+        let contents = match entry.to_file().take(MAX_FILE).read_to_end(&mut bytes) {
+            Err(error) => FileContents::Unreadable(error),
+            Ok(length) if (length as u64) < entry.len().min(MAX_FILE) => {
+                FileContents::Short(length)
+            }
+            Ok(_) if is_kernel(&bytes) => FileContents::Kernel(kernel(&bytes)),
+            Ok(length) if length < 1 << 20 => FileContents::Keys(keys(&bytes)),
+            Ok(_) => FileContents::Keys(KeyFile::Public(Vec::new())),
+        };
+        entries.push(VolumeEntry::File {
+            path: name,
+            bytes: entry.len(),
+            contents,
+        });
+    }
+}
+
+/// Public keys, and whether a file is a private one.
+fn keys(bytes: &[u8]) -> KeyFile {
+    let Ok(text) = str::from_utf8(bytes) else {
+        return KeyFile::Public(Vec::new());
+    };
+    if text.starts_with("-----BEGIN ") {
+        return match PrivateKey::from_openssh(bytes) {
+            Ok(key) => KeyFile::Private(Some(Box::new(key.public_key().clone()))),
+            Err(_) if text.contains("PRIVATE KEY-----") => KeyFile::Private(None),
+            Err(_) => KeyFile::Public(Vec::new()),
+        };
+    }
+    KeyFile::Public(AuthorizedKeys::parse(bytes).keys)
+}
+
+/// The sections of a unified kernel image.
+fn sections(bytes: &[u8]) -> Option<Vec<(String, &[u8])>> {
+    let file = PeFile64::parse(bytes).ok()?;
+    let all: Vec<(String, &[u8])> = file
+        .sections()
+        .filter_map(|section| {
+            let data = section.data().ok()?;
+            let size = usize::try_from(section.size()).ok()?.min(data.len());
+            Some((section.name().ok()?.to_owned(), &data[..size]))
+        })
+        .collect();
+    all.iter().any(|(name, _)| name == ".linux").then_some(all)
+}
+
+fn kernel(bytes: &[u8]) -> Result<KernelReport, Error> {
+    if let Some(sections) = sections(bytes) {
+        let mut known = Vec::new();
+        for (name, data) in sections {
+            known.push(match name.as_str() {
+                ".linux" => UkiSection::Kernel(kernel(data)?),
+                ".cmdline" => {
+                    let text = String::from_utf8_lossy(data);
+                    UkiSection::CommandLine(text.trim_end_matches('\0').to_owned())
+                }
+                ".initrd" => UkiSection::Initramfs {
+                    bytes: data.len(),
+                    parts: initramfs(&archive::read(data)?),
+                },
+                _ => continue,
+            });
+        }
+        return Ok(KernelReport::Unified(known));
+    }
+    let header = image::header(bytes).map_err(|_| Error::Unknown)?;
+    let whole = unpacked_kernel(bytes, header.arch)?;
+    Ok(KernelReport::Plain {
+        arch: header.arch,
+        starts_under_efi: header.efi,
+        version: header.version.or_else(|| banner(&whole)),
+        command_line: command_line(&whole),
+        initramfs: built_in(&whole).map(|part| part_report(&part)),
+    })
+}
+
+/// The kernel proper, which is compressed in a bzImage (Documentation/arch/x86/boot.rst).
+fn unpacked_kernel(bytes: &[u8], arch: Arch) -> Result<Vec<u8>, Error> {
+    let number = |at: usize| {
+        let bytes = bytes.get(at..at + 4).unwrap_or_default();
+        bytes
+            .iter()
+            .rev()
+            .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
+    };
+    let start = match arch {
+        Arch::Aarch64 => return Ok(bytes.to_vec()),
+        Arch::X86_64 => {
+            let sectors = match bytes.get(0x1f1) {
+                None | Some(0) => 4,
+                Some(sectors) => usize::from(*sectors),
+            };
+            (sectors + 1) * 512 + number(0x248)
+        }
+    };
+    let payload = bytes.get(start..).unwrap_or_default();
+    match compress::unpack_first(payload).map_err(Error::Kernel)? {
+        Some(unpacked) => Ok(unpacked.bytes),
+        None => Ok(bytes.to_vec()),
+    }
+}
+
+/// The words after `Linux version`.
+fn banner(kernel: &[u8]) -> Option<String> {
+    let start = b"Linux version ";
+    find(kernel, start).find_map(|at| {
+        let words = word_run(kernel.get(at + start.len()..)?);
+        words
+            .starts_with(|first: char| first.is_ascii_digit())
+            .then(|| words.to_owned())
+    })
+}
+
+/// The built-in command line: a text by itself that names a console. Those that the kernel has in its
+/// own messages are no options, or not at the beginning of a text.
+fn command_line(kernel: &[u8]) -> Option<String> {
+    find(kernel, b"console=").find_map(|at| {
+        let before = &kernel[..at];
+        let from = before
+            .iter()
+            .rposition(|byte| !is_printable(*byte))
+            .map_or(0, |end| end + 1);
+        let words = word_run(kernel.get(from..)?);
+        // A text of the kernel's own has a sentence's marks, or a format's.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" =,._-:/@".contains(&byte);
+        let all_options = words.bytes().all(plain) || words.contains('"');
+        let named = words.split_ascii_whitespace().any(|word| {
+            word.strip_prefix("console=")
+                .is_some_and(|rest| !rest.is_empty())
+        });
+        (named && all_options).then(|| words.trim().to_owned())
+    })
+}
+
+/// The archive that a kernel was built with, not compressed by itself.
+fn built_in(kernel: &[u8]) -> Option<Part> {
+    find(kernel, b"070701").find_map(|at| archive::first_newc(&kernel[at..]))
+}
+
+fn find<'a>(bytes: &'a [u8], wanted: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let first = wanted.first().copied();
+    bytes
+        .iter()
+        .enumerate()
+        .filter(move |(at, byte)| Some(**byte) == first && bytes[*at..].starts_with(wanted))
+        .map(|(at, _)| at)
+}
+
+fn is_printable(byte: u8) -> bool {
+    (b' '..=b'~').contains(&byte)
+}
+
+/// Printable characters from the beginning of `bytes`.
+fn word_run(bytes: &[u8]) -> &str {
+    let end = bytes.iter().position(|byte| !is_printable(*byte));
+    str::from_utf8(&bytes[..end.unwrap_or(bytes.len())]).unwrap_or_default()
+}
+
+fn initramfs(parts: &[Part]) -> Vec<PartReport> {
+    parts.iter().map(part_report).collect()
+}
+
+fn part_report(part: &Part) -> PartReport {
+    let notable = part.entries.iter();
+    PartReport {
+        compressed: part.by.map(|by| (by, part.packed)),
+        files: part.entries.len(),
+        bytes: part.bytes.len(),
+        notable: notable
+            .filter_map(|entry| notable_file(part, entry))
+            .collect(),
+    }
+}
+
+fn notable_file(part: &Part, entry: &NewcEntry) -> Option<NotableFile> {
+    if entry.mode & 0o170_000 != 0o100_000 {
+        return None;
+    }
+    let contents = part.contents(entry);
+    Some(match entry.name.as_slice() {
+        b"init" => NotableFile::Init {
+            cpud: cpud_version(contents),
+            bytes: contents.len(),
+        },
+        b"key.pub" => NotableFile::Logins(AuthorizedKeys::parse(contents)),
+        b"host_key" => NotableFile::HostKey {
+            mode: entry.mode & 0o7777,
+            key: PrivateKey::from_openssh(contents).map(|key| key.public_key().clone()),
+        },
+        name if contents.starts_with(b"-----BEGIN") => NotableFile::Other {
+            name: name.escape_ascii().to_string(),
+            keys: keys(contents),
+        },
+        _ => return None,
+    })
+}
+
+/// What cpud says first as init, for whoever looks: cpud/src/init/mod.rs.
+fn cpud_version(program: &[u8]) -> Option<String> {
+    find(program, b"version ").find_map(|at| {
+        let (version, rest) = word_run(&program[at + 8..]).split_once(' ')?;
+        rest.starts_with("is init").then(|| version.to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_told_from_other_texts() {
+        let kernel = b"\0use console=ttyS0, not (x)\0earlycon console= %s\0\
+            console=tty0 console=ttyS0,115200 quiet panic=10\0\0\0";
+        assert_eq!(
+            command_line(kernel).as_deref(),
+            Some("console=tty0 console=ttyS0,115200 quiet panic=10")
+        );
+        assert_eq!(command_line(b"console=\0console=%s\0"), None);
+    }
+
+    #[test]
+    fn cpud_is_known_by_what_it_says() {
+        assert_eq!(
+            cpud_version(b"a version b\0 version 1.2.3 is init/dev").as_deref(),
+            Some("1.2.3")
+        );
+        assert_eq!(cpud_version(b"busybox version 1.36"), None);
+    }
+
+    #[test]
+    fn what_is_unknown_is_said_to_be() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hello").unwrap();
+        assert!(matches!(super::file(file.path()), Err(Error::Unknown)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_kernel_is_told_about_or_refused(at in 0..1024_usize, value: u8, x86: bool) {
+            let arch = if x86 { Arch::X86_64 } else { Arch::Aarch64 };
+            let mut bytes = image::tests::kernel(arch);
+            bytes[at] = value;
+            let _ = kernel(&bytes);
+        }
+    }
+}
