@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 
-use xz2::stream::{Action, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
+use liblzma::stream::{Action, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
 
 use crate::arch::Arch;
 
@@ -91,7 +91,7 @@ fn xz(archive: &[u8], arch: Arch) -> io::Result<Vec<u8>> {
     } else {
         Stream::new_stream_encoder(&filters, Check::Crc32)?
     };
-    let mut encoder = xz2::write::XzEncoder::new_stream(Vec::new(), stream);
+    let mut encoder = liblzma::write::XzEncoder::new_stream(Vec::new(), stream);
     encoder.write_all(archive)?;
     encoder.finish()
 }
@@ -131,7 +131,7 @@ pub(crate) fn xz_file(
         .filters(filters)
         .check(Check::Crc64)
         .encoder()?;
-    let mut encoder = xz2::write::XzEncoder::new_stream(to, stream);
+    let mut encoder = liblzma::write::XzEncoder::new_stream(to, stream);
     from.rewind()?;
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!(steps, bytes.len().div_ceil(1 << 20));
         to.rewind().unwrap();
         let mut found = Vec::new();
-        xz2::read::XzDecoder::new(to)
+        liblzma::read::XzDecoder::new(to)
             .read_to_end(&mut found)
             .unwrap();
         assert!(found == bytes);

@@ -100,7 +100,7 @@ fn decompress(suffix: &str, content: io::Take<File>) -> Result<Box<dyn Read>, Er
     let content = BufReader::new(content);
     Ok(match suffix {
         "" => Box::new(content),
-        ".xz" => Box::new(xz2::bufread::XzDecoder::new(content)),
+        ".xz" => Box::new(liblzma::bufread::XzDecoder::new(content)),
         ".gz" => Box::new(flate2::bufread::GzDecoder::new(content)),
         ".zst" => {
             Box::new(zstd::stream::read::Decoder::with_buffer(content).map_err(Error::Damaged)?)
