@@ -92,6 +92,7 @@ demo: cpukernel ## boot a machine, run commands on it with this machine's files
 	@qemu/demo
 
 docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
+	@scripts/deps build
 	for program in cpu cpud mkimage; do cargo run -q --features docs --bin $$program -- write-docs $(OUT) || exit; done
 
 aarch64: ## the kernel for ARM
