@@ -5,6 +5,7 @@ pub mod authorized_keys;
 mod cache;
 pub mod fstab;
 pub mod namespace;
+pub mod package_note;
 pub mod quote;
 
 pub use authorized_keys::AuthorizedKeys;

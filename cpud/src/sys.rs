@@ -11,6 +11,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use bytes::BytesMut;
+use cpu_proto::package_note::{PackageNote, description_size};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::Winsize;
@@ -18,6 +19,18 @@ use nix::sys::signal::SigSet;
 use nix::unistd::{ForkResult, Pid, execve};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+/// The program's name and version, for `mkimage inspect` and readelf -n.
+const PACKAGE: &str = concat!(
+    r#"{"type":"cpu","name":"cpud","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#""}"#
+);
+
+// SAFETY: linkers keep a section of this name as it is and read only its header, which a PackageNote has.
+#[used]
+#[unsafe(link_section = ".note.package")]
+static PACKAGE_NOTE: PackageNote<{ description_size(PACKAGE) }> = PackageNote::new(PACKAGE);
 
 /// Tell a terminal its size, from its master side (`ioctl_tty(2)`, `TIOCSWINSZ`).
 pub(crate) fn set_window_size(master: BorrowedFd<'_>, size: Winsize) -> nix::Result<()> {

@@ -73,7 +73,6 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
 fn boot() {
     mounts::mount_all();
     mounts::open_console();
-    // mkimage inspect knows cpud and its version by these words.
     say(format_args!(
         "version {} is init",
         env!("CARGO_PKG_VERSION")

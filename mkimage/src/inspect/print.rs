@@ -223,7 +223,7 @@ fn notable(file: &NotableFile, level: usize, text: &mut String) {
         NotableFile::Init { cpud, bytes } => {
             let what = match cpud {
                 Some(version) => format!("cpud {version}"),
-                None => "not cpud".to_owned(),
+                None => "a program without cpud's version note".to_owned(),
             };
             line(text, level, format_args!("/init: {what}, {bytes} bytes"));
         }

@@ -5,10 +5,12 @@ use std::fs::File;
 use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 
-use cpu_proto::AuthorizedKeys;
+use cpu_proto::{AuthorizedKeys, package_note};
 use gpt::partition::Partition;
+use object::elf::FileHeader64;
+use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::read::pe::PeFile64;
-use object::{Object as _, ObjectSection as _};
+use object::{LittleEndian, Object as _, ObjectSection as _};
 use ssh_key::{PrivateKey, PublicKey};
 use uuid::Uuid;
 
@@ -122,7 +124,7 @@ pub(super) struct PartReport {
 
 /// A file of an initramfs that matters.
 pub(super) enum NotableFile {
-    /// `/init`, with cpud's version when it is cpud.
+    /// `/init`, with the version of cpud when it says that it is cpud.
     Init { cpud: Option<String>, bytes: usize },
     /// `/key.pub`: who may log in.
     Logins(AuthorizedKeys),
@@ -459,12 +461,23 @@ fn notable_file(part: &Part, entry: &NewcEntry) -> Option<NotableFile> {
     })
 }
 
-/// What cpud says first as init, for whoever looks: cpud/src/init/mod.rs.
+/// The version of cpud, by the note in its program.
 fn cpud_version(program: &[u8]) -> Option<String> {
-    find(program, b"version ").find_map(|at| {
-        let (version, rest) = word_run(&program[at + 8..]).split_once(' ')?;
-        rest.starts_with("is init").then(|| version.to_owned())
-    })
+    let header = FileHeader64::<LittleEndian>::parse(program).ok()?;
+    let endian = header.endian().ok()?;
+    for segment in header.program_headers(endian, program).ok()? {
+        let Ok(Some(mut notes)) = segment.notes(endian, program) else {
+            continue;
+        };
+        while let Ok(Some(note)) = notes.next() {
+            if (note.name(), note.n_type(endian).0) == (package_note::OWNER, package_note::TYPE)
+                && let Some(version) = package_note::version(note.desc(), "cpud")
+            {
+                return Some(version.to_owned());
+            }
+        }
+    }
+    None
 }
 
 #[cfg(test)]
@@ -472,6 +485,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::program;
 
     #[test]
     fn a_command_line_is_told_from_other_texts() {
@@ -484,13 +498,35 @@ mod tests {
         assert_eq!(command_line(b"console=\0console=%s\0"), None);
     }
 
+    /// A program of one segment, a note with this description (elf(5)).
+    fn program(description: &[u8]) -> Vec<u8> {
+        let mut bytes = program::tests::elf(Arch::X86_64, Some("/"));
+        bytes[64..68].copy_from_slice(&4_u32.to_le_bytes()); // p_type: PT_NOTE
+        let start = bytes.len() as u64;
+        let length = u32::try_from(description.len()).unwrap();
+        for number in [4, length, package_note::TYPE] {
+            bytes.extend(number.to_le_bytes());
+        }
+        bytes.extend(b"FDO\0");
+        bytes.extend(description);
+        let size = bytes.len() as u64 - start;
+        for (at, value) in [(72, start), (96, size), (104, size), (112, 4)] {
+            bytes[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        bytes
+    }
+
     #[test]
-    fn cpud_is_known_by_what_it_says() {
-        assert_eq!(
-            cpud_version(b"a version b\0 version 1.2.3 is init/dev").as_deref(),
-            Some("1.2.3")
-        );
-        assert_eq!(cpud_version(b"busybox version 1.36"), None);
+    fn cpud_is_known_by_its_note() {
+        let version = |json: &[u8]| cpud_version(&program(json));
+        let ours = br#"{"type":"cpu","name":"cpud","version":"1.2.3"}"#;
+        assert_eq!(version(ours).as_deref(), Some("1.2.3"));
+        assert_eq!(version(br#"{"name":"busybox","version":"1.36"}"#), None);
+        assert_eq!(cpud_version(b"version 1.2.3 is init"), None);
+        let whole = program(ours);
+        for length in 0..whole.len() {
+            assert_eq!(cpud_version(&whole[..length]), None, "{length}");
+        }
     }
 
     #[test]
