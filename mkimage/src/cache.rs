@@ -1,6 +1,5 @@
-//! What is kept between runs, outside of any repository: unpacked sources, compiled objects, finished
-//! kernels, under `$XDG_CACHE_HOME/cpu-appliance`. Any of it may be deleted at any time when no
-//! mkimage runs.
+//! The cache: unpacked sources, compiled objects and finished kernels, kept between runs in
+//! `$XDG_CACHE_HOME/cpu-appliance`. While no mkimage runs, any of it may be deleted.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -11,7 +10,7 @@ use std::time::SystemTime;
 /// Why the cache cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    #[error("no place for the cache: neither XDG_CACHE_HOME nor HOME is an absolute path")]
+    #[error("cannot place the cache: neither XDG_CACHE_HOME nor HOME is an absolute path")]
     NoPlace,
     #[error("cannot {what} {path} of the cache")]
     Io {

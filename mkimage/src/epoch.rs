@@ -1,5 +1,5 @@
-//! The one time that images carry: SOURCE_DATE_EPOCH, else the beginning of 1970, so that the same
-//! inputs give the same bytes (reproducible-builds.org/specs/source-date-epoch).
+//! The time stamp of everything in an image: SOURCE_DATE_EPOCH, else the beginning of 1970, so that the
+//! same inputs give the same bytes (reproducible-builds.org/specs/source-date-epoch).
 
 /// Why SOURCE_DATE_EPOCH cannot be used.
 #[derive(Debug, thiserror::Error)]

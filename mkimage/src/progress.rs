@@ -1,4 +1,4 @@
-//! What a person sees while something takes its time: a bar or a spinner on a terminal, a plain line
+//! Progress of what takes long: a bar or a spinner on a terminal, a plain line
 //! every so often elsewhere, nothing with `-q`. All of it on standard error.
 
 use std::fmt::Display;

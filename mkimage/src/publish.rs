@@ -1,4 +1,4 @@
-//! Writing files: whole or not at all, and private ones private from their first byte.
+//! Writes files, whole or not at all; private ones are private from their first byte.
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Seek as _, Write as _};
@@ -35,8 +35,8 @@ fn failed(path: &Path) -> impl Fn(io::Error) -> Error {
     }
 }
 
-/// A file in the making. It has no name until it is [published](Draft::publish), so that whatever ends
-/// mkimage before that, nothing of it stays.
+/// A file that has no name until it is [published](Draft::publish): nothing of it is left behind, however
+/// mkimage ends before that.
 pub(crate) struct Draft {
     file: File,
     path: PathBuf,

@@ -1,5 +1,5 @@
-//! The one place that runs programs of others: the kernel's own build, and what fetches and unpacks
-//! its source. Each runs with a clean environment, its output in a log whose end an error shows.
+//! The one place that runs other programs: the kernel's build, and what fetches, unpacks and patches its
+//! source. Each runs in a clean environment. Its output goes to a log, whose end is part of the error.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -48,7 +48,7 @@ pub(crate) enum Error {
     },
 }
 
-/// Tell all that is missing at once.
+/// Fail when tools are missing, and name all of them at once.
 pub(crate) fn require(tools: &[Tool]) -> Result<(), Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let missing: Vec<Tool> = tools

@@ -1,4 +1,4 @@
-//! Archives made small in a form that the kernel's own decompressor reads, and made whole again.
+//! Compression in formats that the kernel's own decompressors read, and decompression.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -23,7 +23,7 @@ pub enum Error {
     #[error("its {0} data is damaged or truncated")]
     Damaged(&'static str, #[source] io::Error),
     /// By the name of the compression.
-    #[error("it is compressed by {0}, which is not read here")]
+    #[error("it is compressed by {0}, which mkimage cannot read")]
     Unread(&'static str),
     /// Too small for what it unpacks to.
     #[error("it unpacks to more than {MAX_UNPACKED} bytes")]

@@ -18,7 +18,7 @@ pub(crate) enum Error {
     Format,
     #[error("it is a package for {got}, and the machine is {wanted} (--arch)")]
     Machine { got: String, wanted: Arch },
-    #[error("it is compressed by {0}, which is not read here")]
+    #[error("it is compressed by {0}, which mkimage cannot read")]
     Compression(String),
     #[error("cannot read it")]
     Open(#[source] io::Error),

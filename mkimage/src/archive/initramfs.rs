@@ -1,4 +1,4 @@
-//! Reading an initramfs as the kernel reads it (Documentation/driver-api/early-userspace/
+//! Reads an initramfs as the kernel does (Documentation/driver-api/early-userspace/
 //! buffer-format.rst): newc archives one after the other, each perhaps compressed, with zeros between
 //! them. Pure; the bytes may be a stranger's.
 

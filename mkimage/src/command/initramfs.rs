@@ -96,7 +96,10 @@ impl InitramfsArgs {
                 let names = std::mem::take(&mut chosen.firmware);
                 let missing = firmware::add(&mut chosen.tree, names, from)?;
                 if !missing.is_empty() {
-                    progress.say(format!("firmware that is not there: {}", missing.join(" ")));
+                    progress.say(format!(
+                        "firmware files that were not found: {}",
+                        missing.join(" ")
+                    ));
                 }
             }
             tree.extend(chosen.tree);

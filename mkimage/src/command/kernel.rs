@@ -22,7 +22,7 @@ pub(crate) fn fetch(progress: Progress) -> Result<()> {
     Ok(())
 }
 
-/// What a hardened kernel is told at boot besides.
+/// What is added to the command line of a hardened kernel.
 const HARDENED: &str = " lockdown=confidentiality slab_nomerge init_on_alloc=1 init_on_free=1";
 
 /// Build the kernel with the initramfs and the command line inside, or take a distribution's
@@ -35,11 +35,11 @@ Examples:
 
   mkimage kernel -o out/x86_64 --from-deb linux-image-6.12-amd64.deb
 
-Built: one file, cpukernel. The source is $KERNEL_SRC (a directory or a tarball), else Debian's linux-source-6.12, else a
-tarball of kernel.org. Sources and objects are kept in $XDG_CACHE_HOME/cpu-appliance, so that
-another initramfs costs seconds.
+Of a kernel that is built comes one file, cpukernel. The source is $KERNEL_SRC (a directory or a
+tarball), else Debian's linux-source-6.12, else a tarball of kernel.org. Sources and objects are kept in
+$XDG_CACHE_HOME/cpu-appliance, so that another initramfs costs seconds.
 
-PrebuiltArgs: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
+Of a prebuilt kernel come three: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
 network, 9P, virtio; also usb, storage, all, names of modules, patterns such as 'e1000*', or paths such
 as drivers/mtd), and cpukernel.cmdline.")]
 pub(crate) struct KernelArgs {
@@ -72,14 +72,14 @@ pub(crate) struct KernelArgs {
     #[arg(long, conflicts_with = "prebuilt")]
     hardened: bool,
 
-    /// Refuse a kernel of more bytes than there is room for
+    /// Fail when the kernel is larger than this
     #[arg(long, value_name = "BYTES", conflicts_with = "prebuilt")]
     max_size: Option<usize>,
 
     #[command(flatten)]
     prebuilt: PrebuiltArgs,
 
-    /// Modules of a kernel that is taken
+    /// Modules of a prebuilt kernel
     #[arg(
         long,
         value_name = "NAME,...",
@@ -98,19 +98,19 @@ pub(crate) struct KernelArgs {
     modules_dir: Option<PathBuf>,
 }
 
-/// Where a kernel is taken from.
+/// Where a prebuilt kernel comes from.
 #[derive(clap::Args)]
 #[group(id = "prebuilt", multiple = false)]
 struct PrebuiltArgs {
-    /// Take the kernel and the modules of a Debian package
+    /// Use the kernel and the modules of a Debian package
     #[arg(long, value_name = "FILE")]
     from_deb: Option<PathBuf>,
 
-    /// Take those of this machine
+    /// Use the kernel and the modules of this machine
     #[arg(long)]
     host_kernel: bool,
 
-    /// Take this kernel, with the modules of --modules-dir
+    /// Use this kernel, with the modules of --modules-dir
     #[arg(long, value_name = "FILE", requires = "modules_dir")]
     kernel: Option<PathBuf>,
 }
@@ -253,7 +253,7 @@ impl KernelArgs {
                 .map(String::as_str)
                 .collect::<Vec<_>>();
             progress.say(format!(
-                "{} files of firmware that some cards want are not in it: {}, ... (--firmware DIR)",
+                "{} firmware files that some devices need are not in it: {}, ... (give --firmware DIR)",
                 missing.len(),
                 some.join(", ")
             ));

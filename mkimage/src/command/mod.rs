@@ -25,11 +25,11 @@ use crate::progress::Progress;
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Arguments {
-    /// Say nothing but errors
+    /// Print nothing but errors
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Show what is run, and what it says
+    /// Print the commands that are run, and their output
     #[arg(short, long, global = true, conflicts_with = "quiet")]
     verbose: bool,
 
@@ -110,13 +110,13 @@ fn in_one_line(text: &str) -> String {
     let rest = parts.map(|part| part.strip_prefix("tip: ").unwrap_or(part));
     let all: Vec<&str> = std::iter::once(first).chain(rest).collect();
     let all = all.join("; ").replace(":; ", ": ");
-    format!("{all} (--help tells more)")
+    format!("{all} (see --help)")
 }
 
-/// What every command that makes something for a machine is told.
+/// The options of every command that makes something for a machine.
 #[derive(clap::Args)]
 pub(crate) struct CommonOptions {
-    /// Directory of what is made, and of the inputs that are not named
+    /// Directory for what is made, and of the inputs for which no option is given
     #[arg(short, long, value_name = "DIR", default_value = ".")]
     output: PathBuf,
 

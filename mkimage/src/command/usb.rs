@@ -108,7 +108,7 @@ impl UsbArgs {
         }
         ensure!(
             std::io::stdin().is_terminal(),
-            "nobody is here to ask whether {device} may be overwritten: add --yes"
+            "cannot ask whether {device} may be overwritten, since standard input is no terminal: add --yes"
         );
         eprint!("Everything on {device} will be lost. Type yes to go on: ");
         std::io::stderr().flush()?;

@@ -1,5 +1,5 @@
-//! Writing an image onto a stick. Everything that could make it the wrong disk is looked at first, by
-//! what the kernel says in /sys and /proc; afterwards the stick is read back and compared.
+//! Writes an image to a stick. First it checks, in /sys and /proc, that this cannot be the wrong disk;
+//! afterwards it reads the stick back and compares.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};

@@ -16,7 +16,7 @@ pub(super) enum Error {
     Write(io::Error),
 }
 
-/// Bytes moved at once.
+/// How many bytes are copied at a time.
 const CHUNK: usize = 1 << 16;
 
 /// Files by names with `/`, without one at the beginning.

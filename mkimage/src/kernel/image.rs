@@ -80,7 +80,7 @@ pub(crate) mod tests {
 
     use super::*;
 
-    /// As little as passes for a kernel that UEFI can start.
+    /// The least that passes for a kernel that UEFI can start.
     pub(crate) fn kernel(arch: Arch) -> Vec<u8> {
         let mut bytes = vec![0; 0x400];
         let mut put = |offset: usize, value: &[u8]| {

@@ -77,8 +77,8 @@ pub(crate) enum Error {
     )]
     CannotRunCpud(Vec<&'static str>),
     #[error(
-        "the kernel cannot have what the configuration asks for \
-         (renamed, or something it depends on is off):{}", config::list(.0)
+        "the kernel's configuration tool dropped options that were asked for \
+         (renamed, or something they depend on is off):{}", config::list(.0)
     )]
     Dropped(Vec<String>),
     #[error("cannot configure the kernel")]

@@ -1,5 +1,5 @@
-//! A tree of objects in the cache: configured, compiled, linked by the kernel's own make, of which
-//! only what has changed is done again. The caller holds the tree's lock.
+//! A directory of object files in the cache, which the kernel's own make configures, compiles and links,
+//! and in which it does only what has changed. The caller holds its lock.
 
 use std::fs;
 use std::path::{Path, PathBuf};

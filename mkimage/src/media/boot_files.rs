@@ -1,5 +1,5 @@
-//! What lies on a stick, and in the download: the kernel as every firmware looks for it, the client, the
-//! keys, and the texts that go with them. Pure.
+//! The files on a stick and in the bundle: the kernel under the names that each firmware looks for, the
+//! client, the keys, scripts and texts. No I/O.
 
 use super::inputs::{Boot, ClientFiles};
 use super::uki;
