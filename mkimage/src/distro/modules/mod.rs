@@ -215,6 +215,20 @@ mod tests {
     }
 
     #[test]
+    fn an_algorithm_that_is_asked_for_by_its_name_comes_along() {
+        let fake = FakeModules::new();
+        let magic = "vermagic=6.1-x SMP";
+        let (disk, sum) = ([magic, "softdep=pre: sum32"], [magic, "alias=crypto-sum32"]);
+        fake.put("kernel/fs/disk.ko", &module(&disk));
+        fake.put("kernel/crypto/sum32_generic.ko", &module(&sum));
+        let chosen = fake.choose(&["disk"]).unwrap();
+        assert_eq!(
+            text(&chosen, "modules.dep"),
+            "disk.ko:\nsum32_generic.ko:\n"
+        );
+    }
+
+    #[test]
     fn lists_are_of_names_paths_and_groups() {
         let fake = FakeModules::new();
         assert_eq!(fake.choose(&["mii", "core"]).unwrap().count, 1);

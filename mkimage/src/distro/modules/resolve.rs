@@ -37,12 +37,13 @@ impl ModuleSet<'_> {
                     return Err(Error::Needs(name, needed));
                 }
             }
-            // What should be loaded around it may be missing.
-            let soft = module.soft_needs();
-            pending.extend(
-                soft.into_iter()
-                    .filter(|name| self.paths.contains_key(name)),
-            );
+            // What should be loaded around it may be missing. ext4 and others name an algorithm (`pre: crc32c`), an
+            // alias of several modules; the one that runs on every processor is called crc32c_generic.
+            for soft in module.soft_needs() {
+                let generic = format!("{soft}_generic");
+                let names = [soft, generic].into_iter();
+                pending.extend(names.filter(|name| self.paths.contains_key(name)));
+            }
             chosen.insert(name, module);
             step();
         }
