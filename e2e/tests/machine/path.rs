@@ -22,8 +22,8 @@ pub(crate) const TESTS: &[Test] = &[
     }),
     (
         // To be mounted, used and unmounted; docs/performance.md lists them.
-        "path_with_the_default_namespace_is_waited_for_13_times",
-        |machine| within(machine, 13.0, &[], &["/tmp/local/init", "-V"]),
+        "path_with_the_default_namespace_is_waited_for_15_times",
+        |machine| within(machine, 15.0, &[], &["/tmp/local/init", "-V"]),
     ),
     (
         // Walk, getattr and clunk for each, and a second getattr for the last, would be ten.
