@@ -39,9 +39,9 @@ Of a kernel that is built comes one file, cpukernel. The source is $KERNEL_SRC (
 tarball), else Debian's linux-source-6.12, else a tarball of kernel.org. Sources and objects are kept in
 $XDG_CACHE_HOME/cpu-appliance, so that another initramfs costs seconds.
 
-Of a prebuilt kernel come three: the kernel as it is, cpuinitrd with the initramfs and those of its modules that matter (auto:
-network, 9P, virtio; also usb, storage, all, names of modules, patterns such as 'e1000*', or paths such
-as drivers/mtd), and cpukernel.cmdline.")]
+Of a prebuilt kernel come three: the kernel as it is, cpuinitrd with the initramfs and those of its
+modules that matter (auto: network, 9P, virtio; also usb, storage, all, names of modules, patterns such
+as 'e1000*', or paths such as drivers/mtd), and cpukernel.cmdline.")]
 pub(crate) struct KernelArgs {
     #[command(flatten)]
     common: CommonOptions,

@@ -53,7 +53,7 @@ enum Commands {
 /// Do what the command line says.
 pub fn main() -> ExitCode {
     #[cfg(feature = "docs")]
-    if let Some(directory) = manual::wanted() {
+    if let Some(directory) = manual::requested_directory() {
         let page = manual::Page {
             command: <Arguments as clap::CommandFactory>::command(),
             section: "1",
