@@ -47,7 +47,7 @@ const FAILURE: u8 = 255;
 
 fn main() -> ExitCode {
     #[cfg(feature = "docs")]
-    if let Some(directory) = manual::wanted() {
+    if let Some(directory) = manual::requested_directory() {
         return match manual::write(flags::page(), &directory) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {

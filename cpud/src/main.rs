@@ -60,7 +60,7 @@ fn run() -> Result<()> {
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
     #[cfg(feature = "docs")]
-    if let Some(directory) = manual::wanted() {
+    if let Some(directory) = manual::requested_directory() {
         return manual::write(flags::page(), &directory);
     }
     match args.first().map(String::as_str) {

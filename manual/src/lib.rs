@@ -26,7 +26,7 @@ pub struct Page {
 }
 
 /// The directory that `PROGRAM write-docs DIRECTORY` names.
-pub fn wanted() -> Option<PathBuf> {
+pub fn requested_directory() -> Option<PathBuf> {
     let mut words = std::env::args_os().skip(1);
     (words.next()? == "write-docs").then(|| words.next().unwrap_or_default().into())
 }
