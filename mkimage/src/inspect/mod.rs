@@ -2,10 +2,11 @@
 
 mod print;
 mod recognise;
+mod report;
 
 use std::path::Path;
 
-pub(crate) use recognise::Error;
+pub(crate) use report::Error;
 
 /// Lines about a file's contents, each level two spaces further in.
 pub(crate) fn file(path: &Path) -> Result<String, Error> {

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write as _};
 
 use ssh_key::{HashAlg, PublicKey};
 
-use super::recognise::{
+use super::report::{
     DiskReport, FileContents, ImageContents, ImageReport, KernelReport, KeyFile, NotableFile,
     PartReport, PartitionReport, UkiSection, VolumeEntry,
 };
