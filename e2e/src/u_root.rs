@@ -9,12 +9,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail, ensure};
 use cpu_client::export::{Caching, Export};
-use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request, VERSION};
+use ninep::msg::{DirEntry, Header, Kind, NO_FID, NO_ID, NO_TAG, Reply, Request, VERSION};
 use ninep::wire::{Few, Frame, HEADER, Name, Str};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::server::{Auth, ChannelOpenHandle, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, Pty, SshId, client, server};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
@@ -237,8 +237,38 @@ fn serve(root: &Path, mut stream: russh::ChannelStream<client::Msg>) -> Result<(
         let reader = Read::chain(first.as_slice(), reader);
         ninep::server::serve(&export, reader, writer, &config).map_err(std::io::Error::other)
     });
-    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut stream, &mut here).await });
+    tokio::spawn(async move {
+        let (mut replies, mut requests) = here.split();
+        let (mut from, mut to) = tokio::io::split(&mut stream);
+        tokio::select! {
+            _ = tokio::io::copy(&mut from, &mut requests) => {}
+            _ = relay_replies(&mut replies, &mut to) => {}
+        }
+    });
     Ok(())
+}
+
+/// As its file server replies: where a name's dirent type belongs, it puts the qid's.
+async fn relay_replies(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+) -> Result<()> {
+    loop {
+        let mut message = vec![0; HEADER];
+        from.read_exact(&mut message).await?;
+        let header = Header::decode(message.first_chunk().context("a header")?);
+        message.resize(header.size as usize, 0);
+        from.read_exact(&mut message[HEADER..]).await?;
+        if header.kind == Kind::Readdir.number() + 1 {
+            let mut at = HEADER + 4;
+            while let Some(entry) = message.get_mut(at..at + DirEntry::FIXED) {
+                entry[21] = entry[0];
+                at += DirEntry::FIXED + usize::from(u16::from_le_bytes([entry[22], entry[23]]));
+            }
+        }
+        to.write_all(&message).await?;
+        to.flush().await?;
+    }
 }
 
 /// u-root's `cpud`, on 127.0.0.1. For each command it reads one file of the client's tree over 9P, and tells

@@ -1,16 +1,16 @@
 //! `(side[1] n[1] bytes[n])*`: whatever a kernel and a server send each other, in whatever pieces, the relay
-//! neither panics nor holds much; and with a server that speaks plain 9P2000.L every byte passes.
+//! neither panics nor holds much; and with u-root's server every byte passes, but for types in directories.
 #![no_main]
 
 use std::time::Instant;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use ninep::relay::Relay;
+use ninep::relay::{Relay, Server};
 
 fuzz_target!(|bytes: &[u8]| {
     let now = Instant::now();
-    let (mut asking, mut plain) = (Relay::new(true), Relay::new(false));
+    let (mut asking, mut plain) = (Relay::new(Server::Any), Relay::new(Server::URoot));
     let (mut sent, mut passed) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     let mut rest = bytes;
     let (mut asks, mut passes) = (true, true);
@@ -43,7 +43,8 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(!asking.holds());
     }
     for (sent, passed) in sent.iter().zip(&passed) {
-        assert!(sent.starts_with(passed));
+        let is_same = |(sent, passed): (&u8, &u8)| sent == passed || matches!(passed, 0 | 4 | 10);
+        assert!(passed.len() <= sent.len() && sent.iter().zip(passed).all(is_same));
         // What is missing is the beginning of a message that is wanted whole.
         assert!(!passes || sent.len() - passed.len() <= 256 * 1024);
     }

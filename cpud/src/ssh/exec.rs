@@ -15,6 +15,7 @@ use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
 use cpu_proto::Cache;
 use cpu_ssh::{Mux, Stream, signals};
+use ninep::relay::Server;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::Winsize;
 use nix::sys::signal::Signal;
@@ -162,13 +163,13 @@ pub(super) fn start(
         .collect();
     for (from, socket) in files {
         match from {
-            Files::Channel(receiver, sender) => relay(receiver, sender, socket, true),
+            Files::Channel(receiver, sender) => relay(receiver, sender, socket, Server::Any),
             Files::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     // Without it the socket closes, and the session says that nobody answers.
                     if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay(receiver, sender, socket, false);
+                        relay(receiver, sender, socket, Server::URoot);
                     }
                 });
             }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{Broken, COMPANY, Relay};
+use ninep::relay::{Broken, COMPANY, Relay, Server};
 use tokio::sync::Notify;
 
 use super::exec::{CHUNK, Receiver, Sender};
@@ -16,11 +16,10 @@ use crate::console::say;
 /// Small pieces are sent as one of up to this many bytes.
 const SMALL: usize = 64 * 1024;
 
-/// Starts to relay between the client's channel and the kernel's end of the socket pair. `asks`: the client
-/// may be asked for more than 9P2000.L.
-pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, asks: bool) {
+/// Starts to relay between the client's channel and the kernel's end of the socket pair.
+pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server: Server) {
     let shared = Arc::new(Shared {
-        relay: Mutex::new(Relay::new(asks)),
+        relay: Mutex::new(Relay::new(server)),
         answered: Notify::new(),
     });
     let to_client = tokio::spawn({

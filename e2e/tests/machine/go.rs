@@ -59,6 +59,22 @@ fn go_client(machine: &Machine) -> Result<()> {
         "{ran:?}"
     );
 
+    // Its file server says of no name what it is of.
+    let names = "import os; print(sorted((e.name, e.is_file(), e.is_dir(), e.is_symlink()) \
+                 for e in os.scandir('.')))";
+    let tree = machine.home.path().join("types");
+    fs::create_dir_all(tree.join("directory"))?;
+    fs::write(tree.join("file"), "")?;
+    std::os::unix::fs::symlink("file", tree.join("link"))?;
+    let script = format!(
+        "cd {} && find . -type f && python3 -c \"{names}\"",
+        tree.display()
+    );
+    let ran = run(&["sh", "-c", &script])?;
+    let told = "./file\n[('directory', False, True, False), ('file', True, False, False), \
+                ('link', True, False, True)]\n";
+    ensure!(ran.stdout == told, "{ran:?}");
+
     let ran = run(&["no-such-command"])?;
     ensure!(ran.status == Some(127), "{ran:?}");
 

@@ -1,8 +1,9 @@
 //! Between Linux's client and a server that is far away: the same files in fewer waits.
 //!
 //! The kernel asks for one thing and waits, asks for the next and waits. When the server speaks
-//! [`EXTENDED`], one wait is enough for what belongs together. When it does not, or is not asked (u-root's
-//! refuses what it does not know), every byte passes as it is.
+//! [`EXTENDED`], one wait is enough for what belongs together. When it does not, every byte passes as it is.
+//! u-root's is not asked, for it refuses what it does not know; of its replies only the types in directories are
+//! mended (`kinds.rs`).
 //!
 //! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
 //!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
@@ -22,6 +23,7 @@
 
 mod bare;
 mod cut;
+mod kinds;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -69,11 +71,20 @@ pub enum Broken {
     Reply(#[source] Malformed),
 }
 
+/// Who serves the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    /// May be asked for more than 9P2000.L; ours has it.
+    Any,
+    /// That of u-root's cpu.
+    URoot,
+}
+
 /// The relay of one mount.
 #[derive(Debug)]
 pub struct Relay {
-    /// Whether the server is asked for [`EXTENDED`], and whether it agreed.
-    asks: bool,
+    server: Server,
+    /// Whether the server agreed to [`EXTENDED`].
     extended: bool,
     requests: Cutter,
     replies: Cutter,
@@ -99,10 +110,10 @@ struct Kept {
 }
 
 impl Relay {
-    /// Nothing has been relayed. `asks`: the server may be asked for [`EXTENDED`].
-    pub fn new(asks: bool) -> Self {
+    /// Nothing has been relayed.
+    pub fn new(server: Server) -> Self {
         Self {
-            asks,
+            server,
             extended: false,
             requests: Cutter::default(),
             replies: Cutter::default(),
@@ -152,17 +163,20 @@ impl Relay {
         now: Instant,
         out: &mut Vec<Bytes>,
     ) -> Result<(), Broken> {
-        let asks = self.asks;
         let is = |kind: Kind, number: u8| number == kind.number() + 1;
-        let whole = |number| {
-            let kinds = [Kind::Version, Kind::Walkgetattr, Kind::Lcreate];
-            asks && kinds.into_iter().any(|kind| is(kind, number))
+        let kinds: &[Kind] = match self.server {
+            Server::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
+            Server::URoot => &[Kind::Readdir],
         };
+        let whole = |number| kinds.iter().any(|&kind| is(kind, number));
         while let Some(piece) = self.replies.next(&mut chunk, whole)? {
             if !matches!(piece, Piece::More(_)) {
                 out.append(&mut self.answers);
             }
             match piece {
+                Piece::Whole(_, message) if self.server == Server::URoot => {
+                    out.push(kinds::mend(message));
+                }
                 Piece::Whole(header, message) => self.reply(header, message, now, out)?,
                 Piece::Begin(header, bytes) => {
                     self.changed(header.kind);
@@ -224,7 +238,9 @@ impl Relay {
         match request {
             // Whatever it is, the server will say so.
             Err(_) => {}
-            Ok(Request::Version { msize, version }) if self.asks && version.bytes() == VERSION => {
+            Ok(Request::Version { msize, version })
+                if self.server == Server::Any && version.bytes() == VERSION =>
+            {
                 self.extended = false;
                 let version = Str::new(EXTENDED).unwrap_or_default();
                 return self.send(tag, &Request::Version { msize, version }, out);
@@ -320,7 +336,7 @@ impl Relay {
     ) -> Result<(), Broken> {
         let body = message.get(HEADER..).unwrap_or_default();
         match Reply::decode(header.kind, body).map_err(Broken::Reply)? {
-            Reply::Version { msize, version } if self.asks && version.bytes() == EXTENDED => {
+            Reply::Version { msize, version } if version.bytes() == EXTENDED => {
                 self.extended = true;
                 self.careful.clear();
                 self.walks.clear();

@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ninep::msg::{EXTENDED, Header, Record, VERSION};
-use ninep::relay::{Broken, FRESH, Relay};
-use ninep::wire::{Data, Frame, HEADER, Str};
+use ninep::msg::{DirEntry, EXTENDED, Header, Record, VERSION};
+use ninep::relay::{Broken, FRESH, Relay, Server};
+use ninep::wire::{Data, Frame, HEADER, Str, Wire};
 
 use super::*;
 
@@ -122,7 +122,7 @@ impl Kernel {
             ninep::server::serve(&fs, &theirs, &theirs, &Config::default())
         });
         let mut kernel = Self {
-            relay: Relay::new(true),
+            relay: Relay::new(Server::Any),
             now: Instant::now(),
             piece,
             server,
@@ -358,7 +358,7 @@ fn attributes_that_a_change_overtook_are_not_kept() {
 
 /// A relay whose server speaks the dialect.
 fn extended() -> Relay {
-    let mut relay = Relay::new(true);
+    let mut relay = Relay::new(Server::Any);
     let mut out = Out::default();
     let version = Reply::Version {
         msize: 1 << 16,
@@ -481,7 +481,7 @@ fn what_is_held_back_is_let_go() {
 
 #[test]
 fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
-    let (mut relay, mut out) = (Relay::new(true), Out::default());
+    let (mut relay, mut out) = (Relay::new(Server::Any), Out::default());
     let now = Instant::now();
     let asked = message(NO_TAG, &version(1 << 16, VERSION));
     let asked: Bytes = asked.into();
@@ -491,7 +491,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
         message(NO_TAG, &version(1 << 16, EXTENDED))
     );
     let mut out = Out::default();
-    let mut silent = Relay::new(false);
+    let mut silent = Relay::new(Server::URoot);
     asks(&mut silent, asked.clone(), now, &mut out);
     assert_eq!(out.server.concat(), asked);
     // Nor does it make anything of what such a server can't mean.
@@ -519,6 +519,58 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
         asks(&mut relay, bytes.clone(), now, &mut out);
         assert_eq!(out.server.concat(), bytes);
         assert!(out.kernel.is_empty());
+    }
+}
+
+#[test]
+fn u_root_s_types_of_names_are_mended() {
+    let names = |kind: fn(u8) -> u8| {
+        let mut data = Frame::default();
+        data.start(0, 0);
+        for (n, (qid, name)) in [(Qid::DIR, "a"), (Qid::SYMLINK, ""), (Qid::FILE, "ccc")]
+            .into_iter()
+            .enumerate()
+        {
+            let entry = DirEntry {
+                qid: Qid {
+                    kind: qid,
+                    version: 7,
+                    path: 9,
+                },
+                offset: n as u64 + 1,
+                kind: kind(qid),
+                name: text(name),
+            };
+            Wire::put(&entry, &mut data);
+        }
+        data.finish()[HEADER..].to_vec()
+    };
+    let readdir = |data: &[u8]| reply(5, &Reply::Readdir { data: Data(data) });
+    let said = |server, bytes: &[u8]| {
+        let (mut relay, mut out) = (Relay::new(server), Out::default());
+        // In two pieces.
+        let (one, two) = bytes.split_at(bytes.len() / 2);
+        for piece in [one, two] {
+            says(&mut relay, piece.to_vec(), Instant::now(), &mut out).unwrap();
+        }
+        out.kernel.concat()
+    };
+    let theirs = readdir(&names(|qid| qid));
+    let meant = readdir(&names(|qid| match qid {
+        Qid::DIR => 4,
+        Qid::SYMLINK => 10,
+        _ => 0,
+    }));
+    assert_eq!(said(Server::URoot, &theirs), meant);
+    // What is right stays, and nobody else's is touched.
+    assert_eq!(said(Server::URoot, &meant), meant);
+    assert_eq!(said(Server::Any, &theirs), theirs);
+    // Nor is what ends too early more than bytes.
+    for cut in 0..theirs.len() - HEADER {
+        let mut short = theirs[..theirs.len() - cut].to_vec();
+        let size = u32::try_from(short.len()).unwrap();
+        short[..4].copy_from_slice(&size.to_le_bytes());
+        assert_eq!(said(Server::URoot, &short).len(), short.len());
     }
 }
 
