@@ -1,9 +1,10 @@
 //! The SSH foundation that `cpu` and `cpud` share: what stock russh needs around it so that no
 //! channel ever waits for another and nothing grows without bound.
 //!
-//! * [`socket`]: writes that never block the session loop, a read buffer, and a gate that stops
+//! * [`socket`]: writes that never block the session loop, and a read buffer; its [`Gate`] stops
 //!   reading when a foreign peer floods us.
-//! * [`channel`]: one bounded queue per channel, with credit between our own two programs.
+//! * [`channel`]: one bounded queue per channel, with credit between our own two programs, and windows for foreign
+//!   clients that a queue without a reader makes small, its own and not those of others.
 //! * [`blocking`]: the same channels as `Read` and `Write` for threads.
 //! * [`alive`]: whether a silent peer is still there.
 //! * [`algorithms`]: which ciphers, key exchanges and MACs, in which order.
@@ -13,10 +14,12 @@ pub mod algorithms;
 pub mod alive;
 pub mod blocking;
 pub mod channel;
+mod gate;
 pub mod modes;
 mod queue;
 pub mod signals;
 pub mod socket;
 
 pub use channel::{CREDIT, Mux, Peer, Receiver, Sender, Stream};
-pub use socket::{Gate, Socket};
+pub use gate::Gate;
+pub use socket::Socket;

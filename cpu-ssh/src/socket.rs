@@ -3,24 +3,20 @@
 //! take is queued and drained whenever the loop comes to read. The queue is bounded by the credit of our own
 //! peers; a foreign peer may grant a window of any size, so senders to one wait for [`Gate::room`].
 //!
-//! The [`Gate`] is the other direction: when a foreign peer has sent more than we are willing to
-//! hold, reading slows down to what its small window lets through, or stops: then TCP pushes back,
-//! and only a hang-up is still looked for.
+//! The [`Gate`] says when it is not read either, and what can wait to be written.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use futures_util::task::AtomicWaker;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Notify;
 use tokio::time::Sleep;
+
+use crate::gate::Gate;
 
 /// russh asks for a packet in two small reads; this makes them one system call for many packets.
 const READ_BUFFER: usize = 64 * 1024;
@@ -31,86 +27,8 @@ const HANGUP_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a peer that does not read, or does not hang up, may delay the end of its connection.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a peer that is read slowly waits for the next [`READ_BUFFER`].
-const SLOW_INTERVAL: Duration = Duration::from_millis(50);
-
-/// How a [`Socket`] reads. Starts open.
-#[derive(Clone, Debug, Default)]
-pub struct Gate(Arc<GateState>);
-
-#[derive(Debug, Default)]
-struct GateState {
-    position: AtomicU8,
-    heard: AtomicBool,
-    /// Bytes that the socket has queued.
-    unsent: AtomicUsize,
-    room: Notify,
-    reader: AtomicWaker,
-}
-
-/// Bytes queued for a foreign peer above which nothing more is to be sent.
-const MOST_UNSENT: usize = 4 * 1024 * 1024;
-
-const OPEN: u8 = 0;
-const SLOW: u8 = 1;
-const SHUT: u8 = 2;
-
-impl Gate {
-    /// Stop reading from the socket.
-    pub fn shut(&self) {
-        self.0.position.store(SHUT, Ordering::Release);
-    }
-
-    /// Read from the socket, but slowly.
-    pub fn slow(&self) {
-        self.0.position.store(SLOW, Ordering::Release);
-    }
-
-    /// Read again.
-    pub fn open(&self) {
-        if self.0.position.swap(OPEN, Ordering::AcqRel) != OPEN {
-            self.0.reader.wake();
-        }
-    }
-
-    /// Whether anything has come from the peer since this was last asked. While nobody listens, silence
-    /// says nothing about the peer: it counts as heard.
-    pub fn was_heard(&self) -> bool {
-        self.0.heard.swap(false, Ordering::Relaxed) || self.is_shut()
-    }
-
-    /// Something came from the peer.
-    pub(crate) fn hear(&self) {
-        self.0.heard.store(true, Ordering::Relaxed);
-    }
-
-    /// Returns when little enough is queued for the peer. A socket that fails says so elsewhere.
-    pub async fn room(&self) {
-        loop {
-            let room = self.0.room.notified();
-            if self.0.unsent.load(Ordering::Acquire) <= MOST_UNSENT {
-                return;
-            }
-            room.await;
-        }
-    }
-
-    fn set_unsent(&self, now: usize) {
-        let before = self.0.unsent.swap(now, Ordering::AcqRel);
-        if before > MOST_UNSENT && now <= MOST_UNSENT {
-            self.0.room.notify_waiters();
-        }
-    }
-
-    fn is_shut(&self) -> bool {
-        self.0.position.load(Ordering::Acquire) == SHUT
-    }
-
-    fn position(&self, cx: &Context<'_>) -> u8 {
-        self.0.reader.register(cx.waker());
-        self.0.position.load(Ordering::Acquire)
-    }
-}
+/// How long what can wait is kept for something to go with.
+const COMPANY: Duration = Duration::from_millis(50);
 
 /// A stream whose writes never wait for the peer. See the module's text.
 pub struct Socket<S> {
@@ -119,6 +37,8 @@ pub struct Socket<S> {
     unsent: BytesMut,
     gate: Gate,
     pause: Option<Pin<Box<Sleep>>>,
+    /// Until when what is queued is kept back, unless the gate says otherwise.
+    company: Option<Pin<Box<Sleep>>>,
     shutdown_deadline: Option<Pin<Box<Sleep>>>,
     /// Until when the peer's end is waited for, after ours.
     linger: Option<Pin<Box<Sleep>>>,
@@ -133,6 +53,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
             unsent: BytesMut::new(),
             gate,
             pause: None,
+            company: None,
             shutdown_deadline: None,
             linger: None,
         }
@@ -154,31 +75,34 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Ready when the gate lets one read through; an error when it is shut and the peer has gone.
+    /// Whether what is queued is still kept back.
+    fn keeps_back(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(company) = &mut self.company else {
+            return false;
+        };
+        let keeps = self.gate.keeps_back(cx) && company.as_mut().poll(cx).is_pending();
+        if !keeps {
+            self.company = None;
+        }
+        keeps
+    }
+
+    /// Ready when the gate is open; an error when it is shut and the peer has gone.
     fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        loop {
-            let pause = match self.gate.position(cx) {
-                OPEN => {
-                    self.pause = None;
-                    return Poll::Ready(Ok(()));
-                }
-                SLOW => SLOW_INTERVAL,
-                _ => HANGUP_INTERVAL,
-            };
+        while self.gate.is_shut(cx) {
             let timer = self
                 .pause
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(pause)));
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(HANGUP_INTERVAL)));
             ready!(timer.as_mut().poll(cx));
             self.pause = None;
-            if !self.gate.is_shut() {
-                return Poll::Ready(Ok(()));
-            }
             let hangup = PollFlags::from_bits_retain(libc::POLLRDHUP);
             let mut fds = [PollFd::new(self.inner.as_fd(), hangup)];
             if nix::poll::poll(&mut fds, PollTimeout::ZERO)? > 0 {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
         }
+        self.pause = None;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -189,7 +113,9 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if let Poll::Ready(Err(error)) = this.drain(cx) {
+        if !this.keeps_back(cx)
+            && let Poll::Ready(Err(error)) = this.drain(cx)
+        {
             return Poll::Ready(Err(error));
         }
         // Whoever says goodbye and does not hang up is not waited for.
@@ -234,6 +160,18 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // What is queued already is not held up by what can wait.
+        let is_free = this.unsent.is_empty() || this.company.is_some();
+        let waits = this.gate.can_wait() && is_free;
+        this.gate.keep_back(waits);
+        if waits {
+            this.company
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(COMPANY)));
+            this.unsent.extend_from_slice(buf);
+            this.gate.set_unsent(this.unsent.len());
+            return Poll::Ready(Ok(buf.len()));
+        }
+        this.company = None;
         if let Poll::Ready(Err(error)) = this.drain(cx) {
             return Poll::Ready(Err(error));
         }
@@ -253,10 +191,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut().drain(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            _ => Poll::Ready(Ok(())),
+        let this = self.get_mut();
+        if !this.keeps_back(cx)
+            && let Poll::Ready(Err(error)) = this.drain(cx)
+        {
+            return Poll::Ready(Err(error));
         }
+        Poll::Ready(Ok(()))
     }
 
     /// The one call that waits: everything queued goes out before the end is announced, unless

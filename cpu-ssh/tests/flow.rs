@@ -314,6 +314,53 @@ fn who_closes_a_channel_has_done_with_it() {
     }
 }
 
+/// As a command does that reads no input but files, which come through the same connection: one request after the other,
+/// several at a time, and now and then none for a while.
+#[test]
+fn a_foreign_flood_holds_no_other_channel_up() {
+    run(async {
+        for ahead in [1, 8] {
+            let mut pair = Pair::new(false).await;
+            let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
+            let ((asked, answers), (files, asks)) = pair.channel().await;
+            let sending = send(here_tx, 1000);
+            sending.stalled().await;
+            let before = there_rx.waiting();
+            spawn_local(async move {
+                while let Some(requests) = asked.read(Stream::Data, MIB).await {
+                    for i in 0..requests.len() {
+                        answers.send(Stream::Data, pattern(i)).await.unwrap();
+                    }
+                }
+            });
+            let started = std::time::Instant::now();
+            for round in 0..1000 / ahead {
+                let requests = Bytes::from(vec![0; ahead]);
+                asks.send(Stream::Data, requests).await.unwrap();
+                let mut missing = ahead * 64 * 1024;
+                while missing > 0 {
+                    let chunk = timeout(SOON, files.read(Stream::Data, MIB)).await.unwrap();
+                    missing -= chunk.unwrap().len();
+                }
+                if round % 100 == 99 {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+            println!(
+                "ahead {ahead}: {:?} before {before} later {}",
+                started.elapsed(),
+                there_rx.waiting()
+            );
+            // A tenth of what came the other way is a generous bound for what slips in.
+            assert!(
+                there_rx.waiting() - before < 6 * MIB,
+                "{before} {}",
+                there_rx.waiting()
+            );
+        }
+    });
+}
+
 #[test]
 fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
     run(async {

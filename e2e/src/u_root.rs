@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::mpsc;
 
+use crate::client::PATIENCE;
+
 /// What a command that the client ran has said.
 #[derive(Debug, Default)]
 pub struct Ran {
@@ -54,6 +56,8 @@ pub struct Cpu<'a> {
     pub environment: &'a [(&'a str, &'a str)],
     /// Columns and rows of the terminal that it is called in.
     pub terminal: Option<(u32, u32)>,
+    /// Its standard input.
+    pub input: &'a [u8],
     /// Whether it asks for its port on `::1`, as when 127.0.0.1 was refused, and signs with SHA-512.
     pub second_choice: bool,
 }
@@ -61,7 +65,10 @@ pub struct Cpu<'a> {
 impl Cpu<'_> {
     /// What it does to run words; none: a shell.
     pub fn run(&self, words: &[&str]) -> Result<Ran> {
-        runtime()?.block_on(run(self, words))
+        runtime()?.block_on(async {
+            let ran = tokio::time::timeout(PATIENCE, run(self, words)).await;
+            ran.with_context(|| format!("{words:?} did not end within {PATIENCE:?}"))?
+        })
     }
 
     /// Open this many channels to a service on 127.0.0.1 and close each without the end of its data, as Go's SSH
@@ -182,8 +189,19 @@ async fn run(cpu: &Cpu<'_>, words: &[&str]) -> Result<Ran> {
         .exec(true, format!("{flag} {}", quoted(words)))
         .await?;
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    let (mut channel, input) = channel.split();
+    let feed = async {
+        // The command may end without reading all.
+        let _ = input.data(cpu.input).await;
+        if cpu.terminal.is_none() {
+            let _ = input.eof().await;
+        }
+    };
+    tokio::pin!(feed);
+    let mut is_fed = false;
     loop {
         tokio::select! {
+            () = &mut feed, if !is_fed => is_fed = true,
             message = channel.wait() => match message {
                 Some(ChannelMsg::Data { data }) => stdout.extend_from_slice(&data),
                 Some(ChannelMsg::ExtendedData { data, .. }) => stderr.extend_from_slice(&data),

@@ -39,8 +39,8 @@ impl Drop for ServerHandler {
 impl server::Handler for ServerHandler {
     type Error = Failure;
 
-    fn adjust_window(&mut self, _: ChannelId, _: u32) -> u32 {
-        self.mux.window()
+    fn adjust_window(&mut self, id: ChannelId, opened: u32) -> u32 {
+        self.mux.window(id, opened)
     }
 
     async fn auth_none(&mut self, _: &str) -> Result<Auth, Failure> {

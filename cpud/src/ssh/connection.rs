@@ -258,8 +258,8 @@ fn window(columns: u32, rows: u32, x_pixels: u32, y_pixels: u32) -> Winsize {
 impl server::Handler for Connection {
     type Error = anyhow::Error;
 
-    fn adjust_window(&mut self, _channel: ChannelId, _current: u32) -> u32 {
-        self.mux.window()
+    fn adjust_window(&mut self, channel: ChannelId, current: u32) -> u32 {
+        self.mux.window(channel, current)
     }
 
     async fn auth_publickey_offered(

@@ -29,6 +29,7 @@ fn go_client_plain() -> Result<()> {
         root: None,
         environment,
         terminal,
+        input: b"",
         second_choice: false,
     };
     let run = |environment, words: &[&str]| cpu(environment, None).run(words);

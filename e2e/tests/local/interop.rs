@@ -383,6 +383,7 @@ fn openssh_forwards() -> Result<()> {
         root: None,
         environment: &[],
         terminal: None,
+        input: b"",
         second_choice: false,
     };
     go.forwards(silent.local_addr()?.port(), 50, || {

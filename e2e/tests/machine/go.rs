@@ -4,12 +4,15 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::ended;
+use e2e::client::{ended, fed};
 use e2e::{out, u_root};
 
 use crate::{Machine, Test};
 
-pub(crate) const TESTS: &[Test] = &[("interop_go_client_runs_commands_with_its_files", go_client)];
+pub(crate) const TESTS: &[Test] = &[
+    ("interop_go_client_runs_commands_with_its_files", go_client),
+    ("interop_go_client_may_give_much_input", go_input),
+];
 
 /// What u-root's client sends of its own: where the files are to be seen.
 fn fstab(directories: &[&str]) -> String {
@@ -34,6 +37,7 @@ fn go_client(machine: &Machine) -> Result<()> {
         root: Some("/".as_ref()),
         environment: &environment,
         terminal: None,
+        input: b"",
         second_choice: false,
     };
     let run = |words: &[&str]| cpu.run(words);
@@ -67,7 +71,7 @@ fn go_client(machine: &Machine) -> Result<()> {
     fs::write(tree.join("file"), "")?;
     std::os::unix::fs::symlink("file", tree.join("link"))?;
     let script = format!(
-        "cd {} && find . -type f && python3 -c \"{names}\"",
+        "cd /tmp/cpu{} && find . -type f && python3 -c \"{names}\"",
         tree.display()
     );
     let ran = run(&["sh", "-c", &script])?;
@@ -85,5 +89,35 @@ fn go_client(machine: &Machine) -> Result<()> {
     let ran = other.run(&["cat", "/etc/hostname"])?;
     let here = fs::read_to_string("/etc/hostname")?;
     ensure!(ran.stdout == here && ran.nonce_was_right, "{ran:?}");
+    Ok(())
+}
+
+/// Input that nobody takes yet holds up no file, and all of it arrives.
+fn go_input(machine: &Machine) -> Result<()> {
+    let key = out().join("cpu_rsa");
+    let mounts = fstab(&["/lib", "/lib64", "/usr", "/bin", "/etc"]);
+    let environment = [
+        ("PATH", "/usr/bin:/bin"),
+        ("PWD", "/"),
+        ("CPU_FSTAB", &mounts),
+    ];
+    let input: Vec<u8> = (0..16_u32 << 18).flat_map(u32::to_le_bytes).collect();
+    let cpu = u_root::Cpu {
+        port: machine.vm.port(),
+        key: &key,
+        root: Some("/".as_ref()),
+        environment: &environment,
+        terminal: None,
+        input: &input,
+        second_choice: false,
+    };
+    // By then more waits than may; the files that are read are larger than a window.
+    let script = "sleep 5; sha256sum /usr/bin/python3 $(command -v bash git); sha256sum";
+    let ran = cpu.run(&["sh", "-c", script])?;
+    let here = fed(
+        Command::new("sh").args(["-c", &script["sleep 5; ".len()..]]),
+        &input,
+    )?;
+    ensure!(ran.stdout.as_bytes() == here.stdout, "{ran:?}");
     Ok(())
 }

@@ -150,6 +150,7 @@ fn of_go(machine: &Machine) -> Result<()> {
         root: Some("/".as_ref()),
         environment: &environment,
         terminal: None,
+        input: b"",
         second_choice: false,
     }
     .run(&["sh", "-c", LOOK])?;

@@ -188,6 +188,7 @@ pub(crate) fn as_u_root(words: &[String]) -> Result<ExitCode> {
         root: Some("/".as_ref()),
         environment: &environment,
         terminal: None,
+        input: b"",
         second_choice: false,
     };
     let ran = cpu.run(&words)?;

@@ -7,21 +7,31 @@
 //! consumed (extended data of type [`CREDIT_TYPE`], a big-endian u32), and never has more than
 //! [`CREDIT`] bytes outstanding in one direction of one channel, or on a long path what keeps that full
 //! (the client measures it, and tells by [`ROUND_TRIP_TYPE`]), up to [`MAX_CREDIT`]. A foreign peer knows nothing of
-//! credit. When its queues exceed [`FOREIGN_LIMIT`], a server makes its window as small as can be and the [`Gate`]
-//! slows the socket: what is not data (that the peer has read on, that it lives, a signal) is still heard, for a
-//! command may need it to take more. russh's client always opens the whole window, so there the gate stops the socket.
+//! credit. When its queues exceed [`FOREIGN_LIMIT`], a server makes the windows of those whose bytes nobody takes as small
+//! as can be (`window.rs`) and reads on: what is not data (that the peer has read on, that it lives, a signal)
+//! is heard, for a command may need it to take more, and so are the client's files. russh's client always opens the whole
+//! window, so there the gate stops the socket.
+
+mod receiver;
+mod sender;
+mod shared;
+mod window;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use russh::{Channel, ChannelId, ChannelMsg, ChannelWriteHalf};
+use russh::{Channel, ChannelId, ChannelMsg};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::queue::Queue;
-use crate::socket::Gate;
+use crate::gate::Gate;
+pub use receiver::Receiver;
+pub use sender::Sender;
+use shared::{Shared, State};
+pub use window::MOST as FOREIGN_WINDOW;
+use window::Window;
 
 /// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
 pub const CREDIT: usize = 1024 * 1024;
@@ -32,13 +42,6 @@ pub const MAX_CREDIT: usize = 16 * 1024 * 1024;
 /// SSH's own window of each channel: large enough never to be what a stream waits for.
 pub const WINDOW: u32 = 32 * 1024 * 1024;
 
-/// What a server gives a foreign peer.
-pub const FOREIGN_WINDOW: u32 = 2 * 1024 * 1024;
-
-/// And while too much of it is queued: the least that russh opens again. None could only be opened
-/// when data arrives, which then never would.
-const LEAST_WINDOW: u32 = 2;
-
 /// Bytes that a path of one second would hold: what fills 100 MB/s, and something over.
 const PATH: usize = 160_000_000;
 
@@ -48,14 +51,12 @@ pub const ROUND_TRIP_TYPE: u32 = 0x6370_7532;
 /// Private extended data type that carries credit ("cpu1"; RFC 4254, 5.2 leaves the space open).
 pub const CREDIT_TYPE: u32 = 0x6370_7531;
 
-/// Bytes queued for all channels of a foreign peer above which its socket is read slowly, or not at all.
+/// Bytes queued for all channels of a foreign peer above which it is slowed down, or its socket is not read.
 pub const FOREIGN_LIMIT: usize = 8 * 1024 * 1024;
 
-/// What is never exceeded: above the limit come the windows that are still open, then 40 bytes a second.
+/// What is never exceeded: above the limit come the windows that are still open, then two bytes with each message
+/// to the client, or 40 a second.
 pub const FOREIGN_MOST: usize = 32 * 1024 * 1024;
-
-/// Largest piece handed to russh in one call.
-const PIECE: usize = 256 * 1024;
 
 /// Who is at the other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,28 +161,6 @@ impl Drop for Expected {
     }
 }
 
-struct Shared {
-    mux: Weak<MuxShared>,
-    state: Mutex<State>,
-    /// Wakes the reader of [`Stream::Data`] and of [`Stream::Stderr`].
-    arrived: [Notify; 2],
-    /// Bytes that we may still send.
-    credit: Semaphore,
-    closed: watch::Sender<bool>,
-    credited: bool,
-}
-
-struct State {
-    queues: [Queue; 2],
-    /// What the peer may have outstanding: queued here, or consumed and not told.
-    limit: usize,
-    ended: bool,
-    /// Nobody will read any more: what arrives is dropped.
-    unwanted: bool,
-    /// Bytes consumed that the peer has not been told of.
-    untold: usize,
-}
-
 /// A big-endian u32.
 fn number(bytes: &[u8]) -> Option<usize> {
     let number = bytes.try_into().map(u32::from_be_bytes).ok()?;
@@ -227,14 +206,30 @@ impl Mux {
         lock(&self.0.table).peer
     }
 
-    /// What SSH's window is to be from now on: for the server, which has several kinds of clients.
-    pub fn window(&self) -> u32 {
+    /// What SSH's window is to be from now on, when that of one channel was opened: for the server, which has several
+    /// kinds of clients.
+    pub fn window(&self, id: ChannelId, opened: u32) -> u32 {
         let table = lock(&self.0.table);
-        match table.peer {
-            Peer::Ours => WINDOW,
-            Peer::Foreign if table.full => LEAST_WINDOW,
-            Peer::Foreign => FOREIGN_WINDOW,
+        if table.peer == Peer::Ours {
+            return WINDOW;
         }
+        let mut is_behind = false;
+        if let Some(shared) = table.channels.get(&id) {
+            let mut state = lock(&shared.state);
+            state.window.opened(opened);
+            is_behind = state.is_behind();
+        }
+        if !table.full {
+            return FOREIGN_WINDOW;
+        }
+        if is_behind {
+            self.0.gate.hold_next();
+        }
+        let others = table.channels.values().filter(|_| is_behind);
+        let others = others.map(|shared| lock(&shared.state));
+        let mut others = others.filter(|state| !state.is_behind());
+        let is_awaited = others.any(|state| state.window.will_open());
+        window::next(opened, is_behind, is_awaited)
     }
 
     /// How long the path is: from now on streams have what keeps it full.
@@ -271,6 +266,7 @@ impl Mux {
                 ended: false,
                 unwanted: false,
                 untold: 0,
+                window: Window::default(),
             }),
             arrived: [Notify::new(), Notify::new()],
             credit: Semaphore::new(if credited { CREDIT } else { 0 }),
@@ -307,6 +303,7 @@ impl Mux {
             table.keep(id, || Early::Data(kind, Bytes::copy_from_slice(bytes)));
             return Ok(());
         };
+        lock(&shared.state).window.received(bytes.len());
         let stream = match kind {
             0 => Stream::Data,
             1 => Stream::Stderr,
@@ -324,7 +321,7 @@ impl Mux {
         }
         state.queues[stream as usize].push(bytes);
         if shared.credited {
-            let held: usize = state.untold + state.queues.iter().map(Queue::len).sum::<usize>();
+            let held = state.untold + state.queued();
             if held > state.limit {
                 return Err(Violation::Overrun(held - state.limit));
             }
@@ -384,9 +381,10 @@ impl MuxShared {
             self.gate.shut();
         } else if table.queued > FOREIGN_LIMIT {
             table.full = true;
-            self.gate.slow();
+            self.gate.open();
         } else if table.queued <= FOREIGN_LIMIT / 2 {
             table.full = false;
+            self.gate.release();
             self.gate.open();
         }
     }
@@ -396,249 +394,6 @@ impl Table {
     fn keep(&mut self, id: ChannelId, early: impl FnOnce() -> Early) {
         if self.expected > 0 {
             self.early.entry(id).or_default().push(early());
-        }
-    }
-}
-
-impl Shared {
-    fn credit(&self, bytes: &[u8]) -> Result<(), Violation> {
-        let amount = number(bytes).ok_or(Violation::Credit)?;
-        if self.credit.available_permits().saturating_add(amount) > MAX_CREDIT {
-            return Err(Violation::Credit);
-        }
-        self.credit.add_permits(amount);
-        Ok(())
-    }
-
-    fn end(&self) {
-        lock(&self.state).ended = true;
-        for reader in &self.arrived {
-            reader.notify_one();
-        }
-    }
-
-    fn close(&self) {
-        self.end();
-        self.credit.close();
-        self.closed.send_replace(true);
-    }
-
-    async fn wait_closed(&self) {
-        // The sender of `closed` lives in `self`, so the only way out is the value.
-        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
-    }
-}
-
-/// What nobody took is not queued any more.
-impl Drop for Shared {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let left: usize = state.queues.iter().map(Queue::len).sum();
-        if !self.credited
-            && left > 0
-            && let Some(mux) = self.mux.upgrade()
-        {
-            mux.taken(left);
-        }
-    }
-}
-
-/// What arrives on a channel. One reader per stream at a time.
-pub struct Receiver<M: From<(ChannelId, ChannelMsg)>> {
-    mux: Mux,
-    shared: Arc<Shared>,
-    sender: Sender<M>,
-}
-
-impl<M> Receiver<M>
-where
-    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
-{
-    /// The next bytes of a stream, at most `max`; `None` after the last. Asking for them counts
-    /// as having consumed those got before.
-    pub async fn read(&self, stream: Stream, max: usize) -> Option<Bytes> {
-        loop {
-            let (chunk, grant) = {
-                let mut state = lock(&self.shared.state);
-                let chunk = state.queues[stream as usize].pop(max);
-                if let Some(chunk) = chunk {
-                    state.untold += chunk.len();
-                    let wanted = self.mux.0.wanted.load(Ordering::Relaxed);
-                    if wanted > state.limit {
-                        state.untold += wanted - state.limit;
-                        state.limit = wanted;
-                    }
-                    let grant = if state.untold >= state.limit / 4 {
-                        std::mem::take(&mut state.untold)
-                    } else {
-                        0
-                    };
-                    (Some(chunk), grant)
-                } else {
-                    if state.ended {
-                        return None;
-                    }
-                    (None, 0)
-                }
-            };
-            match chunk {
-                Some(chunk) => {
-                    if !self.shared.credited {
-                        self.mux.0.taken(chunk.len());
-                    } else if grant > 0 {
-                        self.sender.grant(grant).await;
-                    }
-                    return Some(chunk);
-                }
-                None => self.shared.arrived[stream as usize].notified().await,
-            }
-        }
-    }
-}
-
-impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
-    /// Bytes that have arrived and were not read.
-    pub fn waiting(&self) -> usize {
-        lock(&self.shared.state).queues.iter().map(Queue::len).sum()
-    }
-
-    /// Drop what has arrived and what will. No credit is given for it, so one of our own peers
-    /// soon stops sending; a foreign one is not held up, and its signals come through.
-    pub fn discard(&self) {
-        let dropped: usize = {
-            let mut state = lock(&self.shared.state);
-            state.unwanted = true;
-            let queues = std::mem::take(&mut state.queues);
-            queues.iter().map(Queue::len).sum()
-        };
-        if !self.shared.credited {
-            self.mux.0.taken(dropped);
-        }
-    }
-}
-
-/// A second reader of the same channel, for its other stream.
-impl<M: From<(ChannelId, ChannelMsg)>> Clone for Receiver<M> {
-    fn clone(&self) -> Self {
-        Self {
-            mux: self.mux.clone(),
-            shared: self.shared.clone(),
-            sender: self.sender.clone(),
-        }
-    }
-}
-
-/// The sending side of a channel.
-pub struct Sender<M: From<(ChannelId, ChannelMsg)>> {
-    write: Arc<ChannelWriteHalf<M>>,
-    shared: Arc<Shared>,
-}
-
-impl<M: From<(ChannelId, ChannelMsg)>> Clone for Sender<M> {
-    fn clone(&self) -> Self {
-        Self {
-            write: self.write.clone(),
-            shared: self.shared.clone(),
-        }
-    }
-}
-
-impl<M> Sender<M>
-where
-    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
-{
-    /// Send bytes; waits for credit and window, and no longer than the channel lives.
-    pub async fn send(&self, stream: Stream, mut bytes: Bytes) -> Result<(), Closed> {
-        let gate = self.shared.mux.upgrade().map(|mux| mux.gate.clone());
-        while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
-            if self.shared.credited {
-                let n = u32::try_from(piece.len()).map_err(|_| Closed)?;
-                let permits = self.shared.credit.acquire_many(n).await;
-                permits.map_err(|_| Closed)?.forget();
-            } else if let Some(gate) = &gate {
-                let room = async {
-                    gate.room().await;
-                    Ok(())
-                };
-                self.run(room).await?;
-            }
-            self.run(async {
-                match stream {
-                    Stream::Data => self.write.data_bytes(piece).await,
-                    Stream::Stderr => self.write.extended_data_bytes(1, piece).await,
-                }
-            })
-            .await?;
-        }
-        Ok(())
-    }
-
-    /// Send a request or an end on the channel (anything of russh's write half): waits no longer
-    /// than the channel lives.
-    pub async fn request<'a, F, Fut>(&'a self, make: F) -> Result<(), Closed>
-    where
-        F: FnOnce(&'a ChannelWriteHalf<M>) -> Fut,
-        Fut: Future<Output = Result<(), russh::Error>>,
-    {
-        self.run(make(&self.write)).await
-    }
-
-    /// Tell the peer how long a round trip takes, if it is one of ours.
-    pub async fn tell_round_trip(&self, time: Duration) {
-        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        let message = Bytes::copy_from_slice(&micros.to_be_bytes());
-        if self.shared.credited {
-            let write = &self.write;
-            let _ = self
-                .run(write.extended_data_bytes(ROUND_TRIP_TYPE, message))
-                .await;
-        }
-    }
-
-    /// The channel's number on this side.
-    pub fn id(&self) -> ChannelId {
-        self.write.id()
-    }
-
-    /// End the channel. Once it has sent this, russh tells nothing of the channel any more, not even that the
-    /// peer has closed it too: it is closed here at once.
-    pub async fn close(&self) {
-        // A connection that has gone needs no close.
-        let _ = self.run(self.write.close()).await;
-        if let Some(mux) = self.shared.mux.upgrade() {
-            lock(&mux.table).channels.remove(&self.id());
-        }
-        self.shared.close();
-    }
-
-    /// Whether the channel or its connection has ended.
-    pub fn is_closed(&self) -> bool {
-        *self.shared.closed.borrow()
-    }
-
-    /// Returns when the channel or its connection has ended.
-    pub async fn closed(&self) {
-        self.shared.wait_closed().await;
-    }
-
-    async fn grant(&self, n: usize) {
-        let Ok(n) = u32::try_from(n) else { return };
-        let message = Bytes::copy_from_slice(&n.to_be_bytes());
-        // A channel that has closed needs no credit.
-        let _ = self
-            .run(self.write.extended_data_bytes(CREDIT_TYPE, message))
-            .await;
-    }
-
-    async fn run(
-        &self,
-        work: impl Future<Output = Result<(), russh::Error>>,
-    ) -> Result<(), Closed> {
-        tokio::select! {
-            biased;
-            result = work => result.map_err(|_| Closed),
-            () = self.shared.wait_closed() => Err(Closed),
         }
     }
 }

@@ -1,0 +1,95 @@
+//! What arrives on a channel, and the credit that is given back for what was taken.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use bytes::Bytes;
+use russh::{ChannelId, ChannelMsg};
+
+use super::{Mux, Sender, Shared, Stream, lock};
+
+/// What arrives on a channel. One reader per stream at a time.
+pub struct Receiver<M: From<(ChannelId, ChannelMsg)>> {
+    pub(super) mux: Mux,
+    pub(super) shared: Arc<Shared>,
+    pub(super) sender: Sender<M>,
+}
+
+impl<M> Receiver<M>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    /// The next bytes of a stream, at most `max`; `None` after the last. Asking for them counts
+    /// as having consumed those got before.
+    pub async fn read(&self, stream: Stream, max: usize) -> Option<Bytes> {
+        loop {
+            let (chunk, grant) = {
+                let mut state = lock(&self.shared.state);
+                let chunk = state.queues[stream as usize].pop(max);
+                if let Some(chunk) = chunk {
+                    state.untold += chunk.len();
+                    let wanted = self.mux.0.wanted.load(Ordering::Relaxed);
+                    if wanted > state.limit {
+                        state.untold += wanted - state.limit;
+                        state.limit = wanted;
+                    }
+                    let grant = if state.untold >= state.limit / 4 {
+                        std::mem::take(&mut state.untold)
+                    } else {
+                        0
+                    };
+                    (Some(chunk), grant)
+                } else {
+                    if state.ended {
+                        return None;
+                    }
+                    (None, 0)
+                }
+            };
+            match chunk {
+                Some(chunk) => {
+                    if !self.shared.credited {
+                        self.mux.0.taken(chunk.len());
+                    } else if grant > 0 {
+                        self.sender.grant(grant).await;
+                    }
+                    return Some(chunk);
+                }
+                None => self.shared.arrived[stream as usize].notified().await,
+            }
+        }
+    }
+}
+
+impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
+    /// Bytes that have arrived and were not read.
+    pub fn waiting(&self) -> usize {
+        lock(&self.shared.state).queued()
+    }
+
+    /// Drop what has arrived and what will. No credit is given for it, so one of our own peers
+    /// soon stops sending; a foreign one is not held up, and its signals come through.
+    pub fn discard(&self) {
+        let dropped: usize = {
+            let mut state = lock(&self.shared.state);
+            state.unwanted = true;
+            let queued = state.queued();
+            state.queues = Default::default();
+            queued
+        };
+        if !self.shared.credited {
+            self.mux.0.taken(dropped);
+        }
+    }
+}
+
+/// A second reader of the same channel, for its other stream.
+impl<M: From<(ChannelId, ChannelMsg)>> Clone for Receiver<M> {
+    fn clone(&self) -> Self {
+        Self {
+            mux: self.mux.clone(),
+            shared: self.shared.clone(),
+            sender: self.sender.clone(),
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What is sent on a channel: with credit, or as far as a foreign peer takes it; and no longer than the channel lives.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use russh::{ChannelId, ChannelMsg, ChannelWriteHalf};
+
+use super::{CREDIT_TYPE, Closed, ROUND_TRIP_TYPE, Shared, Stream, lock};
+
+/// Largest piece handed to russh in one call.
+const PIECE: usize = 256 * 1024;
+
+/// The sending side of a channel.
+pub struct Sender<M: From<(ChannelId, ChannelMsg)>> {
+    pub(super) write: Arc<ChannelWriteHalf<M>>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl<M: From<(ChannelId, ChannelMsg)>> Clone for Sender<M> {
+    fn clone(&self) -> Self {
+        Self {
+            write: self.write.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<M> Sender<M>
+where
+    M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
+{
+    /// Send bytes; waits for credit and window, and no longer than the channel lives.
+    pub async fn send(&self, stream: Stream, mut bytes: Bytes) -> Result<(), Closed> {
+        let gate = self.shared.mux.upgrade().map(|mux| mux.gate.clone());
+        while !bytes.is_empty() {
+            let piece = bytes.split_to(bytes.len().min(PIECE));
+            if self.shared.credited {
+                let n = u32::try_from(piece.len()).map_err(|_| Closed)?;
+                let permits = self.shared.credit.acquire_many(n).await;
+                permits.map_err(|_| Closed)?.forget();
+            } else if let Some(gate) = &gate {
+                lock(&self.shared.state).window.sent();
+                let room = async {
+                    gate.room().await;
+                    Ok(())
+                };
+                self.run(room).await?;
+            }
+            self.run(async {
+                match stream {
+                    Stream::Data => self.write.data_bytes(piece).await,
+                    Stream::Stderr => self.write.extended_data_bytes(1, piece).await,
+                }
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Send a request or an end on the channel (anything of russh's write half): waits no longer
+    /// than the channel lives.
+    pub async fn request<'a, F, Fut>(&'a self, make: F) -> Result<(), Closed>
+    where
+        F: FnOnce(&'a ChannelWriteHalf<M>) -> Fut,
+        Fut: Future<Output = Result<(), russh::Error>>,
+    {
+        self.run(make(&self.write)).await
+    }
+
+    /// Tell the peer how long a round trip takes, if it is one of ours.
+    pub async fn tell_round_trip(&self, time: Duration) {
+        let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let message = Bytes::copy_from_slice(&micros.to_be_bytes());
+        if self.shared.credited {
+            let write = &self.write;
+            let _ = self
+                .run(write.extended_data_bytes(ROUND_TRIP_TYPE, message))
+                .await;
+        }
+    }
+
+    /// The channel's number on this side.
+    pub fn id(&self) -> ChannelId {
+        self.write.id()
+    }
+
+    /// End the channel. Once it has sent this, russh tells nothing of the channel any more, not even that the
+    /// peer has closed it too: it is closed here at once.
+    pub async fn close(&self) {
+        // A connection that has gone needs no close.
+        let _ = self.run(self.write.close()).await;
+        if let Some(mux) = self.shared.mux.upgrade() {
+            lock(&mux.table).channels.remove(&self.id());
+        }
+        self.shared.close();
+    }
+
+    /// Whether the channel or its connection has ended.
+    pub fn is_closed(&self) -> bool {
+        *self.shared.closed.borrow()
+    }
+
+    /// Returns when the channel or its connection has ended.
+    pub async fn closed(&self) {
+        self.shared.wait_closed().await;
+    }
+
+    pub(super) async fn grant(&self, n: usize) {
+        let Ok(n) = u32::try_from(n) else { return };
+        let message = Bytes::copy_from_slice(&n.to_be_bytes());
+        // A channel that has closed needs no credit.
+        let _ = self
+            .run(self.write.extended_data_bytes(CREDIT_TYPE, message))
+            .await;
+    }
+
+    async fn run(
+        &self,
+        work: impl Future<Output = Result<(), russh::Error>>,
+    ) -> Result<(), Closed> {
+        tokio::select! {
+            biased;
+            result = work => result.map_err(|_| Closed),
+            () = self.shared.wait_closed() => Err(Closed),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! What the two ends of a channel here have in common: queues, credit or window, and its end.
+
+use std::sync::{Mutex, PoisonError, Weak};
+
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::window::{self, Window};
+use super::{MAX_CREDIT, MuxShared, Violation, lock, number};
+use crate::queue::Queue;
+
+/// A channel, as its two ends here and the table of all of them know it.
+pub(super) struct Shared {
+    pub(super) mux: Weak<MuxShared>,
+    pub(super) state: Mutex<State>,
+    /// Wakes the reader of [`Stream::Data`] and of [`Stream::Stderr`].
+    pub(super) arrived: [Notify; 2],
+    /// Bytes that we may still send.
+    pub(super) credit: Semaphore,
+    pub(super) closed: watch::Sender<bool>,
+    pub(super) credited: bool,
+}
+
+pub(super) struct State {
+    pub(super) queues: [Queue; 2],
+    /// What the peer may have outstanding: queued here, or consumed and not told.
+    pub(super) limit: usize,
+    pub(super) ended: bool,
+    /// Nobody will read any more: what arrives is dropped.
+    pub(super) unwanted: bool,
+    /// Bytes consumed that the peer has not been told of.
+    pub(super) untold: usize,
+    /// Of a channel without credit.
+    pub(super) window: Window,
+}
+
+impl State {
+    pub(super) fn queued(&self) -> usize {
+        self.queues.iter().map(Queue::len).sum()
+    }
+
+    /// Whether more is queued than its reader takes at once.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.unwanted && self.queued() > window::BEHIND
+    }
+}
+
+impl Shared {
+    pub(super) fn credit(&self, bytes: &[u8]) -> Result<(), Violation> {
+        let amount = number(bytes).ok_or(Violation::Credit)?;
+        if self.credit.available_permits().saturating_add(amount) > MAX_CREDIT {
+            return Err(Violation::Credit);
+        }
+        self.credit.add_permits(amount);
+        Ok(())
+    }
+
+    pub(super) fn end(&self) {
+        lock(&self.state).ended = true;
+        for reader in &self.arrived {
+            reader.notify_one();
+        }
+    }
+
+    pub(super) fn close(&self) {
+        self.end();
+        self.credit.close();
+        self.closed.send_replace(true);
+    }
+
+    pub(super) async fn wait_closed(&self) {
+        // The sender of `closed` lives in `self`, so the only way out is the value.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+}
+
+/// What nobody took is not queued any more.
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let left: usize = state.queues.iter().map(Queue::len).sum();
+        if !self.credited
+            && left > 0
+            && let Some(mux) = self.mux.upgrade()
+        {
+            mux.taken(left);
+        }
+    }
+}
