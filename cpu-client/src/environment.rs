@@ -54,7 +54,7 @@ pub(crate) fn environment(mounts: &Mounts<'_>, user: User, home: &Path) -> Resul
         if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
             all.push((name.to_owned(), value.to_owned()));
         } else {
-            say!(
+            warn!(
                 "the environment variable {} is not UTF-8 and stays here",
                 name.to_string_lossy()
             );
@@ -111,7 +111,7 @@ pub(crate) fn environment(mounts: &Mounts<'_>, user: User, home: &Path) -> Resul
             Some(pwd) if !is_this_tree || is_meant(Path::new(&pwd), &here) => {}
             pwd => {
                 if let Some(pwd) = pwd {
-                    say!("PWD={pwd:?} is not the working directory; the command runs in {name}");
+                    warn!("PWD={pwd:?} is not the working directory; the command runs in {name}");
                 }
                 set("PWD", Some(name.to_owned()));
             }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser};
-use cpu_proto::{Cache, MAX_MSIZE};
+use cpu_proto::{Cache, MAX_MSIZE, Wait};
 
 use crate::ssh::Network;
 use crate::terminal::Tty;
@@ -92,6 +92,18 @@ pub(crate) struct Flags {
           help_heading = SESSION)]
     pub(crate) no_input: GoBool,
 
+    /// end the session with its command, and kill what that left
+    #[arg(long = "nowait", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) no_wait: GoBool,
+
+    /// no warnings, and no word of what the session waits for
+    #[arg(long = "q", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) quiet: GoBool,
+
     /// say what cpu does on standard error
     #[arg(long = "d", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -136,15 +148,10 @@ const SYNOPSIS: &str = "cpu [flags] [user@]host [flags] [command args...]";
 /// What `-h` prints: all flags on one screen of 24 lines and 80 columns.
 pub(crate) fn help() -> String {
     let mut text = format!("usage: {SYNOPSIS}\n");
-    let mut heading = None;
     for arg in Flags::command()
         .get_arguments()
         .filter(|arg| !arg.is_hide_set())
     {
-        if arg.get_help_heading() != heading {
-            heading = arg.get_help_heading();
-            let _ = writeln!(text, "{}:", heading.unwrap_or_default());
-        }
         let name = arg.get_long().unwrap_or_default();
         let value = match arg.get_value_names() {
             Some([value]) if value == "BOOL" && name.len() < 2 => String::new(),
@@ -342,6 +349,16 @@ impl Flags {
             (false, 0) => Tty::Usual,
             (false, 1) => Tty::Command,
             (false, _) => Tty::Force,
+        }
+    }
+
+    /// What the session is to do with what its command leaves running; none where the variable of the
+    /// environment decides, or the default.
+    pub(crate) fn wait(&self) -> Option<Wait> {
+        match (self.no_wait.0, self.quiet.0) {
+            (true, _) => Some(Wait::No),
+            (false, true) => Some(Wait::Quiet),
+            (false, false) => None,
         }
     }
 

@@ -9,7 +9,20 @@ macro_rules! say {
     }};
 }
 
+/// Whether `-q` was given.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Tells what is no error, unless `-q` was given.
+macro_rules! warn {
+    ($($text:tt)*) => {
+        if !crate::QUIET.load(std::sync::atomic::Ordering::Relaxed) {
+            say!($($text)*);
+        }
+    };
+}
+
 mod as_root;
+mod clock;
 mod environment;
 mod files;
 mod flags;
@@ -25,10 +38,11 @@ mod waiting;
 use std::io::Write as _;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use clap::error::ErrorKind;
-use cpu_proto::Cache;
+use cpu_proto::{Cache, ENV_WAIT};
 use environment::{Mounts, environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
@@ -100,6 +114,7 @@ fn run(flags: &Flags) -> Result<u8> {
             .with_ansi(false)
             .init();
     }
+    QUIET.store(flags.quiet.0, Ordering::Relaxed);
     let home = home();
     let mounts = Mounts {
         namespace: flags.namespace.as_deref(),
@@ -174,6 +189,12 @@ fn run(flags: &Flags) -> Result<u8> {
         }
         environment.retain(|(name, _)| target.set_env.iter().all(|(set, _)| set != name));
         environment.extend(target.set_env.iter().cloned());
+        if connection.server == ssh::Server::Cpud
+            && let Some(wait) = flags.wait()
+        {
+            environment.retain(|(name, _)| name != ENV_WAIT);
+            environment.push((ENV_WAIT.to_owned(), wait.to_string()));
+        }
         let command = session::Command {
             words,
             environment,

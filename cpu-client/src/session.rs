@@ -26,6 +26,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
+use crate::clock;
 use crate::files::Files;
 use crate::ssh::{Connection, Event, Server};
 use crate::terminal::{self, ESCAPE_HELP, Escape, EscapeFilter};
@@ -91,6 +92,9 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
             told.tell_round_trip(time).await;
         }
     });
+    let mux = connection.mux.clone();
+    let is_raw = raw.is_some();
+    tokio::spawn(async move { clock::compare(mux.clock().await, is_raw) });
     let outputs = [
         spawn_output(&receiver, Stream::Data, io::stdout().as_fd(), &local_tx)?,
         spawn_output(&receiver, Stream::Stderr, io::stderr().as_fd(), &local_tx)?,
@@ -313,7 +317,7 @@ async fn wait_end(
                     if is_needed {
                         bail!("{refusal}; without -t the command runs without one");
                     }
-                    say!("{refusal}; the command runs without one");
+                    warn!("{refusal}; the command runs without one");
                 }
             }
             Some(Event::Refused(id)) if id == main => {

@@ -39,7 +39,7 @@ impl Tty {
             Self::Force => true,
             Self::Command => {
                 if !here {
-                    say!("no terminal there, since there is none here; -tt makes one");
+                    warn!("no terminal there, since there is none here; -tt makes one");
                 }
                 here
             }

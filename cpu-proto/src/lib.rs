@@ -7,9 +7,11 @@ pub mod fstab;
 pub mod namespace;
 pub mod package_note;
 pub mod quote;
+mod wait;
 
 pub use authorized_keys::AuthorizedKeys;
 pub use cache::Cache;
+pub use wait::{ENV_WAIT, Wait};
 
 /// TCP port of cpud, the same as u-root's.
 pub const DEFAULT_PORT: u16 = 17010;

@@ -255,6 +255,25 @@ fn a_long_path_has_the_credit_that_fills_it_and_no_more() {
 }
 
 #[test]
+fn a_clock_is_told_to_our_own_peer_only() {
+    for ours in [true, false] {
+        run(async move {
+            let mut pair = Pair::new(ours).await;
+            let ((here_rx, _here_tx), (_rx, there_tx)) = pair.channel().await;
+            there_tx.tell_clock(1_234_567_890_123).await;
+            // What is sent after it has arrived after it.
+            there_tx
+                .send(Stream::Data, Bytes::from_static(b"x"))
+                .await
+                .unwrap();
+            assert_eq!(here_rx.read(Stream::Data, 9).await.unwrap(), "x");
+            let clock = timeout(Duration::ZERO, pair.client_mux.clock()).await;
+            assert_eq!(clock.ok(), ours.then_some(1_234_567_890_123));
+        });
+    }
+}
+
+#[test]
 fn a_sender_that_waits_learns_of_the_close_and_of_the_end() {
     for (ours, whole_connection) in [(true, false), (true, true), (false, false), (false, true)] {
         run(async move {

@@ -323,7 +323,7 @@ impl HostKeys {
                 .write_all(format!("{newline}{line}\n").as_bytes())
         })();
         match result {
-            Ok(()) => say!(
+            Ok(()) => warn!(
                 "{} is new; its host key {} is now in {}",
                 self.name,
                 fingerprint(key),

@@ -51,6 +51,10 @@ pub const ROUND_TRIP_TYPE: u32 = 0x6370_7532;
 /// Private extended data type that carries credit ("cpu1"; RFC 4254, 5.2 leaves the space open).
 pub const CREDIT_TYPE: u32 = 0x6370_7531;
 
+/// Private extended data type by which a server tells what its clock says, in seconds since 1970, eight bytes
+/// big-endian ("cpu3").
+pub const CLOCK_TYPE: u32 = 0x6370_7533;
+
 /// Bytes queued for all channels of a foreign peer above which it is slowed down, or its socket is not read.
 pub const FOREIGN_LIMIT: usize = 8 * 1024 * 1024;
 
@@ -117,6 +121,8 @@ struct MuxShared {
     gate: Gate,
     /// The credit that the path needs.
     wanted: AtomicUsize,
+    /// The peer's clock, in seconds since 1970, once it has told.
+    clock: watch::Sender<Option<u64>>,
     table: Mutex<Table>,
 }
 
@@ -178,6 +184,7 @@ impl Mux {
             side,
             gate,
             wanted: AtomicUsize::new(CREDIT),
+            clock: watch::Sender::new(None),
             table: Mutex::new(Table {
                 peer: Peer::Foreign,
                 channels: HashMap::new(),
@@ -313,6 +320,11 @@ impl Mux {
                 self.set_round_trip(Duration::from_micros(micros as u64));
                 return Ok(());
             }
+            CLOCK_TYPE if shared.credited => {
+                let seconds = bytes.try_into().map(u64::from_be_bytes);
+                self.0.clock.send_replace(seconds.ok());
+                return Ok(());
+            }
             _ => return Ok(()),
         };
         let mut state = lock(&shared.state);
@@ -331,6 +343,17 @@ impl Mux {
         }
         shared.arrived[stream as usize].notify_one();
         Ok(())
+    }
+
+    /// What the peer's clock said when it told, in seconds since 1970. Waits until it tells; one that is not
+    /// ours never does.
+    pub async fn clock(&self) -> u64 {
+        let mut told = self.0.clock.subscribe();
+        // The sender lives in `self`.
+        match told.wait_for(Option::is_some).await.map(|seconds| *seconds) {
+            Ok(Some(seconds)) => seconds,
+            _ => std::future::pending().await,
+        }
     }
 
     /// The peer will send no more on this channel.

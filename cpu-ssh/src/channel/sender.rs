@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::{ChannelId, ChannelMsg, ChannelWriteHalf};
 
-use super::{CREDIT_TYPE, Closed, ROUND_TRIP_TYPE, Shared, Stream, lock};
+use super::{CLOCK_TYPE, CREDIT_TYPE, Closed, ROUND_TRIP_TYPE, Shared, Stream, lock};
 
 /// Largest piece handed to russh in one call.
 const PIECE: usize = 256 * 1024;
@@ -76,6 +76,17 @@ where
             let write = &self.write;
             let _ = self
                 .run(write.extended_data_bytes(ROUND_TRIP_TYPE, message))
+                .await;
+        }
+    }
+
+    /// Tell the peer what the clock says here, in seconds since 1970, if it is one of ours.
+    pub async fn tell_clock(&self, seconds: u64) {
+        if self.shared.credited {
+            let message = Bytes::copy_from_slice(&seconds.to_be_bytes());
+            let write = &self.write;
+            let _ = self
+                .run(write.extended_data_bytes(CLOCK_TYPE, message))
                 .await;
         }
     }

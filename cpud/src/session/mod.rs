@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the server as
 //!
 //! ```text
-//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] -- [word...]
+//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] [--nowait] -- [word...]
 //! ```
 //!
 //! with the environment that the client sent, and pipes or the terminal as standard input, output
@@ -14,7 +14,7 @@
 //! 3. the mounts of `CPU_FSTAB` ([`mounts`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] where `CPU_SUDO` names the
 //!    client's;
 //! 4. working directory ([`directory`]) and command ([`command`]);
-//! 5. wait until the command and all its descendants are gone ([`wait`]);
+//! 5. wait until the command and all its descendants are gone ([`wait`], [`family`]);
 //! 6. end as the command ended: with its status, or by its signal.
 //!
 //! A failed step says which, on what, and why, in one line on standard error. Statuses of its own:
@@ -23,6 +23,7 @@
 mod cgroup;
 mod command;
 mod directory;
+mod family;
 mod mounts;
 mod namespace;
 mod resolv;
@@ -31,6 +32,7 @@ mod sudo;
 mod wait;
 
 pub(crate) use cgroup::end_rest;
+pub(crate) use family::Family;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -52,7 +54,8 @@ const CONSUMED: [&str; 4] = [ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, "CPUNONCE"];
 
 /// What the server asks for.
 struct Request {
-    /// Bytes are signal numbers, the end is the end of the client.
+    /// Bytes are signal numbers, the end is the end of the client. In the other direction, the end is that of
+    /// the command.
     control: OwnedFd,
     /// Our ends of the socket pairs that lead to the client's file server, each for a mount in this mode.
     ninep: Vec<(Cache, OwnedFd)>,
@@ -60,6 +63,8 @@ struct Request {
     u_root: bool,
     /// Standard input is the terminal.
     tty: bool,
+    /// The session ends with the command, and what that has left running is ended.
+    only_command: bool,
     /// Command and arguments; none: the user's shell.
     words: Vec<OsString>,
 }
@@ -76,7 +81,8 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
-    let (mut control, mut ninep, mut u_root, mut tty) = (None, Vec::new(), false, false);
+    let (mut control, mut ninep) = (None, Vec::new());
+    let (mut u_root, mut tty, mut only_command) = (false, false, false);
     while let Some(arg) = args.next() {
         let descriptor = |number: Option<OsString>| -> Result<OwnedFd> {
             let number = number.and_then(|n| n.to_str()?.parse().ok());
@@ -93,6 +99,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
             }
             b"--u-root" => u_root = true,
             b"--tty" => tty = true,
+            b"--nowait" => only_command = true,
             b"--" => {
                 let control = control.context("--control is missing")?;
                 return Ok(Request {
@@ -100,6 +107,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
                     ninep,
                     u_root,
                     tty,
+                    only_command,
                     words: args.collect(),
                 });
             }
@@ -115,6 +123,7 @@ fn run(request: Request) -> Result<Ended> {
         ninep,
         u_root,
         tty,
+        only_command,
         words,
     } = request;
     sys::close_the_rest_on_exec().context("cannot mark descriptors close-on-exec")?;
@@ -153,8 +162,8 @@ fn run(request: Request) -> Result<Ended> {
 
     let status = match command::start(words, &directory, &CONSUMED, tty, cgroup.as_ref()) {
         Ok(pid) => {
-            wait::release_standard_streams(tty, &null)?;
-            wait::until_all_are_gone(pid, control, tty, proc, cgroup.as_ref())
+            wait::release_standard_streams(&null)?;
+            wait::until_all_are_gone(pid, control, tty, only_command, proc, cgroup.as_ref())
         }
         Err(failure) => {
             say(&failure);

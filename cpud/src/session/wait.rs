@@ -4,61 +4,54 @@
 //! As child subreaper this process becomes the parent of every orphan below it, so "all are gone"
 //! is exactly waitpid(2)'s `ECHILD`. It sleeps in poll(2) until a child dies or the control channel speaks.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::stat::Mode;
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, getpid};
 
 use super::cgroup::Cgroup;
-use crate::console::say;
+use super::family::Family;
 use crate::sys::{self, Ended};
 
 /// How long processes may clean up after SIGHUP before SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
-/// How long after the command's end its background processes are mentioned.
-const NOTICE: Duration = Duration::from_secs(1);
 /// Between looks for processes that were forked while their parents were being killed; doubled each time,
 /// since one that hangs in the kernel is not hurried by looking.
 const FIRST_LOOK: Duration = Duration::from_millis(20);
 const LAST_LOOK: Duration = Duration::from_secs(5);
 
-/// Lets go of the pipes to the client, so that it learns when the command closes its end. Standard
-/// error is kept on a terminal, for the notice.
-pub(super) fn release_standard_streams(tty: bool, null: &File) -> Result<()> {
+/// Lets go of the pipes to the client, so that it learns when the command closes its end.
+pub(super) fn release_standard_streams(null: &File) -> Result<()> {
     nix::unistd::dup2_stdin(null).context("cannot release standard input")?;
     nix::unistd::dup2_stdout(null).context("cannot release standard output")?;
-    if !tty {
-        nix::unistd::dup2_stderr(null).context("cannot release standard error")?;
-    }
-    Ok(())
+    nix::unistd::dup2_stderr(null).context("cannot release standard error")
 }
 
 /// What is to be done when nothing happens until then.
 enum Next {
     Nothing,
-    Notice(Instant),
     /// SIGHUP was sent.
     Kill(Instant),
     /// SIGKILL was sent; look again then, and if any are left wait this much longer.
     KillAgain(Instant, Duration),
 }
 
-/// Waits for the command `pid` and all its descendants; the result is the command's status.
+/// Waits for the command `pid` and all its descendants; the result is the command's status. When the
+/// command alone has ended the connection is told, and with `only_command` the rest is ended.
 pub(super) fn until_all_are_gone(
     pid: Pid,
     control: OwnedFd,
     tty: bool,
+    only_command: bool,
     proc: Dir,
     cgroup: Option<&Cgroup>,
 ) -> Result<Ended> {
@@ -67,27 +60,32 @@ pub(super) fn until_all_are_gone(
     heard.add(Signal::SIGTERM);
     let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("cannot make a signalfd")?;
-    let mut family = Family { proc, me: getpid() };
+    let mut family = Family::new(proc, getpid());
     let mut control = Some(File::from(control));
     let mut ended = None;
     let mut next = Next::Nothing;
 
+    let mut told_to_end = false;
     while let Some(status) = reap(pid)? {
         if let Reaped::Command(status) = status {
             // Later another process may have its number.
             if ended.is_none() {
                 ended = Some(status);
-                if tty && matches!(next, Next::Nothing) {
-                    next = Next::Notice(Instant::now() + NOTICE);
+                if let Some(control) = &control {
+                    // Only a socket has a direction that can end, and only the connection listens.
+                    let _ = shutdown(control.as_raw_fd(), Shutdown::Write);
                 }
+                told_to_end |= only_command;
             }
             continue;
         }
+        if told_to_end && control.take().is_some() {
+            family.send_all(Signal::SIGHUP);
+            // A stopped process can't act on it.
+            family.send_all(Signal::SIGCONT);
+            next = Next::Kill(Instant::now() + GRACE);
+        }
         match next {
-            Next::Notice(at) if at <= Instant::now() => {
-                notice(&mut family);
-                next = Next::Nothing;
-            }
             Next::Kill(at) if at <= Instant::now() => {
                 if let Some(cgroup) = cgroup {
                     cgroup.kill();
@@ -103,7 +101,6 @@ pub(super) fn until_all_are_gone(
             _ => {}
         }
         sleep(&signals, control.as_ref(), &next)?;
-        let mut told_to_end = false;
         while let Some(signal) = signals.read_signal().context("cannot read the signalfd")? {
             told_to_end |= signal.ssi_signo == Signal::SIGTERM as u32;
         }
@@ -128,12 +125,6 @@ pub(super) fn until_all_are_gone(
             }
             Some(Control::Ended) => told_to_end = true,
             Some(Control::Nothing) | None => {}
-        }
-        if told_to_end && control.take().is_some() {
-            family.send_all(Signal::SIGHUP);
-            // A stopped process can't act on it.
-            family.send_all(Signal::SIGCONT);
-            next = Next::Kill(Instant::now() + GRACE);
         }
     }
     ended.context("the command ended without a status")
@@ -163,7 +154,7 @@ fn reap(command: Pid) -> Result<Option<Reaped>> {
 fn sleep(signals: &SignalFd, control: Option<&File>, next: &Next) -> Result<()> {
     let timeout = match next {
         Next::Nothing => PollTimeout::NONE,
-        Next::Notice(at) | Next::Kill(at) | Next::KillAgain(at, _) => {
+        Next::Kill(at) | Next::KillAgain(at, _) => {
             // One more millisecond, since the remainder is cut off.
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
@@ -204,127 +195,5 @@ fn read_control(control: &mut File) -> Control {
             Control::Nothing
         }
         Err(_) => Control::Ended,
-    }
-}
-
-fn notice(family: &mut Family) {
-    let names: Vec<String> = family
-        .descendants()
-        .iter()
-        .take(4)
-        .map(|p| format!("{} ({})", p.name, p.pid))
-        .collect();
-    if !names.is_empty() {
-        say(format_args!(
-            "the command has ended; waiting for what it left running: {}",
-            names.join(", ")
-        ));
-    }
-}
-
-/// The processes below this one, seen through the machine's /proc.
-struct Family {
-    proc: Dir,
-    me: Pid,
-}
-
-/// What /proc/PID/stat tells, see `proc_pid_stat(5)`.
-#[derive(Debug, PartialEq, Eq)]
-struct Process {
-    pid: Pid,
-    name: String,
-    parent: Pid,
-    /// Foreground process group of its controlling terminal.
-    foreground: Option<Pid>,
-}
-
-impl Family {
-    /// All descendants, parents first. One that is forked meanwhile may be missing.
-    fn descendants(&mut self) -> Vec<Process> {
-        let entries: Vec<_> = self.proc.iter().flatten().collect();
-        let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
-        for entry in entries {
-            let number = entry
-                .file_name()
-                .to_str()
-                .ok()
-                .and_then(|name| name.parse().ok());
-            if let Some(process) = number.and_then(|number| self.process(Pid::from_raw(number))) {
-                children.entry(process.parent).or_default().push(process);
-            }
-        }
-        let mut found = children.remove(&self.me).unwrap_or_default();
-        let mut next = 0;
-        while let Some(process) = found.get(next) {
-            found.extend(children.remove(&process.pid).unwrap_or_default());
-            next += 1;
-        }
-        found
-    }
-
-    fn process(&self, pid: Pid) -> Option<Process> {
-        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-        let fd = openat(
-            &self.proc,
-            format!("{pid}/stat").as_str(),
-            flags,
-            Mode::empty(),
-        )
-        .ok()?;
-        let mut stat = Vec::new();
-        File::from(fd).take(4096).read_to_end(&mut stat).ok()?;
-        parse_stat(&stat)
-    }
-
-    fn foreground_group(&self, pid: Pid) -> Option<Pid> {
-        self.process(pid)?.foreground
-    }
-
-    fn send_all(&mut self, signal: Signal) {
-        for process in self.descendants() {
-            // Fails only when it has just ended.
-            let _ = kill(process.pid, signal);
-        }
-    }
-}
-
-/// `pid (name) state ppid pgrp session tty_nr tpgid ...`; the name may hold anything, `)` too.
-fn parse_stat(stat: &[u8]) -> Option<Process> {
-    let stat = String::from_utf8_lossy(stat);
-    let (pid, rest) = stat.split_once(" (")?;
-    let (name, rest) = rest.rsplit_once(") ")?;
-    let mut fields = rest.split(' ').skip(1);
-    let parent = fields.next()?.parse().ok()?;
-    let foreground: i32 = fields.nth(3)?.parse().ok()?;
-    Some(Process {
-        pid: Pid::from_raw(pid.parse().ok()?),
-        name: name.chars().filter(|c| !c.is_control()).collect(),
-        parent: Pid::from_raw(parent),
-        foreground: (foreground > 0).then(|| Pid::from_raw(foreground)),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stat_lines() {
-        let process = |foreground: Option<i32>| Process {
-            pid: Pid::from_raw(7),
-            name: "a) (b".into(),
-            parent: Pid::from_raw(1),
-            foreground: foreground.map(Pid::from_raw),
-        };
-        assert_eq!(
-            parse_stat(b"7 (a) (b) S 1 7 7 34816 12 4194304 0"),
-            Some(process(Some(12)))
-        );
-        assert_eq!(
-            parse_stat(b"7 (a) (b) S 1 7 7 0 -1 4194304 0"),
-            Some(process(None))
-        );
-        assert_eq!(parse_stat(b"7 (a"), None);
-        assert_eq!(parse_stat(b""), None);
     }
 }

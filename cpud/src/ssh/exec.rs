@@ -1,7 +1,8 @@
 //! One command: its process, and the bytes between it and its channel.
 //!
 //! The command runs under a `cpud session` process of its own ([`crate::session`]). It gets a
-//! control pipe: each byte is a signal to deliver, and its end means that the client has gone.
+//! control socket: each byte is a signal to deliver, and its end means that the client has gone. In the
+//! other direction nothing is sent, and the end means that the command has ended.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,11 +10,11 @@ use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
-use cpu_proto::Cache;
+use cpu_proto::{Cache, ENV_WAIT, Wait};
 use cpu_ssh::{Mux, Stream, signals};
 use ninep::relay::Server;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -21,6 +22,7 @@ use nix::pty::Winsize;
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
+use nix::unistd::Pid;
 use russh::{Pty, server};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +30,7 @@ use tokio::sync::{mpsc, watch};
 use super::fd::Fd;
 use super::files::relay;
 use super::forward::FilesPort;
+use super::notice::{self, LastOutput};
 use crate::console::say;
 use crate::session::end_rest;
 
@@ -93,26 +96,23 @@ impl Running {
 /// Start the command; the rest runs by itself and ends with the exit status and the channel's
 /// close.
 pub(super) fn start(
-    request: Request,
+    mut request: Request,
     receiver: Receiver,
     sender: Sender,
     handle: server::Handle,
 ) -> Result<Running> {
-    let (control_there, control) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
-        .context("cannot make the control pipe of a session")?;
+    let pair = || {
+        let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+        socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)
+    };
+    let (control_there, control) = pair().context("cannot make the control socket of a session")?;
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("cpud").arg("session");
     command.args(["--control", &inherit(&control_there)?]);
     let mut files_there = Vec::new();
     let mut files = Vec::new();
     for (cache, from) in request.files {
-        let (here, there) = socketpair(
-            AddressFamily::Unix,
-            SockType::Stream,
-            None,
-            SockFlag::SOCK_CLOEXEC,
-        )
-        .context("cannot make a socket pair for the client's files")?;
+        let (here, there) = pair().context("cannot make a socket pair for the client's files")?;
         command.args(["--9p", cache.word(), &inherit(&there)?]);
         if matches!(from, Files::Port(..)) {
             command.arg("--u-root");
@@ -137,6 +137,10 @@ pub(super) fn start(
         command.stdout(Stdio::piped());
         command.stderr(Stdio::piped());
     }
+    let wait = take_wait(&mut request.environment);
+    if wait == Wait::No {
+        command.arg("--nowait");
+    }
     command.arg("--");
     command.args(request.words.into_iter().map(OsString::from_vec));
     command.env_clear().envs(request.environment);
@@ -147,6 +151,7 @@ pub(super) fn start(
     drop((control_there, files_there));
 
     let (ended_tx, ended) = watch::channel(false);
+    let last_output = LastOutput::now();
     let (input, outputs) = if let Some(terminal) = &terminal {
         (terminal.clone(), vec![(terminal.clone(), Stream::Data)])
     } else {
@@ -159,7 +164,10 @@ pub(super) fn start(
     tokio::spawn(pump_in(receiver, input));
     let outputs: Vec<_> = outputs
         .into_iter()
-        .map(|(from, stream)| tokio::spawn(pump_out(from, sender.clone(), stream, ended.clone())))
+        .map(|(from, stream)| {
+            let to = (sender.clone(), stream);
+            tokio::spawn(pump_out(from, to, ended.clone(), last_output.clone()))
+        })
         .collect();
     for (from, socket) in files {
         match from {
@@ -175,8 +183,26 @@ pub(super) fn start(
             }
         }
     }
+    tokio::spawn(tell_clock(sender.clone()));
     let (signals_tx, signals) = mpsc::unbounded_channel();
-    tokio::spawn(deliver(signals, control, sender.clone()));
+    let session = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let (is_terminal, client) = (terminal.is_some(), sender.clone());
+    tokio::spawn(async move {
+        let Ok(control) = Fd::new(control) else {
+            return;
+        };
+        let told = async {
+            control.ended().await;
+            if let Some(pid) = session.filter(|_| wait == Wait::Told) {
+                notice::tell(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = deliver(signals, &control, &client) => {}
+            () = told => {}
+        }
+    });
     tokio::spawn(async move {
         let session = child.id();
         let status = child.wait().await;
@@ -241,7 +267,12 @@ async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
 }
 
 /// The command's output to the client, to the last byte.
-async fn pump_out(from: Arc<Fd>, to: Sender, stream: Stream, mut ended: watch::Receiver<bool>) {
+async fn pump_out(
+    from: Arc<Fd>,
+    (to, stream): (Sender, Stream),
+    mut ended: watch::Receiver<bool>,
+    last_output: LastOutput,
+) {
     let mut buffer = BytesMut::new();
     loop {
         let read = tokio::select! {
@@ -258,14 +289,28 @@ async fn pump_out(from: Arc<Fd>, to: Sender, stream: Stream, mut ended: watch::R
         if to.send(stream, bytes).await.is_err() {
             return;
         }
+        last_output.renew();
     }
 }
 
+/// For a client that compares it with its own. Nobody waits for it.
+async fn tell_clock(sender: Sender) {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    sender
+        .tell_clock(since_1970.unwrap_or_default().as_secs())
+        .await;
+}
+
+/// What the client wants of processes that the command leaves running; the variable is for cpud alone.
+fn take_wait(environment: &mut Vec<(String, String)>) -> Wait {
+    let value = environment.iter().rev().find(|(name, _)| name == ENV_WAIT);
+    let wait = value.and_then(|(_, value)| value.parse().ok());
+    environment.retain(|(name, _)| name != ENV_WAIT);
+    wait.unwrap_or_default()
+}
+
 /// Signals to the session process, until the client goes; then its end of the pipe is closed.
-async fn deliver(mut signals: mpsc::UnboundedReceiver<Signal>, control: OwnedFd, sender: Sender) {
-    let Ok(control) = Fd::new(control) else {
-        return;
-    };
+async fn deliver(mut signals: mpsc::UnboundedReceiver<Signal>, control: &Fd, sender: &Sender) {
     loop {
         let signal = tokio::select! {
             signal = signals.recv() => signal,

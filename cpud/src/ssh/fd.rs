@@ -78,6 +78,18 @@ impl Fd {
         }
     }
 
+    /// Returns when the other end sends no more; what it has sent is dropped.
+    pub(super) async fn ended(&self) {
+        let mut dropped = [0; 64];
+        loop {
+            let read = |fd: &OwnedFd| Ok(nix::unistd::read(fd, &mut dropped)?);
+            match self.inner.async_io(Interest::READABLE, read).await {
+                Ok(1..) => {}
+                Ok(0) | Err(_) => return,
+            }
+        }
+    }
+
     /// End one direction of a socket; other descriptors have none.
     pub(super) fn shutdown(&self, how: Shutdown) {
         use std::os::fd::AsRawFd;

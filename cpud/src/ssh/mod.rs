@@ -8,6 +8,7 @@ mod fd;
 mod files;
 mod forward;
 mod listen;
+mod notice;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;

@@ -1,19 +1,32 @@
-//! The session role, where it needs root itself: a user namespace in which one is root has no control groups of its own.
+//! The session role, where it needs root itself (a user namespace in which one is root has no control groups of its
+//! own), and what a session waits for.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::client::{Client, Home};
+use e2e::daemon::Daemon;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = &[(
-    "a_control_group_is_the_sessions_own_and_goes_with_it",
-    control_group,
-)];
+pub(crate) const TESTS: &[Test] = &[
+    (
+        "a_control_group_is_the_sessions_own_and_goes_with_it",
+        control_group,
+    ),
+    (
+        "a_session_says_what_it_waits_for_when_its_command_has_ended",
+        waiting_is_told,
+    ),
+    (
+        "nowait_ends_the_session_with_its_command",
+        ends_with_its_command,
+    ),
+];
 
 /// How long the processes sleep, which is how they are found.
 const MARK: &str = "86423.5";
@@ -53,6 +66,63 @@ fn control_group() -> Result<()> {
         String::from_utf8_lossy(&look.stderr).contains("No such file"),
         "{look:?}"
     );
+    Ok(())
+}
+
+/// Runs a script on a cpud of this very machine.
+fn on_daemon(flags: &[&str], script: &str) -> Result<Output> {
+    let (daemon, home) = (Daemon::cpud()?, Home::new()?);
+    let client = Client::new(daemon.port, &home);
+    let hk = format!("-hk={}", daemon.host_key().display());
+    let flags = [&[&hk, "-9p=false"], flags].concat();
+    client.output(client.command(&flags, &["sh", "-c", script]), b"")
+}
+
+/// When a terminal's shell ends, SIGHUP comes to what has not left its group yet.
+const LEAVES_A_SLEEPER: &str =
+    "trap '' HUP; setsid -f sleep 4.567 </dev/null >/dev/null 2>&1; echo done";
+
+fn waiting_is_told() -> Result<()> {
+    let told = |flags: &[&str], script: &str| -> Result<String> {
+        let output = on_daemon(flags, script)?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    };
+    let line = told(&[], LEAVES_A_SLEEPER)?;
+    ensure!(
+        line.starts_with("cpud: the command has ended") && line.ends_with("the rest\n"),
+        "{line:?}"
+    );
+    ensure!(
+        line.contains(": sleep (pid ") && line.contains("; cpu -nowait "),
+        "{line:?}"
+    );
+    // A terminal over there is raw here.
+    let line = told(&["-tt"], LEAVES_A_SLEEPER)?;
+    ensure!(
+        line.contains("sleep (pid ") && line.ends_with("rest\r\n"),
+        "{line:?}"
+    );
+    let line = told(&["-q"], LEAVES_A_SLEEPER)?;
+    ensure!(line.is_empty(), "{line:?}");
+    let line = told(&[], "(for i in 1 2 3 4; do sleep 1; echo $i; done) &")?;
+    ensure!(line.is_empty(), "what prints does not hang: {line:?}");
+    let line = told(&[], "sleep 3")?;
+    ensure!(line.is_empty(), "a command may be silent: {line:?}");
+    Ok(())
+}
+
+fn ends_with_its_command() -> Result<()> {
+    for script in [
+        "setsid -f sleep 65432.1 </dev/null >/dev/null 2>&1; echo done; exit 7",
+        // One that has the output open, and is deaf to SIGHUP.
+        "nohup sleep 65432.1 & echo done; exit 7",
+    ] {
+        let output = on_daemon(&["-nowait"], script)?;
+        ensure!(output.status.code() == Some(7), "{output:?}");
+        ensure!(output.stdout == b"done\n", "{output:?}");
+        ensure!(!is_running("65432.1")?, "{script} left a process");
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! What is left when sessions end, and what the machine does when nobody asks anything of it.
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 use e2e::wait_until;
@@ -9,6 +9,7 @@ use e2e::wait_until;
 use crate::{Machine, Test};
 
 pub(crate) const TESTS: &[Test] = &[
+    ("a_wrong_clock_is_told_and_can_be_set", wrong_clock),
     ("a_killed_client_leaves_nothing_there", killed_client),
     (
         "a_session_that_is_killed_itself_leaves_nothing",
@@ -21,6 +22,28 @@ pub(crate) const TESTS: &[Test] = &[
 /// All processes' command lines, and how many mount namespaces there are.
 const PROCESSES: &str = "cat /proc/[0-9]*/cmdline | tr '\\0' ' '";
 const NAMESPACES: &str = "readlink /proc/[0-9]*/ns/mnt | sort -u | wc -l";
+
+fn wrong_clock(machine: &Machine) -> Result<()> {
+    let told = |flags: &[&str], words: &[&str]| -> Result<String> {
+        let output = machine
+            .client
+            .output(machine.client.command(flags, words), b"")?;
+        ensure!(output.status.success(), "{output:?}");
+        Ok(String::from_utf8(output.stderr)?)
+    };
+    told(&[], &["date", "-s", "@34567890"])?;
+    let line = told(&[], &["true"])?;
+    ensure!(line.contains("days behind this one's"), "{line:?}");
+    ensure!(told(&["-q"], &["true"])?.is_empty(), "-q");
+    // As the line says, less what the shell does.
+    let advice = line.split_once("cpu HOST ").context("no advice")?.1;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let words = advice.replace("$(date +%s) sets it\n", &now.to_string());
+    told(&[], &words.split(' ').collect::<Vec<_>>())?;
+    let line = told(&[], &["true"])?;
+    ensure!(line.is_empty(), "after {words:?}: {line:?}");
+    Ok(())
+}
 
 fn killed_client(machine: &Machine) -> Result<()> {
     let namespaces_before = machine.client.sh_ok(NAMESPACES)?;

@@ -1,0 +1,53 @@
+//! What a session does when its command has ended and processes that it started have not.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// Environment variable of the client that carries it; without it a session waits and says so.
+pub const ENV_WAIT: &str = "CPU_WAIT";
+
+/// Whether a session waits for what its command leaves running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Wait {
+    /// It waits, and names what it waits for.
+    #[default]
+    Told,
+    /// It waits and says nothing.
+    Quiet,
+    /// It ends with the command, and kills the rest.
+    No,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Told => "yes",
+            Self::Quiet => "quiet",
+            Self::No => "no",
+        })
+    }
+}
+
+impl FromStr for Wait {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Told, Self::Quiet, Self::No]
+            .into_iter()
+            .find(|wait| wait.to_string() == text)
+            .ok_or(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read() {
+        for wait in [Wait::Told, Wait::Quiet, Wait::No] {
+            assert_eq!(wait.to_string().parse(), Ok(wait));
+        }
+        assert_eq!("maybe".parse::<Wait>(), Err(()));
+    }
+}

@@ -1,0 +1,139 @@
+//! The processes below a session, seen through the machine's /proc (`proc_pid_stat(5)`).
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::Read as _;
+
+use nix::dir::Dir;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+
+/// Processes that are named when a person is told of them.
+const NAMED: usize = 4;
+
+/// All processes below one.
+pub(crate) struct Family {
+    proc: Dir,
+    ancestor: Pid,
+}
+
+/// What /proc/PID/stat tells.
+#[derive(Debug, PartialEq, Eq)]
+struct Process {
+    pid: Pid,
+    name: String,
+    parent: Pid,
+    /// Foreground process group of its controlling terminal.
+    foreground: Option<Pid>,
+}
+
+impl Family {
+    /// Those below `ancestor`; `proc` is the machine's /proc.
+    pub(crate) fn new(proc: Dir, ancestor: Pid) -> Self {
+        Self { proc, ancestor }
+    }
+
+    /// All descendants, parents first. One that is forked meanwhile may be missing.
+    fn descendants(&mut self) -> Vec<Process> {
+        let entries: Vec<_> = self.proc.iter().flatten().collect();
+        let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
+        for entry in entries {
+            let number = entry
+                .file_name()
+                .to_str()
+                .ok()
+                .and_then(|name| name.parse().ok());
+            if let Some(process) = number.and_then(|number| self.process(Pid::from_raw(number))) {
+                children.entry(process.parent).or_default().push(process);
+            }
+        }
+        let mut found = children.remove(&self.ancestor).unwrap_or_default();
+        let mut next = 0;
+        while let Some(process) = found.get(next) {
+            found.extend(children.remove(&process.pid).unwrap_or_default());
+            next += 1;
+        }
+        found
+    }
+
+    fn process(&self, pid: Pid) -> Option<Process> {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let fd = openat(
+            &self.proc,
+            format!("{pid}/stat").as_str(),
+            flags,
+            Mode::empty(),
+        )
+        .ok()?;
+        let mut stat = Vec::new();
+        File::from(fd).take(4096).read_to_end(&mut stat).ok()?;
+        parse_stat(&stat)
+    }
+
+    /// Their names and numbers for a person, the first few of them; none when there is nobody.
+    pub(crate) fn describe(&mut self) -> Option<String> {
+        let all = self.descendants();
+        let named = all.iter().take(NAMED);
+        let mut text: Vec<String> = named
+            .map(|process| format!("{} (pid {})", process.name, process.pid))
+            .collect();
+        if all.len() > NAMED {
+            text.push(format!("{} more", all.len() - NAMED));
+        }
+        (!text.is_empty()).then(|| text.join(", "))
+    }
+
+    pub(super) fn foreground_group(&self, pid: Pid) -> Option<Pid> {
+        self.process(pid)?.foreground
+    }
+
+    pub(super) fn send_all(&mut self, signal: Signal) {
+        for process in self.descendants() {
+            // Fails only when it has just ended.
+            let _ = kill(process.pid, signal);
+        }
+    }
+}
+
+/// `pid (name) state ppid pgrp session tty_nr tpgid ...`; the name may hold anything, `)` too.
+fn parse_stat(stat: &[u8]) -> Option<Process> {
+    let stat = String::from_utf8_lossy(stat);
+    let (pid, rest) = stat.split_once(" (")?;
+    let (name, rest) = rest.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(1);
+    let parent = fields.next()?.parse().ok()?;
+    let foreground: i32 = fields.nth(3)?.parse().ok()?;
+    Some(Process {
+        pid: Pid::from_raw(pid.parse().ok()?),
+        name: name.chars().filter(|c| !c.is_control()).collect(),
+        parent: Pid::from_raw(parent),
+        foreground: (foreground > 0).then(|| Pid::from_raw(foreground)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_lines() {
+        let process = |foreground: Option<i32>| Process {
+            pid: Pid::from_raw(7),
+            name: "a) (b".into(),
+            parent: Pid::from_raw(1),
+            foreground: foreground.map(Pid::from_raw),
+        };
+        assert_eq!(
+            parse_stat(b"7 (a) (b) S 1 7 7 34816 12 4194304 0"),
+            Some(process(Some(12)))
+        );
+        assert_eq!(
+            parse_stat(b"7 (a) (b) S 1 7 7 0 -1 4194304 0"),
+            Some(process(None))
+        );
+        assert_eq!(parse_stat(b"7 (a"), None);
+        assert_eq!(parse_stat(b""), None);
+    }
+}
