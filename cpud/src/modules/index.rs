@@ -10,6 +10,33 @@ pub(super) struct Index {
     modules: BTreeMap<String, (String, Vec<String>)>,
     /// Patterns of what a module is for, such as `pci:v00008086d*`, and its name.
     aliases: Vec<(String, String)>,
+    /// By module: the name of its device in /dev and its number, as it says them.
+    devices: BTreeMap<String, (Option<String>, Option<Number>)>,
+}
+
+/// A device's kind and numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Number {
+    pub(super) is_block: bool,
+    pub(super) major: u64,
+    pub(super) minor: u64,
+}
+
+impl Number {
+    /// `char-major-10-200`, `block-major-7-*`: only one device can be made.
+    fn parse(alias: &str) -> Option<Self> {
+        let (kind, numbers) = alias.split_once("-major-")?;
+        let (major, minor) = numbers.split_once('-')?;
+        Some(Self {
+            is_block: match kind {
+                "char" => false,
+                "block" => true,
+                _ => return None,
+            },
+            major: major.parse().ok()?,
+            minor: minor.parse().ok()?,
+        })
+    }
 }
 
 impl Index {
@@ -29,6 +56,13 @@ impl Index {
             if let (Some("alias"), Some(pattern), Some(name)) =
                 (words.next(), words.next(), words.next())
             {
+                let file = pattern.strip_prefix("devname:").map(str::to_owned);
+                let number = Number::parse(pattern);
+                if file.is_some() || number.is_some() {
+                    let device = index.devices.entry(normal(name)).or_default();
+                    device.0 = file.or(device.0.take());
+                    device.1 = number.or(device.1);
+                }
                 index.aliases.push((normal(pattern), normal(name)));
             }
         }
@@ -62,6 +96,13 @@ impl Index {
             }
         }
         files
+    }
+
+    /// The devices whose modules are loaded when they are opened, by their names in /dev (modules.devname of
+    /// depmod(8)).
+    pub(super) fn devices(&self) -> impl Iterator<Item = (&str, Number)> {
+        let both = self.devices.values();
+        both.filter_map(|(file, number)| Some((file.as_deref()?, (*number)?)))
     }
 
     fn collect<'a>(&'a self, name: &str, files: &mut Vec<&'a str>, seen: &mut Vec<String>) {
@@ -165,7 +206,9 @@ mod tests {
             "core.ko:\nmii.ko: core.ko\nmy_card.ko: mii.ko built_in.ko\n9p.ko: 9pnet.ko\n9pnet.ko:\n\
              loop_a.ko: loop_b.ko\nloop_b.ko: loop_a.ko\nnonsense\n",
             "alias pci:v00008086d000010D3sv*sd*bc*sc*i* my_card\nalias fs-9p 9p\n\
-             alias usb:v0BDAp815[0-3]d* core\nalias broken\n",
+             alias usb:v0BDAp815[0-3]d* core\nalias broken\n\
+             alias devname:net/my-dev my-card\nalias char-major-10-200 my-card\n\
+             alias devname:unnumbered core\nalias char-major-4-* mii\nalias devname:other mii\n",
             "softdep mii pre: helper 9pnet\nsoftdep nobody pre: x\n",
         )
     }
@@ -189,6 +232,18 @@ mod tests {
         assert_eq!(index.files_for(device).last(), Some(&"my_card.ko"));
         assert_eq!(index.files_for("usb:v0BDAp8152d2000dc00"), ["core.ko"]);
         assert!(index.files_for("usb:v0BDAp8154d2000dc00").is_empty());
+    }
+
+    #[test]
+    fn a_device_has_a_name_and_one_number() {
+        let number = Number {
+            is_block: false,
+            major: 10,
+            minor: 200,
+        };
+        let index = index();
+        let devices: Vec<_> = index.devices().collect();
+        assert_eq!(devices, [("net/my-dev", number)]);
     }
 
     proptest! {

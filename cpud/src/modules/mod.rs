@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 
 use nix::errno::Errno;
@@ -17,9 +17,14 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::sys::socket::{
     AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, socket,
 };
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
 use crate::console::say;
 use index::Index;
+
+/// What nothing asks for in time. While 8021q is not there, cards that filter VLANs drop frames that are tagged
+/// with a priority only, such as some networks' DHCP answers.
+const UNASKED: [&str; 1] = ["8021q"];
 
 /// As deep as devices are ever nested, and more.
 const MAX_DEPTH: usize = 32;
@@ -87,6 +92,25 @@ impl Modules {
         last
     }
 
+    /// Make the devices whose modules the kernel loads when somebody opens them, such as /dev/net/tun.
+    fn make_devices(&self) {
+        for (name, number) in self.index.devices() {
+            let path = Path::new("/dev").join(name);
+            let is_plain = path.components().all(|part| part != Component::ParentDir);
+            let made = path.parent().filter(|_| is_plain).map(fs::create_dir_all);
+            let kind = if number.is_block {
+                SFlag::S_IFBLK
+            } else {
+                SFlag::S_IFCHR
+            };
+            if let Some(Ok(())) = made {
+                // One that is there already is the kernel's own.
+                let mode = Mode::S_IRUSR | Mode::S_IWUSR;
+                let _ = mknod(&path, kind, mode, makedev(number.major, number.minor));
+            }
+        }
+    }
+
     /// Load what every device beneath a directory of /sys asks for.
     fn load_for_devices(&mut self, directory: &Path, depth: usize) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
@@ -111,6 +135,10 @@ pub(crate) fn run() -> Result<(), Errno> {
     let mut modules = Modules::open(directory);
     // Listen first: what comes while /sys is read is then heard.
     let events = listen()?;
+    for name in UNASKED {
+        modules.load(name);
+    }
+    modules.make_devices();
     let all = Path::new("/sys/devices");
     modules.load_for_devices(all, 0);
     let mut buffer = [0; 8192];

@@ -40,7 +40,7 @@ tarball), else Debian's linux-source-6.12, else a tarball of kernel.org. Sources
 $XDG_CACHE_HOME/cpu-appliance, so that another initramfs costs seconds.
 
 Of a prebuilt kernel come three: the kernel as it is, cpuinitrd with the initramfs and those of its
-modules that matter (auto: network, 9P, virtio; also usb, storage, all, names of modules, patterns such
+modules that matter (auto: network, 9P, virtio, the usual file systems; also usb, storage, all, names of modules, patterns such
 as 'e1000*', or paths such as drivers/mtd), and cpukernel.cmdline.")]
 pub(crate) struct KernelArgs {
     #[command(flatten)]
