@@ -6,11 +6,13 @@ mod cache;
 pub mod fstab;
 pub mod namespace;
 pub mod package_note;
+mod printable;
 pub mod quote;
 mod wait;
 
 pub use authorized_keys::AuthorizedKeys;
 pub use cache::Cache;
+pub use printable::printable;
 pub use wait::{ENV_WAIT, Wait};
 
 /// TCP port of cpud, the same as u-root's.

@@ -1,6 +1,7 @@
-//! cpud: the only program on a machine with no disk and no users. One binary, five roles; see
-//! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `network`, `connection` and
-//! `session` are started by it and by each other; else it is the server. Called `modprobe` or `sudo`, it is that.
+//! cpud: the only program on a machine with no disk and no users. One binary, several roles; see
+//! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `console`, `network`, `connection`
+//! and `session` are started by it and by each other; else it is the server. Called `modprobe` or
+//! `sudo`, it is that.
 
 mod cmdline;
 mod console;
@@ -68,6 +69,10 @@ fn run() -> Result<()> {
             args.remove(0);
             let options = flags::parse(&args)?;
             match netup::run(&options.place, &options.host_key)? {}
+        }
+        Some("console") => {
+            args.remove(0);
+            match console::run(flags::parse(&args)?)? {}
         }
         Some("modules") => Ok(modules::run()?),
         Some("connection") => {

@@ -39,6 +39,19 @@ pub(crate) fn set_window_size(master: BorrowedFd<'_>, size: Winsize) -> nix::Res
     Errno::result(result).map(drop)
 }
 
+/// The size of a terminal (`ioctl_tty(2)`, `TIOCGWINSZ`).
+pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<Winsize> {
+    let mut size = Winsize {
+        ws_row: 0,
+        ws_col: 0,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: the kernel writes one Winsize behind the pointer, which lives until the call returns.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    Errno::result(result).map(|_| size)
+}
+
 /// The next connection of a listening socket, whatever kind of socket it is.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (none, flags) = (std::ptr::null_mut(), libc::SOCK_CLOEXEC);

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
+use crate::monitor::{self, Monitor};
 use crate::{out, root, wait_until};
 
 /// Booting takes seconds; a busy machine without KVM may need much longer.
@@ -25,8 +26,8 @@ pub struct Vm {
     port: u16,
     console: File,
     path: PathBuf,
-    // Holds the console's file.
-    _directory: Option<TempDir>,
+    // Holds the console's file and the monitor's socket.
+    directory: Option<TempDir>,
 }
 
 /// Where another process finds a booted machine.
@@ -51,13 +52,14 @@ impl Vm {
         Self::start(script)
     }
 
-    /// Boot what a script or QEMU itself boots; as the scripts do, it takes its port from $PORT, is QEMU
-    /// in the end, and has the console on its output.
+    /// Boot what a script or QEMU itself boots; as the scripts do, it takes its port from $PORT and more arguments
+    /// for QEMU, is QEMU in the end, and has the console on its output.
     pub fn start(mut command: Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("console");
         let port = free_port()?;
         let mut qemu = command
+            .args(monitor::arguments(directory.path()))
             .env("PORT", port.to_string())
             .stdin(Stdio::null())
             .stdout(File::create(&path)?)
@@ -76,7 +78,7 @@ impl Vm {
             port,
             console,
             path,
-            _directory: Some(directory),
+            directory: Some(directory),
         };
         ended.with_context(|| format!("its console:\n{}", vm.console()))?;
         Ok(vm)
@@ -97,8 +99,16 @@ impl Vm {
             port: booted.port,
             console: File::open(&booted.console)?,
             path: booted.console.clone(),
-            _directory: None,
+            directory: None,
         })
+    }
+
+    /// QEMU's monitor, of a machine that was booted here.
+    pub fn monitor(&self) -> Result<Monitor<'_>> {
+        let directory = self.directory.as_ref();
+        Ok(Monitor::new(
+            directory.context("another process has booted it")?.path(),
+        ))
     }
 
     /// The TCP port on 127.0.0.1 that is the machine's 17010.

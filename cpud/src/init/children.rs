@@ -15,13 +15,15 @@ use crate::console::say;
 use crate::modules;
 use crate::sys::{self, Ended};
 
-/// Role names for the console, and the argument that chooses each. The server has none. The first is
-/// only for images that have modules.
-const ROLES: [(&str, Option<&str>); 3] = [
-    ("modules", Some("modules")),
-    ("network", Some("network")),
-    ("server", None),
-];
+/// A role's name, and the argument that chooses it.
+type Role = (&'static str, Option<&'static str>);
+
+/// For a machine, whose consoles are cpud's.
+const CONSOLE: Role = ("console", Some("console"));
+/// For images that have modules.
+const MODULES: Role = ("modules", Some("modules"));
+/// The server has no argument.
+const ALWAYS: [Role; 2] = [("network", Some("network")), ("server", None)];
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// No child is dead for longer than this before it is started again.
@@ -55,15 +57,15 @@ enum State {
 
 impl Children {
     /// None is started yet, all are due.
-    pub(super) fn new(flags: Vec<OsString>) -> Self {
+    pub(super) fn new(flags: Vec<OsString>, is_pid_1: bool) -> Self {
         let now = Instant::now();
-        let roles = match modules::directory() {
-            Some(_) => &ROLES[..],
-            None => &ROLES[1..],
-        };
-        let table = roles
-            .iter()
-            .map(|&(name, role)| Child {
+        let console = is_pid_1.then_some(CONSOLE);
+        let modules = modules::directory().map(|_| MODULES);
+        let table = [console, modules]
+            .into_iter()
+            .flatten()
+            .chain(ALWAYS)
+            .map(|(name, role)| Child {
                 name,
                 role,
                 state: State::Due(now),
@@ -215,7 +217,7 @@ mod tests {
 
     #[test]
     fn only_dead_children_are_due() {
-        let mut children = Children::new(Vec::new());
+        let mut children = Children::new(Vec::new(), false);
         let now = Instant::now();
         for (index, child) in children.table.iter_mut().enumerate() {
             let pid = Pid::from_raw(1000 + i32::try_from(index).unwrap());

@@ -2,7 +2,7 @@
 //! neither mounts nor reboots anything. One thread, one loop, and it never ends by itself:
 //!
 //! 1. signals blocked, so that none is lost and none kills;
-//! 2. the boot file systems ([`mounts`]), the console, the host name;
+//! 2. a pipe for what is said ([`crate::console`]), the boot file systems ([`mounts`]), the host name;
 //! 3. forever: reap whatever died, start what is due ([`children`]), sleep until a signal comes.
 //!    There is a time-out only while a dead child waits for its restart.
 //! 4. On a signal to end, everything is ended in order ([`power`]).
@@ -23,7 +23,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cmdline;
-use crate::console::say;
+use crate::console::{catch_lines, say};
 use children::Children;
 use power::End;
 
@@ -46,7 +46,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
             errno.desc()
         ));
     }
-    let mut children = Children::new(arguments(args, is_pid_1));
+    let mut children = Children::new(arguments(args, is_pid_1), is_pid_1);
     let signals = Signals::new();
     loop {
         let now = Instant::now();
@@ -71,8 +71,13 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
 /// What makes a machine of a kernel. Nothing here is fatal: a network and a server without one of
 /// these are better than a kernel panic.
 fn boot() {
+    // Whatever is said from here on, the console role tells. Where there is no pipe there is nothing.
+    let _ = catch_lines();
+    std::panic::set_hook(Box::new(|panic| {
+        // Nobody else is left to tell: the kernel panics when its init ends.
+        let _ = std::fs::write("/dev/kmsg", format!("<2>cpud: {panic}"));
+    }));
     mounts::mount_all();
-    mounts::open_console();
     say(format_args!(
         "version {} is init",
         env!("CARGO_PKG_VERSION")

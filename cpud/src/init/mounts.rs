@@ -1,13 +1,12 @@
 //! The boot file systems, as data, and one loop over them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::sys::termios::{InputFlags, SetArg, tcgetattr, tcsetattr};
 
 use crate::console::say;
 
@@ -100,22 +99,6 @@ pub(super) fn mount_all() {
             _ => {}
         }
     }
-}
-
-/// Makes /dev/console standard input, output and error. The kernel does so only when the
-/// initramfs has that file.
-pub(super) fn open_console() {
-    let opened = File::options().read(true).write(true).open("/dev/console");
-    // Without a console there is nobody to tell.
-    let Ok(console) = opened else { return };
-    // A Ctrl-S typed there must not stop whoever says something, who is PID 1.
-    if let Ok(mut modes) = tcgetattr(&console) {
-        modes.input_flags.remove(InputFlags::IXON);
-        let _ = tcsetattr(&console, SetArg::TCSANOW, &modes);
-    }
-    let _ = nix::unistd::dup2_stdin(&console);
-    let _ = nix::unistd::dup2_stdout(&console);
-    let _ = nix::unistd::dup2_stderr(&console);
 }
 
 /// A directory on another device than the one it is in. (Binds of one file system into itself

@@ -126,12 +126,16 @@ fn line(link: &str, address: IpAddr, port: Option<u16>, fingerprint: Option<&str
     let key = fingerprint
         .map(|key| format!(" host key {key}"))
         .unwrap_or_default();
-    let flag = if port == DEFAULT_PORT {
-        String::new()
-    } else {
-        format!("-sp {port} ")
-    };
-    format!("{link} {address} port {port}{key}; try: cpu {flag}{address} date")
+    let invitation = invitation(address, port);
+    format!("{link} {address} port {port}{key}; try: {invitation}")
+}
+
+/// What a person can type.
+pub(crate) fn invitation(address: IpAddr, port: u16) -> String {
+    match port {
+        DEFAULT_PORT => format!("cpu {address} date"),
+        port => format!("cpu -sp {port} {address} date"),
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod announce;
 mod dhcp;
 mod ip_arg;
 mod link;
-mod netlink;
+pub(crate) mod netlink;
 mod resolv;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,6 +28,7 @@ use crate::cmdline;
 use crate::console::say;
 use crate::ssh::Place;
 use announce::Announcer;
+pub(crate) use announce::invitation;
 use ip_arg::{IpArg, Method};
 use link::Port;
 use netlink::{Event, Link, Netlink};

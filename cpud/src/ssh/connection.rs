@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use super::exec::{self, Files, Receiver, Request, Running, Sender, Terminal};
 use super::forward::{self, Forwards};
 use super::{Options, auth};
-use crate::console::say;
+use crate::console::{Roster, say};
 
 /// How long a peer may take to log in: somebody may be looking for a token, or a passphrase. As sshd's LoginGraceTime.
 const LOGIN_GRACE: Duration = Duration::from_mins(2);
@@ -45,6 +45,11 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     // Standard input is the socket too; nothing but this process may hold it open.
     let null = File::open("/dev/null").context("cannot open /dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
+    // Nor do they have such addresses.
+    let peer = socket
+        .peer_addr()
+        .map(|peer| peer.ip().to_canonical().to_string());
+    let peer = peer.unwrap_or_default();
     // Other sockets than TCP's have no such delay; all are read and written alike.
     let _ = socket.set_nodelay(true);
     socket.set_nonblocking(true)?;
@@ -80,6 +85,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         channels: HashMap::new(),
         files: Vec::new(),
         forwards: Forwards::new(options.forward),
+        peer,
+        roster: None,
         debug: options.debug,
     };
 
@@ -139,6 +146,9 @@ struct Connection {
     /// Channels of the `9p` subsystem for the next command, each for a mount in this cache mode.
     files: Vec<(Cache, Receiver, Sender)>,
     forwards: Forwards,
+    /// For the machine's screen: where the peer is, and once he has logged in who he is and what he runs.
+    peer: String,
+    roster: Option<Roster>,
     debug: bool,
 }
 
@@ -206,11 +216,16 @@ impl Connection {
                 .map(|(cache, receiver, sender)| (cache, Files::Channel(receiver, sender)))
                 .collect(),
         };
+        let listed = self
+            .roster
+            .as_ref()
+            .map(|roster| roster.list(&request.words));
         let started = exec::start(
             request,
             state.receiver.clone(),
             state.sender.clone(),
             session.handle(),
+            listed,
         );
         match started {
             Ok(running) => {
@@ -284,6 +299,10 @@ impl server::Handler for Connection {
                 auth::fingerprint(key.public_key)
             )
         });
+        let is_it = |known: &&PublicKey| known.key_data() == key.public_key.key_data();
+        let known = self.keys.iter().find(is_it);
+        let comment = known.map(|known| known.comment().to_string());
+        self.roster = Roster::new(user, self.peer.clone(), &comment.unwrap_or_default());
         Ok(Auth::Accept)
     }
 

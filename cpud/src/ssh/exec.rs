@@ -31,7 +31,7 @@ use super::fd::Fd;
 use super::files::relay;
 use super::forward::FilesPort;
 use super::notice::{self, LastOutput};
-use crate::console::say;
+use crate::console::{Listed, say};
 use crate::session::end_rest;
 
 pub(super) type Receiver = cpu_ssh::Receiver<server::Msg>;
@@ -94,12 +94,13 @@ impl Running {
 }
 
 /// Start the command; the rest runs by itself and ends with the exit status and the channel's
-/// close.
+/// close. `listed` lives as long as the command.
 pub(super) fn start(
     mut request: Request,
     receiver: Receiver,
     sender: Sender,
     handle: server::Handle,
+    listed: Option<Listed>,
 ) -> Result<Running> {
     let pair = || {
         let (family, kind) = (AddressFamily::Unix, SockType::Stream);
@@ -212,6 +213,7 @@ pub(super) fn start(
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+        drop(listed);
         ended_tx.send_replace(true);
         for output in outputs {
             let _ = output.await;

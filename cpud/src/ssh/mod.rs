@@ -22,6 +22,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::say;
+pub(crate) use auth::{fingerprint, read_host_key};
 pub(crate) use connection::run as run_connection;
 pub(crate) use listen::Place;
 

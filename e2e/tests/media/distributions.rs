@@ -10,6 +10,7 @@ use e2e::vm::Vm;
 use e2e::{out, root};
 
 use crate::Test;
+use crate::screen::{GOP, VGA, is_shown};
 
 pub(crate) const TESTS: &[Test] = &[
     ("debians_kernel_boots_and_loads_its_modules", debian),
@@ -59,7 +60,9 @@ fn debian() -> Result<()> {
     let directory = machine_of(&out())?;
     take(directory.path(), &debian_kernel("amd64")?, &[])?;
     let vm = Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?;
-    runs_on_debian(&vm, &out().join("cpu_rsa"))
+    runs_on_debian(&vm, &out().join("cpu_rsa"))?;
+    let home = Home::new()?;
+    is_shown(&vm, &Client::new(vm.port(), &home), VGA)
 }
 
 /// Debian's kernel again, as if it were this machine's own: where its package would have put it.
@@ -92,7 +95,10 @@ fn debian_stick() -> Result<()> {
         .arg(root().join("qemu/QEMU"))
         .args(["-nographic", "-snapshot", "-drive", OVMF, "-hda"])
         .arg(image);
-    runs_on_debian(&Vm::start(script)?, &made.join("cpu_rsa"))
+    let (vm, key) = (Vm::start(script)?, made.join("cpu_rsa"));
+    runs_on_debian(&vm, &key)?;
+    let home = Home::new()?;
+    is_shown(&vm, &Client::new(vm.port(), &home).with_key(&key), GOP)
 }
 
 /// The programs of `make ARCH=aarch64 OUT=out/quick-aarch64 initramfs`.

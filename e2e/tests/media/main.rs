@@ -3,6 +3,7 @@
 
 mod distributions;
 mod network;
+mod screen;
 mod stick;
 
 use std::path::Path;
@@ -18,15 +19,20 @@ pub(crate) type Test = (&'static str, fn() -> Result<()>);
 fn main() {
     let mut arguments = Arguments::from_args();
     arguments.test_threads.get_or_insert(2);
-    let trials = [stick::TESTS, network::TESTS, distributions::TESTS]
-        .concat()
-        .into_iter()
-        .map(|(name, test)| {
-            Trial::test(name, move || {
-                test().map_err(|error| format!("{error:?}").into())
-            })
+    let trials = [
+        stick::TESTS,
+        screen::TESTS,
+        network::TESTS,
+        distributions::TESTS,
+    ]
+    .concat()
+    .into_iter()
+    .map(|(name, test)| {
+        Trial::test(name, move || {
+            test().map_err(|error| format!("{error:?}").into())
         })
-        .collect();
+    })
+    .collect();
     libtest_mimic::run(&arguments, trials).exit();
 }
 

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::client::{Client, Home};
 use e2e::image::{OVMF, runs_date};
 use e2e::vm::Vm;
 use e2e::{out, root};
 
+use crate::screen::{GOP, VGA, is_shown};
 use crate::{Test, make};
 
 pub(crate) const TESTS: &[Test] = &[
@@ -37,7 +39,9 @@ fn bios() -> Result<()> {
     let console = vm.console();
     ensure!(console.contains("SYSLINUX"), "{console}");
     ensure!(console.contains("boot:"), "{console}");
-    runs_date(&vm)
+    runs_date(&vm)?;
+    let home = Home::new()?;
+    is_shown(&vm, &Client::new(vm.port(), &home), VGA)
 }
 
 fn uefi() -> Result<()> {
@@ -52,7 +56,9 @@ fn uefi() -> Result<()> {
     let console = vm.console();
     ensure!(console.contains("BdsDxe: starting"), "{console}");
     ensure!(!console.contains("SYSLINUX"), "{console}");
-    runs_date(&vm)
+    runs_date(&vm)?;
+    let home = Home::new()?;
+    is_shown(&vm, &Client::new(vm.port(), &home), GOP)
 }
 
 fn inspect() -> Result<()> {

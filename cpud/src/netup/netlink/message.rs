@@ -58,36 +58,36 @@ pub(super) mod k {
 
 /// A link as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) struct Link {
-    pub(in super::super) index: u32,
-    pub(in super::super) name: String,
+pub(crate) struct Link {
+    pub(crate) index: u32,
+    pub(crate) name: String,
     /// Ethernet links only.
-    pub(in super::super) mac: Option<[u8; 6]>,
-    pub(in super::super) up: bool,
+    pub(crate) mac: Option<[u8; 6]>,
+    pub(crate) up: bool,
     /// Up, and with a carrier.
-    pub(in super::super) running: bool,
-    pub(in super::super) mtu: u32,
+    pub(crate) running: bool,
+    pub(crate) mtu: u32,
     /// Part of a bridge or bond.
-    pub(in super::super) has_master: bool,
+    pub(crate) has_master: bool,
     /// What software made it; hardware has none.
-    pub(in super::super) kind: Option<String>,
+    pub(crate) kind: Option<String>,
 }
 
 /// An address of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in super::super) struct Address {
-    pub(in super::super) link: u32,
-    pub(in super::super) ip: IpAddr,
-    pub(in super::super) prefix: u8,
+pub(crate) struct Address {
+    pub(crate) link: u32,
+    pub(crate) ip: IpAddr,
+    pub(crate) prefix: u8,
     /// Others can reach it: its scope is global, and it is neither tentative nor about to go.
-    pub(in super::super) usable: bool,
+    pub(crate) usable: bool,
     /// It has no end.
-    pub(in super::super) permanent: bool,
+    pub(crate) permanent: bool,
 }
 
 /// What has changed, or is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in super::super) enum Event {
+pub(crate) enum Event {
     Link(Link),
     LinkGone(u32),
     Address(Address),

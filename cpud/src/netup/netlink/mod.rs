@@ -17,18 +17,18 @@ use nix::sys::socket::{
 };
 
 use super::dhcp::packet::Route;
-pub(super) use message::{Address, Event, Link};
+pub(crate) use message::{Address, Event, Link};
 use message::{address_header, encode, event, k, link_header, messages};
 
 /// One socket for what happens, one for commands.
-pub(super) struct Netlink {
+pub(crate) struct Netlink {
     events: OwnedFd,
     commands: OwnedFd,
     sequence: u32,
 }
 
 impl Netlink {
-    pub(super) fn new() -> io::Result<Self> {
+    pub(crate) fn new() -> io::Result<Self> {
         let open = |groups, flags| -> io::Result<OwnedFd> {
             let flags = SockFlag::SOCK_CLOEXEC | flags;
             let fd = socket(
@@ -49,14 +49,14 @@ impl Netlink {
     }
 
     /// Everything that is: addresses first, then links.
-    pub(super) fn everything(&mut self) -> io::Result<Vec<Event>> {
+    pub(crate) fn everything(&mut self) -> io::Result<Vec<Event>> {
         let mut events = self.request(k::GET_ADDRESS, k::DUMP, &[0; 8], &[])?;
         events.extend(self.request(k::GET_LINK, k::DUMP, &[0; 16], &[])?);
         Ok(events)
     }
 
     /// What has happened since; none means that some of it was lost and all is to be read again.
-    pub(super) fn events(&self) -> io::Result<Option<Vec<Event>>> {
+    pub(crate) fn events(&self) -> io::Result<Option<Vec<Event>>> {
         let mut all = Vec::new();
         loop {
             match receive(&self.events) {

@@ -1,0 +1,47 @@
+//! Text from elsewhere as it may reach a terminal.
+
+/// `text` with U+FFFD for what a terminal would act on instead of showing it (control characters, among them
+/// the beginnings of escape sequences and line ends) and for what changes the order in which the rest is read.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|c| match c {
+            '\t' => ' ',
+            c if c.is_control() || is_format(c) => char::REPLACEMENT_CHARACTER,
+            c => c,
+        })
+        .collect()
+}
+
+/// Of Unicode's category Cf, and the separators of lines and paragraphs: what has no shape of its own.
+fn is_format(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_is_seen_stays_and_what_acts_goes() {
+        assert_eq!(printable("naïve café 日本\t(x)"), "naïve café 日本 (x)");
+        assert_eq!(
+            printable("a\x1b[2Jb\r\nc\u{9b}1m"),
+            "a\u{fffd}[2Jb\u{fffd}\u{fffd}c\u{fffd}1m"
+        );
+        assert_eq!(printable("evil\u{202e}txt.exe"), "evil\u{fffd}txt.exe");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_acts_is_left(text: String) {
+            let shown = printable(&text);
+            prop_assert_eq!(shown.chars().count(), text.chars().count());
+            prop_assert!(!shown.chars().any(char::is_control));
+            prop_assert_eq!(printable(&shown), shown);
+        }
+    }
+}

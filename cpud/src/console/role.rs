@@ -1,0 +1,354 @@
+//! The console role: one thread that sleeps in poll(2) until somebody says a line, or something changes
+//! that the page shows. What is said goes to every console at once; a page is drawn anew only where it
+//! has changed, and a few times a second at most.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use cpu_proto::printable;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::facts::Facts;
+use super::outputs::{Active, Output};
+use super::{page, roster};
+use crate::netup::netlink::Netlink;
+use crate::ssh::Options;
+
+/// Lines that a console gets which appears later.
+const LAST_LINES: usize = 50;
+/// What is longer is cut into several.
+const LONGEST_LINE: usize = 4096;
+/// Between two drawings.
+const PAUSE: Duration = Duration::from_millis(200);
+/// Connections that are listened to; there are fewer.
+const MOST_CONNECTIONS: usize = 512;
+/// How long at the end consoles may take to take the last lines.
+const LAST_WAIT: Duration = Duration::from_secs(1);
+
+struct Role {
+    active: Active,
+    outputs: Vec<Output>,
+    /// What was read of a line that has not ended.
+    begun: Vec<u8>,
+    last_lines: VecDeque<String>,
+    facts: Facts,
+    /// None without a network in the kernel.
+    netlink: Option<Netlink>,
+    listener: Option<OwnedFd>,
+    connections: Vec<(OwnedFd, roster::Login)>,
+    /// poll(2) says when it has changed (proc_sys_poll in the kernel).
+    host_name: Option<File>,
+    title: String,
+    signals: SignalFd,
+    /// Something that the pages show may have changed.
+    is_stale: bool,
+    drawn: Option<Instant>,
+}
+
+/// Runs the role for ever, or until init ends it.
+pub(crate) fn run(options: Options) -> Result<Infallible> {
+    let mut role = Role::new(options)?;
+    loop {
+        role.hear();
+        role.draw();
+        role.sleep()?;
+    }
+}
+
+impl Role {
+    fn new(options: Options) -> Result<Self> {
+        let mut heard = SigSet::empty();
+        heard.add(Signal::SIGTERM);
+        heard.add(Signal::SIGWINCH);
+        heard.thread_block().context("cannot block signals")?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        let signals = SignalFd::with_flags(&heard, flags).context("cannot make a signalfd")?;
+        let mut role = Self {
+            active: Active::new(),
+            outputs: Vec::new(),
+            begun: Vec::new(),
+            last_lines: VecDeque::new(),
+            facts: Facts::new(options),
+            netlink: Netlink::new().ok(),
+            listener: roster::listener()
+                .inspect_err(|error| super::say(format_args!("{error:#}")))
+                .ok(),
+            connections: Vec::new(),
+            host_name: File::open("/proc/sys/kernel/hostname").ok(),
+            title: String::new(),
+            signals,
+            is_stale: true,
+            drawn: None,
+        };
+        role.hear_all_links();
+        Ok(role)
+    }
+
+    /// Until something happens, or a stale page may be drawn.
+    fn sleep(&self) -> Result<()> {
+        let is_shown = self.outputs.iter().any(|output| output.screen.is_some());
+        let timeout = match self.drawn {
+            Some(drawn) if self.is_stale && is_shown => {
+                let left = (drawn + PAUSE).saturating_duration_since(Instant::now());
+                // A millisecond more, since the rest is cut off.
+                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+            }
+            _ => PollTimeout::NONE,
+        };
+        let stdin = io::stdin();
+        let listener = self
+            .listener
+            .as_ref()
+            .filter(|_| self.connections.len() < MOST_CONNECTIONS);
+        let read = [Some(stdin.as_fd()), Some(self.signals.as_fd())]
+            .into_iter()
+            .chain([
+                self.netlink.as_ref().map(AsFd::as_fd),
+                listener.map(AsFd::as_fd),
+            ])
+            .flatten()
+            .chain(self.connections.iter().map(|(fd, _)| fd.as_fd()));
+        let changes = [self.active.fd(), self.host_name.as_ref().map(File::as_fd)];
+        let full = self.outputs.iter().filter(|output| output.is_waiting());
+        let mut fds: Vec<PollFd<'_>> = read
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .chain(
+                changes
+                    .into_iter()
+                    .flatten()
+                    .map(|fd| PollFd::new(fd, PollFlags::POLLPRI)),
+            )
+            .chain(full.map(|output| PollFd::new(output.fd(), PollFlags::POLLOUT)))
+            .collect();
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(errno) => Err(errno).context("cannot poll"),
+        }
+    }
+
+    /// Takes in what has happened, without waiting.
+    fn hear(&mut self) {
+        self.active.update(&mut self.outputs);
+        self.bring_up_to_date();
+        for line in self.read_lines() {
+            self.say(line);
+        }
+        self.hear_signals();
+        self.hear_links();
+        self.hear_connections();
+        let host = nix::unistd::gethostname().unwrap_or_default();
+        let host = host.to_string_lossy();
+        if self.title != host {
+            self.title = host.into_owned();
+            self.is_stale = true;
+        }
+        self.outputs.retain_mut(|output| output.flush().is_ok());
+    }
+
+    /// Complete lines that were said. Of many, some at a time, so that all else gets its turn.
+    fn read_lines(&mut self) -> Vec<String> {
+        let mut buffer = [0; LONGEST_LINE];
+        match nix::unistd::read(io::stdin(), &mut buffer) {
+            Ok(length) => cut_lines(&mut self.begun, &buffer[..length]),
+            // None is there.
+            Err(_) => Vec::new(),
+        }
+    }
+
+    fn say(&mut self, line: String) {
+        self.outputs
+            .retain_mut(|output| !output.is_up_to_date || output.line(&line).is_ok());
+        if self.last_lines.len() == LAST_LINES {
+            self.last_lines.pop_front();
+        }
+        self.last_lines.push_back(line);
+    }
+
+    /// A console that has appeared is told what was said before; a screen when it is drawn.
+    fn bring_up_to_date(&mut self) {
+        let lines = &self.last_lines;
+        self.outputs.retain_mut(|output| {
+            let rows = match &output.screen {
+                _ if output.is_up_to_date => return true,
+                Some(screen) if screen.is_new() => return true,
+                Some(screen) => screen.log_rows(),
+                None => LAST_LINES,
+            };
+            output.is_up_to_date = true;
+            let mut last = lines.iter().skip(lines.len().saturating_sub(rows));
+            last.try_for_each(|line| output.line(line)).is_ok()
+        });
+    }
+
+    fn hear_signals(&mut self) {
+        while let Ok(Some(signal)) = self.signals.read_signal() {
+            if signal.ssi_signo == Signal::SIGTERM as u32 {
+                self.end();
+            }
+            for output in &mut self.outputs {
+                if output.screen.is_some() {
+                    output.measure();
+                    self.is_stale = true;
+                }
+            }
+        }
+    }
+
+    fn hear_all_links(&mut self) {
+        self.facts.links.clear();
+        let events = self
+            .netlink
+            .as_mut()
+            .and_then(|netlink| netlink.everything().ok());
+        // Links before their addresses.
+        for event in events.into_iter().flatten().rev() {
+            self.facts.hear(event);
+        }
+        self.is_stale = true;
+    }
+
+    fn hear_links(&mut self) {
+        match self.netlink.as_ref().map(Netlink::events) {
+            None => {}
+            Some(Ok(Some(events))) => {
+                self.is_stale |= !events.is_empty();
+                for event in events {
+                    self.facts.hear(event);
+                }
+            }
+            Some(Ok(None)) => self.hear_all_links(),
+            Some(Err(error)) => {
+                self.say(format!(
+                    "cpud: the screen cannot follow the links any more: {error}"
+                ));
+                self.netlink = None;
+            }
+        }
+    }
+
+    fn hear_connections(&mut self) {
+        let before = self.facts.logins.len();
+        let mut is_stale = false;
+        if let Some(listener) = &self.listener {
+            while self.connections.len() < MOST_CONNECTIONS
+                && let Ok(connection) = crate::sys::accept(listener.as_fd())
+            {
+                self.connections
+                    .push((connection, roster::Login::default()));
+            }
+        }
+        self.connections
+            .retain_mut(|(connection, login)| match roster::hear(connection) {
+                Ok(told) => {
+                    is_stale |= told.is_some();
+                    *login = told.unwrap_or_else(|| std::mem::take(login));
+                    true
+                }
+                Err(_) => false,
+            });
+        if is_stale || self.connections.len() != before {
+            self.facts.logins = self
+                .connections
+                .iter()
+                .map(|(_, login)| login.clone())
+                .collect();
+            self.is_stale = true;
+        }
+    }
+
+    /// Draws what has changed.
+    fn draw(&mut self) {
+        let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= PAUSE);
+        if !self.is_stale || !is_due {
+            return;
+        }
+        self.is_stale = false;
+        if self.outputs.iter().all(|output| output.screen.is_none()) {
+            return;
+        }
+        self.drawn = Some(Instant::now());
+        self.facts.read_keys();
+        let (facts, title) = (&self.facts, &self.title);
+        self.outputs.retain_mut(|output| {
+            let Some(screen) = &mut output.screen else {
+                return true;
+            };
+            let (rows, columns) = screen.size();
+            let writes = screen.draw(page::page(facts, title, rows, columns));
+            writes
+                .iter()
+                .try_for_each(|bytes| output.write(bytes))
+                .is_ok()
+        });
+        self.bring_up_to_date();
+    }
+
+    /// Init ends everything: what was said until now is still told.
+    fn end(&mut self) -> ! {
+        let deadline = Instant::now() + LAST_WAIT;
+        loop {
+            let lines = self.read_lines();
+            if lines.is_empty() {
+                break;
+            }
+            for line in lines {
+                self.say(line);
+            }
+        }
+        loop {
+            self.outputs
+                .retain_mut(|output| output.flush().is_ok() && output.is_waiting());
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut fds: Vec<PollFd<'_>> = self
+                .outputs
+                .iter()
+                .map(|output| PollFd::new(output.fd(), PollFlags::POLLOUT))
+                .collect();
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+            if fds.is_empty() || left.is_zero() || !matches!(poll(&mut fds, timeout), Ok(1..)) {
+                std::process::exit(0);
+            }
+        }
+    }
+}
+
+/// Appends what was read, and takes the lines that are complete, as they may reach a terminal.
+fn cut_lines(begun: &mut Vec<u8>, read: &[u8]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for byte in read {
+        if *byte != b'\n' {
+            begun.push(*byte);
+        }
+        if *byte == b'\n' || begun.len() >= LONGEST_LINE {
+            lines.push(printable(&String::from_utf8_lossy(begun)));
+            begun.clear();
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_taken_when_they_are_complete_and_harmless() {
+        let mut begun = Vec::new();
+        assert_eq!(cut_lines(&mut begun, b"one\ntw"), ["one"]);
+        assert_eq!(
+            cut_lines(&mut begun, b"o\n\x1b[2Jthree\n"),
+            ["two", "\u{fffd}[2Jthree"]
+        );
+        let long = vec![b'x'; 2 * LONGEST_LINE + 1];
+        assert_eq!(cut_lines(&mut begun, &long).len(), 2);
+        assert_eq!(cut_lines(&mut begun, b"\n"), ["x"]);
+    }
+}
