@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use cpu_proto::fstab::{self, Reason};
 use cpu_proto::namespace::{self, Bind};
-use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO};
+use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-use crate::user::User;
+use crate::user::CommandUser;
 use crate::{as_root, programs};
 
 /// What the command line says of the machine's mounts.
@@ -48,7 +48,11 @@ pub(crate) fn home() -> PathBuf {
 }
 
 /// The whole environment, with the session's mounts added.
-pub(crate) fn environment(mounts: &Mounts<'_>, user: User, home: &Path) -> Result<Environment> {
+pub(crate) fn environment(
+    mounts: &Mounts<'_>,
+    user: &CommandUser,
+    home: &Path,
+) -> Result<Environment> {
     let mut all = Vec::new();
     for (name, value) in std::env::vars_os() {
         if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
@@ -86,13 +90,15 @@ pub(crate) fn environment(mounts: &Mounts<'_>, user: User, home: &Path) -> Resul
     let cache_is_chosen = mounts.cache.is_some() || chosen().next().is_some();
     let own = own_fstab(mounts.fstab, find(ENV_FSTAB))?;
     let text = namespace::to_fstab(&binds, usual) + &own;
-    let mut for_cpud = Vec::new();
-    if mounts.ninep && user != User::Root {
+    let mut for_cpud = vec![(ENV_UMASK.to_owned(), format!("{:04o}", umask()))];
+    let is_ordinary = mounts.ninep && *user != CommandUser::Root;
+    let is_roots = matches!(user, CommandUser::RootFor { .. });
+    if is_ordinary {
         let sudo = as_root::sudo(&binds, mounts.root);
         if !sudo.is_empty() {
             for_cpud.push((ENV_SUDO.to_owned(), sudo.join(":")));
         }
-        if let Some(bind) = as_root::home(&binds, mounts.root, home) {
+        if is_roots && let Some(bind) = as_root::home(&binds, mounts.root, home) {
             binds.push(bind);
             let text = namespace::to_fstab(&binds, usual) + &own;
             for_cpud.push((ENV_FSTAB.to_owned(), text));
@@ -120,8 +126,10 @@ pub(crate) fn environment(mounts: &Mounts<'_>, user: User, home: &Path) -> Resul
     // A private directory there; one of here would not exist.
     set("TMPDIR", Some("/tmp".into()));
     set(ENV_FSTAB, Some(text).filter(|text| !text.is_empty()));
-    if mounts.ninep && user != User::Root {
-        programs::tell(&mut all);
+    if is_ordinary {
+        if is_roots {
+            programs::tell(&mut all);
+        }
         programs::extend_path(&mut all);
     }
     Ok(Environment {
@@ -130,6 +138,13 @@ pub(crate) fn environment(mounts: &Mounts<'_>, user: User, home: &Path) -> Resul
         caches,
         cache_is_chosen,
     })
+}
+
+/// This process's, which serving files changes later.
+fn umask() -> u32 {
+    let umask = rustix::process::umask(Mode::empty());
+    rustix::process::umask(umask);
+    umask.as_raw_mode()
 }
 
 /// Whether `$PWD` says where the command is to run. It may be a left-over: a program that changes its directory and

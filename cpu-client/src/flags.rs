@@ -15,6 +15,7 @@ use cpu_proto::{Cache, MAX_MSIZE, Wait};
 
 use crate::ssh::Network;
 use crate::terminal::Tty;
+use crate::user::UserFlag;
 use crate::visible;
 
 /// Log in to a machine and run a command there with this machine's files.
@@ -75,6 +76,11 @@ pub(crate) struct Flags {
           value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)),
           help_heading = FILES)]
     pub(crate) msize: u32,
+
+    /// root or me: who the command is there (root)
+    #[arg(long, value_name = "USER", default_value = "root", hide_default_value = true,
+          help_heading = SESSION)]
+    pub(crate) user: UserFlag,
 
     /// a terminal there also for a command; -tt: in any case
     #[arg(long = "t", action = clap::ArgAction::Count, help_heading = SESSION)]
@@ -431,6 +437,16 @@ mod tests {
         let flags = read("-d host -- -strange");
         assert_eq!(flags.command, ["-strange"]);
         assert!(flags.debug.0);
+    }
+
+    #[test]
+    fn the_commands_user_is_root_or_me() {
+        assert_eq!(read("host id -user me").user, UserFlag::Root);
+        for line in ["-user me host", "--user=me host", "host -user me id"] {
+            assert_eq!(read(line).user, UserFlag::Me, "{line}");
+        }
+        assert_eq!(read("-user me -user root host").user, UserFlag::Root);
+        assert!(refuse("-user ann host").contains("write root or me"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ use flags::Flags;
 use ninep::observe::Observer;
 use terminal::Tty;
 use tracing::level_filters::LevelFilter;
-use user::User;
+use user::CommandUser;
 use visible::Stats;
 use waiting::Stage;
 
@@ -123,8 +123,8 @@ fn run(flags: &Flags) -> Result<u8> {
         root: &flags.root,
         cache: flags.cache,
     };
-    let user = User::of_process();
-    let environment = environment(&mounts, user, &home)?;
+    let user = CommandUser::of_process(flags.user)?;
+    let environment = environment(&mounts, &user, &home)?;
     let stats = flags.stats.0.then(Arc::<Stats>::default);
     let files = if flags.ninep.0 {
         let observer: Option<Arc<dyn Observer + Send>> = match (stats.clone(), flags.dbg9p.trace()?)
@@ -199,6 +199,10 @@ fn run(flags: &Flags) -> Result<u8> {
             words,
             environment,
             files: files.map(|files| (files, caches)),
+            user: match user {
+                CommandUser::Same(user) => Some(user),
+                CommandUser::Root | CommandUser::RootFor { .. } => None,
+            },
             terminal,
             needs_terminal: matches!(tty, Tty::Command | Tty::Force),
             input,

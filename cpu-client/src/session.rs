@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use bytes::Bytes;
-use cpu_proto::{Cache, ENV_FSTAB, ENV_FSTAB_LC, quote};
+use cpu_proto::{Cache, Credentials, ENV_FSTAB, ENV_FSTAB_LC, quote};
 use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
 use cpu_ssh::{Stream, signals};
 use futures_util::future::try_join_all;
@@ -47,6 +47,8 @@ pub(crate) struct Command {
     pub(crate) environment: Vec<(String, String)>,
     /// This machine's files, if they are served, and the cache modes of the mounts that show them.
     pub(crate) files: Option<(Files, Vec<Cache>)>,
+    /// Who it is, if not root.
+    pub(crate) user: Option<Credentials>,
     pub(crate) terminal: bool,
     /// Whether a server that gives no terminal fails the session, as with ssh's `-t`.
     pub(crate) needs_terminal: bool,
@@ -66,6 +68,15 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     if command.files.is_some() && connection.server == Server::Sshd {
         bail!(
             "the server is no cpud, and files are served only to those; use -9p=false for plain ssh"
+        );
+    }
+    if command.user.is_some() && connection.server != Server::Cpud {
+        bail!(
+            "the server is no cpud of ours, and knows no -user: its commands are {}",
+            match connection.server {
+                Server::Sshd => "those of the user who logs in",
+                Server::URoot | Server::Cpud => "root's",
+            }
         );
     }
     let (local_tx, mut local) = mpsc::unbounded_channel();
@@ -244,12 +255,18 @@ async fn start(
             .await
             .context(lost)?;
     }
-    if command.words.is_empty() && connection.server != Server::URoot {
+    let user = command
+        .user
+        .as_ref()
+        .map(Credentials::flag)
+        .unwrap_or_default();
+    let is_shell = command.words.is_empty() && user.is_empty();
+    if is_shell && connection.server != Server::URoot {
         sender.request(|write| write.request_shell(true)).await
     } else {
         let line = match connection.server {
             Server::Sshd => command.words.join(&b' '),
-            Server::Cpud => quote::join(&command.words),
+            Server::Cpud => [user, quote::join(&command.words)].concat(),
             // No words are a shell there.
             Server::URoot => {
                 let port = port.map_or(String::new(), |port| format!("-port9p={port}"));

@@ -3,6 +3,7 @@
 
 pub mod authorized_keys;
 mod cache;
+mod credentials;
 pub mod fstab;
 pub mod namespace;
 pub mod package_note;
@@ -12,6 +13,7 @@ mod wait;
 
 pub use authorized_keys::AuthorizedKeys;
 pub use cache::Cache;
+pub use credentials::{Credentials, NoCredentials};
 pub use printable::printable;
 pub use wait::{ENV_WAIT, Wait};
 
@@ -47,6 +49,10 @@ pub const ENV_FSTAB_LC: &str = "LC_GLENDA_CPU_FSTAB";
 /// colons between them: cpud has its own there, since the client's can't read its configuration. Another server
 /// leaves it to the command, which has no use for it.
 pub const ENV_SUDO: &str = "CPU_SUDO";
+
+/// Environment variable with the umask of the client's user, in octal: what his commands make there is as private as
+/// what they make here. Without it, it is 022.
+pub const ENV_UMASK: &str = "CPU_UMASK";
 
 /// Largest 9P message: the cap of the kernel's `trans=fd` (`net/9p/trans_fd.c`, `MAX_SOCK_BUF`).
 pub const MAX_MSIZE: u32 = 1024 * 1024;

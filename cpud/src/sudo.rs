@@ -1,5 +1,6 @@
 //! sudo(8) in a session: whoever logs in is root already, so there is nobody to ask and nothing to decide. The
-//! command runs with the environment as it is, and with the directories of root's programs in its PATH.
+//! command runs with the environment as it is, and with the directories of root's programs in its PATH. Where the
+//! session's user is another (`-user me`), it becomes root by the capabilities that he has.
 //!
 //! Flags about passwords, and about what is kept of an environment that is kept anyway, are accepted. Those that ask
 //! for something else than root's rights are refused, so that nothing is done in another way than it was meant.
@@ -11,6 +12,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+
+use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 /// Where root's programs are; an ordinary user's PATH may lack them.
 const FOR_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
@@ -42,7 +45,7 @@ const LONG: [(&str, char); 16] = [
 
 /// What a command line asks for.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Wish {
+struct Invocation {
     words: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
@@ -56,14 +59,14 @@ struct Wish {
 
 /// Runs as `sudo`; `args` are those behind that word.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let done = parse(args).and_then(|wish| match wish {
-        Wish {
+    let done = parse(args).and_then(|invocation| match invocation {
+        Invocation {
             told: Some(text), ..
         } => io::stdout()
             .write_all(text.as_bytes())
             .map_err(|error| format!("cannot write: {error}")),
-        Wish { nothing: true, .. } => Ok(()),
-        wish => Err(exec(wish)),
+        Invocation { nothing: true, .. } => Ok(()),
+        invocation => Err(exec(invocation)),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -75,8 +78,8 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Wish, String> {
-    let mut wish = Wish::default();
+fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Invocation, String> {
+    let mut invocation = Invocation::default();
     while let Some(word) = args.next() {
         let bytes = word.as_bytes();
         if bytes == b"--" {
@@ -92,30 +95,30 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Wish, String> {
             }
             let known = LONG.iter().find(|(long, _)| long.as_bytes() == name);
             let &(_, flag) = known.ok_or_else(|| refusal(&word))?;
-            wish.flag(flag, value, &mut args)?;
+            invocation.flag(flag, value, &mut args)?;
         } else if let Some(mut flags) = bytes.strip_prefix(b"-").filter(|flags| !flags.is_empty()) {
             while let Some((&flag, rest)) = flags.split_first() {
                 let value = (!rest.is_empty()).then(|| rest.to_vec());
-                let is_used = wish.flag(flag.into(), value, &mut args)?;
+                let is_used = invocation.flag(flag.into(), value, &mut args)?;
                 flags = if is_used { &[] } else { rest };
             }
         } else if let Some((name, value)) = variable(bytes) {
-            wish.variables.push((name, value));
+            invocation.variables.push((name, value));
         } else {
-            wish.words.push(word);
+            invocation.words.push(word);
             break;
         }
     }
-    wish.words.extend(args);
-    let is_command = wish.shell || !wish.words.is_empty();
-    if !is_command && !wish.nothing && wish.told.is_none() {
+    invocation.words.extend(args);
+    let is_command = invocation.shell || !invocation.words.is_empty();
+    if !is_command && !invocation.nothing && invocation.told.is_none() {
         return Err("what is to be run? sudo -h tells how to say it".to_owned());
     }
-    wish.nothing &= !is_command;
-    Ok(wish)
+    invocation.nothing &= !is_command;
+    Ok(invocation)
 }
 
-impl Wish {
+impl Invocation {
     /// Takes a flag; true if it used the value behind it.
     fn flag(
         &mut self,
@@ -180,23 +183,23 @@ fn variable(word: &[u8]) -> Option<(OsString, OsString)> {
 }
 
 /// Becomes what is wanted; the result says why it could not.
-fn exec(wish: Wish) -> String {
+fn exec(invocation: Invocation) -> String {
     let shell = || {
         env::var_os("SHELL")
             .filter(|shell| !shell.is_empty())
             .unwrap_or_else(|| "/bin/sh".into())
     };
-    let words = if wish.shell {
-        in_shell(shell(), &wish)
+    let words = if invocation.shell {
+        in_shell(shell(), &invocation)
     } else {
-        wish.words
+        invocation.words
     };
     let Some((program, arguments)) = words.split_first() else {
         return "there is no command".to_owned();
     };
     let mut command = Command::new(program);
     command.args(arguments);
-    if wish.login {
+    if invocation.login {
         let name = Path::new(program).file_name().unwrap_or(program);
         let mut zeroth = OsString::from("-");
         zeroth.push(name);
@@ -205,15 +208,21 @@ fn exec(wish: Wish) -> String {
     if let Some(path) = env::var_os("PATH") {
         command.env("PATH", with_roots(&path));
     }
-    command.envs(wish.variables);
-    let directory = match wish.directory {
-        None if wish.login => env::home_dir(),
+    command.envs(invocation.variables);
+    let directory = match invocation.directory {
+        None if invocation.login => env::home_dir(),
         directory => directory,
     };
     if let Some(directory) = directory
         && let Err(error) = env::set_current_dir(&directory)
     {
         return format!("cannot change to {}: {error}", directory.display());
+    }
+    if let Err(errno) = become_root() {
+        return format!(
+            "cannot become root: {} (has this process lost its capabilities?)",
+            errno.desc()
+        );
     }
     let error = command.exec();
     match error.kind() {
@@ -222,12 +231,22 @@ fn exec(wish: Wish) -> String {
     }
 }
 
+fn become_root() -> nix::Result<()> {
+    if geteuid().is_root() {
+        return Ok(());
+    }
+    let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
+    setgroups(&[gid])?;
+    setresgid(gid, gid, gid)?;
+    setresuid(uid, uid, uid)
+}
+
 /// The words of a shell that runs those of the command, each character quoted that could mean something to it.
-fn in_shell(shell: OsString, wish: &Wish) -> Vec<OsString> {
+fn in_shell(shell: OsString, invocation: &Invocation) -> Vec<OsString> {
     let mut words = vec![shell];
-    if !wish.words.is_empty() {
+    if !invocation.words.is_empty() {
         let mut line = Vec::new();
-        for word in &wish.words {
+        for word in &invocation.words {
             if !line.is_empty() {
                 line.push(b' ');
             }
@@ -258,14 +277,14 @@ fn with_roots(path: &OsStr) -> OsString {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Wish, String> {
+    fn read(line: &str) -> Result<Invocation, String> {
         parse(line.split_whitespace().map(OsString::from))
     }
 
     fn words(line: &str) -> Vec<OsString> {
-        let wish = read(line).unwrap();
-        assert!(!wish.nothing && wish.told.is_none(), "{line}");
-        wish.words
+        let invocation = read(line).unwrap();
+        assert!(!invocation.nothing && invocation.told.is_none(), "{line}");
+        invocation.words
     }
 
     #[test]
@@ -289,13 +308,13 @@ mod tests {
 
     #[test]
     fn variables_stand_in_front_of_the_command() {
-        let wish = read("A=1 -n B_2=x=y C= make D=4").unwrap();
+        let invocation = read("A=1 -n B_2=x=y C= make D=4").unwrap();
         let all = [("A", "1"), ("B_2", "x=y"), ("C", "")];
         assert_eq!(
-            wish.variables,
+            invocation.variables,
             all.map(|(name, value)| (name.into(), value.into()))
         );
-        assert_eq!(wish.words, ["make", "D=4"]);
+        assert_eq!(invocation.words, ["make", "D=4"]);
         assert_eq!(words("./a=b"), ["./a=b"]);
         assert_eq!(words("=x"), ["=x"]);
         assert_eq!(words("A=1 -- B=2"), ["B=2"]);

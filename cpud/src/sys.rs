@@ -11,12 +11,13 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use bytes::BytesMut;
+use cpu_proto::Credentials;
 use cpu_proto::package_note::{PackageNote, description_size};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::Winsize;
 use nix::sys::signal::SigSet;
-use nix::unistd::{ForkResult, Pid, execve};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, execve, setgroups, setresgid, setresuid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -141,9 +142,20 @@ pub(crate) fn reap() -> nix::Result<Option<(Pid, Ended)>> {
     Ok((pid != 0).then_some((Pid::from_raw(pid), ended)))
 }
 
+/// What a process is to be besides leader of a session.
+#[derive(Default)]
+pub(crate) struct Spawn<'a> {
+    /// Standard input is its controlling terminal.
+    pub(crate) tty: bool,
+    /// Who it is, if not root; with all of root's capabilities.
+    pub(crate) user: Option<&'a Credentials>,
+    /// The control group that it begins in.
+    pub(crate) group: Option<BorrowedFd<'a>>,
+}
+
 /// Starts `file` with `args` (the zeroth included) and `environment` as leader of a session of its
-/// own, every signal at its default and unblocked. With `tty`, standard input becomes its
-/// controlling terminal. With `group`, it begins in that control group. The error is that of fork(2), setsid(2), `TIOCSCTTY` or execve(2).
+/// own, every signal at its default and unblocked. The error is that of fork(2), setsid(2), `TIOCSCTTY`, execve(2),
+/// or of becoming the user.
 ///
 /// For single-threaded roles: the child allocates before it execs. (std's `Command` leaves the
 /// signal mask, and whether it runs a file that is no program by /bin/sh depends on the libc.)
@@ -151,14 +163,14 @@ pub(crate) fn spawn_leader(
     file: &CStr,
     args: &[CString],
     environment: &[CString],
-    tty: bool,
-    group: Option<BorrowedFd<'_>>,
+    how: &Spawn<'_>,
 ) -> nix::Result<Pid> {
     // Closed by the exec; so what is read from it is the error, and nothing means success.
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    match fork_into(group)? {
+    match fork_into(how.group)? {
         ForkResult::Child => {
-            let Err(errno) = become_leader(tty).and_then(|()| execve(file, args, environment));
+            let ready = become_leader(how.tty).and_then(|()| how.user.map_or(Ok(()), become_user));
+            let Err(errno) = ready.and_then(|()| execve(file, args, environment));
             let _ = nix::unistd::write(&writer, &(errno as i32).to_ne_bytes());
             // SAFETY: ends the process without running the parent's exit handlers.
             unsafe { libc::_exit(127) }
@@ -207,6 +219,59 @@ fn become_leader(tty: bool) -> nix::Result<()> {
     if tty {
         // SAFETY: TIOCSCTTY takes an int and no pointer.
         Errno::result(unsafe { libc::ioctl(0, libc::TIOCSCTTY, 0) })?;
+    }
+    Ok(())
+}
+
+/// `_LINUX_CAPABILITY_VERSION_3` of linux/capability.h, and its structures.
+const CAPABILITY_VERSION: u32 = 0x2008_0522;
+
+#[repr(C)]
+struct CapabilityHeader {
+    version: u32,
+    pid: i32,
+}
+
+/// Half of each set; the first has the capabilities below 32.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct CapabilityHalf {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+/// Becomes a user who keeps all capabilities, and hands them on to what he executes (the ambient set,
+/// capabilities(7)). For a child that is about to exec.
+fn become_user(user: &Credentials) -> nix::Result<()> {
+    let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
+    let (uid, gid) = (Uid::from_raw(user.uid), Gid::from_raw(user.gid));
+    setgroups(&groups)?;
+    setresgid(gid, gid, gid)?;
+    nix::sys::prctl::set_keepcaps(true)?;
+    setresuid(uid, uid, uid)?;
+    let mut header = CapabilityHeader {
+        version: CAPABILITY_VERSION,
+        pid: 0,
+    };
+    let mut halves = [CapabilityHalf::default(); 2];
+    // SAFETY: the kernel reads the header and writes the two halves that its version has.
+    let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, halves.as_mut_ptr()) };
+    Errno::result(got)?;
+    for half in &mut halves {
+        half.effective = half.permitted;
+        half.inheritable = half.permitted;
+    }
+    // SAFETY: the kernel reads the header and the two halves.
+    let set = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, halves.as_ptr()) };
+    Errno::result(set)?;
+    let all = u64::from(halves[1].permitted) << 32 | u64::from(halves[0].permitted);
+    for capability in (0..u64::BITS).filter(|capability| all >> capability & 1 != 0) {
+        let raise = libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong;
+        let capability = libc::c_ulong::from(capability);
+        let none: libc::c_ulong = 0;
+        // SAFETY: takes numbers only.
+        Errno::result(unsafe { libc::prctl(libc::PR_CAP_AMBIENT, raise, capability, none, none) })?;
     }
     Ok(())
 }

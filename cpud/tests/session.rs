@@ -177,6 +177,7 @@ fn environment_is_the_clients_and_no_more() {
             ("LC_GLENDA_CPU_FSTAB", ""),
             ("CPUNONCE", "0"),
             ("CPU_SUDO", ""),
+            ("CPU_UMASK", "077"),
             ("PWD", "/usr"),
         ],
         &["env"],
@@ -184,6 +185,21 @@ fn environment_is_the_clients_and_no_more() {
     let mut lines: Vec<_> = text(&output.stdout).lines().collect();
     lines.sort_unstable();
     assert_eq!(lines, ["A=b c", "PATH=/usr/bin:/bin", "PWD=/usr"]);
+}
+
+#[test]
+fn the_umask_is_the_clients_for_the_command_alone() {
+    let look = "umask; stat -c %a /tmp/cpu";
+    assert_eq!(sh(&[], look), "0022\n755\n");
+    for (umask, seen) in [
+        ("0077", "0077"),
+        ("2", "0002"),
+        ("0", "0000"),
+        ("x", "0022"),
+        ("", "0022"),
+    ] {
+        assert_eq!(sh(&[("CPU_UMASK", umask)], look), format!("{seen}\n755\n"));
+    }
 }
 
 #[test]

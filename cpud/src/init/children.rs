@@ -192,7 +192,7 @@ impl Child {
         let c_strings = |bytes| CString::new(bytes).unwrap_or_default();
         let args: Vec<CString> = words.chain(flags).map(c_strings).collect();
         let environment: Vec<CString> = variables.map(c_strings).collect();
-        sys::spawn_leader(this, &args, &environment, false, None)
+        sys::spawn_leader(this, &args, &environment, &sys::Spawn::default())
     }
 }
 

@@ -4,7 +4,6 @@ use std::env;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs;
 use std::io::{self, Read as _};
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -12,9 +11,8 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::cgroup::Cgroup;
 use super::shown;
-use crate::sys;
+use crate::sys::{self, Spawn};
 
 /// Where commands are looked for when the client sent no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -55,8 +53,7 @@ pub(super) fn start(
     words: Vec<OsString>,
     pwd: &Path,
     consumed: &[&str],
-    tty: bool,
-    cgroup: Option<&Cgroup>,
+    how: &Spawn<'_>,
 ) -> Result<Pid, Failure> {
     let mut words = words.into_iter();
     let (file, name) = if let Some(name) = words.next() {
@@ -79,13 +76,12 @@ pub(super) fn start(
         })
         .collect();
 
-    let group = cgroup.map(AsFd::as_fd);
     let c_file = c_string(file.as_os_str());
     let args: Vec<CString> = [c_string(&name)]
         .into_iter()
         .chain(rest.iter().cloned())
         .collect();
-    sys::spawn_leader(&c_file, &args, &environment, tty, group)
+    sys::spawn_leader(&c_file, &args, &environment, how)
         .or_else(|errno| {
             // A script without "#!" is one for the shell, as in execvp(3).
             if errno != Errno::ENOEXEC || head(&file).starts_with(b"\x7fELF") {
@@ -95,7 +91,7 @@ pub(super) fn start(
                 .into_iter()
                 .chain(rest.iter().cloned())
                 .collect();
-            sys::spawn_leader(c"/bin/sh", &args, &environment, tty, group)
+            sys::spawn_leader(c"/bin/sh", &args, &environment, how)
         })
         .map_err(|errno| explain(file.into(), errno))
 }

@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the server as
 //!
 //! ```text
-//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] [--nowait] -- [word...]
+//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [word...]
 //! ```
 //!
 //! with the environment that the client sent, and pipes or the terminal as standard input, output
@@ -37,11 +37,13 @@ pub(crate) use family::Family;
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail};
-use cpu_proto::{Cache, ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO};
+use cpu_proto::{Cache, Credentials, ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, ENV_UMASK};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::stat::{Mode, umask};
@@ -50,7 +52,7 @@ use crate::console::say;
 use crate::sys::{self, Ended};
 
 /// Variables that were for cpud and not for the command. The last is the Go client's nonce.
-const CONSUMED: [&str; 4] = [ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, "CPUNONCE"];
+const CONSUMED: [&str; 5] = [ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, ENV_UMASK, "CPUNONCE"];
 
 /// What the server asks for.
 struct Request {
@@ -65,6 +67,8 @@ struct Request {
     tty: bool,
     /// The session ends with the command, and what that has left running is ended.
     only_command: bool,
+    /// Who is to run it, if not root.
+    user: Option<Credentials>,
     /// Command and arguments; none: the user's shell.
     words: Vec<OsString>,
 }
@@ -83,6 +87,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
     let (mut control, mut ninep) = (None, Vec::new());
     let (mut u_root, mut tty, mut only_command) = (false, false, false);
+    let mut user = None;
     while let Some(arg) = args.next() {
         let descriptor = |number: Option<OsString>| -> Result<OwnedFd> {
             let number = number.and_then(|n| n.to_str()?.parse().ok());
@@ -100,6 +105,10 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
             b"--u-root" => u_root = true,
             b"--tty" => tty = true,
             b"--nowait" => only_command = true,
+            b"--user" => {
+                let numbers = args.next().and_then(|user| user.to_str()?.parse().ok());
+                user = Some(numbers.context("--user needs a user's numbers")?);
+            }
             b"--" => {
                 let control = control.context("--control is missing")?;
                 return Ok(Request {
@@ -108,6 +117,7 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
                     u_root,
                     tty,
                     only_command,
+                    user,
                     words: args.collect(),
                 });
             }
@@ -124,6 +134,7 @@ fn run(request: Request) -> Result<Ended> {
         u_root,
         tty,
         only_command,
+        user,
         words,
     } = request;
     sys::close_the_rest_on_exec().context("cannot mark descriptors close-on-exec")?;
@@ -149,18 +160,31 @@ fn run(request: Request) -> Result<Ended> {
     let clients = namespace::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
     let fstab = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
     let fstab = fstab.unwrap_or_default();
-    mounts::look_up(&fstab, directory.path(), &clients);
+    let points = sudo.as_ref().map_or(&[][..], sudo::Sudo::places);
+    let points = points.iter().map(PathBuf::as_path);
+    let points: Vec<&Path> = points.chain(resolv.point()).collect();
+    let held = mounts::look_up(&fstab, directory.path(), &points, &clients);
     let mounted = mounts::mount_all(&fstab, &clients);
-    let enter = || directory.enter(clients.first());
-    let enter = || match sudo {
-        Some(sudo) => sudo.mount_during(enter),
-        None => enter(),
-    };
-    let directory = resolv.mount_during(&mounted, enter)?;
+    if let Some(sudo) = &sudo {
+        sudo.mount();
+    }
+    resolv.mount(&mounted);
+    drop(held);
+    let directory = directory.enter(clients.first())?;
     // An open descriptor would keep nothing alive that matters, but it has no more use either.
     drop(clients);
 
-    let status = match command::start(words, &directory, &CONSUMED, tty, cgroup.as_ref()) {
+    if let Some(user) = user.as_ref().filter(|_| tty) {
+        nix::unistd::fchown(io::stdin(), Some(user.uid.into()), None)
+            .context("cannot give the terminal to the user")?;
+    }
+    umask(commands_umask());
+    let how = sys::Spawn {
+        tty,
+        user: user.as_ref(),
+        group: cgroup.as_ref().map(AsFd::as_fd),
+    };
+    let status = match command::start(words, &directory, &CONSUMED, &how) {
         Ok(pid) => {
             wait::release_standard_streams(&null)?;
             wait::until_all_are_gone(pid, control, tty, only_command, proc, cgroup.as_ref())
@@ -172,6 +196,13 @@ fn run(request: Request) -> Result<Ended> {
     };
     mounts::unmount_all(&mounted);
     status
+}
+
+/// The command's: the client's, or the usual one.
+fn commands_umask() -> Mode {
+    let text = env::var_os(ENV_UMASK);
+    let bits = text.and_then(|text| u32::from_str_radix(text.to_str()?, 8).ok());
+    Mode::from_bits_truncate(bits.unwrap_or(0o022) & 0o777)
 }
 
 /// Ends this process as the command ended, so that the server sees what a shell would have seen.

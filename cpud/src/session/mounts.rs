@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use cpu_proto::MOUNT_POINT;
@@ -53,18 +54,47 @@ pub(super) fn unmount_all(targets: &[PathBuf]) {
     });
 }
 
-/// Looks up ahead what the mounts of `text` and the working directory will want of the client's files;
-/// nothing if one of the mounts changes the client's tree itself, since then the order matters.
-pub(super) fn look_up(text: &OsStr, directory: Option<&Path>, clients: &[Client]) {
+/// Looks up ahead what the mounts of `text` and the working directory will want of the client's files, and what is at
+/// `points` in those mounts; nothing if one of the mounts changes the client's tree itself, since then the order matters.
+/// As long as the result is held, the kernel knows the points and need not ask for them.
+pub(super) fn look_up(
+    text: &OsStr,
+    directory: Option<&Path>,
+    points: &[&Path],
+    clients: &[Client],
+) -> Vec<OwnedFd> {
     let entries: Vec<Entry> = fstab::parse(text.as_bytes()).flatten().collect();
     if entries.iter().any(|e| inside(&e.target, clients).is_some()) {
-        return;
+        return Vec::new();
     }
     let binds = entries.iter().filter(|e| e.flags & fstab::BIND != 0);
     let sources = binds.filter_map(|e| inside(Path::new(&e.source), clients));
     let directory = clients.first().zip(directory);
-    let wanted: Vec<(&Client, &Path)> = sources.chain(directory).collect();
-    at_once(&wanted, |(client, path)| client.look_up(path));
+    let points: Vec<PathBuf> = points
+        .iter()
+        .filter_map(|point| source_of(point, &entries))
+        .collect();
+    let points = points.iter().filter_map(|point| inside(point, clients));
+    let wanted = sources.chain(directory).map(|wanted| (wanted, false));
+    let wanted: Vec<_> = wanted.chain(points.map(|point| (point, true))).collect();
+    let held = Mutex::new(Vec::new());
+    at_once(&wanted, |&((client, path), is_point)| {
+        if !is_point {
+            client.look_up(path);
+        } else if let Ok(fd) = client.open_itself(path) {
+            let mut held = held.lock().unwrap_or_else(PoisonError::into_inner);
+            held.push(fd);
+        }
+    });
+    held.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a path beneath one of the binds is where that comes from.
+fn source_of(path: &Path, entries: &[Entry]) -> Option<PathBuf> {
+    entries.iter().rev().find_map(|entry| {
+        let rest = path.strip_prefix(&entry.target).ok()?;
+        Some(Path::new(&entry.source).join(rest))
+    })
 }
 
 /// Which mount of the client's files a path is beneath, and what it is there.

@@ -188,6 +188,14 @@ impl Client {
         ahead.unwrap_or_else(|| self.open(path))
     }
 
+    /// Opens what has this name, a symlink as such.
+    pub(super) fn open_itself(&self, path: &Path) -> nix::Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        openat2(&self.root, path, how)
+    }
+
     fn open(&self, path: &Path) -> nix::Result<Found> {
         let path = if path == Path::new("") {
             Path::new("/")

@@ -6,7 +6,6 @@
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -27,22 +26,21 @@ impl Resolv {
         Self(open(FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok())
     }
 
-    /// Mounts it while `work` is done, since the client is asked for the name, if one of the mounts on `mounted` has put another
-    /// /etc in its place. One that names the file itself is what somebody wants.
-    pub(super) fn mount_during<T>(&self, mounted: &[PathBuf], work: impl FnOnce() -> T) -> T {
+    /// Where it is to be mounted, if there is one.
+    pub(super) fn point(&self) -> Option<&'static Path> {
+        self.0.is_some().then(|| Path::new(FILE))
+    }
+
+    /// Mounts it if one of the mounts on `mounted` has put another /etc in its place. One that names the file itself is
+    /// what somebody wants. The kernel knows the point by then, if it was looked up and is held.
+    pub(super) fn mount(&self, mounted: &[PathBuf]) {
         let is_on = |place: &str| mounted.iter().any(|target| target == Path::new(place));
-        let machines = self.0.as_ref();
-        let machines = machines.filter(|_| (is_on("/etc") || is_on("/")) && !is_on(FILE));
-        let Some(machines) = machines else {
-            return work();
-        };
-        thread::scope(|scope| {
-            let mount = || mount_over(machines);
-            if thread::Builder::new().spawn_scoped(scope, mount).is_err() {
-                mount();
-            }
-            work()
-        })
+        if let Some(machines) = &self.0
+            && (is_on("/etc") || is_on("/"))
+            && !is_on(FILE)
+        {
+            mount_over(machines);
+        }
     }
 }
 

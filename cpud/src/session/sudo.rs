@@ -6,7 +6,6 @@ use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
-use std::thread;
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
@@ -53,20 +52,19 @@ impl Sudo {
         }
     }
 
-    /// Mounts it while `work` is done, since every name of a place is asked of the client.
-    pub(super) fn mount_during<T>(&self, work: impl FnOnce() -> T) -> T {
-        thread::scope(|scope| {
-            for place in &self.places {
-                let mount = move || self.mount(place);
-                if thread::Builder::new().spawn_scoped(scope, mount).is_err() {
-                    self.mount(place);
-                }
-            }
-            work()
-        })
+    /// Where it is to be mounted.
+    pub(super) fn places(&self) -> &[PathBuf] {
+        &self.places
     }
 
-    fn mount(&self, place: &Path) {
+    /// Mounts it. The kernel knows the places by then, if they were looked up and are held.
+    pub(super) fn mount(&self) {
+        for place in &self.places {
+            self.mount_at(place);
+        }
+    }
+
+    fn mount_at(&self, place: &Path) {
         let program = format!("/proc/self/fd/{}", self.program.as_raw_fd());
         match mount(Some(program.as_str()), place, NONE, MsFlags::MS_BIND, NONE) {
             // A namespace without it.

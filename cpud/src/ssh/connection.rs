@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use cpu_proto::{CLIENT_ID_PREFIX, Cache, SERVER_ID_PREFIX, quote};
+use cpu_proto::{CLIENT_ID_PREFIX, Cache, Credentials, SERVER_ID_PREFIX, quote};
 use cpu_ssh::channel::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Gate, Mux, Socket, Stream, algorithms, alive, signals};
 use nix::pty::Winsize;
@@ -195,11 +195,18 @@ impl Connection {
         }
         let mut request = std::mem::take(&mut state.request);
         let (port, command) = self.forwards.take_files(command, &request.environment);
-        request.words = match quote::split(command) {
-            Ok(words) => words,
-            Err(error) => {
-                let why = format!("cannot read the command: {error}");
-                refuse(state.sender.clone(), why);
+        let read = Credentials::take(command).map_err(|error| error.to_string());
+        let read = read.and_then(|(user, words)| match quote::split(words) {
+            Ok(words) => Ok((user, words)),
+            Err(error) => Err(error.to_string()),
+        });
+        (request.user, request.words) = match read {
+            Ok(read) => read,
+            Err(why) => {
+                refuse(
+                    state.sender.clone(),
+                    format!("cannot read the command: {why}"),
+                );
                 return Ok(());
             }
         };

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use bytes::{Bytes, BytesMut};
-use cpu_proto::{Cache, ENV_WAIT, Wait};
+use cpu_proto::{Cache, Credentials, ENV_WAIT, Wait};
 use cpu_ssh::{Mux, Stream, signals};
 use ninep::relay::Server;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -51,6 +51,8 @@ pub(super) const CHUNK: usize = 256 * 1024;
 #[derive(Default)]
 pub(super) struct Request {
     pub(super) words: Vec<Vec<u8>>,
+    /// Who is to run it, if not root.
+    pub(super) user: Option<Credentials>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<Terminal>,
     /// The client's files, each for a mount in this cache mode.
@@ -141,6 +143,9 @@ pub(super) fn start(
     let wait = take_wait(&mut request.environment);
     if wait == Wait::No {
         command.arg("--nowait");
+    }
+    if let Some(user) = request.user {
+        command.args(["--user", &user.to_string()]);
     }
     command.arg("--");
     command.args(request.words.into_iter().map(OsString::from_vec));

@@ -5,6 +5,7 @@ mod edges;
 mod go;
 mod interop;
 mod login;
+mod me;
 mod sessions;
 mod ssh;
 mod tty;
@@ -29,8 +30,15 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             tty::TESTS,
             edges::TESTS,
             sessions::TESTS,
+            me::TESTS,
         ],
-        Some("ann") => &[ssh::TESTS, login::TESTS, tty::TESTS, edges::TESTS],
+        Some("ann") => &[
+            ssh::TESTS,
+            login::TESTS,
+            tty::TESTS,
+            edges::TESTS,
+            me::TESTS,
+        ],
         // OpenSSH's programs refuse who has no entry in passwd(5).
         Some(_) => &[],
     }

@@ -11,6 +11,7 @@ mod lifecycle;
 mod load;
 mod mounts;
 mod numbers;
+mod owners;
 mod path;
 mod refusals;
 mod root;
@@ -59,6 +60,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             lifecycle::TESTS,
             load::TESTS,
             path::TESTS,
+            path::OF_SESSIONS,
         ],
         Some("ann") => &[
             files::TESTS,
@@ -66,8 +68,10 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             numbers::TESTS,
             cache::TESTS,
             terminals::TESTS,
+            owners::TESTS,
+            path::OF_SESSIONS,
         ],
-        Some(_) => &[files::TESTS],
+        Some(_) => &[files::TESTS, owners::TESTS],
     }
 }
 

@@ -1,0 +1,148 @@
+//! The numbers of a user, as credentials(7) has them, and how a client says in front of a command's words that it is to
+//! run as that user and not as root:
+//!
+//! ```text
+//! -user=UID:GID[:GROUP[,GROUP]...] 'word' ...
+//! ```
+//!
+//! It stands there unquoted, as the flag of u-root's client does. Words of a client are always quoted; and a server that
+//! does not know the flag takes it for the command, which there is not, rather than run the command as root.
+
+use std::fmt::{self, Display, Formatter};
+use std::str::FromStr;
+
+/// What the flag begins with.
+const FLAG: &[u8] = b"-user=";
+
+/// Groups at most: `NGROUPS_MAX` of linux/limits.h.
+const MOST_GROUPS: usize = 65_536;
+
+/// A user by numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub uid: u32,
+    /// The primary group.
+    pub gid: u32,
+    /// The supplementary groups.
+    pub groups: Vec<u32>,
+}
+
+/// It was not `UID:GID[:GROUP,...]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a user is given as UID:GID or UID:GID:GROUP,GROUP...")]
+pub struct NoCredentials;
+
+impl Credentials {
+    /// The flag in front of a command, with the blank behind it.
+    pub fn flag(&self) -> Vec<u8> {
+        [FLAG, self.to_string().as_bytes(), b" "].concat()
+    }
+
+    /// Takes the flag off a command; the rest are the words.
+    pub fn take(command: &[u8]) -> Result<(Option<Self>, &[u8]), NoCredentials> {
+        let Some(rest) = command.strip_prefix(FLAG) else {
+            return Ok((None, command));
+        };
+        let end = rest.iter().position(|&byte| byte == b' ');
+        let (text, words) = rest.split_at(end.unwrap_or(rest.len()));
+        let text = str::from_utf8(text).map_err(|_| NoCredentials)?;
+        Ok((Some(text.parse()?), words))
+    }
+}
+
+impl Display for Credentials {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.uid, self.gid)?;
+        for (index, group) in self.groups.iter().enumerate() {
+            let mark = if index == 0 { ':' } else { ',' };
+            write!(f, "{mark}{group}")?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Credentials {
+    type Err = NoCredentials;
+
+    fn from_str(text: &str) -> Result<Self, NoCredentials> {
+        let mut parts = text.splitn(3, ':');
+        let mut next = || number(parts.next().ok_or(NoCredentials)?);
+        let (uid, gid) = (next()?, next()?);
+        let groups = parts.next().map_or(Ok(Vec::new()), |groups| {
+            groups.split(',').map(number).collect()
+        })?;
+        if groups.len() > MOST_GROUPS {
+            return Err(NoCredentials);
+        }
+        Ok(Self { uid, gid, groups })
+    }
+}
+
+/// A user or group; the largest number is none (chown(2)).
+fn number(text: &str) -> Result<u32, NoCredentials> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|&number| number != u32::MAX);
+    number.filter(|_| is_plain).ok_or(NoCredentials)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_flag_is_in_front_of_the_words() {
+        let ann = Credentials {
+            uid: 1002,
+            gid: 100,
+            groups: vec![4, 24],
+        };
+        let command = [&ann.flag()[..], b"'id' '-u'"].concat();
+        assert_eq!(command, b"-user=1002:100:4,24 'id' '-u'");
+        assert_eq!(
+            Credentials::take(&command),
+            Ok((Some(ann), &b" 'id' '-u'"[..]))
+        );
+        for none in ["'-user=1:1' 'id'", "id -user=1:1", ""] {
+            let none = none.as_bytes();
+            assert_eq!(Credentials::take(none), Ok((None, none)));
+        }
+        for wrong in ["-user=", "-user=ann 'id'", "-user='1:1' 'id'"] {
+            assert_eq!(Credentials::take(wrong.as_bytes()), Err(NoCredentials));
+        }
+    }
+
+    #[test]
+    fn what_is_no_user_is_refused() {
+        for wrong in [
+            "",
+            "1",
+            "1:",
+            ":1",
+            "1:1:",
+            "1:1:1,",
+            "1:1:1:1",
+            "+1:1",
+            "-1:1",
+            "1:4294967295",
+            "4294967296:1",
+            "1: 1",
+            "root:root",
+        ] {
+            assert_eq!(wrong.parse::<Credentials>(), Err(NoCredentials), "{wrong}");
+        }
+        let many = format!("1:1:1{}", ",1".repeat(MOST_GROUPS));
+        assert_eq!(many.parse::<Credentials>(), Err(NoCredentials));
+    }
+
+    proptest! {
+        #[test]
+        fn users_read_back(uid in 0..u32::MAX, gid in 0..u32::MAX, groups in prop::collection::vec(0..u32::MAX, 0..9)) {
+            let user = Credentials { uid, gid, groups };
+            prop_assert_eq!(user.to_string().parse(), Ok(user.clone()));
+            let command = user.flag();
+            prop_assert_eq!(Credentials::take(&command), Ok((Some(user), &b" "[..])));
+        }
+    }
+}
