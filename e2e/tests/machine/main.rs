@@ -60,7 +60,6 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             lifecycle::TESTS,
             load::TESTS,
             path::TESTS,
-            path::OF_SESSIONS,
         ],
         Some("ann") => &[
             files::TESTS,
@@ -69,7 +68,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             cache::TESTS,
             terminals::TESTS,
             owners::TESTS,
-            path::OF_SESSIONS,
+            path::OF_USERS,
         ],
         Some(_) => &[files::TESTS, owners::TESTS],
     }
