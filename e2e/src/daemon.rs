@@ -179,7 +179,10 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
         let _ = as_root(|| {
-            kill(pid?, Signal::SIGTERM)?;
+            // The number of one that was waited for may be another process's by now.
+            if self.child.try_wait()?.is_none() {
+                kill(pid?, Signal::SIGTERM)?;
+            }
             self.child.wait()?;
             // What root made the user can't remove.
             Ok(std::fs::remove_dir_all(self.directory.path())?)

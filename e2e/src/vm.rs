@@ -164,7 +164,9 @@ impl Drop for Vm {
     fn drop(&mut self) {
         let Some(qemu) = &mut self.qemu else { return };
         // The script execs QEMU, so this is QEMU's own pid.
-        if let Ok(pid) = i32::try_from(qemu.id()) {
+        if let Ok(None) = qemu.try_wait()
+            && let Ok(pid) = i32::try_from(qemu.id())
+        {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
         let ended = wait_until(

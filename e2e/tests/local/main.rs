@@ -1,5 +1,5 @@
 //! What needs no guest: the client and a cpud, a stock sshd or a stand-in of u-root's on this very machine.
-//! The tests run side by side.
+//! The tests run side by side, those of each user at the same time.
 
 mod edges;
 mod go;
@@ -12,7 +12,7 @@ mod tty;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use e2e::ordinary::{Ordinary, USERS, expected, run_as, test_name};
 use libtest_mimic::{Arguments, Trial};
 
@@ -57,14 +57,18 @@ fn main() -> Result<ExitCode> {
         let all = users.flat_map(trials).collect();
         return Ok(libtest_mimic::run(&arguments, all).exit_code());
     }
-    let mut passed = true;
-    for user in USERS
-        .iter()
-        .filter(|&user| !tests_of(Some(user)).is_empty())
-    {
-        passed &= run_as(user, &[])?;
-    }
-    passed &= !libtest_mimic::run(&arguments, trials(None)).has_failed();
+    let passed = std::thread::scope(|scope| -> Result<bool> {
+        let ordinary = USERS
+            .iter()
+            .filter(|&user| !tests_of(Some(user)).is_empty())
+            .map(|user| scope.spawn(|| run_as(user, &[])))
+            .collect::<Vec<_>>();
+        let mut passed = !libtest_mimic::run(&arguments, trials(None)).has_failed();
+        for user in ordinary {
+            passed &= user.join().ok().context("a thread panicked")??;
+        }
+        Ok(passed)
+    })?;
     Ok(if passed {
         ExitCode::SUCCESS
     } else {
