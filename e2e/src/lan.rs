@@ -14,20 +14,41 @@ use crate::vm::Vm;
 /// The addresses that dnsmasq gives out.
 pub const RANGE: &str = "192.168.77.10,192.168.77.99";
 
-/// What is in the ROM of a machine's network card.
+/// A machine's network card, and what is in its ROM.
 #[derive(Clone, Copy)]
 pub enum Card {
     /// iPXE.
     Ipxe,
     /// Nothing.
     Plain,
+    /// Nothing; and what comes to it is tagged with VLAN 0 and a priority (IEEE 802.1Q, 6.7), as by some switches.
+    Tagged,
 }
+
+/// Takes frames between a TAP device and QEMU's UDP socket, and tags those to QEMU. Python, since the
+/// device is had by an ioctl(2) (tuntap.rst of the kernel).
+const TAGGER: &str = "
+import fcntl, os, select, socket, struct, sys
+tap, mine, other = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+device = os.open('/dev/net/tun', os.O_RDWR)
+fcntl.ioctl(device, 0x400454ca, struct.pack('16sH22x', tap.encode(), 0x1002))  # TUNSETIFF: IFF_TAP | IFF_NO_PI
+wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+wire.bind(('127.0.0.1', mine))
+while True:
+    for ready in select.select([device, wire], [], [])[0]:
+        if ready is wire:
+            os.write(device, wire.recv(65536))
+        else:
+            frame = os.read(device, 65536)
+            wire.sendto(frame[:12] + b'\\x81\\0\\xa0\\0' + frame[12:], ('127.0.0.1', other))
+";
 
 /// The network, with its server at 192.168.77.1.
 pub struct Lan {
     name: String,
     machines: AtomicU32,
-    dnsmasq: Option<Child>,
+    /// dnsmasq, and what else runs on it.
+    children: Vec<Child>,
     directory: TempDir,
 }
 
@@ -39,7 +60,7 @@ impl Lan {
         let lan = Self {
             name: format!("cpu-e2e-{}-{count}", std::process::id()),
             machines: AtomicU32::new(0),
-            dnsmasq: None,
+            children: Vec::new(),
             directory: tempfile::tempdir()?,
         };
         run(Command::new("ip").args(["netns", "add", &lan.name]))?;
@@ -71,7 +92,8 @@ impl Lan {
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        self.dnsmasq = Some(command.spawn().context("cannot run dnsmasq")?);
+        self.children
+            .push(command.spawn().context("cannot run dnsmasq")?);
         Ok(())
     }
 
@@ -81,7 +103,7 @@ impl Lan {
 
     /// Boot a machine that is plugged in; `arguments` are QEMU's. Wait until it serves. A card with iPXE
     /// in it boots by that, one without by what the firmware has.
-    pub fn boot(&self, card: Card, arguments: &[&str]) -> Result<Vm> {
+    pub fn boot(&mut self, card: Card, arguments: &[&str]) -> Result<Vm> {
         let number = self.machines.fetch_add(1, Ordering::Relaxed);
         let tap = format!("tap{number}");
         for words in [
@@ -94,14 +116,17 @@ impl Lan {
         let mut qemu = self.command("qemu-system-x86_64");
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
             .args(["-m", "512M", "-no-reboot", "-nographic", "-netdev"])
-            .arg(format!("tap,id=net0,ifname={tap},script=no,downscript=no"))
+            .arg(match card {
+                Card::Tagged => self.tag(&tap)?,
+                _ => format!("tap,id=net0,ifname={tap},script=no,downscript=no"),
+            })
             .arg("-device")
             .arg(format!(
                 "virtio-net-pci,netdev=net0,mac=52:54:00:00:77:{:02x}{}",
                 number + 1,
                 match card {
                     Card::Ipxe => "",
-                    Card::Plain => ",romfile=",
+                    Card::Plain | Card::Tagged => ",romfile=",
                 }
             ))
             .args(arguments);
@@ -110,13 +135,26 @@ impl Lan {
             format!("dnsmasq said:\n{log}")
         })
     }
+
+    /// Run the tagger on a TAP device; what QEMU is to be told.
+    fn tag(&mut self, tap: &str) -> Result<String> {
+        // Nobody else is in this network namespace.
+        let (mine, other) = ("7001", "7002");
+        let mut command = self.command("python3");
+        command.args(["-c", TAGGER, tap, mine, other]);
+        self.children
+            .push(command.spawn().context("cannot run python3")?);
+        Ok(format!(
+            "socket,id=net0,udp=127.0.0.1:{mine},localaddr=127.0.0.1:{other}"
+        ))
+    }
 }
 
 impl Drop for Lan {
     fn drop(&mut self) {
-        if let Some(mut dnsmasq) = self.dnsmasq.take() {
-            let _ = dnsmasq.kill();
-            let _ = dnsmasq.wait();
+        for child in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
         }
         let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
     }

@@ -19,6 +19,15 @@ pub(crate) const TESTS: &[Test] = &[
     ("debians_kernel_for_arm_boots_and_runs_arm_programs", arm),
 ];
 
+/// VLANs are there at once; a device's module comes when it is opened, a link's and a file system's when one is made.
+const ON_DEMAND: &str = "set -ex; exec 2>&1
+    loaded() { grep \"^$1 \" /proc/modules; }
+    loaded 8021q; ! loaded tun; : <>/dev/net/tun; loaded tun
+    ip link add br7 type bridge; loaded bridge; ip link del br7
+    truncate -s 32M /tmp/disk; mkfs.ext4 -q /tmp/disk; mkdir /tmp/mounted
+    mount -o loop /tmp/disk /tmp/mounted; loaded loop; loaded ext4; df -t ext4 /tmp/mounted
+    mount -t binfmt_misc none /proc/sys/fs/binfmt_misc; ls /proc/sys/fs/binfmt_misc/register";
+
 /// The files that mkimage needs beside a kernel, of the machine that make has built in `made`.
 fn machine_of(made: &Path) -> Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
@@ -98,7 +107,10 @@ fn debian_stick() -> Result<()> {
     let (vm, key) = (Vm::start(script)?, made.join("cpu_rsa"));
     runs_on_debian(&vm, &key)?;
     let home = Home::new()?;
-    is_shown(&vm, &Client::new(vm.port(), &home).with_key(&key), GOP)
+    let client = Client::new(vm.port(), &home).with_key(&key);
+    is_shown(&vm, &client, GOP)?;
+    client.sh_ok(ON_DEMAND)?;
+    Ok(())
 }
 
 /// The programs of `make ARCH=aarch64 OUT=out/quick-aarch64 initramfs`.

@@ -15,6 +15,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_uefi_client_boots_from_the_network", uefi),
     ("a_uefi_client_with_ipxe_boots_from_the_network", uefi_ipxe),
     ("one_command_runs_on_three_machines", fleet),
+    (
+        "a_network_that_tags_frames_with_priorities_serves_a_machine",
+        tagged,
+    ),
 ];
 
 fn serving(lan: &mut Lan) -> Result<tempfile::TempDir> {
@@ -81,6 +85,15 @@ fn uefi_ipxe() -> Result<()> {
         console.contains("BdsDxe: ") && console.contains("cpu.ipxe... ok"),
         "{console}"
     );
+    answers(&lan, &vm)
+}
+
+/// A card that filters VLANs, as virtio's does, drops such frames for a kernel that knows of no VLANs.
+fn tagged() -> Result<()> {
+    let mut lan = Lan::new()?;
+    let _directory = serving(&mut lan)?;
+    let kernel = out().join("cpukernel").display().to_string();
+    let vm = lan.boot(Card::Tagged, &["-kernel", &kernel])?;
     answers(&lan, &vm)
 }
 
