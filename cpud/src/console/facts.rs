@@ -1,7 +1,6 @@
 //! What the page shows, and where it comes from: links and addresses from the kernel by rtnetlink(7), the
 //! keys from their files, the machine's name, the connections' words about themselves.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use cpu_proto::AuthorizedKeys;
@@ -9,18 +8,20 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{EcdsaCurve, HashAlg, PublicKey};
 
 use super::roster::Login;
-use crate::netup::netlink::{Event, Link};
+use crate::netup::netlink::{Address, Event};
 use crate::ssh::{self, Options};
 
 /// A link of the machine's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
+    pub(super) index: u32,
     pub(super) name: String,
     /// An Ethernet link, whether or not it has an address.
     pub(super) is_ethernet: bool,
     /// It is up and has a carrier.
     pub(super) running: bool,
-    pub(super) addresses: BTreeSet<IpAddr>,
+    /// In order, each once.
+    pub(super) addresses: Vec<IpAddr>,
 }
 
 /// The machine's host key as people compare it.
@@ -37,8 +38,8 @@ pub(super) struct Facts {
     options: Options,
     /// Its name, release and architecture.
     pub(super) kernel: String,
-    /// By their indices.
-    pub(super) links: BTreeMap<u32, Seen>,
+    /// In the order of their indices.
+    pub(super) links: Vec<Seen>,
     pub(super) host_key: Option<HostKey>,
     /// Who may log in.
     pub(super) keys: Vec<String>,
@@ -52,7 +53,7 @@ impl Facts {
         let mut facts = Self {
             options,
             kernel: format!("Linux {} {}", release.trim(), std::env::consts::ARCH),
-            links: BTreeMap::new(),
+            links: Vec::new(),
             host_key: None,
             keys: Vec::new(),
             logins: Vec::new(),
@@ -83,27 +84,35 @@ impl Facts {
     /// Takes in what has happened to a link.
     pub(super) fn hear(&mut self, event: Event) {
         match event {
-            Event::Link(Link { name, .. }) if name == "lo" => {}
+            Event::Link(link) if link.name == "lo" => {}
             Event::Link(link) => {
-                let seen = self.links.entry(link.index).or_default();
+                let at = self.links.partition_point(|seen| seen.index < link.index);
+                if self
+                    .links
+                    .get(at)
+                    .is_none_or(|seen| seen.index != link.index)
+                {
+                    self.links.insert(at, Seen::default());
+                }
+                let seen = &mut self.links[at];
+                seen.index = link.index;
                 seen.name = link.name;
                 seen.is_ethernet = link.mac.is_some() && !link.has_master;
                 seen.running = link.running;
             }
-            Event::LinkGone(index) => drop(self.links.remove(&index)),
-            Event::Address(address) => {
-                if let Some(seen) = self.links.get_mut(&address.link) {
-                    if address.usable {
-                        seen.addresses.insert(address.ip);
-                    } else {
-                        seen.addresses.remove(&address.ip);
-                    }
-                }
-            }
-            Event::AddressGone(address) => {
-                if let Some(seen) = self.links.get_mut(&address.link) {
-                    seen.addresses.remove(&address.ip);
-                }
+            Event::LinkGone(index) => self.links.retain(|seen| seen.index != index),
+            Event::Address(address) => self.set_address(address, address.usable),
+            Event::AddressGone(address) => self.set_address(address, false),
+        }
+    }
+
+    fn set_address(&mut self, Address { link, ip, .. }: Address, is_there: bool) {
+        let mut links = self.links.iter_mut();
+        if let Some(seen) = links.find(|seen| seen.index == link) {
+            match (seen.addresses.binary_search(&ip), is_there) {
+                (Err(at), true) => seen.addresses.insert(at, ip),
+                (Ok(at), false) => drop(seen.addresses.remove(at)),
+                _ => {}
             }
         }
     }
@@ -150,6 +159,66 @@ mod tests {
     use std::process::Command;
 
     use super::*;
+    use crate::netup::netlink::Link;
+
+    #[test]
+    fn links_and_addresses_come_and_go() {
+        let options = crate::flags::parse(&["-pk=/nosuch".into(), "-hk=/nosuch".into()]).unwrap();
+        let mut facts = Facts::new(options);
+        let link = |index, name: &str, running| {
+            Event::Link(Link {
+                index,
+                name: name.into(),
+                mac: Some([0; 6]),
+                up: true,
+                running,
+                mtu: 1500,
+                has_master: false,
+                kind: None,
+            })
+        };
+        let address = |link, last, usable| Address {
+            link,
+            ip: [10, 0, 0, last].into(),
+            prefix: 24,
+            usable,
+            permanent: false,
+        };
+        for event in [
+            link(3, "eth1", false),
+            link(1, "lo", true),
+            link(2, "eth0", false),
+            link(2, "eth0", true),
+            Event::Address(address(2, 9, true)),
+            Event::Address(address(2, 7, true)),
+            Event::Address(address(2, 9, true)),
+            Event::Address(address(1, 1, true)),
+            Event::Address(address(3, 5, false)),
+        ] {
+            facts.hear(event);
+        }
+        let seen = |facts: &Facts| -> Vec<(String, bool, String)> {
+            let links = facts.links.iter();
+            links
+                .map(|link| {
+                    (
+                        link.name.clone(),
+                        link.running,
+                        format!("{:?}", link.addresses),
+                    )
+                })
+                .collect()
+        };
+        let both = [
+            ("eth0".into(), true, "[10.0.0.7, 10.0.0.9]".into()),
+            ("eth1".into(), false, "[]".into()),
+        ];
+        assert_eq!(seen(&facts), both);
+        facts.hear(Event::Address(address(2, 7, false)));
+        facts.hear(Event::AddressGone(address(2, 9, true)));
+        facts.hear(Event::LinkGone(3));
+        assert_eq!(seen(&facts), [("eth0".into(), true, "[]".into())]);
+    }
 
     /// OpenSSH draws the same.
     #[test]

@@ -116,7 +116,7 @@ pub(super) fn page(facts: &Facts, host: &str, rows: usize, columns: usize) -> Ve
 
 /// Exactly so many, with texts that are about so wide; the last is what a person can type.
 fn entries(facts: &Facts, count: usize, width: usize) -> Vec<Entry> {
-    let links: Vec<&Seen> = facts.links.values().filter(|seen| is_shown(seen)).collect();
+    let links: Vec<&Seen> = facts.links.iter().filter(|seen| is_shown(seen)).collect();
     let address = links.iter().flat_map(|link| &link.addresses).next();
     let try_it = match (facts.place(), address) {
         (Place::Tcp(_, port), Some(address)) => invitation(*address, *port),
@@ -262,6 +262,7 @@ mod tests {
 
     fn link(name: &str, running: bool, addresses: &[&str]) -> Seen {
         Seen {
+            index: 0,
             name: name.into(),
             is_ethernet: true,
             running,
@@ -283,11 +284,12 @@ mod tests {
     #[test]
     fn the_page_of_a_vga_screen() {
         let mut facts = facts();
-        facts.links.insert(
-            2,
-            link("eth0", true, &["fec0::5054:ff:fe12:3456", "10.0.2.15"]),
-        );
-        facts.links.insert(3, link("eth1", false, &[]));
+        facts.links.push(link(
+            "eth0",
+            true,
+            &["10.0.2.15", "fec0::5054:ff:fe12:3456"],
+        ));
+        facts.links.push(link("eth1", false, &[]));
         facts.logins.push(Login {
             user: "root".into(),
             from: "10.0.2.2".into(),
@@ -331,7 +333,7 @@ mod tests {
         for index in 0..5 {
             facts
                 .links
-                .insert(index, link(&format!("eth{index}"), true, &addresses));
+                .push(link(&format!("eth{index}"), true, &addresses));
         }
         facts.keys = (0..4).map(|number| format!("key {number}")).collect();
         let small = text(&page(&facts, "board", 25, 80));
@@ -375,7 +377,7 @@ mod tests {
         ) {
             let mut facts = facts();
             let [host, name, user, from, key, command] = &words[..] else { unreachable!() };
-            facts.links.insert(1, link(name, true, &[]));
+            facts.links.push(link(name, true, &[]));
             facts.keys.clone_from(&words);
             facts.logins.push(Login {
                 user: user.clone(), from: from.clone(), key: key.clone(), commands: vec![command.clone()],

@@ -1,7 +1,6 @@
 //! Who is logged in, and what he runs: each connection tells the console role, over a socket that ends
 //! with the connection, in whatever way. Where there is no such role nothing is told.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -67,7 +66,8 @@ pub(crate) struct Roster(Arc<Mutex<Told>>);
 struct Told {
     socket: OwnedFd,
     login: Login,
-    commands: BTreeMap<u64, String>,
+    /// With numbers, to find them by.
+    commands: Vec<(u64, String)>,
     next: u64,
 }
 
@@ -90,7 +90,7 @@ impl Roster {
         let told = Told {
             socket,
             login,
-            commands: BTreeMap::new(),
+            commands: Vec::new(),
             next: 0,
         };
         told.tell();
@@ -104,7 +104,7 @@ impl Roster {
         });
         let number = self.change(|told| {
             told.next += 1;
-            told.commands.insert(told.next, name.into_owned());
+            told.commands.push((told.next, name.into_owned()));
             told.next
         });
         Listed(self.clone(), number)
@@ -113,7 +113,8 @@ impl Roster {
     fn change<T>(&self, change: impl FnOnce(&mut Told) -> T) -> T {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut told);
-        told.login.commands = told.commands.values().cloned().collect();
+        let names = told.commands.iter().map(|(_, name)| name.clone());
+        told.login.commands = names.collect();
         told.tell();
         result
     }
@@ -130,7 +131,8 @@ impl Told {
 
 impl Drop for Listed {
     fn drop(&mut self) {
-        self.0.change(|told| told.commands.remove(&self.1));
+        self.0
+            .change(|told| told.commands.retain(|(number, _)| *number != self.1));
     }
 }
 

@@ -10,8 +10,10 @@ pub(super) struct Index {
     modules: BTreeMap<String, (String, Vec<String>)>,
     /// Patterns of what a module is for, such as `pci:v00008086d*`, and its name.
     aliases: Vec<(String, String)>,
-    /// By module: the name of its device in /dev and its number, as it says them.
-    devices: BTreeMap<String, (Option<String>, Option<Number>)>,
+    /// Modules, and the names of their devices in /dev.
+    names: Vec<(String, String)>,
+    /// Modules, and the numbers of their devices.
+    numbers: Vec<(String, Number)>,
 }
 
 /// A device's kind and numbers.
@@ -56,12 +58,10 @@ impl Index {
             if let (Some("alias"), Some(pattern), Some(name)) =
                 (words.next(), words.next(), words.next())
             {
-                let file = pattern.strip_prefix("devname:").map(str::to_owned);
-                let number = Number::parse(pattern);
-                if file.is_some() || number.is_some() {
-                    let device = index.devices.entry(normal(name)).or_default();
-                    device.0 = file.or(device.0.take());
-                    device.1 = number.or(device.1);
+                if let Some(file) = pattern.strip_prefix("devname:") {
+                    index.names.push((normal(name), file.to_owned()));
+                } else if let Some(number) = Number::parse(pattern) {
+                    index.numbers.push((normal(name), number));
                 }
                 index.aliases.push((normal(pattern), normal(name)));
             }
@@ -101,8 +101,11 @@ impl Index {
     /// The devices whose modules are loaded when they are opened, by their names in /dev (modules.devname of
     /// depmod(8)).
     pub(super) fn devices(&self) -> impl Iterator<Item = (&str, Number)> {
-        let both = self.devices.values();
-        both.filter_map(|(file, number)| Some((file.as_deref()?, (*number)?)))
+        self.names.iter().filter_map(|(module, file)| {
+            let mut numbers = self.numbers.iter();
+            let (_, number) = numbers.find(|(of, _)| of == module)?;
+            Some((file.as_str(), *number))
+        })
     }
 
     fn collect<'a>(&'a self, name: &str, files: &mut Vec<&'a str>, seen: &mut Vec<String>) {

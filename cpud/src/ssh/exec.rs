@@ -189,7 +189,6 @@ pub(super) fn start(
             }
         }
     }
-    tokio::spawn(tell_clock(sender.clone()));
     let (signals_tx, signals) = mpsc::unbounded_channel();
     let session = child.id().and_then(|pid| i32::try_from(pid).ok());
     let (is_terminal, client) = (terminal.is_some(), sender.clone());
@@ -198,6 +197,7 @@ pub(super) fn start(
             return;
         };
         let told = async {
+            tell_clock(&client).await;
             control.ended().await;
             if let Some(pid) = session.filter(|_| wait == Wait::Told) {
                 notice::tell(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
@@ -301,7 +301,7 @@ async fn pump_out(
 }
 
 /// For a client that compares it with its own. Nobody waits for it.
-async fn tell_clock(sender: Sender) {
+async fn tell_clock(sender: &Sender) {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     sender
         .tell_clock(since_1970.unwrap_or_default().as_secs())
