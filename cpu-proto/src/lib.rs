@@ -4,6 +4,7 @@
 pub mod authorized_keys;
 mod cache;
 mod credentials;
+mod fingerprint;
 pub mod fstab;
 pub mod namespace;
 pub mod package_note;
@@ -14,6 +15,7 @@ mod wait;
 pub use authorized_keys::AuthorizedKeys;
 pub use cache::Cache;
 pub use credentials::{Credentials, NoCredentials};
+pub use fingerprint::fingerprint;
 pub use printable::printable;
 pub use wait::{ENV_WAIT, Wait};
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use getrandom::SysRng;
 use ssh_key::private::{Ed25519Keypair, KeypairData, RsaKeypair};
 use ssh_key::rand_core::UnwrapErr;
-use ssh_key::{HashAlg, LineEnding, PrivateKey};
+use ssh_key::{LineEnding, PrivateKey};
 
 use crate::progress::Progress;
 use crate::publish::{self, PRIVATE, PUBLIC};
@@ -108,7 +108,7 @@ fn write(key: &PrivateKey, path: PathBuf) -> Result<Key, Error> {
     publish::create(&beside(&path, ".pub"), PUBLIC, public.as_bytes())?;
     Ok(Key {
         path,
-        fingerprint: key.fingerprint(HashAlg::Sha256).to_string(),
+        fingerprint: cpu_proto::fingerprint(key.public_key()),
     })
 }
 
@@ -141,10 +141,7 @@ mod tests {
             let private = PrivateKey::read_openssh_file(&key.path).unwrap();
             let public = PublicKey::read_openssh_file(beside(&key.path, ".pub")).unwrap();
             assert_eq!(private.public_key().key_data(), public.key_data());
-            assert_eq!(
-                public.fingerprint(HashAlg::Sha256).to_string(),
-                key.fingerprint
-            );
+            assert_eq!(cpu_proto::fingerprint(&public), key.fingerprint);
         }
         assert_eq!(
             fs::read(beside(&made.user.path, ".hostkey")).unwrap(),

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
-use cpu_proto::SERVER_ID_PREFIX;
+use cpu_proto::{SERVER_ID_PREFIX, fingerprint};
 use cpu_ssh::channel::Violation;
 use cpu_ssh::{Mux, signals};
 use nix::sys::signal::Signal;
@@ -14,7 +14,6 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::HostKeys;
-use super::hostkeys::fingerprint;
 use super::port::Expected;
 
 /// Something that happened to a channel or to the connection.

@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result, bail};
-use cpu_proto::AuthorizedKeys;
 use cpu_proto::authorized_keys::LeftOut;
-use russh::keys::{Algorithm, HashAlg, PublicKey};
+use cpu_proto::{AuthorizedKeys, fingerprint};
+use russh::keys::{Algorithm, PublicKey};
 
 use super::config::{Checking, NewHost};
 use super::known_hosts::{self, Known};
@@ -374,11 +374,6 @@ fn read_pins(file: &Path) -> Result<Vec<PublicKey>> {
         bail!("the host key file {} holds no key", file.display());
     }
     Ok(keys)
-}
-
-/// As `ssh-keygen -l` prints it: `SHA256:...`.
-pub(crate) fn fingerprint(key: &PublicKey) -> String {
-    key.fingerprint(HashAlg::Sha256).to_string()
 }
 
 #[cfg(test)]

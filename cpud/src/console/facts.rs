@@ -121,7 +121,7 @@ impl Facts {
 /// A key by its comment and its fingerprint.
 fn describe(key: &PublicKey) -> String {
     let comment = key.comment().to_string();
-    let fingerprint = ssh::fingerprint(key);
+    let fingerprint = cpu_proto::fingerprint(key);
     match comment.trim() {
         "" => fingerprint,
         comment => format!("{comment} {fingerprint}"),
@@ -129,10 +129,11 @@ fn describe(key: &PublicKey) -> String {
 }
 
 fn draw(key: &PublicKey) -> HostKey {
-    let fingerprint = key.fingerprint(HashAlg::Sha256);
-    let picture = fingerprint.to_randomart(&format!("[{}]", kind(key)));
+    let picture = key
+        .fingerprint(HashAlg::Sha256)
+        .to_randomart(&format!("[{}]", kind(key)));
     HostKey {
-        fingerprint: fingerprint.to_string(),
+        fingerprint: cpu_proto::fingerprint(key),
         randomart: picture.lines().map(str::to_owned).collect(),
     }
 }

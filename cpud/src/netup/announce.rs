@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cpu_proto::DEFAULT_PORT;
-use russh::keys::{HashAlg, PrivateKey};
+use russh::keys::PrivateKey;
 
 use super::netlink::Address;
 use crate::console::say;
@@ -89,7 +89,7 @@ impl Announcer {
         self.next_look = None;
         // Read each time, since the key may be made after the network is there.
         let key = PrivateKey::read_openssh_file(&self.host_key).ok();
-        let key = key.map(|key| key.public_key().fingerprint(HashAlg::Sha256).to_string());
+        let key = key.map(|key| cpu_proto::fingerprint(key.public_key()));
         for (link, address) in self.waiting.drain(..) {
             let served = self.served;
             let served = served.filter(|(only, _)| only.is_none_or(|only| only == address.ip));

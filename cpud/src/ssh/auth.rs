@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use cpu_proto::AuthorizedKeys;
-use russh::keys::{HashAlg, PrivateKey, PublicKey};
+use russh::keys::{PrivateKey, PublicKey};
 
 use crate::console::say;
 
@@ -48,11 +48,6 @@ pub(crate) fn read_host_key(path: &Path) -> Result<PrivateKey> {
         );
     }
     Ok(key)
-}
-
-/// As `ssh-keygen -l` prints it: `SHA256:...`.
-pub(crate) fn fingerprint(key: &PublicKey) -> String {
-    key.fingerprint(HashAlg::Sha256).to_string()
 }
 
 #[cfg(test)]

@@ -303,7 +303,7 @@ impl server::Handler for Connection {
         self.log(|| {
             format!(
                 "{user} logged in with {}",
-                auth::fingerprint(key.public_key)
+                cpu_proto::fingerprint(key.public_key)
             )
         });
         let is_it = |known: &&PublicKey| known.key_data() == key.public_key.key_data();

@@ -22,7 +22,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::console::say;
-pub(crate) use auth::{fingerprint, read_host_key};
+pub(crate) use auth::read_host_key;
 pub(crate) use connection::run as run_connection;
 pub(crate) use listen::Place;
 
@@ -68,7 +68,7 @@ pub(crate) fn serve(options: &Options) -> Result<()> {
         "serving on {}, {} key(s) may log in, host key {}",
         options.place,
         keys.len(),
-        auth::fingerprint(host_key.public_key()),
+        cpu_proto::fingerprint(host_key.public_key()),
     ));
     drop((keys, host_key));
 

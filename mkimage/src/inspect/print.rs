@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use ssh_key::{HashAlg, PublicKey};
+use ssh_key::PublicKey;
 
 use super::report::{
     DiskReport, FileContents, ImageContents, ImageReport, KernelReport, KeyFile, NotableFile,
@@ -134,7 +134,7 @@ fn describe(key: &PublicKey) -> String {
     format!(
         "{} {} {}",
         key.algorithm(),
-        key.fingerprint(HashAlg::Sha256),
+        cpu_proto::fingerprint(key),
         String::from_utf8_lossy(key.comment().as_bytes()).escape_debug()
     )
 }
