@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ use russh::keys::{Algorithm, PublicKey};
 
 use super::config::{Checking, NewHost};
 use super::known_hosts::{self, Known};
+use crate::terminal;
 
 /// The system's known_hosts files.
 const SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
@@ -343,18 +344,10 @@ impl HostKeys {
 
 /// Asks the person at the terminal.
 fn confirm(name: &Name, fingerprint: &str) -> Result<bool> {
-    let question = || -> std::io::Result<String> {
-        let mut terminal = OpenOptions::new().read(true).write(true).open("/dev/tty")?;
-        write!(
-            terminal,
-            // What is waited for may be shown on this line.
-            "\r\x1b[K{name} is new; its host key is {fingerprint}\nIs that right (yes/no)? "
-        )?;
-        let mut answer = String::new();
-        BufReader::new(terminal).read_line(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = question().with_context(|| {
+    // What is waited for may be shown on this line.
+    let question =
+        format!("\r\x1b[K{name} is new; its host key is {fingerprint}\nIs that right (yes/no)? ");
+    let answer = terminal::ask_line(&question).with_context(|| {
         format!(
             "{name} is new, with the host key {fingerprint}, and there is no terminal to ask on"
         )
