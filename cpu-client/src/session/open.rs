@@ -1,0 +1,131 @@
+//! What a command is started with: the channels are opened, and everything is asked for on them.
+
+use anyhow::{Context, Result};
+use cpu_proto::{Cache, Credentials, ENV_FSTAB, ENV_FSTAB_LC, quote};
+use cpu_ssh::Stream;
+use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
+use futures_util::future::try_join_all;
+use nix::sys::termios::Termios;
+use russh::ChannelWriteHalf;
+use russh::client::Msg;
+use tokio::runtime::Handle;
+
+use super::{Command, Receiver, Sender};
+use crate::files::Files;
+use crate::ssh::{Connection, Server};
+use crate::terminal;
+
+/// Open the channels and ask for everything, without waiting for an answer that is not needed.
+pub(super) async fn start(
+    connection: &mut Connection,
+    mut command: Command,
+    modes: Option<&Termios>,
+) -> Result<(Receiver, Sender)> {
+    let refused = "the server opens no session channel";
+    let open = || async {
+        connection
+            .handle
+            .channel_open_session()
+            .await
+            .context(refused)
+    };
+    let mut files = command.files.take();
+    let port = match files.take_if(|_| connection.server == Server::URoot) {
+        Some((files, _)) => Some(serve_at_port(connection, files, &mut command.environment).await?),
+        None => None,
+    };
+    let caches = files.iter().flat_map(|(_, caches)| caches);
+    let (main, channels) = tokio::try_join!(open(), try_join_all(caches.map(|_| open())))?;
+    let lost = "the connection ended while the command was being started";
+    if let Some((files, caches)) = files {
+        for (channel, cache) in channels.into_iter().zip(caches) {
+            let (receiver, sender) = connection.mux.open(channel);
+            sender
+                .request(|write| write.request_subsystem(false, cache.subsystem()))
+                .await
+                .context(lost)?;
+            files.clone().serve(
+                cache,
+                BlockingReader::new(receiver, Stream::Data, Handle::current()),
+                BlockingWriter::new(sender, Stream::Data, Handle::current()),
+            )?;
+        }
+    }
+    let (receiver, sender) = connection.mux.open(main);
+    if command.terminal {
+        let modes = modes.map(cpu_ssh::modes::encode).unwrap_or_default();
+        let size = terminal::size();
+        let set = command.environment.iter().find(|(name, _)| name == "TERM");
+        let term = match set {
+            Some((_, term)) => term.clone(),
+            None => std::env::var("TERM").unwrap_or_default(),
+        };
+        sender
+            .request(async |write: &ChannelWriteHalf<Msg>| {
+                let (columns, rows) = (size.ws_col.into(), size.ws_row.into());
+                let (x, y) = (size.ws_xpixel.into(), size.ws_ypixel.into());
+                write
+                    .request_pty(true, &term, columns, rows, x, y, &modes)
+                    .await
+            })
+            .await
+            .context(lost)?;
+    }
+    for (name, value) in command.environment {
+        sender
+            .request(|write| write.set_env(false, name, value))
+            .await
+            .context(lost)?;
+    }
+    let user = command
+        .user
+        .as_ref()
+        .map(Credentials::flag)
+        .unwrap_or_default();
+    let is_shell = command.words.is_empty() && user.is_empty();
+    if is_shell && connection.server != Server::URoot {
+        sender.request(|write| write.request_shell(true)).await
+    } else {
+        let line = match connection.server {
+            Server::Sshd => command.words.join(&b' '),
+            Server::Cpud => [user, quote::join(&command.words)].concat(),
+            // No words are a shell there.
+            Server::URoot => {
+                let port = port.map_or(String::new(), |port| format!("-port9p={port}"));
+                [format!("{port} ").into_bytes(), quote::join(&command.words)].concat()
+            }
+        };
+        sender.request(|write| write.exec(true, line)).await
+    }
+    .context(lost)?;
+    Ok((receiver, sender))
+}
+
+/// Have u-root's cpud get the files through a port of its own; returns the port's number.
+async fn serve_at_port(
+    connection: &Connection,
+    files: Files,
+    environment: &mut Vec<(String, String)>,
+) -> Result<u32> {
+    let port = connection.ask_for_port().await?;
+    let number = port.port;
+    let mounts = environment.iter().find(|(name, _)| name == ENV_FSTAB);
+    let mounts = mounts.map(|(_, text)| (ENV_FSTAB_LC.to_owned(), text.clone()));
+    environment.extend(mounts);
+    environment.push(("CPUNONCE".into(), port.nonce.clone()));
+    let handle = connection.handle.clone();
+    tokio::spawn(async move {
+        let served = port.accept(&handle).await.and_then(|(receiver, sender)| {
+            // It mounts without a cache.
+            files.serve(
+                Cache::None,
+                BlockingReader::new(receiver, Stream::Data, Handle::current()),
+                BlockingWriter::new(sender, Stream::Data, Handle::current()),
+            )
+        });
+        if let Err(error) = served {
+            say!("{error:#}");
+        }
+    });
+    Ok(number)
+}

@@ -1,0 +1,146 @@
+//! Standard input, output and error: each has a thread, since they block.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use cpu_ssh::Stream;
+use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use russh::ChannelWriteHalf;
+use russh::client::Msg;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{Receiver, Sender};
+use crate::terminal::{Escape, EscapeFilter};
+
+/// Most bytes read at once from standard input.
+const CHUNK: usize = 64 * 1024;
+
+/// What the main loop has to know of the threads and of the person.
+pub(super) enum Local {
+    Typed(Escape),
+    /// Standard output or error cannot be written any more.
+    OutputLost(io::Error),
+}
+
+/// A thread that writes what the command prints.
+pub(super) fn spawn_output(
+    receiver: &Receiver,
+    stream: Stream,
+    to: std::os::fd::BorrowedFd<'_>,
+    local: &mpsc::UnboundedSender<Local>,
+) -> Result<oneshot::Receiver<()>> {
+    let to = to
+        .try_clone_to_owned()
+        .context("cannot use an output of this process")?;
+    let mut from = BlockingReader::new(receiver.clone(), stream, Handle::current());
+    let local = local.clone();
+    let (done, finished) = oneshot::channel();
+    std::thread::Builder::new()
+        .name("output".into())
+        .spawn(move || {
+            while let Some(chunk) = from.chunk() {
+                if let Err(error) = write_all(&to, &chunk) {
+                    let _ = local.send(Local::OutputLost(error));
+                    return;
+                }
+            }
+            let _ = done.send(());
+        })
+        .context("cannot start a thread")?;
+    Ok(finished)
+}
+
+/// Write all, also to a descriptor that another process has made non-blocking.
+fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match nix::unistd::write(to, bytes) {
+            Ok(n) => bytes = bytes.get(n..).unwrap_or_default(),
+            Err(nix::errno::Errno::EINTR) => {}
+            Err(nix::errno::Errno::EAGAIN) => wait_for(to, PollFlags::POLLOUT)?,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
+    match nix::poll::poll(&mut [PollFd::new(fd.as_fd(), what)], PollTimeout::NONE) {
+        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A thread that sends standard input, as long as there is any and the other side takes it.
+pub(super) fn spawn_input(
+    sender: &Sender,
+    escapes: bool,
+    local: mpsc::UnboundedSender<Local>,
+) -> Result<()> {
+    let from = io::stdin().as_fd().try_clone_to_owned();
+    let sender = sender.clone();
+    let runtime = Handle::current();
+    let Ok(from) = from else {
+        // No standard input at all is an empty one.
+        tokio::spawn(async move { sender.request(ChannelWriteHalf::eof).await });
+        return Ok(());
+    };
+    let run = move || {
+        let mut to = BlockingWriter::new(sender.clone(), Stream::Data, runtime.clone());
+        let mut file = File::from(from);
+        let mut filter = escapes.then(EscapeFilter::new);
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let read = match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(n) => buffer.get(..n).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let fd = OwnedFd::from(file);
+                    let waited = wait_for(&fd, PollFlags::POLLIN);
+                    file = File::from(fd);
+                    if waited.is_err() {
+                        break;
+                    }
+                    continue;
+                }
+                Err(_) => break,
+            };
+            let sent = match &mut filter {
+                None => to.send(Bytes::copy_from_slice(read)),
+                Some(filter) => send_typed(filter, read, &mut to, &local),
+            };
+            if sent.is_err() {
+                return;
+            }
+        }
+        let _ = runtime.block_on(sender.request(ChannelWriteHalf::eof));
+    };
+    std::thread::Builder::new()
+        .name("input".into())
+        .spawn(run)
+        .context("cannot start a thread")?;
+    Ok(())
+}
+
+fn send_typed(
+    filter: &mut EscapeFilter,
+    mut typed: &[u8],
+    to: &mut BlockingWriter<Msg>,
+    local: &mpsc::UnboundedSender<Local>,
+) -> io::Result<()> {
+    while !typed.is_empty() {
+        let (bytes, escape, used) = filter.filter(typed);
+        typed = typed.get(used..).unwrap_or_default();
+        if let Some(escape) = escape {
+            // First, so that a stalled remote side cannot keep a person from leaving.
+            let _ = local.send(Local::Typed(escape));
+        }
+        to.send(bytes.into())?;
+    }
+    Ok(())
+}
