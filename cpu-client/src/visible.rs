@@ -37,7 +37,7 @@ impl FromStr for Wish {
 
     /// A boolean, or kinds of requests, separated by commas, and at last a file, told by its slash.
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(super::flags::GoBool(wanted)) = text.parse() {
+        if let Ok(crate::flags::value::GoBool(wanted)) = text.parse() {
             return Ok(Self {
                 wanted,
                 ..Self::default()

@@ -1,0 +1,175 @@
+//! The table of flags, which is clap's.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+
+use clap::Parser;
+use cpu_proto::{Cache, MAX_MSIZE, Wait};
+
+use super::value::{GoBool, network};
+use crate::ssh::Network;
+use crate::terminal::Tty;
+use crate::user::UserFlag;
+use crate::visible;
+
+const CONNECTION: &str = "connection";
+const FILES: &str = "files";
+const SESSION: &str = "session";
+
+/// Log in to a machine and run a command there with this machine's files.
+///
+/// The help has a line for each flag; more is in docs/man/cpu.roff.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cpu",
+    version,
+    long_about = None,
+    disable_help_flag = true,
+    disable_version_flag = true,
+    args_override_self = true
+)]
+pub(crate) struct Flags {
+    /// private key, may be repeated (~/.ssh/cpu_rsa, ssh's, agent's)
+    #[arg(long, value_name = "FILE", action = clap::ArgAction::Append, help_heading = CONNECTION)]
+    pub(crate) key: Vec<PathBuf>,
+
+    /// public host keys (KEY.hostkey if it exists, else known_hosts)
+    #[arg(long, value_name = "FILE", help_heading = CONNECTION)]
+    pub(crate) hk: Option<PathBuf>,
+
+    /// port of cpud (17010), or the path of its unix socket
+    #[arg(long, value_name = "PORT", help_heading = CONNECTION)]
+    pub(crate) sp: Option<String>,
+
+    /// tcp, unix or vsock (tcp)
+    #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = network,
+          hide_default_value = true, help_heading = CONNECTION)]
+    pub(crate) net: Network,
+
+    /// /dir:/there=/here to show there ($CPU_NAMESPACE, else usual)
+    #[arg(long, value_name = "LIST", help_heading = FILES)]
+    pub(crate) namespace: Option<String>,
+
+    /// more to mount there, as in fstab(5) ($CPU_FSTAB)
+    #[arg(long, value_name = "FILE", help_heading = FILES)]
+    pub(crate) fstab: Option<PathBuf>,
+
+    /// directory whose tree is served as / (/)
+    #[arg(long, value_name = "DIR", default_value = "/", hide_default_value = true,
+          help_heading = FILES)]
+    pub(crate) root: PathBuf,
+
+    /// false: serve no files, like plain ssh (true)
+    #[arg(long = "9p", value_name = "BOOL", default_value = "true", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = FILES)]
+    pub(crate) ninep: GoBool,
+
+    /// none, mmap or loose: what is kept of files there (mmap)
+    #[arg(long, value_name = "MODE", help_heading = FILES)]
+    pub(crate) cache: Option<Cache>,
+
+    /// largest 9P message, in bytes (1048576)
+    #[arg(long, value_name = "BYTES", default_value_t = MAX_MSIZE, hide_default_value = true,
+          value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)),
+          help_heading = FILES)]
+    pub(crate) msize: u32,
+
+    /// root or me: who the command is there (root)
+    #[arg(long, value_name = "USER", default_value = "root", hide_default_value = true,
+          help_heading = SESSION)]
+    pub(crate) user: UserFlag,
+
+    /// a terminal there also for a command; -tt: in any case
+    #[arg(long = "t", action = clap::ArgAction::Count, help_heading = SESSION)]
+    pub(crate) terminal: u8,
+
+    /// no terminal there
+    #[arg(long = "T", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) no_terminal: GoBool,
+
+    /// no input: the command reads an empty one
+    #[arg(long = "n", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) no_input: GoBool,
+
+    /// end the session with its command, and kill what that left
+    #[arg(long = "nowait", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) no_wait: GoBool,
+
+    /// no warnings, and no word of what the session waits for
+    #[arg(long = "q", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) quiet: GoBool,
+
+    /// say what cpu does on standard error
+    #[arg(long = "d", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) debug: GoBool,
+
+    /// print requests for files; open,read: some; ./FILE: to it
+    #[arg(long, value_name = "WHAT", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) dbg9p: visible::Wish,
+
+    /// at the end, print a table of the requests for files
+    #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) stats: GoBool,
+
+    /// print the version
+    #[arg(long = "V", action = clap::ArgAction::Version, help_heading = SESSION)]
+    version: Option<bool>,
+
+    /// print this help
+    #[arg(long = "h", action = clap::ArgAction::HelpShort, help_heading = SESSION)]
+    help: Option<bool>,
+
+    /// The machine: `[user@]host`, or `[user@][host]:port`
+    #[arg(hide = true)]
+    pub(crate) host: String,
+
+    /// What to run there
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
+}
+
+impl Flags {
+    /// What is wanted of a remote terminal.
+    pub(crate) fn tty(&self) -> Tty {
+        match (self.no_terminal.0, self.terminal) {
+            (true, _) => Tty::Never,
+            (false, 0) => Tty::Usual,
+            (false, 1) => Tty::Command,
+            (false, _) => Tty::Force,
+        }
+    }
+
+    /// What the session is to do with what its command leaves running; none where the variable of the
+    /// environment decides, or the default.
+    pub(crate) fn wait(&self) -> Option<Wait> {
+        match (self.no_wait.0, self.quiet.0) {
+            (true, _) => Some(Wait::No),
+            (false, true) => Some(Wait::Quiet),
+            (false, false) => None,
+        }
+    }
+
+    /// The command's words, as bytes.
+    pub(crate) fn words(&self) -> Vec<Vec<u8>> {
+        self.command
+            .iter()
+            .map(|word| word.clone().into_vec())
+            .collect()
+    }
+}

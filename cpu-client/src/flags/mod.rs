@@ -1,0 +1,174 @@
+//! The command line: `cpu [flags] host [flags] [command args...]`.
+//!
+//! Flags are written as Go programs write them (`-key x`, `-key=x`), with one dash or two; the
+//! one table below is clap's, and this module only brings the words into the form it reads.
+
+mod defs;
+mod help;
+mod normalize;
+pub(crate) mod value;
+
+use std::ffi::OsString;
+
+use clap::{CommandFactory, FromArgMatches};
+
+pub(crate) use defs::Flags;
+#[cfg(feature = "docs")]
+pub(crate) use help::page;
+pub(crate) use help::{complaint, help};
+
+/// Read the words after the program's name.
+pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Flags, clap::Error> {
+    let command = Flags::command();
+    let words = normalize::normalize(&command, args);
+    let matches = command.try_get_matches_from(words)?;
+    Flags::from_arg_matches(&matches)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::terminal::Tty;
+    use crate::user::UserFlag;
+
+    fn read(line: &str) -> Flags {
+        parse(line.split_whitespace().map(OsString::from)).unwrap()
+    }
+
+    fn refuse(line: &str) -> String {
+        parse(line.split_whitespace().map(OsString::from))
+            .map_err(|error| complaint(&error))
+            .unwrap_err()
+    }
+
+    #[test]
+    fn who_knows_ssh_is_told_what_to_write() {
+        let flags = read("-i k -p 22 -v host date");
+        assert_eq!(flags.key, [PathBuf::from("k")]);
+        assert_eq!((flags.sp.as_deref(), flags.debug.0), (Some("22"), true));
+        for (line, said) in [
+            ("-l me host", "write user@host"),
+            ("-o Port=22 host", "~/.ssh/config"),
+            ("-J hop host", "ProxyJump"),
+            ("-timeout9p 1s host", "as long as"),
+        ] {
+            let error = refuse(line);
+            assert!(
+                error.contains(said) && error.lines().count() == 1,
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn one_dash_or_two_with_or_without_equals() {
+        for line in [
+            "-key k -sp 22 host date",
+            "--key=k --sp=22 host date",
+            "host -key=k --sp 22 date",
+            "-key k host -sp=22 date",
+        ] {
+            let flags = read(line);
+            assert_eq!(flags.key, [PathBuf::from("k")], "{line}");
+            let place = (flags.sp.as_deref(), flags.host.as_str());
+            assert_eq!(place, (Some("22"), "host"), "{line}");
+            assert_eq!(flags.command, ["date"], "{line}");
+        }
+    }
+
+    #[test]
+    fn what_follows_the_command_is_its_own() {
+        let flags = read("host ls -l --key -9p=false -- -h");
+        assert_eq!(
+            flags.command,
+            ["ls", "-l", "--key", "-9p=false", "--", "-h"]
+        );
+        assert!(flags.ninep.0);
+        let flags = read("-d host -- -strange");
+        assert_eq!(flags.command, ["-strange"]);
+        assert!(flags.debug.0);
+    }
+
+    #[test]
+    fn the_commands_user_is_root_or_me() {
+        assert_eq!(read("host id -user me").user, UserFlag::Root);
+        for line in ["-user me host", "--user=me host", "host -user me id"] {
+            assert_eq!(read(line).user, UserFlag::Me, "{line}");
+        }
+        assert_eq!(read("-user me -user root host").user, UserFlag::Root);
+        assert!(refuse("-user ann host").contains("write root or me"));
+    }
+
+    #[test]
+    fn booleans_take_a_value_only_with_equals() {
+        assert!(!read("-9p=false host").ninep.0);
+        assert_eq!(read("-9p host").host, "host");
+        assert!(read("-stats host").stats.0 && !read("-stats=0 host").stats.0);
+        assert!(refuse("-9p=maybe host").contains("write true or false"));
+    }
+
+    #[test]
+    fn the_last_of_several_counts() {
+        let flags = read("-sp 1 -sp 2 host -sp=3 date");
+        assert_eq!(flags.sp.as_deref(), Some("3"));
+        let keys = read("-key a host -key b date").key;
+        assert_eq!(keys, ["a", "b"].map(PathBuf::from));
+        assert!(read("-9p=false host -9p=true").ninep.0);
+    }
+
+    #[test]
+    fn an_empty_namespace_is_a_value() {
+        let args = ["-namespace=", "host"].map(OsString::from);
+        assert_eq!(parse(args).unwrap().namespace.as_deref(), Some(""));
+        let args = ["-namespace", "", "host"].map(OsString::from);
+        assert_eq!(parse(args).unwrap().namespace.as_deref(), Some(""));
+    }
+
+    #[test]
+    fn terminals_are_asked_for_as_in_ssh() {
+        for (line, tty) in [
+            ("host", Tty::Usual),
+            ("-t host", Tty::Command),
+            ("-t -t host", Tty::Force),
+            ("-tt host", Tty::Force),
+            ("-T -t host", Tty::Never),
+            ("host -T=false -t ls -T", Tty::Command),
+        ] {
+            assert_eq!(read(line).tty(), tty, "{line}");
+        }
+        assert!(read("-n host").no_input.0);
+    }
+
+    #[test]
+    fn a_wrong_flag_names_the_nearest_in_one_line() {
+        let told = refuse("-namspace x host");
+        assert!(
+            told.contains("-namespace") && !told.contains('\n'),
+            "{told}"
+        );
+        assert!(refuse("-msize 5 host").contains("msize"));
+        assert!(refuse("-key k").contains("HOST"));
+    }
+
+    #[test]
+    fn the_help_fits_a_screen_and_names_every_flag() {
+        let help = help();
+        // The last line is the prompt's.
+        assert!(help.lines().count() < 24, "{help}");
+        assert!(help.lines().all(|line| line.chars().count() < 80), "{help}");
+        for arg in Flags::command()
+            .get_arguments()
+            .filter(|arg| !arg.is_hide_set())
+        {
+            let name = arg.get_long().unwrap();
+            assert!(help.contains(&format!("  -{name}")), "{name}");
+            assert!(arg.get_help_heading().is_some(), "{name}");
+        }
+        for line in ["-h", "-help", "--help", "host -h"] {
+            let error = parse(line.split(' ').map(OsString::from)).unwrap_err();
+            assert_eq!(error.kind(), clap::error::ErrorKind::DisplayHelp, "{line}");
+        }
+    }
+}

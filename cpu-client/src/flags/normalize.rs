@@ -1,0 +1,88 @@
+//! From the words as they are typed to those that clap reads: its flags have two dashes, and all stand before the host.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+
+/// Gives every flag its two dashes and puts `--` before the host, with all flags in front of it.
+pub(super) fn normalize(
+    command: &clap::Command,
+    args: impl IntoIterator<Item = OsString>,
+) -> Vec<OsString> {
+    let takes_next: HashMap<String, bool> = command
+        .get_arguments()
+        .filter_map(|arg| {
+            let takes = arg.get_action().takes_values() && !arg.is_require_equals_set();
+            arg.get_long().map(|long| (long.to_owned(), takes))
+        })
+        .collect();
+    let paths: HashSet<&str> = command
+        .get_arguments()
+        .filter(|arg| {
+            let value = arg.get_value_names().and_then(|names| names.first());
+            value.is_some_and(|value| value == "FILE" || value == "DIR")
+        })
+        .filter_map(clap::Arg::get_long)
+        .collect();
+    let mut args = args.into_iter();
+    let mut flags = vec![OsString::from("cpu")];
+    let mut positional = Vec::new();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        if bytes == b"--" {
+            // Everything after it is taken as it stands.
+            positional.extend(args);
+            break;
+        }
+        let dashes = bytes.iter().take_while(|&&b| b == b'-').count();
+        if dashes == 0 || bytes.len() == dashes {
+            let is_command = !positional.is_empty();
+            positional.push(arg);
+            if is_command {
+                positional.extend(args);
+                break;
+            }
+            continue;
+        }
+        let word = &bytes[dashes.min(2)..];
+        let name = word.split(|&b| b == b'=').next().unwrap_or_default();
+        let name = String::from_utf8_lossy(name).into_owned();
+        if name == "tt" {
+            flags.push("--t".into());
+        }
+        let long = match name.as_str() {
+            "tt" => "t",
+            "version" => "V",
+            "help" => "h",
+            // As ssh calls them.
+            "i" => "key",
+            "p" => "sp",
+            "v" => "d",
+            other => other,
+        };
+        let mut normal = OsString::from(format!("--{long}"));
+        normal.push(OsStr::from_bytes(&word[name.len().min(word.len())..]));
+        let has_value = word.contains(&b'=');
+        // A shell expands `-key ~/x`, but not `-key=~/x`.
+        if let Some(rest) = word
+            .get(name.len()..)
+            .and_then(|rest| rest.strip_prefix(b"=~/"))
+            && paths.contains(long)
+            && let Some(home) = std::env::home_dir()
+        {
+            normal = format!("--{long}=").into();
+            normal.push(home.join(OsStr::from_bytes(rest)));
+        }
+        if !has_value && takes_next.get(long) == Some(&true) {
+            // `-x v`, also when v begins with a dash or is empty.
+            if let Some(value) = args.next() {
+                normal.push("=");
+                normal.push(value);
+            }
+        }
+        flags.push(normal);
+    }
+    flags.push("--".into());
+    flags.extend(positional);
+    flags
+}

@@ -1,0 +1,28 @@
+//! The values of flags that are no types of their own elsewhere.
+
+use crate::ssh::Network;
+
+/// A boolean as Go's flag package reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GoBool(pub(crate) bool);
+
+impl std::str::FromStr for GoBool {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(Self(true)),
+            "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(Self(false)),
+            _ => Err("write true or false"),
+        }
+    }
+}
+
+pub(super) fn network(text: &str) -> Result<Network, &'static str> {
+    match text {
+        "tcp" => Ok(Network::Tcp),
+        "unix" => Ok(Network::Unix),
+        "vsock" => Ok(Network::Vsock),
+        _ => Err("write tcp, unix or vsock"),
+    }
+}
