@@ -29,10 +29,11 @@ mod flags;
 mod programs;
 mod session;
 mod ssh;
+mod stats;
 mod sys;
 mod terminal;
+mod trace;
 mod user;
-mod visible;
 mod waiting;
 
 use std::io::Write as _;
@@ -46,10 +47,10 @@ use cpu_proto::{Cache, ENV_WAIT};
 use environment::{Mounts, environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
+use stats::Stats;
 use terminal::Tty;
 use tracing::level_filters::LevelFilter;
 use user::CommandUser;
-use visible::Stats;
 use waiting::Stage;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.

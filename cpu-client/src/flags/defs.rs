@@ -10,8 +10,8 @@ use cpu_proto::{Cache, MAX_MSIZE, Wait};
 use super::value::{GoBool, network};
 use crate::ssh::Network;
 use crate::terminal::Tty;
+use crate::trace;
 use crate::user::UserFlag;
-use crate::visible;
 
 const CONNECTION: &str = "connection";
 const FILES: &str = "files";
@@ -119,7 +119,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "WHAT", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
-    pub(crate) dbg9p: visible::Wish,
+    pub(crate) dbg9p: trace::Wish,
 
     /// at the end, print a table of the requests for files
     #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,

@@ -1,17 +1,11 @@
-//! What a person sees of the file requests: `-dbg9p`, a line for each, and `-stats`, a table at the end.
+//! `-stats`: a table of the file requests at the end.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
-use std::fs::File;
-use std::io::{self, IsTerminal as _, Stderr, Write};
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use ninep::msg::Kind;
-use ninep::observe::{Counts, Event, Observer, Trace};
+use ninep::observe::{Counts, Event, Observer};
 
 /// Lines of a list in the table.
 const LINES: usize = 10;
@@ -21,88 +15,6 @@ const PATHS: usize = 16 * 1024;
 
 /// Bytes that are kept of one path or request, at least.
 const WORDS: usize = 1024;
-
-/// The value of `-dbg9p`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
-    wanted: bool,
-    /// Only these; all if there are none.
-    kinds: Vec<Kind>,
-    /// Where to, instead of standard error.
-    file: Option<PathBuf>,
-}
-
-impl FromStr for Wish {
-    type Err = String;
-
-    /// A boolean, or kinds of requests, separated by commas, and at last a file, told by its slash.
-    fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(crate::flags::value::GoBool(wanted)) = text.parse() {
-            return Ok(Self {
-                wanted,
-                ..Self::default()
-            });
-        }
-        let words_end = text
-            .find('/')
-            .map(|slash| text[..slash].rfind(',').map_or(0, |comma| comma + 1));
-        let (words, file) = match words_end {
-            Some(end) => (text[..end].trim_end_matches(','), Some(text[end..].into())),
-            None => (text, None),
-        };
-        let mut kinds = Vec::new();
-        for word in words.split(',').filter(|word| !word.is_empty()) {
-            let before = kinds.len();
-            kinds.extend(Kind::ALL.iter().filter(|kind| kind.word() == word));
-            if kinds.len() == before {
-                let known: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
-                let known: Vec<_> = known.into_iter().collect();
-                return Err(format!(
-                    "no request is called {word:?}; write ./{word} for a file, or some of {}",
-                    known.join(",")
-                ));
-            }
-        }
-        Ok(Self {
-            wanted: true,
-            kinds,
-            file,
-        })
-    }
-}
-
-impl Wish {
-    /// The trace; the file is made anew.
-    pub(crate) fn trace(&self) -> Result<Option<Trace<Box<dyn Write + Send>>>> {
-        if !self.wanted {
-            return Ok(None);
-        }
-        let to: Box<dyn Write + Send> = match &self.file {
-            None if io::stderr().is_terminal() => Box::new(Terminal(io::stderr())),
-            None => Box::new(io::stderr()),
-            Some(path) => Box::new(File::create(path).with_context(|| {
-                format!("cannot write the requests of -dbg9p to {}", path.display())
-            })?),
-        };
-        Ok(Some(Trace::new(to, self.kinds.clone())))
-    }
-}
-
-/// A terminal that may be raw, where a line's end alone does not go back to its beginning.
-struct Terminal(Stderr);
-
-impl Write for Terminal {
-    /// A whole line, as [`Trace`] writes it.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let text = line.strip_suffix(b"\n").unwrap_or(line);
-        self.0.write_all(&[text, b"\r\n"].concat())?;
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
-    }
-}
 
 /// Counts requests, and remembers those that stand out.
 #[derive(Default)]
@@ -230,33 +142,7 @@ impl Display for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn wish(text: &str) -> Wish {
-        text.parse().unwrap()
-    }
-
-    #[test]
-    fn a_boolean_kinds_and_a_file() {
-        assert!(wish("true").wanted && !wish("false").wanted);
-        assert_eq!(wish("open").kinds, [Kind::Lopen]);
-        assert_eq!(wish("open,read").kinds, [Kind::Lopen, Kind::Read]);
-        assert_eq!(wish("/tmp/a,b").file, Some("/tmp/a,b".into()));
-        let both = wish("rename,./here");
-        assert_eq!(both.kinds, [Kind::Rename, Kind::Renameat]);
-        assert_eq!(both.file, Some("./here".into()));
-        assert!(both.wanted);
-    }
-
-    #[test]
-    fn a_word_that_is_neither_is_refused() {
-        for text in ["opne", "open,opne", "opne,/tmp/x"] {
-            let error = text.parse::<Wish>().unwrap_err();
-            assert!(
-                error.starts_with("no request is called \"opne\""),
-                "{error}"
-            );
-        }
-    }
+    use ninep::msg::Kind;
 
     fn done(stats: &Stats, path: &str, millis: u64) {
         stats.done(&Event {
