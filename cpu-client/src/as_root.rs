@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cpu_proto::namespace::Bind;
 
-use crate::environment::real_path;
+use crate::binds::real_path;
 
 /// Where root's home is when passwd(5) does not say.
 const ROOTS_HOME: &str = "/root";

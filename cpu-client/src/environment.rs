@@ -1,34 +1,15 @@
-//! What travels with a command: the environment of this process, and in it the mounts that the
-//! machine is to make, from `-namespace`, `-fstab` and the variables of the same meaning.
+//! What travels with a command: the environment of this process, and in it the mounts that the machine is to make.
 
-use std::io::ErrorKind;
-use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use cpu_proto::fstab::{self, Reason};
-use cpu_proto::namespace::{self, Bind};
-use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use anyhow::{Result, bail};
+use cpu_proto::namespace;
+use cpu_proto::{Cache, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
+use rustix::fs::Mode;
 
+use crate::binds::{Mounts, binds, own_fstab, real_path};
 use crate::user::CommandUser;
-use crate::{as_root, programs};
-
-/// What the command line says of the machine's mounts.
-#[derive(Debug)]
-pub(crate) struct Mounts<'a> {
-    /// `-namespace`, if given.
-    pub(crate) namespace: Option<&'a str>,
-    /// `-fstab`, if given.
-    pub(crate) fstab: Option<&'a Path>,
-    /// Whether files are served at all.
-    pub(crate) ninep: bool,
-    /// What is served as `/`.
-    pub(crate) root: &'a Path,
-    /// `-cache`, if given: for all of which the namespace does not say another.
-    pub(crate) cache: Option<Cache>,
-}
+use crate::{as_root, cwd, programs};
 
 /// What a command gets.
 #[derive(Debug)]
@@ -108,20 +89,10 @@ pub(crate) fn environment(
         all.retain(|(other, _)| other != name);
         all.extend(value.map(|value| (name.to_owned(), value)));
     };
-    if let Ok(here) = std::env::current_dir()
-        && let Some(name) = here.to_str()
-    {
-        // Of another tree than this one's, no directory of here tells.
-        let is_this_tree = mounts.ninep && mounts.root == Path::new("/");
-        match std::env::var_os("PWD") {
-            Some(pwd) if !is_this_tree || is_meant(Path::new(&pwd), &here) => {}
-            pwd => {
-                if let Some(pwd) = pwd {
-                    warn!("PWD={pwd:?} is not the working directory; the command runs in {name}");
-                }
-                set("PWD", Some(name.to_owned()));
-            }
-        }
+    let is_this_tree = mounts.ninep && mounts.root == Path::new("/");
+    let pwd = std::env::var_os("PWD");
+    if let Some(here) = cwd::corrected(pwd.as_deref(), is_this_tree) {
+        set("PWD", Some(here));
     }
     // A private directory there; one of here would not exist.
     set("TMPDIR", Some("/tmp".into()));
@@ -145,247 +116,4 @@ fn umask() -> u32 {
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask);
     umask.as_raw_mode()
-}
-
-/// Whether `$PWD` says where the command is to run. It may be a left-over: a program that changes its directory and
-/// then starts another leaves it as it was. It counts when it names the working directory, by whichever links, when
-/// it names nothing that is here, and when it is `/`, which keeps the command out of the client's files.
-fn is_meant(pwd: &Path, here: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt as _;
-    let which = |path: &Path| path.metadata().map(|known| (known.dev(), known.ino()));
-    let named = which(pwd);
-    let is_absent = named
-        .as_ref()
-        .is_err_and(|error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory));
-    let is_here = || matches!((&named, which(here)), (Ok(named), Ok(here)) if *named == here);
-    pwd.is_absolute() && (pwd == Path::new("/") || pwd == here || is_absent || is_here())
-}
-
-/// Which directories there come from here. What was named must be there to be mounted; of the
-/// default, what this tree lacks is left out (no `/lib64` on Alpine).
-fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec<Bind>> {
-    match (mounts.namespace, variable, mounts.ninep) {
-        (Some(text), _, false) if !text.is_empty() => bail!(
-            "9p is false but the namespace is non-empty; to force an empty namespace use -namespace=\"\""
-        ),
-        (_, _, false) => Ok(Vec::new()),
-        (Some(text), _, true) => Ok(namespace::parse(text)?),
-        (None, Some(text), true) => {
-            namespace::parse(text).with_context(|| format!("{ENV_NAMESPACE}={text:?}"))
-        }
-        (None, None, true) => {
-            let mut binds = namespace::parse(DEFAULT_NAMESPACE)?;
-            // Where homes lie elsewhere (root's, many clusters'), the home still comes along, and if it is a link,
-            // what it is a link to.
-            let real = real_home(mounts.root, home);
-            for home in [home.to_str(), real.as_deref()].into_iter().flatten() {
-                let path = Path::new(home);
-                let is_covered = binds.iter().any(|bind| path.starts_with(&bind.remote));
-                if !is_covered && path.components().count() > 1 {
-                    binds.push(Bind {
-                        remote: home.to_owned(),
-                        local: home.to_owned(),
-                        cache: None,
-                    });
-                }
-            }
-            binds.retain(|bind| {
-                let here = mounts.root.join(bind.local.trim_start_matches('/'));
-                here.symlink_metadata().is_ok()
-            });
-            Ok(binds)
-        }
-    }
-}
-
-/// The real name of a home that is a link. Links above it are followed when its directory is mounted.
-fn real_home(root: &Path, home: &Path) -> Option<String> {
-    let real = real_path(root, home.to_str()?)?;
-    let above = real_path(root, home.parent()?.to_str()?)?;
-    (Path::new(&above).join(home.file_name()?) != Path::new(&real)).then_some(real)
-}
-
-/// How often a path is looked for again that others are changing.
-const RETRIES: usize = 64;
-
-/// What `path` is in the tree beneath `root` when its symlinks have been followed: on a long path the machine
-/// would take two round trips for each. None where that can't be told (no /proc, no such file).
-pub(crate) fn real_path(root: &Path, path: &str) -> Option<String> {
-    let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let path = path.trim_matches('/');
-    let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
-    let open = || rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
-    // While somebody mounts or renames, the kernel cannot tell where `..` leads (openat2(2)).
-    let mut tries = std::iter::repeat_with(open).take(RETRIES);
-    let file = tries
-        .find(|file| !matches!(file, Err(Errno::AGAIN)))?
-        .ok()?;
-    let name = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
-    let (real, root) = (name(&file)?, name(&root)?);
-    let inside = real.strip_prefix(root).ok()?.to_str()?;
-    Some(format!("/{inside}"))
-}
-
-/// The mounts that are not binds of the namespace: the file's if there is one, else the
-/// variable's. The server reports a faulty line and goes on; only what a shell has joined into
-/// one line is refused here, since none of it would be mounted.
-fn own_fstab(file: Option<&Path>, variable: Option<String>) -> Result<String> {
-    let (name, text) = match file {
-        Some(file) => {
-            let name = format!("-fstab {}", file.display());
-            let text = std::fs::read_to_string(file)
-                .with_context(|| format!("cannot read the file of {name}"))?;
-            (name, text)
-        }
-        None => (ENV_FSTAB.to_owned(), variable.unwrap_or_default()),
-    };
-    for line in fstab::parse(text.as_bytes()) {
-        if let Err(error) = line
-            && matches!(error.reason, Reason::TooMany(_))
-        {
-            bail!("{name}: {error}");
-        }
-    }
-    Ok(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn mounts<'a>(namespace: Option<&'a str>, ninep: bool, root: &'a Path) -> Mounts<'a> {
-        Mounts {
-            namespace,
-            fstab: None,
-            ninep,
-            root,
-            cache: None,
-        }
-    }
-
-    fn remotes(mounts: &Mounts<'_>, variable: Option<&str>, home: &str) -> Vec<String> {
-        let binds = binds(mounts, variable, Path::new(home)).unwrap();
-        binds.into_iter().map(|bind| bind.remote).collect()
-    }
-
-    #[test]
-    fn a_left_over_pwd_is_not_meant() {
-        let root = tempfile::tempdir().unwrap();
-        let (here, link) = (root.path().join("here"), root.path().join("link"));
-        std::fs::create_dir(&here).unwrap();
-        std::os::unix::fs::symlink("here", &link).unwrap();
-        for meant in [&here, &link, Path::new("/"), &root.path().join("not")] {
-            assert!(is_meant(meant, &here), "{}", meant.display());
-        }
-        for left in [root.path(), Path::new("."), Path::new("")] {
-            assert!(!is_meant(left, &here), "{}", left.display());
-        }
-    }
-
-    #[test]
-    fn the_default_is_what_this_tree_has_of_it() {
-        let root = tempfile::tempdir().unwrap();
-        for directory in ["usr", "root"] {
-            std::fs::create_dir(root.path().join(directory)).unwrap();
-        }
-        // Absolute links mean the served tree, in which they may well lead somewhere.
-        for (link, to) in [
-            ("bin", "/usr/bin"),
-            ("homes", "usr"),
-            ("usr/ann", "/data/ann"),
-            ("usr/bob", "root"),
-        ] {
-            std::os::unix::fs::symlink(to, root.path().join(link)).unwrap();
-        }
-        std::fs::create_dir_all(root.path().join("data/ann")).unwrap();
-        let default = mounts(None, true, root.path());
-        assert_eq!(remotes(&default, None, "/root"), ["/usr", "/bin", "/root"]);
-        assert_eq!(remotes(&default, None, "/nosuch"), ["/usr", "/bin"]);
-        assert_eq!(remotes(&default, None, "/"), ["/usr", "/bin"]);
-        // A home that is a link, and one that leads nowhere.
-        assert_eq!(
-            remotes(&default, None, "/homes/ann"),
-            ["/usr", "/bin", "/homes/ann", "/data/ann"]
-        );
-        assert_eq!(
-            remotes(&default, None, "/usr/ann"),
-            ["/usr", "/bin", "/data/ann"]
-        );
-        assert_eq!(remotes(&default, None, "/usr/bob"), ["/usr", "/bin"]);
-        // What was asked for by name is mounted, or reported there.
-        let named = mounts(Some("/lib64"), true, root.path());
-        assert_eq!(remotes(&named, Some("/usr"), "/root"), ["/lib64"]);
-        assert_eq!(remotes(&default, Some("/lib64"), "/root"), ["/lib64"]);
-        assert_eq!(remotes(&default, Some(""), "/root"), Vec::<String>::new());
-    }
-
-    #[test]
-    fn links_are_followed_in_the_served_tree() {
-        let root = tempfile::tempdir().unwrap();
-        std::fs::create_dir_all(root.path().join("usr/lib")).unwrap();
-        for (link, to) in [
-            ("lib", "usr/lib"),
-            ("abs", "/lib"),
-            ("out", "../../usr"),
-            ("gone", "no"),
-        ] {
-            std::os::unix::fs::symlink(to, root.path().join(link)).unwrap();
-        }
-        let seen_as = root.path().join("self");
-        std::os::unix::fs::symlink(".", &seen_as).unwrap();
-        for (path, real) in [
-            ("/lib", Some("/usr/lib")),
-            ("/abs", Some("/usr/lib")),
-            ("//out/lib/", Some("/usr/lib")),
-            ("/usr", Some("/usr")),
-            ("/", None),
-            ("/gone", None),
-            ("/nosuch", None),
-        ] {
-            assert_eq!(real_path(&seen_as, path).as_deref(), real, "{path}");
-        }
-    }
-
-    #[test]
-    fn without_9p_a_namespace_is_refused_only_if_it_was_asked_for() {
-        let root = Path::new("/");
-        let none = Vec::<String>::new();
-        assert_eq!(remotes(&mounts(None, false, root), None, "/root"), none);
-        assert_eq!(remotes(&mounts(Some(""), false, root), None, "/root"), none);
-        let set = Some("/home");
-        assert_eq!(remotes(&mounts(None, false, root), set, "/root"), none);
-        let error = binds(&mounts(set, false, root), None, Path::new("/root"));
-        assert_eq!(
-            error.unwrap_err().to_string(),
-            "9p is false but the namespace is non-empty; to force an empty namespace use -namespace=\"\""
-        );
-    }
-
-    #[test]
-    fn the_fstab_file_wins_and_a_joined_one_is_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let file = directory.path().join("fstab");
-        let line = "myfs /mnt virtiofs rw 0 0";
-        std::fs::write(&file, format!("{line}\n")).unwrap();
-        let variable = || Some("other /other tmpfs rw 0 0".to_owned());
-        assert_eq!(
-            own_fstab(Some(&file), variable()).unwrap(),
-            format!("{line}\n")
-        );
-        assert!(own_fstab(None, variable()).unwrap().starts_with("other"));
-        assert_eq!(own_fstab(None, None).unwrap(), "");
-
-        let joined = Some(format!("{line} {line}"));
-        let error = own_fstab(None, joined).unwrap_err().to_string();
-        assert!(
-            error.starts_with("CPU_FSTAB: fstab line 1") && error.contains("separated by newlines"),
-            "{error}"
-        );
-        std::fs::remove_file(&file).unwrap();
-        let error = own_fstab(Some(&file), variable()).unwrap_err().to_string();
-        assert!(
-            error.contains("-fstab") && error.contains("fstab"),
-            "{error}"
-        );
-    }
 }

@@ -22,7 +22,9 @@ macro_rules! warn {
 }
 
 mod as_root;
+mod binds;
 mod clock;
+mod cwd;
 mod environment;
 mod files;
 mod flags;
@@ -42,9 +44,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
+use binds::Mounts;
 use clap::error::ErrorKind;
 use cpu_proto::{Cache, ENV_WAIT};
-use environment::{Mounts, environment, home};
+use environment::{environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
 use stats::Stats;
