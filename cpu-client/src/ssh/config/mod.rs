@@ -3,6 +3,11 @@
 //! is collected, to be told with `-d`.
 
 mod file;
+mod include;
+mod keywords;
+mod matching;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::collections::BTreeSet;
