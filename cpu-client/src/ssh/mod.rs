@@ -4,7 +4,6 @@ pub(crate) mod config;
 mod handler;
 mod hostkeys;
 mod identity;
-mod known_hosts;
 mod login;
 mod pattern;
 mod port;

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use russh::keys::PublicKey;
 use sha1::Sha1;
 
-use super::pattern::matches_list;
+use crate::ssh::pattern::matches_list;
 
 /// What one line says of the host that was asked for.
 #[derive(Debug, Clone)]

@@ -1,0 +1,233 @@
+//! Is this the machine it claims to be? Three sources are asked in turn: the file given with
+//! `-hk`, the pin file beside the private key (`KEY.hostkey`, which mkimage writes), and
+//! OpenSSH's known_hosts files. A host that none of them knows is accepted once and remembered,
+//! as ssh's `StrictHostKeyChecking=accept-new` does; a key that contradicts them, of whatever type, is
+//! accepted only if the configuration says `no` to that, as in ssh. A revocation has no exception, and a
+//! pin only this one: beside a key that nobody named, known_hosts may know the host already.
+
+mod known_hosts;
+mod pin;
+mod policy;
+mod store;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use russh::keys::{Algorithm, PublicKey};
+
+use super::config::Checking;
+use known_hosts::Known;
+use store::SYSTEM;
+
+/// Where host keys are looked up for one connection.
+#[derive(Debug, Clone)]
+pub(crate) struct HostKeys {
+    name: Name,
+    source: Source,
+    /// Whether a person was asked, which takes the time that it takes.
+    asked: Arc<AtomicBool>,
+}
+
+/// Whose keys they are.
+#[derive(Debug, Clone)]
+pub(crate) struct Name {
+    /// Where the connection goes.
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    /// `HostKeyAlias`: the name in known_hosts, whatever the host and the port.
+    pub(crate) alias: Option<String>,
+}
+
+/// For people.
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} port {}", self.host, self.port)?;
+        match &self.alias {
+            Some(alias) => write!(f, " ({alias})"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Pinned {
+        file: PathBuf,
+        keys: Vec<PublicKey>,
+        /// known_hosts files, for a host that is not the pin's.
+        others: Vec<PathBuf>,
+    },
+    /// The first is added to; what is of the system is only read.
+    KnownHosts {
+        user: Vec<PathBuf>,
+        system: Vec<PathBuf>,
+        checking: Checking,
+        /// `HashKnownHosts`, of what is added.
+        hashed: bool,
+    },
+}
+
+impl HostKeys {
+    /// Exactly these keys, or those that `others` know for this host: pins that lie beside a key that was
+    /// not named are of some machines, but not of all.
+    pub(crate) fn pinned(name: Name, file: &Path, others: Option<Vec<PathBuf>>) -> Result<Self> {
+        let system = SYSTEM.map(PathBuf::from);
+        let others = others.map(|user| user.into_iter().chain(system).collect());
+        let source = Source::Pinned {
+            keys: pin::read(file)?,
+            file: file.to_owned(),
+            others: others.unwrap_or_default(),
+        };
+        Ok(Self {
+            name,
+            source,
+            asked: Arc::default(),
+        })
+    }
+
+    /// Those of the user's known_hosts files and the system's.
+    pub(crate) fn known(name: Name, user: Vec<PathBuf>, checking: Checking, hashed: bool) -> Self {
+        Self {
+            name,
+            source: Source::KnownHosts {
+                user,
+                system: SYSTEM.map(PathBuf::from).to_vec(),
+                checking,
+                hashed,
+            },
+            asked: Arc::default(),
+        }
+    }
+
+    /// Whether a person was asked since this was last called.
+    pub(super) fn has_asked(&self) -> bool {
+        self.asked.swap(false, Ordering::Relaxed)
+    }
+
+    /// The types of the keys that are known for this host: a server with several keys must be
+    /// asked for one of these, or a good host looks like a changed one.
+    pub(crate) fn known_types(&self) -> Vec<Algorithm> {
+        let (pins, files): (&[PublicKey], Vec<&PathBuf>) = match &self.source {
+            Source::Pinned { keys, others, .. } => (keys, others.iter().collect()),
+            Source::KnownHosts { user, system, .. } => (&[], user.iter().chain(system).collect()),
+        };
+        // Why one cannot be read is said when the key is checked.
+        let files = files.into_iter();
+        let known = files.flat_map(|file| self.name.lookup(file).unwrap_or_default());
+        let known = known.filter_map(|known| match known {
+            Known::Key { key, .. } => Some(key),
+            Known::Revoked { .. } => None,
+        });
+        let keys: Vec<_> = pins.iter().cloned().chain(known).collect();
+        keys.iter().map(PublicKey::algorithm).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::ssh::config::NewHost;
+
+    const OLD: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti";
+    const NEW: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJiCNH1TSeLmQi8AzqNcTSsrNwlxz1zzOwVCeC4I6jLM";
+
+    fn board(alias: Option<&str>) -> Name {
+        Name {
+            host: "board".into(),
+            port: 22,
+            alias: alias.map(str::to_owned),
+        }
+    }
+
+    fn check(file: &Path, key: &str) -> Result<()> {
+        let checking = Checking {
+            new: NewHost::Accept,
+            changed_is_accepted: false,
+        };
+        let keys = HostKeys::known(board(None), vec![file.to_owned()], checking, false);
+        keys.check(&PublicKey::from_openssh(key).unwrap())
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_hide_no_line() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("known_hosts");
+        let mut text = b"# caf\xe9\n".to_vec();
+        text.extend(format!("board {OLD} \n@revoked * {NEW}\n").as_bytes());
+        fs::write(&file, &text).unwrap();
+        check(&file, OLD).unwrap();
+        let error = check(&file, NEW).unwrap_err().to_string();
+        assert!(error.contains("line 3 revokes"), "{error}");
+        fs::write(&file, &text[..text.len() - NEW.len() - 12]).unwrap();
+        let error = check(&file, NEW).unwrap_err().to_string();
+        assert!(error.contains("line 2 says"), "{error}");
+        assert!(!fs::read(&file).unwrap().ends_with(b"jLM\n"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_makes_no_host_new() {
+        let directory = tempfile::tempdir().unwrap();
+        let error = check(directory.path(), NEW).unwrap_err();
+        let place = directory.path().display().to_string();
+        assert!(format!("{error:#}").contains(&place), "{error:#}");
+        let missing = directory.path().join("new/known_hosts");
+        check(&missing, NEW).unwrap();
+        check(&missing, NEW).unwrap();
+        assert!(check(&missing, OLD).is_err());
+    }
+
+    #[test]
+    fn a_pin_is_no_exception_to_a_revocation() {
+        let directory = tempfile::tempdir().unwrap();
+        let [pin, file] = ["pin", "known_hosts"].map(|name| directory.path().join(name));
+        fs::write(&pin, OLD).unwrap();
+        let check = || {
+            let keys = HostKeys::pinned(board(None), &pin, Some(vec![file.clone()])).unwrap();
+            keys.check(&PublicKey::from_openssh(OLD).unwrap())
+        };
+        check().unwrap();
+        fs::write(&file, format!("@revoked * {OLD}\n")).unwrap();
+        let error = check().unwrap_err().to_string();
+        assert!(error.contains("line 1 revokes"), "{error}");
+    }
+
+    #[test]
+    fn an_alias_is_the_name_whatever_the_port_and_may_be_hashed() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("known_hosts");
+        let checking = Checking {
+            new: NewHost::Accept,
+            changed_is_accepted: false,
+        };
+        let check = |name: Name, key: &str| {
+            let keys = HostKeys::known(name, vec![file.clone()], checking, true);
+            keys.check(&PublicKey::from_openssh(key).unwrap())
+        };
+        let elsewhere = Name {
+            host: "127.0.0.1".into(),
+            port: 2222,
+            alias: Some("Lab".into()),
+        };
+        check(board(Some("lab")), OLD).unwrap();
+        check(elsewhere.clone(), OLD).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(
+            text.starts_with("|1|") && text.lines().count() == 1,
+            "{text}"
+        );
+        let error = check(elsewhere, NEW).unwrap_err().to_string();
+        assert!(
+            error.starts_with("127.0.0.1 port 2222 (Lab) has"),
+            "{error}"
+        );
+        // Another name has another key.
+        check(board(None), NEW).unwrap();
+    }
+}

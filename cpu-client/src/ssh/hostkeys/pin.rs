@@ -1,0 +1,54 @@
+//! Pin files: one or more public keys, of which the machine must have one.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cpu_proto::authorized_keys::LeftOut;
+use cpu_proto::{AuthorizedKeys, fingerprint};
+use russh::keys::PublicKey;
+
+use super::Name;
+
+/// The public keys of a pin file: one or more lines as in a `.pub` file.
+pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>> {
+    let bytes = fs::read(file)
+        .with_context(|| format!("cannot read the host key file {}", file.display()))?;
+    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
+    if let Some(LeftOut { line, fault }) = left_out.first() {
+        bail!("the host key file {}: line {line} {fault}", file.display());
+    }
+    if keys.is_empty() {
+        bail!("the host key file {} holds no key", file.display());
+    }
+    Ok(keys)
+}
+
+/// An error unless `key` is among `keys`, those of the pin `file`, or the known_hosts files `others` know it.
+pub(super) fn check(
+    name: &Name,
+    key: &PublicKey,
+    file: &Path,
+    keys: &[PublicKey],
+    others: &[PathBuf],
+) -> Result<()> {
+    let got = fingerprint(key);
+    // A pin is no exception to a revocation.
+    let is_known = name.look_among(others, key)?.is_known;
+    if is_known || keys.iter().any(|pin| pin.key_data() == key.key_data()) {
+        return Ok(());
+    }
+    let pinned: Vec<_> = keys.iter().map(fingerprint).collect();
+    bail!(
+        "{name} has the host key {got}, but {} pins {}: this is another \
+         machine, or it was made anew; if that is right, replace that file, or name a file \
+         with this machine's key by -hk{}",
+        file.display(),
+        pinned.join(", "),
+        if others.is_empty() {
+            ""
+        } else {
+            ", or add the key to known_hosts"
+        },
+    );
+}

@@ -1,0 +1,84 @@
+//! Whether a host key is accepted.
+
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, bail};
+use cpu_proto::fingerprint;
+use russh::keys::PublicKey;
+
+use super::store::Found;
+use super::{HostKeys, Name, Source, pin};
+use crate::ssh::config::NewHost;
+use crate::terminal;
+
+impl HostKeys {
+    /// An error unless `key` is the host's, or the host is new: then it is remembered.
+    pub(crate) fn check(&self, key: &PublicKey) -> Result<()> {
+        let got = fingerprint(key);
+        let name = &self.name;
+        match &self.source {
+            Source::Pinned { file, keys, others } => pin::check(name, key, file, keys, others),
+            Source::KnownHosts {
+                user,
+                system,
+                checking,
+                hashed,
+            } => {
+                let Found {
+                    is_known,
+                    contradiction,
+                } = name.look_among(user.iter().chain(system), key)?;
+                if is_known {
+                    return Ok(());
+                }
+                let unported = || name.look_among_names(user.iter().chain(system), key);
+                if contradiction.is_none() && unported()? {
+                    return Ok(());
+                }
+                if let Some((file, line, known)) = contradiction {
+                    let what = format!(
+                        "{name} has the host key {got}, but {} line {line} says {known}",
+                        file.display()
+                    );
+                    if checking.changed_is_accepted {
+                        say!("{what}; accepted, as StrictHostKeyChecking says");
+                        return Ok(());
+                    }
+                    bail!(
+                        "{what}: this is another machine, or it was made anew; if that is \
+                         right, remove that line"
+                    );
+                }
+                if checking.new == NewHost::Ask {
+                    self.asked.store(true, Ordering::Relaxed);
+                }
+                match checking.new {
+                    NewHost::Accept => {}
+                    NewHost::Ask if confirm(name, &got)? => {}
+                    NewHost::Ask => bail!("the host key of {name} was not accepted"),
+                    NewHost::Refuse => bail!(
+                        "{name} is new, with the host key {got}, and \
+                         StrictHostKeyChecking is yes; add the key to known_hosts, or pin it with -hk"
+                    ),
+                }
+                if let Some(file) = user.first() {
+                    name.remember(file, key, *hashed)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Asks the person at the terminal.
+fn confirm(name: &Name, fingerprint: &str) -> Result<bool> {
+    // What is waited for may be shown on this line.
+    let question =
+        format!("\r\x1b[K{name} is new; its host key is {fingerprint}\nIs that right (yes/no)? ");
+    let answer = terminal::ask_line(&question).with_context(|| {
+        format!(
+            "{name} is new, with the host key {fingerprint}, and there is no terminal to ask on"
+        )
+    })?;
+    Ok(answer.trim() == "yes")
+}

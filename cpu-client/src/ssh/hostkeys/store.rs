@@ -1,0 +1,153 @@
+//! The known_hosts files: what they say of a host's key, and the line that is added to one.
+
+use std::fs::{self, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cpu_proto::fingerprint;
+use russh::keys::PublicKey;
+
+use super::Name;
+use super::known_hosts::{self, Known};
+
+/// The system's known_hosts files.
+pub(super) const SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
+
+/// What known_hosts files say of a key.
+pub(super) struct Found<'f> {
+    pub(super) is_known: bool,
+    /// File, line and fingerprint of another key of the host.
+    pub(super) contradiction: Option<(&'f PathBuf, usize, String)>,
+}
+
+impl Name {
+    /// As known_hosts files have it.
+    fn in_known_hosts(&self) -> String {
+        match &self.alias {
+            Some(alias) => alias.clone(),
+            None => known_hosts::name(&self.host, self.port),
+        }
+    }
+
+    /// What known_hosts files say of a key of this host; an error if one revokes it.
+    pub(super) fn look_among<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f PathBuf>,
+        key: &PublicKey,
+    ) -> Result<Found<'f>> {
+        let (mut is_known, mut contradiction) = (false, None);
+        for file in files {
+            for known in self.lookup(file)? {
+                match known {
+                    Known::Revoked { key: revoked, line }
+                        if revoked.key_data() == key.key_data() =>
+                    {
+                        bail!(
+                            "{self} has the host key {}, which {} line {line} revokes",
+                            fingerprint(key),
+                            file.display()
+                        );
+                    }
+                    Known::Key { key: known, .. } if known.key_data() == key.key_data() => {
+                        is_known = true;
+                    }
+                    // Of another type too: whoever is in the middle may choose his.
+                    Known::Key { key: known, line } => {
+                        contradiction.get_or_insert((file, line, fingerprint(&known)));
+                    }
+                    Known::Revoked { .. } => {}
+                }
+            }
+        }
+        Ok(Found {
+            is_known,
+            contradiction,
+        })
+    }
+
+    /// Whether known_hosts files have this key for the host's name without a port, which ssh takes too.
+    pub(super) fn look_among_names<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f PathBuf>,
+        key: &PublicKey,
+    ) -> Result<bool> {
+        let mut plain = self.clone();
+        plain.port = 22;
+        Ok(plain.look_among(files, key)?.is_known)
+    }
+
+    /// What one file says; nothing if there is none. One that cannot be read may say that a key is wrong.
+    pub(super) fn lookup(&self, file: &Path) -> Result<Vec<Known>> {
+        match fs::read(file) {
+            Ok(bytes) => {
+                let text = String::from_utf8_lossy(&bytes);
+                Ok(known_hosts::lookup(&text, &self.in_known_hosts()))
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error).with_context(|| {
+                format!(
+                    "cannot read the host keys in {}; make it readable, or name a file with the machine's \
+                     key by -hk",
+                    file.display()
+                )
+            }),
+        }
+    }
+
+    pub(super) fn remember(&self, file: &Path, key: &PublicKey, hashed: bool) -> Result<()> {
+        if file == Path::new("/dev/null") {
+            return Ok(());
+        }
+        let mut name = self.in_known_hosts();
+        if hashed {
+            let mut salt = [0; 20];
+            getrandom::fill(&mut salt).context("the system has no random bytes")?;
+            name = known_hosts::hashed(&name, &salt).context("cannot hash a host's name")?;
+        }
+        let line = format!(
+            "{name} {}",
+            key.to_openssh().context("cannot write a host key")?
+        );
+        let result = (|| {
+            if let Some(directory) = file.parent() {
+                fs::DirBuilder::new()
+                    .recursive(true)
+                    .mode(0o700)
+                    .create(directory)?;
+            }
+            let ends_with_newline = fs::read(file).is_ok_and(|text| text.ends_with(b"\n"));
+            let is_empty = fs::metadata(file).map_or(true, |meta| meta.len() == 0);
+            let newline = if is_empty || ends_with_newline {
+                ""
+            } else {
+                "\n"
+            };
+            OpenOptions::new()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(file)?
+                .write_all(format!("{newline}{line}\n").as_bytes())
+        })();
+        match result {
+            Ok(()) => warn!(
+                "{} is new; its host key {} is now in {}",
+                self,
+                fingerprint(key),
+                file.display()
+            ),
+            // Without a place to remember it the host stays new; that must not stop the work.
+            Err(error) => say!(
+                "{} is new with host key {}, and {} cannot be written: {error}",
+                self,
+                fingerprint(key),
+                file.display()
+            ),
+        }
+        Ok(())
+    }
+}
