@@ -19,7 +19,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
-use super::node::FileId;
+use super::stat::{FileId, mix};
 
 /// The home's device.
 const HOME: u64 = 0;
@@ -122,13 +122,6 @@ fn hash(place: &[u8]) -> u64 {
     place
         .iter()
         .fold(0, |sum, &b| mix(sum ^ (u64::from(b) + 1)))
-}
-
-/// Spreads every bit of `x` over all; 0 stays 0 (the finalizer of SplitMix64).
-pub(super) fn mix(x: u64) -> u64 {
-    let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    x ^ (x >> 31)
 }
 
 #[cfg(test)]

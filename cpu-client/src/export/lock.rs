@@ -23,7 +23,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Os;
 
-use super::node::{FileId, Node};
+use super::node::Node;
+use super::stat::FileId;
 use super::{Export, File, Kind, os};
 
 /// Bytes of a machine's name, at most: four times Linux's.

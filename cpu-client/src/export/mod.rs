@@ -9,7 +9,7 @@
 //! | room | what for |
 //! |---|---|
 //! | [`node`] | descriptors: walking, opening again, paths for people |
-//! | [`attr`] | attributes both ways, qids |
+//! | [`stat`], [`setattr`] | attributes both ways, qids |
 //! | [`inode`], [`mounts`] | inode numbers, of the devices in the tree |
 //! | [`dir`], [`marks`] | directories read as a stream, and where their entries are |
 //! | [`lock`] | record locks that exclude everyone else |
@@ -21,7 +21,6 @@
 //! new files are ignored unless the user is root, as for any process: a new file is the user's,
 //! its group is what the directory says. getattr tells so, in the peer's numbers ([`IdMap`]).
 
-mod attr;
 mod dir;
 mod inode;
 mod lock;
@@ -30,6 +29,8 @@ mod mounts;
 mod node;
 mod owner;
 mod process;
+mod setattr;
+mod stat;
 #[cfg(test)]
 mod without_proc;
 mod xattr;
@@ -119,16 +120,16 @@ impl Export {
         };
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
-        let stat = attr::stat(&fd).map_err(failed)?;
-        let whole = rustix::fs::statx(rustix::fs::CWD, c"/", AtFlags::empty(), attr::WANTED);
+        let stat = stat::stat(&fd).map_err(failed)?;
+        let whole = rustix::fs::statx(rustix::fs::CWD, c"/", AtFlags::empty(), stat::WANTED);
         let whole = whole.map_err(failed)?;
-        let device = attr::device(&stat);
+        let device = stat::device(&stat);
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let inside = ResolveFlags::IN_ROOT;
         let home = rustix::fs::openat2(&fd, home, flags, Mode::empty(), inside);
-        let home = home.and_then(attr::stat).map(|stat| attr::device(&stat));
+        let home = home.and_then(stat::stat).map(|stat| stat::device(&stat));
         Ok(Self {
-            shows_processes: node::FileId::new(&whole) == node::FileId::new(&stat)
+            shows_processes: stat::FileId::new(&whole) == stat::FileId::new(&stat)
                 || node::is_of_proc(&fd),
             devices: Arc::new(inode::Devices::new(
                 device,
@@ -166,7 +167,7 @@ impl Export {
 
     /// The qid of an open file: version 0 has the peer ask here each time.
     fn open_qid(&self, node: &Node, file: &File) -> Result<Qid> {
-        let stat = attr::stat(&file.fd).map_err(os)?;
+        let stat = stat::stat(&file.fd).map_err(os)?;
         let mut qid = self.qid(node, &stat);
         qid.version = 0;
         Ok(qid)
@@ -176,12 +177,12 @@ impl Export {
     fn qid(&self, node: &Node, stat: &rustix::fs::Statx) -> Qid {
         let number = self
             .devices
-            .number(node::FileId::new(stat), || node.place_of_device());
-        attr::qid(number, stat)
+            .number(stat::FileId::new(stat), || node.place_of_device());
+        stat::qid(number, stat)
     }
 
     fn attr(&self, node: &Node, stat: &rustix::fs::Statx) -> Attr {
-        let mut attr = attr::attr(self.qid(node, stat), node.size(stat), stat);
+        let mut attr = stat::attr(self.qid(node, stat), node.size(stat), stat);
         self.ids.show(&mut attr);
         attr
     }
@@ -189,7 +190,7 @@ impl Export {
     /// The qid of what has just been made.
     fn made(&self, dir: &Node, name: &[u8]) -> Result<Qid> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let stat = rustix::fs::statx(dir.fd(), name, flags, attr::WANTED).map_err(os)?;
+        let stat = rustix::fs::statx(dir.fd(), name, flags, stat::WANTED).map_err(os)?;
         Ok(self.qid(dir, &stat))
     }
 }
@@ -207,7 +208,7 @@ impl FileSystem for Export {
                 name => node = self.step(&node, name).map_err(os)?.0,
             }
         }
-        let stat = attr::stat(node.fd()).map_err(os)?;
+        let stat = stat::stat(node.fd()).map_err(os)?;
         let qid = self.qid(&node, &stat);
         Ok((node, qid))
     }
@@ -232,13 +233,13 @@ impl FileSystem for Export {
             Some(up) => up.clone(),
             None => self.root.of_user(node.user()),
         };
-        let stat = attr::stat(up.fd()).map_err(os)?;
+        let stat = stat::stat(up.fd()).map_err(os)?;
         let qid = self.qid(&up, &stat);
         Ok((up, qid))
     }
 
     fn getattr(&self, node: &Node, _mask: u64) -> Result<Attr> {
-        let stat = attr::stat(node.fd()).map_err(os)?;
+        let stat = stat::stat(node.fd()).map_err(os)?;
         Ok(self.attr(node, &stat))
     }
 
@@ -247,7 +248,7 @@ impl FileSystem for Export {
     }
 
     fn statfs(&self, node: &Node) -> Result<Statfs> {
-        attr::statfs(node.fd()).map_err(os)
+        stat::statfs(node.fd()).map_err(os)
     }
 
     fn readlink(&self, node: &Node) -> Result<Vec<u8>> {
@@ -304,13 +305,13 @@ impl FileSystem for Export {
         for _ in 0..8 {
             let flags_new =
                 oflags(flags, self.caching)? | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
-            let mode = attr::mode(mode);
+            let mode = stat::mode(mode);
             match Self::make(dir, gid, || {
                 rustix::fs::openat(dir.fd(), name, flags_new, mode)
             }) {
                 Ok(fd) => {
                     let fd = Arc::new(fd);
-                    let stat = attr::stat(&fd).map_err(os)?;
+                    let stat = stat::stat(&fd).map_err(os)?;
                     let node = dir.child(name, fd.clone(), &stat);
                     let file = File::regular(fd);
                     let qid = self.open_qid(&node, &file)?;
@@ -351,7 +352,7 @@ impl FileSystem for Export {
         let up = node.up().unwrap_or(&self.root);
         let (up, here) = (inode::number(share(up), up.id().inode), share(node));
         stream.read(&file.fd, offset, sink, |name, inode| {
-            attr::path(match name {
+            stat::path(match name {
                 b".." => up,
                 _ => inode::number(here, inode),
             })
@@ -388,7 +389,7 @@ impl FileSystem for Export {
 
     fn mkdir(&self, dir: &Node, name: &[u8], mode: u32, gid: u32) -> Result<Qid> {
         Self::make(dir, gid, || {
-            rustix::fs::mkdirat(dir.fd(), name, attr::mode(mode))
+            rustix::fs::mkdirat(dir.fd(), name, stat::mode(mode))
         })
         .map_err(os)?;
         self.made(dir, name)
@@ -410,7 +411,7 @@ impl FileSystem for Export {
         let kind = FileType::from_raw_mode(mode);
         let device = rustix::fs::makedev(major, minor);
         Self::make(dir, gid, || {
-            rustix::fs::mknodat(dir.fd(), name, kind, attr::mode(mode), device)
+            rustix::fs::mknodat(dir.fd(), name, kind, stat::mode(mode), device)
         })
         .map_err(os)?;
         self.made(dir, name)

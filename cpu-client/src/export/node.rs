@@ -8,7 +8,8 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, PROC_SUPER_MAGIC, Statx, Statx
 use rustix::io::{Errno, Result};
 use rustix::path::DecInt;
 
-use super::{Export, attr};
+use super::Export;
+use super::stat::{self, FileId};
 
 /// A file of the export, open or not. Clones share the descriptor.
 #[derive(Clone)]
@@ -32,22 +33,6 @@ struct Place {
 /// Directories above a file, at most: a path that can be written has 2,048, and renames by a peer could make
 /// a chain of any length out of two.
 const DEEPEST: u32 = 1 << 16;
-
-/// What makes a file this file.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct FileId {
-    pub(super) device: u64,
-    pub(super) inode: u64,
-}
-
-impl FileId {
-    pub(super) fn new(stat: &Statx) -> Self {
-        Self {
-            device: attr::device(stat),
-            inode: stat.stx_ino,
-        }
-    }
-}
 
 /// What is special about a file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +60,7 @@ impl Special {
             return Self::No;
         }
         if let Some(Node(up)) = up
-            && up.id.device == attr::device(stat)
+            && up.id.device == stat::device(stat)
         {
             return up.special;
         }
@@ -133,14 +118,14 @@ impl Node {
         self.has_room()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
-        let stat = attr::stat(&fd)?;
+        let stat = stat::stat(&fd)?;
         let node = self.child(name, fd.into(), &stat);
         let is_automount = stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT);
         if is_automount || node.0.special == Special::Automount {
             // Where nothing can be mounted, the directory itself can be looked at, as by lstat(2).
             let flags = flags | OFlags::DIRECTORY;
             if let Ok(mounted) = rustix::fs::openat(self.fd(), name, flags, Mode::empty()) {
-                let stat = attr::stat(&mounted)?;
+                let stat = stat::stat(&mounted)?;
                 return Ok((self.child(name, mounted.into(), &stat), stat));
             }
         }
@@ -223,7 +208,7 @@ impl Node {
     pub(super) fn place(&self) -> Result<(&Self, &[u8])> {
         let (up, name) = self.0.up.as_ref().ok_or(Errno::BUSY)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
-        let stat = rustix::fs::statx(up.fd(), &**name, flags, attr::WANTED)?;
+        let stat = rustix::fs::statx(up.fd(), &**name, flags, stat::WANTED)?;
         if FileId::new(&stat) == self.0.id {
             Ok((up, name))
         } else {
@@ -284,7 +269,7 @@ impl Export {
         // Should the name become a pipe's this moment, the open must not wait.
         let careful = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let fd = rustix::fs::openat(up.fd(), name, careful, Mode::empty())?;
-        if FileId::new(&attr::stat(&fd)?) == node.id() {
+        if FileId::new(&stat::stat(&fd)?) == node.id() {
             Ok(fd)
         } else {
             Err(Errno::STALE)
@@ -311,7 +296,7 @@ mod tests {
     #[test]
     fn a_tree_deeper_than_any_stack_is_dropped() {
         let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
-        let stat = attr::stat(&fd).unwrap();
+        let stat = stat::stat(&fd).unwrap();
         let mut node = Node::root(fd, &stat);
         for _ in 0..300_000 {
             node = node.child(b"d", node.0.fd.clone(), &stat);
@@ -337,7 +322,7 @@ mod tests {
     #[test]
     fn paths_are_as_walked() {
         let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
-        let root = Node::root(fd, &attr::stat(rustix::fs::CWD).unwrap());
+        let root = Node::root(fd, &stat::stat(rustix::fs::CWD).unwrap());
         assert_eq!(root.path(), b"/");
         let (proc, _) = root.step(b"proc").unwrap();
         assert_eq!(proc.path(), b"/proc");

@@ -16,7 +16,8 @@ use ninep::errno::Errno;
 use ninep::fs::Result;
 use ninep::msg::{Attr, NO_ID, SetAttr};
 
-use super::{Export, Node, attr, os};
+use super::node::Node;
+use super::{Export, os, stat};
 
 /// Which user and group here are root to the peer, beside root itself: none, or those of who serves.
 ///
@@ -167,7 +168,7 @@ impl Export {
         if self.ids == IdMap::default() {
             return change_owner(node, uid, gid);
         }
-        let has = attr::stat(node.fd()).map_err(os)?;
+        let has = stat::stat(node.fd()).map_err(os)?;
         let uid = uid.and_then(|uid| self.ids.uid.change(uid, has.stx_uid));
         let gid = gid.and_then(|gid| self.ids.gid.change(gid, has.stx_gid));
         // To change nothing of what is another's needs no right, and leaves its ctime.

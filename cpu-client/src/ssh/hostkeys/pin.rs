@@ -50,5 +50,5 @@ pub(super) fn check(
         } else {
             ", or add the key to known_hosts"
         },
-    );
+    )
 }
