@@ -1,6 +1,7 @@
 //! The way to the machine: connect, check its host key, log in.
 
 pub(crate) mod config;
+mod destination;
 mod handler;
 mod hostkeys;
 mod identity;
