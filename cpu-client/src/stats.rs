@@ -8,13 +8,13 @@ use std::time::Duration;
 use ninep::observe::{Counts, Event, Observer};
 
 /// Lines of a list in the table.
-const LINES: usize = 10;
+const LIST_LENGTH: usize = 10;
 
 /// Different paths that are counted at a time; a session that touches more says so.
-const PATHS: usize = 16 * 1024;
+const MAX_PATHS: usize = 16 * 1024;
 
-/// Bytes that are kept of one path or request, at least.
-const WORDS: usize = 1024;
+/// Bytes that are shortened of one path or request, at least.
+const MAX_TEXT: usize = 1024;
 
 /// Counts requests, and remembers those that stand out.
 #[derive(Default)]
@@ -38,7 +38,7 @@ impl Notable {
     fn count(&mut self, path: String) {
         if let Some(requests) = self.paths.get_mut(&path) {
             *requests += 1;
-        } else if self.paths.len() < PATHS {
+        } else if self.paths.len() < MAX_PATHS {
             self.paths.insert(path, 1);
         } else {
             self.missing += 1;
@@ -50,10 +50,10 @@ impl Notable {
     }
 }
 
-/// What is kept of a text, in bounded memory.
-fn kept(words: &dyn Display) -> String {
+/// What is shortened of a text, in bounded memory.
+fn shortened(words: &dyn Display) -> String {
     let mut text = words.to_string();
-    if let Some(end) = (WORDS..text.len()).find(|&end| text.is_char_boundary(end)) {
+    if let Some(end) = (MAX_TEXT..text.len()).find(|&end| text.is_char_boundary(end)) {
         text.truncate(end);
         text.push('…');
     }
@@ -63,15 +63,15 @@ fn kept(words: &dyn Display) -> String {
 impl Observer for Stats {
     fn done(&self, event: &Event<'_>) {
         self.counts.done(event);
-        let path = kept(event.path);
+        let path = shortened(event.path);
         let mut notable = self.notable.lock().unwrap_or_else(PoisonError::into_inner);
         let place = notable
             .slowest
             .partition_point(|(elapsed, _)| *elapsed >= event.elapsed);
-        if place < LINES {
-            let words = kept(event.words);
+        if place < LIST_LENGTH {
+            let words = shortened(event.words);
             notable.slowest.insert(place, (event.elapsed, words));
-            notable.slowest.truncate(LINES);
+            notable.slowest.truncate(LIST_LENGTH);
         }
         if !path.is_empty() {
             notable.count(path);
@@ -125,14 +125,14 @@ impl Display for Stats {
         writeln!(f, "most requests")?;
         let mut paths: Vec<_> = notable.paths.iter().collect();
         paths.sort_unstable_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
-        for (path, requests) in paths.iter().take(LINES) {
+        for (path, requests) in paths.iter().take(LIST_LENGTH) {
             writeln!(f, "{requests:>12} {path}")?;
         }
         if notable.missing > 0 {
             let most = notable.missing;
             writeln!(
                 f,
-                "(more than {PATHS} different paths: each may have had {most} more requests)"
+                "(more than {MAX_PATHS} different paths: each may have had {most} more requests)"
             )?;
         }
         Ok(())
@@ -190,14 +190,14 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let stats = Stats::default();
-        for n in 0..3 * PATHS {
+        for n in 0..3 * MAX_PATHS {
             done(&stats, &format!("/{n}"), 1);
             if n % 2 == 0 {
                 done(&stats, "/often", 1);
             }
         }
         let often = stats.notable.lock().unwrap().paths["/often"];
-        assert!(stats.notable.lock().unwrap().paths.len() <= PATHS);
+        assert!(stats.notable.lock().unwrap().paths.len() <= MAX_PATHS);
         let table = stats.to_string();
         let mut most = table.lines().skip_while(|line| *line != "most requests");
         assert!(
@@ -209,15 +209,15 @@ mod tests {
             table.ends_with(&format!("each may have had {missing} more requests)\n")),
             "{table}"
         );
-        let true_number = 3 * PATHS as u64 / 2;
+        let true_number = 3 * MAX_PATHS as u64 / 2;
         assert!(
             (often..=often + missing).contains(&true_number),
             "{often} {missing}"
         );
 
-        let long = "ä".repeat(PATHS);
+        let long = "ä".repeat(MAX_PATHS);
         done(&stats, &long, 2);
         let slowest = &stats.notable.lock().unwrap().slowest[0].1;
-        assert!(slowest.len() < WORDS + 10 && slowest.ends_with('…'));
+        assert!(slowest.len() < MAX_TEXT + 10 && slowest.ends_with('…'));
     }
 }

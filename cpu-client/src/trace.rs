@@ -14,61 +14,61 @@ use crate::flags::value::GoBool;
 
 /// The value of `-dbg9p`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Wish {
-    wanted: bool,
+pub(crate) struct TraceFilter {
+    is_enabled: bool,
     /// Only these; all if there are none.
     kinds: Vec<Kind>,
     /// Where to, instead of standard error.
     file: Option<PathBuf>,
 }
 
-impl FromStr for Wish {
+impl FromStr for TraceFilter {
     type Err = String;
 
     /// A boolean, or kinds of requests, separated by commas, and at last a file, told by its slash.
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Ok(GoBool(wanted)) = text.parse() {
+        if let Ok(GoBool(is_enabled)) = text.parse() {
             return Ok(Self {
-                wanted,
+                is_enabled,
                 ..Self::default()
             });
         }
-        let words_end = text
+        let names_end = text
             .find('/')
             .map(|slash| text[..slash].rfind(',').map_or(0, |comma| comma + 1));
-        let (words, file) = match words_end {
+        let (names, file) = match names_end {
             Some(end) => (text[..end].trim_end_matches(','), Some(text[end..].into())),
             None => (text, None),
         };
         let mut kinds = Vec::new();
-        for word in words.split(',').filter(|word| !word.is_empty()) {
+        for name in names.split(',').filter(|name| !name.is_empty()) {
             let before = kinds.len();
-            kinds.extend(Kind::ALL.iter().filter(|kind| kind.word() == word));
+            kinds.extend(Kind::ALL.iter().filter(|kind| kind.word() == name));
             if kinds.len() == before {
                 let known: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
                 let known: Vec<_> = known.into_iter().collect();
                 return Err(format!(
-                    "no request is called {word:?}; write ./{word} for a file, or some of {}",
+                    "no request is called {name:?}; write ./{name} for a file, or some of {}",
                     known.join(",")
                 ));
             }
         }
         Ok(Self {
-            wanted: true,
+            is_enabled: true,
             kinds,
             file,
         })
     }
 }
 
-impl Wish {
+impl TraceFilter {
     /// The trace; the file is made anew.
     pub(crate) fn trace(&self) -> Result<Option<Trace<Box<dyn Write + Send>>>> {
-        if !self.wanted {
+        if !self.is_enabled {
             return Ok(None);
         }
         let to: Box<dyn Write + Send> = match &self.file {
-            None if io::stderr().is_terminal() => Box::new(Terminal(io::stderr())),
+            None if io::stderr().is_terminal() => Box::new(RawTerminal(io::stderr())),
             None => Box::new(io::stderr()),
             Some(path) => Box::new(File::create(path).with_context(|| {
                 format!("cannot write the requests of -dbg9p to {}", path.display())
@@ -79,9 +79,9 @@ impl Wish {
 }
 
 /// A terminal that may be raw, where a line's end alone does not go back to its beginning.
-struct Terminal(Stderr);
+struct RawTerminal(Stderr);
 
-impl Write for Terminal {
+impl Write for RawTerminal {
     /// A whole line, as [`Trace`] writes it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
@@ -98,26 +98,26 @@ impl Write for Terminal {
 mod tests {
     use super::*;
 
-    fn wish(text: &str) -> Wish {
+    fn filter(text: &str) -> TraceFilter {
         text.parse().unwrap()
     }
 
     #[test]
     fn a_boolean_kinds_and_a_file() {
-        assert!(wish("true").wanted && !wish("false").wanted);
-        assert_eq!(wish("open").kinds, [Kind::Lopen]);
-        assert_eq!(wish("open,read").kinds, [Kind::Lopen, Kind::Read]);
-        assert_eq!(wish("/tmp/a,b").file, Some("/tmp/a,b".into()));
-        let both = wish("rename,./here");
+        assert!(filter("true").is_enabled && !filter("false").is_enabled);
+        assert_eq!(filter("open").kinds, [Kind::Lopen]);
+        assert_eq!(filter("open,read").kinds, [Kind::Lopen, Kind::Read]);
+        assert_eq!(filter("/tmp/a,b").file, Some("/tmp/a,b".into()));
+        let both = filter("rename,./here");
         assert_eq!(both.kinds, [Kind::Rename, Kind::Renameat]);
         assert_eq!(both.file, Some("./here".into()));
-        assert!(both.wanted);
+        assert!(both.is_enabled);
     }
 
     #[test]
     fn a_word_that_is_neither_is_refused() {
         for text in ["opne", "open,opne", "opne,/tmp/x"] {
-            let error = text.parse::<Wish>().unwrap_err();
+            let error = text.parse::<TraceFilter>().unwrap_err();
             assert!(
                 error.starts_with("no request is called \"opne\""),
                 "{error}"

@@ -119,7 +119,7 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "WHAT", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
-    pub(crate) dbg9p: trace::Wish,
+    pub(crate) dbg9p: trace::TraceFilter,
 
     /// at the end, print a table of the requests for files
     #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
