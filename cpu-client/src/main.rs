@@ -157,13 +157,13 @@ fn run(flags: &Flags) -> Result<u8> {
         local_user: &local_user,
     };
     let target = ssh::Target::new(&wanted, ssh::config::read)?;
-    let words = flags.words();
+    let argv = flags.argv();
     let input = !flags.no_input.0;
     let tty = match flags.tty() {
         Tty::Usual => target.tty.unwrap_or(Tty::Usual),
         chosen => chosen,
     };
-    let terminal = tty.is_wanted(!words.is_empty(), input);
+    let terminal = tty.is_wanted(!argv.is_empty(), input);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -200,7 +200,7 @@ fn run(flags: &Flags) -> Result<u8> {
             environment.push((ENV_WAIT.to_owned(), wait.to_string()));
         }
         let command = session::Command {
-            words,
+            argv,
             environment,
             files: files.map(|files| (files, caches)),
             user: match user {

@@ -166,7 +166,7 @@ impl Flags {
     }
 
     /// The command's words, as bytes.
-    pub(crate) fn words(&self) -> Vec<Vec<u8>> {
+    pub(crate) fn argv(&self) -> Vec<Vec<u8>> {
         self.command
             .iter()
             .map(|word| word.clone().into_vec())

@@ -40,7 +40,7 @@ const GRACE: Duration = Duration::from_secs(2);
 /// What to run, and with what.
 pub(crate) struct Command {
     /// The words; none means a shell.
-    pub(crate) words: Vec<Vec<u8>>,
+    pub(crate) argv: Vec<Vec<u8>>,
     pub(crate) environment: Vec<(String, String)>,
     /// This machine's files, if they are served, and the cache modes of the mounts that show them.
     pub(crate) files: Option<(Files, Vec<Cache>)>,

@@ -82,17 +82,17 @@ pub(super) async fn start(
         .as_ref()
         .map(Credentials::flag)
         .unwrap_or_default();
-    let is_shell = command.words.is_empty() && user.is_empty();
+    let is_shell = command.argv.is_empty() && user.is_empty();
     if is_shell && connection.server != Server::URoot {
         sender.request(|write| write.request_shell(true)).await
     } else {
         let line = match connection.server {
-            Server::Sshd => command.words.join(&b' '),
-            Server::Cpud => [user, quote::join(&command.words)].concat(),
+            Server::Sshd => command.argv.join(&b' '),
+            Server::Cpud => [user, quote::join(&command.argv)].concat(),
             // No words are a shell there.
             Server::URoot => {
                 let port = port.map_or(String::new(), |port| format!("-port9p={port}"));
-                [format!("{port} ").into_bytes(), quote::join(&command.words)].concat()
+                [format!("{port} ").into_bytes(), quote::join(&command.argv)].concat()
             }
         };
         sender.request(|write| write.exec(true, line)).await

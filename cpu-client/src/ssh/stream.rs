@@ -32,8 +32,8 @@ pub(crate) enum Place {
     },
     /// What speaks SSH at the other end of this command's pipes.
     Command {
-        words: Vec<String>,
-        shown: String,
+        argv: Vec<String>,
+        display: String,
     },
 }
 
@@ -43,7 +43,7 @@ impl fmt::Display for Place {
             Self::Tcp { host, port, .. } => write!(f, "{host} port {port}"),
             Self::Unix(path) => write!(f, "the socket {}", path.display()),
             Self::Vsock { cid, port } => write!(f, "vsock {cid} port {port}"),
-            Self::Command { shown, .. } => f.write_str(shown),
+            Self::Command { display, .. } => f.write_str(display),
         }
     }
 }
@@ -98,7 +98,7 @@ pub(super) async fn open(place: &Place, addresses: &[SocketAddr]) -> io::Result<
             let socket = tokio::task::spawn_blocking(move || vsock(&address)).await;
             socket.map_err(io::Error::other)??
         }
-        Place::Command { words, .. } => return run(words),
+        Place::Command { argv, .. } => return run(argv),
     };
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
@@ -138,11 +138,11 @@ fn vsock(address: &VsockAddr) -> io::Result<OwnedFd> {
 
 /// The command ends when its input does, so nobody has to wait for it. What interrupts the remote
 /// command by a key must not end the connection.
-fn run(words: &[String]) -> io::Result<UnixStream> {
+fn run(argv: &[String]) -> io::Result<UnixStream> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     Command::new("/bin/sh")
         .args(["-c", "trap '' INT QUIT; exec \"$@\"", "sh"])
-        .args(words)
+        .args(argv)
         .stdin(Stdio::from(OwnedFd::from(theirs.try_clone()?)))
         .stdout(Stdio::from(OwnedFd::from(theirs)))
         .spawn()?;
@@ -157,9 +157,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_commands_pipes_are_a_connection() {
-        let words = ["cat".to_owned()].to_vec();
-        let shown = "cat".into();
-        let place = Place::Command { words, shown };
+        let argv = ["cat".to_owned()].to_vec();
+        let display = "cat".into();
+        let place = Place::Command { argv, display };
         let mut stream = open(&place, &[]).await.unwrap();
         stream.write_all(b"echo").await.unwrap();
         stream.shutdown().await.unwrap();

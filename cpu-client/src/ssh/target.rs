@@ -161,8 +161,8 @@ fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Resul
         Some(Proxy::Command(command)) => {
             let command = tokens.expand(command)?;
             Ok(Place::Command {
-                shown: format!("{host} port {port} through {command:?}"),
-                words: [shell(), "-c".into(), format!("exec {command}")].to_vec(),
+                display: format!("{host} port {port} through {command:?}"),
+                argv: [shell(), "-c".into(), format!("exec {command}")].to_vec(),
             })
         }
         Some(Proxy::Jump(hosts)) => {
@@ -171,23 +171,23 @@ fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Resul
                 Some((before, last)) => (Some(before), last),
                 None => (None, hosts.as_str()),
             };
-            let mut words = vec![
+            let mut argv = vec![
                 "ssh".to_owned(),
                 "-W".to_owned(),
                 format!("[{host}]:{port}"),
             ];
             if let Some(before) = before {
-                words.extend(["-J".to_owned(), before.to_owned()]);
+                argv.extend(["-J".to_owned(), before.to_owned()]);
             }
             let is_uri = last.starts_with("ssh://");
-            words.push(if is_uri {
+            argv.push(if is_uri {
                 last.to_owned()
             } else {
                 format!("ssh://{last}")
             });
             Ok(Place::Command {
-                shown: format!("{host} port {port} through {hosts}"),
-                words,
+                display: format!("{host} port {port} through {hosts}"),
+                argv,
             })
         }
     }
@@ -341,20 +341,20 @@ mod tests {
             };
             Target::new(&wanted("board"), read).unwrap().place
         };
-        let words = |place| match place {
-            Place::Command { words, .. } => words.join(" "),
+        let argv = |place| match place {
+            Place::Command { argv, .. } => argv.join(" "),
             other => panic!("{other:?}"),
         };
         assert_eq!(
-            words(place(Proxy::Jump("a,bob@b:22".into()))),
+            argv(place(Proxy::Jump("a,bob@b:22".into()))),
             "ssh -W [board]:17010 -J a ssh://bob@b:22"
         );
         assert_eq!(
-            words(place(Proxy::Command("nc %h %p".into()))),
+            argv(place(Proxy::Command("nc %h %p".into()))),
             format!("{} -c exec nc board 17010", shell())
         );
         assert_eq!(
-            words(place(Proxy::Jump("%r@%h.gate".into()))),
+            argv(place(Proxy::Jump("%r@%h.gate".into()))),
             "ssh -W [board]:17010 ssh://ann@board.gate"
         );
         assert!(matches!(place(Proxy::None), Place::Tcp { .. }));

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use super::value::words;
+use super::value::split_words;
 use super::{Asked, Proxy, Settings};
 use crate::ssh::pattern::matches_list;
 
@@ -57,7 +57,7 @@ impl<'a> Reader<'a> {
         active: bool,
         counts: &mut bool,
     ) -> Result<()> {
-        let words = words(line)?;
+        let words = split_words(line)?;
         let Some((keyword, arguments)) = words.split_first() else {
             return Ok(());
         };

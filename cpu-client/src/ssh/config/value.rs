@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 /// A line's words: the keyword, which `=` may end, and its arguments. A `#` where a word would
 /// begin starts a comment.
-pub(super) fn words(line: &str) -> Result<Vec<String>> {
+pub(super) fn split_words(line: &str) -> Result<Vec<String>> {
     let mut words: Vec<String> = Vec::new();
     let mut rest = line.trim();
     while !rest.is_empty() && !rest.starts_with('#') {
@@ -153,7 +153,7 @@ mod tests {
             (r#"X "a\ b""#, &["X", r"a\ b"]),
             ("X \"\"", &["X", ""]),
         ] {
-            assert_eq!(words(line).unwrap(), expected, "{line}");
+            assert_eq!(split_words(line).unwrap(), expected, "{line}");
         }
         assert!(words("X \"a").is_err());
     }
@@ -188,7 +188,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_line_is_words_or_an_error(line in "[a =\"'\\\\#%${}\u{e9}\t]{0,30}") {
-            if let Ok(words) = words(&line) {
+            if let Ok(words) = split_words(&line) {
                 prop_assert!(words.iter().map(String::len).sum::<usize>() <= line.len());
             }
             let _ = expand(&line, |_| Some("x".into()));
@@ -202,7 +202,7 @@ mod tests {
                 .map(|word| format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\"")))
                 .collect();
             let line = format!("Keyword {}", quoted.join(" "));
-            prop_assert_eq!(&words(&line).unwrap()[1..], list);
+            prop_assert_eq!(&split_words(&line).unwrap()[1..], list);
         }
 
         #[test]
