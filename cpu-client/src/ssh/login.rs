@@ -11,9 +11,9 @@ use russh::{AgentAuthError, SendError, client};
 use tokio::net::UnixStream;
 use tracing::debug;
 
+use super::endpoint::Endpoint;
 use super::handler::Handler;
 use super::identity::{self, Identity, Secret};
-use super::stream::Place;
 use crate::waiting::Stage;
 
 /// From an offered key to the answer.
@@ -157,15 +157,15 @@ impl Keys {
         handle: &mut client::Handle<Handler>,
         peer: Peer,
         user: &str,
-        place: &Place,
+        endpoint: &Endpoint,
         stage: &Stage,
     ) -> Result<()> {
         let mut locked = None;
         let all = self.all.len();
         for (refused, key) in self.all.iter().enumerate() {
             let hash = rsa_hash(handle, peer, &key.public).await;
-            let lost = || anyhow!(ended(place, refused, all));
-            let late = || anyhow!("{place} does not answer the login");
+            let lost = || anyhow!(ended(endpoint, refused, all));
+            let late = || anyhow!("{endpoint} does not answer the login");
             debug!("offering {}", key.name);
             let secret = match &key.secret {
                 Secret::Plain(secret) => secret.clone(),
@@ -218,7 +218,7 @@ impl Keys {
             }
         }
         if handle.is_closed() {
-            bail!(ended(place, all, all));
+            bail!(ended(endpoint, all, all));
         }
         if let Some(error) = locked {
             return Err(error);
@@ -230,17 +230,19 @@ impl Keys {
             ..=FEW => format!("the keys {names}; one's public half"),
             _ => format!("all {all} keys that it was offered ({names}, ...); one's public half"),
         };
-        bail!("{place} refuses {what} must be among those that may log in (give another with -key)")
+        bail!(
+            "{endpoint} refuses {what} must be among those that may log in (give another with -key)"
+        )
     }
 }
 
 /// That the server ended the connection, when so many of all keys had been offered.
-fn ended(place: &Place, offered: usize, all: usize) -> String {
+fn ended(endpoint: &Endpoint, offered: usize, all: usize) -> String {
     if offered < FEW {
-        return format!("{place} ended the connection during the login");
+        return format!("{endpoint} ended the connection during the login");
     }
     format!(
-        "{place} ended the connection when {offered} of {all} keys had been offered, and takes no more; \
+        "{endpoint} ended the connection when {offered} of {all} keys had been offered, and takes no more; \
          name the right one with -key, or with IdentityFile in ~/.ssh/config: it is offered first"
     )
 }

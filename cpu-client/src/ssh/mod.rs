@@ -2,13 +2,13 @@
 
 pub(crate) mod config;
 mod destination;
+mod endpoint;
 mod handler;
 mod hostkeys;
 mod identity;
 mod login;
 mod pattern;
 mod port;
-mod stream;
 mod target;
 
 use std::borrow::Cow;
@@ -80,7 +80,7 @@ impl Connection {
 /// Connect and log in.
 pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection> {
     let keys = login::collect(&target.identities).await?;
-    let place = &target.place;
+    let endpoint = &target.endpoint;
     let gate = Gate::default();
     let listened = gate.clone();
     let mux = Mux::new(channel::Side::Client, gate.clone());
@@ -94,15 +94,15 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
         server.clone(),
         expected.clone(),
     );
-    stage.set(format!("connecting to {place}"));
-    stage.share(matches!(place, stream::Place::Command { .. }));
+    stage.set(format!("connecting to {endpoint}"));
+    stage.share(matches!(endpoint, endpoint::Endpoint::Command { .. }));
     let exchange = async {
-        let addresses = stream::addresses(place);
+        let addresses = endpoint::addresses(endpoint);
         let addresses = addresses.await.map_err(handler::Error::Plain)?;
-        let stream = stream::open(place, &addresses).await;
+        let stream = endpoint::open(endpoint, &addresses).await;
         let stream = stream.map_err(russh::Error::IO)?;
-        debug!("connected to {place}");
-        stage.set(format!("waiting for {place} to answer"));
+        debug!("connected to {endpoint}");
+        stage.set(format!("waiting for {endpoint} to answer"));
         let config = Arc::new(config(target));
         client::connect_stream(config, Socket::new(stream, gate), handler).await
     };
@@ -112,7 +112,7 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
             Ok(exchanged) => break exchanged,
             Err(_) if target.host_keys.has_asked() => {}
             Err(_) => bail!(
-                "cannot connect to {place}: no answer within {} seconds; is the \
+                "cannot connect to {endpoint}: no answer within {} seconds; is the \
                  machine up, and is cpud running on it?",
                 target.connect_timeout.as_secs()
             ),
@@ -121,14 +121,14 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     let mut handle = exchanged.map_err(|error| match error {
         handler::Error::Plain(error) => error,
         handler::Error::Ssh(russh::Error::IO(error)) => anyhow!(
-            "cannot connect to {place}: {error}; is the machine up, and is cpud running on it?"
+            "cannot connect to {endpoint}: {error}; is the machine up, and is cpud running on it?"
         ),
-        error => anyhow!("cannot connect to {place}: {error}"),
+        error => anyhow!("cannot connect to {endpoint}: {error}"),
     })?;
-    stage.set(format!("logging in to {place}"));
+    stage.set(format!("logging in to {endpoint}"));
     stage.share(false);
     let peer = mux.peer();
-    keys.log_in(&mut handle, peer, &target.user, place, stage)
+    keys.log_in(&mut handle, peer, &target.user, endpoint, stage)
         .await?;
     if let Some(interval) = target.alive_interval {
         let events = events_tx.downgrade();

@@ -8,12 +8,14 @@ use cpu_proto::DEFAULT_PORT;
 use cpu_ssh::alive;
 use tracing::debug;
 
-use super::config::{Asked, Checking, ENDLESS, Family, NewHost, Proxy, Settings, Tokens, shell};
+use super::config::{
+    AddressFamily, Asked, Checking, ENDLESS, NewHost, Proxy, Settings, Tokens, shell,
+};
 use super::destination::split;
+use super::endpoint::Endpoint;
 use super::hostkeys::{HostKeys, Name};
 use super::login::{self, Identities};
 use super::pattern;
-use super::stream::Place;
 use crate::terminal::{self, Tty};
 
 /// From the first packet to the end of the key exchange. A machine whose network eats packets
@@ -45,7 +47,7 @@ pub(crate) struct Wanted<'a> {
 /// Everything that is known before the first packet.
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) place: Place,
+    pub(crate) endpoint: Endpoint,
     pub(crate) user: String,
     pub(crate) identities: Identities,
     pub(crate) host_keys: HostKeys,
@@ -101,9 +103,9 @@ impl Target {
             user: &user,
             local_user: wanted.local_user,
         };
-        let place = match wanted.network {
+        let endpoint = match wanted.network {
             Network::Tcp => tcp(&host, tcp_port, &settings, &tokens)?,
-            Network::Unix => Place::Unix(
+            Network::Unix => Endpoint::Unix(
                 wanted
                     .port
                     .map(PathBuf::from)
@@ -114,13 +116,13 @@ impl Target {
         let identities = identities(wanted, &settings, &tokens)?;
         let host_keys = host_keys(wanted, &settings, &tokens, &identities)?;
         let interval = settings.alive_interval.unwrap_or(alive::INTERVAL);
-        let connect_timeout = match &place {
+        let connect_timeout = match &endpoint {
             // A proxy may ask a person something, which takes the time that it takes.
-            Place::Command { .. } if terminal::can_ask() => ENDLESS,
+            Endpoint::Command { .. } if terminal::can_ask() => ENDLESS,
             _ => CONNECT_TIMEOUT,
         };
         Ok(Self {
-            place,
+            endpoint,
             user,
             identities,
             host_keys,
@@ -151,16 +153,16 @@ impl Target {
 
 /// Straight, or through what the configuration names. The hosts of a `ProxyJump` are ssh's own
 /// affair: it knows how to log in to them, with passwords, certificates and second factors.
-fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Result<Place> {
+fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Result<Endpoint> {
     match &settings.proxy {
-        None | Some(Proxy::None) => Ok(Place::Tcp {
+        None | Some(Proxy::None) => Ok(Endpoint::Tcp {
             host: host.to_owned(),
             port,
-            family: settings.family.unwrap_or(Family::Any),
+            family: settings.family.unwrap_or(AddressFamily::Any),
         }),
         Some(Proxy::Command(command)) => {
             let command = tokens.expand(command)?;
-            Ok(Place::Command {
+            Ok(Endpoint::Command {
                 display: format!("{host} port {port} through {command:?}"),
                 argv: [shell(), "-c".into(), format!("exec {command}")].to_vec(),
             })
@@ -185,7 +187,7 @@ fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Resul
             } else {
                 format!("ssh://{last}")
             });
-            Ok(Place::Command {
+            Ok(Endpoint::Command {
                 display: format!("{host} port {port} through {hosts}"),
                 argv,
             })
@@ -194,7 +196,7 @@ fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Resul
 }
 
 /// Context identifiers by number or by the names of vsock(7).
-fn vsock(host: &str, port: Option<&str>) -> Result<Place> {
+fn vsock(host: &str, port: Option<&str>) -> Result<Endpoint> {
     let cid = match host {
         "hypervisor" => 0,
         "local" | "localhost" => 1,
@@ -210,7 +212,7 @@ fn vsock(host: &str, port: Option<&str>) -> Result<Place> {
             .with_context(|| format!("{text:?} is not a vsock port"))?,
         None => u32::from(DEFAULT_PORT),
     };
-    Ok(Place::Vsock { cid, port })
+    Ok(Endpoint::Vsock { cid, port })
 }
 
 fn identities(wanted: &Wanted<'_>, settings: &Settings, tokens: &Tokens<'_>) -> Result<Identities> {
@@ -295,8 +297,8 @@ mod tests {
     }
 
     fn tcp_at(target: &Target) -> (&str, u16) {
-        match &target.place {
-            Place::Tcp { host, port, .. } => (host, *port),
+        match &target.endpoint {
+            Endpoint::Tcp { host, port, .. } => (host, *port),
             other => panic!("{other:?}"),
         }
     }
@@ -332,32 +334,32 @@ mod tests {
 
     #[test]
     fn ways_through_others() {
-        let place = |proxy| {
+        let endpoint = |proxy| {
             let read = |_: &Asked<'_>| {
                 Ok(Settings {
                     proxy: Some(proxy),
                     ..Settings::default()
                 })
             };
-            Target::new(&wanted("board"), read).unwrap().place
+            Target::new(&wanted("board"), read).unwrap().endpoint
         };
-        let argv = |place| match place {
-            Place::Command { argv, .. } => argv.join(" "),
+        let argv = |endpoint| match endpoint {
+            Endpoint::Command { argv, .. } => argv.join(" "),
             other => panic!("{other:?}"),
         };
         assert_eq!(
-            argv(place(Proxy::Jump("a,bob@b:22".into()))),
+            argv(endpoint(Proxy::Jump("a,bob@b:22".into()))),
             "ssh -W [board]:17010 -J a ssh://bob@b:22"
         );
         assert_eq!(
-            argv(place(Proxy::Command("nc %h %p".into()))),
+            argv(endpoint(Proxy::Command("nc %h %p".into()))),
             format!("{} -c exec nc board 17010", shell())
         );
         assert_eq!(
-            argv(place(Proxy::Jump("%r@%h.gate".into()))),
+            argv(endpoint(Proxy::Jump("%r@%h.gate".into()))),
             "ssh -W [board]:17010 ssh://ann@board.gate"
         );
-        assert!(matches!(place(Proxy::None), Place::Tcp { .. }));
+        assert!(matches!(endpoint(Proxy::None), Endpoint::Tcp { .. }));
     }
 
     #[test]
@@ -368,19 +370,19 @@ mod tests {
                 port,
                 ..wanted(host)
             };
-            Target::new(&wanted, |_| Ok(Settings::default())).map(|target| target.place)
+            Target::new(&wanted, |_| Ok(Settings::default())).map(|target| target.endpoint)
         };
-        let place = at(Network::Vsock, "3", None).unwrap();
+        let endpoint = at(Network::Vsock, "3", None).unwrap();
         assert_eq!(
-            place,
-            Place::Vsock {
+            endpoint,
+            Endpoint::Vsock {
                 cid: 3,
                 port: 17010
             }
         );
         assert!(at(Network::Vsock, "board", None).is_err());
-        let place = at(Network::Unix, "board", Some("/run/cpud")).unwrap();
-        assert_eq!(place, Place::Unix("/run/cpud".into()));
+        let endpoint = at(Network::Unix, "board", Some("/run/cpud")).unwrap();
+        assert_eq!(endpoint, Endpoint::Unix("/run/cpud".into()));
         assert!(at(Network::Unix, "board", None).is_err());
         assert!(at(Network::Tcp, "board", Some("0")).is_err());
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::value::{time, yes_or_no};
-use super::{Checking, ENDLESS, Family, NewHost, Proxy, Settings};
+use super::{AddressFamily, Checking, ENDLESS, NewHost, Proxy, Settings};
 use crate::terminal::Tty;
 
 impl Settings {
@@ -95,9 +95,9 @@ impl Settings {
             }
             "addressfamily" => {
                 let family = match first.to_ascii_lowercase().as_str() {
-                    "any" => Family::Any,
-                    "inet" => Family::Inet,
-                    "inet6" => Family::Inet6,
+                    "any" => AddressFamily::Any,
+                    "inet" => AddressFamily::Inet,
+                    "inet6" => AddressFamily::Inet6,
                     _ => bail!("{first:?} is none of any, inet, inet6"),
                 };
                 self.family.get_or_insert(family);

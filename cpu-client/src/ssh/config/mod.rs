@@ -52,7 +52,7 @@ pub(crate) struct Checking {
 
 /// `AddressFamily`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
+pub(crate) enum AddressFamily {
     Any,
     Inet,
     Inet6,
@@ -79,7 +79,7 @@ pub(crate) struct Settings {
     pub(crate) alive_max: Option<usize>,
     /// `ProxyJump` or `ProxyCommand`, whichever comes first.
     pub(crate) proxy: Option<Proxy>,
-    pub(crate) family: Option<Family>,
+    pub(crate) family: Option<AddressFamily>,
     /// `RequestTTY`
     pub(crate) tty: Option<Tty>,
     /// Patterns of names; one that begins with `-` takes names away.

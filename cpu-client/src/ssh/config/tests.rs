@@ -8,7 +8,7 @@ use anyhow::Result;
 use proptest::prelude::*;
 
 use super::file::Reader;
-use super::{Asked, Checking, Family, NewHost, Proxy, Settings};
+use super::{AddressFamily, Asked, Checking, NewHost, Proxy, Settings};
 use crate::terminal::Tty;
 
 fn settings_for(asked: &Asked<'_>, text: &str) -> Result<Settings> {
@@ -83,7 +83,7 @@ fn every_honoured_keyword() {
         alive_interval: Some(Duration::from_secs(5)),
         alive_max: Some(2),
         proxy: Some(Proxy::Jump("a,b".into())),
-        family: Some(Family::Inet6),
+        family: Some(AddressFamily::Inet6),
         send_env: vec!["LANG".into(), "LC_*".into()],
         identities_only: Some(true),
         identity_agent: Some("none".into()),

@@ -9,21 +9,21 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
+use nix::sys::socket::{self, SockFlag, SockType, VsockAddr, connect, socket};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::config::Family;
+use super::config::AddressFamily;
 
 /// Between the attempts at one address and at the next.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Where the server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum Endpoint {
     Tcp {
         host: String,
         port: u16,
-        family: Family,
+        family: AddressFamily,
     },
     Unix(PathBuf),
     Vsock {
@@ -37,7 +37,7 @@ pub(crate) enum Place {
     },
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port, .. } => write!(f, "{host} port {port}"),
@@ -48,9 +48,9 @@ impl fmt::Display for Place {
     }
 }
 
-/// The addresses of a place that has any: of the wanted family, and at least one.
-pub(super) async fn addresses(place: &Place) -> Result<Vec<SocketAddr>> {
-    let Place::Tcp { host, port, family } = place else {
+/// The addresses of an endpoint that has any: of the wanted family, and at least one.
+pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
+    let Endpoint::Tcp { host, port, family } = endpoint else {
         return Ok(Vec::new());
     };
     // A container may have no file that says so (RFC 6761, 6.3).
@@ -72,9 +72,9 @@ pub(super) async fn addresses(place: &Place) -> Result<Vec<SocketAddr>> {
         found.collect()
     };
     addresses.retain(|address: &SocketAddr| match family {
-        Family::Any => true,
-        Family::Inet => address.is_ipv4(),
-        Family::Inet6 => address.is_ipv6(),
+        AddressFamily::Any => true,
+        AddressFamily::Inet => address.is_ipv4(),
+        AddressFamily::Inet6 => address.is_ipv6(),
     });
     if addresses.is_empty() {
         bail!("{host} has no address of the family that AddressFamily asks for");
@@ -84,21 +84,21 @@ pub(super) async fn addresses(place: &Place) -> Result<Vec<SocketAddr>> {
 
 /// Connects; to the first of the `addresses` that answers. Whatever kind of socket it is, it is returned as one
 /// type: tokio reads and writes all stream sockets alike.
-pub(super) async fn open(place: &Place, addresses: &[SocketAddr]) -> io::Result<UnixStream> {
-    let socket: OwnedFd = match place {
-        Place::Tcp { .. } => {
+pub(super) async fn open(endpoint: &Endpoint, addresses: &[SocketAddr]) -> io::Result<UnixStream> {
+    let socket: OwnedFd = match endpoint {
+        Endpoint::Tcp { .. } => {
             let stream = first(addresses).await?;
             stream.set_nodelay(true)?;
             stream.into_std()?.into()
         }
-        Place::Unix(path) => return UnixStream::connect(path).await,
-        Place::Vsock { cid, port } => {
+        Endpoint::Unix(path) => return UnixStream::connect(path).await,
+        Endpoint::Vsock { cid, port } => {
             let address = VsockAddr::new(*cid, *port);
             // The kernel gives up by itself after two seconds.
             let socket = tokio::task::spawn_blocking(move || vsock(&address)).await;
             socket.map_err(io::Error::other)??
         }
-        Place::Command { argv, .. } => return run(argv),
+        Endpoint::Command { argv, .. } => return run(argv),
     };
     let socket = std::os::unix::net::UnixStream::from(socket);
     socket.set_nonblocking(true)?;
@@ -127,7 +127,7 @@ async fn first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 
 fn vsock(address: &VsockAddr) -> io::Result<OwnedFd> {
     let socket = socket(
-        AddressFamily::Vsock,
+        socket::AddressFamily::Vsock,
         SockType::Stream,
         SockFlag::SOCK_CLOEXEC,
         None,
@@ -159,8 +159,8 @@ mod tests {
     async fn a_commands_pipes_are_a_connection() {
         let argv = ["cat".to_owned()].to_vec();
         let display = "cat".into();
-        let place = Place::Command { argv, display };
-        let mut stream = open(&place, &[]).await.unwrap();
+        let endpoint = Endpoint::Command { argv, display };
+        let mut stream = open(&endpoint, &[]).await.unwrap();
         stream.write_all(b"echo").await.unwrap();
         stream.shutdown().await.unwrap();
         let mut back = String::new();
@@ -194,16 +194,21 @@ mod tests {
         let of = async |host: &str, family| {
             let host = host.into();
             let port = 1;
-            let found = addresses(&Place::Tcp { host, port, family }).await;
+            let found = addresses(&Endpoint::Tcp { host, port, family }).await;
             found.map(|list| list.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         let both = ["127.0.0.1:1", "[::1]:1"];
-        assert_eq!(of("localhost", Family::Any).await.unwrap(), both);
-        assert_eq!(of("LocalHost", Family::Inet6).await.unwrap(), both[1..]);
-        assert_eq!(of("::1", Family::Inet6).await.unwrap(), both[1..]);
-        let error = of("127.0.0.1", Family::Inet6).await.unwrap_err();
+        assert_eq!(of("localhost", AddressFamily::Any).await.unwrap(), both);
+        assert_eq!(
+            of("LocalHost", AddressFamily::Inet6).await.unwrap(),
+            both[1..]
+        );
+        assert_eq!(of("::1", AddressFamily::Inet6).await.unwrap(), both[1..]);
+        let error = of("127.0.0.1", AddressFamily::Inet6).await.unwrap_err();
         assert!(error.to_string().contains("AddressFamily"), "{error}");
-        let error = of("no.such.name.invalid", Family::Any).await.unwrap_err();
+        let error = of("no.such.name.invalid", AddressFamily::Any)
+            .await
+            .unwrap_err();
         assert!(
             error.to_string().contains("no.such.name.invalid"),
             "{error}"
