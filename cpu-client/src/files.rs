@@ -16,14 +16,14 @@ const MAX_FIDS: usize = 1 << 20;
 
 /// The tree to serve and how, to any number of channels.
 #[derive(Clone)]
-pub(crate) struct Files {
+pub(crate) struct FileServer {
     mapped: Arc<Export>,
     exact: Arc<Export>,
     msize: u32,
     observer: Option<Arc<dyn Observer + Send>>,
 }
 
-impl Files {
+impl FileServer {
     /// `root` is what the other side sees as `/`, with owners as `ids` says, and `home` the user's directory in it; `observer` is told
     /// of every request.
     pub(crate) fn new(

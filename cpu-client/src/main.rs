@@ -136,7 +136,7 @@ fn run(flags: &Flags) -> Result<u8> {
             (None, None) => None,
             both => Some(Arc::new(both)),
         };
-        Some(files::Files::new(
+        Some(files::FileServer::new(
             &flags.root,
             &home,
             user.ids(),
@@ -147,8 +147,8 @@ fn run(flags: &Flags) -> Result<u8> {
         None
     };
     let local_user = local_user();
-    let wanted = ssh::Wanted {
-        network: flags.net,
+    let options = ssh::ConnectOptions {
+        socket: flags.net,
         host: &flags.host,
         port: flags.sp.as_deref(),
         keys: &flags.key,
@@ -156,11 +156,11 @@ fn run(flags: &Flags) -> Result<u8> {
         home: &home,
         local_user: &local_user,
     };
-    let target = ssh::Target::new(&wanted, ssh::config::read)?;
+    let target = ssh::Target::new(&options, ssh::config::read)?;
     let argv = flags.argv();
     let input = !flags.no_input.0;
     let tty = match flags.tty() {
-        Tty::Usual => target.tty.unwrap_or(Tty::Usual),
+        Tty::Auto => target.tty.unwrap_or(Tty::Auto),
         chosen => chosen,
     };
     let terminal = tty.is_wanted(!argv.is_empty(), input);
@@ -172,7 +172,7 @@ fn run(flags: &Flags) -> Result<u8> {
         let stage = Stage::default();
         let connection = stage.shown_during(ssh::connect(&target, &stage)).await?;
         let caches = environment.caches;
-        if connection.server == ssh::Server::URoot
+        if connection.server == ssh::ServerKind::URoot
             && environment.cache_is_chosen
             && caches != [Cache::None]
         {
@@ -183,17 +183,17 @@ fn run(flags: &Flags) -> Result<u8> {
         }
         let for_cpud = environment.for_cpud;
         let mut environment = environment.variables;
-        if connection.server == ssh::Server::Cpud {
+        if connection.server == ssh::ServerKind::Cpud {
             environment.retain(|(name, _)| for_cpud.iter().all(|(other, _)| other != name));
             environment.extend(for_cpud);
         }
-        if connection.server == ssh::Server::Sshd {
+        if connection.server == ssh::ServerKind::Sshd {
             // An sshd has an environment of its own, and need not be told all of this one.
             environment.retain(|(name, _)| target.sends(name));
         }
         environment.retain(|(name, _)| target.set_env.iter().all(|(set, _)| set != name));
         environment.extend(target.set_env.iter().cloned());
-        if connection.server == ssh::Server::Cpud
+        if connection.server == ssh::ServerKind::Cpud
             && let Some(wait) = flags.wait()
         {
             environment.retain(|(name, _)| name != ENV_WAIT);
@@ -208,7 +208,7 @@ fn run(flags: &Flags) -> Result<u8> {
                 CommandUser::Root | CommandUser::RootFor { .. } => None,
             },
             terminal,
-            needs_terminal: matches!(tty, Tty::Command | Tty::Force),
+            needs_terminal: matches!(tty, Tty::Yes | Tty::Force),
             input,
         };
         session::run(connection, command).await

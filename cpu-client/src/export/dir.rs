@@ -1,5 +1,5 @@
 //! A directory read as the stream it is: each Treaddir goes on where the last one ended, so that no entry is kept here. The
-//! offsets that the peer is given are counted, not the file system's cookies ([`super::marks`]).
+//! offsets that the peer is given are counted, not the file system's cookies ([`super::cookies`]).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,34 +11,34 @@ use ninep::msg::{DirEntry, Qid};
 use ninep::wire::Str;
 use rustix::fs::{FileType, RawDir, SeekFrom};
 
-use super::marks::{Marks, Total};
+use super::cookies::{CookieTotal, Cookies};
 use super::os;
 
 /// Bytes asked of getdents64(2) at once.
 const BATCH: usize = 16 * 1024;
 /// A `linux_dirent64` of the longest name that most file systems have.
-const LARGEST: usize = 280;
+const MAX_ENTRY: usize = 280;
 
 /// An open directory.
-pub(super) struct Stream(Mutex<Reader>);
+pub(super) struct DirStream(Mutex<DirReader>);
 
 /// A place in it: how many entries come before, and the file system's cookie.
-type Place = (u64, u64);
+type Position = (u64, u64);
 
-struct Reader {
+struct DirReader {
     /// Where the descriptor is; none if that is unknown.
-    at: Option<Place>,
+    at: Option<Position>,
     /// Where the last reply began, which may be asked for again.
-    last: Place,
-    marks: Marks,
+    last: Position,
+    cookies: Cookies,
 }
 
-impl Stream {
-    pub(super) fn new(total: Total) -> Self {
-        Self(Mutex::new(Reader {
+impl DirStream {
+    pub(super) fn new(total: CookieTotal) -> Self {
+        Self(Mutex::new(DirReader {
             at: None,
             last: (0, 0),
-            marks: Marks::new(total),
+            cookies: Cookies::new(total),
         }))
     }
 
@@ -52,21 +52,21 @@ impl Stream {
     ) -> Result<()> {
         let mut reader = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let at = reader.at.take();
-        let mut place = match at {
-            Some(place) if place.0 == offset && offset != 0 => place,
+        let mut position = match at {
+            Some(position) if position.0 == offset && offset != 0 => position,
             _ => reader.seek(fd.as_fd(), offset)?,
         };
-        reader.last = place;
-        reader.fill(fd.as_fd(), &mut place, sink, path)?;
-        reader.at = Some(place);
+        reader.last = position;
+        reader.fill(fd.as_fd(), &mut position, sink, path)?;
+        reader.at = Some(position);
         Ok(())
     }
 }
 
-impl Reader {
+impl DirReader {
     /// Sets the descriptor to where `number` entries are before it, or to the end.
-    fn seek(&self, fd: BorrowedFd<'_>, number: u64) -> Result<Place> {
-        let (mut at, mut cookie) = self.marks.before(number);
+    fn seek(&self, fd: BorrowedFd<'_>, number: u64) -> Result<Position> {
+        let (mut at, mut cookie) = self.cookies.before(number);
         if (at..=number).contains(&self.last.0) {
             (at, cookie) = self.last;
         }
@@ -88,7 +88,7 @@ impl Reader {
     fn fill(
         &mut self,
         fd: BorrowedFd<'_>,
-        place: &mut Place,
+        position: &mut Position,
         sink: &mut DirSink<'_>,
         path: impl Fn(&[u8], u64) -> u64,
     ) -> Result<()> {
@@ -99,11 +99,11 @@ impl Reader {
             // (24 + n against 20 + n rounded up to a multiple of 8), so whatever is read
             // fits: none is read twice, and none is kept.
             let fits = (sink.room() / 7 * 6).min(BATCH);
-            let full = fits < LARGEST && sink.room() < room;
+            let full = fits < MAX_ENTRY && sink.room() < room;
             let Some(batch) = batch.get_mut(..fits).filter(|_| !full) else {
                 return Ok(());
             };
-            match self.one_batch(fd, batch, place, sink, &path) {
+            match self.one_batch(fd, batch, position, sink, &path) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 // It found no room for the next entry, which has a longer name (vfat's).
@@ -118,7 +118,7 @@ impl Reader {
         &mut self,
         fd: BorrowedFd<'_>,
         batch: &mut [MaybeUninit<u8>],
-        place: &mut Place,
+        position: &mut Position,
         sink: &mut DirSink<'_>,
         path: &impl Fn(&[u8], u64) -> u64,
     ) -> Result<bool> {
@@ -140,15 +140,15 @@ impl Reader {
                     version: 0,
                     path: path(name, entry.ino()),
                 },
-                offset: place.0 + 1,
+                offset: position.0 + 1,
                 kind: d_type(kind),
                 name: Str::new(name).ok_or(Errno::EIO)?,
             });
             if !pushed {
                 return Err(Errno::EIO);
             }
-            *place = (place.0 + 1, entry.next_entry_cookie());
-            self.marks.note(place.0, place.1);
+            *position = (position.0 + 1, entry.next_entry_cookie());
+            self.cookies.note(position.0, position.1);
             if entries.is_buffer_empty() {
                 return Ok(true);
             }

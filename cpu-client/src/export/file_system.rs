@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno as Os;
 
 use super::node::Node;
-use super::{Caching, Export, File, Kind, dir, inode, os, stat};
+use super::{Caching, Export, File, FileState, dir, inode, os, stat};
 
 impl FileSystem for Export {
     type Node = Node;
@@ -97,7 +97,7 @@ impl FileSystem for Export {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
                 File {
                     fd: self.reopen(node, flags).map_err(os)?.into(),
-                    kind: Kind::Directory(dir::Stream::new(self.marks.clone())),
+                    state: FileState::Directory(dir::DirStream::new(self.cookies.clone())),
                 }
             }
             FileType::Symlink => return Err(Errno::ELOOP),
@@ -157,7 +157,7 @@ impl FileSystem for Export {
     }
 
     fn readdir(&self, node: &Node, file: &File, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let Kind::Directory(stream) = &file.kind else {
+        let FileState::Directory(stream) = &file.state else {
             return Err(Errno::ENOTDIR);
         };
         let share = |of: &Node| {

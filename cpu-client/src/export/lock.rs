@@ -25,10 +25,10 @@ use rustix::io::Errno as Os;
 
 use super::node::Node;
 use super::stat::FileId;
-use super::{Export, File, Kind, os};
+use super::{Export, File, FileState, os};
 
 /// Bytes of a machine's name, at most: four times Linux's.
-const LONGEST_NAME: usize = 256;
+const MAX_CLIENT_ID: usize = 256;
 
 #[derive(PartialEq, Eq, Hash)]
 struct Owner {
@@ -101,11 +101,11 @@ impl Export {
         owner: LockOwner<'_>,
         lock: &Record,
     ) -> Result<LockStatus> {
-        let Kind::Regular(held) = &file.kind else {
+        let FileState::Regular(held) = &file.state else {
             return Err(Errno::EBADF);
         };
         // Linux says its machine's name.
-        if owner.client_id.len() > LONGEST_NAME {
+        if owner.client_id.len() > MAX_CLIENT_ID {
             return Err(Errno::EINVAL);
         }
         let owner = Owner::new(owner);
@@ -151,7 +151,7 @@ impl Export {
         owner: LockOwner<'_>,
         lock: &Record,
     ) -> Result<Record> {
-        let Kind::Regular(_) = &file.kind else {
+        let FileState::Regular(_) = &file.state else {
             return Err(Errno::EBADF);
         };
         // The fid's own description has no locks, so every lock is in its way.

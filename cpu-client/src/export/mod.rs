@@ -12,7 +12,7 @@
 //! | [`node`] | descriptors: walking, opening again, paths for people |
 //! | [`stat`], [`setattr`] | attributes both ways, qids |
 //! | [`inode`], [`mounts`] | inode numbers, of the devices in the tree |
-//! | [`dir`], [`marks`] | directories read as a stream, and where their entries are |
+//! | [`dir`], [`cookies`] | directories read as a stream, and where their entries are |
 //! | [`lock`] | record locks that exclude everyone else |
 //! | [`owner`] | who owns what, here and for the peer; whose new files are |
 //! | [`xattr`] | extended attributes |
@@ -22,11 +22,11 @@
 //! new files are ignored unless the user is root, as for any process: a new file is the user's,
 //! its group is what the directory says. getattr tells so, in the peer's numbers ([`IdMap`]).
 
+mod cookies;
 mod dir;
 mod file_system;
 mod inode;
 mod lock;
-mod marks;
 mod mounts;
 mod node;
 mod owner;
@@ -55,12 +55,12 @@ pub use process::{Limits, prepare_process};
 pub struct Export {
     root: Node,
     /// Whether what is mounted of proc(5) in it is shown.
-    shows_processes: bool,
+    shows_procfs: bool,
     devices: Arc<inode::Devices>,
     /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
     proc: Option<Arc<OwnedFd>>,
     locks: Arc<lock::Locks>,
-    marks: marks::Total,
+    cookies: cookies::CookieTotal,
     caching: Caching,
     ids: IdMap,
 }
@@ -95,12 +95,12 @@ pub enum Error {
 /// An open file or directory.
 pub struct File {
     fd: Arc<OwnedFd>,
-    kind: Kind,
+    state: FileState,
 }
 
-enum Kind {
+enum FileState {
     Regular(lock::Held),
-    Directory(dir::Stream),
+    Directory(dir::DirStream),
 }
 
 fn os(errno: Os) -> Errno {
@@ -131,7 +131,7 @@ impl Export {
         let home = rustix::fs::openat2(&fd, home, flags, Mode::empty(), inside);
         let home = home.and_then(stat::stat).map(|stat| stat::device(&stat));
         Ok(Self {
-            shows_processes: stat::FileId::new(&whole) == stat::FileId::new(&stat)
+            shows_procfs: stat::FileId::new(&whole) == stat::FileId::new(&stat)
                 || node::is_of_proc(&fd),
             devices: Arc::new(inode::Devices::new(
                 device,
@@ -141,7 +141,7 @@ impl Export {
             root: Node::root(fd, &stat),
             proc: node::proc_fds().map(Arc::new),
             locks: Arc::default(),
-            marks: marks::Total::default(),
+            cookies: cookies::CookieTotal::default(),
             caching: Caching::default(),
             ids: IdMap::default(),
         })
@@ -160,7 +160,7 @@ impl Export {
             root: self.root.clone(),
             proc: self.proc.clone(),
             locks: self.locks.clone(),
-            marks: self.marks.clone(),
+            cookies: self.cookies.clone(),
             devices: self.devices.clone(),
             caching,
             ..*self
@@ -185,7 +185,7 @@ impl Export {
 
     fn attr(&self, node: &Node, stat: &rustix::fs::Statx) -> Attr {
         let mut attr = stat::attr(self.qid(node, stat), node.size(stat), stat);
-        self.ids.show(&mut attr);
+        self.ids.attr_to_peer(&mut attr);
         attr
     }
 
@@ -201,7 +201,7 @@ impl File {
     fn regular(fd: Arc<OwnedFd>) -> Self {
         Self {
             fd,
-            kind: Kind::Regular(lock::Held::default()),
+            state: FileState::Regular(lock::Held::default()),
         }
     }
 }

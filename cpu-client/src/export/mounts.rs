@@ -55,11 +55,11 @@ fn sorted(text: &[u8], root: &Path) -> Vec<Vec<Vec<u8>>> {
 }
 
 /// What makes a device one: its number and, since btrfs has one for each subvolume, which of them.
-type Device<'a> = (&'a [u8], &'a [u8]);
+type DeviceId<'a> = (&'a [u8], &'a [u8]);
 
 /// Of a line such as `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue` the device and
 /// where it is mounted, if people keep files in it.
-fn parse(line: &[u8]) -> Option<(Device<'_>, PathBuf)> {
+fn parse(line: &[u8]) -> Option<(DeviceId<'_>, PathBuf)> {
     let mut fields = line.split(|&b| b == b' ');
     let device = fields.nth(2)?;
     let place = fields.nth(1)?;

@@ -13,9 +13,9 @@ use super::stat::{self, FileId};
 
 /// A file of the export, open or not. Clones share the descriptor.
 #[derive(Clone)]
-pub struct Node(Arc<Place>);
+pub struct Node(Arc<NodeInner>);
 
-struct Place {
+struct NodeInner {
     /// Opened with `O_PATH`, or the descriptor with which the file was created.
     fd: Arc<OwnedFd>,
     id: FileId,
@@ -32,7 +32,7 @@ struct Place {
 
 /// Directories above a file, at most: a path that can be written has 2,048, and renames by a peer could make
 /// a chain of any length out of two.
-const DEEPEST: u32 = 1 << 16;
+const MAX_DEPTH: u32 = 1 << 16;
 
 /// What is special about a file system.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -41,7 +41,7 @@ enum Special {
     /// In its directories something is mounted once they are used (autofs(5)).
     Automount,
     /// It is proc(5).
-    Processes,
+    Procfs,
     /// Its files say a page for what is shorter.
     Pages,
 }
@@ -73,14 +73,14 @@ impl Special {
         match rustix::fs::fstatfs(fd).map(|stat| i64::from(stat.f_type)) {
             Ok(AUTOFS_SUPER_MAGIC) => Self::Automount,
             Ok(SYSFS_MAGIC | CONFIGFS_MAGIC) => Self::Pages,
-            Ok(kind) if kind == i64::from(PROC_SUPER_MAGIC) => Self::Processes,
+            Ok(kind) if kind == i64::from(PROC_SUPER_MAGIC) => Self::Procfs,
             _ => Self::No,
         }
     }
 }
 
 /// A deep tree must not unwind on the stack.
-impl Drop for Place {
+impl Drop for NodeInner {
     fn drop(&mut self) {
         let mut up = self.up.take();
         while let Some((Node(place), _)) = up {
@@ -91,7 +91,7 @@ impl Drop for Place {
 
 impl Node {
     fn new(fd: Arc<OwnedFd>, stat: &Statx, up: Option<(Node, Box<[u8]>)>) -> Self {
-        Self(Arc::new(Place {
+        Self(Arc::new(NodeInner {
             user: up.as_ref().map_or(NO_ID, |(up, _)| up.user()),
             special: Special::of(&fd, stat, up.as_ref().map(|(up, _)| up)),
             fd,
@@ -134,7 +134,7 @@ impl Node {
 
     /// Whether there may be something beneath it.
     pub(super) fn has_room(&self) -> Result<()> {
-        if self.0.depth < DEEPEST {
+        if self.0.depth < MAX_DEPTH {
             Ok(())
         } else {
             Err(Errno::LOOP)
@@ -143,7 +143,7 @@ impl Node {
 
     /// The same file, under another name.
     pub(super) fn moved(&self, dir: &Self, name: &[u8]) -> Self {
-        Self(Arc::new(Place {
+        Self(Arc::new(NodeInner {
             fd: self.0.fd.clone(),
             id: self.0.id,
             kind: self.0.kind,
@@ -156,7 +156,7 @@ impl Node {
 
     /// The root for somebody who attaches.
     pub(super) fn of_user(&self, user: u32) -> Self {
-        Self(Arc::new(Place {
+        Self(Arc::new(NodeInner {
             fd: self.0.fd.clone(),
             id: self.0.id,
             kind: self.0.kind,
@@ -250,7 +250,7 @@ impl Export {
     /// files: only a peer that is given the whole machine gets there.
     pub(super) fn step(&self, dir: &Node, name: &[u8]) -> Result<(Node, Statx)> {
         let (node, stat) = dir.step(name)?;
-        if node.0.special == Special::Processes && !self.shows_processes {
+        if node.0.special == Special::Procfs && !self.shows_procfs {
             return Err(Errno::ACCESS);
         }
         Ok((node, stat))
@@ -309,7 +309,7 @@ mod tests {
         let mut export = Export::new("/".as_ref()).unwrap();
         let root = export.root.clone();
         let (proc, _) = export.step(&root, b"proc").unwrap();
-        export.shows_processes = false;
+        export.shows_procfs = false;
         assert_eq!(export.step(&root, b"proc").err(), Some(Errno::ACCESS));
         assert_eq!(export.step(&proc, b"sys").err(), Some(Errno::ACCESS));
         export.step(&root, b"etc").unwrap();

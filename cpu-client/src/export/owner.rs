@@ -48,34 +48,34 @@ impl IdMap {
     }
 
     /// Attributes on their way to the peer.
-    pub(super) fn show(self, attr: &mut Attr) {
-        attr.uid = self.uid.there(attr.uid);
-        attr.gid = self.gid.there(attr.gid);
+    pub(super) fn attr_to_peer(self, attr: &mut Attr) {
+        attr.uid = self.uid.peer_id(attr.uid);
+        attr.gid = self.gid.peer_id(attr.gid);
     }
 
     /// The same for the value of an extended attribute, if it names users and groups.
-    pub(super) fn show_xattr(self, name: &[u8], value: &mut [u8]) {
+    pub(super) fn xattr_to_peer(self, name: &[u8], value: &mut [u8]) {
         on_acl(name, value, |tag, id| match tag {
-            Tag::User => self.uid.there(id),
-            Tag::Group => self.gid.there(id),
+            Tag::User => self.uid.peer_id(id),
+            Tag::Group => self.gid.peer_id(id),
         });
     }
 
     /// What the peer gives as the value of an extended attribute, as it is to be here.
-    pub(super) fn take_xattr(self, name: &[u8], value: &mut [u8]) {
+    pub(super) fn xattr_from_peer(self, name: &[u8], value: &mut [u8]) {
         on_acl(name, value, |tag, id| match tag {
-            Tag::User => self.uid.here(id),
-            Tag::Group => self.gid.here(id),
+            Tag::User => self.uid.local_id(id),
+            Tag::Group => self.gid.local_id(id),
         });
     }
 }
 
 impl Ids {
-    fn there(self, id: u32) -> u32 {
+    fn peer_id(self, id: u32) -> u32 {
         if Some(id) == self.own { 0 } else { id }
     }
 
-    fn here(self, id: u32) -> u32 {
+    fn local_id(self, id: u32) -> u32 {
         match self.own {
             Some(own) if id == 0 => own,
             _ => id,
@@ -84,8 +84,8 @@ impl Ids {
 
     /// What to make of `has` for a peer that asks for `wanted`: nothing if it is shown so already.
     fn change(self, wanted: u32, has: u32) -> Option<u32> {
-        let is_so = self.own.is_some() && self.there(has) == wanted;
-        (!is_so).then_some(self.here(wanted))
+        let is_so = self.own.is_some() && self.peer_id(has) == wanted;
+        (!is_so).then_some(self.local_id(wanted))
     }
 }
 
@@ -128,13 +128,13 @@ pub(super) fn change_owner(node: &Node, uid: Option<u32>, gid: Option<u32>) -> R
 }
 
 /// The owner that new files have on this thread, until dropped.
-struct As {
+struct FsIds {
     uid: Uid,
     gid: Gid,
     rights: CapabilitySets,
 }
 
-impl As {
+impl FsIds {
     fn new(uid: u32, gid: u32) -> Option<Self> {
         // setfsuid(2) takes the rights of root away, which are then given back.
         let rights = capabilities(None).ok()?;
@@ -146,7 +146,7 @@ impl As {
     }
 }
 
-impl Drop for As {
+impl Drop for FsIds {
     fn drop(&mut self) {
         setfsuid(self.uid);
         setfsgid(self.gid);
@@ -184,7 +184,7 @@ impl Export {
         let or_own = |id| if id == NO_ID { 0 } else { id };
         let (uid, gid) = (or_own(dir.user()), or_own(gid));
         let others = (uid, gid) != (0, 0) && rustix::process::geteuid().is_root();
-        let _as = others.then(|| As::new(uid, gid));
+        let _as = others.then(|| FsIds::new(uid, gid));
         make()
     }
 }
@@ -215,21 +215,21 @@ mod tests {
         #[test]
         fn root_there_is_the_user_and_root_and_nobody_else(own in 1_u32..4, id in id()) {
             let ids = Ids { own: Some(own) };
-            prop_assert_eq!(ids.there(id) == 0, id == 0 || id == own);
+            prop_assert_eq!(ids.peer_id(id) == 0, id == 0 || id == own);
             if id != 0 && id != own {
-                prop_assert_eq!(ids.there(id), id);
+                prop_assert_eq!(ids.peer_id(id), id);
             }
             // There and back it is the same one, but that root's become the user's.
-            prop_assert_eq!(ids.here(ids.there(id)), if id == 0 { own } else { id });
+            prop_assert_eq!(ids.local_id(ids.peer_id(id)), if id == 0 { own } else { id });
         }
 
         #[test]
         fn a_change_leads_to_what_was_asked_for_and_never_to_root(own in 1_u32..4, wanted in id(), has in id()) {
             let ids = Ids { own: Some(own) };
             let change = ids.change(wanted, has);
-            prop_assert_eq!(ids.there(change.unwrap_or(has)), ids.there(wanted));
+            prop_assert_eq!(ids.peer_id(change.unwrap_or(has)), ids.peer_id(wanted));
             prop_assert_ne!(change, Some(0));
-            prop_assert_eq!(change.is_none(), ids.there(has) == wanted);
+            prop_assert_eq!(change.is_none(), ids.peer_id(has) == wanted);
         }
 
         #[test]
@@ -237,7 +237,7 @@ mod tests {
             let map = IdMap::root_is(0, gid);
             prop_assert_eq!(map, IdMap::default());
             for ids in [map.uid, map.gid] {
-                prop_assert_eq!((ids.there(has), ids.here(wanted)), (has, wanted));
+                prop_assert_eq!((ids.peer_id(has), ids.local_id(wanted)), (has, wanted));
                 prop_assert_eq!(ids.change(wanted, has), Some(wanted));
             }
         }
@@ -248,9 +248,9 @@ mod tests {
                 *version = 2_u32.to_le_bytes();
             }
             let (before, map) = (value.clone(), IdMap::root_is(1, 2));
-            map.show_xattr(b"user.acl", &mut value);
+            map.xattr_to_peer(b"user.acl", &mut value);
             prop_assert_eq!(&value, &before);
-            map.show_xattr(ACCESS, &mut value);
+            map.xattr_to_peer(ACCESS, &mut value);
             prop_assert_eq!(value.len(), before.len());
             // Tags and rights are what they were.
             for (now, old) in value.chunks(4).zip(before.chunks(4)).skip(1).step_by(2) {
@@ -279,9 +279,9 @@ mod tests {
         let (here, there) = (list(1002, 100, 100, 1002), list(0, 100, 0, 1002));
         for name in [ACCESS, b"system.posix_acl_default"] {
             let mut value = here.clone();
-            map.show_xattr(name, &mut value);
+            map.xattr_to_peer(name, &mut value);
             assert_eq!(value, there);
-            map.take_xattr(name, &mut value);
+            map.xattr_from_peer(name, &mut value);
             assert_eq!(value, here);
         }
     }

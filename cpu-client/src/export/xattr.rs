@@ -10,7 +10,7 @@ use super::node::Node;
 use super::{Export, os};
 
 /// `XATTR_SIZE_MAX` and `XATTR_LIST_MAX` of linux/limits.h.
-const LARGEST: usize = 64 * 1024;
+const MAX_SIZE: usize = 64 * 1024;
 
 impl Export {
     fn link(&self, node: &Node) -> Result<String> {
@@ -33,11 +33,11 @@ impl Export {
                 Ok(n) => {
                     value.truncate(n);
                     if let Some(name) = name {
-                        self.ids.show_xattr(name, &mut value);
+                        self.ids.xattr_to_peer(name, &mut value);
                     }
                     return Ok(value);
                 }
-                Err(Os::RANGE) if value.len() < LARGEST => value.resize(LARGEST, 0),
+                Err(Os::RANGE) if value.len() < MAX_SIZE => value.resize(MAX_SIZE, 0),
                 Err(errno) => return Err(os(errno)),
             }
         }
@@ -55,7 +55,7 @@ impl Export {
         match value {
             Some(value) => {
                 let mut value = value.to_vec();
-                self.ids.take_xattr(name, &mut value);
+                self.ids.xattr_from_peer(name, &mut value);
                 rustix::fs::setxattr(&link, name, &value, flags)
             }
             None => rustix::fs::removexattr(&link, name),

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::Parser;
 use cpu_proto::{Cache, MAX_MSIZE, Wait};
 
-use super::value::{GoBool, network};
-use crate::ssh::Network;
+use super::value::{GoBool, socket_kind};
+use crate::ssh::SocketKind;
 use crate::terminal::Tty;
 use crate::trace;
 use crate::user::UserFlag;
@@ -43,9 +43,9 @@ pub(crate) struct Flags {
     pub(crate) sp: Option<String>,
 
     /// tcp, unix or vsock (tcp)
-    #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = network,
+    #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = socket_kind,
           hide_default_value = true, help_heading = CONNECTION)]
-    pub(crate) net: Network,
+    pub(crate) net: SocketKind,
 
     /// /dir:/there=/here to show there ($CPU_NAMESPACE, else usual)
     #[arg(long, value_name = "LIST", help_heading = FILES)]
@@ -148,9 +148,9 @@ impl Flags {
     /// What is wanted of a remote terminal.
     pub(crate) fn tty(&self) -> Tty {
         match (self.no_terminal.0, self.terminal) {
-            (true, _) => Tty::Never,
-            (false, 0) => Tty::Usual,
-            (false, 1) => Tty::Command,
+            (true, _) => Tty::No,
+            (false, 0) => Tty::Auto,
+            (false, 1) => Tty::Yes,
             (false, _) => Tty::Force,
         }
     }

@@ -129,12 +129,12 @@ mod tests {
     #[test]
     fn terminals_are_asked_for_as_in_ssh() {
         for (line, tty) in [
-            ("host", Tty::Usual),
-            ("-t host", Tty::Command),
+            ("host", Tty::Auto),
+            ("-t host", Tty::Yes),
             ("-t -t host", Tty::Force),
             ("-tt host", Tty::Force),
-            ("-T -t host", Tty::Never),
-            ("host -T=false -t ls -T", Tty::Command),
+            ("-T -t host", Tty::No),
+            ("host -T=false -t ls -T", Tty::Yes),
         ] {
             assert_eq!(read(line).tty(), tty, "{line}");
         }

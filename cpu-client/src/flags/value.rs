@@ -1,6 +1,6 @@
 //! The values of flags that are no types of their own elsewhere.
 
-use crate::ssh::Network;
+use crate::ssh::SocketKind;
 
 /// A boolean as Go's flag package reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,11 +18,11 @@ impl std::str::FromStr for GoBool {
     }
 }
 
-pub(super) fn network(text: &str) -> Result<Network, &'static str> {
+pub(super) fn socket_kind(text: &str) -> Result<SocketKind, &'static str> {
     match text {
-        "tcp" => Ok(Network::Tcp),
-        "unix" => Ok(Network::Unix),
-        "vsock" => Ok(Network::Vsock),
+        "tcp" => Ok(SocketKind::Tcp),
+        "unix" => Ok(SocketKind::Unix),
+        "vsock" => Ok(SocketKind::Vsock),
         _ => Err("write tcp, unix or vsock"),
     }
 }

@@ -24,12 +24,12 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use crate::clock;
-use crate::files::Files;
-use crate::ssh::{Connection, Event, Server};
+use crate::files::FileServer;
+use crate::ssh::{ConnectionEvent, ServerConnection, ServerKind};
 use crate::terminal::{self, ESCAPE_HELP, Escape};
 use open::start;
-use signals::{Signals, forward_window_changes, killed};
-use stdio::{Local, spawn_input, spawn_output};
+use signals::{SignalReceiver, forward_window_changes, killed};
+use stdio::{LocalEvent, spawn_input, spawn_output};
 
 type Sender = cpu_ssh::Sender<Msg>;
 type Receiver = cpu_ssh::Receiver<Msg>;
@@ -43,7 +43,7 @@ pub(crate) struct Command {
     pub(crate) argv: Vec<Vec<u8>>,
     pub(crate) environment: Vec<(String, String)>,
     /// This machine's files, if they are served, and the cache modes of the mounts that show them.
-    pub(crate) files: Option<(Files, Vec<Cache>)>,
+    pub(crate) files: Option<(FileServer, Vec<Cache>)>,
     /// Who it is, if not root.
     pub(crate) user: Option<Credentials>,
     pub(crate) terminal: bool,
@@ -54,18 +54,18 @@ pub(crate) struct Command {
 }
 
 /// Run the command; returns the exit status for this process.
-pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<u8> {
-    if command.files.is_some() && connection.server == Server::Sshd {
+pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> Result<u8> {
+    if command.files.is_some() && connection.server == ServerKind::Sshd {
         bail!(
             "the server is no cpud, and files are served only to those; use -9p=false for plain ssh"
         );
     }
-    if command.user.is_some() && connection.server != Server::Cpud {
+    if command.user.is_some() && connection.server != ServerKind::Cpud {
         bail!(
             "the server is no cpud of ours, and knows no -user: its commands are {}",
             match connection.server {
-                Server::Sshd => "those of the user who logs in",
-                Server::URoot | Server::Cpud => "root's",
+                ServerKind::Sshd => "those of the user who logs in",
+                ServerKind::URoot | ServerKind::Cpud => "root's",
             }
         );
     }
@@ -84,8 +84,8 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     let path = connection.measure_path();
     let (receiver, sender) = start(&mut connection, command, modes.as_ref()).await?;
     // Not before: until now the keys that interrupt, and the signals, do here what they always do.
-    let mut passed_on = Signals::new()?;
-    let raw = modes.map(terminal::Raw::enter).transpose();
+    let mut passed_on = SignalReceiver::new()?;
+    let raw = modes.map(terminal::RawMode::enter).transpose();
     let raw = raw.context("cannot set the terminal to raw mode")?;
     let told = sender.clone();
     tokio::spawn(async move {
@@ -111,11 +111,11 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
     }
     let raw = Cell::new(raw);
     let status = {
-        let asked = terminal.then_some(Asked {
+        let pty_request = terminal.then_some(PtyRequest {
             raw: &raw,
             is_needed: needs_terminal,
         });
-        let ended = wait_end(&mut connection.events, sender.id(), asked, outputs);
+        let ended = wait_end(&mut connection.events, sender.id(), pty_request, outputs);
         tokio::pin!(ended);
         // The first of these ends the session: a TERM or HUP after a grace, a second INT or QUIT.
         let mut last_chance: Option<(Signal, tokio::time::Instant)> = None;
@@ -146,15 +146,15 @@ pub(crate) async fn run(mut connection: Connection, command: Command) -> Result<
                     break Ok(killed(signal));
                 }
                 Some(event) = local.recv() => match event {
-                    Local::Typed(Escape::Leave) => break Ok(255),
-                    Local::Typed(Escape::Help) => {
+                    LocalEvent::Typed(Escape::Leave) => break Ok(255),
+                    LocalEvent::Typed(Escape::Help) => {
                         let _ = io::stderr().write_all(ESCAPE_HELP.as_bytes());
                     }
                     // As if this process had been at the broken end of the pipe itself.
-                    Local::OutputLost(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    LocalEvent::OutputLost(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                         break Ok(killed(Signal::SIGPIPE));
                     }
-                    Local::OutputLost(error) => {
+                    LocalEvent::OutputLost(error) => {
                         break Err(anyhow::anyhow!("cannot write the output: {error}"));
                     }
                 },
@@ -172,33 +172,33 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 }
 
 /// A terminal that was asked for; the answer is the server's first on the channel.
-struct Asked<'a> {
+struct PtyRequest<'a> {
     /// How it is shown here.
-    raw: &'a Cell<Option<terminal::Raw>>,
+    raw: &'a Cell<Option<terminal::RawMode>>,
     is_needed: bool,
 }
 
 /// The command's status, once all its output has been written here.
 async fn wait_end(
-    events: &mut mpsc::UnboundedReceiver<Event>,
+    events: &mut mpsc::UnboundedReceiver<ConnectionEvent>,
     main: ChannelId,
-    mut asked: Option<Asked<'_>>,
+    mut pty_request: Option<PtyRequest<'_>>,
     outputs: [oneshot::Receiver<()>; 2],
 ) -> Result<u8> {
     let mut status = None;
     let mut reason = String::from("the server closed it");
     loop {
         match events.recv().await {
-            Some(Event::Exited(id, code)) if id == main => {
+            Some(ConnectionEvent::Exited(id, code)) if id == main => {
                 // A status has eight bits; one that has more must not turn into a success.
                 status = Some(u8::try_from(code).unwrap_or(255));
             }
-            Some(Event::Killed(id, signal)) if id == main => {
+            Some(ConnectionEvent::Killed(id, signal)) if id == main => {
                 status = Some(signal.map_or(255, killed));
             }
-            Some(Event::Granted(id)) if id == main => asked = None,
-            Some(Event::Refused(id)) if id == main && asked.is_some() => {
-                if let Some(Asked { raw, is_needed }) = asked.take() {
+            Some(ConnectionEvent::Granted(id)) if id == main => pty_request = None,
+            Some(ConnectionEvent::Refused(id)) if id == main && pty_request.is_some() => {
+                if let Some(PtyRequest { raw, is_needed }) = pty_request.take() {
                     raw.take();
                     let refusal = "the server gives no terminal (PTY allocation request failed)";
                     if is_needed {
@@ -207,7 +207,7 @@ async fn wait_end(
                     warn!("{refusal}; the command runs without one");
                 }
             }
-            Some(Event::Refused(id)) if id == main => {
+            Some(ConnectionEvent::Refused(id)) if id == main => {
                 // Some servers leave the channel open then; what they said of it is on its way.
                 let said = async {
                     for output in outputs {
@@ -217,8 +217,8 @@ async fn wait_end(
                 let _ = tokio::time::timeout(Duration::from_secs(1), said).await;
                 bail!("the server refused to run the command");
             }
-            Some(Event::Closed(id)) if id == main => break,
-            Some(Event::Disconnected(why)) => {
+            Some(ConnectionEvent::Closed(id)) if id == main => break,
+            Some(ConnectionEvent::Disconnected(why)) => {
                 reason = why;
                 break;
             }

@@ -11,13 +11,13 @@ use russh::client::Msg;
 use tokio::runtime::Handle;
 
 use super::{Command, Receiver, Sender};
-use crate::files::Files;
-use crate::ssh::{Connection, Server};
+use crate::files::FileServer;
+use crate::ssh::{ServerConnection, ServerKind};
 use crate::terminal;
 
 /// Open the channels and ask for everything, without waiting for an answer that is not needed.
 pub(super) async fn start(
-    connection: &mut Connection,
+    connection: &mut ServerConnection,
     mut command: Command,
     modes: Option<&Termios>,
 ) -> Result<(Receiver, Sender)> {
@@ -30,7 +30,7 @@ pub(super) async fn start(
             .context(refused)
     };
     let mut files = command.files.take();
-    let port = match files.take_if(|_| connection.server == Server::URoot) {
+    let port = match files.take_if(|_| connection.server == ServerKind::URoot) {
         Some((files, _)) => Some(serve_at_port(connection, files, &mut command.environment).await?),
         None => None,
     };
@@ -83,14 +83,14 @@ pub(super) async fn start(
         .map(Credentials::flag)
         .unwrap_or_default();
     let is_shell = command.argv.is_empty() && user.is_empty();
-    if is_shell && connection.server != Server::URoot {
+    if is_shell && connection.server != ServerKind::URoot {
         sender.request(|write| write.request_shell(true)).await
     } else {
         let line = match connection.server {
-            Server::Sshd => command.argv.join(&b' '),
-            Server::Cpud => [user, quote::join(&command.argv)].concat(),
+            ServerKind::Sshd => command.argv.join(&b' '),
+            ServerKind::Cpud => [user, quote::join(&command.argv)].concat(),
             // No words are a shell there.
-            Server::URoot => {
+            ServerKind::URoot => {
                 let port = port.map_or(String::new(), |port| format!("-port9p={port}"));
                 [format!("{port} ").into_bytes(), quote::join(&command.argv)].concat()
             }
@@ -103,8 +103,8 @@ pub(super) async fn start(
 
 /// Have u-root's cpud get the files through a port of its own; returns the port's number.
 async fn serve_at_port(
-    connection: &Connection,
-    files: Files,
+    connection: &ServerConnection,
+    files: FileServer,
     environment: &mut Vec<(String, String)>,
 ) -> Result<u32> {
     let port = connection.ask_for_port().await?;

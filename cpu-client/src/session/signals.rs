@@ -9,9 +9,9 @@ use super::Sender;
 use crate::terminal;
 
 /// The signals that are passed on to the command.
-pub(super) struct Signals(mpsc::UnboundedReceiver<Signal>);
+pub(super) struct SignalReceiver(mpsc::UnboundedReceiver<Signal>);
 
-impl Signals {
+impl SignalReceiver {
     pub(super) fn new() -> Result<Self> {
         let (to, from) = mpsc::unbounded_channel();
         for number in [

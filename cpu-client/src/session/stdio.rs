@@ -21,7 +21,7 @@ use crate::terminal::{Escape, EscapeFilter};
 const CHUNK: usize = 64 * 1024;
 
 /// What the main loop has to know of the threads and of the person.
-pub(super) enum Local {
+pub(super) enum LocalEvent {
     Typed(Escape),
     /// Standard output or error cannot be written any more.
     OutputLost(io::Error),
@@ -32,7 +32,7 @@ pub(super) fn spawn_output(
     receiver: &Receiver,
     stream: Stream,
     to: std::os::fd::BorrowedFd<'_>,
-    local: &mpsc::UnboundedSender<Local>,
+    local: &mpsc::UnboundedSender<LocalEvent>,
 ) -> Result<oneshot::Receiver<()>> {
     let to = to
         .try_clone_to_owned()
@@ -45,7 +45,7 @@ pub(super) fn spawn_output(
         .spawn(move || {
             while let Some(chunk) = from.chunk() {
                 if let Err(error) = write_all(&to, &chunk) {
-                    let _ = local.send(Local::OutputLost(error));
+                    let _ = local.send(LocalEvent::OutputLost(error));
                     return;
                 }
             }
@@ -79,7 +79,7 @@ fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
 pub(super) fn spawn_input(
     sender: &Sender,
     escapes: bool,
-    local: mpsc::UnboundedSender<Local>,
+    local: mpsc::UnboundedSender<LocalEvent>,
 ) -> Result<()> {
     let from = io::stdin().as_fd().try_clone_to_owned();
     let sender = sender.clone();
@@ -131,14 +131,14 @@ fn send_typed(
     filter: &mut EscapeFilter,
     mut typed: &[u8],
     to: &mut BlockingWriter<Msg>,
-    local: &mpsc::UnboundedSender<Local>,
+    local: &mpsc::UnboundedSender<LocalEvent>,
 ) -> io::Result<()> {
     while !typed.is_empty() {
         let (bytes, escape, used) = filter.filter(typed);
         typed = typed.get(used..).unwrap_or_default();
         if let Some(escape) = escape {
             // First, so that a stalled remote side cannot keep a person from leaving.
-            let _ = local.send(Local::Typed(escape));
+            let _ = local.send(LocalEvent::Typed(escape));
         }
         to.send(bytes.into())?;
     }

@@ -18,7 +18,7 @@ use super::port::Expected;
 
 /// Something that happened to a channel or to the connection.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum ConnectionEvent {
     /// The command ended by itself.
     Exited(ChannelId, u32),
     /// A signal killed the command; the number, if this system has it.
@@ -49,7 +49,7 @@ pub(crate) enum Error {
 pub(crate) struct Handler {
     mux: Mux,
     host_keys: HostKeys,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::UnboundedSender<ConnectionEvent>,
     /// The server's identification.
     server: Arc<OnceLock<Vec<u8>>>,
     expected: Expected,
@@ -59,7 +59,7 @@ impl Handler {
     pub(super) fn new(
         mux: Mux,
         host_keys: HostKeys,
-        events: mpsc::UnboundedSender<Event>,
+        events: mpsc::UnboundedSender<ConnectionEvent>,
         server: Arc<OnceLock<Vec<u8>>>,
         expected: Expected,
     ) -> Self {
@@ -72,7 +72,7 @@ impl Handler {
         }
     }
 
-    fn tell(&self, event: Event) {
+    fn tell(&self, event: ConnectionEvent) {
         // Nobody listens any more when the session has ended.
         let _ = self.events.send(event);
     }
@@ -171,17 +171,17 @@ impl client::Handler for Handler {
 
     async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
         self.mux.close(id);
-        self.tell(Event::Closed(id));
+        self.tell(ConnectionEvent::Closed(id));
         Ok(())
     }
 
     async fn channel_success(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
-        self.tell(Event::Granted(id));
+        self.tell(ConnectionEvent::Granted(id));
         Ok(())
     }
 
     async fn channel_failure(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
-        self.tell(Event::Refused(id));
+        self.tell(ConnectionEvent::Refused(id));
         Ok(())
     }
 
@@ -191,7 +191,7 @@ impl client::Handler for Handler {
         status: u32,
         _: &mut Session,
     ) -> Result<(), Error> {
-        self.tell(Event::Exited(id, status));
+        self.tell(ConnectionEvent::Exited(id, status));
         Ok(())
     }
 
@@ -204,7 +204,7 @@ impl client::Handler for Handler {
         _language: &str,
         _: &mut Session,
     ) -> Result<(), Error> {
-        self.tell(Event::Killed(id, signals::number(&name)));
+        self.tell(ConnectionEvent::Killed(id, signals::number(&name)));
         Ok(())
     }
 
@@ -213,7 +213,7 @@ impl client::Handler for Handler {
             DisconnectReason::ReceivedDisconnect(info) => info.message,
             DisconnectReason::Error(error) => error.to_string(),
         };
-        self.tell(Event::Disconnected(reason));
+        self.tell(ConnectionEvent::Disconnected(reason));
         Ok(())
     }
 }

@@ -13,10 +13,10 @@ use russh::keys::{PrivateKey, PublicKey};
 use crate::terminal;
 
 /// As many as ssh gives.
-const TRIES: usize = 3;
+const PASSPHRASE_PROMPTS: usize = 3;
 
 /// More than any key.
-const LARGEST: u64 = 1 << 20;
+const MAX_KEY_SIZE: u64 = 1 << 20;
 
 /// A key that may be offered to a server.
 pub(super) struct Identity {
@@ -51,7 +51,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
         )
     };
     let meta = std::fs::metadata(path).with_context(what)?;
-    if !meta.is_file() || meta.len() > LARGEST {
+    if !meta.is_file() || meta.len() > MAX_KEY_SIZE {
         bail!("{name} is not a private key");
     }
     let mode = meta.mode() & 0o777;
@@ -92,7 +92,7 @@ pub(super) fn read_public(path: &Path) -> Result<Option<Identity>> {
     let beside = PathBuf::from(format!("{}.pub", path.display()));
     let file = if path.exists() { path } else { &beside };
     let meta = std::fs::metadata(file).ok();
-    let is_key_sized = meta.is_some_and(|meta| meta.is_file() && meta.len() <= LARGEST);
+    let is_key_sized = meta.is_some_and(|meta| meta.is_file() && meta.len() <= MAX_KEY_SIZE);
     let Some(bytes) = std::fs::read(file).ok().filter(|_| is_key_sized) else {
         return Ok(None);
     };
@@ -120,7 +120,7 @@ pub(super) fn unlock(path: &Path, text: &str) -> Result<Arc<PrivateKey>> {
              ssh-keygen -p -f {name} writes it anew"
         );
     }
-    for _ in 0..TRIES {
+    for _ in 0..PASSPHRASE_PROMPTS {
         let passphrase = terminal::ask_hidden(&format!("Enter passphrase for key '{name}': "))
             .with_context(|| {
                 format!("no terminal to ask for the passphrase of {name} on; ssh-agent can keep it")

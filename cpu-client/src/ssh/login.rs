@@ -36,9 +36,7 @@ pub(crate) struct Identities {
 }
 
 /// Keys that any server lets a client try: one less than sshd's MaxAuthTries.
-const FEW: usize = 5;
-
-type Agent = AgentClient<UnixStream>;
+const MAX_AUTH_TRIES: usize = 5;
 
 /// All keys, in the order in which they are offered: those of named files first, as they were
 /// named; those of the usual files that the agent has too, the agent's others, those that it has not.
@@ -129,7 +127,7 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     Ok(Keys { all, agent })
 }
 
-async fn open_agent(path: &Path) -> Result<(Agent, Vec<(String, PublicKey)>)> {
+async fn open_agent(path: &Path) -> Result<(AgentClient<UnixStream>, Vec<(String, PublicKey)>)> {
     let mut client = AgentClient::connect(UnixStream::connect(path).await?);
     let answer = tokio::time::timeout(TIMEOUT, client.request_identities());
     let keys = answer.await.context("it does not answer")??;
@@ -147,7 +145,7 @@ async fn open_agent(path: &Path) -> Result<(Agent, Vec<(String, PublicKey)>)> {
 /// Keys that were read before there was a connection, so that a fault of theirs is known at once.
 pub(super) struct Keys {
     all: Vec<Identity>,
-    agent: Option<Agent>,
+    agent: Option<AgentClient<UnixStream>>,
 }
 
 impl Keys {
@@ -223,11 +221,15 @@ impl Keys {
         if let Some(error) = locked {
             return Err(error);
         }
-        let names = self.all.iter().take(FEW).map(|key| key.name.as_str());
+        let names = self
+            .all
+            .iter()
+            .take(MAX_AUTH_TRIES)
+            .map(|key| key.name.as_str());
         let names = names.collect::<Vec<_>>().join(", ");
         let what = match all {
             1 => format!("the key {names}; its public half"),
-            ..=FEW => format!("the keys {names}; one's public half"),
+            ..=MAX_AUTH_TRIES => format!("the keys {names}; one's public half"),
             _ => format!("all {all} keys that it was offered ({names}, ...); one's public half"),
         };
         bail!(
@@ -238,7 +240,7 @@ impl Keys {
 
 /// That the server ended the connection, when so many of all keys had been offered.
 fn ended(endpoint: &Endpoint, offered: usize, all: usize) -> String {
-    if offered < FEW {
+    if offered < MAX_AUTH_TRIES {
         return format!("{endpoint} ended the connection during the login");
     }
     format!(

@@ -25,26 +25,26 @@ use tokio::task::JoinHandle;
 use tracing::debug;
 
 use crate::waiting::Stage;
-pub(crate) use handler::{Event, Handler};
+pub(crate) use handler::{ConnectionEvent, Handler};
 pub(crate) use hostkeys::HostKeys;
 pub(crate) use port::FilesPort;
-pub(crate) use target::{Network, Target, Wanted};
+pub(crate) use target::{ConnectOptions, SocketKind, Target};
 
 /// How u-root's cpud identifies itself: by its operating system and processor.
 const U_ROOT_ID_PREFIX: &[u8] = b"SSH-2.0-linux ";
 
 /// A connection that is logged in.
-pub(crate) struct Connection {
+pub(crate) struct ServerConnection {
     pub(crate) handle: Arc<client::Handle<Handler>>,
     pub(crate) mux: Mux,
-    pub(crate) events: mpsc::UnboundedReceiver<Event>,
-    pub(crate) server: Server,
+    pub(crate) events: mpsc::UnboundedReceiver<ConnectionEvent>,
+    pub(crate) server: ServerKind,
     expected: port::Expected,
 }
 
 /// Who the server is, by its identification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Server {
+pub(crate) enum ServerKind {
     /// Our cpud.
     Cpud,
     /// u-root's: no shell either, and files through a port.
@@ -53,7 +53,7 @@ pub(crate) enum Server {
     Sshd,
 }
 
-impl Connection {
+impl ServerConnection {
     /// Measure how long the path is, by the shortest of three answers: a busy machine answers late. Begin
     /// before the command is started.
     pub(crate) fn measure_path(&self) -> JoinHandle<Option<Duration>> {
@@ -78,7 +78,7 @@ impl Connection {
 }
 
 /// Connect and log in.
-pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection> {
+pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<ServerConnection> {
     let keys = login::collect(&target.identities).await?;
     let endpoint = &target.endpoint;
     let gate = Gate::default();
@@ -142,11 +142,11 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
     }
     let id = server.get().map_or(&[][..], Vec::as_slice);
     let server = match peer {
-        Peer::Ours => Server::Cpud,
-        Peer::Foreign if id.starts_with(U_ROOT_ID_PREFIX) => Server::URoot,
-        Peer::Foreign => Server::Sshd,
+        Peer::Ours => ServerKind::Cpud,
+        Peer::Foreign if id.starts_with(U_ROOT_ID_PREFIX) => ServerKind::URoot,
+        Peer::Foreign => ServerKind::Sshd,
     };
-    Ok(Connection {
+    Ok(ServerConnection {
         handle: Arc::new(handle),
         mux,
         events,
@@ -160,7 +160,7 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<Connection
 async fn watch(
     gate: Gate,
     mux: Mux,
-    events: mpsc::WeakUnboundedSender<Event>,
+    events: mpsc::WeakUnboundedSender<ConnectionEvent>,
     interval: Duration,
     max: usize,
 ) {
@@ -170,7 +170,7 @@ async fn watch(
     };
     let reason = format!("no answer for {} seconds", silence.as_secs());
     // A session that has ended does not ask why.
-    let _ = events.send(Event::Disconnected(reason));
+    let _ = events.send(ConnectionEvent::Disconnected(reason));
     mux.close_all();
 }
 

@@ -9,11 +9,11 @@ use cpu_ssh::alive;
 use tracing::debug;
 
 use super::config::{
-    AddressFamily, Asked, Checking, ENDLESS, NewHost, Proxy, Settings, Tokens, shell,
+    AddressFamily, Checking, ENDLESS, NewHost, Proxy, Query, Settings, Tokens, shell,
 };
 use super::destination::split;
 use super::endpoint::Endpoint;
-use super::hostkeys::{HostKeys, Name};
+use super::hostkeys::{HostId, HostKeys};
 use super::login::{self, Identities};
 use super::pattern;
 use crate::terminal::{self, Tty};
@@ -24,7 +24,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(13);
 
 /// What kind of socket the server listens on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Network {
+pub(crate) enum SocketKind {
     Tcp,
     Unix,
     Vsock,
@@ -32,8 +32,8 @@ pub(crate) enum Network {
 
 /// What the command line says of the way to the machine.
 #[derive(Debug)]
-pub(crate) struct Wanted<'a> {
-    pub(crate) network: Network,
+pub(crate) struct ConnectOptions<'a> {
+    pub(crate) socket: SocketKind,
     /// `[user@]host`, `[user@][host]:port`.
     pub(crate) host: &'a str,
     /// `-sp`: a port, or a path for a unix socket.
@@ -70,15 +70,15 @@ fn port(text: &str) -> Result<u16> {
 impl Target {
     /// `read` gives what the configuration says of a host.
     pub(crate) fn new(
-        wanted: &Wanted<'_>,
-        read: impl FnOnce(&Asked<'_>) -> Result<Settings>,
+        options: &ConnectOptions<'_>,
+        read: impl FnOnce(&Query<'_>) -> Result<Settings>,
     ) -> Result<Self> {
-        let (user, asked, inline_port) = split(wanted.host)?;
-        let settings = read(&Asked {
-            host: asked,
+        let (user, original_host, inline_port) = split(options.host)?;
+        let settings = read(&Query {
+            host: original_host,
             user,
-            local_user: wanted.local_user,
-            home: wanted.home,
+            local_user: options.local_user,
+            home: options.home,
         })?;
         if !settings.ignored.is_empty() {
             let ignored: Vec<_> = settings.ignored.iter().map(String::as_str).collect();
@@ -87,34 +87,34 @@ impl Target {
                 ignored.join(", ")
             );
         }
-        let host = settings.host(asked)?;
+        let host = settings.host(original_host)?;
         let user = user.map(str::to_owned).or_else(|| settings.user.clone());
-        let user = user.unwrap_or_else(|| wanted.local_user.to_owned());
-        let tcp_port = match (wanted.network, wanted.port.or(inline_port)) {
-            (Network::Tcp, Some(text)) => port(text)?,
+        let user = user.unwrap_or_else(|| options.local_user.to_owned());
+        let tcp_port = match (options.socket, options.port.or(inline_port)) {
+            (SocketKind::Tcp, Some(text)) => port(text)?,
             _ => settings.port.unwrap_or(DEFAULT_PORT),
         };
         let tokens = Tokens {
-            home: wanted.home,
-            asked,
+            home: options.home,
+            original_host,
             alias: settings.host_key_alias.as_deref(),
             host: &host,
             port: tcp_port,
             user: &user,
-            local_user: wanted.local_user,
+            local_user: options.local_user,
         };
-        let endpoint = match wanted.network {
-            Network::Tcp => tcp(&host, tcp_port, &settings, &tokens)?,
-            Network::Unix => Endpoint::Unix(
-                wanted
+        let endpoint = match options.socket {
+            SocketKind::Tcp => tcp(&host, tcp_port, &settings, &tokens)?,
+            SocketKind::Unix => Endpoint::Unix(
+                options
                     .port
                     .map(PathBuf::from)
                     .context("-net unix needs the path of cpud's socket: -sp PATH")?,
             ),
-            Network::Vsock => vsock(&host, wanted.port)?,
+            SocketKind::Vsock => vsock(&host, options.port)?,
         };
-        let identities = identities(wanted, &settings, &tokens)?;
-        let host_keys = host_keys(wanted, &settings, &tokens, &identities)?;
+        let identities = identities(options, &settings, &tokens)?;
+        let host_keys = host_keys(options, &settings, &tokens, &identities)?;
         let interval = settings.alive_interval.unwrap_or(alive::INTERVAL);
         let connect_timeout = match &endpoint {
             // A proxy may ask a person something, which takes the time that it takes.
@@ -215,7 +215,11 @@ fn vsock(host: &str, port: Option<&str>) -> Result<Endpoint> {
     Ok(Endpoint::Vsock { cid, port })
 }
 
-fn identities(wanted: &Wanted<'_>, settings: &Settings, tokens: &Tokens<'_>) -> Result<Identities> {
+fn identities(
+    options: &ConnectOptions<'_>,
+    settings: &Settings,
+    tokens: &Tokens<'_>,
+) -> Result<Identities> {
     let files = settings
         .identity_files
         .iter()
@@ -230,24 +234,24 @@ fn identities(wanted: &Wanted<'_>, settings: &Settings, tokens: &Tokens<'_>) -> 
         },
     };
     Ok(Identities {
-        usual: match (wanted.keys, &settings.identity_files[..]) {
-            ([], []) => login::usual(wanted.home),
+        usual: match (options.keys, &settings.identity_files[..]) {
+            ([], []) => login::usual(options.home),
             // As in ssh, a configured file need not exist.
             _ => configured,
         },
-        named: wanted.keys.to_vec(),
+        named: options.keys.to_vec(),
         agent: agent.filter(|path| !path.as_os_str().is_empty()),
         only: settings.identities_only.unwrap_or(false),
     })
 }
 
 fn host_keys(
-    wanted: &Wanted<'_>,
+    options: &ConnectOptions<'_>,
     settings: &Settings,
     tokens: &Tokens<'_>,
     identities: &Identities,
 ) -> Result<HostKeys> {
-    let name = Name {
+    let name = HostId {
         host: tokens.host.to_owned(),
         port: tokens.port,
         alias: settings.host_key_alias.clone(),
@@ -259,10 +263,10 @@ fn host_keys(
             .map(|file| tokens.path(file))
             .collect::<Result<Vec<_>>>(),
         None => Ok(["known_hosts", "known_hosts2"]
-            .map(|name| wanted.home.join(".ssh").join(name))
+            .map(|name| options.home.join(".ssh").join(name))
             .to_vec()),
     };
-    if let Some(file) = wanted.host_key {
+    if let Some(file) = options.host_key {
         return HostKeys::pinned(name, file, None);
     }
     let keys = identities.named.iter().chain(&identities.usual);
@@ -284,9 +288,9 @@ fn host_keys(
 mod tests {
     use super::*;
 
-    fn wanted(host: &str) -> Wanted<'_> {
-        Wanted {
-            network: Network::Tcp,
+    fn options(host: &str) -> ConnectOptions<'_> {
+        ConnectOptions {
+            socket: SocketKind::Tcp,
             host,
             port: None,
             keys: &[],
@@ -311,21 +315,21 @@ mod tests {
             port: Some(2222),
             ..Settings::default()
         };
-        let target = Target::new(&wanted("board"), |_| Ok(settings())).unwrap();
+        let target = Target::new(&options("board"), |_| Ok(settings())).unwrap();
         assert_eq!(tcp_at(&target), ("board.lab", 2222));
         assert_eq!(target.user, "root");
-        let target = Target::new(&wanted("bob@[board]:7"), |_| Ok(settings())).unwrap();
+        let target = Target::new(&options("bob@[board]:7"), |_| Ok(settings())).unwrap();
         assert_eq!((tcp_at(&target).1, target.user.as_str()), (7, "bob"));
         let port = Some("9");
-        let with_flag = Wanted {
+        let with_flag = ConnectOptions {
             port,
-            ..wanted("[board]:7")
+            ..options("[board]:7")
         };
         assert_eq!(
             tcp_at(&Target::new(&with_flag, |_| Ok(settings())).unwrap()).1,
             9
         );
-        let target = Target::new(&wanted("board"), |_| Ok(Settings::default())).unwrap();
+        let target = Target::new(&options("board"), |_| Ok(Settings::default())).unwrap();
         assert_eq!(
             (tcp_at(&target).1, target.user.as_str()),
             (DEFAULT_PORT, "ann")
@@ -335,13 +339,13 @@ mod tests {
     #[test]
     fn ways_through_others() {
         let endpoint = |proxy| {
-            let read = |_: &Asked<'_>| {
+            let read = |_: &Query<'_>| {
                 Ok(Settings {
                     proxy: Some(proxy),
                     ..Settings::default()
                 })
             };
-            Target::new(&wanted("board"), read).unwrap().endpoint
+            Target::new(&options("board"), read).unwrap().endpoint
         };
         let argv = |endpoint| match endpoint {
             Endpoint::Command { argv, .. } => argv.join(" "),
@@ -364,15 +368,15 @@ mod tests {
 
     #[test]
     fn other_sockets() {
-        let at = |network, host, port| {
-            let wanted = Wanted {
-                network,
+        let at = |socket, host, port| {
+            let options = ConnectOptions {
+                socket,
                 port,
-                ..wanted(host)
+                ..options(host)
             };
-            Target::new(&wanted, |_| Ok(Settings::default())).map(|target| target.endpoint)
+            Target::new(&options, |_| Ok(Settings::default())).map(|target| target.endpoint)
         };
-        let endpoint = at(Network::Vsock, "3", None).unwrap();
+        let endpoint = at(SocketKind::Vsock, "3", None).unwrap();
         assert_eq!(
             endpoint,
             Endpoint::Vsock {
@@ -380,23 +384,23 @@ mod tests {
                 port: 17010
             }
         );
-        assert!(at(Network::Vsock, "board", None).is_err());
-        let endpoint = at(Network::Unix, "board", Some("/run/cpud")).unwrap();
+        assert!(at(SocketKind::Vsock, "board", None).is_err());
+        let endpoint = at(SocketKind::Unix, "board", Some("/run/cpud")).unwrap();
         assert_eq!(endpoint, Endpoint::Unix("/run/cpud".into()));
-        assert!(at(Network::Unix, "board", None).is_err());
-        assert!(at(Network::Tcp, "board", Some("0")).is_err());
+        assert!(at(SocketKind::Unix, "board", None).is_err());
+        assert!(at(SocketKind::Tcp, "board", Some("0")).is_err());
     }
 
     #[test]
     fn names_that_are_sent() {
         let send_env = ["LC_*", "-LC_ALL", "LANG"].map(str::to_owned).to_vec();
-        let read = |_: &Asked<'_>| {
+        let read = |_: &Query<'_>| {
             Ok(Settings {
                 send_env,
                 ..Settings::default()
             })
         };
-        let target = Target::new(&wanted("board"), read).unwrap();
+        let target = Target::new(&options("board"), read).unwrap();
         assert!(target.sends("LC_TIME") && target.sends("LANG"));
         assert!(!target.sends("LC_ALL") && !target.sends("HOME"));
     }

@@ -12,7 +12,7 @@ use nix::sys::termios::{Termios, tcgetattr};
 
 pub(crate) use escape::{ESCAPE_HELP, Escape, EscapeFilter};
 pub(crate) use prompt::{ask_hidden, ask_line, can_ask};
-pub(crate) use raw::Raw;
+pub(crate) use raw::RawMode;
 
 /// What the command line says of a remote terminal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,13 +20,13 @@ pub(crate) enum Tty {
     /// For a shell when there is a person at the input; for a command only when all its streams
     /// are the terminal, since a terminal would put carriage returns into redirected output and
     /// standard error into standard output.
-    Usual,
+    Auto,
     /// `-t`: for a command too.
-    Command,
+    Yes,
     /// `-tt`: also when there is none here.
     Force,
     /// `-T`
-    Never,
+    No,
 }
 
 impl Tty {
@@ -34,15 +34,15 @@ impl Tty {
     pub(crate) fn is_wanted(self, has_command: bool, input: bool) -> bool {
         let here = input && stdin().is_terminal();
         match self {
-            Self::Never => false,
+            Self::No => false,
             Self::Force => true,
-            Self::Command => {
+            Self::Yes => {
                 if !here {
                     warn!("no terminal there, since there is none here; -tt makes one");
                 }
                 here
             }
-            Self::Usual => {
+            Self::Auto => {
                 here && (!has_command || (stdout().is_terminal() && stderr().is_terminal()))
             }
         }

@@ -9,9 +9,9 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcsetattr};
 static ORIGINAL: OnceLock<std::sync::Mutex<Termios>> = OnceLock::new();
 
 /// Raw mode for as long as this lives.
-pub(crate) struct Raw(());
+pub(crate) struct RawMode(());
 
-impl Raw {
+impl RawMode {
     /// From these modes, which come back at the end.
     pub(crate) fn enter(original: Termios) -> nix::Result<Self> {
         let mut raw = original.clone();
@@ -28,7 +28,7 @@ impl Raw {
     }
 }
 
-impl Drop for Raw {
+impl Drop for RawMode {
     fn drop(&mut self) {
         restore();
     }

@@ -5,23 +5,23 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::value::split_words;
-use super::{Asked, Proxy, Settings};
+use super::{Proxy, Query, Settings};
 use crate::ssh::pattern::matches_list;
 
 /// ssh's own limit for files that include each other.
-const DEPTH: usize = 16;
+const MAX_INCLUDE_DEPTH: usize = 16;
 
 /// Collects the settings.
-pub(super) struct Reader<'a> {
-    pub(super) asked: &'a Asked<'a>,
+pub(super) struct ConfigReader<'a> {
+    pub(super) query: &'a Query<'a>,
     pub(super) settings: Settings,
     depth: usize,
 }
 
-impl<'a> Reader<'a> {
-    pub(super) fn new(asked: &'a Asked<'a>) -> Self {
+impl<'a> ConfigReader<'a> {
+    pub(super) fn new(query: &'a Query<'a>) -> Self {
         Self {
-            asked,
+            query,
             settings: Settings::default(),
             depth: 0,
         }
@@ -67,12 +67,12 @@ impl<'a> Reader<'a> {
         match keyword.to_ascii_lowercase().as_str() {
             "host" => {
                 let patterns = arguments.iter().map(String::as_str);
-                *counts = active && matches_list(patterns, self.asked.host);
+                *counts = active && matches_list(patterns, self.query.host);
             }
             "match" => *counts = active && self.matches(arguments)?,
             "include" => {
-                if self.depth == DEPTH {
-                    bail!("files include each other more than {DEPTH} deep");
+                if self.depth == MAX_INCLUDE_DEPTH {
+                    bail!("files include each other more than {MAX_INCLUDE_DEPTH} deep");
                 }
                 self.depth += 1;
                 for pattern in arguments {

@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::unistd::{Gid, Group, User, getuid};
 
-use super::file::Reader;
+use super::file::ConfigReader;
 use super::tilde;
 
 /// More than any real file; a device or a log must not fill the memory.
-const LARGEST: u64 = 1 << 20;
+const MAX_CONFIG_SIZE: u64 = 1 << 20;
 
-impl Reader<'_> {
+impl ConfigReader<'_> {
     pub(super) fn include(&mut self, path: &Path, of_user: bool, active: bool) -> Result<()> {
         let what = || format!("cannot read {}", path.display());
         let meta = match std::fs::metadata(path) {
@@ -25,7 +25,7 @@ impl Reader<'_> {
         if !meta.is_file() {
             return Ok(());
         }
-        if meta.len() > LARGEST {
+        if meta.len() > MAX_CONFIG_SIZE {
             bail!("{}: not a configuration of ssh", path.display());
         }
         if of_user && may_be_written_by_others(&meta) {
@@ -46,10 +46,10 @@ impl Reader<'_> {
         from: &Path,
         of_user: bool,
     ) -> Result<Vec<PathBuf>> {
-        let mut path = tilde(pattern, self.asked.home);
+        let mut path = tilde(pattern, self.query.home);
         if !path.is_absolute() {
             let base = match (of_user, from.parent()) {
-                (true, _) | (_, None) => self.asked.home.join(".ssh"),
+                (true, _) | (_, None) => self.query.home.join(".ssh"),
                 (false, Some(_)) => PathBuf::from("/etc/ssh"),
             };
             path = base.join(path);

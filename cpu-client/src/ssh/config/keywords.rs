@@ -59,10 +59,10 @@ impl Settings {
             }
             "requesttty" => {
                 let tty = match first.to_ascii_lowercase().as_str() {
-                    "auto" => Tty::Usual,
-                    "yes" | "true" => Tty::Command,
+                    "auto" => Tty::Auto,
+                    "yes" | "true" => Tty::Yes,
                     "force" => Tty::Force,
-                    "no" | "false" => Tty::Never,
+                    "no" | "false" => Tty::No,
                     _ => bail!("{first:?} is none of auto, yes, force, no"),
                 };
                 self.tty.get_or_insert(tty);

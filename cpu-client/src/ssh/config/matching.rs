@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use cpu_proto::DEFAULT_PORT;
 
 use super::Tokens;
-use super::file::Reader;
+use super::file::ConfigReader;
 use crate::ssh::pattern::matches_list;
 
-impl Reader<'_> {
+impl ConfigReader<'_> {
     /// Whether all criteria of a `Match` line hold.
     pub(super) fn matches(&mut self, criteria: &[String]) -> Result<bool> {
         let mut all = true;
@@ -30,13 +30,13 @@ impl Reader<'_> {
                     all &= !negated;
                     continue;
                 }
-                "host" => self.settings.host(self.asked.host)?,
-                "originalhost" => self.asked.host.to_owned(),
+                "host" => self.settings.host(self.query.host)?,
+                "originalhost" => self.query.host.to_owned(),
                 "user" => {
-                    let set = self.asked.user.or(self.settings.user.as_deref());
-                    set.unwrap_or(self.asked.local_user).to_owned()
+                    let set = self.query.user.or(self.settings.user.as_deref());
+                    set.unwrap_or(self.query.local_user).to_owned()
                 }
-                "localuser" => self.asked.local_user.to_owned(),
+                "localuser" => self.query.local_user.to_owned(),
                 "exec" => {
                     let command = words.next().context("Match exec has no command")?;
                     // What decides nothing is not run.
@@ -66,17 +66,17 @@ impl Reader<'_> {
 
     /// Whether a command of `Match exec` does, as ssh runs it.
     fn succeeds(&self, command: &str) -> Result<bool> {
-        let asked = self.asked;
-        let host = self.settings.host(asked.host)?;
-        let user = asked.user.or(self.settings.user.as_deref());
+        let query = self.query;
+        let host = self.settings.host(query.host)?;
+        let user = query.user.or(self.settings.user.as_deref());
         let tokens = Tokens {
-            home: asked.home,
-            asked: asked.host,
+            home: query.home,
+            original_host: query.host,
             alias: self.settings.host_key_alias.as_deref(),
             host: &host,
             port: self.settings.port.unwrap_or(DEFAULT_PORT),
-            user: user.unwrap_or(asked.local_user),
-            local_user: asked.local_user,
+            user: user.unwrap_or(query.local_user),
+            local_user: query.local_user,
         };
         let command = tokens.expand(command)?;
         let shell = super::shell();

@@ -17,14 +17,14 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::terminal::Tty;
-use file::Reader;
+use file::ConfigReader;
 
 /// As long as the system tries.
 pub(crate) const ENDLESS: Duration = Duration::from_hours(24);
 
 /// Which host is asked for, and by whom.
 #[derive(Debug)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct Query<'a> {
     /// As the user wrote it.
     pub(crate) host: &'a str,
     /// From `user@`, which wins.
@@ -101,19 +101,21 @@ pub(crate) enum Proxy {
 }
 
 /// Read both files.
-pub(crate) fn read(asked: &Asked<'_>) -> Result<Settings> {
-    let mut reader = Reader::new(asked);
-    reader.read(&asked.home.join(".ssh/config"), true)?;
+pub(crate) fn read(query: &Query<'_>) -> Result<Settings> {
+    let mut reader = ConfigReader::new(query);
+    reader.read(&query.home.join(".ssh/config"), true)?;
     reader.read(Path::new("/etc/ssh/ssh_config"), false)?;
     Ok(reader.settings)
 }
 
 impl Settings {
     /// Where to go: `HostName` with its `%h`, or what was asked for.
-    pub(crate) fn host(&self, asked: &str) -> Result<String> {
+    pub(crate) fn host(&self, original_host: &str) -> Result<String> {
         match &self.host_name {
-            Some(name) => value::expand(name, |letter| (letter == 'h').then(|| asked.to_owned())),
-            None => Ok(asked.to_owned()),
+            Some(name) => value::expand(name, |letter| {
+                (letter == 'h').then(|| original_host.to_owned())
+            }),
+            None => Ok(original_host.to_owned()),
         }
     }
 }
@@ -122,7 +124,7 @@ impl Settings {
 #[derive(Debug)]
 pub(crate) struct Tokens<'a> {
     pub(crate) home: &'a Path,
-    pub(crate) asked: &'a str,
+    pub(crate) original_host: &'a str,
     /// `HostKeyAlias`
     pub(crate) alias: Option<&'a str>,
     pub(crate) host: &'a str,
@@ -138,8 +140,8 @@ impl Tokens<'_> {
             Some(match letter {
                 'd' => self.home.display().to_string(),
                 'h' => self.host.to_owned(),
-                'n' => self.asked.to_owned(),
-                'k' => self.alias.unwrap_or(self.asked).to_owned(),
+                'n' => self.original_host.to_owned(),
+                'k' => self.alias.unwrap_or(self.original_host).to_owned(),
                 'p' => self.port.to_string(),
                 'r' => self.user.to_owned(),
                 'u' => self.local_user.to_owned(),

@@ -7,22 +7,22 @@ use std::time::Duration;
 use anyhow::Result;
 use proptest::prelude::*;
 
-use super::file::Reader;
-use super::{AddressFamily, Asked, Checking, NewHost, Proxy, Settings};
+use super::file::ConfigReader;
+use super::{AddressFamily, Checking, NewHost, Proxy, Query, Settings};
 use crate::terminal::Tty;
 
-fn settings_for(asked: &Asked<'_>, text: &str) -> Result<Settings> {
-    let mut reader = Reader::new(asked);
+fn settings_for(query: &Query<'_>, text: &str) -> Result<Settings> {
+    let mut reader = ConfigReader::new(query);
     reader.text(text, Path::new("config"), true, true)?;
     Ok(reader.settings)
 }
 
 fn settings(host: &str, text: &str) -> Settings {
-    settings_for(&asked(host), text).unwrap()
+    settings_for(&query(host), text).unwrap()
 }
 
-fn asked(host: &str) -> Asked<'_> {
-    Asked {
+fn query(host: &str) -> Query<'_> {
+    Query {
         host,
         user: None,
         local_user: "ann",
@@ -59,7 +59,7 @@ fn match_lines() {
     assert_eq!(found.identity_files, ["mine"]);
     assert!(found.ignored.contains("match surprise"));
     assert_eq!(settings("x", text).user.as_deref(), Some("elsewhere"));
-    let mut other = asked("short");
+    let mut other = query("short");
     other.user = Some("bob");
     assert_eq!(settings_for(&other, text).unwrap().port, None);
 }
@@ -114,7 +114,7 @@ fn faults_name_file_and_line() {
         "Match host",
         "ConnectTimeout soon",
     ] {
-        let error = settings_for(&asked("h"), &format!("\n{bad}\n")).unwrap_err();
+        let error = settings_for(&query("h"), &format!("\n{bad}\n")).unwrap_err();
         assert!(
             format!("{error:#}").starts_with("config line 2: "),
             "{error:#}"
@@ -134,25 +134,25 @@ fn includes_are_read_where_they_stand() {
     std::fs::create_dir(ssh.join("config.d/a.d")).unwrap();
     std::fs::write(ssh.join("config.d/a"), "Host board\nPort 1\n").unwrap();
     std::fs::write(ssh.join("loop"), "Include loop\n").unwrap();
-    let asked = |host| Asked {
+    let query = |host| Query {
         home: home.path(),
-        ..asked(host)
+        ..query(host)
     };
     let text = "Host b*\nInclude config.d/*\nInclude ~/.ssh/missing\nUser x\n";
-    let found = settings_for(&asked("board"), text).unwrap();
+    let found = settings_for(&query("board"), text).unwrap();
     assert_eq!((found.port, found.user.as_deref()), (Some(1), Some("x")));
-    assert_eq!(settings_for(&asked("bread"), text).unwrap().port, Some(2));
+    assert_eq!(settings_for(&query("bread"), text).unwrap().port, Some(2));
     assert_eq!(
-        settings_for(&asked("other"), text).unwrap(),
+        settings_for(&query("other"), text).unwrap(),
         Settings::default()
     );
-    let empty = settings_for(&asked("x"), "Include /dev/null /dev").unwrap();
+    let empty = settings_for(&query("x"), "Include /dev/null /dev").unwrap();
     assert_eq!(empty, Settings::default());
     let path = ssh.join("config.d/b");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
-    let error = settings_for(&asked("bread"), text).unwrap_err();
+    let error = settings_for(&query("bread"), text).unwrap_err();
     assert!(format!("{error:#}").contains("chmod 600"), "{error:#}");
-    let error = settings_for(&asked("x"), "Include loop").unwrap_err();
+    let error = settings_for(&query("x"), "Include loop").unwrap_err();
     assert!(format!("{error:#}").contains("16 deep"), "{error:#}");
 }
 
@@ -160,7 +160,7 @@ fn includes_are_read_where_they_stand() {
 proptest! {
     #[test]
     fn any_text_is_settings_or_an_error_that_names_its_line(text in "((Host|Match|Port|User|SetEnv|proxycommand)[ =!*a\"\\\\,#]{0,9}(all|host|user)?\n?){0,8}") {
-        if let Err(error) = settings_for(&asked("a"), &text) {
+        if let Err(error) = settings_for(&query("a"), &text) {
             let told = format!("{error:#}");
             let mut lines = 1..=text.lines().count();
             prop_assert!(lines.any(|line| told.starts_with(&format!("config line {line}: "))), "{}", told);

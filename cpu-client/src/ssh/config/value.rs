@@ -139,7 +139,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn words_are_ssh_configs() {
+    fn words_are_split_as_ssh_does() {
         for (line, expected) in [
             ("", &[][..]),
             ("  # comment", &[]),
@@ -155,7 +155,7 @@ mod tests {
         ] {
             assert_eq!(split_words(line).unwrap(), expected, "{line}");
         }
-        assert!(words("X \"a").is_err());
+        assert!(split_words("X \"a").is_err());
     }
 
     #[test]

@@ -25,7 +25,7 @@ use store::SYSTEM;
 /// Where host keys are looked up for one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct HostKeys {
-    name: Name,
+    name: HostId,
     source: Source,
     /// Whether a person was asked, which takes the time that it takes.
     asked: Arc<AtomicBool>,
@@ -33,7 +33,7 @@ pub(crate) struct HostKeys {
 
 /// Whose keys they are.
 #[derive(Debug, Clone)]
-pub(crate) struct Name {
+pub(crate) struct HostId {
     /// Where the connection goes.
     pub(crate) host: String,
     pub(crate) port: u16,
@@ -42,7 +42,7 @@ pub(crate) struct Name {
 }
 
 /// For people.
-impl fmt::Display for Name {
+impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} port {}", self.host, self.port)?;
         match &self.alias {
@@ -73,7 +73,7 @@ enum Source {
 impl HostKeys {
     /// Exactly these keys, or those that `others` know for this host: pins that lie beside a key that was
     /// not named are of some machines, but not of all.
-    pub(crate) fn pinned(name: Name, file: &Path, others: Option<Vec<PathBuf>>) -> Result<Self> {
+    pub(crate) fn pinned(name: HostId, file: &Path, others: Option<Vec<PathBuf>>) -> Result<Self> {
         let system = SYSTEM.map(PathBuf::from);
         let others = others.map(|user| user.into_iter().chain(system).collect());
         let source = Source::Pinned {
@@ -89,7 +89,12 @@ impl HostKeys {
     }
 
     /// Those of the user's known_hosts files and the system's.
-    pub(crate) fn known(name: Name, user: Vec<PathBuf>, checking: Checking, hashed: bool) -> Self {
+    pub(crate) fn known(
+        name: HostId,
+        user: Vec<PathBuf>,
+        checking: Checking,
+        hashed: bool,
+    ) -> Self {
         Self {
             name,
             source: Source::KnownHosts {
@@ -138,8 +143,8 @@ mod tests {
     const NEW: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJiCNH1TSeLmQi8AzqNcTSsrNwlxz1zzOwVCeC4I6jLM";
 
-    fn board(alias: Option<&str>) -> Name {
-        Name {
+    fn board(alias: Option<&str>) -> HostId {
+        HostId {
             host: "board".into(),
             port: 22,
             alias: alias.map(str::to_owned),
@@ -206,11 +211,11 @@ mod tests {
             new: NewHost::Accept,
             changed_is_accepted: false,
         };
-        let check = |name: Name, key: &str| {
+        let check = |name: HostId, key: &str| {
             let keys = HostKeys::known(name, vec![file.clone()], checking, true);
             keys.check(&PublicKey::from_openssh(key).unwrap())
         };
-        let elsewhere = Name {
+        let elsewhere = HostId {
             host: "127.0.0.1".into(),
             port: 2222,
             alias: Some("Lab".into()),

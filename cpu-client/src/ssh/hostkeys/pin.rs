@@ -8,7 +8,7 @@ use cpu_proto::authorized_keys::LeftOut;
 use cpu_proto::{AuthorizedKeys, fingerprint};
 use russh::keys::PublicKey;
 
-use super::Name;
+use super::HostId;
 
 /// The public keys of a pin file: one or more lines as in a `.pub` file.
 pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>> {
@@ -26,7 +26,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>> {
 
 /// An error unless `key` is among `keys`, those of the pin `file`, or the known_hosts files `others` know it.
 pub(super) fn check(
-    name: &Name,
+    name: &HostId,
     key: &PublicKey,
     file: &Path,
     keys: &[PublicKey],
@@ -34,7 +34,7 @@ pub(super) fn check(
 ) -> Result<()> {
     let got = fingerprint(key);
     // A pin is no exception to a revocation.
-    let is_known = name.look_among(others, key)?.is_known;
+    let is_known = name.search(others, key)?.is_known;
     if is_known || keys.iter().any(|pin| pin.key_data() == key.key_data()) {
         return Ok(());
     }

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, bail};
 use cpu_proto::fingerprint;
 use russh::keys::PublicKey;
 
-use super::store::Found;
-use super::{HostKeys, Name, Source, pin};
+use super::store::KeyStatus;
+use super::{HostId, HostKeys, Source, pin};
 use crate::ssh::config::NewHost;
 use crate::terminal;
 
@@ -24,14 +24,14 @@ impl HostKeys {
                 checking,
                 hashed,
             } => {
-                let Found {
+                let KeyStatus {
                     is_known,
                     contradiction,
-                } = name.look_among(user.iter().chain(system), key)?;
+                } = name.search(user.iter().chain(system), key)?;
                 if is_known {
                     return Ok(());
                 }
-                let unported = || name.look_among_names(user.iter().chain(system), key);
+                let unported = || name.is_known_without_port(user.iter().chain(system), key);
                 if contradiction.is_none() && unported()? {
                     return Ok(());
                 }
@@ -71,7 +71,7 @@ impl HostKeys {
 }
 
 /// Asks the person at the terminal.
-fn confirm(name: &Name, fingerprint: &str) -> Result<bool> {
+fn confirm(name: &HostId, fingerprint: &str) -> Result<bool> {
     // What is waited for may be shown on this line.
     let question =
         format!("\r\x1b[K{name} is new; its host key is {fingerprint}\nIs that right (yes/no)? ");

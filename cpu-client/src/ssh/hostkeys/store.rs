@@ -9,20 +9,20 @@ use anyhow::{Context, Result, bail};
 use cpu_proto::fingerprint;
 use russh::keys::PublicKey;
 
-use super::Name;
+use super::HostId;
 use super::known_hosts::{self, Known};
 
 /// The system's known_hosts files.
 pub(super) const SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
 
 /// What known_hosts files say of a key.
-pub(super) struct Found<'f> {
+pub(super) struct KeyStatus<'f> {
     pub(super) is_known: bool,
     /// File, line and fingerprint of another key of the host.
     pub(super) contradiction: Option<(&'f PathBuf, usize, String)>,
 }
 
-impl Name {
+impl HostId {
     /// As known_hosts files have it.
     fn in_known_hosts(&self) -> String {
         match &self.alias {
@@ -32,11 +32,11 @@ impl Name {
     }
 
     /// What known_hosts files say of a key of this host; an error if one revokes it.
-    pub(super) fn look_among<'f>(
+    pub(super) fn search<'f>(
         &self,
         files: impl IntoIterator<Item = &'f PathBuf>,
         key: &PublicKey,
-    ) -> Result<Found<'f>> {
+    ) -> Result<KeyStatus<'f>> {
         let (mut is_known, mut contradiction) = (false, None);
         for file in files {
             for known in self.lookup(file)? {
@@ -61,21 +61,21 @@ impl Name {
                 }
             }
         }
-        Ok(Found {
+        Ok(KeyStatus {
             is_known,
             contradiction,
         })
     }
 
     /// Whether known_hosts files have this key for the host's name without a port, which ssh takes too.
-    pub(super) fn look_among_names<'f>(
+    pub(super) fn is_known_without_port<'f>(
         &self,
         files: impl IntoIterator<Item = &'f PathBuf>,
         key: &PublicKey,
     ) -> Result<bool> {
         let mut plain = self.clone();
         plain.port = 22;
-        Ok(plain.look_among(files, key)?.is_known)
+        Ok(plain.search(files, key)?.is_known)
     }
 
     /// What one file says; nothing if there is none. One that cannot be read may say that a key is wrong.

@@ -9,29 +9,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Noted of one directory, at most.
-const MOST: usize = 8192;
+const MAX_PER_DIRECTORY: usize = 8192;
 /// And at least, however many are open.
-const LEAST: usize = 64;
-/// Noted of all that are open, at most, but for those [`LEAST`]: 16 MiB.
-const ALL: usize = 2 << 20;
+const MIN_PER_DIRECTORY: usize = 64;
+/// Noted of all that are open, at most, but for those [`MIN_PER_DIRECTORY`]: 16 MiB.
+const MAX_TOTAL: usize = 2 << 20;
 
 /// How many cookies are noted in all.
-pub(super) type Total = Arc<AtomicUsize>;
+pub(super) type CookieTotal = Arc<AtomicUsize>;
 
 /// The cookies of one directory.
-pub(super) struct Marks {
+pub(super) struct Cookies {
     /// Of which entries: those whose number is a multiple of this power of two.
     every: u64,
     /// In order, the first for number `every`.
-    cookies: Vec<u64>,
-    total: Total,
+    noted: Vec<u64>,
+    total: CookieTotal,
 }
 
-impl Marks {
-    pub(super) fn new(total: Total) -> Self {
+impl Cookies {
+    pub(super) fn new(total: CookieTotal) -> Self {
         Self {
             every: 1,
-            cookies: Vec::new(),
+            noted: Vec::new(),
             total,
         }
     }
@@ -42,12 +42,12 @@ impl Marks {
         let Some(at) = self.position(number) else {
             return;
         };
-        if let Some(known) = self.cookies.get_mut(at) {
+        if let Some(known) = self.noted.get_mut(at) {
             *known = cookie;
-        } else if at == self.cookies.len() {
+        } else if at == self.noted.len() {
             if self.may_grow() {
                 self.total.fetch_add(1, Ordering::Relaxed);
-                self.cookies.push(cookie);
+                self.noted.push(cookie);
             } else {
                 self.thin();
                 self.note(number, cookie);
@@ -57,10 +57,10 @@ impl Marks {
 
     /// The last place up to `number` of which the cookie is known, and that cookie. The beginning always is.
     pub(super) fn before(&self, number: u64) -> (u64, u64) {
-        let noted = u64::try_from(self.cookies.len()).unwrap_or(u64::MAX);
+        let noted = u64::try_from(self.noted.len()).unwrap_or(u64::MAX);
         let last = (number / self.every).min(noted);
         let cookie = self.position(last * self.every);
-        let cookie = cookie.and_then(|at| self.cookies.get(at));
+        let cookie = cookie.and_then(|at| self.noted.get(at));
         (last * self.every, cookie.copied().unwrap_or(0))
     }
 
@@ -72,19 +72,20 @@ impl Marks {
 
     fn may_grow(&self) -> bool {
         let all = self.total.load(Ordering::Relaxed);
-        self.cookies.len() < LEAST || (self.cookies.len() < MOST && all < ALL)
+        self.noted.len() < MIN_PER_DIRECTORY
+            || (self.noted.len() < MAX_PER_DIRECTORY && all < MAX_TOTAL)
     }
 
     /// Forgets every second one.
     fn thin(&mut self) {
-        let before = self.cookies.len();
+        let before = self.noted.len();
         let mut is_kept = true;
-        self.cookies.retain(|_| {
+        self.noted.retain(|_| {
             is_kept = !is_kept;
             is_kept
         });
         self.every *= 2;
-        self.give_back(before - self.cookies.len());
+        self.give_back(before - self.noted.len());
     }
 
     fn give_back(&self, some: usize) {
@@ -92,9 +93,9 @@ impl Marks {
     }
 }
 
-impl Drop for Marks {
+impl Drop for Cookies {
     fn drop(&mut self) {
-        self.give_back(self.cookies.len());
+        self.give_back(self.noted.len());
     }
 }
 
@@ -107,17 +108,17 @@ mod tests {
         number << 40 | 7
     }
 
-    fn noted(total: &Total, count: u64) -> Marks {
-        let mut marks = Marks::new(total.clone());
+    fn noted(total: &CookieTotal, count: u64) -> Cookies {
+        let mut cookies = Cookies::new(total.clone());
         for number in 1..=count {
-            marks.note(number, cookie(number));
+            cookies.note(number, cookie(number));
         }
-        marks
+        cookies
     }
 
     #[test]
     fn each_place_of_a_usual_directory_is_known_and_one_near_it_of_any() {
-        let total = Total::default();
+        let total = CookieTotal::default();
         for (count, near) in [
             (0, 1),
             (100, 1),
@@ -126,42 +127,42 @@ mod tests {
             (100_000, 16),
             (3_000_000, 512),
         ] {
-            let marks = noted(&total, count);
-            assert_eq!(marks.before(0), (0, 0));
+            let cookies = noted(&total, count);
+            assert_eq!(cookies.before(0), (0, 0));
             for number in [1, 2, 63, count / 3, count.saturating_sub(1), count] {
                 let number = number.min(count);
-                let (before, found) = marks.before(number);
+                let (before, found) = cookies.before(number);
                 assert!(
                     before <= number && number - before < near,
                     "{before} {number}"
                 );
                 assert!(before == 0 || found == cookie(before));
             }
-            assert!(marks.cookies.len() <= MOST);
-            assert_eq!(total.load(Ordering::Relaxed), marks.cookies.len());
+            assert!(cookies.noted.len() <= MAX_PER_DIRECTORY);
+            assert_eq!(total.load(Ordering::Relaxed), cookies.noted.len());
         }
         assert_eq!(total.load(Ordering::Relaxed), 0);
     }
 
     #[test]
     fn many_open_directories_share_what_there_is() {
-        let total = Total::default();
+        let total = CookieTotal::default();
         let some = [(); 300].map(|()| noted(&total, 20_000));
         let all = total.load(Ordering::Relaxed);
-        assert!(all <= ALL + some.len() * LEAST, "{all}");
-        for marks in &some {
-            assert!(marks.cookies.len() >= LEAST / 2);
-            let (before, found) = marks.before(20_000);
+        assert!(all <= MAX_TOTAL + some.len() * MIN_PER_DIRECTORY, "{all}");
+        for cookies in &some {
+            assert!(cookies.noted.len() >= MIN_PER_DIRECTORY / 2);
+            let (before, found) = cookies.before(20_000);
             assert_eq!(found, cookie(before));
         }
     }
 
     #[test]
     fn what_was_told_last_counts() {
-        let mut marks = noted(&Total::default(), 10);
-        marks.note(5, 555);
-        assert_eq!(marks.before(5), (5, 555));
-        assert_eq!(marks.before(4), (4, cookie(4)));
-        assert_eq!(marks.before(1000), (10, cookie(10)));
+        let mut cookies = noted(&CookieTotal::default(), 10);
+        cookies.note(5, 555);
+        assert_eq!(cookies.before(5), (5, 555));
+        assert_eq!(cookies.before(4), (4, cookie(4)));
+        assert_eq!(cookies.before(1000), (10, cookie(10)));
     }
 }
