@@ -107,16 +107,19 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<ServerConn
         client::connect_stream(config, Socket::new(stream, gate), handler).await
     };
     tokio::pin!(exchange);
-    let exchanged = loop {
-        match tokio::time::timeout(target.connect_timeout, &mut exchange).await {
-            Ok(exchanged) => break exchanged,
-            Err(_) if target.host_keys.has_asked() => {}
-            Err(_) => bail!(
-                "cannot connect to {endpoint}: no answer within {} seconds; is the \
-                 machine up, and is cpud running on it?",
-                target.connect_timeout.as_secs()
-            ),
-        }
+    let exchanged = match target.connect_timeout {
+        None => exchange.await,
+        Some(limit) => loop {
+            match tokio::time::timeout(limit, &mut exchange).await {
+                Ok(exchanged) => break exchanged,
+                Err(_) if target.host_keys.has_asked() => {}
+                Err(_) => bail!(
+                    "cannot connect to {endpoint}: no answer within {} seconds; is the \
+                     machine up, and is cpud running on it?",
+                    limit.as_secs()
+                ),
+            }
+        },
     };
     let mut handle = exchanged.map_err(|error| match error {
         handler::Error::Plain(error) => error,

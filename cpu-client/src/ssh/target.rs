@@ -8,9 +8,7 @@ use cpu_proto::DEFAULT_PORT;
 use cpu_ssh::alive;
 use tracing::debug;
 
-use super::config::{
-    AddressFamily, Checking, ENDLESS, NewHost, Proxy, Query, Settings, Tokens, shell,
-};
+use super::config::{AddressFamily, Checking, NewHost, Proxy, Query, Settings, Tokens, shell};
 use super::destination::split;
 use super::endpoint::Endpoint;
 use super::hostkeys::{HostId, HostKeys};
@@ -51,7 +49,8 @@ pub(crate) struct Target {
     pub(crate) user: String,
     pub(crate) identities: Identities,
     pub(crate) host_keys: HostKeys,
-    pub(crate) connect_timeout: Duration,
+    /// `None`: as long as the system tries.
+    pub(crate) connect_timeout: Option<Duration>,
     /// `None` asks nothing of a silent peer.
     pub(crate) alive_interval: Option<Duration>,
     pub(crate) alive_max: usize,
@@ -116,17 +115,18 @@ impl Target {
         let identities = identities(options, &settings, &tokens)?;
         let host_keys = host_keys(options, &settings, &tokens, &identities)?;
         let interval = settings.alive_interval.unwrap_or(alive::INTERVAL);
-        let connect_timeout = match &endpoint {
+        let connect_timeout = match (settings.connect_timeout, &endpoint) {
+            (Some(limit), _) => Some(limit).filter(|limit| !limit.is_zero()),
             // A proxy may ask a person something, which takes the time that it takes.
-            Endpoint::Command { .. } if terminal::can_ask() => ENDLESS,
-            _ => CONNECT_TIMEOUT,
+            (None, Endpoint::Command { .. }) if terminal::can_ask() => None,
+            (None, _) => Some(CONNECT_TIMEOUT),
         };
         Ok(Self {
             endpoint,
             user,
             identities,
             host_keys,
-            connect_timeout: settings.connect_timeout.unwrap_or(connect_timeout),
+            connect_timeout,
             alive_interval: Some(interval).filter(|interval| !interval.is_zero()),
             alive_max: settings.alive_max.unwrap_or(alive::MAX),
             send_env: settings.send_env,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::value::{time, yes_or_no};
-use super::{AddressFamily, Checking, ENDLESS, NewHost, Proxy, Settings};
+use super::{AddressFamily, Checking, NewHost, Proxy, Settings};
 use crate::terminal::Tty;
 
 impl Settings {
@@ -68,11 +68,11 @@ impl Settings {
                 self.tty.get_or_insert(tty);
             }
             "connecttimeout" => {
-                let patience = match first {
-                    "none" | "0" => ENDLESS,
+                let limit = match first {
+                    "none" => Duration::ZERO,
                     some => time(some)?,
                 };
-                self.connect_timeout.get_or_insert(patience);
+                self.connect_timeout.get_or_insert(limit);
             }
             "serveraliveinterval" => {
                 let interval = match first {

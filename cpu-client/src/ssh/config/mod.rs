@@ -19,9 +19,6 @@ use anyhow::Result;
 use crate::terminal::Tty;
 use file::ConfigReader;
 
-/// As long as the system tries.
-pub(crate) const ENDLESS: Duration = Duration::from_hours(24);
-
 /// Which host is asked for, and by whom.
 #[derive(Debug)]
 pub(crate) struct Query<'a> {
@@ -74,6 +71,7 @@ pub(crate) struct Settings {
     pub(crate) host_key_alias: Option<String>,
     /// Whether names that are added there are hashed.
     pub(crate) hash_known_hosts: Option<bool>,
+    /// Zero: no limit.
     pub(crate) connect_timeout: Option<Duration>,
     pub(crate) alive_interval: Option<Duration>,
     pub(crate) alive_max: Option<usize>,
