@@ -56,7 +56,7 @@ fn run(dir: &Path, time: Duration, other: Option<u16>) -> Result<()> {
         stream.set_nodelay(true)?;
         Ok(stream)
     };
-    let msize = Client::new(&connect()?, dir, MSIZE)?.msize;
+    let msize = LoadClient::new(&connect()?, dir, MSIZE)?.msize;
     println!("messages of {msize} bytes");
     for _ in 0..3 {
         let (ours, theirs) = tcp()?;
@@ -86,7 +86,7 @@ fn session<S>(
     time: Duration,
 ) -> Result<()>
 where
-    S: Stream,
+    S: HangUp,
     for<'a> &'a S: Read + Write,
 {
     let export = Export::new(Path::new("/"))?;
@@ -105,7 +105,7 @@ fn load<S>(server: &str, stream: &S, dir: &Path, msize: u32, time: Duration) -> 
 where
     for<'a> &'a S: Read + Write,
 {
-    let mut client = Client::new(stream, dir, msize)?;
+    let mut client = LoadClient::new(stream, dir, msize)?;
     let count = client.msize - IO_HEADER;
     for depth in [4, 1] {
         let mut offset = 0;
@@ -134,14 +134,14 @@ where
     Ok(())
 }
 
-struct Client<'a, S> {
+struct LoadClient<'a, S> {
     stream: &'a S,
     msize: u32,
     frame: Frame,
     sink: Vec<u8>,
 }
 
-impl<'a, S> Client<'a, S>
+impl<'a, S> LoadClient<'a, S>
 where
     for<'b> &'b S: Read + Write,
 {
@@ -231,18 +231,18 @@ where
     }
 }
 
-trait Stream: Sync {
+trait HangUp: Sync {
     fn hang_up(&self);
 }
 
-impl Stream for TcpStream {
+impl HangUp for TcpStream {
     fn hang_up(&self) {
         // As below.
         let _ = self.shutdown(std::net::Shutdown::Both);
     }
 }
 
-impl Stream for UnixStream {
+impl HangUp for UnixStream {
     fn hang_up(&self) {
         // A socket that is gone already has hung up.
         let _ = self.shutdown(std::net::Shutdown::Both);
@@ -256,27 +256,27 @@ struct Half {
     changed: Condvar,
 }
 
-struct End {
+struct PipeEnd {
     from: Arc<Half>,
     to: Arc<Half>,
 }
 
 const CAPACITY: usize = 2 << 20;
 
-fn pipe() -> (End, End) {
+fn pipe() -> (PipeEnd, PipeEnd) {
     let (a, b) = (Arc::new(Half::default()), Arc::new(Half::default()));
-    let other = End {
+    let other = PipeEnd {
         from: b.clone(),
         to: a.clone(),
     };
-    (End { from: a, to: b }, other)
+    (PipeEnd { from: a, to: b }, other)
 }
 
 fn poisoned<T>(_: T) -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }
 
-impl Read for &End {
+impl Read for &PipeEnd {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         let state = self.from.state.lock().map_err(poisoned)?;
         let mut state = self
@@ -290,7 +290,7 @@ impl Read for &End {
     }
 }
 
-impl Write for &End {
+impl Write for &PipeEnd {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let state = self.to.state.lock().map_err(poisoned)?;
         let mut state = self
@@ -311,7 +311,7 @@ impl Write for &End {
     }
 }
 
-impl Stream for End {
+impl HangUp for PipeEnd {
     fn hang_up(&self) {
         for half in [&self.from, &self.to] {
             if let Ok(mut state) = half.state.lock() {

@@ -30,13 +30,13 @@ mod files;
 mod flags;
 mod programs;
 mod session;
+mod spinner;
 mod ssh;
 mod stats;
 mod sys;
 mod terminal;
 mod trace;
 mod user;
-mod waiting;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -50,11 +50,11 @@ use cpu_proto::{Cache, ENV_WAIT};
 use environment::{environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
+use spinner::Spinner;
 use stats::Stats;
 use terminal::Tty;
 use tracing::level_filters::LevelFilter;
 use user::CommandUser;
-use waiting::Stage;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.
 #[global_allocator]
@@ -78,8 +78,8 @@ fn main() -> ExitCode {
         Ok(flags) => flags,
         Err(error) => {
             return match error.kind() {
-                ErrorKind::DisplayHelp => told(&flags::help()),
-                ErrorKind::DisplayVersion => told(&error.to_string()),
+                ErrorKind::DisplayHelp => print(&flags::help()),
+                ErrorKind::DisplayVersion => print(&error.to_string()),
                 _ => {
                     say!("{}", flags::complaint(&error));
                     ExitCode::from(FAILURE)
@@ -97,7 +97,7 @@ fn main() -> ExitCode {
 }
 
 /// Prints what was asked for; a reader that has gone needs no more of it.
-fn told(text: &str) -> ExitCode {
+fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
@@ -169,8 +169,8 @@ fn run(flags: &Flags) -> Result<u8> {
         .build()
         .context("cannot start")?;
     let status = runtime.block_on(async {
-        let stage = Stage::default();
-        let connection = stage.shown_during(ssh::connect(&target, &stage)).await?;
+        let spinner = Spinner::default();
+        let connection = spinner.shown_during(ssh::connect(&target, &spinner)).await?;
         let caches = environment.caches;
         if connection.server == ssh::ServerKind::URoot
             && environment.cache_is_chosen

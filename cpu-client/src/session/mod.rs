@@ -17,7 +17,6 @@ use anyhow::{Context, Result, bail};
 use cpu_proto::{Cache, Credentials};
 use cpu_ssh::Stream;
 use nix::sys::signal::Signal;
-use russh::client::Msg;
 use russh::{ChannelId, ChannelWriteHalf};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -30,9 +29,6 @@ use crate::terminal::{self, ESCAPE_HELP, Escape};
 use open::start;
 use signals::{SignalReceiver, forward_window_changes, killed};
 use stdio::{LocalEvent, spawn_input, spawn_output};
-
-type Sender = cpu_ssh::Sender<Msg>;
-type Receiver = cpu_ssh::Receiver<Msg>;
 
 /// How long a command may take to end after a TERM or HUP was passed on to it.
 const GRACE: Duration = Duration::from_secs(2);

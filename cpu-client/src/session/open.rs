@@ -10,9 +10,9 @@ use russh::ChannelWriteHalf;
 use russh::client::Msg;
 use tokio::runtime::Handle;
 
-use super::{Command, Receiver, Sender};
+use super::Command;
 use crate::files::FileServer;
-use crate::ssh::{ServerConnection, ServerKind};
+use crate::ssh::{ChannelReceiver, ChannelSender, ServerConnection, ServerKind};
 use crate::terminal;
 
 /// Open the channels and ask for everything, without waiting for an answer that is not needed.
@@ -20,7 +20,7 @@ pub(super) async fn start(
     connection: &mut ServerConnection,
     mut command: Command,
     modes: Option<&Termios>,
-) -> Result<(Receiver, Sender)> {
+) -> Result<(ChannelReceiver, ChannelSender)> {
     let refused = "the server opens no session channel";
     let open = || async {
         connection

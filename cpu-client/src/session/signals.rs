@@ -5,7 +5,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-use super::Sender;
+use crate::ssh::ChannelSender;
 use crate::terminal;
 
 /// The signals that are passed on to the command.
@@ -49,7 +49,10 @@ impl SignalReceiver {
 }
 
 /// Tell the remote terminal when the local one changes its size.
-pub(super) fn forward_window_changes(sender: &Sender, mut resized: tokio::signal::unix::Signal) {
+pub(super) fn forward_window_changes(
+    sender: &ChannelSender,
+    mut resized: tokio::signal::unix::Signal,
+) {
     let sender = sender.clone();
     tokio::spawn(async move {
         while resized.recv().await.is_some() {

@@ -14,7 +14,7 @@ use russh::client::Msg;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
-use super::{Receiver, Sender};
+use crate::ssh::{ChannelReceiver, ChannelSender};
 use crate::terminal::{Escape, EscapeFilter};
 
 /// Most bytes read at once from standard input.
@@ -29,7 +29,7 @@ pub(super) enum LocalEvent {
 
 /// A thread that writes what the command prints.
 pub(super) fn spawn_output(
-    receiver: &Receiver,
+    receiver: &ChannelReceiver,
     stream: Stream,
     to: std::os::fd::BorrowedFd<'_>,
     local: &mpsc::UnboundedSender<LocalEvent>,
@@ -77,7 +77,7 @@ fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
 
 /// A thread that sends standard input, as long as there is any and the other side takes it.
 pub(super) fn spawn_input(
-    sender: &Sender,
+    sender: &ChannelSender,
     escapes: bool,
     local: mpsc::UnboundedSender<LocalEvent>,
 ) -> Result<()> {

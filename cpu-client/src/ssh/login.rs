@@ -14,7 +14,7 @@ use tracing::debug;
 use super::endpoint::Endpoint;
 use super::handler::Handler;
 use super::identity::{self, Identity, Secret};
-use crate::waiting::Stage;
+use crate::spinner::Spinner;
 
 /// From an offered key to the answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -156,7 +156,7 @@ impl Keys {
         peer: Peer,
         user: &str,
         endpoint: &Endpoint,
-        stage: &Stage,
+        spinner: &Spinner,
     ) -> Result<()> {
         let mut locked = None;
         let all = self.all.len();
@@ -193,7 +193,7 @@ impl Keys {
                         Ok(Err(Probed::Lost)) => return Err(lost()),
                         Ok(Err(Probed::Accepted)) => {}
                     }
-                    stage.hide();
+                    spinner.hide();
                     match identity::unlock(path, text) {
                         Ok(secret) => secret,
                         Err(error) => {

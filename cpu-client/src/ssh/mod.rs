@@ -24,11 +24,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
-use crate::waiting::Stage;
+use crate::spinner::Spinner;
 pub(crate) use handler::{ConnectionEvent, Handler};
 pub(crate) use hostkeys::HostKeys;
 pub(crate) use port::FilesPort;
 pub(crate) use target::{ConnectOptions, SocketKind, Target};
+
+pub(crate) type ChannelSender = cpu_ssh::Sender<client::Msg>;
+pub(crate) type ChannelReceiver = cpu_ssh::Receiver<client::Msg>;
 
 /// How u-root's cpud identifies itself: by its operating system and processor.
 const U_ROOT_ID_PREFIX: &[u8] = b"SSH-2.0-linux ";
@@ -78,7 +81,7 @@ impl ServerConnection {
 }
 
 /// Connect and log in.
-pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<ServerConnection> {
+pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<ServerConnection> {
     let keys = login::collect(&target.identities).await?;
     let endpoint = &target.endpoint;
     let gate = Gate::default();
@@ -94,15 +97,15 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<ServerConn
         server.clone(),
         expected.clone(),
     );
-    stage.set(format!("connecting to {endpoint}"));
-    stage.share(matches!(endpoint, endpoint::Endpoint::Command { .. }));
+    spinner.set(format!("connecting to {endpoint}"));
+    spinner.share(matches!(endpoint, endpoint::Endpoint::Command { .. }));
     let exchange = async {
         let addresses = endpoint::addresses(endpoint);
         let addresses = addresses.await.map_err(handler::Error::Plain)?;
         let stream = endpoint::open(endpoint, &addresses).await;
         let stream = stream.map_err(russh::Error::IO)?;
         debug!("connected to {endpoint}");
-        stage.set(format!("waiting for {endpoint} to answer"));
+        spinner.set(format!("waiting for {endpoint} to answer"));
         let config = Arc::new(config(target));
         client::connect_stream(config, Socket::new(stream, gate), handler).await
     };
@@ -128,10 +131,10 @@ pub(crate) async fn connect(target: &Target, stage: &Stage) -> Result<ServerConn
         ),
         error => anyhow!("cannot connect to {endpoint}: {error}"),
     })?;
-    stage.set(format!("logging in to {endpoint}"));
-    stage.share(false);
+    spinner.set(format!("logging in to {endpoint}"));
+    spinner.share(false);
     let peer = mux.peer();
-    keys.log_in(&mut handle, peer, &target.user, endpoint, stage)
+    keys.log_in(&mut handle, peer, &target.user, endpoint, spinner)
         .await?;
     if let Some(interval) = target.alive_interval {
         let events = events_tx.downgrade();

@@ -216,7 +216,7 @@ fn descriptors_run_out_with_an_error_and_come_back() {
 
 /// Runs an ignored test in a process of its own, with `served`'s root as `EXPORT`; `through` are words of a
 /// command that starts it.
-fn child(test: &str, served: &Served, through: &[&str]) {
+fn child(test: &str, served: &ServedTree, through: &[&str]) {
     let exe = std::env::current_exe().unwrap();
     let words = through.iter().map(std::ffi::OsString::from);
     let mut words = words.chain([exe.into()]);
@@ -337,7 +337,7 @@ fn no_sequence_of_requests_reaches_the_outside() {
 
 fn in_any_sequence(dialect: &[u8]) {
     const NAMES: [&str; 8] = ["a", "b", "c", "d", "out", "abs", "..", "file"];
-    let served = Served::new();
+    let served = ServedTree::new();
     let outside = || {
         let mut names: Vec<_> = fs::read_dir(served.dir.path())
             .unwrap()

@@ -35,7 +35,11 @@ fn directories_of_ten_thousand_list_each_name_once() {
 }
 
 /// What a listing of `d` gives and how long it took, with as many changes meanwhile as it has replies.
-fn list_while_changing(served: &Served, raw: &mut Raw, entries: usize) -> (Vec<String>, Duration) {
+fn list_while_changing(
+    served: &ServedTree,
+    raw: &mut Raw,
+    entries: usize,
+) -> (Vec<String>, Duration) {
     raw.open(1, "d", RDONLY).unwrap();
     let (mut names, mut offset, mut taken) = (Vec::new(), 0, Duration::ZERO);
     for round in 0..entries {
@@ -44,7 +48,7 @@ fn list_while_changing(served: &Served, raw: &mut Raw, entries: usize) -> (Vec<S
         taken += started.elapsed();
         let Some(last) = listed.last() else { break };
         offset = last.offset;
-        let text = |entry: Listed| String::from_utf8(entry.name).unwrap();
+        let text = |entry: ListedEntry| String::from_utf8(entry.name).unwrap();
         names.extend(listed.into_iter().map(text));
         for n in round * 5..(round * 5 + 5).min(entries / 10) {
             fs::remove_file(served.path(&format!("d/goes-{n}"))).unwrap();
@@ -116,10 +120,10 @@ fn entries_carry_the_inode_and_type_and_the_root_hides_its_parent() {
 }
 
 /// All entries of fid 1 in one pass, as names and offsets.
-fn entries(raw: &mut Raw) -> Vec<Listed> {
+fn entries(raw: &mut Raw) -> Vec<ListedEntry> {
     let mut all = Vec::new();
     loop {
-        let offset = all.last().map_or(0, |entry: &Listed| entry.offset);
+        let offset = all.last().map_or(0, |entry: &ListedEntry| entry.offset);
         let some = readdir(raw, 1, offset, 8192).unwrap();
         if some.is_empty() {
             return all;

@@ -54,7 +54,7 @@ fn files_are_created_written_read_and_truncated() {
 /// A peer that maps files writes whole pages back, also through one opened to read and append.
 #[test]
 fn appending_is_the_end_of_the_file_unless_it_may_be_mapped() {
-    let served = Served::new();
+    let served = ServedTree::new();
     for (caching, access, expected) in [
         (Caching::Mapped, RDWR, "!ello"),
         (Caching::Mapped, WRONLY, "hello!"),

@@ -113,7 +113,7 @@ fn an_exclusive_create_makes_a_file_or_none() {
 /// Two appenders never write over one another, however their offsets are.
 #[test]
 fn appenders_do_not_overwrite_each_other() {
-    let served = Served::new();
+    let served = ServedTree::new();
     served.write("f", "");
     let root = served.path("");
     let export = Arc::new(Export::new(&root).unwrap());

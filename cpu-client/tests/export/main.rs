@@ -45,12 +45,12 @@ const WRONLY: u32 = OpenFlags::WRONLY;
 const RDWR: u32 = OpenFlags::RDWR;
 
 /// `TempDir/root` served; `TempDir/secret` is what must stay out of reach.
-struct Served {
+struct ServedTree {
     dir: TempDir,
     export: Arc<Export>,
 }
 
-impl Served {
+impl ServedTree {
     fn new() -> Self {
         prepare_process();
         let dir = TempDir::new().unwrap();
@@ -78,8 +78,8 @@ impl Served {
     }
 }
 
-fn served() -> (Served, Raw) {
-    let served = Served::new();
+fn served() -> (ServedTree, Raw) {
+    let served = ServedTree::new();
     let raw = served.session();
     (served, raw)
 }
@@ -125,7 +125,7 @@ fn setattr(raw: &mut Raw, fid: u32, attr: SetAttr) -> Result<(), Errno> {
     raw.ask(&Request::Setattr { fid, attr }).map(drop)
 }
 
-fn chmod(served: &Served, modes: &[(&str, u32)]) {
+fn chmod(served: &ServedTree, modes: &[(&str, u32)]) {
     for (path, mode) in modes {
         fs::set_permissions(served.path(path), PermissionsExt::from_mode(*mode)).unwrap();
     }
@@ -142,14 +142,14 @@ fn set_owner(raw: &mut Raw, fid: u32, valid: u32, uid: u32, gid: u32) -> Result<
     setattr(raw, fid, attr)
 }
 
-struct Listed {
+struct ListedEntry {
     name: Vec<u8>,
     offset: u64,
     qid: Qid,
     kind: u8,
 }
 
-fn readdir(raw: &mut Raw, fid: u32, offset: u64, count: u32) -> Result<Vec<Listed>, Errno> {
+fn readdir(raw: &mut Raw, fid: u32, offset: u64, count: u32) -> Result<Vec<ListedEntry>, Errno> {
     let reply = raw.ask(&Request::Readdir { fid, offset, count })?;
     assert!(reply.data().len() <= count as usize);
     let mut rest = reply.data();
@@ -157,7 +157,7 @@ fn readdir(raw: &mut Raw, fid: u32, offset: u64, count: u32) -> Result<Vec<Liste
     while !rest.is_empty() {
         let entry = DirEntry::get(&mut Reader::new(rest)).unwrap();
         rest = &rest[DirEntry::FIXED + entry.name.bytes().len()..];
-        listed.push(Listed {
+        listed.push(ListedEntry {
             name: entry.name.bytes().to_vec(),
             offset: entry.offset,
             qid: entry.qid,

@@ -296,7 +296,7 @@ fn names_of_any_bytes() {
 
 #[test]
 fn sixteen_at_once() {
-    let served = Served::new();
+    let served = ServedTree::new();
     std::thread::scope(|scope| {
         for who in 0..16_u32 {
             let mut raw = served.session();

@@ -9,7 +9,7 @@ const ACL: &str = "system.posix_acl_access";
 /// What is made is whose user attached, if the server may give it to him; else the server's user's.
 #[test]
 fn new_files_belong_to_who_attached() {
-    let served = Served::new();
+    let served = ServedTree::new();
     chmod(&served, &[("", 0o700)]);
     let mut raw = Raw::start(served.export.clone(), Config::default()).0;
     raw.version(1 << 20);
@@ -111,7 +111,7 @@ fn new_files_belong_to_who_attached() {
 #[test]
 fn the_users_files_are_roots_there() {
     let is_root = rustix::process::geteuid().is_root();
-    let served = Served::new();
+    let served = ServedTree::new();
     for file in ["roots", "stranger's"] {
         served.write(file, "");
     }
@@ -231,7 +231,7 @@ fn the_users_files_are_roots_wherever_numbers_travel() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("not tried: it takes a file of another user, so root");
     }
-    let served = Served::new();
+    let served = ServedTree::new();
     served.write("f", "");
     let (uid, gid) = (54321, 54322);
     std::os::unix::fs::chown(served.path("f"), Some(uid), Some(gid)).unwrap();

@@ -17,7 +17,7 @@ fn mknod(raw: &mut Raw, file: &str, mode: u32, (major, minor): (u32, u32)) -> Re
 /// What the server may do is what the user may do.
 #[test]
 fn permissions_are_the_users() {
-    let served = Served::new();
+    let served = ServedTree::new();
     served.write("theirs", "x");
     served.mkdir("open");
     let closed = if rustix::process::geteuid().is_root() {
@@ -81,7 +81,7 @@ fn permissions_are_the_users() {
     });
 }
 
-fn served_owner(served: &Served) -> u32 {
+fn served_owner(served: &ServedTree) -> u32 {
     served.path("").metadata().unwrap().uid()
 }
 
@@ -151,7 +151,7 @@ fn sticky_directories_protect_what_is_others() {
     if !rustix::process::geteuid().is_root() {
         return eprintln!("not tried: it takes files of two users, so root");
     }
-    let served = Served::new();
+    let served = ServedTree::new();
     served.mkdir("tmp");
     served.write("tmp/roots", "x");
     chmod(&served, &[("tmp", 0o1777), ("", 0o755), ("..", 0o755)]);
@@ -181,7 +181,7 @@ fn sticky_directories_protect_what_is_others() {
 /// Attributes that need privilege are set, read and refused just as they are here.
 #[test]
 fn security_attributes_are_the_users_business() {
-    let served = Served::new();
+    let served = ServedTree::new();
     chmod(&served, &[("", 0o777), ("..", 0o755)]);
     let try_all = || {
         let mut raw = served.session();

@@ -6,20 +6,20 @@ use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
 
 /// Until then a person has not begun to wonder.
-const QUIET: Duration = Duration::from_secs(1);
+const DELAY: Duration = Duration::from_secs(1);
 
-const STEP: Duration = Duration::from_millis(120);
+const INTERVAL: Duration = Duration::from_millis(120);
 
 /// The step that is waited for.
 #[derive(Debug, Default)]
-pub(crate) struct Stage {
+pub(crate) struct Spinner {
     text: RefCell<String>,
     /// Whether another program may be using the terminal, whose lines must not be cleared.
     is_shared: Cell<bool>,
     is_shown: Cell<bool>,
 }
 
-impl Stage {
+impl Spinner {
     /// Names the step that begins.
     pub(crate) fn set(&self, text: impl Into<String>) {
         self.text.replace(text.into());
@@ -43,19 +43,19 @@ impl Stage {
             return work.await;
         }
         tokio::pin!(work);
-        let mut signs = ['|', '/', '-', '\\'].into_iter().cycle();
-        let mut wait = QUIET;
+        let mut frames = ['|', '/', '-', '\\'].into_iter().cycle();
+        let mut wait = DELAY;
         loop {
             if let Ok(result) = tokio::time::timeout(wait, &mut work).await {
                 self.hide();
                 return result;
             }
-            wait = STEP;
+            wait = INTERVAL;
             if self.is_shared.get() {
                 continue;
             }
-            let sign = signs.next().unwrap_or('|');
-            let line = format!("\r\x1b[K{sign} {}", self.text.borrow());
+            let frame = frames.next().unwrap_or('|');
+            let line = format!("\r\x1b[K{frame} {}", self.text.borrow());
             let _ = stderr().write_all(line.as_bytes());
             self.is_shown.set(true);
         }
