@@ -1,16 +1,16 @@
-# Every target is a line or two that a person could type. `make help` lists them.
+# Every target is a line or two that a person could type. `make help` lists the targets.
 
 ARCH   := x86_64
 TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
-# Of Cargo.toml.
+# A profile of Cargo.toml.
 PROFILE := release
 BIN    = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/$(PROFILE)
 HOST   := $(shell uname -m)
-# It runs here, whatever it makes images for.
+# mkimage is built for the host, whatever architecture it makes images for.
 MKIMAGE = out/$(HOST)/mkimage
 
-# Another architecture: Debian's cross compiler for what is in C, Rust's own linker.
+# For another architecture: Debian's cross compiler for C code, and Rust's own linker.
 ifneq ($(ARCH),$(HOST))
 export CC_$(subst -,_,$(TARGET)) := $(ARCH)-linux-gnu-gcc
 export AR_$(subst -,_,$(TARGET)) := $(ARCH)-linux-gnu-ar
@@ -22,10 +22,10 @@ endif
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
-deps: ## install all that any target needs (Debian, Ubuntu), or say what is missing
+deps: ## install what all targets need (Debian, Ubuntu), or list what is missing
 	@scripts/deps $(TEST_DEPS) judges bench
 
-# What is x86_64's alone: the configurations of small and hardened kernels, and Debian's kernel.
+# For x86_64 only: the configurations of the flash and hardened kernels, and the stick with Debian's kernel.
 ifneq ($(ARCH),x86_64)
 ifneq ($(filter flash hardened stick,$(MAKECMDGOALS)),)
 $(error $(filter flash hardened stick,$(MAKECMDGOALS)): there is none for $(ARCH), only for x86_64)
@@ -40,10 +40,10 @@ ifdef CROSS
 	$(MAKE) ARCH=$(HOST) OUT=out/$(HOST) PROFILE=release programs
 endif
 
-keys: programs ## the user's key and the machine's, unless they exist
+keys: programs ## the user's key and the machine's host key, unless they exist
 	@test -e $(OUT)/cpu_rsa || $(MKIMAGE) keys -o $(OUT)
 
-initramfs: keys ## cpud and the keys, as the machine's root
+initramfs: keys ## cpud and the keys, as the machine's root file system
 	$(MKIMAGE) initramfs --arch $(ARCH) -o $(OUT)
 
 flash: initramfs ## a kernel for flash ROMs, in out/flash (docs/flash.md)
@@ -54,7 +54,7 @@ hardened: initramfs ## a locked-down kernel for machines with everything on USB,
 	@scripts/deps kernel
 	$(MKIMAGE) kernel -o out/hardened --initramfs $(OUT)/initramfs.cpio.xz --config common,usb --hardened
 
-fetch: programs ## the kernel's source, into the cache
+fetch: programs ## download the kernel's source into the cache
 	@scripts/deps kernel
 	$(MKIMAGE) fetch
 
@@ -62,23 +62,23 @@ cpukernel: initramfs ## the kernel with the initramfs inside
 	@scripts/deps kernel $(CROSS)
 	$(MKIMAGE) kernel --arch $(ARCH) -o $(OUT)
 
-usb: cpukernel ## the image for a stick: dd it, or see out/x86_64/mkimage usb --help
+usb: cpukernel ## the image of a stick: write it with dd, or see out/x86_64/mkimage usb --help
 	@scripts/deps media
 	$(MKIMAGE) usb --arch $(ARCH) -o $(OUT)
 
 # Where scripts/deps puts Debian's kernel.
 DEBS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/cpu-appliance/debs
 STICK_PROFILE := quick
-stick: ## a stick in two minutes, of Debian's kernel (DEB=FILE for another package), in out/quick
+stick: ## the image of a stick in two minutes, with Debian's kernel (DEB=FILE for another package), in out/quick
 	@scripts/deps build media $(if $(DEB),,distro)
 	$(MAKE) PROFILE=$(STICK_PROFILE) OUT=out/quick MKIMAGE=out/quick/mkimage initramfs
 	out/quick/mkimage kernel -o out/quick --from-deb "$(or $(DEB),$$(ls $(DEBS)/linux-image-6.12*_amd64.deb | tail -n 1))"
 	out/quick/mkimage usb -o out/quick
 
-netboot: cpukernel ## what a server needs to boot machines from the network
+netboot: cpukernel ## the files that a server needs to boot machines from the network
 	$(MKIMAGE) netboot --arch $(ARCH) -o $(OUT)
 
-bundle: cpukernel ## the download: everything to try it with nothing but QEMU
+bundle: cpukernel ## a download for others: everything to try cpu with nothing but QEMU
 	@scripts/deps media
 	$(MKIMAGE) bundle --arch $(ARCH) -o $(OUT)
 
@@ -87,7 +87,7 @@ qemu: cpukernel ## boot the machine in this terminal; Ctrl-C ends it
 	@echo "When it serves, in another terminal: cd $(OUT) && ./cpu -key cpu_rsa localhost date"
 	@ARCH=$(ARCH) qemu/run
 
-demo: cpukernel ## boot a machine, run commands on it with this machine's files
+demo: cpukernel ## boot a machine, run commands on it with this computer's files
 	@scripts/deps qemu
 	@qemu/demo
 
@@ -98,20 +98,20 @@ docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 aarch64: ## the kernel for ARM
 	$(MAKE) ARCH=aarch64 cpukernel
 
-# What make test and make test-all need, all of it: what cannot be had is told before anything is compiled.
+# Everything that make test and make test-all need, so that a missing package is reported before anything is compiled.
 TEST_DEPS := build check kernel qemu media distro trees cross-aarch64 distro-aarch64 e2e
-# Tests that need root get it as scripts/test-runner says.
+# scripts/test-runner gives root to the tests that need it.
 check test test-all: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UNKNOWN_LINUX_GNU_RUNNER = $(CURDIR)/scripts/test-runner
 
-check: ## format, lints, unit and property tests: no root, no machine
+check: ## format, lints, unit and property tests, without root or a virtual machine
 	@scripts/deps build check
 	cargo fmt --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \
 	else set -x; cargo test --workspace --exclude e2e; fi
 
-# One kernel is compiled, for x86_64; the others are Debian's. The stick is of what is compiled already. With --workspace, since
-# the features of all its crates together are what check has compiled.
+# One kernel is compiled, for x86_64; the others are Debian's. The stick is made from programs that are already compiled.
+# --workspace selects the same set of features as check does, so that nothing is compiled again.
 test: ## check, then machines in QEMU: one kernel is compiled
 	@scripts/deps $(TEST_DEPS)
 	$(MAKE) check
@@ -121,7 +121,7 @@ test: ## check, then machines in QEMU: one kernel is compiled
 	$(MAKE) ARCH=aarch64 PROFILE=quick OUT=out/quick-aarch64 initramfs
 	cargo test --workspace --test local --test machine --test media
 
-test-all: ## test, then the kernels for flash, hardened and for ARM, and other targets on a fresh machine
+test-all: ## test, then the kernels for flash ROMs, hardened and for ARM, and other targets on a fresh system
 	@scripts/deps $(TEST_DEPS) fresh
 	$(MAKE) test
 	$(MAKE) flash hardened
@@ -129,7 +129,7 @@ test-all: ## test, then the kernels for flash, hardened and for ARM, and other t
 	cargo test --workspace --test kernels
 	scripts/fresh PROFILE=quick programs demo usb stick netboot bundle
 
-reproducible: cpukernel ## everything made twice, and compared byte for byte (compiles a kernel)
+reproducible: cpukernel ## make everything twice and compare byte for byte (compiles a kernel)
 	@scripts/deps kernel media
 	@scripts/reproducible
 
@@ -139,27 +139,27 @@ FUZZ_SECONDS := 600
 fuzz: ## each fuzz target for ten minutes (cargo install cargo-fuzz); FUZZ=session for one
 	cd fuzz && for target in $(FUZZ); do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=25 || exit; done
 
-deny: ## licences and advisories of everything that is linked in (cargo install cargo-deny)
+deny: ## licences and advisories of all linked crates (cargo install cargo-deny)
 	cargo deny --locked check
 
 bench: cpukernel ## times of commands on a machine, as ratios
 	@scripts/deps qemu media e2e
 	cargo run --release -p e2e --bin bench
 
-bench-session: cpukernel ## a session beside OpenSSH's: time, bulk, round trips
+bench-session: cpukernel ## a session compared with OpenSSH's: time, bulk, round trips
 	@scripts/deps qemu e2e
 	cargo run --release -p e2e --bin bench-session
 
-conformance: cpukernel ## judges from outside on a machine's files, hours (docs/conformance.md); JUDGES=git for one
+conformance: cpukernel ## external test suites on a machine's files, for hours (docs/conformance.md); JUDGES=git for one
 	@scripts/deps qemu e2e judges
 	cargo run -p e2e --bin conformance -- $(JUDGES)
 
-bench-9p: cpukernel ## the file server alone, then beside diod on a machine (BENCH_9P=--help; an hour or two)
+bench-9p: cpukernel ## the file server alone, then compared with diod on a machine (BENCH_9P=--help; an hour or two)
 	@scripts/deps qemu e2e bench
 	cargo run --release -p cpu-client --example load9p
 	cargo run --release -p e2e --bin bench-9p -- $(BENCH_9P)
 
-bench-stick: ## from a clone to a stick, timed, in a place of its own; then it boots
+bench-stick: ## time the way from a clone to a stick, in a temporary directory; then boot the stick
 	@scripts/deps build media distro qemu
 	@scripts/bench-stick
 
