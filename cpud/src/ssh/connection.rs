@@ -21,7 +21,8 @@ use russh::{
 };
 use tokio::sync::watch;
 
-use super::exec::{self, Files, Receiver, Request, Running, Sender, Terminal};
+use super::channel::{Receiver, Sender};
+use super::exec::{self, Files, Request, Running, Terminal};
 use super::forward::{self, Forwards};
 use super::{Options, auth};
 use crate::console::{Roster, say};

@@ -27,6 +27,7 @@ use russh::{Pty, server};
 use tokio::process::{Child, Command};
 use tokio::sync::{mpsc, watch};
 
+use super::channel::{CHUNK, Receiver, Sender};
 use super::fd::Fd;
 use super::files::relay;
 use super::forward::FilesPort;
@@ -34,18 +35,12 @@ use super::notice::{self, LastOutput};
 use crate::console::{Listed, say};
 use crate::session::end_rest;
 
-pub(super) type Receiver = cpu_ssh::Receiver<server::Msg>;
-pub(super) type Sender = cpu_ssh::Sender<server::Msg>;
-
 /// How long output is still awaited from a pipe that a stranger holds open after the command
 /// and all its descendants have gone.
 const STRANGERS: Duration = Duration::from_secs(1);
 
 /// Looks for what is left of a session that was killed, and takes a moment to die.
 const REST: u32 = 20;
-
-/// Most bytes taken at once from what the client sends.
-pub(super) const CHUNK: usize = 256 * 1024;
 
 /// What the client asked for before the command.
 #[derive(Default)]

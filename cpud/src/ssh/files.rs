@@ -9,7 +9,7 @@ use cpu_ssh::Stream;
 use ninep::relay::{Broken, COMPANY, Relay, Server};
 use tokio::sync::Notify;
 
-use super::exec::{CHUNK, Receiver, Sender};
+use super::channel::{CHUNK, Receiver, Sender};
 use super::fd::Fd;
 use crate::console::say;
 

@@ -15,7 +15,7 @@ use russh::server::Handle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-use super::exec::{Receiver, Sender};
+use super::channel::{CHUNK, Receiver, Sender};
 use super::fd::Fd;
 
 /// How u-root's client, as everything made with Go's library, identifies itself.
@@ -23,9 +23,6 @@ const GO_ID_PREFIX: &[u8] = b"SSH-2.0-Go";
 
 /// Ports that one connection may hold; more is no use of ssh -R.
 const MAX_PORTS: usize = 64;
-
-/// Most bytes taken at once from what the client sends.
-const CHUNK: usize = 256 * 1024;
 
 /// A port that u-root's client serves its files through.
 pub(super) struct FilesPort {

@@ -2,6 +2,7 @@
 //! crash nor the memory of one is another's concern, and each is single-threaded.
 
 mod auth;
+mod channel;
 mod connection;
 mod exec;
 mod fd;

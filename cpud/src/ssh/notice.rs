@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep_until};
 
-use super::exec::Sender;
+use super::channel::Sender;
 use crate::session::Family;
 
 /// How long nothing is printed after the command's end before it is said what is waited for.
