@@ -13,6 +13,7 @@
 pub mod algorithms;
 pub mod alive;
 pub mod blocking;
+mod callbacks;
 pub mod channel;
 mod gate;
 pub mod modes;

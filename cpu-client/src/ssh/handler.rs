@@ -72,6 +72,10 @@ impl Handler {
         }
     }
 
+    fn closed(&self, id: ChannelId) {
+        self.tell(ConnectionEvent::Closed(id));
+    }
+
     fn tell(&self, event: ConnectionEvent) {
         // Nobody listens any more when the session has ended.
         let _ = self.events.send(event);
@@ -150,30 +154,7 @@ impl client::Handler for Handler {
         Ok(())
     }
 
-    async fn data(&mut self, id: ChannelId, bytes: &[u8], _: &mut Session) -> Result<(), Error> {
-        Ok(self.mux.data(id, 0, bytes)?)
-    }
-
-    async fn extended_data(
-        &mut self,
-        id: ChannelId,
-        kind: u32,
-        bytes: &[u8],
-        _: &mut Session,
-    ) -> Result<(), Error> {
-        Ok(self.mux.data(id, kind, bytes)?)
-    }
-
-    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
-        self.mux.eof(id);
-        Ok(())
-    }
-
-    async fn channel_close(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
-        self.mux.close(id);
-        self.tell(ConnectionEvent::Closed(id));
-        Ok(())
-    }
+    cpu_ssh::channel_callbacks!(mux, Session, closed);
 
     async fn channel_success(&mut self, id: ChannelId, _: &mut Session) -> Result<(), Error> {
         self.tell(ConnectionEvent::Granted(id));

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use cpu_ssh::channel::{FOREIGN_WINDOW, Side};
+use cpu_ssh::channel::{FOREIGN_WINDOW, Side, Violation};
 use cpu_ssh::{Gate, Mux, Receiver, Sender, Socket};
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{PrivateKey, PublicKeyOrCertificate};
@@ -26,6 +26,12 @@ pub struct ServerHandler {
 pub struct Failure;
 impl From<russh::Error> for Failure {
     fn from(_: russh::Error) -> Self {
+        Self
+    }
+}
+
+impl From<Violation> for Failure {
+    fn from(_: Violation) -> Self {
         Self
     }
 }
@@ -59,38 +65,7 @@ impl server::Handler for ServerHandler {
         Ok(())
     }
 
-    async fn data(
-        &mut self,
-        id: ChannelId,
-        bytes: &[u8],
-        _: &mut server::Session,
-    ) -> Result<(), Failure> {
-        self.mux.data(id, 0, bytes).map_err(|_| Failure)
-    }
-
-    async fn extended_data(
-        &mut self,
-        id: ChannelId,
-        kind: u32,
-        bytes: &[u8],
-        _: &mut server::Session,
-    ) -> Result<(), Failure> {
-        self.mux.data(id, kind, bytes).map_err(|_| Failure)
-    }
-
-    async fn channel_eof(&mut self, id: ChannelId, _: &mut server::Session) -> Result<(), Failure> {
-        self.mux.eof(id);
-        Ok(())
-    }
-
-    async fn channel_close(
-        &mut self,
-        id: ChannelId,
-        _: &mut server::Session,
-    ) -> Result<(), Failure> {
-        self.mux.close(id);
-        Ok(())
-    }
+    cpu_ssh::channel_callbacks!(mux, server::Session);
 
     async fn signal(
         &mut self,
@@ -128,38 +103,7 @@ impl client::Handler for ClientHandler {
         Ok(())
     }
 
-    async fn data(
-        &mut self,
-        id: ChannelId,
-        bytes: &[u8],
-        _: &mut client::Session,
-    ) -> Result<(), Failure> {
-        self.0.data(id, 0, bytes).map_err(|_| Failure)
-    }
-
-    async fn extended_data(
-        &mut self,
-        id: ChannelId,
-        kind: u32,
-        bytes: &[u8],
-        _: &mut client::Session,
-    ) -> Result<(), Failure> {
-        self.0.data(id, kind, bytes).map_err(|_| Failure)
-    }
-
-    async fn channel_eof(&mut self, id: ChannelId, _: &mut client::Session) -> Result<(), Failure> {
-        self.0.eof(id);
-        Ok(())
-    }
-
-    async fn channel_close(
-        &mut self,
-        id: ChannelId,
-        _: &mut client::Session,
-    ) -> Result<(), Failure> {
-        self.0.close(id);
-        Ok(())
-    }
+    cpu_ssh::channel_callbacks!(0, client::Session);
 }
 
 /// A connected pair.

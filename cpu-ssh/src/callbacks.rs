@@ -1,0 +1,49 @@
+//! The callbacks of a russh handler that hand a channel's bytes to its [`crate::Mux`], for clients and servers
+//! alike.
+
+/// Defines `data`, `extended_data`, `channel_eof` and `channel_close` in the implementation of russh's `Handler`,
+/// by the field of the handler that is its [`crate::Mux`], and the type of the session. A third argument is a
+/// method that is called with the number of a channel that has been closed. The handler's error is made of
+/// [`crate::channel::Violation`].
+#[macro_export]
+macro_rules! channel_callbacks {
+    ($mux:tt, $session:ty $(, $closed:ident)?) => {
+        async fn data(
+            &mut self,
+            id: ::russh::ChannelId,
+            bytes: &[u8],
+            _: &mut $session,
+        ) -> Result<(), Self::Error> {
+            Ok(self.$mux.data(id, 0, bytes)?)
+        }
+
+        async fn extended_data(
+            &mut self,
+            id: ::russh::ChannelId,
+            kind: u32,
+            bytes: &[u8],
+            _: &mut $session,
+        ) -> Result<(), Self::Error> {
+            Ok(self.$mux.data(id, kind, bytes)?)
+        }
+
+        async fn channel_eof(
+            &mut self,
+            id: ::russh::ChannelId,
+            _: &mut $session,
+        ) -> Result<(), Self::Error> {
+            self.$mux.eof(id);
+            Ok(())
+        }
+
+        async fn channel_close(
+            &mut self,
+            id: ::russh::ChannelId,
+            _: &mut $session,
+        ) -> Result<(), Self::Error> {
+            self.$mux.close(id);
+            $(self.$closed(id);)?
+            Ok(())
+        }
+    };
+}

@@ -1,0 +1,297 @@
+//! russh's callbacks: who may log in, which channels are opened, and what is asked for on them.
+
+use anyhow::Result;
+use cpu_proto::{CLIENT_ID_PREFIX, Cache};
+use cpu_ssh::signals;
+use nix::pty::Winsize;
+use russh::keys::{Algorithm, PublicKey};
+use russh::server::{
+    self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
+};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
+
+use super::requests::{no, refuse};
+use super::{ChannelState, Connection};
+use crate::console::Roster;
+use crate::ssh::exec::{Request, Terminal};
+use crate::ssh::{auth, forward};
+
+impl server::Handler for Connection {
+    type Error = anyhow::Error;
+
+    fn adjust_window(&mut self, channel: ChannelId, current: u32) -> u32 {
+        self.mux.window(channel, current)
+    }
+
+    async fn auth_publickey_offered(
+        &mut self,
+        _user: &str,
+        offer: PublicKeyOffer<'_>,
+    ) -> Result<Auth> {
+        Ok(if self.is_allowed(offer.public_key, offer.algorithm) {
+            Auth::Accept
+        } else {
+            Auth::reject()
+        })
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
+        if !self.is_allowed(key.public_key, key.algorithm) {
+            return Ok(Auth::reject());
+        }
+        self.log(|| {
+            format!(
+                "{user} logged in with {}",
+                auth::fingerprint(key.public_key)
+            )
+        });
+        let is_it = |known: &&PublicKey| known.key_data() == key.public_key.key_data();
+        let known = self.keys.iter().find(is_it);
+        let comment = known.map(|known| known.comment().to_string());
+        self.roster = Roster::new(user, self.peer.clone(), &comment.unwrap_or_default());
+        Ok(Auth::Accept)
+    }
+
+    async fn auth_succeeded(&mut self, session: &mut Session) -> Result<()> {
+        self.logged_in.send_replace(Some(session.handle()));
+        // Its end tells the server.
+        nix::unistd::dup2_stdout(&self.null)?;
+        Ok(())
+    }
+
+    async fn channel_open_session(
+        &mut self,
+        channel: Channel<Msg>,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<()> {
+        let id = channel.id();
+        self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
+        let (receiver, sender) = self.mux.open(channel);
+        // Those whose end came from here.
+        self.channels.retain(|_, state| !state.sender.is_closed());
+        let state = ChannelState {
+            receiver,
+            sender,
+            request: Request::default(),
+            running: None,
+        };
+        self.channels.insert(id, state);
+        reply.accept().await;
+        Ok(())
+    }
+
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _from: &str,
+        _from_port: u32,
+        reply: ChannelOpenHandle,
+        session: &mut Session,
+    ) -> Result<()> {
+        if !self.forwards.is_allowed() {
+            reply
+                .reject(ChannelOpenFailure::AdministrativelyProhibited)
+                .await;
+            return Ok(());
+        }
+        self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
+        let (receiver, sender) = self.mux.open(channel);
+        let (mux, host) = (self.mux.clone(), host.to_owned());
+        tokio::spawn(async move {
+            if let Some(stream) = forward::connect(&host, port).await {
+                reply.accept().await;
+                forward::relay(receiver, sender, stream).await;
+            } else {
+                mux.close(sender.id());
+                reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            }
+        });
+        Ok(())
+    }
+
+    async fn tcpip_forward(
+        &mut self,
+        address: &str,
+        port: &mut u32,
+        session: &mut Session,
+    ) -> Result<bool> {
+        let (peer, handle) = (session.remote_sshid(), session.handle());
+        let granted = self
+            .forwards
+            .listen(address, port, peer, &self.mux, handle)
+            .await;
+        self.log(|| format!("forward of {address} port {port}: {granted}"));
+        Ok(granted)
+    }
+
+    async fn cancel_tcpip_forward(
+        &mut self,
+        address: &str,
+        port: u32,
+        _session: &mut Session,
+    ) -> Result<bool> {
+        Ok(self.forwards.cancel(address, port))
+    }
+
+    async fn env_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        value: &str,
+        session: &mut Session,
+    ) -> Result<()> {
+        if let Some(state) = self.channels.get_mut(&id) {
+            // A NUL or `=` cannot be part of an environment (environ(7)).
+            let is_valid = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
+            if is_valid {
+                state.request.environment.push((name.into(), value.into()));
+                session.channel_success(id)?;
+            } else {
+                session.channel_failure(id)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn pty_request(
+        &mut self,
+        id: ChannelId,
+        term: &str,
+        columns: u32,
+        rows: u32,
+        x_pixels: u32,
+        y_pixels: u32,
+        modes: &[(Pty, u32)],
+        session: &mut Session,
+    ) -> Result<()> {
+        if let Some(state) = self.channels.get_mut(&id) {
+            state.request.terminal = Some(Terminal {
+                size: window(columns, rows, x_pixels, y_pixels),
+                modes: modes.to_vec(),
+            });
+            if !term.is_empty() {
+                let term = ("TERM".to_owned(), term.to_owned());
+                state.request.environment.push(term);
+            }
+            session.channel_success(id)?;
+        }
+        Ok(())
+    }
+
+    async fn x11_request(
+        &mut self,
+        id: ChannelId,
+        _: bool,
+        _: &str,
+        _: &str,
+        _: u32,
+        session: &mut Session,
+    ) -> Result<()> {
+        Ok(session.channel_failure(id)?)
+    }
+
+    async fn window_change_request(
+        &mut self,
+        id: ChannelId,
+        columns: u32,
+        rows: u32,
+        x_pixels: u32,
+        y_pixels: u32,
+        _session: &mut Session,
+    ) -> Result<()> {
+        if let Some(state) = self.channels.get_mut(&id) {
+            let size = window(columns, rows, x_pixels, y_pixels);
+            if let Some(running) = &state.running {
+                running.resize(size);
+            } else if let Some(terminal) = &mut state.request.terminal {
+                terminal.size = size;
+            }
+        }
+        Ok(())
+    }
+
+    async fn subsystem_request(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        session: &mut Session,
+    ) -> Result<()> {
+        if name == "sftp"
+            && let Some(state) = self.channels.get(&id)
+        {
+            session.channel_success(id)?;
+            // What sftp and scp show is standard error.
+            refuse(state.sender.clone(), no("sftp"));
+            return Ok(());
+        }
+        let Some(cache) = Cache::of_subsystem(name) else {
+            session.channel_failure(id)?;
+            return Ok(());
+        };
+        if let Some(state) = self.channels.remove(&id) {
+            self.log(|| "the client serves its files".into());
+            self.files.push((cache, state.receiver, state.sender));
+            session.channel_success(id)?;
+        }
+        Ok(())
+    }
+
+    async fn exec_request(
+        &mut self,
+        id: ChannelId,
+        command: &[u8],
+        session: &mut Session,
+    ) -> Result<()> {
+        self.log(|| format!("exec {}", String::from_utf8_lossy(command)));
+        self.start(id, command, session)
+    }
+
+    async fn shell_request(&mut self, id: ChannelId, session: &mut Session) -> Result<()> {
+        self.log(|| "shell".into());
+        self.start(id, b"", session)
+    }
+
+    async fn signal(&mut self, id: ChannelId, name: Sig, _session: &mut Session) -> Result<()> {
+        let running = self
+            .channels
+            .get(&id)
+            .and_then(|state| state.running.as_ref());
+        if let (Some(running), Some(signal)) = (running, signals::number(&name)) {
+            running.signal(signal);
+        }
+        Ok(())
+    }
+
+    cpu_ssh::channel_callbacks!(mux, Session, closed);
+}
+
+impl Connection {
+    /// A channel has been closed.
+    fn closed(&mut self, id: ChannelId) {
+        self.channels.remove(&id);
+        self.files.retain(|(_, _, sender)| !sender.is_closed());
+    }
+
+    fn is_allowed(&self, key: &PublicKey, algorithm: &Algorithm) -> bool {
+        // SHA-1 signatures are forgeable.
+        let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
+        !sha1
+            && self
+                .keys
+                .iter()
+                .any(|known| known.key_data() == key.key_data())
+    }
+}
+
+fn window(columns: u32, rows: u32, x_pixels: u32, y_pixels: u32) -> Winsize {
+    let short = |n: u32| u16::try_from(n).unwrap_or(u16::MAX);
+    Winsize {
+        ws_row: short(rows),
+        ws_col: short(columns),
+        ws_xpixel: short(x_pixels),
+        ws_ypixel: short(y_pixels),
+    }
+}
