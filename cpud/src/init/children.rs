@@ -13,17 +13,8 @@ use nix::unistd::Pid;
 
 use crate::console::say;
 use crate::modules;
+use crate::role::Role;
 use crate::sys::{self, Ended};
-
-/// A role's name, and the argument that chooses it.
-type Role = (&'static str, Option<&'static str>);
-
-/// For a machine, whose consoles are cpud's.
-const CONSOLE: Role = ("console", Some("console"));
-/// For images that have modules.
-const MODULES: Role = ("modules", Some("modules"));
-/// The server has no argument.
-const ALWAYS: [Role; 2] = [("network", Some("network")), ("server", None)];
 
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// No child is dead for longer than this before it is started again.
@@ -40,8 +31,7 @@ pub(super) struct Children {
 }
 
 struct Child {
-    name: &'static str,
-    role: Option<&'static str>,
+    role: Role,
     state: State,
     pause: Duration,
 }
@@ -59,14 +49,14 @@ impl Children {
     /// None is started yet, all are due.
     pub(super) fn new(flags: Vec<OsString>, is_pid_1: bool) -> Self {
         let now = Instant::now();
-        let console = is_pid_1.then_some(CONSOLE);
-        let modules = modules::directory().map(|_| MODULES);
+        // A machine's consoles are cpud's; and not every image has modules.
+        let console = is_pid_1.then_some(Role::Console);
+        let modules = modules::directory().map(|_| Role::Modules);
         let table = [console, modules]
             .into_iter()
             .flatten()
-            .chain(ALWAYS)
-            .map(|(name, role)| Child {
-                name,
+            .chain([Role::Network, Role::Server])
+            .map(|role| Child {
                 role,
                 state: State::Due(now),
                 pause: FIRST_PAUSE,
@@ -111,7 +101,7 @@ impl Children {
                 }
                 say(format_args!(
                     "{} (pid {pid}) {how} after {} s; starting it again in {} s",
-                    child.name,
+                    child.role.name(),
                     lived.as_secs(),
                     pause.as_secs()
                 ));
@@ -131,7 +121,7 @@ impl Children {
                     let pause = child.rest(Duration::ZERO, now);
                     say(format_args!(
                         "cannot start {}: {}; trying again in {} s",
-                        child.name,
+                        child.role.name(),
                         errno.desc(),
                         pause.as_secs()
                     ));
@@ -178,10 +168,7 @@ impl Child {
         } else {
             c"/init"
         };
-        let words = [Some("cpud"), self.role]
-            .into_iter()
-            .flatten()
-            .map(|word| word.as_bytes().to_vec());
+        let words = ["cpud", self.role.name()].map(|word| word.as_bytes().to_vec());
         let flags = flags.iter().map(|flag| flag.as_bytes().to_vec());
         let variables = env::vars_os().map(|(mut variable, value)| {
             variable.push("=");
@@ -190,7 +177,7 @@ impl Child {
         });
         // What came through the kernel's or our own exec has no NUL inside.
         let c_strings = |bytes| CString::new(bytes).unwrap_or_default();
-        let args: Vec<CString> = words.chain(flags).map(c_strings).collect();
+        let args: Vec<CString> = words.into_iter().chain(flags).map(c_strings).collect();
         let environment: Vec<CString> = variables.map(c_strings).collect();
         sys::spawn_leader(this, &args, &environment, &sys::Spawn::default())
     }
@@ -205,8 +192,7 @@ mod tests {
         let now = Instant::now();
         let state = State::Due(now);
         let mut child = Child {
-            name: "x",
-            role: None,
+            role: Role::Network,
             state,
             pause: FIRST_PAUSE,
         };

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use cpu_proto::MOUNT_POINT;
 
-use super::namespace::Client;
+use super::client_tree::Client;
 use crate::console::say;
 
 /// Directories that are the machine's whatever the client has mounted.

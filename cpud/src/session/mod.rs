@@ -1,17 +1,17 @@
-//! The session role: a fresh process of cpud, one per command, started by the server as
+//! The session role: a fresh process of cpud, one per command, started by the connection as
 //!
 //! ```text
-//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [word...]
+//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
-//! with the environment that the client sent, and pipes or the terminal as standard input, output
+//! ([`spec`]) with the environment that the client sent, and pipes or the terminal as standard input, output
 //! and error. It is single-threaded (unshare(2) acts on the calling thread), but for the moments in which
 //! the client's files are looked up or let go at the same time, and goes in this order:
 //!
 //! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
-//! 2. private mount namespace, not on rootfs ([`root`]), tmpfs on /tmp, `/` on /tmp/local, 9P on /tmp/cpu, and in further cache
-//!    modes on /tmp/cpu-CACHE ([`namespace`]);
-//! 3. the mounts of `CPU_FSTAB` ([`mounts`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] where `CPU_SUDO` names the
+//! 2. private mount namespace ([`namespace`]), not on rootfs ([`namespace::root`]), tmpfs on /tmp, `/` on /tmp/local, 9P on
+//!    /tmp/cpu, and in further cache modes on /tmp/cpu-CACHE ([`v9fs`]);
+//! 3. the mounts of `CPU_FSTAB` ([`fstab`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] where `CPU_SUDO` names the
 //!    client's;
 //! 4. working directory ([`directory`]) and command ([`command`]);
 //! 5. wait until the command and all its descendants are gone ([`wait`], [`family`]);
@@ -21,61 +21,45 @@
 //! 127 no such command, 126 a command that can't be run, 255 no session.
 
 mod cgroup;
+mod client_tree;
 mod command;
 mod directory;
 mod family;
-mod mounts;
+mod mount;
 mod namespace;
 mod resolv;
-mod root;
+mod spec;
 mod sudo;
 mod wait;
 
 pub(crate) use cgroup::end_rest;
 pub(crate) use family::Family;
+pub(crate) use spec::Spec;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
-use cpu_proto::{Cache, Credentials, ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, ENV_UMASK};
+use anyhow::{Context as _, Result};
+use cpu_proto::{ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, ENV_UMASK};
 use nix::fcntl::OFlag;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 
 use crate::console::say;
 use crate::sys::{self, Ended};
+use mount::{fstab, v9fs};
 
 /// Variables that were for cpud and not for the command. The last is the Go client's nonce.
 const CONSUMED: [&str; 5] = [ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, ENV_UMASK, "CPUNONCE"];
 
-/// What the server asks for.
-struct Request {
-    /// Bytes are signal numbers, the end is the end of the client. In the other direction, the end is that of
-    /// the command.
-    control: OwnedFd,
-    /// Our ends of the socket pairs that lead to the client's file server, each for a mount in this mode.
-    ninep: Vec<(Cache, OwnedFd)>,
-    /// That server is u-root's.
-    u_root: bool,
-    /// Standard input is the terminal.
-    tty: bool,
-    /// The session ends with the command, and what that has left running is ended.
-    only_command: bool,
-    /// Who is to run it, if not root.
-    user: Option<Credentials>,
-    /// Command and arguments; none: the user's shell.
-    words: Vec<OsString>,
-}
-
 /// Runs the role; `args` are those after the word `session`.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    match parse(args).and_then(run) {
+    match Spec::parse(args).and_then(run) {
         Ok(status) => end_as(status),
         Err(error) => {
             say(format_args!("no session: {error:#}"));
@@ -84,59 +68,21 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Request> {
-    let (mut control, mut ninep) = (None, Vec::new());
-    let (mut u_root, mut tty, mut only_command) = (false, false, false);
-    let mut user = None;
-    while let Some(arg) = args.next() {
-        let descriptor = |number: Option<OsString>| -> Result<OwnedFd> {
-            let number = number.and_then(|n| n.to_str()?.parse().ok());
-            let number =
-                number.with_context(|| format!("{} needs a descriptor's number", shown(&arg)))?;
-            sys::inherit(number).with_context(|| format!("{} {number}", shown(&arg)))
-        };
-        match arg.as_encoded_bytes() {
-            b"--control" => control = Some(descriptor(args.next())?),
-            b"--9p" => {
-                let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
-                let mode = mode.context("--9p needs a cache mode")?;
-                ninep.push((mode, descriptor(args.next())?));
-            }
-            b"--u-root" => u_root = true,
-            b"--tty" => tty = true,
-            b"--nowait" => only_command = true,
-            b"--user" => {
-                let numbers = args.next().and_then(|user| user.to_str()?.parse().ok());
-                user = Some(numbers.context("--user needs a user's numbers")?);
-            }
-            b"--" => {
-                let control = control.context("--control is missing")?;
-                return Ok(Request {
-                    control,
-                    ninep,
-                    u_root,
-                    tty,
-                    only_command,
-                    user,
-                    words: args.collect(),
-                });
-            }
-            _ => bail!("unknown argument {}", shown(&arg)),
-        }
-    }
-    bail!("the -- before the command is missing")
-}
-
-fn run(request: Request) -> Result<Ended> {
-    let Request {
+fn run(spec: Spec) -> Result<Ended> {
+    let Spec {
         control,
         ninep,
         u_root,
         tty,
         only_command,
         user,
-        words,
-    } = request;
+        argv,
+    } = spec;
+    let control = inherit("--control", control)?;
+    let ninep = ninep
+        .into_iter()
+        .map(|(cache, fd)| Ok((cache, inherit("--9p", fd)?)))
+        .collect::<Result<Vec<_>>>()?;
     sys::close_the_rest_on_exec().context("cannot mark descriptors close-on-exec")?;
     // From here only the control channel ends the session; `wait` reads what it needs to know.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
@@ -153,18 +99,18 @@ fn run(request: Request) -> Result<Ended> {
 
     let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
-    root::leave_rootfs()?;
+    namespace::root::leave_rootfs()?;
     let resolv = resolv::Resolv::open();
     let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO));
     namespace::make_tmp()?;
-    let clients = namespace::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
-    let fstab = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
-    let fstab = fstab.unwrap_or_default();
+    let clients = v9fs::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
+    let lines = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
+    let lines = lines.unwrap_or_default();
     let points = sudo.as_ref().map_or(&[][..], sudo::Sudo::places);
     let points = points.iter().map(PathBuf::as_path);
     let points: Vec<&Path> = points.chain(resolv.point()).collect();
-    let held = mounts::look_up(&fstab, directory.path(), &points, &clients);
-    let mounted = mounts::mount_all(&fstab, &clients);
+    let held = fstab::look_up(&lines, directory.path(), &points, &clients);
+    let mounted = fstab::mount_all(&lines, &clients);
     if let Some(sudo) = &sudo {
         sudo.mount();
     }
@@ -184,7 +130,7 @@ fn run(request: Request) -> Result<Ended> {
         user: user.as_ref(),
         group: cgroup.as_ref().map(AsFd::as_fd),
     };
-    let status = match command::start(words, &directory, &CONSUMED, &how) {
+    let status = match command::start(argv, &directory, &CONSUMED, &how) {
         Ok(pid) => {
             wait::release_standard_streams(&null)?;
             wait::until_all_are_gone(pid, control, tty, only_command, proc, cgroup.as_ref())
@@ -194,8 +140,13 @@ fn run(request: Request) -> Result<Ended> {
             Ok(Ended::Exited(failure.status()))
         }
     };
-    mounts::unmount_all(&mounted);
+    fstab::unmount_all(&mounted);
     status
+}
+
+/// Takes over a descriptor that an argument names.
+fn inherit(flag: &str, fd: RawFd) -> Result<OwnedFd> {
+    sys::inherit(fd).with_context(|| format!("{flag} {fd}"))
 }
 
 /// The command's: the client's, or the usual one.

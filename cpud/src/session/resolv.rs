@@ -12,7 +12,7 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 
-use super::namespace::NONE;
+use super::mount::NONE;
 use crate::console::say;
 
 const FILE: &str = "/etc/resolv.conf";

@@ -20,16 +20,17 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
-use super::namespace::{Client, Found, NONE, at_once};
-use super::root;
-use super::shown;
+use super::NONE;
 use crate::console::say;
+use crate::session::client_tree::{Client, Found, at_once};
+use crate::session::namespace::root;
+use crate::session::shown;
 
 /// linux/magic.h; the root of an initramfs that is not a tmpfs.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Mounts every line of `text` that can be; the result is where.
-pub(super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
+pub(in super::super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
     let mut done = Vec::new();
     for line in fstab::parse(text.as_bytes()) {
         let entry = line.map_err(anyhow::Error::from);
@@ -45,7 +46,7 @@ pub(super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
 
 /// Unmounts what nobody uses any more. The kernel does it too when the session ends, but lets go of the
 /// client's files one after the other, each by a request that it waits for.
-pub(super) fn unmount_all(targets: &[PathBuf]) {
+pub(in super::super) fn unmount_all(targets: &[PathBuf]) {
     let _ = env::set_current_dir("/");
     // The root goes with the session.
     let targets: Vec<_> = targets.iter().filter(|target| !is_root(target)).collect();
@@ -57,7 +58,7 @@ pub(super) fn unmount_all(targets: &[PathBuf]) {
 /// Looks up ahead what the mounts of `text` and the working directory will want of the client's files, and what is at
 /// `points` in those mounts; nothing if one of the mounts changes the client's tree itself, since then the order matters.
 /// As long as the result is held, the kernel knows the points and need not ask for them.
-pub(super) fn look_up(
+pub(in super::super) fn look_up(
     text: &OsStr,
     directory: Option<&Path>,
     points: &[&Path],

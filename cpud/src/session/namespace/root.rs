@@ -18,8 +18,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir};
 
-use super::namespace::NONE;
 use crate::console::say;
+use crate::session::mount::NONE;
 
 /// The machine's in every session: processes, devices, and what its programs tell each other.
 const MACHINES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
@@ -28,7 +28,7 @@ const MACHINES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 const STAGE: &str = "/proc";
 
 /// Goes to a copy of all mounts on top of rootfs, if `/` is that.
-pub(super) fn leave_rootfs() -> Result<()> {
+pub(in super::super) fn leave_rootfs() -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if !table.lines().any(is_rootfs) {
         return Ok(());
@@ -46,7 +46,7 @@ fn is_rootfs(line: &str) -> bool {
 }
 
 /// Makes the directory `root` the session's `/`, bound with these flags.
-pub(super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()> {
+pub(in super::super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()> {
     let root = put_on_top(path(root).as_str(), binding).map_err(described)?;
     let furnished = furnish(&root).and_then(|missing| {
         enter(&root).map_err(described)?;

@@ -4,40 +4,39 @@
 //! control socket: each byte is a signal to deliver, and its end means that the client has gone. In the
 //! other direction nothing is sent, and the end means that the command has ended.
 
+mod pump;
+mod report;
+mod spawn;
+
 use std::ffi::OsString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use bytes::{Bytes, BytesMut};
 use cpu_proto::{Cache, Credentials, ENV_WAIT, Wait};
-use cpu_ssh::{Mux, Stream, signals};
+use cpu_ssh::{Mux, Stream};
 use ninep::relay::Server;
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::pty::Winsize;
 use nix::sys::signal::Signal;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 use russh::{Pty, server};
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 
-use super::channel::{CHUNK, Receiver, Sender};
+use super::channel::{Receiver, Sender};
 use super::fd::Fd;
 use super::files::relay;
-use super::forward::FilesPort;
 use super::notice::{self, LastOutput};
+use super::uroot::FilesPort;
 use crate::console::{Listed, say};
-use crate::session::end_rest;
-
-/// How long output is still awaited from a pipe that a stranger holds open after the command
-/// and all its descendants have gone.
-const STRANGERS: Duration = Duration::from_secs(1);
+use crate::session::{Spec, end_rest};
+use pump::{deliver, pump_in, pump_out};
+use report::{report, tell_clock};
+use spawn::{inherit, open_terminal, pair, take_pipes};
 
 /// Looks for what is left of a session that was killed, and takes a moment to die.
 const REST: u32 = 20;
@@ -99,28 +98,29 @@ pub(super) fn start(
     handle: server::Handle,
     listed: Option<Listed>,
 ) -> Result<Running> {
-    let pair = || {
-        let (family, kind) = (AddressFamily::Unix, SockType::Stream);
-        socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)
-    };
     let (control_there, control) = pair().context("cannot make the control socket of a session")?;
-    let mut command = std::process::Command::new("/proc/self/exe");
-    command.arg0("cpud").arg("session");
-    command.args(["--control", &inherit(&control_there)?]);
+    let wait = take_wait(&mut request.environment);
+    let mut spec = Spec {
+        control: inherit(&control_there)?,
+        tty: request.terminal.is_some(),
+        only_command: wait == Wait::No,
+        user: request.user,
+        argv: request.words.into_iter().map(OsString::from_vec).collect(),
+        ..Spec::default()
+    };
     let mut files_there = Vec::new();
     let mut files = Vec::new();
     for (cache, from) in request.files {
         let (here, there) = pair().context("cannot make a socket pair for the client's files")?;
-        command.args(["--9p", cache.word(), &inherit(&there)?]);
-        if matches!(from, Files::Port(..)) {
-            command.arg("--u-root");
-        }
+        spec.ninep.push((cache, inherit(&there)?));
+        spec.u_root |= matches!(from, Files::Port(..));
         files.push((from, Arc::new(Fd::roomy(here)?)));
         files_there.push(there);
     }
+    let mut command = std::process::Command::new("/proc/self/exe");
+    command.arg0("cpud").args(spec.args());
     let mut terminal = None;
     if let Some(wanted) = &request.terminal {
-        command.arg("--tty");
         let (master, slave) = open_terminal(wanted)?;
         for place in [
             std::process::Command::stdin,
@@ -135,15 +135,6 @@ pub(super) fn start(
         command.stdout(Stdio::piped());
         command.stderr(Stdio::piped());
     }
-    let wait = take_wait(&mut request.environment);
-    if wait == Wait::No {
-        command.arg("--nowait");
-    }
-    if let Some(user) = request.user {
-        command.args(["--user", &user.to_string()]);
-    }
-    command.arg("--");
-    command.args(request.words.into_iter().map(OsString::from_vec));
     command.env_clear().envs(request.environment);
 
     let mut child = Command::from(command)
@@ -226,136 +217,10 @@ pub(super) fn start(
     })
 }
 
-/// Make a descriptor survive the next exec; its number as text.
-fn inherit(fd: &OwnedFd) -> Result<String> {
-    use std::os::fd::AsRawFd;
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass a descriptor on")?;
-    Ok(fd.as_raw_fd().to_string())
-}
-
-/// Master and slave of a new terminal, both closed on exec.
-fn open_terminal(wanted: &Terminal) -> Result<(OwnedFd, OwnedFd)> {
-    let pty = nix::pty::openpty(&wanted.size, None)
-        .context("cannot make a terminal (is devpts mounted on /dev/pts?)")?;
-    for end in [&pty.master, &pty.slave] {
-        fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    }
-    let mut termios = tcgetattr(&pty.slave)?;
-    cpu_ssh::modes::apply(&wanted.modes, &mut termios);
-    tcsetattr(&pty.slave, SetArg::TCSANOW, &termios).context("cannot set the terminal's modes")?;
-    Ok((pty.master, pty.slave))
-}
-
-fn take_pipes(child: &mut Child) -> Result<(Arc<Fd>, Arc<Fd>, Arc<Fd>)> {
-    let missing = "a pipe of the session is missing";
-    let stdin = child.stdin.take().context(missing)?.into_owned_fd()?;
-    let stdout = child.stdout.take().context(missing)?.into_owned_fd()?;
-    let stderr = child.stderr.take().context(missing)?.into_owned_fd()?;
-    Ok((
-        Arc::new(Fd::new(stdin)?),
-        Arc::new(Fd::new(stdout)?),
-        Arc::new(Fd::new(stderr)?),
-    ))
-}
-
-/// The client's input to the command; the pipe closes at its end, or when nobody reads it.
-async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
-    while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
-        if to.write_all(&chunk).await.is_err() {
-            receiver.discard();
-            return;
-        }
-    }
-}
-
-/// The command's output to the client, to the last byte.
-async fn pump_out(
-    from: Arc<Fd>,
-    (to, stream): (Sender, Stream),
-    mut ended: watch::Receiver<bool>,
-    last_output: LastOutput,
-) {
-    let mut buffer = BytesMut::new();
-    loop {
-        let read = tokio::select! {
-            biased;
-            read = from.read(&mut buffer) => read,
-            () = async {
-                let _ = ended.wait_for(|ended| *ended).await;
-                tokio::time::sleep(STRANGERS).await;
-            } => return,
-        };
-        let Some(bytes) = read.ok().filter(|bytes| !bytes.is_empty()) else {
-            return;
-        };
-        if to.send(stream, bytes).await.is_err() {
-            return;
-        }
-        last_output.renew();
-    }
-}
-
-/// For a client that compares it with its own. Nobody waits for it.
-async fn tell_clock(sender: &Sender) {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    sender
-        .tell_clock(since_1970.unwrap_or_default().as_secs())
-        .await;
-}
-
 /// What the client wants of processes that the command leaves running; the variable is for cpud alone.
 fn take_wait(environment: &mut Vec<(String, String)>) -> Wait {
     let value = environment.iter().rev().find(|(name, _)| name == ENV_WAIT);
     let wait = value.and_then(|(_, value)| value.parse().ok());
     environment.retain(|(name, _)| name != ENV_WAIT);
     wait.unwrap_or_default()
-}
-
-/// Signals to the session process, until the client goes; then its end of the pipe is closed.
-async fn deliver(mut signals: mpsc::UnboundedReceiver<Signal>, control: &Fd, sender: &Sender) {
-    loop {
-        let signal = tokio::select! {
-            signal = signals.recv() => signal,
-            () = sender.closed() => None,
-        };
-        let Some(signal) = signal else { return };
-        let Ok(number) = u8::try_from(signal as i32) else {
-            continue;
-        };
-        if control.write_all(&[number]).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Exit status or signal, end of data, close: in this order, after all output.
-async fn report(status: std::io::Result<ExitStatus>, sender: &Sender, handle: &server::Handle) {
-    let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
-    if let Some(signal) = signal.and_then(|number| Signal::try_from(number).ok()) {
-        let core = status.as_ref().is_ok_and(ExitStatusExt::core_dumped);
-        let sent = handle.exit_signal_request(
-            sender.id(),
-            signals::name(signal),
-            core,
-            String::new(),
-            String::new(),
-        );
-        tokio::select! {
-            _ = sent => {}
-            () = sender.closed() => return,
-        }
-    } else {
-        let code = match status {
-            Ok(status) => status.code().unwrap_or(255),
-            Err(error) => {
-                let line = format!("cpud: cannot wait for the session: {error}\n");
-                let _ = sender.send(Stream::Stderr, Bytes::from(line)).await;
-                255
-            }
-        };
-        let code = u32::try_from(code).unwrap_or(255);
-        let _ = sender.request(|write| write.exit_status(code)).await;
-    }
-    let _ = sender.request(russh::ChannelWriteHalf::eof).await;
-    sender.close().await;
 }

@@ -1,0 +1,50 @@
+//! The roles of the program: what a process of it does. A role is a process of its own, started by another
+//! role with its name as the first argument.
+
+use std::ffi::OsStr;
+
+/// What a process of cpud does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Shows what the others say, on every console.
+    Console,
+    /// Brings up links and gives them addresses.
+    Network,
+    /// Loads kernel modules for devices.
+    Modules,
+    /// Accepts connections, and says on the console where. Without a role the program is a server too, one
+    /// that says less.
+    Server,
+    /// Serves one SSH connection.
+    Connection,
+    /// Runs one command.
+    Session,
+}
+
+impl Role {
+    const ALL: [Self; 6] = [
+        Self::Console,
+        Self::Network,
+        Self::Modules,
+        Self::Server,
+        Self::Connection,
+        Self::Session,
+    ];
+
+    /// The argument that chooses it, and what the log calls it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Console => "console",
+            Self::Network => "network",
+            Self::Modules => "modules",
+            Self::Server => "server",
+            Self::Connection => "connection",
+            Self::Session => "session",
+        }
+    }
+
+    /// The role that an argument chooses.
+    pub(crate) fn from_name(name: &OsStr) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| name == role.name())
+    }
+}

@@ -1,0 +1,143 @@
+//! The client's tree, as it is mounted: what a path means in it, and how many are looked up in the time of one.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+
+/// The client's tree, as it is mounted.
+pub(super) struct Client {
+    /// Where: [`cpu_proto::MOUNT_POINT`], or beside it.
+    pub(super) point: String,
+    root: OwnedFd,
+    /// What was looked up ahead.
+    found: Mutex<HashMap<PathBuf, nix::Result<Found>>>,
+}
+
+/// A file or directory of the client.
+pub(super) struct Found {
+    /// Opened with `O_PATH`.
+    pub(super) fd: OwnedFd,
+    pub(super) is_directory: bool,
+}
+
+impl Client {
+    pub(super) fn new(point: String, root: OwnedFd) -> Self {
+        Self {
+            point,
+            root,
+            found: Mutex::default(),
+        }
+    }
+
+    /// Looks up what [`Client::resolve`] will be asked for. On a long path every name takes two round trips,
+    /// one after the other, so many are looked up [`at_once`].
+    pub(super) fn look_up(&self, path: &Path) {
+        let found = self.open(path);
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(path.to_owned(), found);
+    }
+
+    /// What a path beneath the mount is to the client; none for any other.
+    pub(super) fn inner<'a>(&self, path: &'a Path) -> Option<&'a Path> {
+        path.strip_prefix(&self.point).ok()
+    }
+
+    /// What `path` means on the client: its absolute symlinks and `..` stay in the client's tree.
+    pub(super) fn resolve(&self, path: &Path) -> nix::Result<Found> {
+        let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        let ahead = all.remove(path);
+        drop(all);
+        ahead.unwrap_or_else(|| self.open(path))
+    }
+
+    /// Opens what has this name, a symlink as such.
+    pub(super) fn open_itself(&self, path: &Path) -> nix::Result<OwnedFd> {
+        let how = OpenHow::new()
+            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+        openat2(&self.root, path, how)
+    }
+
+    fn open(&self, path: &Path) -> nix::Result<Found> {
+        let path = if path == Path::new("") {
+            Path::new("/")
+        } else {
+            path
+        };
+        let open = |more: OFlag| {
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | more)
+                .resolve(ResolveFlag::RESOLVE_IN_ROOT);
+            openat2(&self.root, path, how)
+        };
+        // The kernel knows from the walk what it is; fstat(2) would ask the client again.
+        let (opened, is_directory) = match open(OFlag::O_DIRECTORY) {
+            Err(Errno::ENOTDIR) => (open(OFlag::empty()), false),
+            opened => (opened, true),
+        };
+        opened.map(|fd| Found { fd, is_directory })
+    }
+}
+
+/// Does what waits for the client for all items at the same time, by threads that are gone afterwards.
+/// Only after [`super::namespace::make_private`].
+pub(super) fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+    const THREADS: usize = 16;
+    let work = &work;
+    for some in items.chunks(THREADS) {
+        thread::scope(|scope| {
+            for item in some {
+                let spawned = thread::Builder::new().spawn_scoped(scope, move || work(item));
+                if spawned.is_err() {
+                    // No more threads to be had: one after the other then.
+                    work(item);
+                }
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::fd::AsRawFd as _;
+
+    use cpu_proto::MOUNT_POINT;
+
+    #[test]
+    fn the_clients_symlinks_stay_in_its_tree() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::create_dir_all(tree.path().join("usr/bin")).unwrap();
+        fs::write(tree.path().join("usr/bin/date"), "theirs").unwrap();
+        for (link, to) in [("bin", "/usr/bin"), ("out", "../../../../usr/bin")] {
+            std::os::unix::fs::symlink(to, tree.path().join(link)).unwrap();
+        }
+        let root = fs::File::open(tree.path()).unwrap();
+        let client = Client::new(MOUNT_POINT.into(), root.into());
+        let paths = ["bin/date", "/bin/date", "out/date", "../bin/date"].map(Path::new);
+        // Ahead, and when it is wanted.
+        at_once(&paths[1..], |path| client.look_up(path));
+        for path in paths {
+            let found = client.resolve(path).unwrap();
+            assert!(!found.is_directory);
+            let real = fs::read_link(format!("/proc/self/fd/{}", found.fd.as_raw_fd())).unwrap();
+            assert_eq!(
+                real,
+                tree.path().canonicalize().unwrap().join("usr/bin/date")
+            );
+        }
+        let missing = || client.resolve(Path::new("usr/bin/env")).err();
+        assert_eq!(missing(), Some(Errno::ENOENT));
+        at_once(&[Path::new("usr/bin/env"); 100], |path| {
+            client.look_up(path);
+        });
+        assert_eq!(missing(), Some(Errno::ENOENT));
+        assert!(client.resolve(Path::new("")).unwrap().is_directory);
+    }
+}

@@ -1,0 +1,108 @@
+//! The client's files, mounted by the kernel's 9P client (v9fs) on `/tmp/cpu`, and in further cache modes on
+//! `/tmp/cpu-MODE`.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use cpu_proto::{Cache, MAX_MSIZE, MOUNT_POINT};
+use nix::fcntl::{OFlag, open};
+use nix::mount::{MsFlags, mount};
+use nix::sys::stat::Mode;
+
+use super::mount_error;
+use crate::session::client_tree::Client;
+
+/// Mounts the client's files once for each mode, the first on [`MOUNT_POINT`].
+pub(in super::super) fn mount_all_9p(
+    connections: Vec<(Cache, OwnedFd)>,
+    user: Option<&OsStr>,
+    u_root: bool,
+) -> Result<Vec<Client>> {
+    let usual = connections.first().map(|(cache, _)| *cache);
+    let mut clients: Vec<Client> = Vec::new();
+    for (cache, connection) in connections {
+        let point = cache.point(usual.unwrap_or_default());
+        if clients.iter().any(|client| client.point == point) {
+            bail!("the client wants two mounts of its files in the same mode, cache={cache}");
+        }
+        if point != MOUNT_POINT {
+            fs::create_dir(&point).with_context(|| format!("cannot make {point}"))?;
+        }
+        clients.push(mount_9p(connection, cache, point, user, u_root)?);
+    }
+    Ok(clients)
+}
+
+/// u-root's server gets the size of messages that its own cpud asks for, and no requests for attributes,
+/// which it has none of. The kernel keeps the connection; the descriptor is closed.
+fn mount_9p(
+    connection: OwnedFd,
+    cache: Cache,
+    point: String,
+    user: Option<&OsStr>,
+    u_root: bool,
+) -> Result<Client> {
+    let fd = connection.as_raw_fd();
+    // access=any: one attach serves every user; the client's own rights decide, whoever asks. Only a client
+    // that is root can give new files to the user who makes them, so there each user attaches.
+    // locktimeout: seconds until the kernel asks again for a lock that somebody else has.
+    let (msize, more) = if u_root {
+        (64 * 1024, ",noxattr")
+    } else {
+        (MAX_MSIZE, "")
+    };
+    let access = match user {
+        Some(user) if user == "root" => "user",
+        _ => "any",
+    };
+    let mut options = format!(
+        "version=9p2000.L,trans=fd,rfdno={fd},wfdno={fd},msize={msize}{more},cache={cache},\
+         access={access},locktimeout=1"
+    );
+    if let Some(user) = user.filter(|user| !user.is_empty()) {
+        options.push_str(",uname=");
+        options.push_str(&plain_name(user));
+    }
+    mount(
+        Some("cpu"),
+        Path::new(&point),
+        Some("9p"),
+        MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
+        Some(options.as_str()),
+    )
+    .map_err(|errno| mount_error("9p", Path::new(&point), errno))?;
+    drop(connection);
+    let root = open(
+        point.as_str(),
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|errno| anyhow!("cannot open {point}: {}", errno.desc()))?;
+    Ok(Client::new(point, root))
+}
+
+/// A user's name that can't add mount options: other bytes than those of portable names become `_`.
+fn plain_name(user: &OsStr) -> String {
+    let portable = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
+    let shown = |&b: &u8| if portable(b) { char::from(b) } else { '_' };
+    user.as_bytes().iter().take(255).map(shown).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_add_no_mount_options() {
+        assert_eq!(plain_name(OsStr::new("ann.b-c")), "ann.b-c");
+        assert_eq!(
+            plain_name(OsStr::from_bytes(b"a,cache=loose\xff\n")),
+            "a_cache_loose__"
+        );
+        assert_eq!(plain_name(OsStr::new(&"x".repeat(1000))).len(), 255);
+    }
+}

@@ -1,0 +1,48 @@
+//! The private mount namespace of a session, with a `/tmp` of its own, and the machine's root on `/tmp/local`.
+
+pub(super) mod root;
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, anyhow};
+use cpu_proto::{LOCAL_POINT, MOUNT_POINT};
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use super::mount::{NONE, mount_error};
+
+/// Leaves the machine's mount namespace: nothing mounted from here on is seen outside, and all of
+/// it vanishes with the last process of the session.
+pub(super) fn make_private() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| match errno {
+        Errno::EPERM => anyhow!("cannot make a private mount namespace: cpud must run as root"),
+        _ => anyhow!("cannot make a private mount namespace: {}", errno.desc()),
+    })?;
+    mount(NONE, "/", NONE, MsFlags::MS_REC | MsFlags::MS_PRIVATE, NONE).map_err(|errno| match errno
+    {
+        Errno::EINVAL => anyhow!(
+            "cannot make the mounts beneath / private: / is not a mount point, as in a chroot; \
+             run cpud in a container or bind the directory on itself first"
+        ),
+        _ => anyhow!("cannot make the mounts beneath / private: {}", errno.desc()),
+    })
+}
+
+/// Mounts a fresh tmpfs on /tmp and the machine's root on /tmp/local, without what is mounted on it.
+pub(super) fn make_tmp() -> Result<()> {
+    let tmp = Path::new("/tmp");
+    if !tmp.is_dir() {
+        fs::create_dir(tmp)
+            .context("cannot make /tmp, on which the session's files are mounted")?;
+    }
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+    mount(Some("cpu"), tmp, Some("tmpfs"), flags, Some("mode=1777"))
+        .map_err(|errno| mount_error("tmpfs", tmp, errno))?;
+    for point in [MOUNT_POINT, LOCAL_POINT] {
+        fs::create_dir(point).with_context(|| format!("cannot make {point}"))?;
+    }
+    mount(Some("/"), LOCAL_POINT, NONE, MsFlags::MS_BIND, NONE)
+        .map_err(|errno| anyhow!("cannot bind / on {LOCAL_POINT}: {}", errno.desc()))
+}

@@ -1,0 +1,119 @@
+//! What the connection asks of a session process, as the arguments that it is started with: written and
+//! read here, side by side.
+
+use std::ffi::{OsStr, OsString};
+use std::os::fd::RawFd;
+
+use anyhow::{Context as _, Result, bail};
+use cpu_proto::{Cache, Credentials};
+
+use super::shown;
+use crate::role::Role;
+
+/// A session, as it is asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spec {
+    /// The control socket: each byte is a signal to deliver, and its end is the end of the client. In the other
+    /// direction, the end is that of the command.
+    pub(crate) control: RawFd,
+    /// Sockets that lead to the client's file server, each for a mount in this mode.
+    pub(crate) ninep: Vec<(Cache, RawFd)>,
+    /// That server is u-root's.
+    pub(crate) u_root: bool,
+    /// Standard input is the terminal.
+    pub(crate) tty: bool,
+    /// The session ends with the command, and what that has left running is ended.
+    pub(crate) only_command: bool,
+    /// Who is to run it, if not root.
+    pub(crate) user: Option<Credentials>,
+    /// Command and arguments; none: the user's shell.
+    pub(crate) argv: Vec<OsString>,
+}
+
+impl Spec {
+    /// The arguments of the process, after the program's name.
+    pub(crate) fn args(self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec![Role::Session.name().into()];
+        args.extend(["--control".into(), self.control.to_string().into()]);
+        for (cache, fd) in self.ninep {
+            args.extend(["--9p".into(), cache.word().into(), fd.to_string().into()]);
+        }
+        let flags = [
+            ("--u-root", self.u_root),
+            ("--tty", self.tty),
+            ("--nowait", self.only_command),
+        ];
+        let flags = flags.into_iter().filter(|(_, is_set)| *is_set);
+        args.extend(flags.map(|(flag, _)| flag.into()));
+        if let Some(user) = self.user {
+            args.extend(["--user".into(), user.to_string().into()]);
+        }
+        args.push("--".into());
+        args.extend(self.argv);
+        args
+    }
+
+    /// Reads the arguments after the role's name.
+    pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self> {
+        let mut control = None;
+        let mut spec = Self::default();
+        while let Some(arg) = args.next() {
+            match arg.as_encoded_bytes() {
+                b"--control" => control = Some(descriptor(&arg, args.next())?),
+                b"--9p" => {
+                    let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
+                    let mode = mode.context("--9p needs a cache mode")?;
+                    spec.ninep.push((mode, descriptor(&arg, args.next())?));
+                }
+                b"--u-root" => spec.u_root = true,
+                b"--tty" => spec.tty = true,
+                b"--nowait" => spec.only_command = true,
+                b"--user" => {
+                    let numbers = args.next().and_then(|user| user.to_str()?.parse().ok());
+                    spec.user = Some(numbers.context("--user needs a user's numbers")?);
+                }
+                b"--" => {
+                    spec.control = control.context("--control is missing")?;
+                    spec.argv = args.collect();
+                    return Ok(spec);
+                }
+                _ => bail!("unknown argument {}", shown(&arg)),
+            }
+        }
+        bail!("the -- before the command is missing")
+    }
+}
+
+fn descriptor(flag: &OsStr, number: Option<OsString>) -> Result<RawFd> {
+    let number = number.and_then(|number| number.to_str()?.parse().ok());
+    number.with_context(|| format!("{} needs a descriptor's number", shown(flag)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(
+            control in 3..=i32::MAX,
+            ninep in prop::collection::vec((prop::sample::select(vec![Cache::None, Cache::Mmap, Cache::Loose]), 3..=i32::MAX), 0..4),
+            (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
+            user in prop::option::of((any::<u32>(), any::<u32>(), prop::collection::vec(any::<u32>(), 0..4))),
+            argv in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..4),
+            dashes in prop::sample::select(vec!["--", "--tty", "session", "x"]),
+        ) {
+            let mut argv: Vec<_> = argv.into_iter().map(OsString::from_vec).collect();
+            argv.push(dashes.into());
+            let user = user.map(|(uid, gid, groups)| Credentials { uid, gid, groups });
+            let spec = Spec { control, ninep, u_root, tty, only_command, user, argv };
+            let mut args = spec.clone().args().into_iter();
+            prop_assert_eq!(args.next().and_then(|name| Role::from_name(&name)), Some(Role::Session));
+            prop_assert_eq!(Spec::parse(args).unwrap(), spec);
+        }
+    }
+}
