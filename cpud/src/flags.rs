@@ -6,7 +6,26 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::ssh::{Options, Place};
+use crate::listen_addr::Place;
+
+/// What the server and its connections need to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Where to listen.
+    pub(crate) place: Place,
+    /// Public keys that may log in, `authorized_keys` format.
+    pub(crate) public_keys: PathBuf,
+    /// The machine's private host key, OpenSSH format.
+    pub(crate) host_key: PathBuf,
+    /// Grant TCP ports on loopback (ssh -L, -R).
+    pub(crate) forward: bool,
+    /// Exchange keys by ML-KEM only.
+    pub(crate) post_quantum: bool,
+    /// How long a silent peer is left alone; zero for ever.
+    pub(crate) alive: Duration,
+    /// Report every step on standard error.
+    pub(crate) debug: bool,
+}
 
 /// A flag: its name, its value's name or nothing, and what it is for.
 type Flag = (&'static str, &'static str, &'static str);

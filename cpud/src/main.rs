@@ -7,8 +7,10 @@ mod cmdline;
 mod console;
 mod flags;
 mod init;
+mod listen_addr;
 mod modules;
 mod netup;
+mod role;
 mod session;
 mod ssh;
 mod sudo;
@@ -19,6 +21,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use console::say;
+use role::Role;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.
 #[global_allocator]
@@ -36,17 +39,18 @@ fn main() -> ExitCode {
         Some("sudo") => return sudo::main(args),
         _ => {}
     }
-    let role = args.next();
-    if role.as_ref().is_some_and(|role| role == "session") {
+    let first = args.next();
+    let role = first.as_deref().and_then(Role::from_name);
+    if role == Some(Role::Session) {
         return session::main(args);
     }
     if std::process::id() == 1 {
-        return init::main(&role.into_iter().chain(args).collect::<Vec<_>>());
+        return init::main(&first.into_iter().chain(args).collect::<Vec<_>>());
     }
-    if role.is_some_and(|role| role == "-init" || role == "--init") {
+    if first.is_some_and(|first| first == "-init" || first == "--init") {
         return init::main(&args.collect::<Vec<_>>());
     }
-    match run() {
+    match run(role) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             say(format_args!("{error:#}"));
@@ -55,38 +59,28 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<()> {
-    let mut args: Vec<String> = std::env::args_os()
-        .skip(1)
+fn run(role: Option<Role>) -> Result<()> {
+    let args: Vec<String> = std::env::args_os()
+        .skip(if role.is_some() { 2 } else { 1 })
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
     #[cfg(feature = "docs")]
     if let Some(directory) = manual::requested_directory() {
         return manual::write(flags::page(), &directory);
     }
-    match args.first().map(String::as_str) {
-        Some("network") => {
-            args.remove(0);
-            let options = flags::parse(&args)?;
-            match netup::run(&options.place, &options.host_key)? {}
-        }
-        Some("console") => {
-            args.remove(0);
-            match console::run(flags::parse(&args)?)? {}
-        }
-        Some("modules") => Ok(modules::run()?),
-        Some("connection") => {
-            args.remove(0);
-            ssh::run_connection(&flags::parse(&args)?)
-        }
-        Some("-h" | "-help" | "--help") => {
+    match (role, args.first().map(String::as_str)) {
+        (Some(Role::Network), _) => match netup::run()? {},
+        (Some(Role::Console), _) => match console::run(flags::parse(&args)?)? {},
+        (Some(Role::Modules), _) => Ok(modules::run()?),
+        (Some(Role::Connection), _) => ssh::run_connection(&flags::parse(&args)?),
+        (_, Some("-h" | "-help" | "--help")) => {
             print!("{}", flags::help());
             Ok(())
         }
-        Some("-V" | "-version" | "--version") => {
+        (_, Some("-V" | "-version" | "--version")) => {
             println!("cpud {}", env!("CARGO_PKG_VERSION"));
             Ok(())
         }
-        _ => ssh::serve(&flags::parse(&args)?),
+        (role, _) => ssh::serve(&flags::parse(&args)?, role == Some(Role::Server)),
     }
 }

@@ -1,19 +1,22 @@
-//! The network role on a real link: a pair of veths between two network namespaces, a DHCP server
-//! of a hundred lines at the other end. Needs root and the tools `unshare`, `nsenter` and `ip`.
+//! The network role on a real link, and the server that announces its addresses: a pair of veths between
+//! two network namespaces, a DHCP server of a hundred lines at the other end. Needs root and the tools
+//! `unshare`, `nsenter`, `ip` and `ssh-keygen`.
 #![allow(
     clippy::unwrap_used,
     reason = "clippy.toml allows it in tests, but not in their helpers"
 )]
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::pipe2;
 
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
@@ -23,13 +26,15 @@ const NAK: u8 = 6;
 const OURS: [u8; 4] = [10, 9, 0, 50];
 const SERVER: [u8; 4] = [10, 9, 0, 1];
 
-/// `cpud network` in namespaces of its own, with /etc and the kernel's command line made up; this
-/// thread is in the network namespace at the other end of its eth0.
+/// `cpud network` and `cpud server` in namespaces of their own, with /etc and the kernel's command line
+/// made up; this thread is in the network namespace at the other end of their eth0.
 struct Machine {
+    /// The network.
     child: Child,
-    console: BufReader<ChildStderr>,
-    /// Lines on the console wait until the server listens; this does in its place.
-    _server: TcpListener,
+    server: Child,
+    console: BufReader<File>,
+    /// The host key's.
+    fingerprint: String,
     directory: tempfile::TempDir,
 }
 
@@ -43,6 +48,17 @@ impl Machine {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("etc")).unwrap();
         fs::write(directory.path().join("cmdline"), cmdline).unwrap();
+        let key = directory.path().join("key");
+        let keygen = |words: &[&str]| {
+            let mut command = Command::new("ssh-keygen");
+            let output = command.args(words).arg("-f").arg(&key).output();
+            let output = output.expect("ssh-keygen (package openssh-client) is needed");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        keygen(&["-q", "-t", "ed25519", "-N", ""]);
+        let printed = keygen(&["-l"]);
+        let fingerprint = printed.split(' ').nth(1).unwrap().to_owned();
+        let (console, stderr) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let script = "read go; cd $1; mount --bind cmdline /proc/cmdline; mount --bind etc /etc;
                       hostname cpu; exec $2 network";
         let mut child = Command::new("unshare")
@@ -50,7 +66,7 @@ impl Machine {
             .arg(directory.path())
             .arg(env!("CARGO_BIN_EXE_cpud"))
             .stdin(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr.try_clone().unwrap())
             .spawn()
             .expect("unshare (package util-linux) is needed");
         // The namespaces are there when they differ from ours.
@@ -64,20 +80,32 @@ impl Machine {
         ]);
         ip(&["addr", "add", "10.9.0.1/24", "dev", "wire"]);
         ip(&["link", "set", "wire", "up"]);
-        let inside = fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
-        let listen = move || {
-            setns(inside, CloneFlags::CLONE_NEWNET).unwrap();
-            TcpListener::bind("0.0.0.0:17010").unwrap()
-        };
-        let server = std::thread::spawn(listen).join().unwrap();
-        child.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
-        let console = BufReader::new(child.stderr.take().unwrap());
-        Self {
+        let server = Command::new("nsenter")
+            .args(["--target", &pid, "--net", env!("CARGO_BIN_EXE_cpud"), "server", "-pk"])
+            .arg(key.with_extension("pub"))
+            .arg("-hk")
+            .arg(&key)
+            .stderr(stderr)
+            .spawn()
+            .unwrap();
+        let mut machine = Self {
             child,
-            console,
-            _server: server,
+            server,
+            console: BufReader::new(console.into()),
+            fingerprint,
             directory,
-        }
+        };
+        let serving = machine.line();
+        assert!(serving.starts_with("cpud: serving on port 17010"), "{serving}");
+        let go = machine.child.stdin.as_mut().unwrap();
+        go.write_all(b"go\n").unwrap();
+        machine
+    }
+
+    /// What is announced of an address on eth0.
+    fn announcement(&self, address: &str) -> String {
+        let key = &self.fingerprint;
+        format!("cpud: eth0 {address} port 17010 host key {key}; try: cpu {address} date")
     }
 
     /// The next line on the console.
@@ -137,8 +165,10 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        for child in [&mut self.child, &mut self.server] {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }
 
@@ -265,10 +295,7 @@ fn a_lease_is_used_renewed_rebound_and_given_up() {
         (15, b"lab.example"),
     ];
     server.lease(short);
-    assert_eq!(
-        machine.line(),
-        "cpud: eth0 10.9.0.50 port 17010; try: cpu 10.9.0.50 date"
-    );
+    assert_eq!(machine.line(), machine.announcement("10.9.0.50"));
     machine.wait_until(
         "route show",
         "default via 10.9.0.1 dev eth0 proto dhcp src 10.9.0.50",
@@ -374,10 +401,7 @@ fn an_address_on_the_kernels_command_line_is_used_without_dhcp() {
         complaint.starts_with("cpud: ip=nonsense=1: of the kernel's command line is ignored: "),
         "{complaint}"
     );
-    assert_eq!(
-        machine.line(),
-        "cpud: eth0 10.9.0.77 port 17010; try: cpu 10.9.0.77 date"
-    );
+    assert_eq!(machine.line(), machine.announcement("10.9.0.77"));
     machine.wait_until("route show", "default via 10.9.0.1 dev eth0", true);
     assert!(
         machine
@@ -408,10 +432,7 @@ fn a_configured_link_is_left_alone() {
         );
     };
     inside(&["addr", "add", "10.9.0.88/24", "dev", "eth0"]);
-    assert_eq!(
-        machine.line(),
-        "cpud: eth0 10.9.0.88 port 17010; try: cpu 10.9.0.88 date"
-    );
+    assert_eq!(machine.line(), machine.announcement("10.9.0.88"));
     let socket = Server::new().0;
     socket
         .set_read_timeout(Some(Duration::from_secs(2)))

@@ -8,8 +8,10 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{EcdsaCurve, HashAlg, PublicKey};
 
 use super::roster::Login;
+use crate::flags::Options;
+use crate::listen_addr::Place;
 use crate::netup::netlink::{Address, Event};
-use crate::ssh::{self, Options};
+use crate::ssh;
 
 /// A link of the machine's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,7 +65,7 @@ impl Facts {
     }
 
     /// Where the server listens.
-    pub(super) fn place(&self) -> &ssh::Place {
+    pub(super) fn place(&self) -> &Place {
         &self.options.place
     }
 

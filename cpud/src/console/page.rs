@@ -3,8 +3,8 @@
 use super::facts::{Facts, Seen};
 use super::roster::Login;
 use super::screen::ascii;
-use crate::netup::invitation;
-use crate::ssh::Place;
+use crate::listen_addr::Place;
+use crate::ssh::invitation;
 
 /// How a part of a row is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

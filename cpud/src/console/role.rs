@@ -19,8 +19,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::facts::Facts;
 use super::outputs::{Active, Output};
 use super::{page, roster};
+use crate::flags::Options;
 use crate::netup::netlink::Netlink;
-use crate::ssh::Options;
 
 /// Lines that a console gets which appears later.
 const LAST_LINES: usize = 50;
@@ -208,8 +208,7 @@ impl Role {
             .netlink
             .as_mut()
             .and_then(|netlink| netlink.everything().ok());
-        // Links before their addresses.
-        for event in events.into_iter().flatten().rev() {
+        for event in events.into_iter().flatten() {
             self.facts.hear(event);
         }
         self.is_stale = true;

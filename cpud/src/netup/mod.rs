@@ -1,12 +1,11 @@
 //! The network role: brings up `lo` and every Ethernet link, keeps an IPv4 address on each by DHCP
-//! or as `ip=` of the kernel's command line says, and tells the console where the machine is.
+//! or as `ip=` of the kernel's command line says.
 //!
 //! IPv6 is the kernel's own, by router advertisement. A link that has a permanent IPv4 address when
 //! this role starts was configured by somebody else (the kernel, a container) and keeps it.
 //! The server waits for none of this. One thread sleeps in poll(2) until something happens to a
 //! link, a DHCP answer comes, or a lease wants renewal.
 
-mod announce;
 mod dhcp;
 mod ip_arg;
 mod link;
@@ -16,8 +15,8 @@ mod resolv;
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -26,9 +25,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cmdline;
 use crate::console::say;
-use crate::ssh::Place;
-use announce::Announcer;
-pub(crate) use announce::invitation;
 use ip_arg::{IpArg, Method};
 use link::Port;
 use netlink::{Event, Link, Netlink};
@@ -49,20 +45,18 @@ struct Network {
     machine: Machine,
     args: Vec<IpArg>,
     ports: BTreeMap<u32, Port>,
-    names: BTreeMap<u32, String>,
+    /// Every link, also those that are nobody's to configure.
+    links: BTreeSet<u32>,
     /// Links that came with a permanent IPv4 address.
     configured: BTreeSet<u32>,
-    announcer: Announcer,
+    /// Usable addresses, whoever gave them.
+    addresses: BTreeSet<(u32, IpAddr)>,
     /// When to say that there is no link, or no cable.
     look: Option<Instant>,
 }
 
-/// Runs the role for ever. `place` and `host_key` are the server's, for the line on the console.
-pub(crate) fn run(place: &Place, host_key: &Path) -> Result<Infallible> {
-    let served = match *place {
-        Place::Tcp(address, port) => Some((address, port)),
-        _ => None,
-    };
+/// Runs the role for ever.
+pub(crate) fn run() -> Result<Infallible> {
     let machine = Machine {
         netlink: Netlink::new().context("cannot speak to the kernel about links (CONFIG_NET)")?,
         resolv: Resolv::default(),
@@ -71,9 +65,9 @@ pub(crate) fn run(place: &Place, host_key: &Path) -> Result<Infallible> {
         machine,
         args: arguments(),
         ports: BTreeMap::new(),
-        names: BTreeMap::new(),
+        links: BTreeSet::new(),
         configured: BTreeSet::new(),
-        announcer: Announcer::new(served, host_key.to_owned()),
+        addresses: BTreeSet::new(),
         look: Some(Instant::now() + PATIENCE),
     };
     network.begin()?;
@@ -84,7 +78,6 @@ pub(crate) fn run(place: &Place, host_key: &Path) -> Result<Infallible> {
         for port in network.ports.values_mut() {
             port.work(now, &mut network.machine);
         }
-        network.announcer.work(now);
         if network.look.is_some_and(|at| at <= now) {
             network.look = None;
             network.tell_what_is_missing();
@@ -129,22 +122,15 @@ impl Network {
         Ok(())
     }
 
-    /// Links before their addresses, so that an address has a link with a name.
     fn handle_all(&mut self, events: Vec<Event>) {
-        let (addresses, links): (Vec<_>, Vec<_>) = events
-            .into_iter()
-            .partition(|event| matches!(event, Event::Address(_)));
-        for event in links.into_iter().chain(addresses) {
+        for event in events {
             self.handle(event);
         }
     }
 
     fn sleep(&self) -> Result<()> {
         let deadlines = self.ports.values().filter_map(Port::deadline);
-        let deadline = deadlines
-            .chain(self.look)
-            .chain(self.announcer.deadline())
-            .min();
+        let deadline = deadlines.chain(self.look).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |at| {
             // A millisecond more, since the rest is cut off and would make the loop spin.
             let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
@@ -167,9 +153,7 @@ impl Network {
         let lost = "cannot follow the links";
         let events = match self.machine.netlink.events().context(lost)? {
             Some(events) => {
-                for event in events {
-                    self.handle(event);
-                }
+                self.handle_all(events);
                 return Ok(());
             }
             None => self.machine.netlink.everything().context(lost)?,
@@ -180,8 +164,8 @@ impl Network {
                 .any(|event| matches!(event, Event::Link(link) if link.index == *index))
         };
         let gone: Vec<u32> = self
-            .names
-            .keys()
+            .links
+            .iter()
             .copied()
             .filter(|index| !there(index))
             .collect();
@@ -195,22 +179,25 @@ impl Network {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Link(link) => {
-                self.names.insert(link.index, link.name.clone());
+                self.links.insert(link.index);
                 self.see(link);
             }
             Event::LinkGone(index) => {
-                self.names.remove(&index);
+                self.links.remove(&index);
                 self.configured.remove(&index);
-                self.announcer.forget_link(index);
+                self.addresses.retain(|(of, _)| *of != index);
                 if let Some(port) = self.ports.remove(&index) {
                     port.gone(&mut self.machine);
                 }
             }
             Event::Address(address) => {
-                let name = self.names.get(&address.link).map_or("?", String::as_str);
-                self.announcer.address(name, address, Instant::now());
+                if address.usable {
+                    self.addresses.insert((address.link, address.ip));
+                }
             }
-            Event::AddressGone(address) => self.announcer.forget(address),
+            Event::AddressGone(address) => {
+                self.addresses.remove(&(address.link, address.ip));
+            }
         }
     }
 
@@ -241,7 +228,7 @@ impl Network {
     }
 
     fn tell_what_is_missing(&self) {
-        if self.ports.is_empty() && self.announcer.is_quiet() {
+        if self.ports.is_empty() && self.addresses.is_empty() {
             say(
                 "there is no Ethernet link: does the kernel have the driver for this machine's card?",
             );

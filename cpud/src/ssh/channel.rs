@@ -1,9 +1,26 @@
 //! The two halves of an SSH channel, as this server has them.
 
-use russh::server::Msg;
+use anyhow::Result;
+use cpu_ssh::Mux;
+use russh::server::{Handle, Msg};
 
 pub(super) type Receiver = cpu_ssh::Receiver<Msg>;
 pub(super) type Sender = cpu_ssh::Sender<Msg>;
 
 /// The most bytes taken at once from what the client has sent.
 pub(super) const CHUNK: usize = 256 * 1024;
+
+/// A `forwarded-tcpip` channel to the client (RFC 4254, section 7.2).
+pub(super) async fn open_forwarded(
+    mux: &Mux,
+    handle: &Handle,
+    address: &str,
+    port: u32,
+    from: u32,
+) -> Result<(Receiver, Sender)> {
+    let expected = mux.expect();
+    let channel = handle
+        .channel_open_forwarded_tcpip(address, port, "127.0.0.1", from)
+        .await?;
+    Ok(expected.open(channel))
+}

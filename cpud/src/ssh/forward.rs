@@ -1,13 +1,11 @@
-//! TCP ports through the connection. u-root's client asks for one to serve its files through; nothing
-//! listens there, since nobody but our own session is to connect to it. Real ones (ssh -L, -R) are
-//! granted on loopback only, and only if cpud was told so.
+//! TCP ports through the connection (ssh -L and -R, RFC 4254, section 7): on loopback only, and only if
+//! cpud was told so. The port that u-root's client asks for is another thing: [`super::uroot`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use anyhow::Result;
 use bytes::BytesMut;
 use cpu_ssh::{Mux, Stream};
 use nix::sys::socket::Shutdown;
@@ -15,28 +13,18 @@ use russh::server::Handle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-use super::channel::{CHUNK, Receiver, Sender};
+use super::channel::{CHUNK, Receiver, Sender, open_forwarded};
 use super::fd::Fd;
-
-/// How u-root's client, as everything made with Go's library, identifies itself.
-const GO_ID_PREFIX: &[u8] = b"SSH-2.0-Go";
+use super::uroot::{self, FilesPort};
 
 /// Ports that one connection may hold; more is no use of ssh -R.
 const MAX_PORTS: usize = 64;
-
-/// A port that u-root's client serves its files through.
-pub(super) struct FilesPort {
-    address: String,
-    port: u32,
-    nonce: String,
-}
 
 /// The ports of one connection.
 pub(super) struct Forwards {
     /// Whether cpud was told to grant real ones.
     allowed: bool,
-    /// What nobody listens on: the address that was asked for, by the port that was given.
-    of_files: HashMap<u32, String>,
+    of_files: uroot::Ports,
     listening: HashMap<(String, u32), AbortHandle>,
 }
 
@@ -44,7 +32,7 @@ impl Forwards {
     pub(super) fn new(allowed: bool) -> Self {
         Self {
             allowed,
-            of_files: HashMap::new(),
+            of_files: uroot::Ports::default(),
             listening: HashMap::new(),
         }
     }
@@ -64,11 +52,10 @@ impl Forwards {
         if self.of_files.len() + self.listening.len() >= MAX_PORTS {
             return false;
         }
-        if peer.starts_with(GO_ID_PREFIX) && *port == 0 && !self.allowed {
-            // As a port that the kernel would give; distinct for each.
-            let free = (49_152..65_536).find(|port| !self.of_files.contains_key(port));
-            let Some(free) = free else { return false };
-            self.of_files.insert(free, address.to_owned());
+        if uroot::is_client(peer) && *port == 0 && !self.allowed {
+            let Some(free) = self.of_files.grant(address) else {
+                return false;
+            };
             *port = free;
             return true;
         }
@@ -93,8 +80,8 @@ impl Forwards {
 
     /// Take a granted port back.
     pub(super) fn cancel(&mut self, address: &str, port: u32) -> bool {
-        if self.of_files.get(&port).is_some_and(|of| of == address) {
-            return self.of_files.remove(&port).is_some();
+        if self.of_files.cancel(address, port) {
+            return true;
         }
         let listening = self.listening.remove(&(address.to_owned(), port));
         if let Some(listening) = &listening {
@@ -103,34 +90,24 @@ impl Forwards {
         listening.is_some()
     }
 
-    /// What u-root's client writes before the command: the flag that names the port of its files. The port
-    /// is used up by it. The rest is the command itself.
+    /// The port of the files that u-root's client names before the command; it is used up by it. The rest is
+    /// the command itself.
     pub(super) fn take_files<'a>(
         &mut self,
         command: &'a [u8],
         environment: &[(String, String)],
     ) -> (Option<FilesPort>, &'a [u8]) {
         let none = (None, command);
-        let Some(rest) = command.strip_prefix(b"-port9p=") else {
-            return none;
-        };
-        let digits = rest.iter().take_while(|b| b.is_ascii_digit()).count();
-        let (number, rest) = rest.split_at(digits);
-        let number = str::from_utf8(number)
-            .ok()
-            .and_then(|number| number.parse().ok());
-        let nonce = environment.iter().find(|(name, _)| name == "CPUNONCE");
-        let (Some(port), Some((_, nonce))) = (number, nonce) else {
+        let Some((port, nonce, rest)) = uroot::files_flag(command, environment) else {
             return none;
         };
         // With real ports granted its listener is there; it gives way to us.
-        let address = self.of_files.remove(&port).or_else(|| {
+        let address = self.of_files.take(port).or_else(|| {
             let mut known = self.listening.keys();
             let (address, _) = known.find(|(_, other)| *other == port)?.clone();
             self.cancel(&address, port).then_some(address)
         });
         let Some(address) = address else { return none };
-        let nonce = nonce.clone();
         let files = FilesPort {
             address,
             port,
@@ -159,15 +136,6 @@ impl Drop for Forwards {
     }
 }
 
-impl FilesPort {
-    /// Connect to the port, so to speak: the client sees a connection from this machine that knows its nonce.
-    pub(super) async fn connect(self, mux: &Mux, handle: &Handle) -> Result<(Receiver, Sender)> {
-        let (receiver, sender) = open(mux, handle, &self.address, self.port, self.port).await?;
-        sender.send(Stream::Data, self.nonce.into()).await?;
-        Ok((receiver, sender))
-    }
-}
-
 fn loopback(host: &str) -> Option<IpAddr> {
     match host {
         "localhost" | "127.0.0.1" => Some(Ipv4Addr::LOCALHOST.into()),
@@ -176,26 +144,14 @@ fn loopback(host: &str) -> Option<IpAddr> {
     }
 }
 
-async fn open(
-    mux: &Mux,
-    handle: &Handle,
-    address: &str,
-    port: u32,
-    from: u32,
-) -> Result<(Receiver, Sender)> {
-    let expected = mux.expect();
-    let channel = handle
-        .channel_open_forwarded_tcpip(address, port, "127.0.0.1", from)
-        .await?;
-    Ok(expected.open(channel))
-}
-
 async fn accept(listener: TcpListener, address: String, port: u32, mux: Mux, handle: Handle) {
     while let Ok((stream, from)) = listener.accept().await {
         let (mux, handle, address) = (mux.clone(), handle.clone(), address.clone());
         tokio::spawn(async move {
             let from = from.port().into();
-            if let Ok((receiver, sender)) = open(&mux, &handle, &address, port, from).await {
+            if let Ok((receiver, sender)) =
+                open_forwarded(&mux, &handle, &address, port, from).await
+            {
                 relay(receiver, sender, stream).await;
             }
         });
@@ -248,14 +204,14 @@ mod tests {
 
     fn granted() -> Forwards {
         let mut forwards = Forwards::new(false);
-        forwards.of_files.insert(50_000, "127.0.0.1".into());
+        assert_eq!(forwards.of_files.grant("127.0.0.1"), Some(49_152));
         forwards
     }
 
     #[test]
     fn the_port_of_the_files_is_used_once_and_only_with_a_nonce() {
         let environment = [("CPUNONCE".to_owned(), "ab".to_owned())];
-        let command = b"-port9p=50000 'ls' '-port9p=50000'";
+        let command = b"-port9p=49152 'ls' '-port9p=49152'";
         let mut forwards = granted();
         let (none, rest) = forwards.take_files(command, &[]);
         assert!(none.is_none() && rest == command);
@@ -263,16 +219,16 @@ mod tests {
         let files = files.unwrap();
         assert_eq!(
             (files.address.as_str(), files.port, files.nonce.as_str()),
-            ("127.0.0.1", 50_000, "ab")
+            ("127.0.0.1", 49_152, "ab")
         );
-        assert_eq!(rest, b" 'ls' '-port9p=50000'");
+        assert_eq!(rest, b" 'ls' '-port9p=49152'");
         let (none, rest) = forwards.take_files(command, &environment);
         assert!(none.is_none() && rest == command);
         for command in [
             &b" 'ls'"[..],
             b"-port9p= 'ls'",
             b"-port9p=x",
-            b"'-port9p=50000'",
+            b"'-port9p=49152'",
         ] {
             let (none, rest) = granted().take_files(command, &environment);
             assert!(none.is_none() && rest == command);
@@ -282,9 +238,9 @@ mod tests {
     #[test]
     fn only_what_was_granted_is_taken_back() {
         let mut forwards = granted();
-        assert!(!forwards.cancel("::1", 50_000) && !forwards.cancel("127.0.0.1", 50_001));
-        assert!(forwards.cancel("127.0.0.1", 50_000));
-        assert!(!forwards.cancel("127.0.0.1", 50_000));
+        assert!(!forwards.cancel("::1", 49_152) && !forwards.cancel("127.0.0.1", 49_153));
+        assert!(forwards.cancel("127.0.0.1", 49_152));
+        assert!(!forwards.cancel("127.0.0.1", 49_152));
         for host in ["0.0.0.0", "", "*", "127.0.0.2", "::", "example.org"] {
             assert_eq!(loopback(host), None);
         }

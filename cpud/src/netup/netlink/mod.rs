@@ -48,10 +48,12 @@ impl Netlink {
         })
     }
 
-    /// Everything that is: addresses first, then links.
+    /// Everything that is: links, then their addresses.
     pub(crate) fn everything(&mut self) -> io::Result<Vec<Event>> {
-        let mut events = self.request(k::GET_ADDRESS, k::DUMP, &[0; 8], &[])?;
-        events.extend(self.request(k::GET_LINK, k::DUMP, &[0; 16], &[])?);
+        // Asked for in the other order, so that no address comes without its link.
+        let addresses = self.request(k::GET_ADDRESS, k::DUMP, &[0; 8], &[])?;
+        let mut events = self.request(k::GET_LINK, k::DUMP, &[0; 16], &[])?;
+        events.extend(addresses);
         Ok(events)
     }
 

@@ -14,7 +14,7 @@ use super::requests::{no, refuse};
 use super::{ChannelState, Connection};
 use crate::console::Roster;
 use crate::ssh::exec::{Request, Terminal};
-use crate::ssh::{auth, forward};
+use crate::ssh::forward;
 
 impl server::Handler for Connection {
     type Error = anyhow::Error;
@@ -42,7 +42,7 @@ impl server::Handler for Connection {
         self.log(|| {
             format!(
                 "{user} logged in with {}",
-                auth::fingerprint(key.public_key)
+                cpu_proto::fingerprint(key.public_key)
             )
         });
         let is_it = |known: &&PublicKey| known.key_data() == key.public_key.key_data();

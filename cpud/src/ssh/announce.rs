@@ -1,0 +1,190 @@
+//! The line on the console that a person can act on: where the machine is, and what to type. The server
+//! prints one for each address that a link gets, since what it invites to must work.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use cpu_proto::DEFAULT_PORT;
+
+use crate::console::say;
+use crate::listen_addr::Place;
+use crate::netup::netlink::{Event, Netlink};
+
+/// Announces each address once, until it has been gone.
+pub(super) struct Announcer {
+    netlink: Netlink,
+    addresses: Addresses,
+    place: Place,
+    /// The host key's.
+    fingerprint: String,
+}
+
+impl Announcer {
+    /// Announces the addresses that there are.
+    pub(super) fn new(place: Place, fingerprint: String) -> io::Result<Self> {
+        let mut announcer = Self {
+            netlink: Netlink::new()?,
+            addresses: Addresses::default(),
+            place,
+            fingerprint,
+        };
+        announcer.read_all()?;
+        Ok(announcer)
+    }
+
+    /// Takes in what has happened to the addresses.
+    pub(super) fn work(&mut self) -> io::Result<()> {
+        match self.netlink.events()? {
+            Some(events) => self.take(events),
+            // Some of it was lost.
+            None => self.read_all()?,
+        }
+        Ok(())
+    }
+
+    fn read_all(&mut self) -> io::Result<()> {
+        let events = self.netlink.everything()?;
+        self.addresses.retain(&events);
+        self.take(events);
+        Ok(())
+    }
+
+    fn take(&mut self, events: Vec<Event>) {
+        for event in events {
+            let Some((link, address)) = self.addresses.take(event) else {
+                continue;
+            };
+            let port = match self.place {
+                Place::Tcp(None, port) => Some(port),
+                Place::Tcp(Some(only), port) if only == address => Some(port),
+                _ => None,
+            };
+            say(line(&link, address, port, &self.fingerprint));
+        }
+    }
+}
+
+impl AsFd for Announcer {
+    /// Readable when something has happened.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.netlink.as_fd()
+    }
+}
+
+/// The links by their names, and the addresses that were announced.
+#[derive(Default)]
+struct Addresses {
+    links: BTreeMap<u32, String>,
+    announced: BTreeSet<(u32, IpAddr)>,
+}
+
+impl Addresses {
+    /// A link's name and its address, if it is to be announced.
+    fn take(&mut self, event: Event) -> Option<(String, IpAddr)> {
+        match event {
+            Event::Link(link) => drop(self.links.insert(link.index, link.name)),
+            Event::LinkGone(link) => {
+                self.links.remove(&link);
+                self.announced.retain(|(of, _)| *of != link);
+            }
+            Event::Address(address) => {
+                if address.usable && self.announced.insert((address.link, address.ip)) {
+                    let link = self.links.get(&address.link);
+                    return Some((link.map_or("?", String::as_str).to_owned(), address.ip));
+                }
+            }
+            Event::AddressGone(address) => {
+                self.announced.remove(&(address.link, address.ip));
+            }
+        }
+        None
+    }
+
+    /// Forgets the addresses that are not among `events`, which are everything that is.
+    fn retain(&mut self, events: &[Event]) {
+        self.announced.retain(|announced| {
+            let is_it = |event: &Event| match event {
+                Event::Address(address) => (address.link, address.ip) == *announced,
+                _ => false,
+            };
+            events.iter().any(is_it)
+        });
+    }
+}
+
+/// Without a port there is nothing to try at this address, which is worth knowing all the same.
+fn line(link: &str, address: IpAddr, port: Option<u16>, fingerprint: &str) -> String {
+    let Some(port) = port else {
+        return format!("{link} {address}");
+    };
+    let invitation = invitation(address, port);
+    format!("{link} {address} port {port} host key {fingerprint}; try: {invitation}")
+}
+
+/// What a person can type.
+pub(crate) fn invitation(address: IpAddr, port: u16) -> String {
+    match port {
+        DEFAULT_PORT => format!("cpu {address} date"),
+        port => format!("cpu -sp {port} {address} date"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netup::netlink::{Address, Link};
+
+    #[test]
+    fn the_line_says_where_who_and_what_to_type() {
+        let ip = IpAddr::from([10, 0, 2, 15]);
+        assert_eq!(
+            line("eth0", ip, Some(17010), "SHA256:abc"),
+            "eth0 10.0.2.15 port 17010 host key SHA256:abc; try: cpu 10.0.2.15 date"
+        );
+        assert_eq!(
+            line("eth0", "fec0::1".parse().unwrap(), Some(22), "SHA256:abc"),
+            "eth0 fec0::1 port 22 host key SHA256:abc; try: cpu -sp 22 fec0::1 date"
+        );
+        assert_eq!(line("eth0", ip, None, "SHA256:abc"), "eth0 10.0.2.15");
+    }
+
+    #[test]
+    fn an_address_is_announced_once_until_it_is_gone() {
+        let ip = IpAddr::from([10, 0, 2, 15]);
+        let address = |usable| Address {
+            link: 2,
+            ip,
+            prefix: 24,
+            usable,
+            permanent: false,
+        };
+        let link = Event::Link(Link {
+            index: 2,
+            name: "eth0".into(),
+            mac: None,
+            up: true,
+            running: true,
+            mtu: 1500,
+            has_master: false,
+            kind: None,
+        });
+        let there = || Event::Address(address(true));
+        let announced = Some(("eth0".to_owned(), ip));
+
+        let mut addresses = Addresses::default();
+        assert_eq!(addresses.take(link.clone()), None);
+        assert_eq!(addresses.take(Event::Address(address(false))), None);
+        assert_eq!(addresses.take(there()), announced);
+        assert_eq!(addresses.take(there()), None);
+        addresses.take(Event::AddressGone(address(true)));
+        assert_eq!(addresses.take(there()), announced);
+        addresses.retain(&[link.clone(), there()]);
+        assert_eq!(addresses.take(there()), None);
+        addresses.retain(std::slice::from_ref(&link));
+        assert_eq!(addresses.take(there()), announced);
+        addresses.take(Event::LinkGone(2));
+        assert_eq!(addresses.take(there()), Some(("?".to_owned(), ip)));
+    }
+}

@@ -1,0 +1,180 @@
+//! The server role: listens, and gives every connection a process of its own, so that neither a
+//! crash nor the memory of one is another's concern, and each is single-threaded.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
+use super::announce::Announcer;
+use super::{auth, listen};
+use crate::console::say;
+use crate::flags::Options;
+use crate::role::Role;
+
+/// Connections at one time; the next one waits in the kernel's queue until one of them ends.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Connections at one time that have not logged in. Beyond them the oldest has to go, so that those who
+/// never will keep nobody out.
+const MAX_STRANGERS: usize = 128;
+
+/// What a stranger has in any case.
+const STRANGER_TIME: Duration = Duration::from_secs(10);
+
+/// Wait after a failure to accept, so that a lasting one does not eat the machine.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Listens for ever; with `announce`, says on the console at which addresses.
+pub(crate) fn serve(options: &Options, announce: bool) -> Result<()> {
+    // What would make every login fail must be known before the first one.
+    let keys = auth::read_public_keys(&options.public_keys)?;
+    let host_key = auth::read_host_key(&options.host_key)?;
+    let listener = listen::listen(&options.place)?;
+    let fingerprint = cpu_proto::fingerprint(host_key.public_key());
+    say(format_args!(
+        "serving on {}, {} key(s) may log in, host key {fingerprint}",
+        options.place,
+        keys.len(),
+    ));
+    drop((keys, host_key));
+    let announcer = announce.then(|| Announcer::new(options.place.clone(), fingerprint));
+    let mut announcer = announcer.and_then(|announcer| announcer.inspect_err(cannot_announce).ok());
+
+    let mut ended = SigSet::empty();
+    ended.add(Signal::SIGCHLD);
+    ended.thread_block().context("cannot block SIGCHLD")?;
+    let ended = SignalFd::with_flags(&ended, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+        .context("cannot make a signalfd")?;
+
+    let mut connections: Vec<Connection> = Vec::new();
+    loop {
+        while let Ok(Some(_)) = ended.read_signal() {}
+        connections.retain_mut(|connection| matches!(connection.child.try_wait(), Ok(None)));
+        // The oldest of too many strangers must go, once he has had the time that a login takes.
+        let mut strangers = connections
+            .iter()
+            .filter(|connection| connection.login.is_some());
+        let oldest = strangers
+            .next()
+            .filter(|_| strangers.count() + 1 >= MAX_STRANGERS);
+        let patience = oldest.map(|oldest| STRANGER_TIME.saturating_sub(oldest.since.elapsed()));
+        let must_wait = patience.filter(|patience| !patience.is_zero());
+        let room = connections.len() < MAX_CONNECTIONS && must_wait.is_none();
+        let logins = connections
+            .iter()
+            .filter_map(|connection| connection.login.as_ref());
+        // Of a pipe that nobody writes to only the end is waited for.
+        let logins = logins.map(|login| PollFd::new(login.as_fd(), PollFlags::empty()));
+        let asked = if room {
+            PollFlags::POLLIN
+        } else {
+            PollFlags::empty()
+        };
+        let mut wake = vec![
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(listener.as_fd(), asked),
+        ];
+        wake.extend(logins);
+        let news = announcer.as_ref().map(AsFd::as_fd);
+        wake.extend(news.map(|news| PollFd::new(news, PollFlags::POLLIN)));
+        let timeout = must_wait.map_or(PollTimeout::NONE, |wait| {
+            // A millisecond more, since the rest is cut off.
+            PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        if nix::poll::poll(&mut wake, timeout).is_err() {
+            continue; // interrupted
+        }
+        let is_over: Vec<bool> = wake.iter().map(|fd| fd.any() == Some(true)).collect();
+        drop(wake);
+        if let Some(all) = &mut announcer
+            && is_over.last() == Some(&true)
+            && let Err(error) = all.work()
+        {
+            cannot_announce(&error);
+            announcer = None;
+        }
+        let logged_in = is_over.get(2..).unwrap_or_default();
+        let strangers = connections
+            .iter_mut()
+            .filter(|connection| connection.login.is_some());
+        for (connection, _) in strangers.zip(logged_in).filter(|(_, is_over)| **is_over) {
+            connection.login = None;
+        }
+        if !room || is_over.get(1) != Some(&true) {
+            continue;
+        }
+        match crate::sys::accept(listener.as_fd()) {
+            Ok(stream) => {
+                if patience.is_some() {
+                    let oldest = connections.iter_mut().find(|one| one.login.is_some());
+                    if let Some(oldest) = oldest {
+                        say("too many peers that do not log in; the oldest is gone");
+                        let _ = oldest.child.kill();
+                        oldest.login = None;
+                    }
+                }
+                match spawn(options, stream) {
+                    Ok(connection) => connections.push(connection),
+                    Err(error) => say(format_args!("{error:#}")),
+                }
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => {
+                // Out of descriptors or memory, or a peer that left at once: none is for ever.
+                say(format_args!("cannot accept a connection: {error}"));
+                std::thread::sleep(PAUSE);
+            }
+        }
+    }
+}
+
+fn cannot_announce(error: &io::Error) {
+    say(format_args!(
+        "cannot follow the machine's addresses: {error}"
+    ));
+}
+
+/// A process that serves a connection.
+struct Connection {
+    child: Child,
+    since: Instant,
+    /// Ends when the peer has logged in; until then he is a stranger.
+    login: Option<OwnedFd>,
+}
+
+/// A fresh `cpud connection` with the socket as its standard input; its standard output ends with the login.
+fn spawn(options: &Options, stream: OwnedFd) -> Result<Connection> {
+    let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg(Role::Connection.name())
+        .arg("-pk")
+        .arg(&options.public_keys)
+        .arg("-hk")
+        .arg(&options.host_key)
+        .stdin(Stdio::from(stream))
+        .stdout(Stdio::from(theirs));
+    if options.forward {
+        command.arg("-forward");
+    }
+    if options.post_quantum {
+        command.arg("-pq");
+    }
+    command.arg(format!("-alive={}", options.alive.as_secs()));
+    if options.debug {
+        command.arg("-d");
+    }
+    let child = command.spawn();
+    Ok(Connection {
+        child: child.context("cannot start a process for a connection")?,
+        since: Instant::now(),
+        login: Some(login),
+    })
+}
