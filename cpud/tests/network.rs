@@ -61,7 +61,7 @@ impl Machine {
         let (console, stderr) = pipe2(OFlag::O_CLOEXEC).unwrap();
         let script = "read go; cd $1; mount --bind cmdline /proc/cmdline; mount --bind etc /etc;
                       hostname cpu; exec $2 network";
-        let mut child = Command::new("unshare")
+        let child = Command::new("unshare")
             .args(["--net", "--mount", "--uts", "sh", "-c", script, "sh"])
             .arg(directory.path())
             .arg(env!("CARGO_BIN_EXE_cpud"))
@@ -81,7 +81,14 @@ impl Machine {
         ip(&["addr", "add", "10.9.0.1/24", "dev", "wire"]);
         ip(&["link", "set", "wire", "up"]);
         let server = Command::new("nsenter")
-            .args(["--target", &pid, "--net", env!("CARGO_BIN_EXE_cpud"), "server", "-pk"])
+            .args([
+                "--target",
+                &pid,
+                "--net",
+                env!("CARGO_BIN_EXE_cpud"),
+                "server",
+                "-pk",
+            ])
             .arg(key.with_extension("pub"))
             .arg("-hk")
             .arg(&key)
@@ -96,7 +103,10 @@ impl Machine {
             directory,
         };
         let serving = machine.line();
-        assert!(serving.starts_with("cpud: serving on port 17010"), "{serving}");
+        assert!(
+            serving.starts_with("cpud: serving on port 17010"),
+            "{serving}"
+        );
         let go = machine.child.stdin.as_mut().unwrap();
         go.write_all(b"go\n").unwrap();
         machine
