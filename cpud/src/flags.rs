@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::listen_addr::Place;
+use crate::listen_addr::ListenAddr;
 
 /// What the server and its connections need to know.
 #[derive(Clone, Debug)]
-pub(crate) struct Options {
+pub(crate) struct ServerOptions {
     /// Where to listen.
-    pub(crate) place: Place,
+    pub(crate) listen: ListenAddr,
     /// Public keys that may log in, `authorized_keys` format.
     pub(crate) public_keys: PathBuf,
     /// The machine's private host key, OpenSSH format.
@@ -77,9 +77,9 @@ pub(crate) fn help() -> String {
 }
 
 /// The flags of the server, with one dash or two.
-pub(crate) fn parse(args: &[String]) -> Result<Options> {
-    let mut options = Options {
-        place: Place::Tcp(None, cpu_proto::DEFAULT_PORT),
+pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
+    let mut options = ServerOptions {
+        listen: ListenAddr::Tcp(None, cpu_proto::DEFAULT_PORT),
         public_keys: PathBuf::from("/key.pub"),
         host_key: PathBuf::from("/host_key"),
         forward: false,
@@ -123,7 +123,7 @@ pub(crate) fn parse(args: &[String]) -> Result<Options> {
             },
         }
     }
-    options.place = Place::parse(network.as_deref(), port.as_deref())?;
+    options.listen = ListenAddr::parse(network.as_deref(), port.as_deref())?;
     Ok(options)
 }
 

@@ -9,7 +9,7 @@ use cpu_proto::DEFAULT_PORT;
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum ListenAddr {
     /// A TCP port, of one address or of all.
     Tcp(Option<IpAddr>, u16),
     /// The path of a unix socket.
@@ -18,7 +18,7 @@ pub(crate) enum Place {
     Vsock(u32),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListenAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(None, port) => write!(f, "port {port}"),
@@ -29,7 +29,7 @@ impl fmt::Display for Place {
     }
 }
 
-impl Place {
+impl ListenAddr {
     /// What `-net` and `-port` mean.
     pub(crate) fn parse(network: Option<&str>, port: Option<&str>) -> Result<Self> {
         match network.unwrap_or("tcp") {
@@ -70,21 +70,24 @@ mod tests {
 
     #[test]
     fn flags_become_places() {
-        let place = |network, port| Place::parse(network, port);
-        assert_eq!(place(None, None).unwrap(), Place::Tcp(None, 17010));
+        let place = |network, port| ListenAddr::parse(network, port);
+        assert_eq!(place(None, None).unwrap(), ListenAddr::Tcp(None, 17010));
         assert_eq!(
             place(Some("tcp"), Some("22")).unwrap(),
-            Place::Tcp(None, 22)
+            ListenAddr::Tcp(None, 22)
         );
         for text in ["127.0.0.1:22", "[::1]:22"] {
-            let Place::Tcp(Some(address), 22) = place(None, Some(text)).unwrap() else {
+            let ListenAddr::Tcp(Some(address), 22) = place(None, Some(text)).unwrap() else {
                 panic!("{text}");
             };
             assert!(address.is_loopback());
         }
-        assert_eq!(place(Some("vsock"), Some("7")).unwrap(), Place::Vsock(7));
+        assert_eq!(
+            place(Some("vsock"), Some("7")).unwrap(),
+            ListenAddr::Vsock(7)
+        );
         let unix = place(Some("unix"), Some("/run/cpud")).unwrap();
-        assert_eq!(unix, Place::Unix("/run/cpud".into()));
+        assert_eq!(unix, ListenAddr::Unix("/run/cpud".into()));
         for (network, port) in [
             (None, Some("99999")),
             (Some("unix"), None),

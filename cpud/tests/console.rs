@@ -25,7 +25,7 @@ const SIZE: Winsize = Winsize {
 };
 
 /// The role, and the consoles as whoever sits before them sees them.
-struct Machine {
+struct ConsoleFixture {
     role: Child,
     /// Where all other roles write.
     said: File,
@@ -74,7 +74,7 @@ impl Console {
     }
 }
 
-impl Machine {
+impl ConsoleFixture {
     /// Devices by the names of consoles, all of which are there at once.
     fn new(consoles: &[(&str, &Console)]) -> Self {
         assert!(
@@ -125,7 +125,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for ConsoleFixture {
     fn drop(&mut self) {
         let _ = self.role.kill();
         let _ = self.role.wait();
@@ -135,7 +135,7 @@ impl Drop for Machine {
 #[test]
 fn a_console_that_takes_nothing_holds_up_no_other() {
     let (mut stopped, mut other) = (Console::new(), Console::new());
-    let mut machine = Machine::new(&[("ttyA", &stopped), ("ttyB", &other)]);
+    let mut machine = ConsoleFixture::new(&[("ttyA", &stopped), ("ttyB", &other)]);
     for number in 0..4000 {
         machine.say(&format!("cpud: line {number:04} {}", "x".repeat(80)));
         // Whoever reads does; the other's lines are kept, and then lost as a whole.
@@ -158,7 +158,7 @@ fn a_console_that_takes_nothing_holds_up_no_other() {
 #[test]
 fn a_console_that_appears_is_told_what_was_said_before() {
     let (mut first, mut second) = (Console::new(), Console::new());
-    let mut machine = Machine::new(&[("ttyA", &first), ("ttyB", &second)]);
+    let mut machine = ConsoleFixture::new(&[("ttyA", &first), ("ttyB", &second)]);
     let active = machine.directory.path().join("active");
     fs::write(&active, "ttyA").unwrap();
     machine.say("cpud: one\x1b[2J");
@@ -171,7 +171,7 @@ fn a_console_that_appears_is_told_what_was_said_before() {
 #[test]
 fn a_screen_is_drawn_anew_only_where_it_has_changed() {
     let mut screen = Console::new();
-    let mut machine = Machine::new(&[("tty0", &screen)]);
+    let mut machine = ConsoleFixture::new(&[("tty0", &screen)]);
     let page = screen.shows("---\x1b[m\x1b8");
     assert!(
         page.starts_with("\x1bc\x1b[?25l\x1b[14;25r\x1b[14;1H"),

@@ -12,12 +12,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// A machine: init, and what it starts.
-struct Machine {
+struct InitFixture {
     unshare: Child,
     directory: tempfile::TempDir,
 }
 
-impl Machine {
+impl InitFixture {
     /// Boots with this kernel command line; the server finds no keys and dies at once.
     fn boot(cmdline: &str) -> Self {
         assert!(
@@ -98,7 +98,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for InitFixture {
     fn drop(&mut self) {
         let _ = self.unshare.kill();
         let _ = self.unshare.wait();
@@ -125,7 +125,7 @@ fn children(parent: u32) -> Vec<u32> {
 
 #[test]
 fn it_makes_a_machine_supervises_and_reaps() {
-    let machine = Machine::boot("quiet hostname=board ip=off\n");
+    let machine = InitFixture::boot("quiet hostname=board ip=off\n");
     assert_eq!(
         machine.run("uname -n; stat -fc %T /tmp /run"),
         "board\ntmpfs\ntmpfs\n"
@@ -160,7 +160,7 @@ fn it_makes_a_machine_supervises_and_reaps() {
 
 #[test]
 fn it_ends_everything_and_reboots() {
-    let mut machine = Machine::boot("\n");
+    let mut machine = InitFixture::boot("\n");
     // An orphan of init's that is deaf to SIGTERM.
     machine.run(
         "(setsid sh -c \"trap '' TERM; echo deaf >/dev/console; while :; do sleep 0.2; done\" >&- 2>&- &)",

@@ -28,7 +28,7 @@ const SERVER: [u8; 4] = [10, 9, 0, 1];
 
 /// `cpud network` and `cpud server` in namespaces of their own, with /etc and the kernel's command line
 /// made up; this thread is in the network namespace at the other end of their eth0.
-struct Machine {
+struct NetworkFixture {
     /// The network.
     child: Child,
     server: Child,
@@ -38,7 +38,7 @@ struct Machine {
     directory: tempfile::TempDir,
 }
 
-impl Machine {
+impl NetworkFixture {
     fn new(cmdline: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -173,7 +173,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for NetworkFixture {
     fn drop(&mut self) {
         for child in [&mut self.child, &mut self.server] {
             let _ = child.kill();
@@ -191,15 +191,15 @@ fn ip(words: &[&str]) {
 }
 
 /// The server's end of the wire.
-struct Server(UdpSocket);
+struct DhcpServer(UdpSocket);
 
 /// What a client has sent.
-struct Request {
+struct DhcpMessage {
     message: Vec<u8>,
     from: SocketAddr,
 }
 
-impl Server {
+impl DhcpServer {
     fn new() -> Self {
         let socket = UdpSocket::bind("0.0.0.0:67").unwrap();
         socket.set_broadcast(true).unwrap();
@@ -209,25 +209,25 @@ impl Server {
         Self(socket)
     }
 
-    fn receive(&self) -> Request {
+    fn receive(&self) -> DhcpMessage {
         let mut message = vec![0; 1500];
         let (length, from) = self
             .0
             .recv_from(&mut message)
             .expect("the client says something");
         message.truncate(length);
-        Request { message, from }
+        DhcpMessage { message, from }
     }
 
     /// The next message, which must be of this kind.
-    fn expect(&self, kind: u8) -> Request {
+    fn expect(&self, kind: u8) -> DhcpMessage {
         let request = self.receive();
         assert_eq!(request.kind(), kind);
         request
     }
 
     /// Answers to the address that the client has, else to all.
-    fn answer(&self, request: &Request, kind: u8, options: &[(u8, &[u8])]) {
+    fn answer(&self, request: &DhcpMessage, kind: u8, options: &[(u8, &[u8])]) {
         let mut m = request.message[..240].to_vec();
         m[0] = 2;
         m[16..20].copy_from_slice(&OURS);
@@ -265,7 +265,7 @@ impl Server {
     }
 }
 
-impl Request {
+impl DhcpMessage {
     fn option(&self, wanted: u8) -> Option<Vec<u8>> {
         let mut rest = &self.message[240..];
         while let [code, length, after @ ..] = rest {
@@ -291,8 +291,8 @@ const HOUR: (u8, &[u8]) = (51, &[0, 0, 14, 16]);
 
 #[test]
 fn a_lease_is_used_renewed_rebound_and_given_up() {
-    let mut machine = Machine::new("console=ttyS0 root=/dev/ram0\n");
-    let server = Server::new();
+    let mut machine = NetworkFixture::new("console=ttyS0 root=/dev/ram0\n");
+    let server = DhcpServer::new();
     // Four seconds, renewal after one, rebinding after two.
     let short: &[(u8, &[u8])] = &[
         MASK,
@@ -356,8 +356,8 @@ fn a_lease_is_used_renewed_rebound_and_given_up() {
 
 #[test]
 fn a_cable_put_into_another_network_brings_another_lease() {
-    let mut machine = Machine::new("ip=dhcp\n");
-    let server = Server::new();
+    let mut machine = NetworkFixture::new("ip=dhcp\n");
+    let server = DhcpServer::new();
     server.lease(&[MASK, HOUR]);
     assert!(machine.line().starts_with("cpud: eth0 10.9.0.50 port"));
     ip(&["link", "set", "wire", "down"]);
@@ -385,8 +385,8 @@ fn a_cable_put_into_another_network_brings_another_lease() {
 
 #[test]
 fn a_link_that_comes_later_is_served_and_one_that_goes_is_forgotten() {
-    let mut machine = Machine::new("\n");
-    let server = Server::new();
+    let mut machine = NetworkFixture::new("\n");
+    let server = DhcpServer::new();
     server.lease(&[MASK, HOUR, (6, &[10, 9, 0, 2])]);
     machine.line();
     ip(&["link", "del", "wire"]);
@@ -405,7 +405,7 @@ fn a_link_that_comes_later_is_served_and_one_that_goes_is_forgotten() {
 #[test]
 fn an_address_on_the_kernels_command_line_is_used_without_dhcp() {
     let arguments = "ip=10.9.0.77::10.9.0.1:255.255.255.0:board:eth0:off:1.1.1.1 ip=nonsense=1:\n";
-    let mut machine = Machine::new(arguments);
+    let mut machine = NetworkFixture::new(arguments);
     let complaint = machine.line();
     assert!(
         complaint.starts_with("cpud: ip=nonsense=1: of the kernel's command line is ignored: "),
@@ -429,7 +429,7 @@ fn an_address_on_the_kernels_command_line_is_used_without_dhcp() {
 #[test]
 fn a_configured_link_is_left_alone() {
     // As the kernel's own ip= or a container's runtime leaves it.
-    let mut machine = Machine::new("ip=off\n");
+    let mut machine = NetworkFixture::new("ip=off\n");
     let pid = machine.child.id().to_string();
     let inside = |words: &[&str]| {
         let words = [&["--target", &pid, "--net", "ip"], words].concat();
@@ -443,7 +443,7 @@ fn a_configured_link_is_left_alone() {
     };
     inside(&["addr", "add", "10.9.0.88/24", "dev", "eth0"]);
     assert_eq!(machine.line(), machine.announcement("10.9.0.88"));
-    let socket = Server::new().0;
+    let socket = DhcpServer::new().0;
     socket
         .set_read_timeout(Some(Duration::from_secs(2)))
         .unwrap();

@@ -17,13 +17,17 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
 /// A session whose control channel this test holds.
-struct Session {
+struct SessionFixture {
     child: Child,
     control: Option<File>,
 }
 
 /// What `cpud session` is given: one variable per line, words, and perhaps a terminal.
-fn start(environment: &[(&str, &str)], words: &[&str], terminal: Option<&OwnedFd>) -> Session {
+fn start(
+    environment: &[(&str, &str)],
+    words: &[&str],
+    terminal: Option<&OwnedFd>,
+) -> SessionFixture {
     assert!(
         nix::unistd::geteuid().is_root(),
         "sessions make mount namespaces: run this test as root, or by make check"
@@ -49,7 +53,7 @@ fn start(environment: &[(&str, &str)], words: &[&str], terminal: Option<&OwnedFd
             .stderr(Stdio::piped());
     }
     let child = command.arg("--").args(words).spawn().unwrap();
-    Session {
+    SessionFixture {
         child,
         control: Some(ours.into()),
     }
@@ -57,7 +61,7 @@ fn start(environment: &[(&str, &str)], words: &[&str], terminal: Option<&OwnedFd
 
 /// Runs a session to its end.
 fn run(environment: &[(&str, &str)], words: &[&str]) -> Output {
-    let Session { child, control } = start(environment, words, None);
+    let SessionFixture { child, control } = start(environment, words, None);
     let output = child.wait_with_output().unwrap();
     drop(control);
     output

@@ -8,14 +8,14 @@ use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{EcdsaCurve, HashAlg, PublicKey};
 
 use super::roster::Login;
-use crate::flags::Options;
-use crate::listen_addr::Place;
-use crate::netup::netlink::{Address, Event};
+use crate::flags::ServerOptions;
+use crate::listen_addr::ListenAddr;
+use crate::netup::netlink::{Address, NetlinkEvent};
 use crate::ssh;
 
 /// A link of the machine's.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub(super) struct LinkFacts {
     pub(super) index: u32,
     pub(super) name: String,
     /// An Ethernet link, whether or not it has an address.
@@ -37,11 +37,11 @@ pub(super) struct HostKey {
 /// All of it.
 #[derive(Debug)]
 pub(super) struct Facts {
-    options: Options,
+    options: ServerOptions,
     /// Its name, release and architecture.
     pub(super) kernel: String,
     /// In the order of their indices.
-    pub(super) links: Vec<Seen>,
+    pub(super) links: Vec<LinkFacts>,
     pub(super) host_key: Option<HostKey>,
     /// Who may log in.
     pub(super) keys: Vec<String>,
@@ -49,7 +49,7 @@ pub(super) struct Facts {
 }
 
 impl Facts {
-    pub(super) fn new(options: Options) -> Self {
+    pub(super) fn new(options: ServerOptions) -> Self {
         let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
         let release = release.unwrap_or_default();
         let mut facts = Self {
@@ -65,8 +65,8 @@ impl Facts {
     }
 
     /// Where the server listens.
-    pub(super) fn place(&self) -> &Place {
-        &self.options.place
+    pub(super) fn listen(&self) -> &ListenAddr {
+        &self.options.listen
     }
 
     /// Reads what is still missing: the server may be waiting for its files too.
@@ -84,17 +84,17 @@ impl Facts {
     }
 
     /// Takes in what has happened to a link.
-    pub(super) fn hear(&mut self, event: Event) {
+    pub(super) fn hear(&mut self, event: NetlinkEvent) {
         match event {
-            Event::Link(link) if link.name == "lo" => {}
-            Event::Link(link) => {
+            NetlinkEvent::Link(link) if link.name == "lo" => {}
+            NetlinkEvent::Link(link) => {
                 let at = self.links.partition_point(|seen| seen.index < link.index);
                 if self
                     .links
                     .get(at)
                     .is_none_or(|seen| seen.index != link.index)
                 {
-                    self.links.insert(at, Seen::default());
+                    self.links.insert(at, LinkFacts::default());
                 }
                 let seen = &mut self.links[at];
                 seen.index = link.index;
@@ -102,9 +102,9 @@ impl Facts {
                 seen.is_ethernet = link.mac.is_some() && !link.has_master;
                 seen.running = link.running;
             }
-            Event::LinkGone(index) => self.links.retain(|seen| seen.index != index),
-            Event::Address(address) => self.set_address(address, address.usable),
-            Event::AddressGone(address) => self.set_address(address, false),
+            NetlinkEvent::LinkGone(index) => self.links.retain(|seen| seen.index != index),
+            NetlinkEvent::Address(address) => self.set_address(address, address.usable),
+            NetlinkEvent::AddressGone(address) => self.set_address(address, false),
         }
     }
 
@@ -169,7 +169,7 @@ mod tests {
         let options = crate::flags::parse(&["-pk=/nosuch".into(), "-hk=/nosuch".into()]).unwrap();
         let mut facts = Facts::new(options);
         let link = |index, name: &str, running| {
-            Event::Link(Link {
+            NetlinkEvent::Link(Link {
                 index,
                 name: name.into(),
                 mac: Some([0; 6]),
@@ -192,11 +192,11 @@ mod tests {
             link(1, "lo", true),
             link(2, "eth0", false),
             link(2, "eth0", true),
-            Event::Address(address(2, 9, true)),
-            Event::Address(address(2, 7, true)),
-            Event::Address(address(2, 9, true)),
-            Event::Address(address(1, 1, true)),
-            Event::Address(address(3, 5, false)),
+            NetlinkEvent::Address(address(2, 9, true)),
+            NetlinkEvent::Address(address(2, 7, true)),
+            NetlinkEvent::Address(address(2, 9, true)),
+            NetlinkEvent::Address(address(1, 1, true)),
+            NetlinkEvent::Address(address(3, 5, false)),
         ] {
             facts.hear(event);
         }
@@ -217,9 +217,9 @@ mod tests {
             ("eth1".into(), false, "[]".into()),
         ];
         assert_eq!(seen(&facts), both);
-        facts.hear(Event::Address(address(2, 7, false)));
-        facts.hear(Event::AddressGone(address(2, 9, true)));
-        facts.hear(Event::LinkGone(3));
+        facts.hear(NetlinkEvent::Address(address(2, 7, false)));
+        facts.hear(NetlinkEvent::AddressGone(address(2, 9, true)));
+        facts.hear(NetlinkEvent::LinkGone(3));
         assert_eq!(seen(&facts), [("eth0".into(), true, "[]".into())]);
     }
 

@@ -1,5 +1,5 @@
 //! What cpud says to people. Every process of it writes lines to standard error ([`say`]). Where cpud is
-//! the init of a machine that is a pipe ([`catch_lines`]), and the *console* role ([`run`]) takes the
+//! the init of a machine that is a pipe ([`pipe_output`]), and the *console* role ([`run`]) takes the
 //! lines from there to every console that the kernel has: as they are to a serial line, and on a screen
 //! beneath a page that shows how the machine is.
 
@@ -17,7 +17,7 @@ use cpu_proto::printable;
 use nix::fcntl::OFlag;
 
 pub(crate) use role::run;
-pub(crate) use roster::{Listed, Roster};
+pub(crate) use roster::{ListedCommand, Roster};
 
 /// Writes `cpud: line` in one write(2), so that lines of several processes stay whole, and never more
 /// than a line, whatever a peer has put into it. A standard error that is closed, or a pipe that is
@@ -31,7 +31,7 @@ pub(crate) fn say(line: impl Display) {
 /// standard input, where the console role reads. Both ends live as long as this process: no writer is
 /// ever killed for want of a reader, and what is written while there is none is kept, up to the pipe's
 /// 64 KiB. Nobody waits: a line that finds it full is lost.
-pub(crate) fn catch_lines() -> nix::Result<()> {
+pub(crate) fn pipe_output() -> nix::Result<()> {
     let (read, write) = nix::unistd::pipe2(OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
     nix::unistd::dup2_stdin(read)?;
     nix::unistd::dup2_stdout(&write)?;

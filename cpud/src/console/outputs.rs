@@ -16,14 +16,14 @@ use super::screen::{Screen, log_line};
 
 const ACTIVE: &str = "/sys/class/tty/console/active";
 /// The kernel's word for the virtual terminal that is seen at the moment, and the one seen at boot.
-const SEEN: &str = "tty0";
-const FIRST: &str = "tty1";
+const CURRENT_VT: &str = "tty0";
+const FIRST_VT: &str = "tty1";
 
 /// The kernel's own choice, for where it does not tell, or what it tells cannot be opened.
 const DEFAULT: &str = "console";
 
 /// Bytes that are kept for a console that takes none.
-const LARGEST_QUEUE: usize = 64 * 1024;
+const MAX_QUEUE: usize = 64 * 1024;
 
 /// The list of the kernel's consoles.
 pub(super) struct Active {
@@ -85,8 +85,8 @@ impl Active {
 
 impl Output {
     fn open(name: &str) -> io::Result<Self> {
-        let is_screen = name == SEEN;
-        let device = Path::new("/dev").join(if is_screen { FIRST } else { name });
+        let is_screen = name == CURRENT_VT;
+        let device = Path::new("/dev").join(if is_screen { FIRST_VT } else { name });
         let mut options = File::options();
         // A file, where something has put one there, is added to.
         options.append(true).read(is_screen);
@@ -104,7 +104,7 @@ impl Output {
         };
         output.set_modes(is_screen);
         if is_screen {
-            output.measure();
+            output.read_size();
         }
         Ok(output)
     }
@@ -127,7 +127,7 @@ impl Output {
     }
 
     /// Takes a screen's size; all of it is to be drawn.
-    pub(super) fn measure(&mut self) {
+    pub(super) fn read_size(&mut self) {
         let size = crate::sys::window_size(self.file.as_fd());
         let (rows, columns) = size.map_or((25, 80), |size| (size.ws_row, size.ws_col));
         self.screen = Some(Screen::new(rows.into(), columns.into()));
@@ -153,7 +153,7 @@ impl Output {
 
     /// Bytes that belong together; as a whole they are lost when too much waits already.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if self.queue.len() + bytes.len() <= LARGEST_QUEUE {
+        if self.queue.len() + bytes.len() <= MAX_QUEUE {
             self.queue.extend(bytes);
         }
         self.flush()

@@ -1,10 +1,10 @@
 //! The page itself: the facts in the rows that a screen has for them, the host key's picture at the right.
 
-use super::facts::{Facts, Seen};
+use super::facts::{Facts, LinkFacts};
 use super::roster::Login;
 use super::screen::ascii;
-use crate::listen_addr::Place;
-use crate::ssh::invitation;
+use crate::listen_addr::ListenAddr;
+use crate::ssh::example_command;
 
 /// How a part of a row is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,10 +65,10 @@ impl Row {
 }
 
 /// What there is to tell: a word of what it is, and the text.
-type Entry = (String, String);
+type PageEntry = (String, String);
 
 /// The smallest screen that has a page: what is smaller has the log alone.
-const SMALLEST: (usize, usize) = (20, 60);
+const MIN_SIZE: (usize, usize) = (20, 60);
 /// Entries of a page on a screen of 25 rows: as many as the picture has lines.
 const ENTRIES: usize = 11;
 /// Widths: of labels, of a fingerprint, of the picture, which is left out where they do not fit together.
@@ -76,16 +76,16 @@ const LABEL: usize = 9;
 const FINGERPRINT: usize = 50;
 const PICTURE: usize = 19;
 /// The picture is not further away than that.
-const WIDEST: usize = 90;
+const MAX_TEXT: usize = 90;
 
 /// The page for a screen of so many rows and columns.
 pub(super) fn page(facts: &Facts, host: &str, rows: usize, columns: usize) -> Vec<Row> {
-    if rows < SMALLEST.0 || columns < SMALLEST.1 {
+    if rows < MIN_SIZE.0 || columns < MIN_SIZE.1 {
         return Vec::new();
     }
     let whole = columns - LABEL - 1;
     let (has_picture, text) = match whole.checked_sub(PICTURE + 1) {
-        Some(beside) if beside >= FINGERPRINT => (true, beside.min(WIDEST)),
+        Some(beside) if beside >= FINGERPRINT => (true, beside.min(MAX_TEXT)),
         _ => (false, whole),
     };
     let picture = facts.host_key.iter().flat_map(|key| &key.randomart);
@@ -115,15 +115,15 @@ pub(super) fn page(facts: &Facts, host: &str, rows: usize, columns: usize) -> Ve
 }
 
 /// Exactly so many, with texts that are about so wide; the last is what a person can type.
-fn entries(facts: &Facts, count: usize, width: usize) -> Vec<Entry> {
-    let links: Vec<&Seen> = facts.links.iter().filter(|seen| is_shown(seen)).collect();
+fn entries(facts: &Facts, count: usize, width: usize) -> Vec<PageEntry> {
+    let links: Vec<&LinkFacts> = facts.links.iter().filter(|seen| is_shown(seen)).collect();
     let address = links.iter().flat_map(|link| &link.addresses).next();
-    let try_it = match (facts.place(), address) {
-        (Place::Tcp(_, port), Some(address)) => invitation(*address, *port),
-        (Place::Tcp(..), None) => "no address yet".into(),
+    let try_it = match (facts.listen(), address) {
+        (ListenAddr::Tcp(_, port), Some(address)) => example_command(*address, *port),
+        (ListenAddr::Tcp(..), None) => "no address yet".into(),
         _ => String::new(),
     };
-    let links: Vec<Entry> = links
+    let links: Vec<PageEntry> = links
         .iter()
         .flat_map(|link| labelled(&link.name, describe_link(link, width), ""))
         .collect();
@@ -142,23 +142,23 @@ fn entries(facts: &Facts, count: usize, width: usize) -> Vec<Entry> {
     let [links, keys, logins] = share(lists, count.saturating_sub(4));
     let key = facts.host_key.as_ref().map(|key| key.fingerprint.as_str());
     let server = [
-        entry("serving", &facts.place().to_string()),
+        entry("serving", &facts.listen().to_string()),
         entry("host key", key.unwrap_or("none yet")),
     ];
     let all = links.into_iter().chain(server).chain(keys).chain(logins);
     let filled = all.chain(std::iter::repeat(entry("", "")));
-    let mut entries: Vec<Entry> = filled.take(count.saturating_sub(1)).collect();
+    let mut entries: Vec<PageEntry> = filled.take(count.saturating_sub(1)).collect();
     entries.push(entry("try", &try_it));
     entries
 }
 
 /// Hardware, and what else has an address.
-fn is_shown(link: &Seen) -> bool {
+fn is_shown(link: &LinkFacts) -> bool {
     link.is_ethernet || !link.addresses.is_empty()
 }
 
 /// Its addresses, as many in a row as fit.
-fn describe_link(link: &Seen, width: usize) -> Vec<String> {
+fn describe_link(link: &LinkFacts, width: usize) -> Vec<String> {
     let mut rows: Vec<String> = Vec::new();
     for address in link.addresses.iter().map(ToString::to_string) {
         match rows.last_mut() {
@@ -192,12 +192,12 @@ fn describe_login(login: &Login) -> String {
     .concat()
 }
 
-fn entry(label: &str, text: &str) -> Entry {
+fn entry(label: &str, text: &str) -> PageEntry {
     (label.to_owned(), text.to_owned())
 }
 
 /// A list whose first entry has a name in front of it; `none` stands for an empty one.
-fn labelled(label: &str, texts: Vec<String>, none: &str) -> Vec<Entry> {
+fn labelled(label: &str, texts: Vec<String>, none: &str) -> Vec<PageEntry> {
     if texts.is_empty() {
         return vec![entry(label, none)];
     }
@@ -210,7 +210,7 @@ fn labelled(label: &str, texts: Vec<String>, none: &str) -> Vec<Entry> {
 
 /// Cuts lists to so many entries together: each has one in any case, then who has least of those that lack
 /// some has one more. What is left out is counted in a list's last one.
-fn share(mut lists: [Vec<Entry>; 3], count: usize) -> [Vec<Entry>; 3] {
+fn share(mut lists: [Vec<PageEntry>; 3], count: usize) -> [Vec<PageEntry>; 3] {
     let mut shares = [1; 3];
     for _ in shares.len()..count {
         let lacking = lists.iter().zip(&mut shares);
@@ -260,8 +260,8 @@ mod tests {
         facts
     }
 
-    fn link(name: &str, running: bool, addresses: &[&str]) -> Seen {
-        Seen {
+    fn link(name: &str, running: bool, addresses: &[&str]) -> LinkFacts {
+        LinkFacts {
             index: 0,
             name: name.into(),
             is_ethernet: true,

@@ -19,25 +19,25 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::facts::Facts;
 use super::outputs::{Active, Output};
 use super::{page, roster};
-use crate::flags::Options;
+use crate::flags::ServerOptions;
 use crate::netup::netlink::Netlink;
 
 /// Lines that a console gets which appears later.
 const LAST_LINES: usize = 50;
 /// What is longer is cut into several.
-const LONGEST_LINE: usize = 4096;
+const MAX_LINE: usize = 4096;
 /// Between two drawings.
-const PAUSE: Duration = Duration::from_millis(200);
+const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
 /// Connections that are listened to; there are fewer.
-const MOST_CONNECTIONS: usize = 512;
+const MAX_CONNECTIONS: usize = 512;
 /// How long at the end consoles may take to take the last lines.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-struct Role {
+struct ConsoleRole {
     active: Active,
     outputs: Vec<Output>,
     /// What was read of a line that has not ended.
-    begun: Vec<u8>,
+    partial_line: Vec<u8>,
     last_lines: VecDeque<String>,
     facts: Facts,
     /// None without a network in the kernel.
@@ -54,8 +54,8 @@ struct Role {
 }
 
 /// Runs the role for ever, or until init ends it.
-pub(crate) fn run(options: Options) -> Result<Infallible> {
-    let mut role = Role::new(options)?;
+pub(crate) fn run(options: ServerOptions) -> Result<Infallible> {
+    let mut role = ConsoleRole::new(options)?;
     loop {
         role.hear();
         role.draw();
@@ -63,8 +63,8 @@ pub(crate) fn run(options: Options) -> Result<Infallible> {
     }
 }
 
-impl Role {
-    fn new(options: Options) -> Result<Self> {
+impl ConsoleRole {
+    fn new(options: ServerOptions) -> Result<Self> {
         let mut heard = SigSet::empty();
         heard.add(Signal::SIGTERM);
         heard.add(Signal::SIGWINCH);
@@ -74,7 +74,7 @@ impl Role {
         let mut role = Self {
             active: Active::new(),
             outputs: Vec::new(),
-            begun: Vec::new(),
+            partial_line: Vec::new(),
             last_lines: VecDeque::new(),
             facts: Facts::new(options),
             netlink: Netlink::new().ok(),
@@ -88,7 +88,7 @@ impl Role {
             is_stale: true,
             drawn: None,
         };
-        role.hear_all_links();
+        role.dump_links();
         Ok(role)
     }
 
@@ -97,7 +97,7 @@ impl Role {
         let is_shown = self.outputs.iter().any(|output| output.screen.is_some());
         let timeout = match self.drawn {
             Some(drawn) if self.is_stale && is_shown => {
-                let left = (drawn + PAUSE).saturating_duration_since(Instant::now());
+                let left = (drawn + REDRAW_INTERVAL).saturating_duration_since(Instant::now());
                 // A millisecond more, since the rest is cut off.
                 PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
             }
@@ -107,7 +107,7 @@ impl Role {
         let listener = self
             .listener
             .as_ref()
-            .filter(|_| self.connections.len() < MOST_CONNECTIONS);
+            .filter(|_| self.connections.len() < MAX_CONNECTIONS);
         let read = [Some(stdin.as_fd()), Some(self.signals.as_fd())]
             .into_iter()
             .chain([
@@ -141,9 +141,9 @@ impl Role {
         for line in self.read_lines() {
             self.say(line);
         }
-        self.hear_signals();
-        self.hear_links();
-        self.hear_connections();
+        self.read_signals();
+        self.read_links();
+        self.read_connections();
         let host = nix::unistd::gethostname().unwrap_or_default();
         let host = host.to_string_lossy();
         if self.title != host {
@@ -155,9 +155,9 @@ impl Role {
 
     /// Complete lines that were said. Of many, some at a time, so that all else gets its turn.
     fn read_lines(&mut self) -> Vec<String> {
-        let mut buffer = [0; LONGEST_LINE];
+        let mut buffer = [0; MAX_LINE];
         match nix::unistd::read(io::stdin(), &mut buffer) {
-            Ok(length) => cut_lines(&mut self.begun, &buffer[..length]),
+            Ok(length) => cut_lines(&mut self.partial_line, &buffer[..length]),
             // None is there.
             Err(_) => Vec::new(),
         }
@@ -188,34 +188,34 @@ impl Role {
         });
     }
 
-    fn hear_signals(&mut self) {
+    fn read_signals(&mut self) {
         while let Ok(Some(signal)) = self.signals.read_signal() {
             if signal.ssi_signo == Signal::SIGTERM as u32 {
                 self.end();
             }
             for output in &mut self.outputs {
                 if output.screen.is_some() {
-                    output.measure();
+                    output.read_size();
                     self.is_stale = true;
                 }
             }
         }
     }
 
-    fn hear_all_links(&mut self) {
+    fn dump_links(&mut self) {
         self.facts.links.clear();
         let events = self
             .netlink
             .as_mut()
-            .and_then(|netlink| netlink.everything().ok());
+            .and_then(|netlink| netlink.dump().ok());
         for event in events.into_iter().flatten() {
             self.facts.hear(event);
         }
         self.is_stale = true;
     }
 
-    fn hear_links(&mut self) {
-        match self.netlink.as_ref().map(Netlink::events) {
+    fn read_links(&mut self) {
+        match self.netlink.as_ref().map(Netlink::read_events) {
             None => {}
             Some(Ok(Some(events))) => {
                 self.is_stale |= !events.is_empty();
@@ -223,7 +223,7 @@ impl Role {
                     self.facts.hear(event);
                 }
             }
-            Some(Ok(None)) => self.hear_all_links(),
+            Some(Ok(None)) => self.dump_links(),
             Some(Err(error)) => {
                 self.say(format!(
                     "cpud: the screen cannot follow the links any more: {error}"
@@ -233,11 +233,11 @@ impl Role {
         }
     }
 
-    fn hear_connections(&mut self) {
+    fn read_connections(&mut self) {
         let before = self.facts.logins.len();
         let mut is_stale = false;
         if let Some(listener) = &self.listener {
-            while self.connections.len() < MOST_CONNECTIONS
+            while self.connections.len() < MAX_CONNECTIONS
                 && let Ok(connection) = crate::sys::accept(listener.as_fd())
             {
                 self.connections
@@ -265,7 +265,9 @@ impl Role {
 
     /// Draws what has changed.
     fn draw(&mut self) {
-        let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() >= PAUSE);
+        let is_due = self
+            .drawn
+            .is_none_or(|drawn| drawn.elapsed() >= REDRAW_INTERVAL);
         if !self.is_stale || !is_due {
             return;
         }
@@ -292,7 +294,7 @@ impl Role {
 
     /// Init ends everything: what was said until now is still told.
     fn end(&mut self) -> ! {
-        let deadline = Instant::now() + LAST_WAIT;
+        let deadline = Instant::now() + FLUSH_TIMEOUT;
         loop {
             let lines = self.read_lines();
             if lines.is_empty() {
@@ -320,15 +322,15 @@ impl Role {
 }
 
 /// Appends what was read, and takes the lines that are complete, as they may reach a terminal.
-fn cut_lines(begun: &mut Vec<u8>, read: &[u8]) -> Vec<String> {
+fn cut_lines(partial_line: &mut Vec<u8>, read: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
     for byte in read {
         if *byte != b'\n' {
-            begun.push(*byte);
+            partial_line.push(*byte);
         }
-        if *byte == b'\n' || begun.len() >= LONGEST_LINE {
-            lines.push(printable(&String::from_utf8_lossy(begun)));
-            begun.clear();
+        if *byte == b'\n' || partial_line.len() >= MAX_LINE {
+            lines.push(printable(&String::from_utf8_lossy(partial_line)));
+            partial_line.clear();
         }
     }
     lines
@@ -340,14 +342,14 @@ mod tests {
 
     #[test]
     fn lines_are_taken_when_they_are_complete_and_harmless() {
-        let mut begun = Vec::new();
-        assert_eq!(cut_lines(&mut begun, b"one\ntw"), ["one"]);
+        let mut partial_line = Vec::new();
+        assert_eq!(cut_lines(&mut partial_line, b"one\ntw"), ["one"]);
         assert_eq!(
-            cut_lines(&mut begun, b"o\n\x1b[2Jthree\n"),
+            cut_lines(&mut partial_line, b"o\n\x1b[2Jthree\n"),
             ["two", "\u{fffd}[2Jthree"]
         );
-        let long = vec![b'x'; 2 * LONGEST_LINE + 1];
-        assert_eq!(cut_lines(&mut begun, &long).len(), 2);
-        assert_eq!(cut_lines(&mut begun, b"\n"), ["x"]);
+        let long = vec![b'x'; 2 * MAX_LINE + 1];
+        assert_eq!(cut_lines(&mut partial_line, &long).len(), 2);
+        assert_eq!(cut_lines(&mut partial_line, b"\n"), ["x"]);
     }
 }

@@ -16,11 +16,11 @@ const DIRECTORY: &str = "/run/cpud";
 const SOCKET: &str = "/run/cpud/console";
 
 /// Longest part of a message that is shown.
-const LONGEST: usize = 80;
+const MAX_PART: usize = 80;
 /// Commands that are named.
-const COMMANDS: usize = 8;
+const MAX_COMMANDS: usize = 8;
 /// Largest message: all its parts, in four bytes a character.
-const MESSAGE: usize = (COMMANDS + 3) * (LONGEST + 1) * 4;
+const MAX_MESSAGE: usize = (MAX_COMMANDS + 3) * (MAX_PART + 1) * 4;
 
 /// What a connection tells of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,9 +37,11 @@ impl Login {
     /// Lines; no part holds a line's end.
     fn write(&self) -> String {
         let head = [&self.user, &self.from, &self.key];
-        let parts = head.into_iter().chain(self.commands.iter().take(COMMANDS));
+        let parts = head
+            .into_iter()
+            .chain(self.commands.iter().take(MAX_COMMANDS));
         let lines: Vec<String> = parts
-            .map(|part| printable(part).chars().take(LONGEST).collect())
+            .map(|part| printable(part).chars().take(MAX_PART).collect())
             .collect();
         lines.join("\n")
     }
@@ -61,9 +63,9 @@ impl Login {
 
 /// The connection's side.
 #[derive(Clone)]
-pub(crate) struct Roster(Arc<Mutex<Told>>);
+pub(crate) struct Roster(Arc<Mutex<RosterState>>);
 
-struct Told {
+struct RosterState {
     socket: OwnedFd,
     login: Login,
     /// With numbers, to find them by.
@@ -72,7 +74,7 @@ struct Told {
 }
 
 /// A command that runs; when this is dropped it has ended.
-pub(crate) struct Listed(Roster, u64);
+pub(crate) struct ListedCommand(Roster, u64);
 
 impl Roster {
     /// Tell of a login, if there is somebody who shows it.
@@ -87,7 +89,7 @@ impl Roster {
         let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
         let socket = socket(family, kind, flags, None).ok()?;
         connect(socket.as_raw_fd(), &UnixAddr::new(SOCKET).ok()?).ok()?;
-        let told = Told {
+        let told = RosterState {
             socket,
             login,
             commands: Vec::new(),
@@ -98,7 +100,7 @@ impl Roster {
     }
 
     /// A command begins.
-    pub(crate) fn list(&self, words: &[Vec<u8>]) -> Listed {
+    pub(crate) fn list(&self, words: &[Vec<u8>]) -> ListedCommand {
         let name = words.first().map_or("a shell".into(), |word| {
             String::from_utf8_lossy(word.rsplit(|byte| *byte == b'/').next().unwrap_or(word))
         });
@@ -107,10 +109,10 @@ impl Roster {
             told.commands.push((told.next, name.into_owned()));
             told.next
         });
-        Listed(self.clone(), number)
+        ListedCommand(self.clone(), number)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Told) -> T) -> T {
+    fn change<T>(&self, change: impl FnOnce(&mut RosterState) -> T) -> T {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let result = change(&mut told);
         let names = told.commands.iter().map(|(_, name)| name.clone());
@@ -120,7 +122,7 @@ impl Roster {
     }
 }
 
-impl Told {
+impl RosterState {
     /// Without waiting: what is not taken is not shown.
     fn tell(&self) {
         let text = self.login.write();
@@ -129,7 +131,7 @@ impl Told {
     }
 }
 
-impl Drop for Listed {
+impl Drop for ListedCommand {
     fn drop(&mut self) {
         self.0
             .change(|told| told.commands.retain(|(number, _)| *number != self.1));
@@ -154,7 +156,7 @@ pub(super) fn listener() -> Result<OwnedFd> {
 /// What a connection has told last, if anything new; an error when it has ended.
 pub(super) fn hear(connection: &OwnedFd) -> nix::Result<Option<Login>> {
     let mut last = None;
-    let mut buffer = [0; MESSAGE];
+    let mut buffer = [0; MAX_MESSAGE];
     loop {
         match recv(connection.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Err(Errno::EPIPE),
@@ -186,7 +188,7 @@ mod tests {
             &"\u{10000}".repeat(500),
             &["\u{10000}".repeat(500).as_str(); 30],
         );
-        assert!(most.write().len() <= MESSAGE, "{}", most.write().len());
+        assert!(most.write().len() <= MAX_MESSAGE, "{}", most.write().len());
         assert_eq!(Login::read(b"\xff").user, "\u{fffd}");
     }
 }

@@ -16,11 +16,11 @@ use crate::modules;
 use crate::role::Role;
 use crate::sys::{self, Ended};
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const FIRST_DELAY: Duration = Duration::from_secs(1);
 /// No child is dead for longer than this before it is started again.
-pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+pub(super) const MAX_DELAY: Duration = Duration::from_secs(30);
 /// A child that lived this long did not die of how it was started.
-const SOUND: Duration = Duration::from_mins(1);
+const HEALTHY_LIFETIME: Duration = Duration::from_mins(1);
 
 /// All of them, and the flags they share.
 pub(super) struct Children {
@@ -32,11 +32,11 @@ pub(super) struct Children {
 
 struct Child {
     role: Role,
-    state: State,
+    state: ChildState,
     pause: Duration,
 }
 
-enum State {
+enum ChildState {
     Alive {
         pid: Pid,
         since: Instant,
@@ -58,8 +58,8 @@ impl Children {
             .chain([Role::Network, Role::Server])
             .map(|role| Child {
                 role,
-                state: State::Due(now),
-                pause: FIRST_PAUSE,
+                state: ChildState::Due(now),
+                pause: FIRST_DELAY,
             })
             .collect();
         Self {
@@ -91,7 +91,7 @@ impl Children {
             },
         };
         for child in &mut self.table {
-            if let State::Alive { pid: its, since } = child.state
+            if let ChildState::Alive { pid: its, since } = child.state
                 && its == pid
             {
                 let lived = now.saturating_duration_since(since);
@@ -112,11 +112,11 @@ impl Children {
     /// Starts every child whose time has come.
     pub(super) fn start_due(&mut self, now: Instant) {
         for child in &mut self.table {
-            if !matches!(child.state, State::Due(at) if at <= now) {
+            if !matches!(child.state, ChildState::Due(at) if at <= now) {
                 continue;
             }
             match child.start(&self.flags) {
-                Ok(pid) => child.state = State::Alive { pid, since: now },
+                Ok(pid) => child.state = ChildState::Alive { pid, since: now },
                 Err(errno) => {
                     let pause = child.rest(Duration::ZERO, now);
                     say(format_args!(
@@ -133,8 +133,8 @@ impl Children {
     /// When the next child is due; none while all are alive.
     pub(super) fn next_start(&self) -> Option<Instant> {
         let due = |child: &Child| match child.state {
-            State::Due(at) => Some(at),
-            State::Alive { .. } => None,
+            ChildState::Due(at) => Some(at),
+            ChildState::Alive { .. } => None,
         };
         self.table.iter().filter_map(due).min()
     }
@@ -142,8 +142,8 @@ impl Children {
     /// Those alive. Each leads a process group.
     pub(super) fn alive(&self) -> impl Iterator<Item = Pid> {
         self.table.iter().filter_map(|child| match child.state {
-            State::Alive { pid, .. } => Some(pid),
-            State::Due(_) => None,
+            ChildState::Alive { pid, .. } => Some(pid),
+            ChildState::Due(_) => None,
         })
     }
 }
@@ -152,12 +152,12 @@ impl Child {
     /// Dead after `lived`: due again after the pause that is returned. Pauses double while
     /// lives are short.
     fn rest(&mut self, lived: Duration, now: Instant) -> Duration {
-        if lived >= SOUND {
-            self.pause = FIRST_PAUSE;
+        if lived >= HEALTHY_LIFETIME {
+            self.pause = FIRST_DELAY;
         }
         let pause = self.pause;
-        self.state = State::Due(now + pause);
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.state = ChildState::Due(now + pause);
+        self.pause = (pause * 2).min(MAX_DELAY);
         pause
     }
 
@@ -190,11 +190,11 @@ mod tests {
     #[test]
     fn pauses_double_to_the_longest_and_a_long_life_resets_them() {
         let now = Instant::now();
-        let state = State::Due(now);
+        let state = ChildState::Due(now);
         let mut child = Child {
             role: Role::Network,
             state,
-            pause: FIRST_PAUSE,
+            pause: FIRST_DELAY,
         };
         let mut rest = |lived| child.rest(Duration::from_secs(lived), now).as_secs();
         assert_eq!([0; 7].map(&mut rest), [1, 2, 4, 8, 16, 30, 30]);
@@ -207,13 +207,13 @@ mod tests {
         let now = Instant::now();
         for (index, child) in children.table.iter_mut().enumerate() {
             let pid = Pid::from_raw(1000 + i32::try_from(index).unwrap());
-            child.state = State::Alive { pid, since: now };
+            child.state = ChildState::Alive { pid, since: now };
         }
         assert_eq!(children.next_start(), None);
         children.died(Pid::from_raw(1), Ended::Exited(0), now);
         assert_eq!(children.next_start(), None);
         children.died(Pid::from_raw(1001), Ended::Exited(1), now);
-        assert_eq!(children.next_start(), Some(now + FIRST_PAUSE));
+        assert_eq!(children.next_start(), Some(now + FIRST_DELAY));
         assert_eq!(children.alive().collect::<Vec<_>>(), [Pid::from_raw(1000)]);
     }
 }

@@ -23,9 +23,9 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cmdline;
-use crate::console::{catch_lines, say};
+use crate::console::{pipe_output, say};
 use children::Children;
-use power::End;
+use power::Shutdown;
 
 /// What a machine is called that nobody gives a name: as `CONFIG_DEFAULT_HOSTNAME` of our kernels.
 pub(crate) const HOST_NAME: &str = "cpu";
@@ -47,7 +47,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         ));
     }
     let mut children = Children::new(arguments(args, is_pid_1), is_pid_1);
-    let signals = Signals::new();
+    let signals = AllSignals::new();
     loop {
         let now = Instant::now();
         children.reap(now);
@@ -55,11 +55,11 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         let Some(signal) = signals.wait(children.next_start()) else {
             continue;
         };
-        let Some(end) = End::asked_by(signal, is_pid_1) else {
+        let Some(end) = Shutdown::from_signal(signal, is_pid_1) else {
             continue;
         };
         say(format_args!("{signal}: {end}"));
-        power::end_everything(&mut children, &signals, is_pid_1);
+        power::kill_all(&mut children, &signals, is_pid_1);
         if !is_pid_1 {
             return ExitCode::SUCCESS;
         }
@@ -72,7 +72,7 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
 /// these are better than a kernel panic.
 fn boot() {
     // Whatever is said from here on, the console role tells. Where there is no pipe there is nothing.
-    let _ = catch_lines();
+    let _ = pipe_output();
     std::panic::set_hook(Box::new(|panic| {
         // Nobody else is left to tell: the kernel panics when its init ends.
         let _ = std::fs::write("/dev/kmsg", format!("<2>cpud: {panic}"));
@@ -123,9 +123,9 @@ fn arguments(args: &[OsString], is_pid_1: bool) -> Vec<OsString> {
 }
 
 /// All signals, by poll(2).
-struct Signals(Option<SignalFd>);
+struct AllSignals(Option<SignalFd>);
 
-impl Signals {
+impl AllSignals {
     fn new() -> Self {
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
         let fd = SignalFd::with_flags(&SigSet::all(), flags);
@@ -140,7 +140,7 @@ impl Signals {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let Some(fd) = &self.0 else {
             // Only a kernel without CONFIG_SIGNALFD comes here; it can still be served.
-            std::thread::sleep(left.unwrap_or(children::LONGEST_PAUSE));
+            std::thread::sleep(left.unwrap_or(children::MAX_DELAY));
             return None;
         };
         // A millisecond more, since the rest is cut off and would make the loop spin.
@@ -155,7 +155,7 @@ impl Signals {
             }
             Err(errno) => {
                 say(format_args!("cannot poll: {}", errno.desc()));
-                std::thread::sleep(children::LONGEST_PAUSE);
+                std::thread::sleep(children::MAX_DELAY);
                 None
             }
         }

@@ -31,31 +31,41 @@ const fn fs(
     }
 }
 
-const NOTHING_SPECIAL: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
-const DATA_ONLY: MsFlags = NOTHING_SPECIAL.union(MsFlags::MS_NOEXEC);
-const DEVICES: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
+const NOSUID_NODEV: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
+const NOSUID_NODEV_NOEXEC: MsFlags = NOSUID_NODEV.union(MsFlags::MS_NOEXEC);
+const NOSUID_NOEXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 
 /// In order. sysfs makes its own mount points, so one beneath /sys that is missing means a kernel
 /// or a machine without that, which is not worth a line.
 const MOUNTS: &[Mount] = &[
-    fs("proc", "/proc", DATA_ONLY, ""),
-    fs("sysfs", "/sys", DATA_ONLY, ""),
+    fs("proc", "/proc", NOSUID_NODEV_NOEXEC, ""),
+    fs("sysfs", "/sys", NOSUID_NODEV_NOEXEC, ""),
     // Executable: /dev/mem and friends are mapped with PROT_EXEC by firmware tools.
     fs("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
     fs(
         "devpts",
         "/dev/pts",
-        DEVICES,
+        NOSUID_NOEXEC,
         "ptmxmode=0666,mode=0620,gid=5",
     ),
-    fs("tmpfs", "/dev/shm", NOTHING_SPECIAL, "mode=1777"),
-    fs("tmpfs", "/run", NOTHING_SPECIAL, "mode=0755"),
-    fs("tmpfs", "/tmp", NOTHING_SPECIAL, "mode=1777"),
-    fs("cgroup2", "/sys/fs/cgroup", DATA_ONLY, ""),
-    fs("debugfs", "/sys/kernel/debug", DATA_ONLY, ""),
-    fs("tracefs", "/sys/kernel/tracing", DATA_ONLY, ""),
-    fs("securityfs", "/sys/kernel/security", DATA_ONLY, ""),
-    fs("efivarfs", "/sys/firmware/efi/efivars", DATA_ONLY, ""),
+    fs("tmpfs", "/dev/shm", NOSUID_NODEV, "mode=1777"),
+    fs("tmpfs", "/run", NOSUID_NODEV, "mode=0755"),
+    fs("tmpfs", "/tmp", NOSUID_NODEV, "mode=1777"),
+    fs("cgroup2", "/sys/fs/cgroup", NOSUID_NODEV_NOEXEC, ""),
+    fs("debugfs", "/sys/kernel/debug", NOSUID_NODEV_NOEXEC, ""),
+    fs("tracefs", "/sys/kernel/tracing", NOSUID_NODEV_NOEXEC, ""),
+    fs(
+        "securityfs",
+        "/sys/kernel/security",
+        NOSUID_NODEV_NOEXEC,
+        "",
+    ),
+    fs(
+        "efivarfs",
+        "/sys/firmware/efi/efivars",
+        NOSUID_NODEV_NOEXEC,
+        "",
+    ),
 ];
 
 /// What shells expect in /dev (`<(command)` is /dev/fd/N) and devtmpfs does not make.

@@ -9,17 +9,17 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
 
-use super::Signals;
+use super::AllSignals;
 use super::children::Children;
 
 /// Sessions give their commands two seconds, so init gives three to all.
 const GRACE: Duration = Duration::from_secs(3);
 /// After SIGKILL only a process that hangs in the kernel is left, and that may be for ever.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// What a signal asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum Shutdown {
     Halt,
     PowerOff,
     Reboot,
@@ -27,7 +27,7 @@ pub(super) enum End {
     Exit,
 }
 
-impl fmt::Display for End {
+impl fmt::Display for Shutdown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Halt => "halt",
@@ -38,8 +38,8 @@ impl fmt::Display for End {
     }
 }
 
-impl End {
-    pub(super) fn asked_by(signal: Signal, is_pid_1: bool) -> Option<Self> {
+impl Shutdown {
+    pub(super) fn from_signal(signal: Signal, is_pid_1: bool) -> Option<Self> {
         match (signal, is_pid_1) {
             (Signal::SIGUSR1, true) => Some(Self::Halt),
             (Signal::SIGUSR2 | Signal::SIGPWR, true) => Some(Self::PowerOff),
@@ -66,9 +66,9 @@ impl End {
 }
 
 /// Ends every process but this one; as an ordinary process, the children and what came to us.
-pub(super) fn end_everything(children: &mut Children, signals: &Signals, is_pid_1: bool) {
+pub(super) fn kill_all(children: &mut Children, signals: &AllSignals, is_pid_1: bool) {
     children.ending = true;
-    for (signal, wait) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, LAST_WAIT)] {
+    for (signal, wait) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, KILL_GRACE)] {
         if is_pid_1 {
             // Fails only when there is nobody else.
             let _ = kill(Pid::from_raw(-1), signal);
@@ -97,16 +97,19 @@ mod tests {
     #[test]
     fn signals_mean_what_they_mean_to_busybox() {
         for (signal, end) in [
-            (Signal::SIGUSR1, Some(End::Halt)),
-            (Signal::SIGUSR2, Some(End::PowerOff)),
-            (Signal::SIGTERM, Some(End::Reboot)),
-            (Signal::SIGINT, Some(End::Reboot)),
+            (Signal::SIGUSR1, Some(Shutdown::Halt)),
+            (Signal::SIGUSR2, Some(Shutdown::PowerOff)),
+            (Signal::SIGTERM, Some(Shutdown::Reboot)),
+            (Signal::SIGINT, Some(Shutdown::Reboot)),
             (Signal::SIGHUP, None),
             (Signal::SIGCHLD, None),
         ] {
-            assert_eq!(End::asked_by(signal, true), end);
+            assert_eq!(Shutdown::from_signal(signal, true), end);
         }
-        assert_eq!(End::asked_by(Signal::SIGTERM, false), Some(End::Exit));
-        assert_eq!(End::asked_by(Signal::SIGUSR2, false), None);
+        assert_eq!(
+            Shutdown::from_signal(Signal::SIGTERM, false),
+            Some(Shutdown::Exit)
+        );
+        assert_eq!(Shutdown::from_signal(Signal::SIGUSR2, false), None);
     }
 }

@@ -59,11 +59,11 @@ impl Index {
                 (words.next(), words.next(), words.next())
             {
                 if let Some(file) = pattern.strip_prefix("devname:") {
-                    index.names.push((normal(name), file.to_owned()));
+                    index.names.push((normalize(name), file.to_owned()));
                 } else if let Some(number) = Number::parse(pattern) {
-                    index.numbers.push((normal(name), number));
+                    index.numbers.push((normalize(name), number));
                 }
-                index.aliases.push((normal(pattern), normal(name)));
+                index.aliases.push((normalize(pattern), normalize(name)));
             }
         }
         // What should be there before is loaded before; what comes after, just as well.
@@ -71,11 +71,11 @@ impl Index {
             let mut words = line.split_whitespace().skip(1);
             let Some(entry) = words
                 .next()
-                .and_then(|name| index.modules.get_mut(&normal(name)))
+                .and_then(|name| index.modules.get_mut(&normalize(name)))
             else {
                 continue;
             };
-            let names = words.filter(|word| !word.ends_with(':')).map(normal);
+            let names = words.filter(|word| !word.ends_with(':')).map(normalize);
             entry.1.extend(names);
         }
         index
@@ -84,7 +84,7 @@ impl Index {
     /// The files to load for a name or an alias, in their order: what is needed comes first. Empty when
     /// nothing is known by that name.
     pub(super) fn files_for(&self, wanted: &str) -> Vec<&str> {
-        let wanted = normal(wanted);
+        let wanted = normalize(wanted);
         let (mut files, mut seen) = (Vec::new(), Vec::new());
         if self.modules.contains_key(&wanted) {
             self.collect(&wanted, &mut files, &mut seen);
@@ -125,11 +125,11 @@ impl Index {
 
 fn module_name(file: &str) -> String {
     let name = file.rsplit('/').next().unwrap_or(file);
-    normal(name.split_once(".ko").map_or(name, |(name, _)| name))
+    normalize(name.split_once(".ko").map_or(name, |(name, _)| name))
 }
 
 /// Names differ in nothing but `-` and `_`; in the brackets of a pattern `-` means a range.
-fn normal(name: &str) -> String {
+fn normalize(name: &str) -> String {
     let mut inside = false;
     name.chars()
         .map(|character| {

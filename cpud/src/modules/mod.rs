@@ -24,7 +24,7 @@ use index::Index;
 
 /// What nothing asks for in time. While 8021q is not there, cards that filter VLANs drop frames that are tagged
 /// with a priority only, such as some networks' DHCP answers.
-const UNASKED: [&str; 1] = ["8021q"];
+const ALWAYS_LOADED: [&str; 1] = ["8021q"];
 
 /// As deep as devices are ever nested, and more.
 const MAX_DEPTH: usize = 32;
@@ -135,7 +135,7 @@ pub(crate) fn run() -> Result<(), Errno> {
     let mut modules = Modules::open(directory);
     // Listen first: what comes while /sys is read is then heard.
     let events = listen()?;
-    for name in UNASKED {
+    for name in ALWAYS_LOADED {
         modules.load(name);
     }
     modules.make_devices();

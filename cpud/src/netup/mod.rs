@@ -7,8 +7,8 @@
 //! link, a DHCP answer comes, or a lease wants renewal.
 
 mod dhcp;
+mod interface;
 mod ip_arg;
-mod link;
 pub(crate) mod netlink;
 mod resolv;
 
@@ -25,26 +25,26 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cmdline;
 use crate::console::say;
+use interface::Interface;
 use ip_arg::{IpArg, Method};
-use link::Port;
-use netlink::{Event, Link, Netlink};
-use resolv::Resolv;
+use netlink::{Link, Netlink, NetlinkEvent};
+use resolv::ResolvConf;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long something may be missing before a person is told.
-const PATIENCE: Duration = Duration::from_secs(15);
+const REPORT_DELAY: Duration = Duration::from_secs(15);
 
-/// What the ports need of the machine.
-struct Machine {
+/// What the interfaces need of the host.
+struct Host {
     netlink: Netlink,
-    resolv: Resolv,
+    resolv: ResolvConf,
 }
 
 /// All that the role knows.
-struct Network {
-    machine: Machine,
+struct NetworkRole {
+    host: Host,
     args: Vec<IpArg>,
-    ports: BTreeMap<u32, Port>,
+    interfaces: BTreeMap<u32, Interface>,
     /// Every link, also those that are nobody's to configure.
     links: BTreeSet<u32>,
     /// Links that came with a permanent IPv4 address.
@@ -52,35 +52,35 @@ struct Network {
     /// Usable addresses, whoever gave them.
     addresses: BTreeSet<(u32, IpAddr)>,
     /// When to say that there is no link, or no cable.
-    look: Option<Instant>,
+    report_at: Option<Instant>,
 }
 
 /// Runs the role for ever.
 pub(crate) fn run() -> Result<Infallible> {
-    let machine = Machine {
+    let host = Host {
         netlink: Netlink::new().context("cannot speak to the kernel about links (CONFIG_NET)")?,
-        resolv: Resolv::default(),
+        resolv: ResolvConf::default(),
     };
-    let mut network = Network {
-        machine,
+    let mut network = NetworkRole {
+        host,
         args: arguments(),
-        ports: BTreeMap::new(),
+        interfaces: BTreeMap::new(),
         links: BTreeSet::new(),
         configured: BTreeSet::new(),
         addresses: BTreeSet::new(),
-        look: Some(Instant::now() + PATIENCE),
+        report_at: Some(Instant::now() + REPORT_DELAY),
     };
     network.begin()?;
     loop {
         network.sleep()?;
-        network.hear()?;
+        network.read_netlink()?;
         let now = Instant::now();
-        for port in network.ports.values_mut() {
-            port.work(now, &mut network.machine);
+        for interface in network.interfaces.values_mut() {
+            interface.work(now, &mut network.host);
         }
-        if network.look.is_some_and(|at| at <= now) {
-            network.look = None;
-            network.tell_what_is_missing();
+        if network.report_at.is_some_and(|at| at <= now) {
+            network.report_at = None;
+            network.report_missing();
         }
     }
 }
@@ -98,20 +98,16 @@ fn arguments() -> Vec<IpArg> {
         }
     }
     if let Some(name) = args.iter().find_map(|arg| arg.hostname.as_deref()) {
-        link::name_host(name);
+        interface::name_host(name);
     }
     args
 }
 
-impl Network {
+impl NetworkRole {
     fn begin(&mut self) -> Result<()> {
-        let events = self
-            .machine
-            .netlink
-            .everything()
-            .context("cannot list the links")?;
+        let events = self.host.netlink.dump().context("cannot list the links")?;
         for event in &events {
-            if let Event::Address(address) = event
+            if let NetlinkEvent::Address(address) = event
                 && address.permanent
                 && address.ip.is_ipv4()
             {
@@ -122,24 +118,24 @@ impl Network {
         Ok(())
     }
 
-    fn handle_all(&mut self, events: Vec<Event>) {
+    fn handle_all(&mut self, events: Vec<NetlinkEvent>) {
         for event in events {
             self.handle(event);
         }
     }
 
     fn sleep(&self) -> Result<()> {
-        let deadlines = self.ports.values().filter_map(Port::deadline);
-        let deadline = deadlines.chain(self.look).min();
+        let deadlines = self.interfaces.values().filter_map(Interface::deadline);
+        let deadline = deadlines.chain(self.report_at).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |at| {
             // A millisecond more, since the rest is cut off and would make the loop spin.
             let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let wires = self.ports.values().filter_map(Port::wire);
-        let mut fds: Vec<_> = [self.machine.netlink.as_fd()]
+        let sockets = self.interfaces.values().filter_map(Interface::socket);
+        let mut fds: Vec<_> = [self.host.netlink.as_fd()]
             .into_iter()
-            .chain(wires)
+            .chain(sockets)
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
             .collect();
         match poll(&mut fds, timeout) {
@@ -149,19 +145,19 @@ impl Network {
     }
 
     /// Takes in what has happened to links and addresses.
-    fn hear(&mut self) -> Result<()> {
+    fn read_netlink(&mut self) -> Result<()> {
         let lost = "cannot follow the links";
-        let events = match self.machine.netlink.events().context(lost)? {
+        let events = match self.host.netlink.read_events().context(lost)? {
             Some(events) => {
                 self.handle_all(events);
                 return Ok(());
             }
-            None => self.machine.netlink.everything().context(lost)?,
+            None => self.host.netlink.dump().context(lost)?,
         };
         let there = |index: &u32| {
             events
                 .iter()
-                .any(|event| matches!(event, Event::Link(link) if link.index == *index))
+                .any(|event| matches!(event, NetlinkEvent::Link(link) if link.index == *index))
         };
         let gone: Vec<u32> = self
             .links
@@ -170,80 +166,82 @@ impl Network {
             .filter(|index| !there(index))
             .collect();
         for index in gone {
-            self.handle(Event::LinkGone(index));
+            self.handle(NetlinkEvent::LinkGone(index));
         }
         self.handle_all(events);
         Ok(())
     }
 
-    fn handle(&mut self, event: Event) {
+    fn handle(&mut self, event: NetlinkEvent) {
         match event {
-            Event::Link(link) => {
+            NetlinkEvent::Link(link) => {
                 self.links.insert(link.index);
-                self.see(link);
+                self.link_changed(link);
             }
-            Event::LinkGone(index) => {
+            NetlinkEvent::LinkGone(index) => {
                 self.links.remove(&index);
                 self.configured.remove(&index);
                 self.addresses.retain(|(of, _)| *of != index);
-                if let Some(port) = self.ports.remove(&index) {
-                    port.gone(&mut self.machine);
+                if let Some(interface) = self.interfaces.remove(&index) {
+                    interface.gone(&mut self.host);
                 }
             }
-            Event::Address(address) => {
+            NetlinkEvent::Address(address) => {
                 if address.usable {
                     self.addresses.insert((address.link, address.ip));
                 }
             }
-            Event::AddressGone(address) => {
+            NetlinkEvent::AddressGone(address) => {
                 self.addresses.remove(&(address.link, address.ip));
             }
         }
     }
 
     /// A link that is new or has changed.
-    fn see(&mut self, link: Link) {
+    fn link_changed(&mut self, link: Link) {
         let now = Instant::now();
         if link.name == "lo" {
             if !link.up
-                && let Err(error) = self.machine.netlink.set_up(link.index)
+                && let Err(error) = self.host.netlink.set_up(link.index)
             {
                 say(format_args!("cannot bring up lo: {error}"));
             }
             return;
         }
-        let Some(mac) = link.mac.filter(|_| is_a_port(&link)) else {
-            self.ports.remove(&link.index);
+        let Some(mac) = link.mac.filter(|_| is_physical(&link)) else {
+            self.interfaces.remove(&link.index);
             return;
         };
-        let port = self.ports.entry(link.index).or_insert_with(|| {
+        let interface = self.interfaces.entry(link.index).or_insert_with(|| {
             let method = if self.configured.contains(&link.index) {
                 &Method::Off
             } else {
                 ip_arg::for_link(&self.args, &link.name)
             };
-            Port::new(&link, mac, method.clone(), random(), now, &mut self.machine)
+            Interface::new(&link, mac, method.clone(), random(), now, &mut self.host)
         });
-        port.changed(link, now);
+        interface.changed(link, now);
     }
 
-    fn tell_what_is_missing(&self) {
-        if self.ports.is_empty() && self.addresses.is_empty() {
-            say(
-                "there is no Ethernet link: does the kernel have the driver for this machine's card?",
-            );
+    fn report_missing(&self) {
+        if self.interfaces.is_empty() && self.addresses.is_empty() {
+            say("there is no Ethernet link: does the kernel have the driver for this host's card?");
         }
-        for port in self.ports.values().filter(|port| !port.is_running()) {
+        for interface in self
+            .interfaces
+            .values()
+            .filter(|interface| !interface.is_running())
+        {
             say(format_args!(
                 "{} has no carrier: is there a cable in it?",
-                port.name()
+                interface.name()
             ));
         }
     }
 }
 
 /// Hardware, or what a container has for it; not what software has built and configures itself.
-fn is_a_port(link: &Link) -> bool {
+fn is_physical(link: &Link) -> bool {
     !link.has_master && matches!(link.kind.as_deref(), None | Some("veth" | "macvlan"))
 }
 

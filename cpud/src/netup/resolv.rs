@@ -12,9 +12,9 @@ const SERVERS: usize = 3;
 
 /// What each link, by index, has been told.
 #[derive(Debug, Default)]
-pub(super) struct Resolv(BTreeMap<u32, (Vec<Ipv4Addr>, Vec<String>)>);
+pub(super) struct ResolvConf(BTreeMap<u32, (Vec<Ipv4Addr>, Vec<String>)>);
 
-impl Resolv {
+impl ResolvConf {
     /// Takes over what a link has been told; true if that changes anything.
     pub(super) fn set(&mut self, link: u32, servers: &[Ipv4Addr], search: &[String]) -> bool {
         if servers.is_empty() && search.is_empty() {
@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn links_are_merged_in_their_order_without_repeats() {
-        let mut resolv = Resolv::default();
+        let mut resolv = ResolvConf::default();
         let ip = |last| Ipv4Addr::new(10, 0, 0, last);
         assert!(resolv.set(3, &[ip(2), ip(3), ip(4)], &["b".into(), "a".into()]));
         assert!(resolv.set(2, &[ip(1), ip(2)], &["a".into()]));

@@ -52,7 +52,7 @@ impl Cgroup {
 }
 
 /// Ends what a session has left: one that was killed itself could not. Nothing if it went in order.
-pub(crate) fn end_rest(session: u32) -> io::Result<()> {
+pub(crate) fn kill_leftovers(session: u32) -> io::Result<()> {
     let Some(group) = own_directory().map(|outer| outer.join(name(session))) else {
         return Ok(());
     };

@@ -10,22 +10,22 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
 /// The client's tree, as it is mounted.
-pub(super) struct Client {
+pub(super) struct ClientTree {
     /// Where: [`cpu_proto::MOUNT_POINT`], or beside it.
     pub(super) point: String,
     root: OwnedFd,
     /// What was looked up ahead.
-    found: Mutex<HashMap<PathBuf, nix::Result<Found>>>,
+    found: Mutex<HashMap<PathBuf, nix::Result<ClientFile>>>,
 }
 
 /// A file or directory of the client.
-pub(super) struct Found {
+pub(super) struct ClientFile {
     /// Opened with `O_PATH`.
     pub(super) fd: OwnedFd,
     pub(super) is_directory: bool,
 }
 
-impl Client {
+impl ClientTree {
     pub(super) fn new(point: String, root: OwnedFd) -> Self {
         Self {
             point,
@@ -34,8 +34,8 @@ impl Client {
         }
     }
 
-    /// Looks up what [`Client::resolve`] will be asked for. On a long path every name takes two round trips,
-    /// one after the other, so many are looked up [`at_once`].
+    /// Looks up what [`ClientTree::resolve`] will be asked for. On a long path every name takes two round trips,
+    /// one after the other, so many are looked up [`in_parallel`].
     pub(super) fn look_up(&self, path: &Path) {
         let found = self.open(path);
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,7 +48,7 @@ impl Client {
     }
 
     /// What `path` means on the client: its absolute symlinks and `..` stay in the client's tree.
-    pub(super) fn resolve(&self, path: &Path) -> nix::Result<Found> {
+    pub(super) fn resolve(&self, path: &Path) -> nix::Result<ClientFile> {
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         let ahead = all.remove(path);
         drop(all);
@@ -63,7 +63,7 @@ impl Client {
         openat2(&self.root, path, how)
     }
 
-    fn open(&self, path: &Path) -> nix::Result<Found> {
+    fn open(&self, path: &Path) -> nix::Result<ClientFile> {
         let path = if path == Path::new("") {
             Path::new("/")
         } else {
@@ -80,13 +80,13 @@ impl Client {
             Err(Errno::ENOTDIR) => (open(OFlag::empty()), false),
             opened => (opened, true),
         };
-        opened.map(|fd| Found { fd, is_directory })
+        opened.map(|fd| ClientFile { fd, is_directory })
     }
 }
 
 /// Does what waits for the client for all items at the same time, by threads that are gone afterwards.
 /// Only after [`super::namespace::make_private`].
-pub(super) fn at_once<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
+pub(super) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     const THREADS: usize = 16;
     let work = &work;
     for some in items.chunks(THREADS) {
@@ -119,10 +119,10 @@ mod tests {
             std::os::unix::fs::symlink(to, tree.path().join(link)).unwrap();
         }
         let root = fs::File::open(tree.path()).unwrap();
-        let client = Client::new(MOUNT_POINT.into(), root.into());
+        let client = ClientTree::new(MOUNT_POINT.into(), root.into());
         let paths = ["bin/date", "/bin/date", "out/date", "../bin/date"].map(Path::new);
         // Ahead, and when it is wanted.
-        at_once(&paths[1..], |path| client.look_up(path));
+        in_parallel(&paths[1..], |path| client.look_up(path));
         for path in paths {
             let found = client.resolve(path).unwrap();
             assert!(!found.is_directory);
@@ -134,7 +134,7 @@ mod tests {
         }
         let missing = || client.resolve(Path::new("usr/bin/env")).err();
         assert_eq!(missing(), Some(Errno::ENOENT));
-        at_once(&[Path::new("usr/bin/env"); 100], |path| {
+        in_parallel(&[Path::new("usr/bin/env"); 100], |path| {
             client.look_up(path);
         });
         assert_eq!(missing(), Some(Errno::ENOENT));

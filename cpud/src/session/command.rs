@@ -19,7 +19,7 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Why there is no process.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
+pub(super) enum ExecError {
     #[error("{}: command not found", shown(.0))]
     NotFound(OsString),
     #[error("{}: no such file", shown(.0))]
@@ -36,7 +36,7 @@ pub(super) enum Failure {
     Exec(OsString, &'static str),
 }
 
-impl Failure {
+impl ExecError {
     /// The exit status of a shell in this case.
     pub(super) fn status(&self) -> u8 {
         if matches!(self, Self::NotFound(_) | Self::NoFile(_)) {
@@ -54,7 +54,7 @@ pub(super) fn start(
     pwd: &Path,
     consumed: &[&str],
     how: &Spawn<'_>,
-) -> Result<Pid, Failure> {
+) -> Result<Pid, ExecError> {
     let mut words = words.into_iter();
     let (file, name) = if let Some(name) = words.next() {
         (find(&name)?, name)
@@ -102,21 +102,21 @@ fn c_string(text: &OsStr) -> CString {
 }
 
 /// The file that `name` means: as it is if it has a slash, else searched on PATH.
-fn find(name: &OsStr) -> Result<PathBuf, Failure> {
+fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
     if name.as_bytes().contains(&b'/') {
         return match fs::metadata(name) {
-            Ok(meta) if meta.is_dir() => Err(Failure::Directory(name.into())),
+            Ok(meta) if meta.is_dir() => Err(ExecError::Directory(name.into())),
             Ok(meta) if meta.permissions().mode() & 0o111 == 0 => {
-                Err(Failure::NotExecutable(name.into()))
+                Err(ExecError::NotExecutable(name.into()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Failure::NoFile(name.into()))
+                Err(ExecError::NoFile(name.into()))
             }
             // Anything else exec will tell.
             Ok(_) | Err(_) => Ok(name.into()),
         };
     }
-    let mut failure = Failure::NotFound(name.into());
+    let mut failure = ExecError::NotFound(name.into());
     if name.is_empty() {
         return Err(failure);
     }
@@ -131,7 +131,7 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
         match fs::metadata(&file) {
             Ok(meta) if !meta.is_file() => {}
             Ok(meta) if meta.permissions().mode() & 0o111 != 0 => return Ok(file),
-            Ok(_) => failure = Failure::NotExecutable(file.into()),
+            Ok(_) => failure = ExecError::NotExecutable(file.into()),
             Err(_) => {}
         }
     }
@@ -139,14 +139,14 @@ fn find(name: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 /// Turns execve(2)'s error into what is to be done.
-fn explain(file: OsString, errno: Errno) -> Failure {
+fn explain(file: OsString, errno: Errno) -> ExecError {
     match errno {
         Errno::ENOENT => match interpreter(&head(Path::new(&file))) {
-            Some(interpreter) => Failure::NoInterpreter(file, interpreter),
-            None => Failure::NoFile(file),
+            Some(interpreter) => ExecError::NoInterpreter(file, interpreter),
+            None => ExecError::NoFile(file),
         },
-        Errno::ENOEXEC => Failure::Foreign(file),
-        _ => Failure::Exec(file, errno.desc()),
+        Errno::ENOEXEC => ExecError::Foreign(file),
+        _ => ExecError::Exec(file, errno.desc()),
     }
 }
 

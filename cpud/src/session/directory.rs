@@ -14,19 +14,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use cpu_proto::MOUNT_POINT;
 
-use super::client_tree::Client;
+use super::client_tree::ClientTree;
 use crate::console::say;
 
 /// Directories that are the machine's whatever the client has mounted.
 const MACHINES: [&str; 4] = ["/proc", "/sys", "/dev", "/tmp"];
 
 /// The client's working directory, and what had that name before the session mounted anything.
-pub(super) struct Wanted {
+pub(super) struct WorkingDirectory {
     path: Option<PathBuf>,
     before: Option<(u64, u64)>,
 }
 
-impl Wanted {
+impl WorkingDirectory {
     /// Remembers what `pwd` is on the machine itself. A relative one is taken as none.
     pub(super) fn before_mounts(pwd: Option<OsString>) -> Self {
         let path = pwd.map(PathBuf::from).filter(|path| path.is_absolute());
@@ -34,13 +34,13 @@ impl Wanted {
         Self { path, before }
     }
 
-    /// The path, for [`Client::look_up`].
+    /// The path, for [`ClientTree::look_up`].
     pub(super) fn path(&self) -> Option<&Path> {
         self.path.as_deref()
     }
 
     /// Goes there, or to the next best place with a notice; the result is the new `$PWD`.
-    pub(super) fn enter(self, client: Option<&Client>) -> Result<PathBuf> {
+    pub(super) fn enter(self, client: Option<&ClientTree>) -> Result<PathBuf> {
         let root = PathBuf::from("/");
         let Some(path) = self.path else {
             // Clients that are no cpu, such as ssh, don't say where they are.
@@ -84,7 +84,7 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
 }
 
 /// Enters the client's `path` beneath [`MOUNT_POINT`], symlinks resolved on its side.
-fn through_client(client: &Client, path: &Path) -> Option<PathBuf> {
+fn through_client(client: &ClientTree, path: &Path) -> Option<PathBuf> {
     let found = client.resolve(path).ok()?;
     nix::unistd::fchdir(&found.fd).ok()?;
     // The kernel's word, since the name may have led through symlinks.

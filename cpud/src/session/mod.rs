@@ -14,7 +14,7 @@
 //! 3. the mounts of `CPU_FSTAB` ([`fstab`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] where `CPU_SUDO` names the
 //!    client's;
 //! 4. working directory ([`directory`]) and command ([`command`]);
-//! 5. wait until the command and all its descendants are gone ([`wait`], [`family`]);
+//! 5. wait until the command and all its descendants are gone ([`wait`], [`descendants`]);
 //! 6. end as the command ended: with its status, or by its signal.
 //!
 //! A failed step says which, on what, and why, in one line on standard error. Statuses of its own:
@@ -23,8 +23,8 @@
 mod cgroup;
 mod client_tree;
 mod command;
+mod descendants;
 mod directory;
-mod family;
 mod mount;
 mod namespace;
 mod resolv;
@@ -32,8 +32,8 @@ mod spec;
 mod sudo;
 mod wait;
 
-pub(crate) use cgroup::end_rest;
-pub(crate) use family::Family;
+pub(crate) use cgroup::kill_leftovers;
+pub(crate) use descendants::Descendants;
 pub(crate) use spec::Spec;
 
 use std::env;
@@ -97,16 +97,16 @@ fn run(spec: Spec) -> Result<Ended> {
 
     let cgroup = cgroup::Cgroup::new();
 
-    let directory = directory::Wanted::before_mounts(env::var_os("PWD"));
+    let directory = directory::WorkingDirectory::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
     namespace::root::leave_rootfs()?;
-    let resolv = resolv::Resolv::open();
+    let resolv = resolv::ResolvConfBind::open();
     let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO));
     namespace::make_tmp()?;
     let clients = v9fs::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
     let lines = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
     let lines = lines.unwrap_or_default();
-    let points = sudo.as_ref().map_or(&[][..], sudo::Sudo::places);
+    let points = sudo.as_ref().map_or(&[][..], sudo::Sudo::paths);
     let points = points.iter().map(PathBuf::as_path);
     let points: Vec<&Path> = points.chain(resolv.point()).collect();
     let held = fstab::look_up(&lines, directory.path(), &points, &clients);
@@ -133,7 +133,7 @@ fn run(spec: Spec) -> Result<Ended> {
     let status = match command::start(argv, &directory, &CONSUMED, &how) {
         Ok(pid) => {
             wait::release_standard_streams(&null)?;
-            wait::until_all_are_gone(pid, control, tty, only_command, proc, cgroup.as_ref())
+            wait::wait_for_descendants(pid, control, tty, only_command, proc, cgroup.as_ref())
         }
         Err(failure) => {
             say(&failure);

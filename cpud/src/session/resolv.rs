@@ -18,9 +18,9 @@ use crate::console::say;
 const FILE: &str = "/etc/resolv.conf";
 
 /// The machine's file.
-pub(super) struct Resolv(Option<OwnedFd>);
+pub(super) struct ResolvConfBind(Option<OwnedFd>);
 
-impl Resolv {
+impl ResolvConfBind {
     /// Opens it before the session mounts anything; a machine that knows no name servers has none.
     pub(super) fn open() -> Self {
         Self(open(FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok())

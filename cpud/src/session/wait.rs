@@ -19,15 +19,15 @@ use nix::sys::socket::{Shutdown, shutdown};
 use nix::unistd::{Pid, getpid};
 
 use super::cgroup::Cgroup;
-use super::family::Family;
+use super::descendants::Descendants;
 use crate::sys::{self, Ended};
 
 /// How long processes may clean up after SIGHUP before SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 /// Between looks for processes that were forked while their parents were being killed; doubled each time,
 /// since one that hangs in the kernel is not hurried by looking.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LAST_LOOK: Duration = Duration::from_secs(5);
+const FIRST_RETRY: Duration = Duration::from_millis(20);
+const MAX_RETRY: Duration = Duration::from_secs(5);
 
 /// Lets go of the pipes to the client, so that it learns when the command closes its end.
 pub(super) fn release_standard_streams(null: &File) -> Result<()> {
@@ -37,7 +37,7 @@ pub(super) fn release_standard_streams(null: &File) -> Result<()> {
 }
 
 /// What is to be done when nothing happens until then.
-enum Next {
+enum Escalation {
     Nothing,
     /// SIGHUP was sent.
     Kill(Instant),
@@ -47,7 +47,7 @@ enum Next {
 
 /// Waits for the command `pid` and all its descendants; the result is the command's status. When the
 /// command alone has ended the connection is told, and with `only_command` the rest is ended.
-pub(super) fn until_all_are_gone(
+pub(super) fn wait_for_descendants(
     pid: Pid,
     control: OwnedFd,
     tty: bool,
@@ -60,12 +60,12 @@ pub(super) fn until_all_are_gone(
     heard.add(Signal::SIGTERM);
     let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("cannot make a signalfd")?;
-    let mut family = Family::new(proc, getpid());
+    let mut descendants = Descendants::new(proc, getpid());
     let mut control = Some(File::from(control));
     let mut ended = None;
-    let mut next = Next::Nothing;
+    let mut next = Escalation::Nothing;
 
-    let mut told_to_end = false;
+    let mut terminating = false;
     while let Some(status) = reap(pid)? {
         if let Reaped::Command(status) = status {
             // Later another process may have its number.
@@ -75,34 +75,34 @@ pub(super) fn until_all_are_gone(
                     // Only a socket has a direction that can end, and only the connection listens.
                     let _ = shutdown(control.as_raw_fd(), Shutdown::Write);
                 }
-                told_to_end |= only_command;
+                terminating |= only_command;
             }
             continue;
         }
-        if told_to_end && control.take().is_some() {
-            family.send_all(Signal::SIGHUP);
+        if terminating && control.take().is_some() {
+            descendants.send_all(Signal::SIGHUP);
             // A stopped process can't act on it.
-            family.send_all(Signal::SIGCONT);
-            next = Next::Kill(Instant::now() + GRACE);
+            descendants.send_all(Signal::SIGCONT);
+            next = Escalation::Kill(Instant::now() + GRACE);
         }
         match next {
-            Next::Kill(at) if at <= Instant::now() => {
+            Escalation::Kill(at) if at <= Instant::now() => {
                 if let Some(cgroup) = cgroup {
                     cgroup.kill();
                 }
-                family.send_all(Signal::SIGKILL);
-                next = Next::KillAgain(Instant::now() + FIRST_LOOK, FIRST_LOOK);
+                descendants.send_all(Signal::SIGKILL);
+                next = Escalation::KillAgain(Instant::now() + FIRST_RETRY, FIRST_RETRY);
             }
-            Next::KillAgain(at, pause) if at <= Instant::now() => {
-                family.send_all(Signal::SIGKILL);
-                let pause = (pause * 2).min(LAST_LOOK);
-                next = Next::KillAgain(Instant::now() + pause, pause);
+            Escalation::KillAgain(at, pause) if at <= Instant::now() => {
+                descendants.send_all(Signal::SIGKILL);
+                let pause = (pause * 2).min(MAX_RETRY);
+                next = Escalation::KillAgain(Instant::now() + pause, pause);
             }
             _ => {}
         }
         sleep(&signals, control.as_ref(), &next)?;
         while let Some(signal) = signals.read_signal().context("cannot read the signalfd")? {
-            told_to_end |= signal.ssi_signo == Signal::SIGTERM as u32;
+            terminating |= signal.ssi_signo == Signal::SIGTERM as u32;
         }
         match control.as_mut().map(read_control) {
             Some(Control::Signals(numbers)) => {
@@ -111,10 +111,10 @@ pub(super) fn until_all_are_gone(
                     .filter_map(|n| Signal::try_from(i32::from(n)).ok())
                 {
                     if ended.is_some() {
-                        family.send_all(signal);
+                        descendants.send_all(signal);
                     } else {
                         let group = if tty {
-                            family.foreground_group(pid)
+                            descendants.foreground_group(pid)
                         } else {
                             None
                         };
@@ -123,7 +123,7 @@ pub(super) fn until_all_are_gone(
                     }
                 }
             }
-            Some(Control::Ended) => told_to_end = true,
+            Some(Control::Ended) => terminating = true,
             Some(Control::Nothing) | None => {}
         }
     }
@@ -151,10 +151,10 @@ fn reap(command: Pid) -> Result<Option<Reaped>> {
     }
 }
 
-fn sleep(signals: &SignalFd, control: Option<&File>, next: &Next) -> Result<()> {
+fn sleep(signals: &SignalFd, control: Option<&File>, next: &Escalation) -> Result<()> {
     let timeout = match next {
-        Next::Nothing => PollTimeout::NONE,
-        Next::Kill(at) | Next::KillAgain(at, _) => {
+        Escalation::Nothing => PollTimeout::NONE,
+        Escalation::Kill(at) | Escalation::KillAgain(at, _) => {
             // One more millisecond, since the remainder is cut off.
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)

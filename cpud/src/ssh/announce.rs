@@ -9,25 +9,25 @@ use std::os::fd::{AsFd, BorrowedFd};
 use cpu_proto::DEFAULT_PORT;
 
 use crate::console::say;
-use crate::listen_addr::Place;
-use crate::netup::netlink::{Event, Netlink};
+use crate::listen_addr::ListenAddr;
+use crate::netup::netlink::{Netlink, NetlinkEvent};
 
 /// Announces each address once, until it has been gone.
 pub(super) struct Announcer {
     netlink: Netlink,
     addresses: Addresses,
-    place: Place,
+    listen: ListenAddr,
     /// The host key's.
     fingerprint: String,
 }
 
 impl Announcer {
     /// Announces the addresses that there are.
-    pub(super) fn new(place: Place, fingerprint: String) -> io::Result<Self> {
+    pub(super) fn new(listen: ListenAddr, fingerprint: String) -> io::Result<Self> {
         let mut announcer = Self {
             netlink: Netlink::new()?,
             addresses: Addresses::default(),
-            place,
+            listen,
             fingerprint,
         };
         announcer.read_all()?;
@@ -36,7 +36,7 @@ impl Announcer {
 
     /// Takes in what has happened to the addresses.
     pub(super) fn work(&mut self) -> io::Result<()> {
-        match self.netlink.events()? {
+        match self.netlink.read_events()? {
             Some(events) => self.take(events),
             // Some of it was lost.
             None => self.read_all()?,
@@ -45,20 +45,20 @@ impl Announcer {
     }
 
     fn read_all(&mut self) -> io::Result<()> {
-        let events = self.netlink.everything()?;
+        let events = self.netlink.dump()?;
         self.addresses.retain(&events);
         self.take(events);
         Ok(())
     }
 
-    fn take(&mut self, events: Vec<Event>) {
+    fn take(&mut self, events: Vec<NetlinkEvent>) {
         for event in events {
             let Some((link, address)) = self.addresses.take(event) else {
                 continue;
             };
-            let port = match self.place {
-                Place::Tcp(None, port) => Some(port),
-                Place::Tcp(Some(only), port) if only == address => Some(port),
+            let port = match self.listen {
+                ListenAddr::Tcp(None, port) => Some(port),
+                ListenAddr::Tcp(Some(only), port) if only == address => Some(port),
                 _ => None,
             };
             say(line(&link, address, port, &self.fingerprint));
@@ -82,20 +82,20 @@ struct Addresses {
 
 impl Addresses {
     /// A link's name and its address, if it is to be announced.
-    fn take(&mut self, event: Event) -> Option<(String, IpAddr)> {
+    fn take(&mut self, event: NetlinkEvent) -> Option<(String, IpAddr)> {
         match event {
-            Event::Link(link) => drop(self.links.insert(link.index, link.name)),
-            Event::LinkGone(link) => {
+            NetlinkEvent::Link(link) => drop(self.links.insert(link.index, link.name)),
+            NetlinkEvent::LinkGone(link) => {
                 self.links.remove(&link);
                 self.announced.retain(|(of, _)| *of != link);
             }
-            Event::Address(address) => {
+            NetlinkEvent::Address(address) => {
                 if address.usable && self.announced.insert((address.link, address.ip)) {
                     let link = self.links.get(&address.link);
                     return Some((link.map_or("?", String::as_str).to_owned(), address.ip));
                 }
             }
-            Event::AddressGone(address) => {
+            NetlinkEvent::AddressGone(address) => {
                 self.announced.remove(&(address.link, address.ip));
             }
         }
@@ -103,10 +103,10 @@ impl Addresses {
     }
 
     /// Forgets the addresses that are not among `events`, which are everything that is.
-    fn retain(&mut self, events: &[Event]) {
+    fn retain(&mut self, events: &[NetlinkEvent]) {
         self.announced.retain(|announced| {
-            let is_it = |event: &Event| match event {
-                Event::Address(address) => (address.link, address.ip) == *announced,
+            let is_it = |event: &NetlinkEvent| match event {
+                NetlinkEvent::Address(address) => (address.link, address.ip) == *announced,
                 _ => false,
             };
             events.iter().any(is_it)
@@ -119,12 +119,12 @@ fn line(link: &str, address: IpAddr, port: Option<u16>, fingerprint: &str) -> St
     let Some(port) = port else {
         return format!("{link} {address}");
     };
-    let invitation = invitation(address, port);
-    format!("{link} {address} port {port} host key {fingerprint}; try: {invitation}")
+    let example_command = example_command(address, port);
+    format!("{link} {address} port {port} host key {fingerprint}; try: {example_command}")
 }
 
 /// What a person can type.
-pub(crate) fn invitation(address: IpAddr, port: u16) -> String {
+pub(crate) fn example_command(address: IpAddr, port: u16) -> String {
     match port {
         DEFAULT_PORT => format!("cpu {address} date"),
         port => format!("cpu -sp {port} {address} date"),
@@ -160,7 +160,7 @@ mod tests {
             usable,
             permanent: false,
         };
-        let link = Event::Link(Link {
+        let link = NetlinkEvent::Link(Link {
             index: 2,
             name: "eth0".into(),
             mac: None,
@@ -170,21 +170,21 @@ mod tests {
             has_master: false,
             kind: None,
         });
-        let there = || Event::Address(address(true));
+        let there = || NetlinkEvent::Address(address(true));
         let announced = Some(("eth0".to_owned(), ip));
 
         let mut addresses = Addresses::default();
         assert_eq!(addresses.take(link.clone()), None);
-        assert_eq!(addresses.take(Event::Address(address(false))), None);
+        assert_eq!(addresses.take(NetlinkEvent::Address(address(false))), None);
         assert_eq!(addresses.take(there()), announced);
         assert_eq!(addresses.take(there()), None);
-        addresses.take(Event::AddressGone(address(true)));
+        addresses.take(NetlinkEvent::AddressGone(address(true)));
         assert_eq!(addresses.take(there()), announced);
         addresses.retain(&[link.clone(), there()]);
         assert_eq!(addresses.take(there()), None);
         addresses.retain(std::slice::from_ref(&link));
         assert_eq!(addresses.take(there()), announced);
-        addresses.take(Event::LinkGone(2));
+        addresses.take(NetlinkEvent::LinkGone(2));
         assert_eq!(addresses.take(there()), Some(("?".to_owned(), ip)));
     }
 }

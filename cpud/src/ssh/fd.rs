@@ -21,8 +21,8 @@ const READ: i32 = 256 * 1024;
 pub(super) struct Fd {
     inner: AsyncFd<OwnedFd>,
     /// A pipe or socket: what gives less than there is room for is empty. A terminal may have more.
-    gives_all: bool,
-    watches_room: bool,
+    short_read_is_all: bool,
+    watches_writable: bool,
 }
 
 impl Fd {
@@ -32,7 +32,7 @@ impl Fd {
 
     /// A socket that mostly has room for what is written: room is watched for only while there is none.
     /// The runtime would wake up each time that the other end has read something.
-    pub(super) fn roomy(fd: OwnedFd) -> std::io::Result<Self> {
+    pub(super) fn for_files(fd: OwnedFd) -> std::io::Result<Self> {
         // More than the largest reply to a request for a file. The kernel's own limit binds only those
         // without privilege.
         let _ = setsockopt(&fd, SndBufForce, &(4 << 20));
@@ -46,9 +46,9 @@ impl Fd {
         let _ = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(READ));
         let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
         Ok(Self {
-            gives_all: kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK,
+            short_read_is_all: kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK,
             inner: watch_fd(fd, interest)?,
-            watches_room: interest.is_writable(),
+            watches_writable: interest.is_writable(),
         })
     }
 
@@ -64,7 +64,7 @@ impl Fd {
             match read_into(self.as_fd(), buffer) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => ready.clear_ready(),
-                Ok(n) if self.gives_all && n > 0 && before.0 + n < before.1 => {
+                Ok(n) if self.short_read_is_all && n > 0 && before.0 + n < before.1 => {
                     // What comes from now on is told: no need to find out that nothing is left.
                     ready.clear_ready();
                     break Ok(());
@@ -100,7 +100,7 @@ impl Fd {
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
         let write = |bytes: &[u8]| Ok(nix::unistd::write(self, bytes)?);
         while !bytes.is_empty() {
-            let n = if self.watches_room {
+            let n = if self.watches_writable {
                 let writable = Interest::WRITABLE;
                 self.inner.async_io(writable, |_| write(bytes)).await?
             } else {

@@ -18,7 +18,7 @@ const SMALL: usize = 64 * 1024;
 
 /// Starts to relay between the client's channel and the kernel's end of the socket pair.
 pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server: Server) {
-    let shared = Arc::new(Shared {
+    let shared = Arc::new(FilesRelay {
         relay: Mutex::new(Relay::new(server)),
         answered: Notify::new(),
     });
@@ -38,13 +38,13 @@ pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server:
 }
 
 /// What both directions know. Only one of them writes to the kernel.
-struct Shared {
+struct FilesRelay {
     relay: Mutex<Relay>,
     /// That the relay has answered something itself.
     answered: Notify,
 }
 
-impl Shared {
+impl FilesRelay {
     fn with<T>(&self, work: impl FnOnce(&mut Relay) -> T) -> T {
         work(&mut self.relay.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -15,16 +15,16 @@ use tokio::task::AbortHandle;
 
 use super::channel::{CHUNK, Receiver, Sender, open_forwarded};
 use super::fd::Fd;
-use super::uroot::{self, FilesPort};
+use super::uroot::{self, UrootPort};
 
-/// Ports that one connection may hold; more is no use of ssh -R.
+/// UrootPorts that one connection may hold; more is no use of ssh -R.
 const MAX_PORTS: usize = 64;
 
 /// The ports of one connection.
 pub(super) struct Forwards {
     /// Whether cpud was told to grant real ones.
     allowed: bool,
-    of_files: uroot::Ports,
+    of_files: uroot::UrootPorts,
     listening: HashMap<(String, u32), AbortHandle>,
 }
 
@@ -32,7 +32,7 @@ impl Forwards {
     pub(super) fn new(allowed: bool) -> Self {
         Self {
             allowed,
-            of_files: uroot::Ports::default(),
+            of_files: uroot::UrootPorts::default(),
             listening: HashMap::new(),
         }
     }
@@ -96,7 +96,7 @@ impl Forwards {
         &mut self,
         command: &'a [u8],
         environment: &[(String, String)],
-    ) -> (Option<FilesPort>, &'a [u8]) {
+    ) -> (Option<UrootPort>, &'a [u8]) {
         let none = (None, command);
         let Some((port, nonce, rest)) = uroot::files_flag(command, environment) else {
             return none;
@@ -108,7 +108,7 @@ impl Forwards {
             self.cancel(&address, port).then_some(address)
         });
         let Some(address) = address else { return none };
-        let files = FilesPort {
+        let files = UrootPort {
             address,
             port,
             nonce,

@@ -11,21 +11,21 @@ use anyhow::{Context as _, Result};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, VsockAddr};
 
-use crate::listen_addr::Place;
+use crate::listen_addr::ListenAddr;
 
 /// A socket that does not wait.
-pub(super) fn listen(place: &Place) -> Result<OwnedFd> {
+pub(super) fn listen(place: &ListenAddr) -> Result<OwnedFd> {
     let listener: OwnedFd = match place {
         // All addresses, of IPv6 and IPv4 with one socket where the kernel has both.
-        Place::Tcp(None, port) => TcpListener::bind((Ipv6Addr::UNSPECIFIED, *port))
+        ListenAddr::Tcp(None, port) => TcpListener::bind((Ipv6Addr::UNSPECIFIED, *port))
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)))
             .map(OwnedFd::from)
             .map_err(anyhow::Error::from),
-        Place::Tcp(Some(address), port) => TcpListener::bind((*address, *port))
+        ListenAddr::Tcp(Some(address), port) => TcpListener::bind((*address, *port))
             .map(OwnedFd::from)
             .map_err(anyhow::Error::from),
-        Place::Unix(path) => unix(path).map(OwnedFd::from).map_err(anyhow::Error::from),
-        Place::Vsock(port) => vsock(*port).map_err(anyhow::Error::from),
+        ListenAddr::Unix(path) => unix(path).map(OwnedFd::from).map_err(anyhow::Error::from),
+        ListenAddr::Vsock(port) => vsock(*port).map_err(anyhow::Error::from),
     }
     .with_context(|| format!("cannot listen on {place}"))?;
     fcntl(&listener, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn a_dead_servers_socket_is_taken_over_and_a_living_ones_is_not() {
         let directory = tempfile::tempdir().unwrap();
-        let place = Place::Unix(directory.path().join("socket"));
+        let place = ListenAddr::Unix(directory.path().join("socket"));
         let first = listen(&place).unwrap();
         let error = format!("{:#}", listen(&place).unwrap_err());
         assert!(error.contains("in use"), "{error}");

@@ -14,7 +14,7 @@ mod notice;
 mod server;
 mod uroot;
 
-pub(crate) use announce::invitation;
+pub(crate) use announce::example_command;
 pub(crate) use auth::read_host_key;
 pub(crate) use connection::run as run_connection;
 pub(crate) use server::serve;

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use tokio::time::{Instant, sleep_until};
 
 use super::channel::Sender;
-use crate::session::Family;
+use crate::session::Descendants;
 
 /// How long nothing is printed after the command's end before it is said what is waited for.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -53,7 +53,7 @@ pub(super) async fn tell(session: Pid, output: &LastOutput, sender: &Sender, ter
         return;
     };
     // None are left while it unmounts.
-    let Some(left) = Family::new(proc, session).describe() else {
+    let Some(left) = Descendants::new(proc, session).describe() else {
         return;
     };
     // A terminal is in raw mode over there.

@@ -15,7 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::announce::Announcer;
 use super::{auth, listen};
 use crate::console::say;
-use crate::flags::Options;
+use crate::flags::ServerOptions;
 use crate::role::Role;
 
 /// Connections at one time; the next one waits in the kernel's queue until one of them ends.
@@ -23,28 +23,28 @@ const MAX_CONNECTIONS: usize = 256;
 
 /// Connections at one time that have not logged in. Beyond them the oldest has to go, so that those who
 /// never will keep nobody out.
-const MAX_STRANGERS: usize = 128;
+const MAX_UNAUTHENTICATED: usize = 128;
 
 /// What a stranger has in any case.
-const STRANGER_TIME: Duration = Duration::from_secs(10);
+const MIN_LOGIN_TIME: Duration = Duration::from_secs(10);
 
 /// Wait after a failure to accept, so that a lasting one does not eat the machine.
-const PAUSE: Duration = Duration::from_millis(200);
+const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 /// Listens for ever; with `announce`, says on the console at which addresses.
-pub(crate) fn serve(options: &Options, announce: bool) -> Result<()> {
+pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     // What would make every login fail must be known before the first one.
     let keys = auth::read_public_keys(&options.public_keys)?;
     let host_key = auth::read_host_key(&options.host_key)?;
-    let listener = listen::listen(&options.place)?;
+    let listener = listen::listen(&options.listen)?;
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
     say(format_args!(
         "serving on {}, {} key(s) may log in, host key {fingerprint}",
-        options.place,
+        options.listen,
         keys.len(),
     ));
     drop((keys, host_key));
-    let announcer = announce.then(|| Announcer::new(options.place.clone(), fingerprint));
+    let announcer = announce.then(|| Announcer::new(options.listen.clone(), fingerprint));
     let mut announcer = announcer.and_then(|announcer| announcer.inspect_err(cannot_announce).ok());
 
     let mut ended = SigSet::empty();
@@ -53,19 +53,19 @@ pub(crate) fn serve(options: &Options, announce: bool) -> Result<()> {
     let ended = SignalFd::with_flags(&ended, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("cannot make a signalfd")?;
 
-    let mut connections: Vec<Connection> = Vec::new();
+    let mut connections: Vec<ConnectionProcess> = Vec::new();
     loop {
         while let Ok(Some(_)) = ended.read_signal() {}
         connections.retain_mut(|connection| matches!(connection.child.try_wait(), Ok(None)));
-        // The oldest of too many strangers must go, once he has had the time that a login takes.
-        let mut strangers = connections
+        // The oldest of too many unauthenticated must go, once he has had the time that a login takes.
+        let mut unauthenticated = connections
             .iter()
             .filter(|connection| connection.login.is_some());
-        let oldest = strangers
+        let oldest = unauthenticated
             .next()
-            .filter(|_| strangers.count() + 1 >= MAX_STRANGERS);
-        let patience = oldest.map(|oldest| STRANGER_TIME.saturating_sub(oldest.since.elapsed()));
-        let must_wait = patience.filter(|patience| !patience.is_zero());
+            .filter(|_| unauthenticated.count() + 1 >= MAX_UNAUTHENTICATED);
+        let time_left = oldest.map(|oldest| MIN_LOGIN_TIME.saturating_sub(oldest.since.elapsed()));
+        let must_wait = time_left.filter(|time_left| !time_left.is_zero());
         let room = connections.len() < MAX_CONNECTIONS && must_wait.is_none();
         let logins = connections
             .iter()
@@ -101,10 +101,13 @@ pub(crate) fn serve(options: &Options, announce: bool) -> Result<()> {
             announcer = None;
         }
         let logged_in = is_over.get(2..).unwrap_or_default();
-        let strangers = connections
+        let unauthenticated = connections
             .iter_mut()
             .filter(|connection| connection.login.is_some());
-        for (connection, _) in strangers.zip(logged_in).filter(|(_, is_over)| **is_over) {
+        for (connection, _) in unauthenticated
+            .zip(logged_in)
+            .filter(|(_, is_over)| **is_over)
+        {
             connection.login = None;
         }
         if !room || is_over.get(1) != Some(&true) {
@@ -112,7 +115,7 @@ pub(crate) fn serve(options: &Options, announce: bool) -> Result<()> {
         }
         match crate::sys::accept(listener.as_fd()) {
             Ok(stream) => {
-                if patience.is_some() {
+                if time_left.is_some() {
                     let oldest = connections.iter_mut().find(|one| one.login.is_some());
                     if let Some(oldest) = oldest {
                         say("too many peers that do not log in; the oldest is gone");
@@ -129,7 +132,7 @@ pub(crate) fn serve(options: &Options, announce: bool) -> Result<()> {
             Err(error) => {
                 // Out of descriptors or memory, or a peer that left at once: none is for ever.
                 say(format_args!("cannot accept a connection: {error}"));
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(ACCEPT_RETRY);
             }
         }
     }
@@ -142,7 +145,7 @@ fn cannot_announce(error: &io::Error) {
 }
 
 /// A process that serves a connection.
-struct Connection {
+struct ConnectionProcess {
     child: Child,
     since: Instant,
     /// Ends when the peer has logged in; until then he is a stranger.
@@ -150,7 +153,7 @@ struct Connection {
 }
 
 /// A fresh `cpud connection` with the socket as its standard input; its standard output ends with the login.
-fn spawn(options: &Options, stream: OwnedFd) -> Result<Connection> {
+fn spawn(options: &ServerOptions, stream: OwnedFd) -> Result<ConnectionProcess> {
     let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let mut command = Command::new("/proc/self/exe");
     command
@@ -172,7 +175,7 @@ fn spawn(options: &Options, stream: OwnedFd) -> Result<Connection> {
         command.arg("-d");
     }
     let child = command.spawn();
-    Ok(Connection {
+    Ok(ConnectionProcess {
         child: child.context("cannot start a process for a connection")?,
         since: Instant::now(),
         login: Some(login),

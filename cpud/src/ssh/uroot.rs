@@ -17,11 +17,11 @@ pub(super) fn is_client(peer: &[u8]) -> bool {
     peer.starts_with(GO_ID_PREFIX)
 }
 
-/// Ports that nobody listens on: the address that was asked for, by the port that was given.
+/// UrootPorts that nobody listens on: the address that was asked for, by the port that was given.
 #[derive(Default)]
-pub(super) struct Ports(HashMap<u32, String>);
+pub(super) struct UrootPorts(HashMap<u32, String>);
 
-impl Ports {
+impl UrootPorts {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -58,13 +58,13 @@ pub(super) fn files_flag<'a>(
 }
 
 /// A port that u-root's client serves its files through.
-pub(super) struct FilesPort {
+pub(super) struct UrootPort {
     pub(super) address: String,
     pub(super) port: u32,
     pub(super) nonce: String,
 }
 
-impl FilesPort {
+impl UrootPort {
     /// Connect to the port, so to speak: the client sees a connection from this machine that knows its nonce.
     pub(super) async fn connect(self, mux: &Mux, handle: &Handle) -> Result<(Receiver, Sender)> {
         let (receiver, sender) =

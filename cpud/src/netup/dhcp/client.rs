@@ -14,19 +14,19 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use super::packet::{ACK, DISCOVER, NAK, OFFER, REQUEST, Reply, Request, Route};
+use super::packet::{ACK, BootReply, BootRequest, DISCOVER, NAK, OFFER, REQUEST, Route};
 
 /// A first wait of one second instead of RFC 2131's four: machines here boot in one.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
-const LONGEST_WAIT: Duration = Duration::from_secs(64);
+const MAX_WAIT: Duration = Duration::from_secs(64);
 /// How often a request is repeated before the search begins anew: 1 + 2 + 4 + 8 seconds.
-const REQUESTS: u32 = 4;
+const MAX_REQUESTS: u32 = 4;
 /// And for the lease from before the cable was out: 1 + 2 + 4 seconds.
-const REBOOTS: u32 = 3;
+const MAX_REBOOTS: u32 = 3;
 /// RFC 2131, 4.4.5: no renewal is repeated sooner.
-const LEAST_RENEWAL: Duration = Duration::from_mins(1);
+const MIN_RENEWAL: Duration = Duration::from_mins(1);
 /// A lease shorter than this is taken as this, so that no server makes us spin.
-const LEAST_LEASE: u32 = 4;
+const MIN_LEASE: u32 = 4;
 
 /// What a server has given.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,7 +80,7 @@ pub(in super::super) enum Listen {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum DhcpState {
     /// No carrier.
     Stopped,
     Selecting {
@@ -100,11 +100,11 @@ enum State {
 }
 
 /// The client of one link.
-pub(in super::super) struct Client {
+pub(in super::super) struct DhcpClient {
     mac: [u8; 6],
     hostname: Option<String>,
     random: u64,
-    state: State,
+    state: DhcpState,
     /// When the state has something to do by itself.
     next: Option<Instant>,
     xid: u32,
@@ -115,7 +115,7 @@ pub(in super::super) struct Client {
     lease: Option<Lease>,
 }
 
-impl Client {
+impl DhcpClient {
     /// `random` seeds what should differ between machines: transaction numbers and jitter.
     pub(in super::super) fn new(
         mac: [u8; 6],
@@ -127,7 +127,7 @@ impl Client {
             mac,
             hostname,
             random,
-            state: State::Stopped,
+            state: DhcpState::Stopped,
             next: None,
             xid: 0,
             since: now,
@@ -140,16 +140,16 @@ impl Client {
     pub(in super::super) fn start(&mut self, now: Instant) {
         self.since = now;
         let state = if self.lease.is_some() {
-            State::Rebooting { tries: 0 }
+            DhcpState::Rebooting { tries: 0 }
         } else {
-            State::Selecting { tries: 0 }
+            DhcpState::Selecting { tries: 0 }
         };
         self.enter(state, now);
     }
 
     /// The carrier is gone. The lease goes on.
     pub(in super::super) fn stop(&mut self) {
-        self.state = State::Stopped;
+        self.state = DhcpState::Stopped;
         self.next = None;
     }
 
@@ -160,8 +160,8 @@ impl Client {
 
     pub(in super::super) fn listen(&self) -> Listen {
         match (self.state, &self.lease) {
-            (State::Stopped | State::Bound, _) => Listen::No,
-            (State::Renewing, Some(lease)) => Listen::Socket(lease.address),
+            (DhcpState::Stopped | DhcpState::Bound, _) => Listen::No,
+            (DhcpState::Renewing, Some(lease)) => Listen::Socket(lease.address),
             _ => Listen::Frames,
         }
     }
@@ -178,10 +178,13 @@ impl Client {
             actions.push(Action::Deconfigure);
             if matches!(
                 self.state,
-                State::Bound | State::Renewing | State::Rebinding | State::Rebooting { .. }
+                DhcpState::Bound
+                    | DhcpState::Renewing
+                    | DhcpState::Rebinding
+                    | DhcpState::Rebooting { .. }
             ) {
                 self.since = now;
-                self.enter(State::Selecting { tries: 0 }, now);
+                self.enter(DhcpState::Selecting { tries: 0 }, now);
             }
         }
         while self.next.is_some_and(|next| next <= now) {
@@ -194,29 +197,32 @@ impl Client {
     fn act(&mut self, now: Instant) -> Option<Action> {
         self.next = None;
         match self.state {
-            State::Stopped => None,
-            State::Selecting { tries } => {
+            DhcpState::Stopped => None,
+            DhcpState::Selecting { tries } => {
                 // The same transaction as before: a server may take longer than we wait, as
                 // dnsmasq does when it pings the address first.
-                self.state = State::Selecting {
+                self.state = DhcpState::Selecting {
                     tries: tries.saturating_add(1),
                 };
                 self.next = Some(now + self.backoff(tries));
                 Some(Action::Broadcast(self.message(DISCOVER, now)))
             }
-            State::Requesting {
-                tries: REQUESTS.., ..
+            DhcpState::Requesting {
+                tries: MAX_REQUESTS..,
+                ..
             }
-            | State::Rebooting { tries: REBOOTS.. } => {
-                self.enter(State::Selecting { tries: 0 }, now);
+            | DhcpState::Rebooting {
+                tries: MAX_REBOOTS..,
+            } => {
+                self.enter(DhcpState::Selecting { tries: 0 }, now);
                 None
             }
-            State::Requesting {
+            DhcpState::Requesting {
                 address,
                 server,
                 tries,
             } => {
-                self.state = State::Requesting {
+                self.state = DhcpState::Requesting {
                     address,
                     server,
                     tries: tries + 1,
@@ -224,21 +230,21 @@ impl Client {
                 self.next = Some(now + self.backoff(tries));
                 Some(Action::Broadcast(self.message(REQUEST, now)))
             }
-            State::Rebooting { tries } => {
-                self.state = State::Rebooting { tries: tries + 1 };
+            DhcpState::Rebooting { tries } => {
+                self.state = DhcpState::Rebooting { tries: tries + 1 };
                 self.next = Some(now + self.backoff(tries));
                 Some(Action::Broadcast(self.message(REQUEST, now)))
             }
-            State::Bound => {
+            DhcpState::Bound => {
                 self.since = now;
-                self.enter(State::Renewing, now);
+                self.enter(DhcpState::Renewing, now);
                 None
             }
-            State::Renewing => {
+            DhcpState::Renewing => {
                 let lease = self.lease.as_ref()?;
                 let (from, to, times) = (lease.address, lease.server, lease.times?);
                 if times.t2 <= now {
-                    self.enter(State::Rebinding, now);
+                    self.enter(DhcpState::Rebinding, now);
                     return None;
                 }
                 self.next = Some(half_way(now, times.t2));
@@ -248,7 +254,7 @@ impl Client {
                     to,
                 })
             }
-            State::Rebinding => {
+            DhcpState::Rebinding => {
                 self.next = Some(half_way(now, self.end()?));
                 Some(Action::Broadcast(self.message(REQUEST, now)))
             }
@@ -258,18 +264,18 @@ impl Client {
     /// A message has come, from whomever.
     pub(in super::super) fn receive(&mut self, bytes: &[u8], now: Instant) -> Vec<Action> {
         let reply =
-            Reply::decode(bytes).filter(|reply| reply.xid == self.xid && reply.mac == self.mac);
+            BootReply::decode(bytes).filter(|reply| reply.xid == self.xid && reply.mac == self.mac);
         let Some(reply) = reply else {
             return Vec::new();
         };
         // Who may answer, and about which address.
         let (server, address) = match self.state {
-            State::Selecting { tries: 1.. } => {
+            DhcpState::Selecting { tries: 1.. } => {
                 if let (OFFER, Some(address), Some(server)) =
                     (reply.kind, reply.yiaddr, reply.server)
                 {
                     self.enter(
-                        State::Requesting {
+                        DhcpState::Requesting {
                             address,
                             server,
                             tries: 0,
@@ -280,14 +286,14 @@ impl Client {
                 }
                 return Vec::new();
             }
-            State::Requesting {
+            DhcpState::Requesting {
                 address, server, ..
             } => (Some(server), address),
-            State::Renewing | State::Rebinding | State::Rebooting { tries: 1.. } => {
+            DhcpState::Renewing | DhcpState::Rebinding | DhcpState::Rebooting { tries: 1.. } => {
                 let Some(lease) = &self.lease else {
                     return Vec::new();
                 };
-                let only = matches!(self.state, State::Renewing).then_some(lease.server);
+                let only = matches!(self.state, DhcpState::Renewing).then_some(lease.server);
                 (only, lease.address)
             }
             _ => return Vec::new(),
@@ -298,7 +304,7 @@ impl Client {
         match reply.kind {
             NAK => {
                 let had = self.lease.take();
-                self.enter(State::Selecting { tries: 0 }, now);
+                self.enter(DhcpState::Selecting { tries: 0 }, now);
                 // Not at once, lest a server and we keep each other busy.
                 self.next = Some(now + self.backoff(0));
                 had.map(|_| Action::Deconfigure).into_iter().collect()
@@ -314,7 +320,7 @@ impl Client {
                 let Some(lease) = self.accept(reply, address, server) else {
                     return Vec::new();
                 };
-                self.state = State::Bound;
+                self.state = DhcpState::Bound;
                 self.next = lease.times.map(|times| times.t1);
                 self.lease = Some(lease.clone());
                 vec![Action::Configure(lease)]
@@ -324,11 +330,11 @@ impl Client {
     }
 
     /// The lease of an ACK; none if it doesn't say how long.
-    fn accept(&self, reply: Reply, address: Ipv4Addr, server: Ipv4Addr) -> Option<Lease> {
+    fn accept(&self, reply: BootReply, address: Ipv4Addr, server: Ipv4Addr) -> Option<Lease> {
         let times = match reply.lease? {
             u32::MAX => None,
             seconds => {
-                let seconds = seconds.max(LEAST_LEASE);
+                let seconds = seconds.max(MIN_LEASE);
                 // Zero, or out of order, is not what a server means (RFC 2131, 4.4.5).
                 let t2 = reply.t2.filter(|&t2| (1..seconds).contains(&t2));
                 let t2 = t2.unwrap_or(seconds - seconds / 8);
@@ -358,8 +364,8 @@ impl Client {
     }
 
     /// Enters a state that acts at once.
-    fn enter(&mut self, state: State, now: Instant) {
-        if !matches!(state, State::Requesting { .. }) {
+    fn enter(&mut self, state: DhcpState, now: Instant) {
+        if !matches!(state, DhcpState::Requesting { .. }) {
             // A request continues the offer's transaction; everything else is a new one.
             self.xid = self.random_below(u32::MAX);
         }
@@ -372,15 +378,17 @@ impl Client {
         self.sent = now;
         let leased = self.lease.as_ref().map(|lease| lease.address);
         let (ciaddr, requested, server) = match self.state {
-            State::Requesting {
+            DhcpState::Requesting {
                 address, server, ..
             } => (None, Some(address), Some(server)),
-            State::Renewing | State::Rebinding => (leased, None, None),
-            State::Rebooting { .. } => (None, leased, None),
-            State::Stopped | State::Bound | State::Selecting { .. } => (None, None, None),
+            DhcpState::Renewing | DhcpState::Rebinding => (leased, None, None),
+            DhcpState::Rebooting { .. } => (None, leased, None),
+            DhcpState::Stopped | DhcpState::Bound | DhcpState::Selecting { .. } => {
+                (None, None, None)
+            }
         };
         let secs = now.saturating_duration_since(self.since).as_secs();
-        Request {
+        BootRequest {
             kind,
             xid: self.xid,
             secs: u16::try_from(secs).unwrap_or(u16::MAX),
@@ -396,9 +404,7 @@ impl Client {
     /// 1, 2, 4 ... 64 seconds, each a quarter more or less, so that a rack that was switched on
     /// together does not ask together.
     fn backoff(&mut self, tries: u32) -> Duration {
-        let whole = FIRST_WAIT
-            .saturating_mul(1 << tries.min(6))
-            .min(LONGEST_WAIT);
+        let whole = FIRST_WAIT.saturating_mul(1 << tries.min(6)).min(MAX_WAIT);
         whole * 3 / 4 + whole * self.random_below(1000) / 2000
     }
 
@@ -416,7 +422,7 @@ impl Client {
 /// Half of what is left until `end`, but at least the least, and never beyond.
 fn half_way(now: Instant, end: Instant) -> Instant {
     let left = end.saturating_duration_since(now);
-    now + (left / 2).max(LEAST_RENEWAL).min(left)
+    now + (left / 2).max(MIN_RENEWAL).min(left)
 }
 
 /// The prefix length of an address's class, for a server that tells none.

@@ -43,7 +43,7 @@ mod code {
 }
 
 /// What a client says.
-pub(super) struct Request<'a> {
+pub(super) struct BootRequest<'a> {
     pub(super) kind: u8,
     pub(super) xid: u32,
     /// Seconds since the client began to look for an address.
@@ -56,7 +56,7 @@ pub(super) struct Request<'a> {
     pub(super) hostname: Option<&'a str>,
 }
 
-impl Request<'_> {
+impl BootRequest<'_> {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut m = vec![0; OPTIONS_AT];
         // BOOTREQUEST, Ethernet, its address length. The broadcast flag stays off: the packet
@@ -130,7 +130,7 @@ impl std::fmt::Display for Route {
 
 /// What a server says, as far as it makes sense.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Reply {
+pub(super) struct BootReply {
     pub(super) kind: u8,
     pub(super) xid: u32,
     pub(super) mac: [u8; 6],
@@ -149,7 +149,7 @@ pub(super) struct Reply {
     pub(super) mtu: Option<u16>,
 }
 
-impl Reply {
+impl BootReply {
     /// Reads a message; none if it is not a DHCP answer to an Ethernet client.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let field = |from: usize, len: usize| bytes.get(from..from.checked_add(len)?);

@@ -87,7 +87,7 @@ pub(crate) struct Address {
 
 /// What has changed, or is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Event {
+pub(crate) enum NetlinkEvent {
     Link(Link),
     LinkGone(u32),
     Address(Address),
@@ -135,13 +135,13 @@ pub(super) fn encode(
 }
 
 /// A received message: what it is, which request it answers, and what is behind the header.
-pub(super) struct Message<'a> {
+pub(super) struct NetlinkMessage<'a> {
     pub(super) kind: u16,
     pub(super) sequence: u32,
     body: &'a [u8],
 }
 
-impl Message<'_> {
+impl NetlinkMessage<'_> {
     pub(super) fn number<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.body.get(at..)?.first_chunk().copied()
     }
@@ -152,7 +152,7 @@ impl Message<'_> {
     }
 }
 
-pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = NetlinkMessage<'_>> {
     let mut rest = bytes;
     std::iter::from_fn(move || {
         let length = u32::from_ne_bytes(*rest.first_chunk()?) as usize;
@@ -161,7 +161,7 @@ pub(super) fn messages(bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
         let sequence = u32::from_ne_bytes(*message.get(8..)?.first_chunk()?);
         let body = message.get(16..)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(Message {
+        Some(NetlinkMessage {
             kind,
             sequence,
             body,
@@ -181,17 +181,19 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     })
 }
 
-pub(super) fn event(message: &Message<'_>) -> Option<Event> {
+pub(super) fn event(message: &NetlinkMessage<'_>) -> Option<NetlinkEvent> {
     match message.kind {
-        k::NEW_LINK => link(message).map(Event::Link),
-        k::DEL_LINK => Some(Event::LinkGone(u32::from_ne_bytes(message.number(4)?))),
-        k::NEW_ADDRESS => address(message).map(Event::Address),
-        k::DEL_ADDRESS => address(message).map(Event::AddressGone),
+        k::NEW_LINK => link(message).map(NetlinkEvent::Link),
+        k::DEL_LINK => Some(NetlinkEvent::LinkGone(u32::from_ne_bytes(
+            message.number(4)?,
+        ))),
+        k::NEW_ADDRESS => address(message).map(NetlinkEvent::Address),
+        k::DEL_ADDRESS => address(message).map(NetlinkEvent::AddressGone),
         _ => None,
     }
 }
 
-fn link(message: &Message<'_>) -> Option<Link> {
+fn link(message: &NetlinkMessage<'_>) -> Option<Link> {
     let flags = u32::from_ne_bytes(message.number(8)?);
     let ethernet = u16::from_ne_bytes(message.number(2)?) == k::ARPHRD_ETHER;
     let mut link = Link {
@@ -226,7 +228,7 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(text).into_owned()
 }
 
-fn address(message: &Message<'_>) -> Option<Address> {
+fn address(message: &NetlinkMessage<'_>) -> Option<Address> {
     let [_, prefix, flags, scope] = message.number(0)?;
     let link = u32::from_ne_bytes(message.number(4)?);
     let (mut flags, mut local, mut peer) = (u32::from(flags), None, None);
@@ -277,7 +279,7 @@ mod tests {
             ],
         );
         let events: Vec<_> = messages(&bytes).filter_map(|m| event(&m)).collect();
-        let [Event::Link(link)] = &events[..] else {
+        let [NetlinkEvent::Link(link)] = &events[..] else {
             panic!("{events:?}")
         };
         assert_eq!(
@@ -304,7 +306,7 @@ mod tests {
         let ip = IpAddr::from([10, 0, 0, 1]);
         assert_eq!(
             events,
-            [Event::Address(Address {
+            [NetlinkEvent::Address(Address {
                 link: 7,
                 ip,
                 prefix: 24,

@@ -17,7 +17,7 @@ use nix::sys::socket::{
 };
 
 use super::dhcp::packet::Route;
-pub(crate) use message::{Address, Event, Link};
+pub(crate) use message::{Address, Link, NetlinkEvent};
 use message::{address_header, encode, event, k, link_header, messages};
 
 /// One socket for what happens, one for commands.
@@ -49,7 +49,7 @@ impl Netlink {
     }
 
     /// Everything that is: links, then their addresses.
-    pub(crate) fn everything(&mut self) -> io::Result<Vec<Event>> {
+    pub(crate) fn dump(&mut self) -> io::Result<Vec<NetlinkEvent>> {
         // Asked for in the other order, so that no address comes without its link.
         let addresses = self.request(k::GET_ADDRESS, k::DUMP, &[0; 8], &[])?;
         let mut events = self.request(k::GET_LINK, k::DUMP, &[0; 16], &[])?;
@@ -58,7 +58,7 @@ impl Netlink {
     }
 
     /// What has happened since; none means that some of it was lost and all is to be read again.
-    pub(crate) fn events(&self) -> io::Result<Option<Vec<Event>>> {
+    pub(crate) fn read_events(&self) -> io::Result<Option<Vec<NetlinkEvent>>> {
         let mut all = Vec::new();
         loop {
             match receive(&self.events) {
@@ -195,7 +195,7 @@ impl Netlink {
         flags: u16,
         header: &[u8],
         attributes: &[(u16, &[u8])],
-    ) -> io::Result<Vec<Event>> {
+    ) -> io::Result<Vec<NetlinkEvent>> {
         self.sequence = self.sequence.wrapping_add(1);
         let request = encode(kind, k::REQUEST | flags, self.sequence, header, attributes);
         send(self.commands.as_raw_fd(), &request, MsgFlags::empty())?;
@@ -248,9 +248,9 @@ mod tests {
 
     #[test]
     fn the_loopback_link_is_read_from_the_kernel() {
-        let events = Netlink::new().unwrap().everything().unwrap();
+        let events = Netlink::new().unwrap().dump().unwrap();
         let lo = events.iter().find_map(|event| match event {
-            Event::Link(link) if link.name == "lo" => Some(link),
+            NetlinkEvent::Link(link) if link.name == "lo" => Some(link),
             _ => None,
         });
         let lo = lo.expect("every Linux has lo");

@@ -22,7 +22,7 @@ use nix::sys::statvfs::statvfs;
 
 use super::NONE;
 use crate::console::say;
-use crate::session::client_tree::{Client, Found, at_once};
+use crate::session::client_tree::{ClientFile, ClientTree, in_parallel};
 use crate::session::namespace::root;
 use crate::session::shown;
 
@@ -30,7 +30,7 @@ use crate::session::shown;
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Mounts every line of `text` that can be; the result is where.
-pub(in super::super) fn mount_all(text: &OsStr, clients: &[Client]) -> Vec<PathBuf> {
+pub(in super::super) fn mount_all(text: &OsStr, clients: &[ClientTree]) -> Vec<PathBuf> {
     let mut done = Vec::new();
     for line in fstab::parse(text.as_bytes()) {
         let entry = line.map_err(anyhow::Error::from);
@@ -50,7 +50,7 @@ pub(in super::super) fn unmount_all(targets: &[PathBuf]) {
     let _ = env::set_current_dir("/");
     // The root goes with the session.
     let targets: Vec<_> = targets.iter().filter(|target| !is_root(target)).collect();
-    at_once(&targets, |target| {
+    in_parallel(&targets, |target| {
         let _ = umount2(target.as_path(), MntFlags::MNT_DETACH);
     });
 }
@@ -62,7 +62,7 @@ pub(in super::super) fn look_up(
     text: &OsStr,
     directory: Option<&Path>,
     points: &[&Path],
-    clients: &[Client],
+    clients: &[ClientTree],
 ) -> Vec<OwnedFd> {
     let entries: Vec<Entry> = fstab::parse(text.as_bytes()).flatten().collect();
     if entries.iter().any(|e| inside(&e.target, clients).is_some()) {
@@ -79,7 +79,7 @@ pub(in super::super) fn look_up(
     let wanted = sources.chain(directory).map(|wanted| (wanted, false));
     let wanted: Vec<_> = wanted.chain(points.map(|point| (point, true))).collect();
     let held = Mutex::new(Vec::new());
-    at_once(&wanted, |&((client, path), is_point)| {
+    in_parallel(&wanted, |&((client, path), is_point)| {
         if !is_point {
             client.look_up(path);
         } else if let Ok(fd) = client.open_itself(path) {
@@ -99,12 +99,12 @@ fn source_of(path: &Path, entries: &[Entry]) -> Option<PathBuf> {
 }
 
 /// Which mount of the client's files a path is beneath, and what it is there.
-fn inside<'a>(path: &'a Path, clients: &'a [Client]) -> Option<(&'a Client, &'a Path)> {
+fn inside<'a>(path: &'a Path, clients: &'a [ClientTree]) -> Option<(&'a ClientTree, &'a Path)> {
     let mut all = clients.iter();
     all.find_map(|client| Some((client, client.inner(path)?)))
 }
 
-fn mount_one(entry: &Entry, clients: &[Client]) -> Result<()> {
+fn mount_one(entry: &Entry, clients: &[ClientTree]) -> Result<()> {
     let (source, target) = (shown(&entry.source), entry.target.display());
     if entry.flags & fstab::BIND != 0 && entry.flags & fstab::REMOUNT == 0 {
         bind(entry, clients).with_context(|| format!("cannot bind {source} on {target}"))
@@ -135,7 +135,7 @@ fn mount_type(entry: &Entry) -> Result<()> {
     propagate(&target, entry)
 }
 
-fn bind(entry: &Entry, clients: &[Client]) -> Result<()> {
+fn bind(entry: &Entry, clients: &[ClientTree]) -> Result<()> {
     let source = open_source(&entry.source, clients)?;
     let target = prepare_target(&entry.target, source.is_directory)?;
     let binding = flags(entry.flags & (fstab::BIND | fstab::REC));
@@ -174,7 +174,7 @@ fn propagate(target: &Path, entry: &Entry) -> Result<()> {
 
 /// Opens the source of a bind. What lies beneath the client's tree is resolved inside it, so that
 /// the client's `/bin -> /usr/bin` does not lead into the machine's `/usr/bin`.
-fn open_source(source: &OsStr, clients: &[Client]) -> Result<Found> {
+fn open_source(source: &OsStr, clients: &[ClientTree]) -> Result<ClientFile> {
     let path = Path::new(source);
     match inside(path, clients) {
         Some((client, inner)) => client.resolve(inner).map_err(|errno| match errno {
@@ -185,7 +185,7 @@ fn open_source(source: &OsStr, clients: &[Client]) -> Result<Found> {
             bail!("the client's files are not mounted, 9P is off")
         }
         None => open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-            .map(|fd| Found {
+            .map(|fd| ClientFile {
                 is_directory: is_directory(&fd),
                 fd,
             })

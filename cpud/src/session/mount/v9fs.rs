@@ -14,16 +14,16 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 
 use super::mount_error;
-use crate::session::client_tree::Client;
+use crate::session::client_tree::ClientTree;
 
 /// Mounts the client's files once for each mode, the first on [`MOUNT_POINT`].
 pub(in super::super) fn mount_all_9p(
     connections: Vec<(Cache, OwnedFd)>,
     user: Option<&OsStr>,
     u_root: bool,
-) -> Result<Vec<Client>> {
+) -> Result<Vec<ClientTree>> {
     let usual = connections.first().map(|(cache, _)| *cache);
-    let mut clients: Vec<Client> = Vec::new();
+    let mut clients: Vec<ClientTree> = Vec::new();
     for (cache, connection) in connections {
         let point = cache.point(usual.unwrap_or_default());
         if clients.iter().any(|client| client.point == point) {
@@ -45,7 +45,7 @@ fn mount_9p(
     point: String,
     user: Option<&OsStr>,
     u_root: bool,
-) -> Result<Client> {
+) -> Result<ClientTree> {
     let fd = connection.as_raw_fd();
     // access=any: one attach serves every user; the client's own rights decide, whoever asks. Only a client
     // that is root can give new files to the user who makes them, so there each user attaches.
@@ -82,7 +82,7 @@ fn mount_9p(
         Mode::empty(),
     )
     .map_err(|errno| anyhow!("cannot open {point}: {}", errno.desc()))?;
-    Ok(Client::new(point, root))
+    Ok(ClientTree::new(point, root))
 }
 
 /// A user's name that can't add mount options: other bytes than those of portable names become `_`.

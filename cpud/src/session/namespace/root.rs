@@ -25,7 +25,7 @@ use crate::session::mount::NONE;
 const MACHINES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 
 /// A directory that every session has, to mount something on it for a moment.
-const STAGE: &str = "/proc";
+const STAGING: &str = "/proc";
 
 /// Goes to a copy of all mounts on top of rootfs, if `/` is that.
 pub(in super::super) fn leave_rootfs() -> Result<()> {
@@ -33,7 +33,7 @@ pub(in super::super) fn leave_rootfs() -> Result<()> {
     if !table.lines().any(is_rootfs) {
         return Ok(());
     }
-    put_on_top("/", MsFlags::MS_BIND | MsFlags::MS_REC)
+    mount_over_root("/", MsFlags::MS_BIND | MsFlags::MS_REC)
         .and_then(|root| enter(&root))
         .map_err(|errno| anyhow!("cannot leave the initramfs: {}", errno.desc()))
 }
@@ -47,12 +47,12 @@ fn is_rootfs(line: &str) -> bool {
 
 /// Makes the directory `root` the session's `/`, bound with these flags.
 pub(in super::super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()> {
-    let root = put_on_top(path(root).as_str(), binding).map_err(described)?;
-    let furnished = furnish(&root).and_then(|missing| {
+    let root = mount_over_root(path(root).as_str(), binding).map_err(described)?;
+    let mounted = mount_machines_directories(&root).and_then(|missing| {
         enter(&root).map_err(described)?;
         Ok(missing)
     });
-    let missing = furnished.inspect_err(|_| {
+    let missing = mounted.inspect_err(|_| {
         // Nobody has seen it.
         let _ = umount2(path(&root).as_str(), MntFlags::MNT_DETACH);
     })?;
@@ -66,7 +66,7 @@ pub(in super::super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()
 }
 
 /// Mounts beneath `root` what every session has; the result is for what there is no directory.
-fn furnish(root: &OwnedFd) -> Result<Vec<&'static str>> {
+fn mount_machines_directories(root: &OwnedFd) -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     let binding = MsFlags::MS_BIND | MsFlags::MS_REC;
     let machines = MACHINES.map(|directory| (directory, binding));
@@ -103,13 +103,13 @@ fn mount_inside(root: &OwnedFd, directory: &'static str, flags: MsFlags) -> Resu
 }
 
 /// Mounts a directory on top of `/`, where nobody sees it before [`enter`].
-fn put_on_top(source: &str, binding: MsFlags) -> nix::Result<OwnedFd> {
-    mount(Some(source), STAGE, NONE, binding, NONE)?;
+fn mount_over_root(source: &str, binding: MsFlags) -> nix::Result<OwnedFd> {
+    mount(Some(source), STAGING, NONE, binding, NONE)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-    let moved = open(STAGE, flags, Mode::empty())
-        .and_then(|root| mount(Some(STAGE), "/", NONE, MsFlags::MS_MOVE, NONE).map(|()| root));
+    let moved = open(STAGING, flags, Mode::empty())
+        .and_then(|root| mount(Some(STAGING), "/", NONE, MsFlags::MS_MOVE, NONE).map(|()| root));
     moved.inspect_err(|_| {
-        let _ = umount2(STAGE, MntFlags::MNT_DETACH);
+        let _ = umount2(STAGING, MntFlags::MNT_DETACH);
     })
 }
 

@@ -11,12 +11,12 @@ use russh::server::{
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
 use super::requests::{no, refuse};
-use super::{ChannelState, Connection};
+use super::{ChannelState, ConnectionHandler};
 use crate::console::Roster;
-use crate::ssh::exec::{Request, Terminal};
+use crate::ssh::exec::{PtyRequest, SessionRequest};
 use crate::ssh::forward;
 
-impl server::Handler for Connection {
+impl server::Handler for ConnectionHandler {
     type Error = anyhow::Error;
 
     fn adjust_window(&mut self, channel: ChannelId, current: u32) -> u32 {
@@ -73,7 +73,7 @@ impl server::Handler for Connection {
         let state = ChannelState {
             receiver,
             sender,
-            request: Request::default(),
+            request: SessionRequest::default(),
             running: None,
         };
         self.channels.insert(id, state);
@@ -168,7 +168,7 @@ impl server::Handler for Connection {
         session: &mut Session,
     ) -> Result<()> {
         if let Some(state) = self.channels.get_mut(&id) {
-            state.request.terminal = Some(Terminal {
+            state.request.terminal = Some(PtyRequest {
                 size: window(columns, rows, x_pixels, y_pixels),
                 modes: modes.to_vec(),
             });
@@ -268,7 +268,7 @@ impl server::Handler for Connection {
     cpu_ssh::channel_callbacks!(mux, Session, closed);
 }
 
-impl Connection {
+impl ConnectionHandler {
     /// A channel has been closed.
     fn closed(&mut self, id: ChannelId) {
         self.channels.remove(&id);

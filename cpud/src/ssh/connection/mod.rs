@@ -21,23 +21,23 @@ use tokio::sync::watch;
 
 use super::auth;
 use super::channel::{Receiver, Sender};
-use super::exec::{Request, Running};
+use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
 use crate::console::{Roster, say};
-use crate::flags::Options;
+use crate::flags::ServerOptions;
 
 /// How long a peer may take to log in: somebody may be looking for a token, or a passphrase. As sshd's LoginGraceTime.
 const LOGIN_GRACE: Duration = Duration::from_mins(2);
 
 /// How long a wrong key takes to be refused: enough to slow a guesser, too short to annoy
 /// somebody whose agent offers five keys.
-const REJECTION: Duration = Duration::from_millis(100);
+const REJECTION_TIME: Duration = Duration::from_millis(100);
 
 /// How many keys a peer may offer. Nobody guesses one; an agent may well hold more than the ten of russh.
 const MAX_OFFERS: usize = 64;
 
 /// Serve the connection on standard input until it ends.
-pub(crate) fn run(options: &Options) -> Result<()> {
+pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     let keys = auth::read_public_keys(&options.public_keys)?;
     let host_key = auth::read_host_key(&options.host_key)?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
@@ -64,7 +64,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         ),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         max_auth_attempts: MAX_OFFERS,
-        auth_rejection_time: REJECTION,
+        auth_rejection_time: REJECTION_TIME,
         auth_rejection_time_initial: Some(Duration::ZERO),
         keys: vec![host_key],
         preferred,
@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     });
     let gate = Gate::default();
     let (logged_in_tx, logged_in) = watch::channel(None);
-    let handler = Connection {
+    let handler = ConnectionHandler {
         mux: Mux::new(Side::Server, gate.clone()),
         keys,
         logged_in: logged_in_tx,
@@ -136,7 +136,7 @@ async fn watch(
     format!("a peer has not answered for {silence:?}; its connection is over")
 }
 
-struct Connection {
+struct ConnectionHandler {
     mux: Mux,
     keys: Vec<PublicKey>,
     logged_in: watch::Sender<Option<server::Handle>>,
@@ -156,17 +156,17 @@ struct Connection {
 struct ChannelState {
     receiver: Receiver,
     sender: Sender,
-    request: Request,
+    request: SessionRequest,
     running: Option<Running>,
 }
 
-impl Drop for Connection {
+impl Drop for ConnectionHandler {
     fn drop(&mut self) {
         self.mux.close_all();
     }
 }
 
-impl Connection {
+impl ConnectionHandler {
     fn log(&self, line: impl FnOnce() -> String) {
         if self.debug {
             say(line());

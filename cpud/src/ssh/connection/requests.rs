@@ -7,11 +7,11 @@ use cpu_ssh::Stream;
 use russh::ChannelId;
 use russh::server::Session;
 
-use super::Connection;
+use super::ConnectionHandler;
 use crate::ssh::channel::Sender;
-use crate::ssh::exec::{self, Files};
+use crate::ssh::exec::{self, FilesSource};
 
-impl Connection {
+impl ConnectionHandler {
     /// Start what was asked for on a channel and answer; a failure to start is told on the
     /// channel's standard error, with the status that a shell would give.
     pub(super) fn start(
@@ -50,11 +50,11 @@ impl Connection {
             return Ok(());
         }
         request.files = match port {
-            Some(port) => vec![(Cache::default(), Files::Port(port, self.mux.clone()))],
+            Some(port) => vec![(Cache::default(), FilesSource::Port(port, self.mux.clone()))],
             None => self
                 .files
                 .drain(..)
-                .map(|(cache, receiver, sender)| (cache, Files::Channel(receiver, sender)))
+                .map(|(cache, receiver, sender)| (cache, FilesSource::Channel(receiver, sender)))
                 .collect(),
         };
         let listed = self

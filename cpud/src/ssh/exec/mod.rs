@@ -31,38 +31,38 @@ use super::channel::{Receiver, Sender};
 use super::fd::Fd;
 use super::files::relay;
 use super::notice::{self, LastOutput};
-use super::uroot::FilesPort;
-use crate::console::{Listed, say};
-use crate::session::{Spec, end_rest};
+use super::uroot::UrootPort;
+use crate::console::{ListedCommand, say};
+use crate::session::{Spec, kill_leftovers};
 use pump::{deliver, pump_in, pump_out};
 use report::{report, tell_clock};
 use spawn::{inherit, open_terminal, pair, take_pipes};
 
 /// Looks for what is left of a session that was killed, and takes a moment to die.
-const REST: u32 = 20;
+const KILL_ATTEMPTS: u32 = 20;
 
 /// What the client asked for before the command.
 #[derive(Default)]
-pub(super) struct Request {
+pub(super) struct SessionRequest {
     pub(super) words: Vec<Vec<u8>>,
     /// Who is to run it, if not root.
     pub(super) user: Option<Credentials>,
     pub(super) environment: Vec<(String, String)>,
-    pub(super) terminal: Option<Terminal>,
+    pub(super) terminal: Option<PtyRequest>,
     /// The client's files, each for a mount in this cache mode.
-    pub(super) files: Vec<(Cache, Files)>,
+    pub(super) files: Vec<(Cache, FilesSource)>,
 }
 
 /// Where the client's files come from.
-pub(super) enum Files {
+pub(super) enum FilesSource {
     /// The `9p` channel of the same connection.
     Channel(Receiver, Sender),
     /// A port that u-root's client asked for.
-    Port(FilesPort, Mux),
+    Port(UrootPort, Mux),
 }
 
 /// A `pty-req`.
-pub(super) struct Terminal {
+pub(super) struct PtyRequest {
     pub(super) size: Winsize,
     pub(super) modes: Vec<(Pty, u32)>,
 }
@@ -92,11 +92,11 @@ impl Running {
 /// Start the command; the rest runs by itself and ends with the exit status and the channel's
 /// close. `listed` lives as long as the command.
 pub(super) fn start(
-    mut request: Request,
+    mut request: SessionRequest,
     receiver: Receiver,
     sender: Sender,
     handle: server::Handle,
-    listed: Option<Listed>,
+    listed: Option<ListedCommand>,
 ) -> Result<Running> {
     let (control_there, control) = pair().context("cannot make the control socket of a session")?;
     let wait = take_wait(&mut request.environment);
@@ -113,8 +113,8 @@ pub(super) fn start(
     for (cache, from) in request.files {
         let (here, there) = pair().context("cannot make a socket pair for the client's files")?;
         spec.ninep.push((cache, inherit(&there)?));
-        spec.u_root |= matches!(from, Files::Port(..));
-        files.push((from, Arc::new(Fd::roomy(here)?)));
+        spec.u_root |= matches!(from, FilesSource::Port(..));
+        files.push((from, Arc::new(Fd::for_files(here)?)));
         files_there.push(there);
     }
     let mut command = std::process::Command::new("/proc/self/exe");
@@ -163,8 +163,8 @@ pub(super) fn start(
         .collect();
     for (from, socket) in files {
         match from {
-            Files::Channel(receiver, sender) => relay(receiver, sender, socket, Server::Any),
-            Files::Port(port, mux) => {
+            FilesSource::Channel(receiver, sender) => relay(receiver, sender, socket, Server::Any),
+            FilesSource::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     // Without it the socket closes, and the session says that nobody answers.
@@ -198,8 +198,8 @@ pub(super) fn start(
     tokio::spawn(async move {
         let session = child.id();
         let status = child.wait().await;
-        for _ in 0..REST {
-            if session.is_none_or(|session| end_rest(session).is_ok()) {
+        for _ in 0..KILL_ATTEMPTS {
+            if session.is_none_or(|session| kill_leftovers(session).is_ok()) {
                 break;
             }
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -14,7 +14,7 @@ use crate::ssh::notice::LastOutput;
 
 /// How long output is still awaited from a pipe that a stranger holds open after the command
 /// and all its descendants have gone.
-const STRANGERS: Duration = Duration::from_secs(1);
+const PIPE_GRACE: Duration = Duration::from_secs(1);
 
 /// The client's input to the command; the pipe closes at its end, or when nobody reads it.
 pub(super) async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
@@ -40,7 +40,7 @@ pub(super) async fn pump_out(
             read = from.read(&mut buffer) => read,
             () = async {
                 let _ = ended.wait_for(|ended| *ended).await;
-                tokio::time::sleep(STRANGERS).await;
+                tokio::time::sleep(PIPE_GRACE).await;
             } => return,
         };
         let Some(bytes) = read.ok().filter(|bytes| !bytes.is_empty()) else {

@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use tokio::process::Child;
 
-use super::Terminal;
+use super::PtyRequest;
 use crate::ssh::fd::Fd;
 
 /// A pair of stream sockets that are closed on exec.
@@ -25,7 +25,7 @@ pub(super) fn inherit(fd: &OwnedFd) -> Result<RawFd> {
 }
 
 /// Master and slave of a new terminal, both closed on exec.
-pub(super) fn open_terminal(wanted: &Terminal) -> Result<(OwnedFd, OwnedFd)> {
+pub(super) fn open_terminal(wanted: &PtyRequest) -> Result<(OwnedFd, OwnedFd)> {
     let pty = nix::pty::openpty(&wanted.size, None)
         .context("cannot make a terminal (is devpts mounted on /dev/pts?)")?;
     for end in [&pty.master, &pty.slave] {

@@ -11,7 +11,7 @@ const HOUR: &[u8] = &[0, 0, 14, 16];
 
 /// A client, a clock, and what the client has sent.
 struct Bench {
-    client: Client,
+    client: DhcpClient,
     begin: Instant,
     now: Instant,
 }
@@ -19,7 +19,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let begin = Instant::now();
-        let mut client = Client::new(MAC, None, 42, begin);
+        let mut client = DhcpClient::new(MAC, None, 42, begin);
         client.start(begin);
         Self {
             client,

@@ -29,7 +29,7 @@ const MAC: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
 #[test]
 fn what_is_asked_is_what_the_rfc_lays_out() {
-    let request = Request {
+    let request = BootRequest {
         kind: REQUEST,
         xid: 0x0102_0304,
         secs: 5,
@@ -70,7 +70,7 @@ fn an_answer_is_read() {
             (119, b"\x03eng\x03lab\x07example\x00\x05sales\xc0\x04"),
         ],
     );
-    let r = Reply::decode(&bytes).unwrap();
+    let r = BootReply::decode(&bytes).unwrap();
     assert_eq!((r.kind, r.xid, r.mac, r.prefix), (ACK, 7, MAC, Some(24)));
     assert_eq!((r.lease, r.t1, r.mtu), (Some(3600), None, Some(1400)));
     let gateway = Some(Ipv4Addr::new(10, 0, 0, 1));
@@ -110,7 +110,7 @@ fn classless_routes_replace_the_router() {
         gateway: gateway.map(Ipv4Addr::from),
     };
     assert_eq!(
-        Reply::decode(&bytes).unwrap().routes,
+        BootReply::decode(&bytes).unwrap().routes,
         [
             route([0; 4], 0, Some([10, 0, 0, 1])),
             route([192, 168, 3, 0], 24, Some([10, 0, 0, 9])),
@@ -137,18 +137,18 @@ fn nonsense_is_as_if_absent() {
             (119, &[192, 0, 3, b'a']),
         ],
     );
-    let r = Reply::decode(&bytes).unwrap();
+    let r = BootReply::decode(&bytes).unwrap();
     assert_eq!(
         r,
-        Reply {
+        BootReply {
             kind: ACK,
             xid: 7,
             mac: MAC,
-            ..Reply::default()
+            ..BootReply::default()
         }
     );
-    assert_eq!(Reply::decode(&[0; 300]), None);
-    assert_eq!(Reply::decode(&bytes[..200]), None);
+    assert_eq!(BootReply::decode(&[0; 300]), None);
+    assert_eq!(BootReply::decode(&bytes[..200]), None);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn options_go_on_in_the_names_when_they_say_so() {
     let mut bytes = reply(ACK, 7, MAC, [10, 0, 0, 7], &[(52, &[3])]);
     bytes[108..115].copy_from_slice(&[51, 4, 0, 0, 0, 60, 255]);
     bytes[44..51].copy_from_slice(&[54, 4, 10, 0, 0, 1, 255]);
-    let r = Reply::decode(&bytes).unwrap();
+    let r = BootReply::decode(&bytes).unwrap();
     assert_eq!(
         (r.lease, r.server),
         (Some(60), Some(Ipv4Addr::new(10, 0, 0, 1)))
@@ -169,7 +169,7 @@ proptest! {
         let mut bytes = reply(ACK, 7, MAC, [10, 0, 0, 7], &[]);
         bytes.truncate(OPTIONS_AT + 3);
         bytes.extend(options);
-        if let Some(reply) = Reply::decode(&bytes) {
+        if let Some(reply) = BootReply::decode(&bytes) {
             prop_assert!(reply.routes.iter().all(|route| route.prefix <= 32));
             prop_assert!(reply.search.iter().all(|name| !name.contains(['\n', ' '])));
         }

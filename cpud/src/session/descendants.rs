@@ -11,10 +11,10 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
 /// Processes that are named when a person is told of them.
-const NAMED: usize = 4;
+const MAX_NAMED: usize = 4;
 
 /// All processes below one.
-pub(crate) struct Family {
+pub(crate) struct Descendants {
     proc: Dir,
     ancestor: Pid,
 }
@@ -29,7 +29,7 @@ struct Process {
     foreground: Option<Pid>,
 }
 
-impl Family {
+impl Descendants {
     /// Those below `ancestor`; `proc` is the machine's /proc.
     pub(crate) fn new(proc: Dir, ancestor: Pid) -> Self {
         Self { proc, ancestor }
@@ -75,12 +75,12 @@ impl Family {
     /// Their names and numbers for a person, the first few of them; none when there is nobody.
     pub(crate) fn describe(&mut self) -> Option<String> {
         let all = self.descendants();
-        let named = all.iter().take(NAMED);
+        let named = all.iter().take(MAX_NAMED);
         let mut text: Vec<String> = named
             .map(|process| format!("{} (pid {})", process.name, process.pid))
             .collect();
-        if all.len() > NAMED {
-            text.push(format!("{} more", all.len() - NAMED));
+        if all.len() > MAX_NAMED {
+            text.push(format!("{} more", all.len() - MAX_NAMED));
         }
         (!text.is_empty()).then(|| text.join(", "))
     }

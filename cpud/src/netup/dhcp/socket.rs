@@ -18,12 +18,12 @@ const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
 
 /// What is open now.
-pub(in super::super) enum Wire {
+pub(in super::super) enum DhcpSocket {
     Frames { socket: File, link: u32 },
     Socket { socket: UdpSocket, at: Ipv4Addr },
 }
 
-impl Wire {
+impl DhcpSocket {
     /// Opens what `listen` asks for on the link with this index.
     pub(in super::super) fn open(listen: Listen, link: u32) -> io::Result<Option<Self>> {
         Ok(match listen {
@@ -90,7 +90,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for DhcpSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Frames { socket, .. } => socket.as_fd(),

@@ -1,38 +1,38 @@
-//! One Ethernet port: its DHCP client or fixed address, and what they put into the kernel.
+//! One Ethernet interface: its DHCP client or fixed address, and what they put into the kernel.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::dhcp::client::{Action, Client, Lease};
+use super::dhcp::client::{Action, DhcpClient, Lease};
 use super::dhcp::packet::Route;
-use super::dhcp::wire::Wire;
+use super::dhcp::socket::DhcpSocket;
 use super::ip_arg::Method;
 use super::netlink::Link;
-use super::{Machine, PATIENCE, RESOLV_CONF};
+use super::{Host, REPORT_DELAY, RESOLV_CONF};
 use crate::console::say;
 
 /// Metric of routes: links in the order of their numbers, after what somebody sets by hand.
 const METRIC: u32 = 1024;
 
-/// A port and how it is configured.
-pub(super) struct Port {
+/// A interface and how it is configured.
+pub(super) struct Interface {
     link: Link,
     dhcp: Option<Dhcp>,
 }
 
 struct Dhcp {
-    client: Client,
-    wire: Option<Wire>,
+    client: DhcpClient,
+    socket: Option<DhcpSocket>,
     lease: Option<Lease>,
     /// When to say that no server answers; none when it was said or is not so.
-    complain: Option<Instant>,
+    report_at: Option<Instant>,
     /// That no socket could be opened was said.
-    is_deaf: bool,
+    open_failed: bool,
 }
 
-impl Port {
+impl Interface {
     /// Brings the link up and begins with its method.
     pub(super) fn new(
         link: &Link,
@@ -40,15 +40,15 @@ impl Port {
         method: Method,
         random: u64,
         now: Instant,
-        machine: &mut Machine,
+        host: &mut Host,
     ) -> Self {
         if !link.up
-            && let Err(error) = machine.netlink.set_up(link.index)
+            && let Err(error) = host.netlink.set_up(link.index)
         {
             say(format_args!("cannot bring up {}: {error}", link.name));
         }
         // As if it had no carrier yet; `changed` tells.
-        let mut port = Self {
+        let mut interface = Self {
             link: Link {
                 running: false,
                 ..link.clone()
@@ -58,13 +58,13 @@ impl Port {
         match method {
             Method::Off => {}
             Method::Dhcp => {
-                let client = Client::new(mac, host_name(), random, now);
-                port.dhcp = Some(Dhcp {
+                let client = DhcpClient::new(mac, host_name(), random, now);
+                interface.dhcp = Some(Dhcp {
                     client,
-                    wire: None,
+                    socket: None,
                     lease: None,
-                    complain: None,
-                    is_deaf: false,
+                    report_at: None,
+                    open_failed: false,
                 });
             }
             Method::Static {
@@ -82,11 +82,11 @@ impl Port {
                     })
                     .into_iter()
                     .collect();
-                port.use_address(address, prefix, None, &routes, machine);
-                port.tell_resolver(&dns, &[], machine);
+                interface.use_address(address, prefix, None, &routes, host);
+                interface.tell_resolver(&dns, &[], host);
             }
         }
-        port
+        interface
     }
 
     /// The kernel's news about the link.
@@ -96,10 +96,10 @@ impl Port {
         {
             if link.running {
                 dhcp.client.start(now);
-                dhcp.complain = Some(now + PATIENCE);
+                dhcp.report_at = Some(now + REPORT_DELAY);
             } else {
                 dhcp.client.stop();
-                dhcp.complain = None;
+                dhcp.report_at = None;
             }
         }
         self.link = link;
@@ -116,34 +116,34 @@ impl Port {
     /// When [`Self::work`] is to be called though nothing has happened.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let dhcp = self.dhcp.as_ref()?;
-        [dhcp.client.deadline(), dhcp.complain]
+        [dhcp.client.deadline(), dhcp.report_at]
             .into_iter()
             .flatten()
             .min()
     }
 
     /// What to wait for meanwhile.
-    pub(super) fn wire(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.dhcp.as_ref()?.wire.as_ref()?.as_fd())
+    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.dhcp.as_ref()?.socket.as_ref()?.as_fd())
     }
 
     /// Takes what has come, does what is due.
-    pub(super) fn work(&mut self, now: Instant, machine: &mut Machine) {
+    pub(super) fn work(&mut self, now: Instant, host: &mut Host) {
         let Some(mut dhcp) = self.dhcp.take() else {
             return;
         };
-        self.step(&mut dhcp, now, machine);
+        self.step(&mut dhcp, now, host);
         self.dhcp = Some(dhcp);
     }
 
-    fn step(&self, dhcp: &mut Dhcp, now: Instant, machine: &mut Machine) {
+    fn step(&self, dhcp: &mut Dhcp, now: Instant, host: &mut Host) {
         let mut actions = Vec::new();
-        while let Some(wire) = &dhcp.wire {
-            match wire.receive() {
+        while let Some(socket) = &dhcp.socket {
+            match socket.receive() {
                 Ok(Some(message)) => actions.extend(dhcp.client.receive(&message, now)),
                 Ok(None) => break,
                 // The link went down, or the address from the socket; it is opened again below.
-                Err(_) => dhcp.wire = None,
+                Err(_) => dhcp.socket = None,
             }
         }
         actions.extend(dhcp.client.tick(now));
@@ -151,14 +151,18 @@ impl Port {
         // to send what was decided before.
         let listen = dhcp.client.listen();
         let open = |dhcp: &mut Dhcp| {
-            if !dhcp.wire.as_ref().is_some_and(|wire| wire.serves(listen)) {
-                dhcp.wire = Wire::open(listen, self.link.index).unwrap_or_else(|error| {
-                    if !dhcp.is_deaf {
+            if !dhcp
+                .socket
+                .as_ref()
+                .is_some_and(|socket| socket.serves(listen))
+            {
+                dhcp.socket = DhcpSocket::open(listen, self.link.index).unwrap_or_else(|error| {
+                    if !dhcp.open_failed {
                         say(format_args!(
                             "cannot listen for DHCP on {} (CONFIG_PACKET): {error}",
                             self.link.name
                         ));
-                        dhcp.is_deaf = true;
+                        dhcp.open_failed = true;
                     }
                     None
                 });
@@ -167,48 +171,48 @@ impl Port {
         open(dhcp);
         for action in actions {
             // A message that can't be sent is one that is lost, and will be repeated.
-            let _ = match (action, &dhcp.wire) {
-                (Action::Broadcast(message), Some(wire)) => wire.broadcast(&message),
-                (Action::Unicast { message, to, .. }, Some(wire)) => wire.unicast(&message, to),
+            let _ = match (action, &dhcp.socket) {
+                (Action::Broadcast(message), Some(socket)) => socket.broadcast(&message),
+                (Action::Unicast { message, to, .. }, Some(socket)) => socket.unicast(&message, to),
                 (Action::Configure(lease), _) => {
-                    dhcp.complain = None;
-                    self.configure(dhcp.lease.replace(lease.clone()), &lease, now, machine);
+                    dhcp.report_at = None;
+                    self.configure(dhcp.lease.replace(lease.clone()), &lease, now, host);
                     Ok(())
                 }
                 (Action::Deconfigure, _) => {
-                    dhcp.complain = Some(now + PATIENCE);
+                    dhcp.report_at = Some(now + REPORT_DELAY);
                     if let Some(lease) = dhcp.lease.take() {
                         say(format_args!(
                             "{} the lease of {} has ended",
                             self.link.name, lease.address
                         ));
-                        self.remove(&lease, machine);
-                        self.tell_resolver(&[], &[], machine);
+                        self.remove(&lease, host);
+                        self.tell_resolver(&[], &[], host);
                     }
                     Ok(())
                 }
                 (_, None) => Ok(()),
             };
         }
-        if dhcp.complain.is_some_and(|at| at <= now) {
-            dhcp.complain = None;
+        if dhcp.report_at.is_some_and(|at| at <= now) {
+            dhcp.report_at = None;
             say(format_args!(
                 "{} no DHCP server has answered in {} s; asking on (or give ip= to the kernel)",
                 self.link.name,
-                PATIENCE.as_secs()
+                REPORT_DELAY.as_secs()
             ));
         }
     }
 
-    fn configure(&self, old: Option<Lease>, lease: &Lease, now: Instant, machine: &mut Machine) {
+    fn configure(&self, old: Option<Lease>, lease: &Lease, now: Instant, host: &mut Host) {
         let is_same = |old: &Lease| {
             (old.address, old.prefix, &old.routes) == (lease.address, lease.prefix, &lease.routes)
         };
         if let Some(old) = old.filter(|old| !is_same(old)) {
-            self.remove(&old, machine);
+            self.remove(&old, host);
         }
         if let Some(mtu) = lease.mtu.map(u32::from).filter(|&mtu| mtu != self.link.mtu)
-            && let Err(error) = machine.netlink.set_mtu(self.link.index, mtu)
+            && let Err(error) = host.netlink.set_mtu(self.link.index, mtu)
         {
             say(format_args!(
                 "{} cannot set the MTU of {mtu} that DHCP gave: {error}",
@@ -218,14 +222,8 @@ impl Port {
         let lifetime = lease
             .times
             .map(|times| times.end.saturating_duration_since(now));
-        self.use_address(
-            lease.address,
-            lease.prefix,
-            lifetime,
-            &lease.routes,
-            machine,
-        );
-        self.tell_resolver(&lease.dns, &lease.search, machine);
+        self.use_address(lease.address, lease.prefix, lifetime, &lease.routes, host);
+        self.tell_resolver(&lease.dns, &lease.search, host);
         if let Some(name) = &lease.hostname {
             name_host(name);
         }
@@ -237,7 +235,7 @@ impl Port {
         prefix: u8,
         lifetime: Option<Duration>,
         routes: &[Route],
-        machine: &mut Machine,
+        host: &mut Host,
     ) {
         // The kernel's forever is the largest number, and zero is an error.
         let seconds = lifetime.map(|left| {
@@ -245,7 +243,7 @@ impl Port {
                 .unwrap_or(u32::MAX)
                 .clamp(1, u32::MAX - 1)
         });
-        if let Err(error) = machine
+        if let Err(error) = host
             .netlink
             .add_address(self.link.index, address, prefix, seconds)
         {
@@ -257,7 +255,7 @@ impl Port {
         }
         for route in routes {
             let metric = METRIC.saturating_add(self.link.index);
-            if let Err(error) = machine
+            if let Err(error) = host
                 .netlink
                 .add_route(self.link.index, *route, metric, address)
             {
@@ -270,34 +268,34 @@ impl Port {
     }
 
     /// The kernel may have done it already: the address's lifetime is the lease's.
-    fn remove(&self, lease: &Lease, machine: &mut Machine) {
-        let _ = machine
+    fn remove(&self, lease: &Lease, host: &mut Host) {
+        let _ = host
             .netlink
             .delete_address(self.link.index, lease.address, lease.prefix);
     }
 
-    fn tell_resolver(&self, servers: &[Ipv4Addr], search: &[String], machine: &mut Machine) {
-        if machine.resolv.set(self.link.index, servers, search)
-            && let Err(error) = machine.resolv.write(Path::new(RESOLV_CONF))
+    fn tell_resolver(&self, servers: &[Ipv4Addr], search: &[String], host: &mut Host) {
+        if host.resolv.set(self.link.index, servers, search)
+            && let Err(error) = host.resolv.write(Path::new(RESOLV_CONF))
         {
             say(format_args!("cannot write {RESOLV_CONF}: {error}"));
         }
     }
 
     /// The link is no more; its addresses went with it.
-    pub(super) fn gone(self, machine: &mut Machine) {
-        self.tell_resolver(&[], &[], machine);
+    pub(super) fn gone(self, host: &mut Host) {
+        self.tell_resolver(&[], &[], host);
     }
 }
 
-/// The host name, if the machine has been given one by somebody who knows which it is.
+/// The host name, if the host has been given one by somebody who knows which it is.
 fn host_name() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
     let is_given = !["", "(none)", "localhost", crate::init::HOST_NAME].contains(&name.as_str());
     is_given.then_some(name)
 }
 
-/// Gives the machine this name if it has none.
+/// Gives the host this name if it has none.
 pub(super) fn name_host(name: &str) {
     if host_name().is_none()
         && let Err(errno) = nix::unistd::sethostname(name)
