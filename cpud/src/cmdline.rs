@@ -1,45 +1,46 @@
-//! The kernel's command line, /proc/cmdline, as Documentation/admin-guide/kernel-parameters.rst
-//! describes it: `name` or `name=value`, separated by blanks, quoted with `"`.
+//! The kernel's command line (/proc/cmdline): parameters `name` or `name=value`, separated by blanks, quoted
+//! with `"`. See Documentation/admin-guide/kernel-parameters.rst.
 
-/// The values of every `name=value`, in order.
+/// The values of all parameters `name=value`, in order.
 pub(crate) fn values(cmdline: &str, name: &str) -> Vec<String> {
-    words(cmdline)
+    parameters(cmdline)
         .iter()
-        .filter_map(|word| {
-            word.strip_prefix(name)?
+        .filter_map(|parameter| {
+            parameter
+                .strip_prefix(name)?
                 .strip_prefix('=')
                 .map(str::to_owned)
         })
         .collect()
 }
 
-/// Reads /proc/cmdline; nothing if it can't be read, since then nothing was asked for.
+/// Reads /proc/cmdline. Empty if it can't be read: then no parameter was given.
 pub(crate) fn read() -> String {
     let bytes = std::fs::read("/proc/cmdline").unwrap_or_default();
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Quotes protect blanks and are dropped, as in the kernel's `next_arg` (lib/cmdline.c). What
-/// follows a word `--` is for init and not looked at.
-fn words(cmdline: &str) -> Vec<String> {
-    let mut words = Vec::new();
-    let mut word = String::new();
+/// Splits the command line into parameters. Quotes protect blanks and are dropped, as in the kernel's
+/// `next_arg` (lib/cmdline.c). What follows `--` is for init and is left out.
+fn parameters(cmdline: &str) -> Vec<String> {
+    let mut parameters = Vec::new();
+    let mut parameter = String::new();
     let mut quoted = false;
     for c in cmdline.chars().chain([' ']) {
         match c {
             '"' => quoted = !quoted,
             c if c.is_ascii_whitespace() && !quoted => {
-                if word == "--" {
+                if parameter == "--" {
                     break;
                 }
-                if !word.is_empty() {
-                    words.push(std::mem::take(&mut word));
+                if !parameter.is_empty() {
+                    parameters.push(std::mem::take(&mut parameter));
                 }
             }
-            c => word.push(c),
+            c => parameter.push(c),
         }
     }
-    words
+    parameters
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The server's flags: one table, from which words are read and help and manual are made.
+//! The server's flags: one table, used to parse them and to make the help text and the manual page.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::listen_addr::ListenAddr;
 
-/// What the server and its connections need to know.
+/// The settings of the server and of its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerOptions {
     /// Where to listen.
@@ -17,17 +17,17 @@ pub(crate) struct ServerOptions {
     pub(crate) public_keys: PathBuf,
     /// The machine's private host key, OpenSSH format.
     pub(crate) host_key: PathBuf,
-    /// Grant TCP ports on loopback (ssh -L, -R).
+    /// Grant forwarding of TCP ports on loopback (ssh -L, -R).
     pub(crate) forward: bool,
     /// Exchange keys by ML-KEM only.
     pub(crate) post_quantum: bool,
-    /// How long a silent peer is left alone; zero for ever.
+    /// How long a silent peer is left alone; zero means for ever.
     pub(crate) alive: Duration,
     /// Report every step on standard error.
     pub(crate) debug: bool,
 }
 
-/// A flag: its name, its value's name or nothing, and what it is for.
+/// A flag: its name, the name of its value (empty if it takes none), and what it is for.
 type Flag = (&'static str, &'static str, &'static str);
 
 const FLAGS: &[Flag] = &[
@@ -46,25 +46,25 @@ const FLAGS: &[Flag] = &[
     (
         "forward",
         "",
-        "grant ssh's -L and -R, between loopback addresses",
+        "allow port forwarding (ssh -L, -R) between loopback addresses",
     ),
     (
         "pq",
         "",
-        "exchange keys by ML-KEM only: our cpu and OpenSSH 9.9 can, u-root's cannot",
+        "exchange keys by ML-KEM only, which u-root's cpu and ssh before 9.9 lack",
     ),
     (
         "alive",
         "SEC",
-        "when to ask a silent client whether it is there; 0: never (15)",
+        "probe a client that has been silent for SEC seconds; 0: never (15)",
     ),
-    ("d", "", "say what happens on standard error"),
+    ("d", "", "log each step on standard error"),
     ("V", "", "print the version"),
     ("h", "", "print this help"),
 ];
 
 const SYNOPSIS: &str =
-    "cpud [flags]          serve\ncpud -init [words]    be the init of a machine; so is PID 1";
+    "cpud [flags]          serve\ncpud -init [flags]    be the init of a machine, as PID 1 is";
 
 /// What `-h` prints.
 pub(crate) fn help() -> String {
@@ -76,7 +76,7 @@ pub(crate) fn help() -> String {
     text
 }
 
-/// The flags of the server, with one dash or two.
+/// Parses the server's flags, which begin with one dash or two.
 pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
     let mut options = ServerOptions {
         listen: ListenAddr::Tcp(None, cpu_proto::DEFAULT_PORT),
@@ -98,28 +98,28 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
             inline
                 .take()
                 .or_else(|| args.next().cloned())
-                .with_context(|| format!("{name} needs a value (cpud -h tells more)"))
+                .with_context(|| format!("{name} needs a value (see cpud -h)"))
         };
         match name.strip_prefix("--").or(name.strip_prefix('-')) {
             Some("net") => network = Some(value()?),
-            // The second is u-root's.
+            // `-sp` is what u-root's cpud calls it.
             Some("port" | "sp") => port = Some(value()?),
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
-            Some("forward") => options.forward = on(name, inline.as_deref())?,
-            Some("pq") => options.post_quantum = on(name, inline.as_deref())?,
+            Some("forward") => options.forward = boolean(name, inline.as_deref())?,
+            Some("pq") => options.post_quantum = boolean(name, inline.as_deref())?,
             Some("alive") => {
                 let seconds = value()?.parse::<u32>();
                 let seconds = seconds.context("-alive needs a number of seconds")?;
                 options.alive = Duration::from_secs(seconds.into());
             }
-            Some("d") => options.debug = on(name, inline.as_deref())?,
+            Some("d") => options.debug = boolean(name, inline.as_deref())?,
             Some(what @ ("h" | "V" | "help" | "version" | "init")) => {
-                bail!("-{what} stands alone: cpud -{what}")
+                bail!("-{what} must be the only argument: cpud -{what}")
             }
             _ => match nearest(name.trim_start_matches('-')) {
-                Some(flag) => bail!("unknown argument {arg}; is -{flag} meant?"),
-                None => bail!("unknown argument {arg} (cpud -h tells more)"),
+                Some(flag) => bail!("unknown argument {arg}; did you mean -{flag}?"),
+                None => bail!("unknown argument {arg} (see cpud -h)"),
             },
         }
     }
@@ -127,8 +127,8 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
     Ok(options)
 }
 
-/// A flag without a value, or one as Go's flag package reads it.
-fn on(name: &str, value: Option<&str>) -> Result<bool> {
+/// A flag that is on or off: without a value it is on, else the value is one that Go's flag package accepts.
+fn boolean(name: &str, value: Option<&str>) -> Result<bool> {
     match value {
         None | Some("1" | "t" | "T" | "true" | "TRUE" | "True") => Ok(true),
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
@@ -136,14 +136,14 @@ fn on(name: &str, value: Option<&str>) -> Result<bool> {
     }
 }
 
-/// The flag that fewest letters must be changed for, if most of them stay.
+/// The flag whose name is nearest to this one, unless more than half of the letters differ.
 fn nearest(name: &str) -> Option<&'static str> {
     let names = FLAGS.iter().map(|(flag, ..)| (distance(name, flag), *flag));
     let (changes, flag) = names.min()?;
     (2 * changes < name.len().max(flag.len())).then_some(flag)
 }
 
-/// How many letters must be put in, taken out or changed (Levenshtein).
+/// How many letters must be inserted, deleted or changed (Levenshtein distance).
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {
@@ -157,7 +157,7 @@ fn distance(one: &str, other: &str) -> usize {
     row[other.len()]
 }
 
-/// The manual page, in the form that the other programs have theirs in.
+/// The manual page, described as those of the other programs are.
 #[cfg(feature = "docs")]
 pub(crate) fn page() -> manual::Page {
     let flags = FLAGS.iter().map(|&(name, value, purpose)| {
@@ -170,7 +170,7 @@ pub(crate) fn page() -> manual::Page {
     });
     manual::Page {
         command: clap::Command::new("cpud")
-            .about("The server of cpu, and the init of machines that have nothing else")
+            .about("The server of cpu, and the init of machines that have no other")
             .version(env!("CARGO_PKG_VERSION"))
             .disable_help_flag(true)
             .disable_version_flag(true)
@@ -189,30 +189,30 @@ mod tests {
     #[test]
     fn every_flag_of_the_table_is_read_and_no_other() {
         for (name, value, _) in FLAGS.iter().filter(|(name, ..)| !["V", "h"].contains(name)) {
-            let words = match (*name, *value) {
+            let args = match (*name, *value) {
                 ("net", _) => vec!["-net=tcp".to_owned()],
                 (name, "") => vec![format!("-{name}")],
                 (name, _) => vec![format!("--{name}"), "1".to_owned()],
             };
-            assert!(parse(&words).is_ok(), "{words:?}");
+            assert!(parse(&args).is_ok(), "{args:?}");
         }
         assert!(parse(&["-sp".to_owned(), "17011".to_owned()]).is_ok());
         let refusal = |word: &str| parse(&[word.to_owned()]).unwrap_err().to_string();
-        assert_eq!(refusal("-x"), "unknown argument -x (cpud -h tells more)");
+        assert_eq!(refusal("-x"), "unknown argument -x (see cpud -h)");
         assert_eq!(
             refusal("--prt=1"),
-            "unknown argument --prt=1; is -port meant?"
+            "unknown argument --prt=1; did you mean -port?"
         );
         assert_eq!(
             refusal("-forwards"),
-            "unknown argument -forwards; is -forward meant?"
+            "unknown argument -forwards; did you mean -forward?"
         );
         assert!(parse(&["-pk".to_owned()]).is_err());
         let switched = |word: &str| parse(&[word.to_owned()]).unwrap();
         assert!(switched("-forward=true").forward && !switched("-forward=false").forward);
         assert!(switched("--pq").post_quantum && !switched("-pq=0").post_quantum);
         assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");
-        assert!(refusal("-init").contains("alone"));
+        assert!(refusal("-init").contains("only argument"));
         assert!(help().lines().all(|line| line.len() <= 90), "{}", help());
     }
 }

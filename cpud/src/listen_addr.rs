@@ -12,9 +12,9 @@ use cpu_proto::DEFAULT_PORT;
 pub(crate) enum ListenAddr {
     /// A TCP port, of one address or of all.
     Tcp(Option<IpAddr>, u16),
-    /// The path of a unix socket.
+    /// A unix socket with this path.
     Unix(PathBuf),
-    /// A vsock port, from all contexts.
+    /// A vsock port, on which any context may connect.
     Vsock(u32),
 }
 
@@ -30,7 +30,7 @@ impl fmt::Display for ListenAddr {
 }
 
 impl ListenAddr {
-    /// What `-net` and `-port` mean.
+    /// Parses the values of `-net` and `-port`.
     pub(crate) fn parse(network: Option<&str>, port: Option<&str>) -> Result<Self> {
         match network.unwrap_or("tcp") {
             "tcp" => {
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn flags_become_places() {
+    fn flags_become_addresses() {
         let place = |network, port| ListenAddr::parse(network, port);
         assert_eq!(place(None, None).unwrap(), ListenAddr::Tcp(None, 17010));
         assert_eq!(

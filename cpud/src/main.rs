@@ -1,7 +1,6 @@
-//! cpud: the only program on a machine with no disk and no users. One binary, several roles; see
-//! ARCHITECTURE.md. As PID 1 or with `-init` it is the init; `console`, `network`, `connection`
-//! and `session` are started by it and by each other; else it is the server. Called `modprobe` or
-//! `sudo`, it is that.
+//! cpud: the only program on a machine that has no disk and no users. One binary with several roles
+//! ([`role`], ARCHITECTURE.md). As PID 1 or with `-init` it is the init and starts the other roles; without
+//! arguments it is the server. When it is called `modprobe` or `sudo`, it does what they do.
 
 mod cmdline;
 mod console;
@@ -23,12 +22,12 @@ use anyhow::Result;
 use console::say;
 use role::Role;
 
-/// musl's own allocator maps and unmaps memory for every packet: seven times slower.
+/// musl's own allocator maps and unmaps memory for every packet, which is seven times slower.
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
 fn main() -> ExitCode {
-    // The words of a session may be any bytes, so it reads its arguments itself.
+    // A session's arguments may be any bytes, so it reads them itself.
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();
     match Path::new(&program)

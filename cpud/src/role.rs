@@ -1,19 +1,19 @@
-//! The roles of the program: what a process of it does. A role is a process of its own, started by another
-//! role with its name as the first argument.
+//! The roles of the program. Each is a process of its own, started by another one with the role's name as
+//! the first argument.
 
 use std::ffi::OsStr;
 
 /// What a process of cpud does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Role {
-    /// Shows what the others say, on every console.
+    /// Writes what the others say to every console.
     Console,
     /// Brings up links and gives them addresses.
     Network,
     /// Loads kernel modules for devices.
     Modules,
-    /// Accepts connections, and says on the console where. Without a role the program is a server too, one
-    /// that says less.
+    /// Accepts connections, and announces the machine's addresses. Without a role the program is a server
+    /// that announces nothing.
     Server,
     /// Serves one SSH connection.
     Connection,
@@ -31,7 +31,7 @@ impl Role {
         Self::Session,
     ];
 
-    /// The argument that chooses it, and what the log calls it.
+    /// The argument that chooses the role, which is also its name in the log.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Console => "console",

@@ -339,7 +339,7 @@ fn a_lease_is_used_renewed_rebound_and_given_up() {
     server.expect(DISCOVER);
     assert_eq!(
         machine.line(),
-        "cpud: eth0 the lease of 10.9.0.50 has ended"
+        "cpud: eth0: the lease of 10.9.0.50 has ended"
     );
     machine.wait_until("addr show eth0", "10.9.0.50", false);
     assert!(!machine.ip("route show").contains("10.9.0"));
@@ -376,7 +376,7 @@ fn a_cable_put_into_another_network_brings_another_lease() {
     server.lease(&[MASK, HOUR, (3, &[10, 9, 0, 9])]);
     assert_eq!(
         machine.line(),
-        "cpud: eth0 the lease of 10.9.0.50 has ended"
+        "cpud: eth0: the lease of 10.9.0.50 has ended"
     );
     machine.wait_until("route show", "default via 10.9.0.9", true);
     // The same address, but it had been gone.
@@ -408,7 +408,7 @@ fn an_address_on_the_kernels_command_line_is_used_without_dhcp() {
     let mut machine = NetworkFixture::new(arguments);
     let complaint = machine.line();
     assert!(
-        complaint.starts_with("cpud: ip=nonsense=1: of the kernel's command line is ignored: "),
+        complaint.starts_with("cpud: ip=nonsense=1: on the kernel's command line is ignored: "),
         "{complaint}"
     );
     assert_eq!(machine.line(), machine.announcement("10.9.0.77"));

@@ -168,7 +168,7 @@ impl Child {
         } else {
             c"/init"
         };
-        let words = ["cpud", self.role.name()].map(|word| word.as_bytes().to_vec());
+        let program = ["cpud", self.role.name()].map(|arg| arg.as_bytes().to_vec());
         let flags = flags.iter().map(|flag| flag.as_bytes().to_vec());
         let variables = env::vars_os().map(|(mut variable, value)| {
             variable.push("=");
@@ -177,7 +177,7 @@ impl Child {
         });
         // What came through the kernel's or our own exec has no NUL inside.
         let c_strings = |bytes| CString::new(bytes).unwrap_or_default();
-        let args: Vec<CString> = words.into_iter().chain(flags).map(c_strings).collect();
+        let args: Vec<CString> = program.into_iter().chain(flags).map(c_strings).collect();
         let environment: Vec<CString> = variables.map(c_strings).collect();
         sys::spawn_leader(this, &args, &environment, &sys::Spawn::default())
     }

@@ -1,4 +1,4 @@
-//! One Ethernet interface: its DHCP client or fixed address, and what they put into the kernel.
+//! One Ethernet interface: its DHCP client or fixed address, and how they configure the kernel.
 
 use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -13,10 +13,10 @@ use super::netlink::Link;
 use super::{Host, REPORT_DELAY, RESOLV_CONF};
 use crate::console::say;
 
-/// Metric of routes: links in the order of their numbers, after what somebody sets by hand.
+/// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
 const METRIC: u32 = 1024;
 
-/// A interface and how it is configured.
+/// An interface and how it is configured.
 pub(super) struct Interface {
     link: Link,
     dhcp: Option<Dhcp>,
@@ -26,14 +26,14 @@ struct Dhcp {
     client: DhcpClient,
     socket: Option<DhcpSocket>,
     lease: Option<Lease>,
-    /// When to say that no server answers; none when it was said or is not so.
+    /// When to report that no server answers; none if that has been reported, or one has answered.
     report_at: Option<Instant>,
-    /// That no socket could be opened was said.
+    /// A socket could not be opened, which has been reported.
     open_failed: bool,
 }
 
 impl Interface {
-    /// Brings the link up and begins with its method.
+    /// Brings the link up and starts to configure it.
     pub(super) fn new(
         link: &Link,
         mac: [u8; 6],
@@ -47,7 +47,7 @@ impl Interface {
         {
             say(format_args!("cannot bring up {}: {error}", link.name));
         }
-        // As if it had no carrier yet; `changed` tells.
+        // As if there were no carrier yet; `changed` is called next.
         let mut interface = Self {
             link: Link {
                 running: false,
@@ -83,13 +83,13 @@ impl Interface {
                     .into_iter()
                     .collect();
                 interface.use_address(address, prefix, None, &routes, host);
-                interface.tell_resolver(&dns, &[], host);
+                interface.set_name_servers(&dns, &[], host);
             }
         }
         interface
     }
 
-    /// The kernel's news about the link.
+    /// The kernel has reported a change of the link.
     pub(super) fn changed(&mut self, link: Link, now: Instant) {
         if let Some(dhcp) = &mut self.dhcp
             && link.running != self.link.running
@@ -113,7 +113,7 @@ impl Interface {
         self.link.running
     }
 
-    /// When [`Self::work`] is to be called though nothing has happened.
+    /// When to call [`Self::work`] even if nothing has arrived.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let dhcp = self.dhcp.as_ref()?;
         [dhcp.client.deadline(), dhcp.report_at]
@@ -122,12 +122,12 @@ impl Interface {
             .min()
     }
 
-    /// What to wait for meanwhile.
+    /// The socket to wait for meanwhile.
     pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
         Some(self.dhcp.as_ref()?.socket.as_ref()?.as_fd())
     }
 
-    /// Takes what has come, does what is due.
+    /// Handles what has arrived, and does what is due.
     pub(super) fn work(&mut self, now: Instant, host: &mut Host) {
         let Some(mut dhcp) = self.dhcp.take() else {
             return;
@@ -142,13 +142,13 @@ impl Interface {
             match socket.receive() {
                 Ok(Some(message)) => actions.extend(dhcp.client.receive(&message, now)),
                 Ok(None) => break,
-                // The link went down, or the address from the socket; it is opened again below.
+                // The link is down, or the socket's address has gone. It is opened again below.
                 Err(_) => dhcp.socket = None,
             }
         }
         actions.extend(dhcp.client.tick(now));
-        // A socket must be there before what it sends; one that is no longer needed may still have
-        // to send what was decided before.
+        // The socket is opened before the actions that send, and closed only in the next round, since one that is no
+        // longer needed may still have something to send.
         let listen = dhcp.client.listen();
         let open = |dhcp: &mut Dhcp| {
             if !dhcp
@@ -170,7 +170,7 @@ impl Interface {
         };
         open(dhcp);
         for action in actions {
-            // A message that can't be sent is one that is lost, and will be repeated.
+            // A message that can't be sent is like one that is lost: it will be repeated.
             let _ = match (action, &dhcp.socket) {
                 (Action::Broadcast(message), Some(socket)) => socket.broadcast(&message),
                 (Action::Unicast { message, to, .. }, Some(socket)) => socket.unicast(&message, to),
@@ -183,11 +183,11 @@ impl Interface {
                     dhcp.report_at = Some(now + REPORT_DELAY);
                     if let Some(lease) = dhcp.lease.take() {
                         say(format_args!(
-                            "{} the lease of {} has ended",
+                            "{}: the lease of {} has ended",
                             self.link.name, lease.address
                         ));
                         self.remove(&lease, host);
-                        self.tell_resolver(&[], &[], host);
+                        self.set_name_servers(&[], &[], host);
                     }
                     Ok(())
                 }
@@ -197,7 +197,7 @@ impl Interface {
         if dhcp.report_at.is_some_and(|at| at <= now) {
             dhcp.report_at = None;
             say(format_args!(
-                "{} no DHCP server has answered in {} s; asking on (or give ip= to the kernel)",
+                "{}: no DHCP server has answered in {} s; still asking (ip= on the kernel's command line gives a fixed address)",
                 self.link.name,
                 REPORT_DELAY.as_secs()
             ));
@@ -215,7 +215,7 @@ impl Interface {
             && let Err(error) = host.netlink.set_mtu(self.link.index, mtu)
         {
             say(format_args!(
-                "{} cannot set the MTU of {mtu} that DHCP gave: {error}",
+                "{}: cannot set the MTU to {mtu}, as DHCP says: {error}",
                 self.link.name
             ));
         }
@@ -223,7 +223,7 @@ impl Interface {
             .times
             .map(|times| times.end.saturating_duration_since(now));
         self.use_address(lease.address, lease.prefix, lifetime, &lease.routes, host);
-        self.tell_resolver(&lease.dns, &lease.search, host);
+        self.set_name_servers(&lease.dns, &lease.search, host);
         if let Some(name) = &lease.hostname {
             name_host(name);
         }
@@ -237,7 +237,7 @@ impl Interface {
         routes: &[Route],
         host: &mut Host,
     ) {
-        // The kernel's forever is the largest number, and zero is an error.
+        // To the kernel the largest number means for ever, and zero is an error.
         let seconds = lifetime.map(|left| {
             u32::try_from(left.as_secs())
                 .unwrap_or(u32::MAX)
@@ -248,7 +248,7 @@ impl Interface {
             .add_address(self.link.index, address, prefix, seconds)
         {
             say(format_args!(
-                "{} cannot use {address}/{prefix}: {error}",
+                "{}: cannot add the address {address}/{prefix}: {error}",
                 self.link.name
             ));
             return;
@@ -260,21 +260,21 @@ impl Interface {
                 .add_route(self.link.index, *route, metric, address)
             {
                 say(format_args!(
-                    "{} cannot add the route {route}: {error}",
+                    "{}: cannot add the route {route}: {error}",
                     self.link.name
                 ));
             }
         }
     }
 
-    /// The kernel may have done it already: the address's lifetime is the lease's.
+    /// Removes the address of a lease, unless the kernel has done so at the end of its lifetime.
     fn remove(&self, lease: &Lease, host: &mut Host) {
         let _ = host
             .netlink
             .delete_address(self.link.index, lease.address, lease.prefix);
     }
 
-    fn tell_resolver(&self, servers: &[Ipv4Addr], search: &[String], host: &mut Host) {
+    fn set_name_servers(&self, servers: &[Ipv4Addr], search: &[String], host: &mut Host) {
         if host.resolv.set(self.link.index, servers, search)
             && let Err(error) = host.resolv.write(Path::new(RESOLV_CONF))
         {
@@ -282,20 +282,20 @@ impl Interface {
         }
     }
 
-    /// The link is no more; its addresses went with it.
+    /// The link has gone, and its addresses with it.
     pub(super) fn gone(self, host: &mut Host) {
-        self.tell_resolver(&[], &[], host);
+        self.set_name_servers(&[], &[], host);
     }
 }
 
-/// The host name, if the host has been given one by somebody who knows which it is.
+/// The host name, if somebody has given this machine one of its own.
 fn host_name() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
     let is_given = !["", "(none)", "localhost", crate::init::HOST_NAME].contains(&name.as_str());
     is_given.then_some(name)
 }
 
-/// Gives the host this name if it has none.
+/// Sets the host name if the machine has none of its own.
 pub(super) fn name_host(name: &str) {
     if host_name().is_none()
         && let Err(errno) = nix::unistd::sethostname(name)

@@ -6,19 +6,19 @@
 //! ip=<device>              also with :<autoconf>, as dracut reads it
 //! ```
 //!
-//! Fields may be empty and trailing ones left out. With a client address the link is configured with
-//! it; without one, by DHCP unless `<autoconf>` says off. The server's and the time server's
-//! addresses are of no use here. Several arguments may stand for several devices.
+//! Fields may be empty, and fields at the end may be left out. A link gets the client address if there is one, else
+//! an address by DHCP unless `<autoconf>` says off. The addresses of the boot server and the time server are not used.
+//! There may be several arguments, for several devices.
 
 use std::net::Ipv4Addr;
 
 use super::dhcp::client::class_prefix;
 use super::dhcp::packet::prefix_of;
 
-/// One `ip=`.
+/// One `ip=` parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct IpArg {
-    /// The link it is for; none is for every link.
+    /// The link that it is for; none for all links.
     pub(super) device: Option<String>,
     pub(super) hostname: Option<String>,
     pub(super) method: Method,
@@ -37,23 +37,25 @@ pub(super) enum Method {
     },
 }
 
-/// Why an `ip=` is not followed.
+/// Why an `ip=` parameter is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Error {
     #[error("{field} {value:?} is not an IPv4 address")]
     Address { field: &'static str, value: String },
-    #[error("netmask {0:?} is neither like 255.255.255.0 nor a prefix length of 0 to 32")]
+    #[error(
+        "netmask {0:?} is neither a mask such as 255.255.255.0 nor a prefix length from 0 to 32"
+    )]
     Netmask(String),
     #[error("autoconf {0:?} is none of off, none, on, any, dhcp, both, bootp, rarp")]
     Autoconf(String),
-    #[error("device {0:?} can't be the name of a link")]
+    #[error("device {0:?} is not a valid name of a network interface")]
     Device(String),
-    #[error("it has {0} fields of at most 10")]
+    #[error("it has {0} fields, and at most 10 are allowed")]
     TooMany(usize),
 }
 
-/// What the arguments mean for one link: the last that names it, else the last that names none;
-/// links not named by any are left alone then, and get DHCP when there is no argument at all.
+/// How a link is configured: by the last argument that names it, else by the last that names no link. Without either it
+/// is left alone, but with no arguments at all it uses DHCP.
 pub(super) fn for_link<'a>(args: &'a [IpArg], link: &str) -> &'a Method {
     let named = args.iter().rfind(|arg| arg.device.as_deref() == Some(link));
     let any = || args.iter().rfind(|arg| arg.device.is_none());
@@ -64,7 +66,7 @@ pub(super) fn for_link<'a>(args: &'a [IpArg], link: &str) -> &'a Method {
     }
 }
 
-/// Reads the value of one `ip=`.
+/// Parses the value of an `ip=` parameter.
 pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
     let fields: Vec<&str> = value.split(':').collect();
     let of = |device: Option<String>, method| IpArg {
@@ -94,7 +96,7 @@ pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
     let address = |index: usize, name: &'static str| match field(index) {
         "" => Ok(None),
         value => match value.parse::<Ipv4Addr>() {
-            // 0.0.0.0 is how the kernel writes "none".
+            // The kernel takes 0.0.0.0 for no address.
             Ok(address) => Ok(Some(address).filter(|address| !address.is_unspecified())),
             Err(_) => Err(Error::Address {
                 field: name,
@@ -126,13 +128,13 @@ pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
 fn autoconf(word: &str) -> Result<Method, Error> {
     match word {
         "off" | "none" => Ok(Method::Off),
-        // The other protocols are dead; who asks for one of them gets what replaced it.
+        // BOOTP and RARP are obsolete; DHCP has replaced them.
         "" | "on" | "any" | "dhcp" | "both" | "bootp" | "rarp" => Ok(Method::Dhcp),
         _ => Err(Error::Autoconf(word.into())),
     }
 }
 
-/// The kernel's rule for names of links, `dev_valid_name` in net/core/dev.c; without `=`, too.
+/// The kernel's rule for the names of links (`dev_valid_name` in net/core/dev.c), and `=` is not allowed either.
 fn device(name: &str) -> Result<Option<String>, Error> {
     let valid = name.len() < 16
         && name != "."

@@ -1,10 +1,10 @@
-//! The network role: brings up `lo` and every Ethernet link, keeps an IPv4 address on each by DHCP
-//! or as `ip=` of the kernel's command line says.
+//! The network role: brings up `lo` and every Ethernet interface, and keeps an IPv4 address on each, by DHCP or
+//! as `ip=` on the kernel's command line says.
 //!
-//! IPv6 is the kernel's own, by router advertisement. A link that has a permanent IPv4 address when
-//! this role starts was configured by somebody else (the kernel, a container) and keeps it.
-//! The server waits for none of this. One thread sleeps in poll(2) until something happens to a
-//! link, a DHCP answer comes, or a lease wants renewal.
+//! IPv6 is left to the kernel, which uses router advertisements. An interface that has a permanent IPv4 address when
+//! this role starts was configured by somebody else (the kernel, a container's runtime) and is left alone. The server
+//! does not wait for any of this. One thread sleeps in poll(2) until a link changes, a DHCP answer arrives, or a
+//! lease has to be renewed.
 
 mod dhcp;
 mod interface;
@@ -31,34 +31,34 @@ use netlink::{Link, Netlink, NetlinkEvent};
 use resolv::ResolvConf;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
-/// How long something may be missing before a person is told.
+/// How long to wait for something that is missing before reporting it.
 const REPORT_DELAY: Duration = Duration::from_secs(15);
 
-/// What the interfaces need of the host.
+/// What the interfaces configure.
 struct Host {
     netlink: Netlink,
     resolv: ResolvConf,
 }
 
-/// All that the role knows.
+/// The state of the role.
 struct NetworkRole {
     host: Host,
     args: Vec<IpArg>,
     interfaces: BTreeMap<u32, Interface>,
-    /// Every link, also those that are nobody's to configure.
+    /// The indices of all links, including those that are not configured here.
     links: BTreeSet<u32>,
-    /// Links that came with a permanent IPv4 address.
+    /// Links that had a permanent IPv4 address at the start.
     configured: BTreeSet<u32>,
-    /// Usable addresses, whoever gave them.
+    /// The usable addresses of all links.
     addresses: BTreeSet<(u32, IpAddr)>,
-    /// When to say that there is no link, or no cable.
+    /// When to report that there is no link, or no cable.
     report_at: Option<Instant>,
 }
 
 /// Runs the role for ever.
 pub(crate) fn run() -> Result<Infallible> {
     let host = Host {
-        netlink: Netlink::new().context("cannot speak to the kernel about links (CONFIG_NET)")?,
+        netlink: Netlink::new().context("cannot open a netlink socket (CONFIG_NET)")?,
         resolv: ResolvConf::default(),
     };
     let mut network = NetworkRole {
@@ -85,15 +85,15 @@ pub(crate) fn run() -> Result<Infallible> {
     }
 }
 
-/// The `ip=` of the kernel's command line; a wrong one is told and left out. The host name in it is
-/// set unless there is one.
+/// The `ip=` parameters of the kernel's command line. A wrong one is reported and left out. The host name in them is
+/// set unless there is one already.
 fn arguments() -> Vec<IpArg> {
     let mut args = Vec::new();
     for value in cmdline::values(&cmdline::read(), "ip") {
         match ip_arg::parse(&value) {
             Ok(arg) => args.push(arg),
             Err(error) => say(format_args!(
-                "ip={value} of the kernel's command line is ignored: {error}"
+                "ip={value} on the kernel's command line is ignored: {error}"
             )),
         }
     }
@@ -128,7 +128,7 @@ impl NetworkRole {
         let deadlines = self.interfaces.values().filter_map(Interface::deadline);
         let deadline = deadlines.chain(self.report_at).min();
         let timeout = deadline.map_or(PollTimeout::NONE, |at| {
-            // A millisecond more, since the rest is cut off and would make the loop spin.
+            // One millisecond more, since poll(2) counts whole ones: the loop would spin.
             let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
@@ -144,9 +144,9 @@ impl NetworkRole {
         }
     }
 
-    /// Takes in what has happened to links and addresses.
+    /// Reads what has changed.
     fn read_netlink(&mut self) -> Result<()> {
-        let lost = "cannot follow the links";
+        let lost = "cannot read from the netlink socket";
         let events = match self.host.netlink.read_events().context(lost)? {
             Some(events) => {
                 self.handle_all(events);
@@ -197,7 +197,7 @@ impl NetworkRole {
         }
     }
 
-    /// A link that is new or has changed.
+    /// Handles a link that is new or has changed.
     fn link_changed(&mut self, link: Link) {
         let now = Instant::now();
         if link.name == "lo" {
@@ -225,7 +225,9 @@ impl NetworkRole {
 
     fn report_missing(&self) {
         if self.interfaces.is_empty() && self.addresses.is_empty() {
-            say("there is no Ethernet link: does the kernel have the driver for this host's card?");
+            say(
+                "there is no Ethernet interface: does the kernel have a driver for this machine's network card?",
+            );
         }
         for interface in self
             .interfaces
@@ -233,19 +235,19 @@ impl NetworkRole {
             .filter(|interface| !interface.is_running())
         {
             say(format_args!(
-                "{} has no carrier: is there a cable in it?",
+                "{} has no carrier: is the cable plugged in?",
                 interface.name()
             ));
         }
     }
 }
 
-/// Hardware, or what a container has for it; not what software has built and configures itself.
+/// Whether it is hardware, or what a container has instead; not a link that other software has made and configures.
 fn is_physical(link: &Link) -> bool {
     !link.has_master && matches!(link.kind.as_deref(), None | Some("veth" | "macvlan"))
 }
 
-/// From the kernel, by way of what keeps std's hash tables apart.
+/// A random number from the kernel, through the keys of std's hash tables.
 fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }

@@ -1,4 +1,4 @@
-//! /etc/resolv.conf of the machine, merged over its links. A session has it too, over the client's.
+//! The machine's /etc/resolv.conf, merged from all links. Sessions have it in place of the client's.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,15 +7,15 @@ use std::io::{self, Write as _};
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-/// glibc reads no more (resolv.conf(5), MAXNS).
-const SERVERS: usize = 3;
+/// glibc reads no more (MAXNS in resolv.conf(5)).
+const MAX_SERVERS: usize = 3;
 
-/// What each link, by index, has been told.
+/// The name servers and search domains of each link, by its index.
 #[derive(Debug, Default)]
 pub(super) struct ResolvConf(BTreeMap<u32, (Vec<Ipv4Addr>, Vec<String>)>);
 
 impl ResolvConf {
-    /// Takes over what a link has been told; true if that changes anything.
+    /// Sets those of a link. True if anything has changed.
     pub(super) fn set(&mut self, link: u32, servers: &[Ipv4Addr], search: &[String]) -> bool {
         if servers.is_empty() && search.is_empty() {
             return self.0.remove(&link).is_some();
@@ -25,7 +25,7 @@ impl ResolvConf {
     }
 
     fn text(&self) -> String {
-        let mut text = String::from("# Written by cpud from what DHCP and ip= said.\n");
+        let mut text = String::from("# Written by cpud from DHCP and ip=.\n");
         let mut domains: Vec<&str> = Vec::new();
         for domain in self.0.values().flat_map(|(_, search)| search) {
             if !domains.contains(&domain.as_str()) {
@@ -33,7 +33,7 @@ impl ResolvConf {
             }
         }
         if !domains.is_empty() {
-            // Cannot fail: it writes to memory. Nor below.
+            // Writing to memory cannot fail, here and below.
             let _ = writeln!(text, "search {}", domains.join(" "));
         }
         let mut servers: Vec<Ipv4Addr> = Vec::new();
@@ -42,14 +42,14 @@ impl ResolvConf {
                 servers.push(*server);
             }
         }
-        for server in servers.iter().take(SERVERS) {
+        for server in servers.iter().take(MAX_SERVERS) {
             let _ = writeln!(text, "nameserver {server}");
         }
         text
     }
 
-    /// Writes it to `file`, which stays the same file: sessions have it mounted (`session/resolv.rs`), and those that
-    /// are there already would keep what they have of another.
+    /// Writes the file in place: running sessions have it mounted (`session/resolv.rs`), and would not see another one
+    /// of the same name.
     pub(super) fn write(&self, file: &Path) -> io::Result<()> {
         if let Some(directory) = file.parent() {
             fs::create_dir_all(directory)?;

@@ -1,6 +1,6 @@
-//! A control group per session, where cgroup v2 is mounted and ours to use: one write kills all that
-//! is in it, however fast it forks. Without it the descendants are found one by one ([`super::wait`]),
-//! and a fork bomb may breed faster than that.
+//! A control group for each session, where cgroup v2 is mounted and writable: one write kills every process in it,
+//! however fast they fork. Without it the descendants are found and killed one by one ([`super::wait`]), and a fork
+//! bomb may be faster.
 
 use std::fs;
 use std::io;
@@ -14,23 +14,23 @@ use nix::unistd::{UnlinkatFlags, unlinkat};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
-/// The group; it is removed with this value, if nothing is in it any more.
+/// A control group. Dropping it removes the group, if it is empty.
 pub(super) struct Cgroup {
-    /// The group that this process is in, held open since a mount may cover its path.
+    /// The group that this process is in; open, since a mount may cover its path.
     outer: OwnedFd,
     inner: OwnedFd,
     name: String,
 }
 
 impl Cgroup {
-    /// Makes a group below our own; none where that is impossible, which is no fault.
+    /// Makes a group below that of this process; none where that is not possible.
     pub(super) fn new() -> Option<Self> {
         let is_v2 = statfs(ROOT).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
         let outer = is_v2.then(own_directory)??;
         let name = name(std::process::id());
         let path = outer.join(&name);
         match fs::create_dir(&path) {
-            // Left by a session of the same number that was killed.
+            // Left by a session with the same process number that was killed.
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
             _ => {}
         }
@@ -41,24 +41,25 @@ impl Cgroup {
         })
     }
 
-    /// SIGKILL for all that is in it (Linux 5.14).
+    /// Kills all processes in it (Linux 5.14).
     pub(super) fn kill(&self) {
         let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
         if let Ok(file) = openat(&self.inner, "cgroup.kill", flags, Mode::empty()) {
-            // An older kernel has no such file; the caller kills one by one in any case.
+            // An older kernel has no such file. The caller kills the processes one by one in any case.
             let _ = nix::unistd::write(&file, b"1");
         }
     }
 }
 
-/// Ends what a session has left: one that was killed itself could not. Nothing if it went in order.
+/// Kills what a session process has left because it was killed itself. Does nothing after a session that ended
+/// normally.
 pub(crate) fn kill_leftovers(session: u32) -> io::Result<()> {
     let Some(group) = own_directory().map(|outer| outer.join(name(session))) else {
         return Ok(());
     };
     match fs::write(group.join("cgroup.kill"), "1") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        // Busy until the last of them is gone.
+        // EBUSY until the last process has gone.
         _ => fs::remove_dir(group),
     }
 }
@@ -68,7 +69,7 @@ fn name(session: u32) -> String {
 }
 
 impl AsFd for Cgroup {
-    /// For the process that is to begin in it.
+    /// For a process that is to start in the group.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
     }
@@ -80,7 +81,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// Where this process's own group is: the line `0::/path` of /proc/self/cgroup.
+/// The directory of this process's own group, from the line `0::/path` of /proc/self/cgroup.
 fn own_directory() -> Option<PathBuf> {
     let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;

@@ -1,4 +1,4 @@
-//! The client's tree, as it is mounted: what a path means in it, and how many are looked up in the time of one.
+//! The client's tree, as it is mounted: resolves paths inside it, and looks up many of them at the same time.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -9,16 +9,16 @@ use std::thread;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
 
-/// The client's tree, as it is mounted.
+/// A mount of the client's files.
 pub(super) struct ClientTree {
-    /// Where: [`cpu_proto::MOUNT_POINT`], or beside it.
+    /// The mount point: [`cpu_proto::MOUNT_POINT`], or one beside it.
     pub(super) point: String,
     root: OwnedFd,
-    /// What was looked up ahead.
+    /// The results of [`ClientTree::look_up`].
     found: Mutex<HashMap<PathBuf, nix::Result<ClientFile>>>,
 }
 
-/// A file or directory of the client.
+/// An open file or directory of the client.
 pub(super) struct ClientFile {
     /// Opened with `O_PATH`.
     pub(super) fd: OwnedFd,
@@ -34,28 +34,28 @@ impl ClientTree {
         }
     }
 
-    /// Looks up what [`ClientTree::resolve`] will be asked for. On a long path every name takes two round trips,
-    /// one after the other, so many are looked up [`in_parallel`].
+    /// Resolves a path ahead of [`ClientTree::resolve`]. Each name in it takes two round trips, one after the other,
+    /// so that on a slow network paths are looked up [`in_parallel`].
     pub(super) fn look_up(&self, path: &Path) {
         let found = self.open(path);
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(path.to_owned(), found);
     }
 
-    /// What a path beneath the mount is to the client; none for any other.
+    /// A path beneath the mount point as the client knows it; none for any other path.
     pub(super) fn inner<'a>(&self, path: &'a Path) -> Option<&'a Path> {
         path.strip_prefix(&self.point).ok()
     }
 
-    /// What `path` means on the client: its absolute symlinks and `..` stay in the client's tree.
+    /// Opens what `path` means on the client: absolute symlinks and `..` stay in the client's tree.
     pub(super) fn resolve(&self, path: &Path) -> nix::Result<ClientFile> {
         let mut all = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        let ahead = all.remove(path);
+        let looked_up = all.remove(path);
         drop(all);
-        ahead.unwrap_or_else(|| self.open(path))
+        looked_up.unwrap_or_else(|| self.open(path))
     }
 
-    /// Opens what has this name, a symlink as such.
+    /// Opens `path` without following a symlink at its end.
     pub(super) fn open_itself(&self, path: &Path) -> nix::Result<OwnedFd> {
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
@@ -75,7 +75,7 @@ impl ClientTree {
                 .resolve(ResolveFlag::RESOLVE_IN_ROOT);
             openat2(&self.root, path, how)
         };
-        // The kernel knows from the walk what it is; fstat(2) would ask the client again.
+        // The kernel has learned the type on the way; fstat(2) would ask the client again.
         let (opened, is_directory) = match open(OFlag::O_DIRECTORY) {
             Err(Errno::ENOTDIR) => (open(OFlag::empty()), false),
             opened => (opened, true),
@@ -84,8 +84,8 @@ impl ClientTree {
     }
 }
 
-/// Does what waits for the client for all items at the same time, by threads that are gone afterwards.
-/// Only after [`super::namespace::make_private`].
+/// Does work that waits for the client for all items at the same time, in threads that have ended when this
+/// returns. Only after [`super::namespace::make_private`], which needs a single thread.
 pub(super) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
     const THREADS: usize = 16;
     let work = &work;
@@ -94,7 +94,7 @@ pub(super) fn in_parallel<T: Sync>(items: &[T], work: impl Fn(&T) + Sync) {
             for item in some {
                 let spawned = thread::Builder::new().spawn_scoped(scope, move || work(item));
                 if spawned.is_err() {
-                    // No more threads to be had: one after the other then.
+                    // There are no more threads.
                     work(item);
                 }
             }
@@ -121,7 +121,7 @@ mod tests {
         let root = fs::File::open(tree.path()).unwrap();
         let client = ClientTree::new(MOUNT_POINT.into(), root.into());
         let paths = ["bin/date", "/bin/date", "out/date", "../bin/date"].map(Path::new);
-        // Ahead, and when it is wanted.
+        // Looked up ahead, and not.
         in_parallel(&paths[1..], |path| client.look_up(path));
         for path in paths {
             let found = client.resolve(path).unwrap();

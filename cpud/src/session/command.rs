@@ -1,4 +1,4 @@
-//! From the words of the request to a running process: which file it is, and why not.
+//! Starts the command: finds its file, executes it, and explains why that fails.
 
 use std::env;
 use std::ffi::{CString, OsStr, OsString};
@@ -14,10 +14,10 @@ use nix::unistd::Pid;
 use super::shown;
 use crate::sys::{self, Spawn};
 
-/// Where commands are looked for when the client sent no PATH.
+/// Where commands are searched when the client has sent no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Why there is no process.
+/// Why the command could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExecError {
     #[error("{}: command not found", shown(.0))]
@@ -37,7 +37,7 @@ pub(super) enum ExecError {
 }
 
 impl ExecError {
-    /// The exit status of a shell in this case.
+    /// The exit status that a shell has in this case.
     pub(super) fn status(&self) -> u8 {
         if matches!(self, Self::NotFound(_) | Self::NoFile(_)) {
             127
@@ -47,16 +47,16 @@ impl ExecError {
     }
 }
 
-/// Starts the command, or without words the user's shell, in the current directory, with this
-/// process's environment less `consumed`.
+/// Starts the command, or the user's shell if `argv` is empty, in the current directory `pwd`, with this process's
+/// environment without the variables in `consumed`.
 pub(super) fn start(
-    words: Vec<OsString>,
+    argv: Vec<OsString>,
     pwd: &Path,
     consumed: &[&str],
     how: &Spawn<'_>,
 ) -> Result<Pid, ExecError> {
-    let mut words = words.into_iter();
-    let (file, name) = if let Some(name) = words.next() {
+    let mut argv = argv.into_iter();
+    let (file, name) = if let Some(name) = argv.next() {
         (find(&name)?, name)
     } else {
         let shell = env::var_os("SHELL").filter(|shell| !shell.is_empty());
@@ -64,7 +64,7 @@ pub(super) fn start(
         let name = file.file_name().unwrap_or(file.as_os_str()).to_owned();
         (file, name)
     };
-    let rest: Vec<CString> = words.map(|word| c_string(&word)).collect();
+    let rest: Vec<CString> = argv.map(|arg| c_string(&arg)).collect();
     let inherited = env::vars_os()
         .filter(|(name, _)| name != "PWD" && !consumed.iter().any(|gone| name == gone));
     let environment: Vec<CString> = inherited
@@ -83,7 +83,7 @@ pub(super) fn start(
         .collect();
     sys::spawn_leader(&c_file, &args, &environment, how)
         .or_else(|errno| {
-            // A script without "#!" is one for the shell, as in execvp(3).
+            // The shell runs a script without "#!", as execvp(3) does.
             if errno != Errno::ENOEXEC || head(&file).starts_with(b"\x7fELF") {
                 return Err(errno);
             }
@@ -96,12 +96,12 @@ pub(super) fn start(
         .map_err(|errno| explain(file.into(), errno))
 }
 
-/// For execve(2). What came through an argument or the environment has no NUL inside.
+/// A string for execve(2). Arguments and variables cannot contain a NUL.
 fn c_string(text: &OsStr) -> CString {
     CString::new(text.as_bytes()).unwrap_or_default()
 }
 
-/// The file that `name` means: as it is if it has a slash, else searched on PATH.
+/// The file of a command: `name` itself if it has a slash, else searched in PATH.
 fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
     if name.as_bytes().contains(&b'/') {
         return match fs::metadata(name) {
@@ -112,13 +112,13 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(ExecError::NoFile(name.into()))
             }
-            // Anything else exec will tell.
+            // execve(2) reports every other problem.
             Ok(_) | Err(_) => Ok(name.into()),
         };
     }
-    let mut failure = ExecError::NotFound(name.into());
+    let mut error = ExecError::NotFound(name.into());
     if name.is_empty() {
-        return Err(failure);
+        return Err(error);
     }
     let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     for directory in env::split_paths(&path) {
@@ -131,14 +131,14 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
         match fs::metadata(&file) {
             Ok(meta) if !meta.is_file() => {}
             Ok(meta) if meta.permissions().mode() & 0o111 != 0 => return Ok(file),
-            Ok(_) => failure = ExecError::NotExecutable(file.into()),
+            Ok(_) => error = ExecError::NotExecutable(file.into()),
             Err(_) => {}
         }
     }
-    Err(failure)
+    Err(error)
 }
 
-/// Turns execve(2)'s error into what is to be done.
+/// Explains an error of execve(2).
 fn explain(file: OsString, errno: Errno) -> ExecError {
     match errno {
         Errno::ENOENT => match interpreter(&head(Path::new(&file))) {
@@ -150,25 +150,25 @@ fn explain(file: OsString, errno: Errno) -> ExecError {
     }
 }
 
-/// The file's first 4 KiB: `#!` line and program headers are there. Empty if it can't be read.
+/// The first 4 KiB of a file, which hold the `#!` line or the program headers. Empty if it can't be read.
 fn head(file: &Path) -> Vec<u8> {
     let mut head = Vec::new();
-    // What could not be read is missing from the message, no more.
+    // Without it the message says less, which is all.
     let _ = fs::File::open(file).and_then(|file| file.take(4096).read_to_end(&mut head));
     head
 }
 
-/// elf(5): the program header that names the dynamic loader.
+/// The type of the program header that names the dynamic loader (elf(5)).
 const PT_INTERP: u64 = 3;
 
-/// The program that runs this one: of the `#!` line, or the dynamic loader of `PT_INTERP` (elf(5)).
+/// The interpreter of a program: from the `#!` line, or the dynamic loader in `PT_INTERP` (elf(5)).
 fn interpreter(head: &[u8]) -> Option<OsString> {
     if let Some(line) = head.strip_prefix(b"#!") {
-        let words = line.split(|&b| b == b'\n').next()?;
-        let word = words
+        let line = line.split(|&b| b == b'\n').next()?;
+        let path = line
             .split(u8::is_ascii_whitespace)
-            .find(|word| !word.is_empty())?;
-        return Some(OsStr::from_bytes(word).into());
+            .find(|path| !path.is_empty())?;
+        return Some(OsStr::from_bytes(path).into());
     }
     let number = |at: usize, size: usize| -> Option<u64> {
         let bytes = head.get(at..at.checked_add(size)?)?;
@@ -250,11 +250,8 @@ mod tests {
             ),
             ("/etc", 126, "/etc: is a directory"),
         ] {
-            let failure = find(OsStr::new(name)).unwrap_err();
-            assert_eq!(
-                (failure.status(), failure.to_string().as_str()),
-                (status, text)
-            );
+            let error = find(OsStr::new(name)).unwrap_err();
+            assert_eq!((error.status(), error.to_string().as_str()), (status, text));
         }
     }
 

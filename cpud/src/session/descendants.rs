@@ -1,4 +1,4 @@
-//! The processes below a session, seen through the machine's /proc (`proc_pid_stat(5)`).
+//! The descendants of a session process, as the machine's /proc shows them (`proc_pid_stat(5)`).
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,32 +10,32 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
-/// Processes that are named when a person is told of them.
+/// How many processes a message names.
 const MAX_NAMED: usize = 4;
 
-/// All processes below one.
+/// All descendants of a process.
 pub(crate) struct Descendants {
     proc: Dir,
     ancestor: Pid,
 }
 
-/// What /proc/PID/stat tells.
+/// A process, from /proc/PID/stat.
 #[derive(Debug, PartialEq, Eq)]
 struct Process {
     pid: Pid,
     name: String,
     parent: Pid,
-    /// Foreground process group of its controlling terminal.
+    /// The foreground process group of its controlling terminal.
     foreground: Option<Pid>,
 }
 
 impl Descendants {
-    /// Those below `ancestor`; `proc` is the machine's /proc.
+    /// The descendants of `ancestor`. `proc` is the machine's /proc.
     pub(crate) fn new(proc: Dir, ancestor: Pid) -> Self {
         Self { proc, ancestor }
     }
 
-    /// All descendants, parents first. One that is forked meanwhile may be missing.
+    /// Finds them, parents first. One that is forked meanwhile may be missing.
     fn descendants(&mut self) -> Vec<Process> {
         let entries: Vec<_> = self.proc.iter().flatten().collect();
         let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
@@ -72,7 +72,7 @@ impl Descendants {
         parse_stat(&stat)
     }
 
-    /// Their names and numbers for a person, the first few of them; none when there is nobody.
+    /// The names and process numbers of the first few, for a message; none if there are none.
     pub(crate) fn describe(&mut self) -> Option<String> {
         let all = self.descendants();
         let named = all.iter().take(MAX_NAMED);
@@ -91,13 +91,13 @@ impl Descendants {
 
     pub(super) fn send_all(&mut self, signal: Signal) {
         for process in self.descendants() {
-            // Fails only when it has just ended.
+            // Fails only if the process has just ended.
             let _ = kill(process.pid, signal);
         }
     }
 }
 
-/// `pid (name) state ppid pgrp session tty_nr tpgid ...`; the name may hold anything, `)` too.
+/// Parses `pid (name) state ppid pgrp session tty_nr tpgid ...`. The name may contain anything, even `)`.
 fn parse_stat(stat: &[u8]) -> Option<Process> {
     let stat = String::from_utf8_lossy(stat);
     let (pid, rest) = stat.split_once(" (")?;

@@ -1,9 +1,9 @@
-//! The working directory: the client's, by the name it has there if the session has it under that name.
+//! The working directory of the command: the client's, if possible by the same name.
 //!
-//! A directory of that name may exist on the machine by accident. So `$PWD` counts as the session's
-//! when one of its mounts put it there, when it is one that belongs to the machine by nature
-//! (`/`, and what is beneath /proc, /sys, /dev and the private /tmp), or when there is no 9P.
-//! Otherwise the client's is taken through /tmp/cpu; only if that is missing too, the machine's.
+//! The machine may have an unrelated directory of that name. So `$PWD` is used as it is only when one of the
+//! session's mounts put it there, when it always is the machine's own (`/`, and what is beneath /proc, /sys, /dev
+//! and the private /tmp), or when no files of the client are mounted. Otherwise the client's directory is entered
+//! through /tmp/cpu, and if it is not there either, the machine's is used.
 
 use std::env;
 use std::ffi::OsString;
@@ -17,17 +17,17 @@ use cpu_proto::MOUNT_POINT;
 use super::client_tree::ClientTree;
 use crate::console::say;
 
-/// Directories that are the machine's whatever the client has mounted.
+/// Directories that are the machine's own in every session.
 const MACHINES: [&str; 4] = ["/proc", "/sys", "/dev", "/tmp"];
 
-/// The client's working directory, and what had that name before the session mounted anything.
+/// The client's working directory, and the directory that had its name before the session mounted anything.
 pub(super) struct WorkingDirectory {
     path: Option<PathBuf>,
     before: Option<(u64, u64)>,
 }
 
 impl WorkingDirectory {
-    /// Remembers what `pwd` is on the machine itself. A relative one is taken as none.
+    /// Records what `pwd` is on the machine itself. A relative path is ignored.
     pub(super) fn before_mounts(pwd: Option<OsString>) -> Self {
         let path = pwd.map(PathBuf::from).filter(|path| path.is_absolute());
         let before = path.as_deref().and_then(identity);
@@ -39,11 +39,11 @@ impl WorkingDirectory {
         self.path.as_deref()
     }
 
-    /// Goes there, or to the next best place with a notice; the result is the new `$PWD`.
+    /// Changes to it, or to the next best directory and says so. The result is the new `$PWD`.
     pub(super) fn enter(self, client: Option<&ClientTree>) -> Result<PathBuf> {
         let root = PathBuf::from("/");
         let Some(path) = self.path else {
-            // Clients that are no cpu, such as ssh, don't say where they are.
+            // Other clients than cpu, such as ssh, do not send it.
             env::set_current_dir(&root).context("cannot change to /")?;
             return Ok(root);
         };
@@ -75,7 +75,7 @@ impl WorkingDirectory {
     }
 }
 
-/// Which directory it is; none if there is none.
+/// Device and inode number of a directory, if there is one.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     fs::metadata(path)
         .ok()
@@ -83,11 +83,11 @@ fn identity(path: &Path) -> Option<(u64, u64)> {
         .map(|meta| (meta.dev(), meta.ino()))
 }
 
-/// Enters the client's `path` beneath [`MOUNT_POINT`], symlinks resolved on its side.
+/// Changes to the client's `path` beneath [`MOUNT_POINT`], with symlinks resolved in the client's tree.
 fn through_client(client: &ClientTree, path: &Path) -> Option<PathBuf> {
     let found = client.resolve(path).ok()?;
     nix::unistd::fchdir(&found.fd).ok()?;
-    // The kernel's word, since the name may have led through symlinks.
+    // As the kernel knows it, since the path may have led through symlinks.
     Some(
         env::current_dir().unwrap_or_else(|_| {
             Path::new(MOUNT_POINT).join(path.strip_prefix("/").unwrap_or(path))

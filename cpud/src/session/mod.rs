@@ -4,21 +4,22 @@
 //! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
-//! ([`spec`]) with the environment that the client sent, and pipes or the terminal as standard input, output
-//! and error. It is single-threaded (unshare(2) acts on the calling thread), but for the moments in which
-//! the client's files are looked up or let go at the same time, and goes in this order:
+//! ([`spec`]) with the environment that the client sent, and pipes or a terminal as standard input, output
+//! and error. It is single-threaded, since unshare(2) acts on the calling thread; only while the client's files
+//! are looked up or unmounted are there more threads. The steps:
 //!
-//! 1. descriptors and signals made its own, child subreaper, a control group ([`cgroup`]);
-//! 2. private mount namespace ([`namespace`]), not on rootfs ([`namespace::root`]), tmpfs on /tmp, `/` on /tmp/local, 9P on
-//!    /tmp/cpu, and in further cache modes on /tmp/cpu-CACHE ([`v9fs`]);
-//! 3. the mounts of `CPU_FSTAB` ([`fstab`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] where `CPU_SUDO` names the
-//!    client's;
-//! 4. working directory ([`directory`]) and command ([`command`]);
-//! 5. wait until the command and all its descendants are gone ([`wait`], [`descendants`]);
-//! 6. end as the command ended: with its status, or by its signal.
+//! 1. take over the descriptors, block signals, become child subreaper, make a control group ([`cgroup`]);
+//! 2. make a private mount namespace ([`namespace`]) whose root is not rootfs ([`namespace::root`]); mount a tmpfs
+//!    on /tmp, bind `/` on /tmp/local, and mount the client's files on /tmp/cpu, in further cache modes on
+//!    /tmp/cpu-CACHE ([`v9fs`]);
+//! 3. mount what `CPU_FSTAB` lists ([`fstab`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] over the
+//!    client's, whose paths are in `CPU_SUDO`;
+//! 4. change to the working directory ([`directory`]) and start the command ([`command`]);
+//! 5. wait until the command and all its descendants have ended ([`wait`], [`descendants`]);
+//! 6. end as the command did, with its status or by its signal.
 //!
-//! A failed step says which, on what, and why, in one line on standard error. Statuses of its own:
-//! 127 no such command, 126 a command that can't be run, 255 no session.
+//! When a step fails, one line on standard error says which, on what, and why. Exit statuses of the session itself:
+//! 127 no such command, 126 the command can't be run, 255 no session.
 
 mod cgroup;
 mod client_tree;
@@ -54,10 +55,10 @@ use crate::console::say;
 use crate::sys::{self, Ended};
 use mount::{fstab, v9fs};
 
-/// Variables that were for cpud and not for the command. The last is the Go client's nonce.
+/// Variables for cpud, which the command does not get. The last is the nonce of u-root's client.
 const CONSUMED: [&str; 5] = [ENV_FSTAB, ENV_FSTAB_LC, ENV_SUDO, ENV_UMASK, "CPUNONCE"];
 
-/// Runs the role; `args` are those after the word `session`.
+/// Runs the role. `args` are those after the role's name.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match Spec::parse(args).and_then(run) {
         Ok(status) => end_as(status),
@@ -84,12 +85,12 @@ fn run(spec: Spec) -> Result<Ended> {
         .map(|(cache, fd)| Ok((cache, inherit("--9p", fd)?)))
         .collect::<Result<Vec<_>>>()?;
     sys::close_the_rest_on_exec().context("cannot mark descriptors close-on-exec")?;
-    // From here only the control channel ends the session; `wait` reads what it needs to know.
+    // From here on only the control socket ends the session; `wait` reads the signals that matter.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .context("cannot block signals")?;
     nix::sys::prctl::set_child_subreaper(true).context("cannot become child subreaper")?;
     umask(Mode::from_bits_truncate(0o022));
-    // Opened now, since a mount of the session may cover them.
+    // Opened now, since the session's mounts may cover them.
     let proc = nix::dir::Dir::open("/proc", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .context("cannot open /proc (is it mounted?)")?;
     let null = File::options().read(true).write(true).open("/dev/null");
@@ -117,14 +118,14 @@ fn run(spec: Spec) -> Result<Ended> {
     resolv.mount(&mounted);
     drop(held);
     let directory = directory.enter(clients.first())?;
-    // An open descriptor would keep nothing alive that matters, but it has no more use either.
+    // Their descriptors are not needed any more.
     drop(clients);
 
     if let Some(user) = user.as_ref().filter(|_| tty) {
         nix::unistd::fchown(io::stdin(), Some(user.uid.into()), None)
             .context("cannot give the terminal to the user")?;
     }
-    umask(commands_umask());
+    umask(command_umask());
     let how = sys::Spawn {
         tty,
         user: user.as_ref(),
@@ -135,9 +136,9 @@ fn run(spec: Spec) -> Result<Ended> {
             wait::release_standard_streams(&null)?;
             wait::wait_for_descendants(pid, control, tty, only_command, proc, cgroup.as_ref())
         }
-        Err(failure) => {
-            say(&failure);
-            Ok(Ended::Exited(failure.status()))
+        Err(error) => {
+            say(&error);
+            Ok(Ended::Exited(error.status()))
         }
     };
     fstab::unmount_all(&mounted);
@@ -149,14 +150,14 @@ fn inherit(flag: &str, fd: RawFd) -> Result<OwnedFd> {
     sys::inherit(fd).with_context(|| format!("{flag} {fd}"))
 }
 
-/// The command's: the client's, or the usual one.
-fn commands_umask() -> Mode {
+/// The umask of the command: the client's, or 022.
+fn command_umask() -> Mode {
     let text = env::var_os(ENV_UMASK);
     let bits = text.and_then(|text| u32::from_str_radix(text.to_str()?, 8).ok());
     Mode::from_bits_truncate(bits.unwrap_or(0o022) & 0o777)
 }
 
-/// Ends this process as the command ended, so that the server sees what a shell would have seen.
+/// Ends this process as the command ended, so that the connection sees the command's own status.
 fn end_as(status: Ended) -> ExitCode {
     match status {
         Ended::Exited(code) => ExitCode::from(code),
@@ -168,23 +169,23 @@ fn end_as(status: Ended) -> ExitCode {
     }
 }
 
-/// As a shell tells it.
+/// The status that a shell gives a command that a signal has killed.
 fn killed(signal: i32) -> ExitCode {
     ExitCode::from(u8::try_from(128 + signal).unwrap_or(255))
 }
 
 fn die_by(signal: Signal) -> ExitCode {
     use nix::sys::resource::{Resource, setrlimit};
-    // The command has dumped core already if it was to; a second one, of cpud, would mislead.
+    // If a core dump was wanted, the command has written it. One of cpud would mislead.
     let _ = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     sys::reset_signal_actions();
     let _ = raise(signal);
     let _ = sigprocmask(SigmaskHow::SIG_UNBLOCK, Some(&SigSet::from(signal)), None);
-    // Only reached for a signal whose default isn't death; a shell's convention for the rest.
+    // Reached only for a signal that does not kill by default.
     killed(signal as i32)
 }
 
-/// A path or word in a message: quoted only when it has bytes that a terminal should not get.
+/// A path or argument as it is printed: quoted only when it is empty or has characters that a terminal must not get.
 fn shown(name: &OsStr) -> String {
     match name.to_str() {
         Some(plain) if !plain.is_empty() && !plain.chars().any(char::is_control) => plain.into(),

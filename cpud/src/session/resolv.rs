@@ -1,8 +1,8 @@
-//! Name servers in a session whose /etc is the client's.
+//! Name servers in a session whose /etc is the client's: the machine's resolv.conf is bound over the client's.
 //!
-//! What that says of them holds for the client's place: `127.0.0.53`, or a link to what systemd-resolved, NetworkManager or
-//! resolvconf has written in /run, which is the machine's here. So the machine's file is bound over it. A link can be
-//! mounted on like a file, so nothing is made for it to lead to, and nothing changes at the client.
+//! The client's file is right only at the client: it names `127.0.0.53`, or is a link to a file of systemd-resolved,
+//! NetworkManager or resolvconf in /run, which is the machine's here. A symlink can be mounted on like a file, so a
+//! target for it is not needed, and nothing is changed at the client.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,11 +17,11 @@ use crate::console::say;
 
 const FILE: &str = "/etc/resolv.conf";
 
-/// The machine's file.
+/// The machine's resolv.conf, if it has one.
 pub(super) struct ResolvConfBind(Option<OwnedFd>);
 
 impl ResolvConfBind {
-    /// Opens it before the session mounts anything; a machine that knows no name servers has none.
+    /// Opens the file before the session mounts anything.
     pub(super) fn open() -> Self {
         Self(open(FILE, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).ok())
     }
@@ -31,8 +31,8 @@ impl ResolvConfBind {
         self.0.is_some().then(|| Path::new(FILE))
     }
 
-    /// Mounts it if one of the mounts on `mounted` has put another /etc in its place. One that names the file itself is
-    /// what somebody wants. The kernel knows the point by then, if it was looked up and is held.
+    /// Mounts it, if one of the mount points `mounted` covers /etc and none is the file itself, which would be the
+    /// user's wish. The kernel need not ask the client for the mount point if it was looked up before and is held.
     pub(super) fn mount(&self, mounted: &[PathBuf]) {
         let is_on = |place: &str| mounted.iter().any(|target| target == Path::new(place));
         if let Some(machines) = &self.0
@@ -45,7 +45,7 @@ impl ResolvConfBind {
 }
 
 fn mount_over(machines: &OwnedFd) {
-    // Not followed: the link itself is what is mounted on.
+    // A link is not followed, since it is mounted on itself.
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let path = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
     let mounted = open(FILE, flags, Mode::empty()).and_then(|theirs| {
@@ -59,7 +59,7 @@ fn mount_over(machines: &OwnedFd) {
         )
     });
     match mounted {
-        // An /etc without one.
+        // The client has no such file.
         Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
         Err(errno) => say(format_args!(
             "cannot bind the machine's {FILE} over the client's: {}",

@@ -1,5 +1,4 @@
-//! What the connection asks of a session process, as the arguments that it is started with: written and
-//! read here, side by side.
+//! The arguments with which the connection starts a session process, written and parsed side by side.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
@@ -10,23 +9,23 @@ use cpu_proto::{Cache, Credentials};
 use super::shown;
 use crate::role::Role;
 
-/// A session, as it is asked for.
+/// What a session process is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spec {
-    /// The control socket: each byte is a signal to deliver, and its end is the end of the client. In the other
-    /// direction, the end is that of the command.
+    /// The control socket. Each byte is the number of a signal to deliver, and the end of the stream means that the
+    /// client has gone. The session ends the other direction when the command has ended.
     pub(crate) control: RawFd,
-    /// Sockets that lead to the client's file server, each for a mount in this mode.
+    /// Sockets connected to the client's file server, each for a mount in this mode.
     pub(crate) ninep: Vec<(Cache, RawFd)>,
-    /// That server is u-root's.
+    /// The file server is u-root's.
     pub(crate) u_root: bool,
     /// Standard input is the terminal.
     pub(crate) tty: bool,
-    /// The session ends with the command, and what that has left running is ended.
+    /// When the command has ended, end what it has left running.
     pub(crate) only_command: bool,
-    /// Who is to run it, if not root.
+    /// The user who runs the command, if not root.
     pub(crate) user: Option<Credentials>,
-    /// Command and arguments; none: the user's shell.
+    /// The command and its arguments. Empty for the user's shell.
     pub(crate) argv: Vec<OsString>,
 }
 
@@ -53,7 +52,7 @@ impl Spec {
         args
     }
 
-    /// Reads the arguments after the role's name.
+    /// Parses the arguments after the role's name.
     pub(super) fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Self> {
         let mut control = None;
         let mut spec = Self::default();

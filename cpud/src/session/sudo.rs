@@ -1,5 +1,5 @@
-//! cpud's own sudo ([`crate::sudo`]) in the paths of the client's: that one could not read its configuration,
-//! which belongs to the root of the client's machine.
+//! Binds cpud, which is its own sudo ([`crate::sudo`]), over the client's sudo, which could not read its configuration
+//! here: that is readable only for root on the client.
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -16,19 +16,19 @@ use super::mount::NONE;
 use super::shown;
 use crate::console::say;
 
-/// Places at most; a client names two.
+/// The most paths that are used; cpu sends two.
 const MAX_PATHS: usize = 8;
 
-/// What is to be mounted where.
+/// cpud's file, and the paths to bind it on.
 pub(super) struct Sudo {
-    /// cpud's file, opened with `O_PATH`.
+    /// Opened with `O_PATH`.
     program: OwnedFd,
     paths: Vec<PathBuf>,
 }
 
 impl Sudo {
-    /// Opens cpud's file while it has its name, before the session mounts anything. By name, since what
-    /// /proc/self/exe itself leads to is in the namespace that this process has left.
+    /// Opens cpud's file, before a mount of the session may cover it. By its name, since /proc/self/exe leads into
+    /// the namespace that this process has left, and that cannot be mounted from.
     pub(super) fn open(paths: Option<OsString>) -> Option<Self> {
         let paths = paths?;
         let paths = paths.as_bytes().split(|&byte| byte == b':');
@@ -44,7 +44,7 @@ impl Sudo {
             Ok(program) => Some(Self { program, paths }),
             Err(errno) => {
                 say(format_args!(
-                    "no sudo in this session: cannot open cpud: {}",
+                    "there is no sudo in this session: cannot open cpud: {}",
                     errno.desc()
                 ));
                 None
@@ -57,7 +57,7 @@ impl Sudo {
         &self.paths
     }
 
-    /// Mounts it. The kernel knows the paths by then, if they were looked up and are held.
+    /// Mounts it. The kernel need not ask the client for paths that were looked up before and are held.
     pub(super) fn mount(&self) {
         for path in &self.paths {
             self.mount_at(path);
@@ -67,7 +67,7 @@ impl Sudo {
     fn mount_at(&self, path: &Path) {
         let program = format!("/proc/self/fd/{}", self.program.as_raw_fd());
         match mount(Some(program.as_str()), path, NONE, MsFlags::MS_BIND, NONE) {
-            // A namespace without it.
+            // The session's namespace does not have that path.
             Ok(()) | Err(Errno::ENOENT | Errno::ENOTDIR) => {}
             Err(errno) => say(format_args!(
                 "cannot bind sudo on {}: {}",

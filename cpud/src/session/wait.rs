@@ -1,8 +1,9 @@
-//! Waiting for the command and everything it started, passing signals on meanwhile, and ending all
-//! of it when the client is gone.
+//! Waits for the command and everything it started, delivers signals meanwhile, and ends all of it when the client
+//! has gone.
 //!
-//! As child subreaper this process becomes the parent of every orphan below it, so "all are gone"
-//! is exactly waitpid(2)'s `ECHILD`. It sleeps in poll(2) until a child dies or the control channel speaks.
+//! As child subreaper this process becomes the parent of every orphan among its descendants, so waitpid(2) returns
+//! `ECHILD` exactly when all have gone. It sleeps in poll(2) until a child dies or something arrives on the control
+//! socket.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read as _};
@@ -22,31 +23,31 @@ use super::cgroup::Cgroup;
 use super::descendants::Descendants;
 use crate::sys::{self, Ended};
 
-/// How long processes may clean up after SIGHUP before SIGKILL.
+/// How long processes have to clean up, between SIGHUP and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
-/// Between looks for processes that were forked while their parents were being killed; doubled each time,
-/// since one that hangs in the kernel is not hurried by looking.
+/// The time until SIGKILL is sent again, to processes that were forked while their parents were being killed. It is
+/// doubled each time, since a process that hangs in the kernel takes as long as it takes.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
 const MAX_RETRY: Duration = Duration::from_secs(5);
 
-/// Lets go of the pipes to the client, so that it learns when the command closes its end.
+/// Closes this process's copies of the pipes to the client, so that the client sees when the command closes them.
 pub(super) fn release_standard_streams(null: &File) -> Result<()> {
     nix::unistd::dup2_stdin(null).context("cannot release standard input")?;
     nix::unistd::dup2_stdout(null).context("cannot release standard output")?;
     nix::unistd::dup2_stderr(null).context("cannot release standard error")
 }
 
-/// What is to be done when nothing happens until then.
+/// What to do next, and when.
 enum Escalation {
     Nothing,
-    /// SIGHUP was sent.
+    /// SIGHUP was sent; send SIGKILL then.
     Kill(Instant),
-    /// SIGKILL was sent; look again then, and if any are left wait this much longer.
+    /// SIGKILL was sent; send it again then. The pause before that one was as long as this.
     KillAgain(Instant, Duration),
 }
 
-/// Waits for the command `pid` and all its descendants; the result is the command's status. When the
-/// command alone has ended the connection is told, and with `only_command` the rest is ended.
+/// Waits for the command `pid` and all its descendants. The result is the command's status. When the command itself
+/// ends, the connection learns it, and with `only_command` the descendants are ended.
 pub(super) fn wait_for_descendants(
     pid: Pid,
     control: OwnedFd,
@@ -55,10 +56,10 @@ pub(super) fn wait_for_descendants(
     proc: Dir,
     cgroup: Option<&Cgroup>,
 ) -> Result<Ended> {
-    let mut heard = SigSet::empty();
-    heard.add(Signal::SIGCHLD);
-    heard.add(Signal::SIGTERM);
-    let signals = SignalFd::with_flags(&heard, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
+    let mut mask = SigSet::empty();
+    mask.add(Signal::SIGCHLD);
+    mask.add(Signal::SIGTERM);
+    let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)
         .context("cannot make a signalfd")?;
     let mut descendants = Descendants::new(proc, getpid());
     let mut control = Some(File::from(control));
@@ -68,11 +69,11 @@ pub(super) fn wait_for_descendants(
     let mut terminating = false;
     while let Some(status) = reap(pid)? {
         if let Reaped::Command(status) = status {
-            // Later another process may have its number.
+            // Only once: later another process may have the same number.
             if ended.is_none() {
                 ended = Some(status);
                 if let Some(control) = &control {
-                    // Only a socket has a direction that can end, and only the connection listens.
+                    // The connection waits for this. It fails for a pipe, which tests use.
                     let _ = shutdown(control.as_raw_fd(), Shutdown::Write);
                 }
                 terminating |= only_command;
@@ -81,7 +82,7 @@ pub(super) fn wait_for_descendants(
         }
         if terminating && control.take().is_some() {
             descendants.send_all(Signal::SIGHUP);
-            // A stopped process can't act on it.
+            // A stopped process cannot handle SIGHUP.
             descendants.send_all(Signal::SIGCONT);
             next = Escalation::Kill(Instant::now() + GRACE);
         }
@@ -118,7 +119,7 @@ pub(super) fn wait_for_descendants(
                         } else {
                             None
                         };
-                        // Fails only when the group has just ended.
+                        // Fails only if the group has just ended.
                         let _ = killpg(group.unwrap_or(pid), signal);
                     }
                 }
@@ -132,11 +133,11 @@ pub(super) fn wait_for_descendants(
 
 enum Reaped {
     Command(Ended),
-    /// Some are still alive, none is dead.
+    /// Children are left, and all of them run.
     Alive,
 }
 
-/// Reaps one step: the command's status, or that children remain; none when there are none.
+/// Reaps dead children until one is the command, or until the rest are alive; none when there are none left.
 fn reap(command: Pid) -> Result<Option<Reaped>> {
     loop {
         match sys::reap() {
@@ -155,7 +156,7 @@ fn sleep(signals: &SignalFd, control: Option<&File>, next: &Escalation) -> Resul
     let timeout = match next {
         Escalation::Nothing => PollTimeout::NONE,
         Escalation::Kill(at) | Escalation::KillAgain(at, _) => {
-            // One more millisecond, since the remainder is cut off.
+            // One millisecond more, since poll(2) counts whole ones.
             let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         }
@@ -178,7 +179,7 @@ enum Control {
     Nothing,
 }
 
-/// Reads what the control channel holds, without waiting.
+/// Reads what has arrived on the control socket, without waiting.
 fn read_control(control: &mut File) -> Control {
     let mut ready = [PollFd::new(control.as_fd(), PollFlags::POLLIN)];
     if !matches!(poll(&mut ready, PollTimeout::ZERO), Ok(1..)) {

@@ -1,5 +1,5 @@
-//! The line on the console that a person can act on: where the machine is, and what to type. The server
-//! prints one for each address that a link gets, since what it invites to must work.
+//! The lines on the console that say where the machine is, and what to type to reach it: one for each address
+//! that a link gets. The server prints them, so that the command works when it is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,12 +17,12 @@ pub(super) struct Announcer {
     netlink: Netlink,
     addresses: Addresses,
     listen: ListenAddr,
-    /// The host key's.
+    /// The fingerprint of the host key.
     fingerprint: String,
 }
 
 impl Announcer {
-    /// Announces the addresses that there are.
+    /// Announces the addresses that the machine has now.
     pub(super) fn new(listen: ListenAddr, fingerprint: String) -> io::Result<Self> {
         let mut announcer = Self {
             netlink: Netlink::new()?,
@@ -34,11 +34,11 @@ impl Announcer {
         Ok(announcer)
     }
 
-    /// Takes in what has happened to the addresses.
-    pub(super) fn work(&mut self) -> io::Result<()> {
+    /// Announces the addresses that have been added since.
+    pub(super) fn update(&mut self) -> io::Result<()> {
         match self.netlink.read_events()? {
-            Some(events) => self.take(events),
-            // Some of it was lost.
+            Some(events) => self.apply_all(events),
+            // Some of the messages were lost.
             None => self.read_all()?,
         }
         Ok(())
@@ -47,13 +47,13 @@ impl Announcer {
     fn read_all(&mut self) -> io::Result<()> {
         let events = self.netlink.dump()?;
         self.addresses.retain(&events);
-        self.take(events);
+        self.apply_all(events);
         Ok(())
     }
 
-    fn take(&mut self, events: Vec<NetlinkEvent>) {
+    fn apply_all(&mut self, events: Vec<NetlinkEvent>) {
         for event in events {
-            let Some((link, address)) = self.addresses.take(event) else {
+            let Some((link, address)) = self.addresses.apply(event) else {
                 continue;
             };
             let port = match self.listen {
@@ -67,13 +67,13 @@ impl Announcer {
 }
 
 impl AsFd for Announcer {
-    /// Readable when something has happened.
+    /// Readable when something has changed.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.netlink.as_fd()
     }
 }
 
-/// The links by their names, and the addresses that were announced.
+/// The names of the links, and the addresses that were announced.
 #[derive(Default)]
 struct Addresses {
     links: BTreeMap<u32, String>,
@@ -81,8 +81,8 @@ struct Addresses {
 }
 
 impl Addresses {
-    /// A link's name and its address, if it is to be announced.
-    fn take(&mut self, event: NetlinkEvent) -> Option<(String, IpAddr)> {
+    /// Records a change. The result is an address to announce, with the name of its link.
+    fn apply(&mut self, event: NetlinkEvent) -> Option<(String, IpAddr)> {
         match event {
             NetlinkEvent::Link(link) => drop(self.links.insert(link.index, link.name)),
             NetlinkEvent::LinkGone(link) => {
@@ -102,7 +102,7 @@ impl Addresses {
         None
     }
 
-    /// Forgets the addresses that are not among `events`, which are everything that is.
+    /// Forgets the addresses that are not in `events`, a complete list.
     fn retain(&mut self, events: &[NetlinkEvent]) {
         self.announced.retain(|announced| {
             let is_it = |event: &NetlinkEvent| match event {
@@ -114,16 +114,16 @@ impl Addresses {
     }
 }
 
-/// Without a port there is nothing to try at this address, which is worth knowing all the same.
+/// Without a port the server does not listen at this address, which is worth knowing all the same.
 fn line(link: &str, address: IpAddr, port: Option<u16>, fingerprint: &str) -> String {
     let Some(port) = port else {
         return format!("{link} {address}");
     };
-    let example_command = example_command(address, port);
-    format!("{link} {address} port {port} host key {fingerprint}; try: {example_command}")
+    let command = example_command(address, port);
+    format!("{link} {address} port {port} host key {fingerprint}; try: {command}")
 }
 
-/// What a person can type.
+/// A command that a person can type to try the machine.
 pub(crate) fn example_command(address: IpAddr, port: u16) -> String {
     match port {
         DEFAULT_PORT => format!("cpu {address} date"),
@@ -174,17 +174,17 @@ mod tests {
         let announced = Some(("eth0".to_owned(), ip));
 
         let mut addresses = Addresses::default();
-        assert_eq!(addresses.take(link.clone()), None);
-        assert_eq!(addresses.take(NetlinkEvent::Address(address(false))), None);
-        assert_eq!(addresses.take(there()), announced);
-        assert_eq!(addresses.take(there()), None);
-        addresses.take(NetlinkEvent::AddressGone(address(true)));
-        assert_eq!(addresses.take(there()), announced);
+        assert_eq!(addresses.apply(link.clone()), None);
+        assert_eq!(addresses.apply(NetlinkEvent::Address(address(false))), None);
+        assert_eq!(addresses.apply(there()), announced);
+        assert_eq!(addresses.apply(there()), None);
+        addresses.apply(NetlinkEvent::AddressGone(address(true)));
+        assert_eq!(addresses.apply(there()), announced);
         addresses.retain(&[link.clone(), there()]);
-        assert_eq!(addresses.take(there()), None);
+        assert_eq!(addresses.apply(there()), None);
         addresses.retain(std::slice::from_ref(&link));
-        assert_eq!(addresses.take(there()), announced);
-        addresses.take(NetlinkEvent::LinkGone(2));
-        assert_eq!(addresses.take(there()), Some(("?".to_owned(), ip)));
+        assert_eq!(addresses.apply(there()), announced);
+        addresses.apply(NetlinkEvent::LinkGone(2));
+        assert_eq!(addresses.apply(there()), Some(("?".to_owned(), ip)));
     }
 }

@@ -1,4 +1,4 @@
-//! Who may log in, and who this machine is: the two key files.
+//! The two key files: the public keys that may log in, and the machine's host key.
 
 use std::path::Path;
 
@@ -26,8 +26,8 @@ pub(super) fn read_public_keys(path: &Path) -> Result<Vec<PublicKey>> {
     Ok(keys)
 }
 
-/// The machine's private host key, in OpenSSH's format: that of every key that ssh-keygen has made since 2019.
-/// The older formats and their ciphers would be a twentieth of the program.
+/// The machine's private host key. Only OpenSSH's format is read, in which ssh-keygen has written all keys since
+/// 2019: the older formats and their ciphers would be a twentieth of the program.
 pub(crate) fn read_host_key(path: &Path) -> Result<PrivateKey> {
     let text = std::fs::read_to_string(path).with_context(|| {
         format!(
@@ -37,13 +37,13 @@ pub(crate) fn read_host_key(path: &Path) -> Result<PrivateKey> {
     })?;
     let key = PrivateKey::from_openssh(&text).with_context(|| {
         format!(
-            "{} is not a private key in OpenSSH's format (an older format: ssh-keygen -p -N '' -f FILE changes it)",
+            "{} is not a private key in OpenSSH's format (ssh-keygen -p -N '' -f FILE converts an older format)",
             path.display()
         )
     })?;
     if key.is_encrypted() {
         bail!(
-            "{} has a passphrase, and nobody is there to type it (ssh-keygen -p -N '' -f FILE takes it off)",
+            "{} has a passphrase, which nobody is there to type (ssh-keygen -p -N '' -f FILE removes it)",
             path.display()
         );
     }

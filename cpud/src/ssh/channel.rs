@@ -1,4 +1,4 @@
-//! The two halves of an SSH channel, as this server has them.
+//! The two halves of an SSH channel on the server's side.
 
 use anyhow::Result;
 use cpu_ssh::Mux;

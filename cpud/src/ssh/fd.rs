@@ -1,4 +1,4 @@
-//! A pipe or terminal as the connection's loop reads and writes it.
+//! A pipe, socket or terminal that the connection's runtime reads and writes without blocking.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -13,15 +13,16 @@ use tokio::io::unix::AsyncFd;
 
 use crate::sys::{read_into, watch_fd};
 
-/// Bytes read at once, and what a pipe of a command holds: four times what pipe(7) gives, for fewer
-/// turns between the command and this process.
+/// The most bytes read at once, and the capacity of a command's pipes: four times the default of pipe(7), so
+/// that the command and this process wait for each other less often.
 const READ: i32 = 256 * 1024;
 
 /// A descriptor that does not block.
 pub(super) struct Fd {
     inner: AsyncFd<OwnedFd>,
-    /// A pipe or socket: what gives less than there is room for is empty. A terminal may have more.
-    short_read_is_all: bool,
+    /// A read that returns less than the buffer holds has emptied it. So it is for pipes and sockets; a terminal
+    /// may have more.
+    short_read_empties: bool,
     watches_writable: bool,
 }
 
@@ -30,11 +31,10 @@ impl Fd {
         Self::watched(fd, Interest::READABLE | Interest::WRITABLE)
     }
 
-    /// A socket that mostly has room for what is written: room is watched for only while there is none.
-    /// The runtime would wake up each time that the other end has read something.
+    /// A socket of the kernel's 9P client. It nearly always has room for what is written, so the runtime waits for
+    /// room only while there is none; otherwise it would wake up each time that the other end has read something.
     pub(super) fn for_files(fd: OwnedFd) -> std::io::Result<Self> {
-        // More than the largest reply to a request for a file. The kernel's own limit binds only those
-        // without privilege.
+        // More than the largest 9P reply. Root may exceed net.core.wmem_max.
         let _ = setsockopt(&fd, SndBufForce, &(4 << 20));
         Self::watched(fd, Interest::READABLE)
     }
@@ -42,19 +42,19 @@ impl Fd {
     fn watched(fd: OwnedFd, interest: Interest) -> std::io::Result<Self> {
         let flags = OFlag::from_bits_retain(fcntl(&fd, FcntlArg::F_GETFL)?);
         fcntl(&fd, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        // What is no pipe has no such size, and a small one does as well.
+        // Fails for what is not a pipe; and a small pipe will do.
         let _ = fcntl(&fd, FcntlArg::F_SETPIPE_SZ(READ));
         let kind = SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT;
         Ok(Self {
-            short_read_is_all: kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK,
+            short_read_empties: kind == SFlag::S_IFIFO || kind == SFlag::S_IFSOCK,
             inner: watch_fd(fd, interest)?,
             watches_writable: interest.is_writable(),
         })
     }
 
-    /// What is there; empty at the end. The end of a terminal (EIO) is an end like any other.
+    /// Reads what is available; empty at the end. EIO is how a terminal reports its end.
     pub(super) async fn read(&self, buffer: &mut BytesMut) -> std::io::Result<Bytes> {
-        // What is left of the buffer serves until it is too small to be worth a system call.
+        // The rest of the buffer is used until it is too small to be worth a system call.
         if buffer.capacity() < READ as usize / 4 {
             buffer.reserve(READ as usize);
         }
@@ -64,8 +64,8 @@ impl Fd {
             match read_into(self.as_fd(), buffer) {
                 Err(Errno::EINTR) => {}
                 Err(Errno::EAGAIN) => ready.clear_ready(),
-                Ok(n) if self.short_read_is_all && n > 0 && before.0 + n < before.1 => {
-                    // What comes from now on is told: no need to find out that nothing is left.
+                Ok(n) if self.short_read_empties && n > 0 && before.0 + n < before.1 => {
+                    // Nothing is left, so another read would only find that out.
                     ready.clear_ready();
                     break Ok(());
                 }
@@ -78,7 +78,7 @@ impl Fd {
         }
     }
 
-    /// Returns when the other end sends no more; what it has sent is dropped.
+    /// Returns when the other end has finished sending; what it sent is dropped.
     pub(super) async fn ended(&self) {
         let mut dropped = [0; 64];
         loop {
@@ -90,13 +90,13 @@ impl Fd {
         }
     }
 
-    /// End one direction of a socket; other descriptors have none.
+    /// Ends one direction of a socket; does nothing to other descriptors.
     pub(super) fn shutdown(&self, how: Shutdown) {
         use std::os::fd::AsRawFd;
         let _ = nix::sys::socket::shutdown(self.as_fd().as_raw_fd(), how);
     }
 
-    /// Write all of it.
+    /// Writes all of it.
     pub(super) async fn write_all(&self, mut bytes: &[u8]) -> std::io::Result<()> {
         let write = |bytes: &[u8]| Ok(nix::unistd::write(self, bytes)?);
         while !bytes.is_empty() {

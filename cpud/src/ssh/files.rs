@@ -1,5 +1,5 @@
-//! 9P both ways between the client and the kernel, by way of [`ninep::relay`]. When either side ends, so
-//! does the other: the mount then answers every request with an error instead of hanging.
+//! 9P between the client's file server and the kernel's 9P client, through [`ninep::relay`]. When one side ends,
+//! the other is ended too: the mount then answers every request with an error instead of hanging.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -13,11 +13,11 @@ use super::channel::{CHUNK, Receiver, Sender};
 use super::fd::Fd;
 use crate::console::say;
 
-/// Small pieces are sent as one of up to this many bytes.
-const SMALL: usize = 64 * 1024;
+/// Small messages are sent together, up to this many bytes.
+const BATCH: usize = 64 * 1024;
 
-/// Starts to relay between the client's channel and the kernel's end of the socket pair.
-pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server: Server) {
+/// Starts to relay between the client's channel and the socket whose other end is mounted.
+pub(super) fn relay_files(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server: Server) {
     let shared = Arc::new(FilesRelay {
         relay: Mutex::new(Relay::new(server)),
         answered: Notify::new(),
@@ -37,10 +37,10 @@ pub(super) fn relay(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server:
     });
 }
 
-/// What both directions know. Only one of them writes to the kernel.
+/// What both directions share. Only one of them writes to the kernel.
 struct FilesRelay {
     relay: Mutex<Relay>,
-    /// That the relay has answered something itself.
+    /// Notified when the relay has answered a request itself.
     answered: Notify,
 }
 
@@ -49,10 +49,10 @@ impl FilesRelay {
         work(&mut self.relay.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Until the kernel lets go of its end.
+    /// Runs until the kernel closes its end.
     async fn to_client(&self, socket: &Fd, sender: &Sender) {
         let mut buffer = BytesMut::new();
-        // One for all that is held back until it ends: each time it is set costs as much as a request.
+        // One timer for everything that is held back: setting it costs as much as a request.
         let mut company = std::pin::pin!(tokio::time::sleep(COMPANY));
         let mut counts = false;
         loop {
@@ -87,21 +87,21 @@ impl FilesRelay {
             if answered {
                 self.answered.notify_one();
             }
-            for bytes in joined(out) {
+            for bytes in coalesce(out) {
                 if sender.send(Stream::Data, bytes).await.is_err() {
                     return;
                 }
             }
-            if !told(&relayed) {
+            if !goes_on(&relayed) {
                 return;
             }
         }
     }
 
-    /// Until the client ends or the kernel lets go.
+    /// Runs until the client ends or the kernel closes its end.
     async fn to_kernel(&self, receiver: &Receiver, socket: &Fd) {
         loop {
-            // Kept while answers are written: what it has taken off the queue must not be dropped.
+            // Not dropped while answers are written, since it may have taken something off the queue.
             let mut read = std::pin::pin!(receiver.read(Stream::Data, CHUNK));
             let chunk = loop {
                 let mut answers = Vec::new();
@@ -117,15 +117,15 @@ impl FilesRelay {
             let Some(chunk) = chunk else { return };
             let mut out = Vec::new();
             let relayed = self.with(|relay| relay.from_server(chunk, Instant::now(), &mut out));
-            if write(socket, out).await.is_err() || !told(&relayed) {
+            if write(socket, out).await.is_err() || !goes_on(&relayed) {
                 return;
             }
         }
     }
 }
 
-/// Whether it went on; if not, says why.
-fn told(relayed: &Result<(), Broken>) -> bool {
+/// Whether the relay can go on; if not, says why.
+fn goes_on(relayed: &Result<(), Broken>) -> bool {
     if let Err(broken) = relayed {
         say(format_args!("the client's files are lost: {broken}"));
     }
@@ -133,28 +133,28 @@ fn told(relayed: &Result<(), Broken>) -> bool {
 }
 
 async fn write(socket: &Fd, pieces: Vec<Bytes>) -> std::io::Result<()> {
-    for bytes in joined(pieces) {
+    for bytes in coalesce(pieces) {
         socket.write_all(&bytes).await?;
     }
     Ok(())
 }
 
-/// Few pieces instead of many small ones.
-fn joined(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
+/// Joins small messages.
+fn coalesce(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
     if pieces.len() < 2 {
         return pieces;
     }
     let mut all = Vec::new();
     let mut small = BytesMut::new();
     for piece in pieces.drain(..) {
-        if small.len() + piece.len() <= SMALL {
+        if small.len() + piece.len() <= BATCH {
             small.extend_from_slice(&piece);
             continue;
         }
         if !small.is_empty() {
             all.push(small.split().freeze());
         }
-        if piece.len() < SMALL {
+        if piece.len() < BATCH {
             small.extend_from_slice(&piece);
         } else {
             all.push(piece);

@@ -1,5 +1,5 @@
-//! TCP ports through the connection (ssh -L and -R, RFC 4254, section 7): on loopback only, and only if
-//! cpud was told so. The port that u-root's client asks for is another thing: [`super::uroot`].
+//! TCP port forwarding (ssh -L and -R, RFC 4254, section 7): on loopback addresses only, and only with
+//! `cpud -forward`. The port that u-root's client asks for is not forwarded: see [`super::uroot`].
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,12 +17,12 @@ use super::channel::{CHUNK, Receiver, Sender, open_forwarded};
 use super::fd::Fd;
 use super::uroot::{self, UrootPort};
 
-/// UrootPorts that one connection may hold; more is no use of ssh -R.
+/// The most ports that one connection may hold; nobody needs more for ssh -R.
 const MAX_PORTS: usize = 64;
 
-/// The ports of one connection.
+/// The ports that one connection holds on this machine.
 pub(super) struct Forwards {
-    /// Whether cpud was told to grant real ones.
+    /// Whether ports are forwarded at all (`-forward`).
     allowed: bool,
     of_files: uroot::UrootPorts,
     listening: HashMap<(String, u32), AbortHandle>,
@@ -37,7 +37,8 @@ impl Forwards {
         }
     }
 
-    /// Grant a port on this machine from which connections go to the client, or none; `port` is 0 for any.
+    /// Forwards a port of this machine to the client, if that is allowed. `port` 0 means any; it becomes the
+    /// number that was granted.
     pub(super) async fn listen(
         &mut self,
         address: &str,
@@ -62,10 +63,10 @@ impl Forwards {
         if !self.allowed {
             return false;
         }
-        let Ok(wanted) = u16::try_from(*port) else {
+        let Ok(number) = u16::try_from(*port) else {
             return false;
         };
-        let Ok(listener) = TcpListener::bind((ip, wanted)).await else {
+        let Ok(listener) = TcpListener::bind((ip, number)).await else {
             return false;
         };
         let Ok(bound) = listener.local_addr() else {
@@ -78,7 +79,7 @@ impl Forwards {
         true
     }
 
-    /// Take a granted port back.
+    /// Ends the forwarding of a port.
     pub(super) fn cancel(&mut self, address: &str, port: u32) -> bool {
         if self.of_files.cancel(address, port) {
             return true;
@@ -90,8 +91,8 @@ impl Forwards {
         listening.is_some()
     }
 
-    /// The port of the files that u-root's client names before the command; it is used up by it. The rest is
-    /// the command itself.
+    /// Splits off the flag with which u-root's client names the port of its files. The port is used up by this.
+    /// The second result is the command itself.
     pub(super) fn take_files<'a>(
         &mut self,
         command: &'a [u8],
@@ -101,7 +102,7 @@ impl Forwards {
         let Some((port, nonce, rest)) = uroot::files_flag(command, environment) else {
             return none;
         };
-        // With real ports granted its listener is there; it gives way to us.
+        // With `-forward` there is a listener, which makes way for the session.
         let address = self.of_files.take(port).or_else(|| {
             let mut known = self.listening.keys();
             let (address, _) = known.find(|(_, other)| *other == port)?.clone();
@@ -116,13 +117,13 @@ impl Forwards {
         (Some(files), rest)
     }
 
-    /// Whether real ports are granted.
+    /// Whether ports are forwarded.
     pub(super) fn is_allowed(&self) -> bool {
         self.allowed
     }
 }
 
-/// A port of this machine, for ssh -L.
+/// Connects to a port of this machine, for ssh -L.
 pub(super) async fn connect(host: &str, port: u32) -> Option<TcpStream> {
     let (ip, port) = (loopback(host)?, u16::try_from(port).ok()?);
     TcpStream::connect((ip, port)).await.ok()
@@ -152,14 +153,14 @@ async fn accept(listener: TcpListener, address: String, port: u32, mux: Mux, han
             if let Ok((receiver, sender)) =
                 open_forwarded(&mux, &handle, &address, port, from).await
             {
-                relay(receiver, sender, stream).await;
+                copy_both(receiver, sender, stream).await;
             }
         });
     }
 }
 
-/// Bytes both ways until both have ended.
-pub(super) async fn relay(receiver: Receiver, sender: Sender, stream: TcpStream) {
+/// Copies bytes in both directions until both have ended.
+pub(super) async fn copy_both(receiver: Receiver, sender: Sender, stream: TcpStream) {
     let stream = stream.into_std().map(OwnedFd::from);
     let Ok(stream) = stream.and_then(Fd::new) else {
         sender.close().await;
@@ -181,13 +182,13 @@ pub(super) async fn relay(receiver: Receiver, sender: Sender, stream: TcpStream)
             && !bytes.is_empty()
         {
             if sender.send(Stream::Data, bytes).await.is_err() {
-                // The client has gone: its half has ended too.
+                // The client has gone, so nothing more will come from it either.
                 return;
             }
         }
         let _ = sender.request(russh::ChannelWriteHalf::eof).await;
     };
-    // A service that says nothing keeps no channel that the client has closed.
+    // A service that sends nothing must not keep a channel that the client has closed.
     let from_stream = async {
         tokio::select! {
             () = from_stream => {}

@@ -1,5 +1,5 @@
-//! The sockets that a server can listen on: TCP, unix, vsock. A connection of any kind is one
-//! descriptor, and nothing after this cares which.
+//! The sockets that a server can listen on: TCP, unix and vsock. A connection is a descriptor of a stream
+//! socket, and nothing else in the program depends on its kind.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener};
@@ -13,7 +13,7 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, VsockAd
 
 use crate::listen_addr::ListenAddr;
 
-/// A socket that does not wait.
+/// A listening socket that does not block.
 pub(super) fn listen(place: &ListenAddr) -> Result<OwnedFd> {
     let listener: OwnedFd = match place {
         // All addresses, of IPv6 and IPv4 with one socket where the kernel has both.
@@ -32,7 +32,7 @@ pub(super) fn listen(place: &ListenAddr) -> Result<OwnedFd> {
     Ok(listener)
 }
 
-/// A socket's name stays when its server dies; one that nobody answers at is taken over.
+/// The name of a socket stays when its server dies, so one that refuses connections is taken over.
 fn unix(path: &Path) -> std::io::Result<UnixListener> {
     match UnixListener::bind(path) {
         Err(error) if error.kind() == ErrorKind::AddrInUse => {

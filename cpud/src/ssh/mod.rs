@@ -1,5 +1,5 @@
-//! SSH: the server role ([`server`]) accepts, the connection role ([`connection`]) speaks it, one process
-//! for each connection.
+//! SSH: the server role ([`server`]) accepts connections, and for each starts a process in the connection
+//! role ([`connection`]), which speaks the protocol.
 
 mod announce;
 mod auth;

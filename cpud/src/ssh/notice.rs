@@ -1,5 +1,5 @@
-//! A word about a session that goes on although its command has ended: it waits for what that has left
-//! running, which looks like a session that hangs.
+//! The notice that a session goes on although its command has ended, because processes that the command
+//! started are still running. Without it such a session seems to hang.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep_until};
 use super::channel::Sender;
 use crate::session::Descendants;
 
-/// How long nothing is printed after the command's end before it is said what is waited for.
+/// The notice is printed when there has been no output for this long after the end of the command.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// When a session printed something last.
+/// The time of a session's last output.
 #[derive(Clone)]
 pub(super) struct LastOutput(Arc<Mutex<Instant>>);
 
@@ -31,7 +31,7 @@ impl LastOutput {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
-    /// Returns when nothing was printed for [`SILENCE`], from now on at the earliest.
+    /// Returns when nothing has been printed for [`SILENCE`], counted from now.
     async fn silence(&self) {
         self.renew();
         loop {
@@ -44,24 +44,24 @@ impl LastOutput {
     }
 }
 
-/// Called when the command has ended and its session has not: names what `session` waits for, when
-/// nothing else is seen of it.
-pub(super) async fn tell(session: Pid, output: &LastOutput, sender: &Sender, terminal: bool) {
+/// Called when the command has ended and its session has not: waits for a silence, then names the processes
+/// that the session waits for.
+pub(super) async fn send(session: Pid, output: &LastOutput, sender: &Sender, terminal: bool) {
     output.silence().await;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let Ok(proc) = Dir::open("/proc", flags, Mode::empty()) else {
         return;
     };
-    // None are left while it unmounts.
+    // There are none while the session unmounts.
     let Some(left) = Descendants::new(proc, session).describe() else {
         return;
     };
-    // A terminal is in raw mode over there.
+    // The client's terminal is in raw mode.
     let end = if terminal { "\r\n" } else { "\n" };
     let line = format!(
         "cpud: the command has ended; the session waits for what it left running: {left}; \
          cpu -nowait ends the session with the command and kills the rest{end}"
     );
-    // A client that has gone needs none.
+    // A client that has gone needs no notice.
     let _ = sender.send(Stream::Stderr, Bytes::from(line)).await;
 }

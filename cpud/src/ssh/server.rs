@@ -1,5 +1,5 @@
-//! The server role: listens, and gives every connection a process of its own, so that neither a
-//! crash nor the memory of one is another's concern, and each is single-threaded.
+//! The server role: listens, and gives every connection a process of its own. So a crash of one connection,
+//! or the memory that it takes, does not affect the others, and each process is single-threaded.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -18,22 +18,22 @@ use crate::console::say;
 use crate::flags::ServerOptions;
 use crate::role::Role;
 
-/// Connections at one time; the next one waits in the kernel's queue until one of them ends.
+/// The most connections at one time; the next one waits in the kernel's queue until one of them ends.
 const MAX_CONNECTIONS: usize = 256;
 
-/// Connections at one time that have not logged in. Beyond them the oldest has to go, so that those who
-/// never will keep nobody out.
+/// The most connections at one time that have not logged in. When there are more, the oldest is ended, so
+/// that peers that never log in keep nobody out.
 const MAX_UNAUTHENTICATED: usize = 128;
 
-/// What a stranger has in any case.
+/// No connection is ended for that before it has had this time to log in.
 const MIN_LOGIN_TIME: Duration = Duration::from_secs(10);
 
-/// Wait after a failure to accept, so that a lasting one does not eat the machine.
+/// The pause after a failure to accept, so that one that lasts does not take the whole processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// Listens for ever; with `announce`, says on the console at which addresses.
+/// Listens for ever. With `announce`, the machine's addresses are announced on the console.
 pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
-    // What would make every login fail must be known before the first one.
+    // Read now, so that what would make every login fail is reported at once.
     let keys = auth::read_public_keys(&options.public_keys)?;
     let host_key = auth::read_host_key(&options.host_key)?;
     let listener = listen::listen(&options.listen)?;
@@ -57,7 +57,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     loop {
         while let Ok(Some(_)) = ended.read_signal() {}
         connections.retain_mut(|connection| matches!(connection.child.try_wait(), Ok(None)));
-        // The oldest of too many unauthenticated must go, once he has had the time that a login takes.
+        // The oldest of too many has to go, once it has had the time that a login takes.
         let mut unauthenticated = connections
             .iter()
             .filter(|connection| connection.login.is_some());
@@ -70,47 +70,47 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
         let logins = connections
             .iter()
             .filter_map(|connection| connection.login.as_ref());
-        // Of a pipe that nobody writes to only the end is waited for.
+        // Nobody writes to these pipes; poll(2) reports their end in any case.
         let logins = logins.map(|login| PollFd::new(login.as_fd(), PollFlags::empty()));
-        let asked = if room {
+        let events = if room {
             PollFlags::POLLIN
         } else {
             PollFlags::empty()
         };
         let mut wake = vec![
             PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), asked),
+            PollFd::new(listener.as_fd(), events),
         ];
         wake.extend(logins);
         let news = announcer.as_ref().map(AsFd::as_fd);
         wake.extend(news.map(|news| PollFd::new(news, PollFlags::POLLIN)));
         let timeout = must_wait.map_or(PollTimeout::NONE, |wait| {
-            // A millisecond more, since the rest is cut off.
+            // One millisecond more, since poll(2) counts whole ones.
             PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
         });
         if nix::poll::poll(&mut wake, timeout).is_err() {
             continue; // interrupted
         }
-        let is_over: Vec<bool> = wake.iter().map(|fd| fd.any() == Some(true)).collect();
+        let is_ready: Vec<bool> = wake.iter().map(|fd| fd.any() == Some(true)).collect();
         drop(wake);
         if let Some(all) = &mut announcer
-            && is_over.last() == Some(&true)
-            && let Err(error) = all.work()
+            && is_ready.last() == Some(&true)
+            && let Err(error) = all.update()
         {
             cannot_announce(&error);
             announcer = None;
         }
-        let logged_in = is_over.get(2..).unwrap_or_default();
+        let logged_in = is_ready.get(2..).unwrap_or_default();
         let unauthenticated = connections
             .iter_mut()
             .filter(|connection| connection.login.is_some());
         for (connection, _) in unauthenticated
             .zip(logged_in)
-            .filter(|(_, is_over)| **is_over)
+            .filter(|(_, is_ready)| **is_ready)
         {
             connection.login = None;
         }
-        if !room || is_over.get(1) != Some(&true) {
+        if !room || is_ready.get(1) != Some(&true) {
             continue;
         }
         match crate::sys::accept(listener.as_fd()) {
@@ -118,7 +118,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
                 if time_left.is_some() {
                     let oldest = connections.iter_mut().find(|one| one.login.is_some());
                     if let Some(oldest) = oldest {
-                        say("too many peers that do not log in; the oldest is gone");
+                        say("too many peers have not logged in; the oldest connection is closed");
                         let _ = oldest.child.kill();
                         oldest.login = None;
                     }
@@ -130,7 +130,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                // Out of descriptors or memory, or a peer that left at once: none is for ever.
+                // Out of descriptors or memory, or a peer that has gone again: none of these lasts.
                 say(format_args!("cannot accept a connection: {error}"));
                 std::thread::sleep(ACCEPT_RETRY);
             }
@@ -144,15 +144,16 @@ fn cannot_announce(error: &io::Error) {
     ));
 }
 
-/// A process that serves a connection.
+/// A process that serves one connection.
 struct ConnectionProcess {
     child: Child,
     since: Instant,
-    /// Ends when the peer has logged in; until then he is a stranger.
+    /// A pipe that ends when the peer has logged in.
     login: Option<OwnedFd>,
 }
 
-/// A fresh `cpud connection` with the socket as its standard input; its standard output ends with the login.
+/// Starts `cpud connection`, with the socket as its standard input, and as its standard output a pipe that it
+/// closes after the login.
 fn spawn(options: &ServerOptions, stream: OwnedFd) -> Result<ConnectionProcess> {
     let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let mut command = Command::new("/proc/self/exe");

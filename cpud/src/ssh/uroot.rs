@@ -1,5 +1,5 @@
-//! The port that u-root's client asks for, to serve its files through. Nothing listens there, since nobody
-//! but our own session is to connect to it.
+//! The port that u-root's client asks for, to serve its files through. cpud only reports a port number and
+//! never opens the port, since nobody but the client's own session may connect to it.
 
 use std::collections::HashMap;
 
@@ -9,7 +9,7 @@ use russh::server::Handle;
 
 use super::channel::{Receiver, Sender, open_forwarded};
 
-/// How u-root's client, as everything made with Go's library, identifies itself.
+/// The identification of u-root's client, and of everything else that uses Go's library.
 const GO_ID_PREFIX: &[u8] = b"SSH-2.0-Go";
 
 /// Whether a peer may be u-root's client.
@@ -17,7 +17,7 @@ pub(super) fn is_client(peer: &[u8]) -> bool {
     peer.starts_with(GO_ID_PREFIX)
 }
 
-/// UrootPorts that nobody listens on: the address that was asked for, by the port that was given.
+/// Port numbers that were reported and not opened, each with the address that was asked for.
 #[derive(Default)]
 pub(super) struct UrootPorts(HashMap<u32, String>);
 
@@ -26,7 +26,7 @@ impl UrootPorts {
         self.0.len()
     }
 
-    /// A port as the kernel would give one; distinct for each.
+    /// Another port number, from the range that the kernel takes them from.
     pub(super) fn grant(&mut self, address: &str) -> Option<u32> {
         let free = (49_152..65_536).find(|port| !self.0.contains_key(port))?;
         self.0.insert(free, address.to_owned());
@@ -37,14 +37,14 @@ impl UrootPorts {
         self.0.get(&port).is_some_and(|of| of == address) && self.0.remove(&port).is_some()
     }
 
-    /// The address of a port that was granted, which is used up.
+    /// Uses a port up. The result is its address.
     pub(super) fn take(&mut self, port: u32) -> Option<String> {
         self.0.remove(&port)
     }
 }
 
-/// What u-root's client writes before the command: the flag that names the port of its files. The result is
-/// the port, the nonce that belongs to it, and the command itself.
+/// Splits off the flag `-port9p=PORT` that u-root's client puts before the command. The result is the port,
+/// its nonce from the environment, and the command itself.
 pub(super) fn files_flag<'a>(
     command: &'a [u8],
     environment: &[(String, String)],
@@ -57,7 +57,7 @@ pub(super) fn files_flag<'a>(
     Some((port, nonce.clone(), rest))
 }
 
-/// A port that u-root's client serves its files through.
+/// A port through which u-root's client serves its files.
 pub(super) struct UrootPort {
     pub(super) address: String,
     pub(super) port: u32,
@@ -65,7 +65,8 @@ pub(super) struct UrootPort {
 }
 
 impl UrootPort {
-    /// Connect to the port, so to speak: the client sees a connection from this machine that knows its nonce.
+    /// Opens the channel that a connection to the port would have, and sends the nonce, which the client expects
+    /// first.
     pub(super) async fn connect(self, mux: &Mux, handle: &Handle) -> Result<(Receiver, Sender)> {
         let (receiver, sender) =
             open_forwarded(mux, handle, &self.address, self.port, self.port).await?;

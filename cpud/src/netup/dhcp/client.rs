@@ -1,34 +1,34 @@
-//! The client's states of RFC 2131, 4.4, without I/O and without a clock of its own: time and
-//! messages come in, what is to be done comes out.
+//! The states of a DHCP client (RFC 2131, 4.4), without I/O and without a clock: the time and received messages go in,
+//! and actions come out.
 //!
 //! ```text
 //! start ─▶ Selecting ─offer─▶ Requesting ─ack─▶ Bound ─T1─▶ Renewing ─T2─▶ Rebinding ─end─▶ Selecting
 //!             ▲  ▲                │ nak             ▲──── ack ────┴──────────────┘
 //!             │  └────────────────┘                 │
-//!             └── nak, silence ── Rebooting ── ack ─┘     (the cable was out; we have a lease)
+//!             └── nak, silence ── Rebooting ── ack ─┘     (the cable was unplugged; there is a lease)
 //! ```
 //!
-//! Left out on purpose: probing the address by ARP before use, DECLINE and RELEASE. A machine
-//! without memory can't tell another's address from its own of five minutes ago.
+//! Deliberately absent: an ARP probe before the address is used, DECLINE and RELEASE. A machine that remembers nothing
+//! cannot tell whether an address is another machine's or its own of five minutes ago.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::packet::{ACK, BootReply, BootRequest, DISCOVER, NAK, OFFER, REQUEST, Route};
 
-/// A first wait of one second instead of RFC 2131's four: machines here boot in one.
+/// One second instead of RFC 2131's four, since these machines boot in one.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(64);
-/// How often a request is repeated before the search begins anew: 1 + 2 + 4 + 8 seconds.
+/// How often an offer is requested before the client starts again: for 1 + 2 + 4 + 8 seconds.
 const MAX_REQUESTS: u32 = 4;
-/// And for the lease from before the cable was out: 1 + 2 + 4 seconds.
+/// How often a lease from before a cable was unplugged is requested: for 1 + 2 + 4 seconds.
 const MAX_REBOOTS: u32 = 3;
-/// RFC 2131, 4.4.5: no renewal is repeated sooner.
+/// No renewal is repeated sooner (RFC 2131, 4.4.5).
 const MIN_RENEWAL: Duration = Duration::from_mins(1);
-/// A lease shorter than this is taken as this, so that no server makes us spin.
+/// The least number of seconds that a lease is taken to last, so that no server can make the client spin.
 const MIN_LEASE: u32 = 4;
 
-/// What a server has given.
+/// A lease that a server has given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Lease {
     pub(in super::super) address: Ipv4Addr,
@@ -39,11 +39,11 @@ pub(in super::super) struct Lease {
     pub(in super::super) search: Vec<String>,
     pub(in super::super) hostname: Option<String>,
     pub(in super::super) mtu: Option<u16>,
-    /// None is for ever.
+    /// None for a lease without end.
     pub(in super::super) times: Option<Times>,
 }
 
-/// When to do what about a lease.
+/// The times of a lease: renewal, rebinding, and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Times {
     t1: Instant,
@@ -51,31 +51,31 @@ pub(in super::super) struct Times {
     pub(in super::super) end: Instant,
 }
 
-/// What is to be done, in order.
+/// Something to do. Actions are to be done in their order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) enum Action {
-    /// To everybody on the link, from no address.
+    /// Send to all on the link, from 0.0.0.0.
     Broadcast(Vec<u8>),
-    /// To the server that gave the lease, from the leased address.
+    /// Send to the server that gave the lease, from the leased address.
     Unicast {
         message: Vec<u8>,
         from: Ipv4Addr,
         to: Ipv4Addr,
     },
-    /// Use this, instead of what was used before.
+    /// Use this lease in place of the one before.
     Configure(Lease),
     /// The lease is over.
     Deconfigure,
 }
 
-/// How answers reach us now.
+/// How answers arrive in the present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) enum Listen {
-    /// None are expected.
+    /// None is expected.
     No,
-    /// As frames, since we may have no address.
+    /// On a packet socket, since there may be no address.
     Frames,
-    /// At the leased address.
+    /// On a UDP socket at the leased address.
     Socket(Ipv4Addr),
 }
 
@@ -99,24 +99,24 @@ enum DhcpState {
     },
 }
 
-/// The client of one link.
+/// The DHCP client of one link.
 pub(in super::super) struct DhcpClient {
     mac: [u8; 6],
     hostname: Option<String>,
     random: u64,
     state: DhcpState,
-    /// When the state has something to do by itself.
+    /// When the state has something to do without a message.
     next: Option<Instant>,
     xid: u32,
-    /// Since when there is no usable answer.
+    /// When the client began to look for an address, for the field `secs`.
     since: Instant,
-    /// When the request was sent that an answer's times count from.
+    /// When the last request was sent; the times of a lease count from there.
     sent: Instant,
     lease: Option<Lease>,
 }
 
 impl DhcpClient {
-    /// `random` seeds what should differ between machines: transaction numbers and jitter.
+    /// `random` seeds what has to differ between machines: transaction numbers and jitter.
     pub(in super::super) fn new(
         mac: [u8; 6],
         hostname: Option<String>,
@@ -136,7 +136,7 @@ impl DhcpClient {
         }
     }
 
-    /// There is a carrier: look for an address, or whether the old one is still good here.
+    /// There is a carrier: ask for an address, or whether the old one may still be used.
     pub(in super::super) fn start(&mut self, now: Instant) {
         self.since = now;
         let state = if self.lease.is_some() {
@@ -147,13 +147,13 @@ impl DhcpClient {
         self.enter(state, now);
     }
 
-    /// The carrier is gone. The lease goes on.
+    /// The carrier has gone. The lease stays valid.
     pub(in super::super) fn stop(&mut self) {
         self.state = DhcpState::Stopped;
         self.next = None;
     }
 
-    /// When [`Self::tick`] is to be called.
+    /// When to call [`Self::tick`].
     pub(in super::super) fn deadline(&self) -> Option<Instant> {
         [self.next, self.end()].into_iter().flatten().min()
     }
@@ -170,7 +170,7 @@ impl DhcpClient {
         Some(self.lease.as_ref()?.times?.end)
     }
 
-    /// Time has passed.
+    /// Does what is due.
     pub(in super::super) fn tick(&mut self, now: Instant) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.end().is_some_and(|end| end <= now) {
@@ -193,14 +193,14 @@ impl DhcpClient {
         actions
     }
 
-    /// The state's own next step. Each sets a later time for the one after it.
+    /// The next step of the present state. It sets the time of the one after it.
     fn act(&mut self, now: Instant) -> Option<Action> {
         self.next = None;
         match self.state {
             DhcpState::Stopped => None,
             DhcpState::Selecting { tries } => {
-                // The same transaction as before: a server may take longer than we wait, as
-                // dnsmasq does when it pings the address first.
+                // In the same transaction: a server may take longer to answer than this, such as dnsmasq, which
+                // pings the address first.
                 self.state = DhcpState::Selecting {
                     tries: tries.saturating_add(1),
                 };
@@ -261,14 +261,14 @@ impl DhcpClient {
         }
     }
 
-    /// A message has come, from whomever.
+    /// Handles a message, whoever has sent it.
     pub(in super::super) fn receive(&mut self, bytes: &[u8], now: Instant) -> Vec<Action> {
         let reply =
             BootReply::decode(bytes).filter(|reply| reply.xid == self.xid && reply.mac == self.mac);
         let Some(reply) = reply else {
             return Vec::new();
         };
-        // Who may answer, and about which address.
+        // The server that may answer, if only one may, and the address in question.
         let (server, address) = match self.state {
             DhcpState::Selecting { tries: 1.. } => {
                 if let (OFFER, Some(address), Some(server)) =
@@ -305,7 +305,7 @@ impl DhcpClient {
             NAK => {
                 let had = self.lease.take();
                 self.enter(DhcpState::Selecting { tries: 0 }, now);
-                // Not at once, lest a server and we keep each other busy.
+                // Not at once, or the server and this client could keep each other busy.
                 self.next = Some(now + self.backoff(0));
                 had.map(|_| Action::Deconfigure).into_iter().collect()
             }
@@ -329,13 +329,13 @@ impl DhcpClient {
         }
     }
 
-    /// The lease of an ACK; none if it doesn't say how long.
+    /// The lease in an ACK; none if it has no lease time.
     fn accept(&self, reply: BootReply, address: Ipv4Addr, server: Ipv4Addr) -> Option<Lease> {
         let times = match reply.lease? {
             u32::MAX => None,
             seconds => {
                 let seconds = seconds.max(MIN_LEASE);
-                // Zero, or out of order, is not what a server means (RFC 2131, 4.4.5).
+                // Times that are zero or out of order are replaced by the defaults of RFC 2131, 4.4.5.
                 let t2 = reply.t2.filter(|&t2| (1..seconds).contains(&t2));
                 let t2 = t2.unwrap_or(seconds - seconds / 8);
                 let t1 = reply
@@ -363,17 +363,17 @@ impl DhcpClient {
         })
     }
 
-    /// Enters a state that acts at once.
+    /// Enters a state, whose first step is due at once.
     fn enter(&mut self, state: DhcpState, now: Instant) {
         if !matches!(state, DhcpState::Requesting { .. }) {
-            // A request continues the offer's transaction; everything else is a new one.
+            // A request belongs to the transaction of the offer; every other state begins a new one.
             self.xid = self.random_below(u32::MAX);
         }
         self.state = state;
         self.next = Some(now);
     }
 
-    /// What the present state says, RFC 2131, table 5.
+    /// The message of the present state (RFC 2131, table 5).
     fn message(&mut self, kind: u8, now: Instant) -> Vec<u8> {
         self.sent = now;
         let leased = self.lease.as_ref().map(|lease| lease.address);
@@ -401,8 +401,8 @@ impl DhcpClient {
         .encode()
     }
 
-    /// 1, 2, 4 ... 64 seconds, each a quarter more or less, so that a rack that was switched on
-    /// together does not ask together.
+    /// 1, 2, 4 … 64 seconds, each up to a quarter more or less, so that the machines of a rack that are switched on
+    /// together do not all ask at the same time.
     fn backoff(&mut self, tries: u32) -> Duration {
         let whole = FIRST_WAIT.saturating_mul(1 << tries.min(6)).min(MAX_WAIT);
         whole * 3 / 4 + whole * self.random_below(1000) / 2000
@@ -419,13 +419,13 @@ impl DhcpClient {
     }
 }
 
-/// Half of what is left until `end`, but at least the least, and never beyond.
+/// Half of the time until `end` from now, but not less than the minimum, and not after `end`.
 fn half_way(now: Instant, end: Instant) -> Instant {
     let left = end.saturating_duration_since(now);
     now + (left / 2).max(MIN_RENEWAL).min(left)
 }
 
-/// The prefix length of an address's class, for a server that tells none.
+/// The prefix length of an address's class, for a server that sends no netmask.
 pub(in super::super) fn class_prefix(address: Ipv4Addr) -> u8 {
     match address.octets()[0] {
         0..=127 => 8,

@@ -1,5 +1,5 @@
-//! DHCPv4: the messages ([`packet`]), what a client does when ([`client`]), and how messages travel
-//! while there is no address yet ([`socket`]).
+//! DHCPv4: the messages ([`packet`]), the states of a client ([`client`]), and the sockets for them, also while there
+//! is no address yet ([`socket`]).
 
 pub(super) mod client;
 pub(super) mod packet;

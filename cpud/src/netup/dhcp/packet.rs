@@ -1,14 +1,14 @@
-//! DHCPv4 messages (RFC 2131, 2132, 3397, 3442): the few that a client sends, the few fields that it
-//! reads. What a server sends is a stranger's bytes: a field that makes no sense is as if absent.
+//! DHCPv4 messages (RFC 2131, 2132, 3397, 3442): the few that a client sends, and the few fields that it reads. What
+//! arrives is not trusted: a field that makes no sense counts as absent.
 //!
-//! Written here because the crate for it (dhcproto) adds 229 KB to the program, 75 KB of them after
-//! xz, with its DNS library's Unicode tables.
+//! Written here because the crate for it (dhcproto) adds 229 KB to the program (75 KB after xz), with the Unicode
+//! tables of its DNS library.
 
 use std::net::Ipv4Addr;
 
-/// The largest message that we say we take, an Ethernet frame's worth (option 57).
+/// The largest message that this client accepts (option 57): what fits in an Ethernet frame.
 pub(in super::super) const MAX_MESSAGE: usize = 1472;
-/// The smallest that BOOTP relays take (RFC 1542, 2.1).
+/// The smallest message that BOOTP relays accept (RFC 1542, 2.1).
 const MIN_MESSAGE: usize = 300;
 const OPTIONS_AT: usize = 240;
 const MAGIC: [u8; 4] = [99, 130, 83, 99];
@@ -42,14 +42,14 @@ mod code {
     pub(super) const END: u8 = 255;
 }
 
-/// What a client says.
+/// A message of a client.
 pub(super) struct BootRequest<'a> {
     pub(super) kind: u8,
     pub(super) xid: u32,
     /// Seconds since the client began to look for an address.
     pub(super) secs: u16,
     pub(super) mac: [u8; 6],
-    /// The client's address, if it has one to be reached at.
+    /// The client's address, if it can be reached there.
     pub(super) ciaddr: Ipv4Addr,
     pub(super) requested: Option<Ipv4Addr>,
     pub(super) server: Option<Ipv4Addr>,
@@ -59,8 +59,8 @@ pub(super) struct BootRequest<'a> {
 impl BootRequest<'_> {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut m = vec![0; OPTIONS_AT];
-        // BOOTREQUEST, Ethernet, its address length. The broadcast flag stays off: the packet
-        // socket hears an answer to an address that isn't ours yet.
+        // BOOTREQUEST, Ethernet, length of its addresses. The broadcast flag stays off: the packet socket receives
+        // answers even to an address that this machine does not have yet.
         m[..3].copy_from_slice(&[1, 1, 6]);
         m[4..8].copy_from_slice(&self.xid.to_be_bytes());
         m[8..10].copy_from_slice(&self.secs.to_be_bytes());
@@ -69,7 +69,7 @@ impl BootRequest<'_> {
         m[236..].copy_from_slice(&MAGIC);
 
         let mut option = |code: u8, value: &[u8]| {
-            // One option holds 255 bytes; only a host name could be longer, and that is cut.
+            // An option holds 255 bytes. Only a host name could be longer, and that is cut.
             let value = value.get(..255).unwrap_or(value);
             m.push(code);
             m.extend(u8::try_from(value.len()));
@@ -88,7 +88,7 @@ impl BootRequest<'_> {
         }
         let size = u16::try_from(MAX_MESSAGE).unwrap_or(576);
         option(code::MAX_SIZE, &size.to_be_bytes());
-        // Classless routes before routers, as RFC 3442 demands.
+        // Classless routes before routers, as RFC 3442 requires.
         option(
             code::PARAMETERS,
             &[
@@ -112,7 +112,7 @@ impl BootRequest<'_> {
     }
 }
 
-/// A way to a network: through `gateway`, or on the link itself.
+/// A route to a network: through `gateway`, or on the link itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Route {
     pub(in super::super) to: Ipv4Addr,
@@ -128,7 +128,7 @@ impl std::fmt::Display for Route {
     }
 }
 
-/// What a server says, as far as it makes sense.
+/// A message of a server, as far as it makes sense.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct BootReply {
     pub(super) kind: u8,
@@ -137,26 +137,26 @@ pub(super) struct BootReply {
     pub(super) yiaddr: Option<Ipv4Addr>,
     pub(super) server: Option<Ipv4Addr>,
     pub(super) prefix: Option<u8>,
-    /// Seconds; `u32::MAX` is for ever.
+    /// In seconds; `u32::MAX` means for ever.
     pub(super) lease: Option<u32>,
     pub(super) t1: Option<u32>,
     pub(super) t2: Option<u32>,
     pub(super) routes: Vec<Route>,
     pub(super) dns: Vec<Ipv4Addr>,
-    /// Domains to search, the own one first.
+    /// Domains to search, the machine's own first.
     pub(super) search: Vec<String>,
     pub(super) hostname: Option<String>,
     pub(super) mtu: Option<u16>,
 }
 
 impl BootReply {
-    /// Reads a message; none if it is not a DHCP answer to an Ethernet client.
+    /// Parses a message; none if it is not a DHCP answer to an Ethernet client.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let field = |from: usize, len: usize| bytes.get(from..from.checked_add(len)?);
         if field(0, 3)? != [2, 1, 6] || field(236, 4)? != MAGIC {
             return None;
         }
-        // The server's and the file's name may carry options too (RFC 2131, 4.1).
+        // The fields `sname` and `file` may hold options too (RFC 2131, 4.1).
         let mut areas = vec![bytes.get(OPTIONS_AT..)?];
         let overload = options(areas[0]).find(|(code, _)| *code == code::OVERLOAD);
         if let Some((_, [which])) = overload {
@@ -167,7 +167,7 @@ impl BootReply {
                 areas.push(field(44, 64)?);
             }
         }
-        // An option that comes in parts is the parts joined (RFC 3396).
+        // The parts of a split option are joined (RFC 3396).
         let joined = |wanted: u8| -> Option<Vec<u8>> {
             let parts = areas.iter().flat_map(|area| options(area));
             let mut parts = parts
@@ -217,13 +217,13 @@ impl BootReply {
             hostname: name(code::HOSTNAME),
             mtu: joined(code::MTU)
                 .and_then(|value| Some(u16::from_be_bytes(value.try_into().ok()?)))
-                // The least that every IPv4 host must take (RFC 791).
+                // Every IPv4 host must accept this size (RFC 791).
                 .filter(|&mtu| mtu >= 576),
         })
     }
 }
 
-/// Code and value of each option up to the end, or to the first that is cut off.
+/// Code and value of each option, up to the end or to the first that is truncated.
 fn options(area: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     let mut rest = area;
     std::iter::from_fn(move || {
@@ -241,7 +241,7 @@ fn options(area: &[u8]) -> impl Iterator<Item = (u8, &[u8])> {
     })
 }
 
-/// An address that a single host can have.
+/// An address, if a host can have it.
 fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
     let address = Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?);
     let wrong = address.is_unspecified()
@@ -251,7 +251,7 @@ fn address(bytes: &[u8]) -> Option<Ipv4Addr> {
     (!wrong).then_some(address)
 }
 
-/// The prefix length of a netmask; none if its ones are not all in front.
+/// The prefix length of a netmask; none if its ones are not contiguous.
 pub(in super::super) fn prefix_of(mask: u32) -> Option<u8> {
     let ones = mask.leading_ones();
     (mask.count_ones() == ones)
@@ -259,9 +259,9 @@ pub(in super::super) fn prefix_of(mask: u32) -> Option<u8> {
         .flatten()
 }
 
-/// A name that can stand in resolv.conf and in sethostname(2) without meaning anything else.
+/// A name, if it is safe in resolv.conf and for sethostname(2).
 fn host_name(value: &[u8]) -> Option<String> {
-    // Some servers send the C string's end too.
+    // Some servers include the NUL at the end of a C string.
     let text = std::str::from_utf8(value)
         .ok()?
         .trim_end_matches('\0')
@@ -271,7 +271,7 @@ fn host_name(value: &[u8]) -> Option<String> {
     (is_name && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
-/// RFC 3442: prefix length, as many bytes of the network as that needs, gateway; repeated.
+/// Parses classless routes (RFC 3442): prefix length, the bytes of the network that it covers, gateway; repeated.
 fn classless_routes(value: &[u8]) -> Vec<Route> {
     let mut routes = Vec::new();
     let mut rest = value;
@@ -291,7 +291,7 @@ fn classless_routes(value: &[u8]) -> Vec<Route> {
         front.copy_from_slice(network);
         let host_bits = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
         let to = Ipv4Addr::from_bits(u32::from_be_bytes(to) & !host_bits);
-        // 0.0.0.0 as gateway means "on this link".
+        // The gateway 0.0.0.0 means "on this link".
         routes.push(Route {
             to,
             prefix,
@@ -301,7 +301,7 @@ fn classless_routes(value: &[u8]) -> Vec<Route> {
     routes
 }
 
-/// RFC 3397: domain names with the compression of RFC 1035, 4.1.4.
+/// Parses a search list (RFC 3397): domain names with the compression of RFC 1035, 4.1.4.
 fn search_list(value: &[u8]) -> Vec<String> {
     let mut domains = Vec::new();
     let mut at = 0;
@@ -312,7 +312,7 @@ fn search_list(value: &[u8]) -> Vec<String> {
     domains
 }
 
-/// The name at `at`, and where the next one begins.
+/// The name at offset `at`, and the offset of the next one.
 fn domain_at(value: &[u8], mut at: usize) -> Option<(String, usize)> {
     let mut name = String::new();
     let mut next = None;
@@ -328,7 +328,7 @@ fn domain_at(value: &[u8], mut at: usize) -> Option<(String, usize)> {
             high @ 192.. => {
                 let target = usize::from(high & 63) << 8 | usize::from(*value.get(at + 1)?);
                 next = next.or(Some(at + 2));
-                // Backwards only, so there is no circle.
+                // Pointers lead only backwards, so there is no loop.
                 if target >= at {
                     return None;
                 }

@@ -1,6 +1,5 @@
-//! How DHCP messages travel: as whole frames from a packet(7) socket as long as there is no address
-//! that answers could be sent to, else by an ordinary UDP socket. Either is open only while an
-//! answer is expected, so that a machine with a lease does nothing.
+//! The sockets for DHCP messages: packet(7), as long as the machine has no address that answers could be sent to, else
+//! UDP. One is open only while an answer is expected, so that a machine with a lease is never woken up.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read as _};
@@ -17,14 +16,14 @@ const IP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
 const UDP: u8 = 17;
 
-/// What is open now.
+/// An open socket.
 pub(in super::super) enum DhcpSocket {
     Frames { socket: File, link: u32 },
     Socket { socket: UdpSocket, at: Ipv4Addr },
 }
 
 impl DhcpSocket {
-    /// Opens what `listen` asks for on the link with this index.
+    /// Opens the socket that `listen` needs, on the link with this index.
     pub(in super::super) fn open(listen: Listen, link: u32) -> io::Result<Option<Self>> {
         Ok(match listen {
             Listen::No => None,
@@ -40,7 +39,7 @@ impl DhcpSocket {
         })
     }
 
-    /// Whether this is what `listen` asks for.
+    /// Whether this is the socket that `listen` needs.
     pub(in super::super) fn serves(&self, listen: Listen) -> bool {
         match (self, listen) {
             (Self::Frames { .. }, Listen::Frames) => true,
@@ -49,7 +48,7 @@ impl DhcpSocket {
         }
     }
 
-    /// Sends to every server on the link, from no address.
+    /// Sends to all servers on the link, from 0.0.0.0.
     pub(in super::super) fn broadcast(&self, message: &[u8]) -> io::Result<()> {
         match self {
             Self::Frames { socket, link } => {
@@ -67,7 +66,7 @@ impl DhcpSocket {
         }
     }
 
-    /// The next message that has come; none if there is none.
+    /// The next message that has arrived, if any.
     pub(in super::super) fn receive(&self) -> io::Result<Option<Vec<u8>>> {
         let mut buffer = vec![0; IP_HEADER + 40 + UDP_HEADER + MAX_MESSAGE];
         let read = match self {
@@ -78,7 +77,7 @@ impl DhcpSocket {
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
                 let message = match self {
-                    // What isn't DHCP is an empty message to nobody.
+                    // What isn't DHCP becomes an empty message, which is ignored.
                     Self::Frames { .. } => unwrap(bytes).unwrap_or_default(),
                     Self::Socket { .. } => bytes,
                 };
@@ -99,8 +98,8 @@ impl AsFd for DhcpSocket {
     }
 }
 
-/// IPv4 and UDP headers (RFC 791, 768) from 0.0.0.0:68 to 255.255.255.255:67 before a message of
-/// less than 64 KiB.
+/// Puts IPv4 and UDP headers (RFC 791, 768), from 0.0.0.0:68 to 255.255.255.255:67, before a message of less than
+/// 64 KiB.
 fn wrap(message: &[u8]) -> Vec<u8> {
     let length = |bytes: usize| u16::try_from(bytes).unwrap_or(u16::MAX).to_be_bytes();
     let udp_length = length(UDP_HEADER + message.len());
@@ -113,7 +112,7 @@ fn wrap(message: &[u8]) -> Vec<u8> {
     .concat();
     udp.extend_from_slice(message);
     let pseudo = [&[0; 4][..], &[255; 4], &[0, UDP], &udp_length].concat();
-    // Zero would mean "no checksum".
+    // Zero means that there is no checksum.
     let sum = match checksum(pseudo.iter().chain(&udp)) {
         0 => u16::MAX,
         sum => sum,
@@ -122,7 +121,7 @@ fn wrap(message: &[u8]) -> Vec<u8> {
 
     let mut frame = vec![0x45, 0];
     frame.extend(length(IP_HEADER + udp.len()));
-    // No identity, no fragments; 64 hops.
+    // Identification 0, not a fragment, a time to live of 64.
     frame.extend([0, 0, 0, 0, 64, UDP, 0, 0]);
     frame.extend([0; 4]);
     frame.extend([255; 4]);
@@ -132,8 +131,8 @@ fn wrap(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// The message in a frame from a server's port to the client's; none if it is anything else. The
-/// checksum of UDP is not looked at: a frame from the same host may not have it filled in yet.
+/// The message in a packet from a server's port to the client's; none if it is anything else. UDP's checksum is not
+/// verified: that of a packet from the same host may not be filled in yet.
 fn unwrap(frame: &[u8]) -> Option<&[u8]> {
     let number = |at: usize| Some(u16::from_be_bytes(frame.get(at..at + 2)?.try_into().ok()?));
     let first = *frame.first()?;
@@ -142,7 +141,7 @@ fn unwrap(frame: &[u8]) -> Option<&[u8]> {
     if first >> 4 != 4 || header < IP_HEADER || *frame.get(9)? != UDP || is_fragment {
         return None;
     }
-    // What is behind the packet's own length is padding of the link.
+    // Bytes after the packet's length are padding of the link.
     let udp = frame.get(header..usize::from(number(2)?))?;
     if number(header)? != SERVER || number(header + 2)? != CLIENT {
         return None;
@@ -171,7 +170,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As if the server had sent it.
+    /// The same packet from the server's port to the client's.
     fn from_server(message: &[u8]) -> Vec<u8> {
         let mut frame = wrap(message);
         (frame[21], frame[23]) = (67, 68);

@@ -1,9 +1,9 @@
-//! rtnetlink(7) messages as bytes: written for the kernel, and read from it.
+//! Encodes and parses rtnetlink(7) messages.
 
 use std::ffi::CStr;
 use std::net::IpAddr;
 
-/// linux/netlink.h and linux/rtnetlink.h.
+/// Constants of linux/netlink.h and linux/rtnetlink.h.
 pub(super) mod k {
     pub(in super::super) const ERROR: u16 = 2;
     pub(in super::super) const DONE: u16 = 3;
@@ -56,12 +56,12 @@ pub(super) mod k {
     pub(in super::super) const RTNH_F_ONLINK: u32 = 4;
 }
 
-/// A link as far as it matters here.
+/// A link (network interface).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
-    /// Ethernet links only.
+    /// Only of Ethernet links.
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) up: bool,
     /// Up, and with a carrier.
@@ -69,7 +69,7 @@ pub(crate) struct Link {
     pub(crate) mtu: u32,
     /// Part of a bridge or bond.
     pub(crate) has_master: bool,
-    /// What software made it; hardware has none.
+    /// The type of a virtual link, such as `veth`. Hardware has none.
     pub(crate) kind: Option<String>,
 }
 
@@ -79,13 +79,13 @@ pub(crate) struct Address {
     pub(crate) link: u32,
     pub(crate) ip: IpAddr,
     pub(crate) prefix: u8,
-    /// Others can reach it: its scope is global, and it is neither tentative nor about to go.
+    /// Other machines can reach it: its scope is global, and it is neither tentative nor deprecated.
     pub(crate) usable: bool,
-    /// It has no end.
+    /// Its lifetime has no end.
     pub(crate) permanent: bool,
 }
 
-/// What has changed, or is.
+/// A link or address that exists, has changed, or has gone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NetlinkEvent {
     Link(Link),
@@ -108,7 +108,7 @@ pub(super) fn address_header(link: u32, prefix: u8) -> [u8; 8] {
     header
 }
 
-/// struct nlmsghdr, the family's header, attributes; all at multiples of four.
+/// Encodes a message: struct nlmsghdr, the family's header and attributes, all aligned to four bytes.
 pub(super) fn encode(
     kind: u16,
     flags: u16,
@@ -134,7 +134,7 @@ pub(super) fn encode(
     message
 }
 
-/// A received message: what it is, which request it answers, and what is behind the header.
+/// A received message: its type, the sequence number of the request that it answers, and what follows the header.
 pub(super) struct NetlinkMessage<'a> {
     pub(super) kind: u16,
     pub(super) sequence: u32,
@@ -146,7 +146,7 @@ impl NetlinkMessage<'_> {
         self.body.get(at..)?.first_chunk().copied()
     }
 
-    /// The attributes behind a family's header of this size.
+    /// The attributes after a family's header of this size.
     fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
         attributes(self.body.get(header..).unwrap_or_default())
     }
@@ -176,7 +176,7 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
         let kind = u16::from_ne_bytes(*rest.get(2..)?.first_chunk()?);
         let value = rest.get(4..length)?;
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
-        // The two high bits say "nested" and "big-endian".
+        // The two high bits are the flags "nested" and "network byte order".
         Some((kind & 0x3fff, value))
     })
 }
@@ -242,7 +242,7 @@ fn address(message: &NetlinkMessage<'_>) -> Option<Address> {
         match kind {
             k::IFA_LOCAL => local = ip(),
             k::IFA_ADDRESS => peer = ip(),
-            // The same flags with room for more.
+            // The flags again, as 32 bits.
             k::IFA_FLAGS => flags = value.try_into().map_or(flags, u32::from_ne_bytes),
             _ => {}
         }

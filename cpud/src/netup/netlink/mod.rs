@@ -1,8 +1,8 @@
-//! The few words of rtnetlink(7) that the network role speaks: links and addresses as they come
-//! and go; and up, MTU, address and route as commands.
+//! The part of rtnetlink(7) that cpud needs: reports of links and addresses that come and go, and requests to bring a
+//! link up and to set its MTU, addresses and routes.
 //!
-//! Written here because the crate for it (netlink-packet-route, under rtnetlink) adds 553 KB to the
-//! program, 148 KB of them after xz: it knows every kind of link there is.
+//! Written here because the crate for it (netlink-packet-route, under rtnetlink) adds 553 KB to the program (148 KB
+//! after xz): it knows every kind of link.
 
 mod message;
 
@@ -20,7 +20,7 @@ use super::dhcp::packet::Route;
 pub(crate) use message::{Address, Link, NetlinkEvent};
 use message::{address_header, encode, event, k, link_header, messages};
 
-/// One socket for what happens, one for commands.
+/// Two netlink sockets: one receives what changes, the other sends requests.
 pub(crate) struct Netlink {
     events: OwnedFd,
     commands: OwnedFd,
@@ -48,16 +48,16 @@ impl Netlink {
         })
     }
 
-    /// Everything that is: links, then their addresses.
+    /// All links, then all addresses.
     pub(crate) fn dump(&mut self) -> io::Result<Vec<NetlinkEvent>> {
-        // Asked for in the other order, so that no address comes without its link.
+        // Requested in the other order, so that every address has its link in the list.
         let addresses = self.request(k::GET_ADDRESS, k::DUMP, &[0; 8], &[])?;
         let mut events = self.request(k::GET_LINK, k::DUMP, &[0; 16], &[])?;
         events.extend(addresses);
         Ok(events)
     }
 
-    /// What has happened since; none means that some of it was lost and all is to be read again.
+    /// What has changed since the last call. None means that messages were lost, so call [`Self::dump`].
     pub(crate) fn read_events(&self) -> io::Result<Option<Vec<NetlinkEvent>>> {
         let mut all = Vec::new();
         loop {
@@ -84,7 +84,7 @@ impl Netlink {
             .map(drop)
     }
 
-    /// Adds an address or changes its lifetime, in seconds; none is for ever.
+    /// Adds an address or changes its lifetime in seconds. None is for ever.
     pub(super) fn add_address(
         &mut self,
         link: u32,
@@ -93,7 +93,7 @@ impl Netlink {
         lifetime: Option<u32>,
     ) -> io::Result<()> {
         let seconds = lifetime.unwrap_or(u32::MAX).to_ne_bytes();
-        // struct ifa_cacheinfo: preferred, valid, and two that are the kernel's.
+        // struct ifa_cacheinfo: preferred and valid lifetime, and two times that the kernel sets.
         let times = [seconds, seconds, [0; 4], [0; 4]].concat();
         let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
         let broadcast = (address.to_bits() | hosts).to_be_bytes();
@@ -116,7 +116,7 @@ impl Netlink {
         .map(drop)
     }
 
-    /// Removes an address, and with it the routes that came with it.
+    /// Removes an address, and with it the routes that have it as their source.
     pub(super) fn delete_address(
         &mut self,
         link: u32,
@@ -133,7 +133,7 @@ impl Netlink {
         .map(drop)
     }
 
-    /// Adds a route that lasts as long as the address `from`.
+    /// Adds a route with the source address `from`. It lasts as long as that address.
     pub(super) fn add_route(
         &mut self,
         link: u32,
@@ -156,7 +156,7 @@ impl Netlink {
             scope,
             k::RTN_UNICAST,
         ];
-        // The gateway of a /32 is not within any network of the link, and is on it all the same.
+        // The gateway may be outside all networks of the link, as with a /32, but it is on the link.
         let flags = if route.gateway.is_some() {
             k::RTNH_F_ONLINK
         } else {
@@ -223,15 +223,15 @@ impl Netlink {
 }
 
 impl AsFd for Netlink {
-    /// Readable when something has happened.
+    /// Readable when something has changed.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 }
 
-/// One datagram from the kernel; what another process sent is passed over.
+/// One datagram from the kernel. Those from other processes are ignored.
 fn receive(fd: &OwnedFd) -> nix::Result<Vec<u8>> {
-    // The kernel's own choice of size for dumps.
+    // The size that the kernel chooses for dumps.
     let mut buffer = vec![0; 32 * 1024];
     loop {
         let (length, from) = recvfrom::<NetlinkAddr>(fd.as_raw_fd(), &mut buffer)?;

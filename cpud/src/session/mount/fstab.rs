@@ -1,4 +1,4 @@
-//! The mounts the client asks for in `CPU_FSTAB`, in order. One that fails is told and left out.
+//! The mounts that the client asks for in `CPU_FSTAB`, in their order. One that fails is reported and left out.
 
 use std::env;
 use std::ffi::OsStr;
@@ -26,16 +26,16 @@ use crate::session::client_tree::{ClientFile, ClientTree, in_parallel};
 use crate::session::namespace::root;
 use crate::session::shown;
 
-/// linux/magic.h; the root of an initramfs that is not a tmpfs.
+/// From linux/magic.h: the root of an initramfs, where it is not a tmpfs.
 const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
-/// Mounts every line of `text` that can be; the result is where.
+/// Mounts the lines of `text`. The result is the mount points.
 pub(in super::super) fn mount_all(text: &OsStr, clients: &[ClientTree]) -> Vec<PathBuf> {
     let mut done = Vec::new();
     for line in fstab::parse(text.as_bytes()) {
         let entry = line.map_err(anyhow::Error::from);
         match entry.and_then(|entry| mount_one(&entry, clients).map(|()| entry)) {
-            // A remount is of somebody else's mount.
+            // A remount does not make a mount.
             Ok(entry) if entry.flags & fstab::REMOUNT != 0 => {}
             Ok(entry) => done.push(entry.target),
             Err(error) => say(format_args!("{error:#}")),
@@ -44,20 +44,20 @@ pub(in super::super) fn mount_all(text: &OsStr, clients: &[ClientTree]) -> Vec<P
     done
 }
 
-/// Unmounts what nobody uses any more. The kernel does it too when the session ends, but lets go of the
-/// client's files one after the other, each by a request that it waits for.
+/// Unmounts what was mounted. The kernel does that too when the session ends, but then the client's files are
+/// clunked one after the other, and each clunk is waited for.
 pub(in super::super) fn unmount_all(targets: &[PathBuf]) {
     let _ = env::set_current_dir("/");
-    // The root goes with the session.
+    // The root goes with the namespace.
     let targets: Vec<_> = targets.iter().filter(|target| !is_root(target)).collect();
     in_parallel(&targets, |target| {
         let _ = umount2(target.as_path(), MntFlags::MNT_DETACH);
     });
 }
 
-/// Looks up ahead what the mounts of `text` and the working directory will want of the client's files, and what is at
-/// `points` in those mounts; nothing if one of the mounts changes the client's tree itself, since then the order matters.
-/// As long as the result is held, the kernel knows the points and need not ask for them.
+/// Looks up, all at the same time, what the mounts of `text` and the working directory need of the client's files, and
+/// what the mount points `points` are in it. As long as the result is held, the kernel knows those mount points and does
+/// not ask the client for them. Nothing is looked up if a mount changes the client's tree itself: then the order matters.
 pub(in super::super) fn look_up(
     text: &OsStr,
     directory: Option<&Path>,
@@ -90,7 +90,7 @@ pub(in super::super) fn look_up(
     held.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a path beneath one of the binds is where that comes from.
+/// The path of a file beneath the target of a bind, translated to its source.
 fn source_of(path: &Path, entries: &[Entry]) -> Option<PathBuf> {
     entries.iter().rev().find_map(|entry| {
         let rest = path.strip_prefix(&entry.target).ok()?;
@@ -98,7 +98,7 @@ fn source_of(path: &Path, entries: &[Entry]) -> Option<PathBuf> {
     })
 }
 
-/// Which mount of the client's files a path is beneath, and what it is there.
+/// The mount of the client's files that a path is beneath, and the path as the client knows it.
 fn inside<'a>(path: &'a Path, clients: &'a [ClientTree]) -> Option<(&'a ClientTree, &'a Path)> {
     let mut all = clients.iter();
     all.find_map(|client| Some((client, client.inner(path)?)))
@@ -117,7 +117,7 @@ fn mount_one(entry: &Entry, clients: &[ClientTree]) -> Result<()> {
 fn mount_type(entry: &Entry) -> Result<()> {
     let target = prepare_target(&entry.target, true)?;
     if is_root(&target) {
-        bail!("nothing would see it there; name the directories you need");
+        bail!("no process would see it there; name the directories you need");
     }
     let data = Some(entry.data.as_os_str()).filter(|data| !data.is_empty());
     let (source, fstype) = (entry.source.as_os_str(), entry.fstype.as_os_str());
@@ -146,15 +146,18 @@ fn bind(entry: &Entry, clients: &[ClientTree]) -> Result<()> {
         mount(Some(path.as_str()), &target, NONE, binding, NONE).map_err(|e| anyhow!(e.desc()))?;
     }
 
-    // The bind itself takes no other flags (mount(2)), and setting some drops those that the
-    // source's mount has; the first four have the same values in both calls.
+    // mount(2): a bind ignores all other flags, so they are set by a remount, which clears the flags of the source's
+    // mount unless they are given again. statvfs(3) has the same values for the first four.
     let wanted = flags(entry.flags & !(fstab::BIND | fstab::REC));
     if !wanted.is_empty() {
         let kept = statvfs(&target).map_or(0, |fs| fs.flags().bits() & 0xf);
         let all =
             MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::from_bits_truncate(kept) | wanted;
         mount(NONE, &target, NONE, all, NONE).map_err(|errno| {
-            anyhow!("bound, but its options are not in force: {}", errno.desc())
+            anyhow!(
+                "it is bound, but its options could not be set: {}",
+                errno.desc()
+            )
         })?;
     }
     propagate(&target, entry)
@@ -168,12 +171,16 @@ fn propagate(target: &Path, entry: &Entry) -> Result<()> {
     if entry.propagation == 0 {
         return Ok(());
     }
-    mount(NONE, target, NONE, flags(entry.propagation), NONE)
-        .map_err(|errno| anyhow!("mounted, but its propagation is not set: {}", errno.desc()))
+    mount(NONE, target, NONE, flags(entry.propagation), NONE).map_err(|errno| {
+        anyhow!(
+            "it is mounted, but its propagation could not be set: {}",
+            errno.desc()
+        )
+    })
 }
 
-/// Opens the source of a bind. What lies beneath the client's tree is resolved inside it, so that
-/// the client's `/bin -> /usr/bin` does not lead into the machine's `/usr/bin`.
+/// Opens the source of a bind. A path in the client's tree is resolved inside it, so that the client's
+/// `/bin -> /usr/bin` does not lead into the machine's `/usr/bin`.
 fn open_source(source: &OsStr, clients: &[ClientTree]) -> Result<ClientFile> {
     let path = Path::new(source);
     match inside(path, clients) {
@@ -197,8 +204,8 @@ fn is_directory(fd: &OwnedFd) -> bool {
     fstat(fd).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits())
 }
 
-/// The real path of a mount point. A missing one is made when that leaves no trace on the machine:
-/// on the session's own /tmp, or when the machine's root is in memory.
+/// The real path of a mount point. One that is missing is made where that leaves nothing on a disk: in the
+/// session's own /tmp, or if the machine's root is in memory.
 fn prepare_target(target: &Path, directory: bool) -> Result<PathBuf> {
     let real = match fs::canonicalize(target) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -225,7 +232,7 @@ fn make_target(target: &Path, directory: bool) -> Result<()> {
     let mut allowed = [device("/tmp"), if in_memory { device("/") } else { None }]
         .into_iter()
         .flatten();
-    // The deepest directory that exists decides: it may be the client's, or on a disk.
+    // The deepest directory that exists decides, which may be the client's or on a disk.
     let above = target.ancestors().find_map(|path| fs::metadata(path).ok());
     if !above.is_some_and(|above| allowed.any(|device| device == above.dev())) {
         bail!("the machine has no such directory: make it there, or leave it out of the namespace");

@@ -1,4 +1,4 @@
-//! What a session mounts: the client's files ([`v9fs`]), and what the client asks for ([`fstab`]).
+//! What a session mounts: the client's files ([`v9fs`]), and the lines of `CPU_FSTAB` ([`fstab`]).
 
 pub(super) mod fstab;
 pub(super) mod v9fs;
@@ -8,10 +8,10 @@ use std::path::Path;
 use anyhow::anyhow;
 use nix::errno::Errno;
 
-/// No data, no type: what nix wants to be told about the type of nothing.
+/// No source, type or data for mount(2), with the type that nix needs.
 pub(super) const NONE: Option<&str> = None;
 
-/// What a failed mount(2) of `fstype` on `target` means, and what to do.
+/// Explains why a mount(2) of `fstype` on `target` failed, and what to do.
 pub(super) fn mount_error(fstype: &str, target: &Path, errno: Errno) -> anyhow::Error {
     let at = target.display();
     match errno {

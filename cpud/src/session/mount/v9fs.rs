@@ -1,4 +1,4 @@
-//! The client's files, mounted by the kernel's 9P client (v9fs) on `/tmp/cpu`, and in further cache modes on
+//! Mounts the client's files with the kernel's 9P client (v9fs) on `/tmp/cpu`, and in further cache modes on
 //! `/tmp/cpu-MODE`.
 
 use std::ffi::OsStr;
@@ -16,18 +16,18 @@ use nix::sys::stat::Mode;
 use super::mount_error;
 use crate::session::client_tree::ClientTree;
 
-/// Mounts the client's files once for each mode, the first on [`MOUNT_POINT`].
+/// Mounts the client's files once in each mode, the first on [`MOUNT_POINT`].
 pub(in super::super) fn mount_all_9p(
     connections: Vec<(Cache, OwnedFd)>,
     user: Option<&OsStr>,
     u_root: bool,
 ) -> Result<Vec<ClientTree>> {
-    let usual = connections.first().map(|(cache, _)| *cache);
+    let first = connections.first().map(|(cache, _)| *cache);
     let mut clients: Vec<ClientTree> = Vec::new();
     for (cache, connection) in connections {
-        let point = cache.point(usual.unwrap_or_default());
+        let point = cache.point(first.unwrap_or_default());
         if clients.iter().any(|client| client.point == point) {
-            bail!("the client wants two mounts of its files in the same mode, cache={cache}");
+            bail!("the client asks for two mounts of its files in the same mode, cache={cache}");
         }
         if point != MOUNT_POINT {
             fs::create_dir(&point).with_context(|| format!("cannot make {point}"))?;
@@ -37,8 +37,9 @@ pub(in super::super) fn mount_all_9p(
     Ok(clients)
 }
 
-/// u-root's server gets the size of messages that its own cpud asks for, and no requests for attributes,
-/// which it has none of. The kernel keeps the connection; the descriptor is closed.
+/// Mounts one connection to the client's file server. The kernel keeps the connection, and the descriptor is closed.
+/// With u-root's server the messages are as large as with its own cpud, and extended attributes, which it lacks, are
+/// not asked for.
 fn mount_9p(
     connection: OwnedFd,
     cache: Cache,
@@ -47,9 +48,9 @@ fn mount_9p(
     u_root: bool,
 ) -> Result<ClientTree> {
     let fd = connection.as_raw_fd();
-    // access=any: one attach serves every user; the client's own rights decide, whoever asks. Only a client
-    // that is root can give new files to the user who makes them, so there each user attaches.
-    // locktimeout: seconds until the kernel asks again for a lock that somebody else has.
+    // access=any: one attach serves every user, since the rights of the user who runs cpu decide in any case. Only
+    // if that is root can a new file belong to the user who makes it, so then each user attaches (access=user).
+    // locktimeout: the seconds after which the kernel asks again for a lock that somebody else holds.
     let (msize, more) = if u_root {
         (64 * 1024, ",noxattr")
     } else {
@@ -85,11 +86,11 @@ fn mount_9p(
     Ok(ClientTree::new(point, root))
 }
 
-/// A user's name that can't add mount options: other bytes than those of portable names become `_`.
+/// A user name that cannot add mount options: characters that portable names do not have become `_`.
 fn plain_name(user: &OsStr) -> String {
     let portable = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-');
-    let shown = |&b: &u8| if portable(b) { char::from(b) } else { '_' };
-    user.as_bytes().iter().take(255).map(shown).collect()
+    let plain = |&b: &u8| if portable(b) { char::from(b) } else { '_' };
+    user.as_bytes().iter().take(255).map(plain).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The private mount namespace of a session, with a `/tmp` of its own, and the machine's root on `/tmp/local`.
+//! The private mount namespace of a session, with its own `/tmp` and the machine's root on `/tmp/local`.
 
 pub(super) mod root;
 
@@ -13,8 +13,8 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::mount::{NONE, mount_error};
 
-/// Leaves the machine's mount namespace: nothing mounted from here on is seen outside, and all of
-/// it vanishes with the last process of the session.
+/// Leaves the machine's mount namespace. What is mounted from here on is not seen outside, and goes with the last
+/// process of the session.
 pub(super) fn make_private() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| match errno {
         Errno::EPERM => anyhow!("cannot make a private mount namespace: cpud must run as root"),
@@ -30,7 +30,7 @@ pub(super) fn make_private() -> Result<()> {
     })
 }
 
-/// Mounts a fresh tmpfs on /tmp and the machine's root on /tmp/local, without what is mounted on it.
+/// Mounts a new tmpfs on /tmp, and on /tmp/local the machine's root without the mounts beneath it.
 pub(super) fn make_tmp() -> Result<()> {
     let tmp = Path::new("/tmp");
     if !tmp.is_dir() {

@@ -1,11 +1,10 @@
-//! What `/` is in a session.
+//! The root directory of a session.
 //!
-//! On a machine whose files are its initramfs that is rootfs, which has nothing beneath it, so pivot_root(2) refuses it, and with it
-//! every program that makes containers. So there the session gets the same files once more, mounted on top
-//! ([`leave_rootfs`]).
+//! On a machine that runs from its initramfs `/` is rootfs, which pivot_root(2) refuses to replace, so that no program
+//! can make containers. There all mounts are bound once more on top of it ([`leave_rootfs`]).
 //!
-//! A session may also have a whole tree of the client as `/` ([`change_to`]): with what can only be the
-//! machine's, and the session's own /tmp, in it.
+//! A session may also have a whole tree of the client as `/` ([`change_to`]), with the directories in it that have
+//! to be the machine's, and the session's /tmp.
 
 use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -21,13 +20,13 @@ use nix::unistd::{chdir, chroot, fchdir};
 use crate::console::say;
 use crate::session::mount::NONE;
 
-/// The machine's in every session: processes, devices, and what its programs tell each other.
+/// Directories that are the machine's in every session: processes, devices, and the sockets of daemons.
 const MACHINES: [&str; 4] = ["/proc", "/sys", "/dev", "/run"];
 
-/// A directory that every session has, to mount something on it for a moment.
+/// A directory that every session has. A new root is mounted on it for a moment.
 const STAGING: &str = "/proc";
 
-/// Goes to a copy of all mounts on top of rootfs, if `/` is that.
+/// If `/` is rootfs, binds all mounts on top of it and makes that the root of this process.
 pub(in super::super) fn leave_rootfs() -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     if !table.lines().any(is_rootfs) {
@@ -38,14 +37,15 @@ pub(in super::super) fn leave_rootfs() -> Result<()> {
         .map_err(|errno| anyhow!("cannot leave the initramfs: {}", errno.desc()))
 }
 
-/// Whether a line of mountinfo, such as `1 1 0:2 / / rw - rootfs rootfs rw`, is of a root that is mounted on nothing: its own parent.
+/// Whether a line of mountinfo, such as `1 1 0:2 / / rw - rootfs rootfs rw`, is that of rootfs, which is its own
+/// parent.
 fn is_rootfs(line: &str) -> bool {
     let mut fields = line.split(' ');
     let (id, parent) = (fields.next(), fields.next());
     id == parent && fields.nth(2) == Some("/")
 }
 
-/// Makes the directory `root` the session's `/`, bound with these flags.
+/// Binds the directory `root` with these flags and makes it the session's `/`.
 pub(in super::super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()> {
     let root = mount_over_root(path(root).as_str(), binding).map_err(described)?;
     let mounted = mount_machines_directories(&root).and_then(|missing| {
@@ -53,7 +53,7 @@ pub(in super::super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()
         Ok(missing)
     });
     let missing = mounted.inspect_err(|_| {
-        // Nobody has seen it.
+        // No process has it as its root yet.
         let _ = umount2(path(&root).as_str(), MntFlags::MNT_DETACH);
     })?;
     if !missing.is_empty() {
@@ -65,14 +65,14 @@ pub(in super::super) fn change_to(root: &OwnedFd, binding: MsFlags) -> Result<()
     Ok(())
 }
 
-/// Mounts beneath `root` what every session has; the result is for what there is no directory.
+/// Mounts beneath `root` what every session has. The result names the directories that the tree lacks.
 fn mount_machines_directories(root: &OwnedFd) -> Result<Vec<&'static str>> {
     let mut missing = Vec::new();
     let binding = MsFlags::MS_BIND | MsFlags::MS_REC;
     let machines = MACHINES.map(|directory| (directory, binding));
-    // Moved, and last: what is mounted in it would be there twice.
+    // /tmp is last, and moved: a bind would show the mounts beneath it twice.
     for (directory, flags) in machines.into_iter().chain([("/tmp", MsFlags::MS_MOVE)]) {
-        // What the machine has not, nobody misses.
+        // Only what the machine itself has.
         if Path::new(directory).is_dir() && !mount_inside(root, directory, flags)? {
             missing.push(directory);
         }
@@ -88,7 +88,7 @@ fn described(errno: Errno) -> anyhow::Error {
     anyhow!(errno.desc())
 }
 
-/// Mounts what is on `directory` on the directory of that name beneath `root`; false if there is none.
+/// Mounts the machine's `directory` on the one of that name beneath `root`; false if there is none.
 fn mount_inside(root: &OwnedFd, directory: &'static str, flags: MsFlags) -> Result<bool> {
     let how = OpenHow::new()
         .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
@@ -102,7 +102,7 @@ fn mount_inside(root: &OwnedFd, directory: &'static str, flags: MsFlags) -> Resu
     Ok(true)
 }
 
-/// Mounts a directory on top of `/`, where nobody sees it before [`enter`].
+/// Mounts a directory on top of `/`, where no process sees it before [`enter`].
 fn mount_over_root(source: &str, binding: MsFlags) -> nix::Result<OwnedFd> {
     mount(Some(source), STAGING, NONE, binding, NONE)?;
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -113,7 +113,7 @@ fn mount_over_root(source: &str, binding: MsFlags) -> nix::Result<OwnedFd> {
     })
 }
 
-/// Makes it the root of this process.
+/// Makes the directory the root of this process.
 fn enter(root: &OwnedFd) -> nix::Result<()> {
     fchdir(root)?;
     chroot(".")?;

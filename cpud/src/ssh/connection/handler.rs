@@ -1,4 +1,4 @@
-//! russh's callbacks: who may log in, which channels are opened, and what is asked for on them.
+//! russh's callbacks: authentication, the opening of channels, and requests on them.
 
 use anyhow::Result;
 use cpu_proto::{CLIENT_ID_PREFIX, Cache};
@@ -10,7 +10,7 @@ use russh::server::{
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
-use super::requests::{no, refuse};
+use super::requests::{no_copying, refuse};
 use super::{ChannelState, ConnectionHandler};
 use crate::console::Roster;
 use crate::ssh::exec::{PtyRequest, SessionRequest};
@@ -54,7 +54,7 @@ impl server::Handler for ConnectionHandler {
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<()> {
         self.logged_in.send_replace(Some(session.handle()));
-        // Its end tells the server.
+        // The server sees the end of the pipe that this closes.
         nix::unistd::dup2_stdout(&self.null)?;
         Ok(())
     }
@@ -68,7 +68,7 @@ impl server::Handler for ConnectionHandler {
         let id = channel.id();
         self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
         let (receiver, sender) = self.mux.open(channel);
-        // Those whose end came from here.
+        // Forget those that this side has closed.
         self.channels.retain(|_, state| !state.sender.is_closed());
         let state = ChannelState {
             receiver,
@@ -103,7 +103,7 @@ impl server::Handler for ConnectionHandler {
         tokio::spawn(async move {
             if let Some(stream) = forward::connect(&host, port).await {
                 reply.accept().await;
-                forward::relay(receiver, sender, stream).await;
+                forward::copy_both(receiver, sender, stream).await;
             } else {
                 mux.close(sender.id());
                 reply.reject(ChannelOpenFailure::ConnectFailed).await;
@@ -144,7 +144,7 @@ impl server::Handler for ConnectionHandler {
         session: &mut Session,
     ) -> Result<()> {
         if let Some(state) = self.channels.get_mut(&id) {
-            // A NUL or `=` cannot be part of an environment (environ(7)).
+            // environ(7): no `=` in a name, and no NUL.
             let is_valid = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
             if is_valid {
                 state.request.environment.push((name.into(), value.into()));
@@ -223,8 +223,8 @@ impl server::Handler for ConnectionHandler {
             && let Some(state) = self.channels.get(&id)
         {
             session.channel_success(id)?;
-            // What sftp and scp show is standard error.
-            refuse(state.sender.clone(), no("sftp"));
+            // sftp and scp show what arrives on standard error.
+            refuse(state.sender.clone(), no_copying("sftp"));
             return Ok(());
         }
         let Some(cache) = Cache::of_subsystem(name) else {
@@ -276,7 +276,7 @@ impl ConnectionHandler {
     }
 
     fn is_allowed(&self, key: &PublicKey, algorithm: &Algorithm) -> bool {
-        // SHA-1 signatures are forgeable.
+        // Signatures with SHA-1 can be forged.
         let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
         !sha1
             && self

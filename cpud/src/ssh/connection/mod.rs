@@ -1,5 +1,5 @@
-//! The connection role: one SSH connection, on standard input, from its first byte to its last.
-//! Public keys only; the user's name does not matter, for the machine has no users.
+//! The connection role: serves one SSH connection, the socket on standard input. Peers log in with public keys
+//! only. The user's name does not matter, since the machine has no users.
 
 mod handler;
 mod requests;
@@ -26,31 +26,31 @@ use super::forward::Forwards;
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
 
-/// How long a peer may take to log in: somebody may be looking for a token, or a passphrase. As sshd's LoginGraceTime.
+/// How long a peer may take to log in: people look for tokens and passphrases. The same as sshd's LoginGraceTime.
 const LOGIN_GRACE: Duration = Duration::from_mins(2);
 
-/// How long a wrong key takes to be refused: enough to slow a guesser, too short to annoy
-/// somebody whose agent offers five keys.
+/// How long it takes to refuse a wrong key: long enough to slow down guessing, too short to annoy somebody
+/// whose agent offers five keys.
 const REJECTION_TIME: Duration = Duration::from_millis(100);
 
-/// How many keys a peer may offer. Nobody guesses one; an agent may well hold more than the ten of russh.
+/// How many keys a peer may offer. Nobody can guess a key, and an agent may hold more than russh's default of ten.
 const MAX_OFFERS: usize = 64;
 
-/// Serve the connection on standard input until it ends.
+/// Serves the connection on standard input until it ends.
 pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     let keys = auth::read_public_keys(&options.public_keys)?;
     let host_key = auth::read_host_key(&options.host_key)?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let socket = TcpStream::from(socket);
-    // Standard input is the socket too; nothing but this process may hold it open.
+    // The processes that are started must not inherit the socket.
     let null = File::open("/dev/null").context("cannot open /dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
-    // Nor do they have such addresses.
+    // Only a TCP socket has such an address.
     let peer = socket
         .peer_addr()
         .map(|peer| peer.ip().to_canonical().to_string());
     let peer = peer.unwrap_or_default();
-    // Other sockets than TCP's have no such delay; all are read and written alike.
+    // Fails for other sockets, which send without delay. All kinds are read and written alike.
     let _ = socket.set_nodelay(true);
     socket.set_nonblocking(true)?;
 
@@ -69,7 +69,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
         keys: vec![host_key],
         preferred,
         inactivity_timeout: None,
-        // It would ask before the login too; `watch` asks.
+        // russh would probe the peer before the login too; `watch` does it only afterwards.
         keepalive_interval: None,
         maximum_packet_size: algorithms::PACKET,
         window_size: FOREIGN_WINDOW,
@@ -111,8 +111,8 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     })
 }
 
-/// Returns why the connection has to end: the peer does not log in, or has gone without a word. It is asked every
-/// `interval` whether it is there, once it has logged in.
+/// Returns when the connection has to end, with the reason: the peer has not logged in in time, or does not answer
+/// any more. After the login a peer that is silent is probed every `interval`.
 async fn watch(
     mut logged_in: watch::Receiver<Option<server::Handle>>,
     gate: &Gate,
@@ -122,37 +122,37 @@ async fn watch(
     let login = tokio::time::timeout(LOGIN_GRACE, login).await;
     let handle = match login.map(|login| login.ok().and_then(|handle| handle.clone())) {
         Ok(Some(handle)) if !interval.is_zero() => handle,
-        // Nobody asks, or it has ended already.
+        // Peers are not probed, or the connection has ended already.
         Ok(_) => return std::future::pending().await,
         Err(_) => return format!("a peer did not log in within {LOGIN_GRACE:?}"),
     };
-    let ask = || {
+    let probe = || {
         let handle = handle.clone();
-        // Any question will do; of those that russh can ask without a callback this one changes nothing: clients
-        // have no such forward, and refuse all of them (RFC 4254, section 7.1).
+        // Any request that has to be answered will do. Of those that russh sends without a callback this one changes
+        // nothing, since clients refuse it (RFC 4254, section 7.1).
         tokio::spawn(async move { handle.cancel_forward_tcpip(String::new(), 0).await });
     };
-    let silence = alive::silence(gate, interval, alive::MAX, ask).await;
-    format!("a peer has not answered for {silence:?}; its connection is over")
+    let silence = alive::silence(gate, interval, alive::MAX, probe).await;
+    format!("a peer has not answered for {silence:?}; its connection is closed")
 }
 
 struct ConnectionHandler {
     mux: Mux,
     keys: Vec<PublicKey>,
     logged_in: watch::Sender<Option<server::Handle>>,
-    /// /dev/null, for standard output after the login.
+    /// /dev/null, to replace standard output after the login.
     null: File,
     channels: HashMap<ChannelId, ChannelState>,
-    /// Channels of the `9p` subsystem for the next command, each for a mount in this cache mode.
+    /// Channels of the `9p` subsystem that the next command takes, each for a mount in this cache mode.
     files: Vec<(Cache, Receiver, Sender)>,
     forwards: Forwards,
-    /// For the machine's screen: where the peer is, and once he has logged in who he is and what he runs.
+    /// The peer's address, and after the login its entry on the machine's screen.
     peer: String,
     roster: Option<Roster>,
     debug: bool,
 }
 
-/// A session channel that has not been closed.
+/// A session channel that is open.
 struct ChannelState {
     receiver: Receiver,
     sender: Sender,

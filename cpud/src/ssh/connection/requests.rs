@@ -1,4 +1,4 @@
-//! Requests on a session channel that start something: a command, or a shell.
+//! Starts what an `exec` or `shell` request asks for.
 
 use anyhow::Result;
 use bytes::Bytes;
@@ -12,8 +12,8 @@ use crate::ssh::channel::Sender;
 use crate::ssh::exec::{self, FilesSource};
 
 impl ConnectionHandler {
-    /// Start what was asked for on a channel and answer; a failure to start is told on the
-    /// channel's standard error, with the status that a shell would give.
+    /// Starts a command and answers the request. Why one cannot be started is written to the channel's standard error,
+    /// and the exit status is 255.
     pub(super) fn start(
         &mut self,
         id: ChannelId,
@@ -29,24 +29,24 @@ impl ConnectionHandler {
         }
         let mut request = std::mem::take(&mut state.request);
         let (port, command) = self.forwards.take_files(command, &request.environment);
-        let read = Credentials::take(command).map_err(|error| error.to_string());
-        let read = read.and_then(|(user, words)| match quote::split(words) {
-            Ok(words) => Ok((user, words)),
+        let parsed = Credentials::take(command).map_err(|error| error.to_string());
+        let parsed = parsed.and_then(|(user, command)| match quote::split(command) {
+            Ok(argv) => Ok((user, argv)),
             Err(error) => Err(error.to_string()),
         });
-        (request.user, request.words) = match read {
-            Ok(read) => read,
+        (request.user, request.argv) = match parsed {
+            Ok(parsed) => parsed,
             Err(why) => {
                 refuse(
                     state.sender.clone(),
-                    format!("cannot read the command: {why}"),
+                    format!("cannot parse the command: {why}"),
                 );
                 return Ok(());
             }
         };
-        if is_scp(&request.words) {
+        if is_scp(&request.argv) {
             session.channel_success(id)?;
-            refuse(state.sender.clone(), no("scp"));
+            refuse(state.sender.clone(), no_copying("scp"));
             return Ok(());
         }
         request.files = match port {
@@ -60,7 +60,7 @@ impl ConnectionHandler {
         let listed = self
             .roster
             .as_ref()
-            .map(|roster| roster.list(&request.words));
+            .map(|roster| roster.list(&request.argv));
         let started = exec::start(
             request,
             state.receiver.clone(),
@@ -79,18 +79,18 @@ impl ConnectionHandler {
     }
 }
 
-/// Whether it is what `scp -O`, and every scp before OpenSSH 9, asks of a server. A person types neither.
-fn is_scp(words: &[Vec<u8>]) -> bool {
-    words.first().is_some_and(|word| word == b"scp")
-        && words.iter().any(|word| word == b"-t" || word == b"-f")
+/// Whether this is the command that `scp -O`, and every scp before OpenSSH 9, runs on a server. Nobody types that.
+fn is_scp(argv: &[Vec<u8>]) -> bool {
+    argv.first().is_some_and(|program| program == b"scp")
+        && argv.iter().any(|arg| arg == b"-t" || arg == b"-f")
 }
 
-/// Why something is refused that copies files.
-pub(super) fn no(what: &str) -> String {
+/// Why a program that copies files is refused.
+pub(super) fn no_copying(what: &str) -> String {
     format!("there is no {what} here; cpu brings your files along: cpu HOST cp ...")
 }
 
-/// Tell why a command is not started, and end its channel.
+/// Writes why a command is not started, and closes its channel.
 pub(super) fn refuse(sender: Sender, why: String) {
     tokio::spawn(async move {
         let line = Bytes::from(format!("cpud: {why}\n"));

@@ -1,8 +1,9 @@
-//! One command: its process, and the bytes between it and its channel.
+//! One command: starts its process ([`spawn`]), copies the bytes between it and its channel ([`pump`]), and
+//! reports how it ended ([`report`]).
 //!
-//! The command runs under a `cpud session` process of its own ([`crate::session`]). It gets a
-//! control socket: each byte is a signal to deliver, and its end means that the client has gone. In the
-//! other direction nothing is sent, and the end means that the command has ended.
+//! The command runs under a `cpud session` process of its own ([`crate::session`]), which gets one end of a
+//! control socket: each byte is a signal to deliver, and the end of the stream means that the client has gone.
+//! The session sends nothing; it ends its direction when the command has ended.
 
 mod pump;
 mod report;
@@ -29,23 +30,23 @@ use tokio::sync::{mpsc, watch};
 
 use super::channel::{Receiver, Sender};
 use super::fd::Fd;
-use super::files::relay;
+use super::files::relay_files;
 use super::notice::{self, LastOutput};
 use super::uroot::UrootPort;
 use crate::console::{ListedCommand, say};
 use crate::session::{Spec, kill_leftovers};
 use pump::{deliver, pump_in, pump_out};
-use report::{report, tell_clock};
+use report::{report, send_clock};
 use spawn::{inherit, open_terminal, pair, take_pipes};
 
-/// Looks for what is left of a session that was killed, and takes a moment to die.
+/// How often the processes are killed that a killed session has left; they take a moment to die.
 const KILL_ATTEMPTS: u32 = 20;
 
-/// What the client asked for before the command.
+/// What the client has asked for on a session channel.
 #[derive(Default)]
 pub(super) struct SessionRequest {
-    pub(super) words: Vec<Vec<u8>>,
-    /// Who is to run it, if not root.
+    pub(super) argv: Vec<Vec<u8>>,
+    /// The user who runs the command, if not root.
     pub(super) user: Option<Credentials>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<PtyRequest>,
@@ -53,7 +54,7 @@ pub(super) struct SessionRequest {
     pub(super) files: Vec<(Cache, FilesSource)>,
 }
 
-/// Where the client's files come from.
+/// How the client's file server is reached.
 pub(super) enum FilesSource {
     /// The `9p` channel of the same connection.
     Channel(Receiver, Sender),
@@ -61,22 +62,22 @@ pub(super) enum FilesSource {
     Port(UrootPort, Mux),
 }
 
-/// A `pty-req`.
+/// The terminal of a `pty-req` (RFC 4254, section 6.2).
 pub(super) struct PtyRequest {
     pub(super) size: Winsize,
     pub(super) modes: Vec<(Pty, u32)>,
 }
 
-/// What can still be told to a running command. Dropping it hangs up.
+/// A running command, to send signals to and to resize. Dropping it hangs up.
 pub(super) struct Running {
     control: mpsc::UnboundedSender<Signal>,
-    /// The pumps have it, as long as the command lives.
+    /// Owned by the pumps, which end with the command.
     terminal: Option<Weak<Fd>>,
 }
 
 impl Running {
     pub(super) fn signal(&self, signal: Signal) {
-        // A command that has just ended needs none.
+        // A command that has just ended needs no signal.
         let _ = self.control.send(signal);
     }
 
@@ -89,8 +90,8 @@ impl Running {
     }
 }
 
-/// Start the command; the rest runs by itself and ends with the exit status and the channel's
-/// close. `listed` lives as long as the command.
+/// Starts the command. Tasks do the rest, up to the exit status and the close of the channel. `listed` is
+/// dropped when the command has ended.
 pub(super) fn start(
     mut request: SessionRequest,
     receiver: Receiver,
@@ -98,36 +99,37 @@ pub(super) fn start(
     handle: server::Handle,
     listed: Option<ListedCommand>,
 ) -> Result<Running> {
-    let (control_there, control) = pair().context("cannot make the control socket of a session")?;
+    let (control_theirs, control) =
+        pair().context("cannot make the control socket of a session")?;
     let wait = take_wait(&mut request.environment);
     let mut spec = Spec {
-        control: inherit(&control_there)?,
+        control: inherit(&control_theirs)?,
         tty: request.terminal.is_some(),
         only_command: wait == Wait::No,
         user: request.user,
-        argv: request.words.into_iter().map(OsString::from_vec).collect(),
+        argv: request.argv.into_iter().map(OsString::from_vec).collect(),
         ..Spec::default()
     };
-    let mut files_there = Vec::new();
+    let mut files_theirs = Vec::new();
     let mut files = Vec::new();
     for (cache, from) in request.files {
-        let (here, there) = pair().context("cannot make a socket pair for the client's files")?;
-        spec.ninep.push((cache, inherit(&there)?));
+        let (ours, theirs) = pair().context("cannot make a socket pair for the client's files")?;
+        spec.ninep.push((cache, inherit(&theirs)?));
         spec.u_root |= matches!(from, FilesSource::Port(..));
-        files.push((from, Arc::new(Fd::for_files(here)?)));
-        files_there.push(there);
+        files.push((from, Arc::new(Fd::for_files(ours)?)));
+        files_theirs.push(theirs);
     }
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("cpud").args(spec.args());
     let mut terminal = None;
-    if let Some(wanted) = &request.terminal {
-        let (master, slave) = open_terminal(wanted)?;
-        for place in [
+    if let Some(pty) = &request.terminal {
+        let (master, slave) = open_terminal(pty)?;
+        for set in [
             std::process::Command::stdin,
             std::process::Command::stdout,
             std::process::Command::stderr,
         ] {
-            place(&mut command, Stdio::from(slave.try_clone()?));
+            set(&mut command, Stdio::from(slave.try_clone()?));
         }
         terminal = Some(Arc::new(Fd::new(master)?));
     } else {
@@ -140,7 +142,7 @@ pub(super) fn start(
     let mut child = Command::from(command)
         .spawn()
         .context("cannot start a session process")?;
-    drop((control_there, files_there));
+    drop((control_theirs, files_theirs));
 
     let (ended_tx, ended) = watch::channel(false);
     let last_output = LastOutput::now();
@@ -163,13 +165,15 @@ pub(super) fn start(
         .collect();
     for (from, socket) in files {
         match from {
-            FilesSource::Channel(receiver, sender) => relay(receiver, sender, socket, Server::Any),
+            FilesSource::Channel(receiver, sender) => {
+                relay_files(receiver, sender, socket, Server::Any);
+            }
             FilesSource::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
-                    // Without it the socket closes, and the session says that nobody answers.
+                    // On failure the socket closes, and the session reports that nobody answers.
                     if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay(receiver, sender, socket, Server::URoot);
+                        relay_files(receiver, sender, socket, Server::URoot);
                     }
                 });
             }
@@ -182,17 +186,17 @@ pub(super) fn start(
         let Ok(control) = Fd::new(control) else {
             return;
         };
-        let told = async {
-            tell_clock(&client).await;
+        let notices = async {
+            send_clock(&client).await;
             control.ended().await;
             if let Some(pid) = session.filter(|_| wait == Wait::Told) {
-                notice::tell(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
+                notice::send(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
             }
             std::future::pending::<()>().await;
         };
         tokio::select! {
             () = deliver(signals, &control, &client) => {}
-            () = told => {}
+            () = notices => {}
         }
     });
     tokio::spawn(async move {
@@ -217,7 +221,8 @@ pub(super) fn start(
     })
 }
 
-/// What the client wants of processes that the command leaves running; the variable is for cpud alone.
+/// What to do about processes that the command leaves running. The client sends it as a variable, which the
+/// command does not get.
 fn take_wait(environment: &mut Vec<(String, String)>) -> Wait {
     let value = environment.iter().rev().find(|(name, _)| name == ENV_WAIT);
     let wait = value.and_then(|(_, value)| value.parse().ok());

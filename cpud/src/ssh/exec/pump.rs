@@ -12,11 +12,11 @@ use crate::ssh::channel::{CHUNK, Receiver, Sender};
 use crate::ssh::fd::Fd;
 use crate::ssh::notice::LastOutput;
 
-/// How long output is still awaited from a pipe that a stranger holds open after the command
-/// and all its descendants have gone.
+/// How long to wait for more output when the command and all its descendants have gone, but another process
+/// holds the pipe open.
 const PIPE_GRACE: Duration = Duration::from_secs(1);
 
-/// The client's input to the command; the pipe closes at its end, or when nobody reads it.
+/// Copies the client's input to the command. The pipe is closed at the end of the input.
 pub(super) async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
     while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
         if to.write_all(&chunk).await.is_err() {
@@ -26,7 +26,7 @@ pub(super) async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
     }
 }
 
-/// The command's output to the client, to the last byte.
+/// Copies the command's output to the client, up to the last byte.
 pub(super) async fn pump_out(
     from: Arc<Fd>,
     (to, stream): (Sender, Stream),
@@ -53,7 +53,7 @@ pub(super) async fn pump_out(
     }
 }
 
-/// Signals to the session process, until the client goes; then its end of the pipe is closed.
+/// Sends signals to the session process until the client goes. Then the caller closes the control socket.
 pub(super) async fn deliver(
     mut signals: mpsc::UnboundedReceiver<Signal>,
     control: &Fd,

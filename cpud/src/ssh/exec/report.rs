@@ -1,4 +1,4 @@
-//! What the client is told besides output: the machine's clock, and how the command ended.
+//! What the client gets besides output: the machine's time, and how the command ended.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
@@ -11,15 +11,15 @@ use russh::server;
 
 use crate::ssh::channel::Sender;
 
-/// For a client that compares it with its own. Nobody waits for it.
-pub(super) async fn tell_clock(sender: &Sender) {
+/// Sends the machine's time, which the client compares with its own. Nothing waits for this.
+pub(super) async fn send_clock(sender: &Sender) {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     sender
         .tell_clock(since_1970.unwrap_or_default().as_secs())
         .await;
 }
 
-/// Exit status or signal, end of data, close: in this order, after all output.
+/// Reports the exit status or the signal, then the end of data, then closes the channel. Called after all output.
 pub(super) async fn report(
     status: std::io::Result<ExitStatus>,
     sender: &Sender,

@@ -1,4 +1,4 @@
-//! What the session process inherits: descriptors, pipes, or a terminal.
+//! What the session process inherits: descriptors, and pipes or a terminal.
 
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -12,27 +12,28 @@ use tokio::process::Child;
 use super::PtyRequest;
 use crate::ssh::fd::Fd;
 
-/// A pair of stream sockets that are closed on exec.
+/// A pair of stream sockets, both closed on exec.
 pub(super) fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {
     let (family, kind) = (AddressFamily::Unix, SockType::Stream);
     socketpair(family, kind, None, SockFlag::SOCK_CLOEXEC)
 }
 
-/// Make a descriptor survive the next exec; its number.
+/// Makes a descriptor survive the next exec. The result is its number.
 pub(super) fn inherit(fd: &OwnedFd) -> Result<RawFd> {
-    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty())).context("cannot pass a descriptor on")?;
+    fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))
+        .context("cannot pass a descriptor to a session")?;
     Ok(fd.as_raw_fd())
 }
 
-/// Master and slave of a new terminal, both closed on exec.
-pub(super) fn open_terminal(wanted: &PtyRequest) -> Result<(OwnedFd, OwnedFd)> {
-    let pty = nix::pty::openpty(&wanted.size, None)
+/// Opens a pseudo-terminal: master and slave, both closed on exec.
+pub(super) fn open_terminal(request: &PtyRequest) -> Result<(OwnedFd, OwnedFd)> {
+    let pty = nix::pty::openpty(&request.size, None)
         .context("cannot make a terminal (is devpts mounted on /dev/pts?)")?;
     for end in [&pty.master, &pty.slave] {
         fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
     }
     let mut termios = tcgetattr(&pty.slave)?;
-    cpu_ssh::modes::apply(&wanted.modes, &mut termios);
+    cpu_ssh::modes::apply(&request.modes, &mut termios);
     tcsetattr(&pty.slave, SetArg::TCSANOW, &termios).context("cannot set the terminal's modes")?;
     Ok((pty.master, pty.slave))
 }
