@@ -1,4 +1,4 @@
-# Build and run a small crate, by the toolchain in $1; change it and build again.
+# Build and run a small crate with the toolchain in $1; change it and build it again.
 export PATH=$1/bin:$PATH CARGO_HOME=$PWD/cargo RUSTC=$1/bin/rustc
 unset RUSTUP_TOOLCHAIN CARGO_TARGET_DIR
 cargo init -q --vcs none --name small crate

@@ -1,6 +1,6 @@
-# $1 random reads, writes, truncations, renewals of one file, each checked against a model in memory; one in a hundred is
-# large, of up to half a megabyte. $2 is the seed. The other arguments are weights of mapped reads and writes, each for an
-# equal part of the operations: 0 means by read(2) and write(2) alone.
+# Make $1 random reads, writes, truncations and renewals of one file, and check each against a model in memory; one in a
+# hundred is large, of up to half a megabyte. $2 is the seed. The other arguments are weights of mapped reads and writes, each
+# for an equal share of the operations: 0 means read(2) and write(2) only.
 operations=$1 seed=$2
 shift 2
 part=$((operations / $#))

@@ -1,4 +1,4 @@
-# Clone the repository $1, look it through, change it, pack it.
+# Clone the repository $1, check it, change it, pack it.
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
 export GIT_AUTHOR_NAME=judge GIT_AUTHOR_EMAIL=judge@localhost GIT_COMMITTER_NAME=judge GIT_COMMITTER_EMAIL=judge@localhost
 git clone -q "$1" clone

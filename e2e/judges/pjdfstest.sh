@@ -1,4 +1,4 @@
-# Root's view of POSIX's calls. /tmp is the other file system that some tests ask for.
+# Run pjdfstest as root. /tmp is the second file system that some tests need.
 mkdir tests
 chmod 755 . tests
 "$JUDGES/pjdfstest" -c pjdfstest.toml -p tests -s /tmp

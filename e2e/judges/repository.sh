@@ -1,4 +1,4 @@
-# Make a repository of the directory $1 in $2, each directory of it a commit.
+# Make a git repository in $2 from the directory $1, with a commit for each of its directories.
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
 export GIT_AUTHOR_NAME=judge GIT_AUTHOR_EMAIL=judge@localhost GIT_COMMITTER_NAME=judge GIT_COMMITTER_EMAIL=judge@localhost
 git init -q -b main "$2"

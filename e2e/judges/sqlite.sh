@@ -1,4 +1,4 @@
-# Two processes write $1 transactions together, with a rollback journal; and then with a log ahead (WAL).
+# Two processes together write $1 transactions with a rollback journal, then as many with a write-ahead log (WAL).
 for journal in delete wal; do
 	sqlite3 $journal "PRAGMA journal_mode=$journal; CREATE TABLE t (id INTEGER PRIMARY KEY, who TEXT, n INTEGER);"
 	writers=()

@@ -1,4 +1,4 @@
-# Unpack the archive $1 and compare it with the tree $2 that it was made of.
+# Unpack the archive $1 and compare the result with the tree $2, from which the archive was made.
 tar xf "$1"
 tree=$(basename "$2")
 diff -r "$tree" "$2"
