@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use cpu_client::export::Export;
 use ninep::msg::{Attr, Header, NO_FID, NO_ID, NO_TAG, Reply, Request, VERSION};
 use ninep::server::{Config, serve};
-use ninep::wire::{Few, Frame, HEADER, Name, Str};
+use ninep::wire::{Frame, HEADER, Name, Str, WalkVec};
 
 const MSIZE: u32 = 1 << 20;
 /// What Linux keeps free in a message of data.
@@ -164,7 +164,7 @@ where
             other => bail!("no version: {other:?}"),
         }
         let dir = dir.to_str().context("a path in UTF-8")?;
-        let mut names = Few::default();
+        let mut names = WalkVec::default();
         names.push(Name::new(b"file").context("a name")?);
         for request in [
             Request::Attach {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use cpu_client::export::{Caching, Export};
 use ninep::msg::{DirEntry, Header, Kind, NO_FID, NO_ID, NO_TAG, Reply, Request, VERSION};
-use ninep::wire::{Few, Frame, HEADER, Name, Str};
+use ninep::wire::{Frame, HEADER, Name, Str, WalkVec};
 use russh::keys::{Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate};
 use russh::server::{Auth, ChannelOpenHandle, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, Pty, SshId, client, server};
@@ -601,7 +601,7 @@ fn ninep_file(stream: &mut StdStream, path: &str) -> Result<String> {
     // A walk of one name at a time, as u-root's habit is.
     let mut fid = 0;
     for name in path.split('/').filter(|name| !name.is_empty()) {
-        let mut names = Few::default();
+        let mut names = WalkVec::default();
         names.push(Name::new(name.as_bytes()).context("a name")?);
         ask(
             2,

@@ -9,7 +9,7 @@
 
 #[cfg(test)]
 use crate::wire::sample::{Entropy, Sample};
-use crate::wire::{Data, Few, Frame, HEADER, Malformed, Name, Reader, Str, Wire};
+use crate::wire::{Data, Frame, HEADER, Malformed, Name, Reader, Str, WalkVec, Wire};
 
 /// The version string of the dialect.
 pub const VERSION: &[u8] = b"9P2000.L";
@@ -355,7 +355,7 @@ messages! {
     102 Auth        "auth"        { afid: u32, uname: Str<'a>, aname: Str<'a>, n_uname: u32 } { aqid: Qid }
     104 Attach      "attach"      { fid: u32, afid: u32, uname: Str<'a>, aname: Str<'a>, n_uname: u32 } { qid: Qid }
     108 Flush       "flush"       { oldtag: u16 } {}
-    110 Walk        "walk"        { fid: u32, newfid: u32, names: Few<Name<'a>> } { qids: Few<Qid> }
+    110 Walk        "walk"        { fid: u32, newfid: u32, names: WalkVec<Name<'a>> } { qids: WalkVec<Qid> }
     116 Read        "read"        { fid: u32, offset: u64, count: u32 } { data: Data<'a> }
     118 Write       "write"       { fid: u32, offset: u64, data: Data<'a> } { count: u32 }
     120 Clunk       "clunk"       { fid: u32 } {}

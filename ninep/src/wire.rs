@@ -209,12 +209,12 @@ impl<'a> Wire<'a> for Data<'a> {
 
 /// `n[2] n*(element)`: at most [`MAX_WALK`] names or qids, held without allocation.
 #[derive(Clone, Copy)]
-pub struct Few<T> {
+pub struct WalkVec<T> {
     items: [Option<T>; MAX_WALK],
     len: usize,
 }
 
-impl<T: Copy> Few<T> {
+impl<T: Copy> WalkVec<T> {
     /// Appends; false if it is full.
     pub fn push(&mut self, item: T) -> bool {
         let Some(slot) = self.items.get_mut(self.len) else {
@@ -241,7 +241,7 @@ impl<T: Copy> Few<T> {
     }
 }
 
-impl<T: Copy> Default for Few<T> {
+impl<T: Copy> Default for WalkVec<T> {
     fn default() -> Self {
         Self {
             items: [None; MAX_WALK],
@@ -250,23 +250,23 @@ impl<T: Copy> Default for Few<T> {
     }
 }
 
-impl<T: Copy + PartialEq> PartialEq for Few<T> {
+impl<T: Copy + PartialEq> PartialEq for WalkVec<T> {
     fn eq(&self, other: &Self) -> bool {
         self.iter().eq(other.iter())
     }
 }
-impl<T: Copy + Eq> Eq for Few<T> {}
+impl<T: Copy + Eq> Eq for WalkVec<T> {}
 
-impl<'a, T: Wire<'a> + Copy> Wire<'a> for Few<T> {
+impl<'a, T: Wire<'a> + Copy> Wire<'a> for WalkVec<T> {
     fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
         let count = u16::get(from)?;
-        let mut few = Self::default();
+        let mut list = Self::default();
         for _ in 0..count {
-            if !few.push(T::get(from)?) {
+            if !list.push(T::get(from)?) {
                 return Err(Malformed::TooMany(count));
             }
         }
-        Ok(few)
+        Ok(list)
     }
     fn put(&self, to: &mut Frame) {
         u16::try_from(self.len).unwrap_or(u16::MAX).put(to);
@@ -276,7 +276,7 @@ impl<'a, T: Wire<'a> + Copy> Wire<'a> for Few<T> {
 
 mod debug {
     //! Bytes as a person reads them.
-    use super::{Data, Few, Name, Str};
+    use super::{Data, Name, Str, WalkVec};
     use std::fmt::{Debug, Formatter, Result};
 
     impl Debug for Str<'_> {
@@ -294,7 +294,7 @@ mod debug {
             write!(f, "{} bytes", self.0.len())
         }
     }
-    impl<T: Debug + Copy> Debug for Few<T> {
+    impl<T: Debug + Copy> Debug for WalkVec<T> {
         fn fmt(&self, f: &mut Formatter<'_>) -> Result {
             f.debug_list().entries(self.iter()).finish()
         }
@@ -304,7 +304,7 @@ mod debug {
 #[cfg(test)]
 pub(crate) mod sample {
     //! Values of any content, made from the bytes that a property test hands in.
-    use super::{Data, Few, MAX_WALK, Name, Str};
+    use super::{Data, MAX_WALK, Name, Str, WalkVec};
 
     pub(crate) struct Entropy<'a>(&'a [u8]);
 
@@ -363,13 +363,13 @@ pub(crate) mod sample {
         }
     }
 
-    impl<'a, T: Sample<'a> + Copy> Sample<'a> for Few<T> {
+    impl<'a, T: Sample<'a> + Copy> Sample<'a> for WalkVec<T> {
         fn sample(from: &mut Entropy<'a>) -> Self {
-            let mut few = Self::default();
+            let mut list = Self::default();
             for _ in 0..usize::from(from.byte()) % (MAX_WALK + 1) {
-                few.push(T::sample(from));
+                list.push(T::sample(from));
             }
-            few
+            list
         }
     }
 }

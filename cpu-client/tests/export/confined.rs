@@ -382,7 +382,7 @@ fn in_any_sequence(dialect: &[u8]) {
             size: roll(9000) as u64,
             ..SetAttr::default()
         };
-        let mut names = Few::default();
+        let mut names = WalkVec::default();
         for _ in 0..roll(4) {
             names.push(name(NAMES[roll(8)]));
         }

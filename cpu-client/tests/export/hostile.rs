@@ -6,7 +6,7 @@ use ninep::server::Error;
 
 /// One of each request on `fid`, as far as it is about a fid.
 fn requests(fid: u32) -> Vec<Request<'static>> {
-    let mut names = Few::default();
+    let mut names = WalkVec::default();
     names.push(name("d"));
     let (x, target) = (name("x"), text("../secret"));
     let lock = Record {

@@ -34,7 +34,7 @@ use ninep::msg::{
     Attr, DirEntry, EXTENDED, NO_TAG, Qid, Record, Reply, Request, SetAttr, Time, VERSION,
 };
 use ninep::server::Config;
-use ninep::wire::{Data, Few, Reader, Str, Wire};
+use ninep::wire::{Data, Reader, Str, WalkVec, Wire};
 use raw::{Message, Raw, attach, name, text};
 use tempfile::TempDir;
 

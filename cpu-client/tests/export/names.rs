@@ -249,7 +249,7 @@ fn names_of_any_bytes() {
     // Each is found by its name, and a link may say it.
     for bytes in &names {
         let name = ninep::wire::Name::new(bytes).unwrap();
-        let mut path = Few::default();
+        let mut path = WalkVec::default();
         path.push(name);
         raw.ask(&Request::Walk {
             fid: 0,

@@ -117,7 +117,7 @@ fn a_walk_as_the_kernel_sends_it() {
     let frame = b"\x18\0\0\0\x6e\x07\0\x01\0\0\0\x02\0\0\0\x01\0\x05\0local";
     let header = Header::decode(frame.first_chunk().unwrap());
     assert_eq!((header.size, header.tag), (24, 7));
-    let mut names = Few::default();
+    let mut names = WalkVec::default();
     assert!(names.push(Name::new(b"local").unwrap()));
     let kind = Kind::new(header.kind).unwrap();
     assert_eq!(

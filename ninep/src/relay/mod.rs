@@ -33,7 +33,7 @@ use bytes::{Bytes, BytesMut};
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
 use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
-use crate::wire::{Few, Frame, HEADER, Malformed, Str};
+use crate::wire::{Frame, HEADER, Malformed, Str, WalkVec};
 use bare::{Bare, CAPABILITY};
 use cut::{Cutter, Piece};
 
@@ -256,7 +256,7 @@ impl Relay {
                         (None, _) => {
                             self.bare.cloned(fid, newfid);
                             self.hold(&request);
-                            let qids = Few::default();
+                            let qids = WalkVec::default();
                             return self.answer(tag, &Reply::Walk { qids });
                         }
                         (Some(name), None) if !matches!(name.bytes(), b"." | b"..") => {
@@ -361,7 +361,7 @@ impl Relay {
                     let until = now + LOOKUP;
                     self.kept.push(Kept { fid, until, attr });
                 }
-                let mut qids = Few::default();
+                let mut qids = WalkVec::default();
                 qids.push(attr.qid);
                 out.push(self.reply_bytes(header.tag, &Reply::Walk { qids }));
             }

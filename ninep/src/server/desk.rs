@@ -7,7 +7,7 @@ use super::words::{Words, subjects};
 use crate::errno::Errno;
 use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags};
 use crate::msg::{Kind, NO_FID, Qid, Record, Reply, Request};
-use crate::wire::{DATA_HEADER, Few, Frame, HEADER, Name, Str, Wire};
+use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, WalkVec, Wire};
 
 /// Largest value of an extended attribute (`XATTR_SIZE_MAX`), and of the list of them.
 const MAX_XATTR: u64 = 64 * 1024;
@@ -366,10 +366,15 @@ impl<'a, F: FileSystem> Desk<'a, F> {
         }
     }
 
-    fn walk(&self, fid: u32, newfid: u32, names: &Few<Name<'_>>) -> Result<Few<Qid>, Errno> {
+    fn walk(
+        &self,
+        fid: u32,
+        newfid: u32,
+        names: &WalkVec<Name<'_>>,
+    ) -> Result<WalkVec<Qid>, Errno> {
         let from = self.place(fid, newfid)?;
         let mut node = from.node.clone();
-        let mut qids = Few::default();
+        let mut qids = WalkVec::default();
         for name in names.iter() {
             let step = match name.bytes() {
                 b"." => Err(Errno::EINVAL),

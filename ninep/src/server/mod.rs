@@ -23,7 +23,7 @@ use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::msg::{EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::observe::{Event, Observer};
-use crate::wire::{Few, Frame, HEADER, Malformed, Name, Str};
+use crate::wire::{Frame, HEADER, Malformed, Name, Str, WalkVec};
 use desk::Desk;
 use fids::Fid;
 use inbox::Inbox;
@@ -393,7 +393,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
 }
 
 /// Whether the reply to a walk has fewer qids than there were names.
-fn falls_short(names: &Few<Name<'_>>, reply: &mut Frame) -> bool {
+fn falls_short(names: &WalkVec<Name<'_>>, reply: &mut Frame) -> bool {
     let qids = reply.finish().get(HEADER..HEADER + 2);
     qids.is_some_and(|qids| qids != u16::try_from(names.len()).unwrap_or(u16::MAX).to_le_bytes())
 }

@@ -16,7 +16,7 @@ use ninep::errno::Errno;
 use ninep::fs::FileSystem;
 use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request};
 use ninep::server::{Config, Error, serve};
-use ninep::wire::{Data, Few, Frame, HEADER, Name, Str};
+use ninep::wire::{Data, Frame, HEADER, Name, Str, WalkVec};
 
 /// One end of a session.
 pub struct Raw {
@@ -211,7 +211,7 @@ pub fn attach(fid: u32) -> Request<'static> {
 }
 
 pub fn walk(fid: u32, newfid: u32, path: &str) -> Request<'_> {
-    let mut names = Few::default();
+    let mut names = WalkVec::default();
     for part in path.split('/').filter(|part| !part.is_empty()) {
         assert!(names.push(name(part)));
     }
