@@ -15,7 +15,7 @@
 //! * The peer is never trusted: nothing outside the attached tree may become reachable.
 
 use crate::errno::Errno;
-use crate::msg::{Attr, DirEntry, Qid, Record, SetAttr, Statfs};
+use crate::msg::{Attr, DirEntry, Flock, Qid, SetAttr, Statfs};
 use crate::wire::{Frame, Wire};
 
 /// Flags of an open, with the values that Linux has on x86 whatever this machine is
@@ -208,19 +208,19 @@ pub trait FileSystem: Sync {
         node: &Self::Node,
         file: &Self::File,
         owner: LockOwner<'_>,
-        lock: &Record,
+        lock: &Flock,
     ) -> Result<LockStatus> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// The first lock that is in the way of `lock`, or `lock` itself as [`Record::UNLOCK`].
+    /// The first lock that is in the way of `lock`, or `lock` itself as [`Flock::UNLOCK`].
     fn getlock(
         &self,
         node: &Self::Node,
         file: &Self::File,
         owner: LockOwner<'_>,
-        lock: &Record,
-    ) -> Result<Record> {
+        lock: &Flock,
+    ) -> Result<Flock> {
         Err(Errno::EOPNOTSUPP)
     }
 

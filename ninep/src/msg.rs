@@ -148,8 +148,8 @@ structs! {
     }
 
     /// A record lock, asked for or found.
-    pub struct Record {
-        /// [`Record::READ`], [`Record::WRITE`] or [`Record::UNLOCK`].
+    pub struct Flock {
+        /// [`Flock::READ`], [`Flock::WRITE`] or [`Flock::UNLOCK`].
         kind: u8,
         /// First byte.
         start: u64,
@@ -199,7 +199,7 @@ impl SetAttr {
     pub const MTIME_SET: u32 = 1 << 8;
 }
 
-impl Record {
+impl Flock {
     /// Shared.
     pub const READ: u8 = 0;
     /// Exclusive.
@@ -346,7 +346,7 @@ messages! {
     40  Readdir     "readdir"     { fid: u32, offset: u64, count: u32 } { data: Data<'a> }
     50  Fsync       "fsync"       { fid: u32, datasync: u32 } {}
     52  Lock        "lock"        { fid: u32, kind: u8, flags: u32, start: u64, length: u64, proc_id: u32, client_id: Str<'a> } { status: u8 }
-    54  Getlock     "getlock"     { fid: u32, lock: Record, client_id: Str<'a> } { lock: Record, client_id: Str<'a> }
+    54  Getlock     "getlock"     { fid: u32, lock: Flock, client_id: Str<'a> } { lock: Flock, client_id: Str<'a> }
     70  Link        "link"        { dfid: u32, fid: u32, name: Name<'a> } {}
     72  Mkdir       "mkdir"       { dfid: u32, name: Name<'a>, mode: u32, gid: u32 } { qid: Qid }
     74  Renameat    "rename"      { olddirfid: u32, oldname: Name<'a>, newdirfid: u32, newname: Name<'a> } {}

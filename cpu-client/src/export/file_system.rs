@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ninep::errno::Errno;
 use ninep::fs::{Attach, DirSink, FileSystem, LockOwner, LockStatus, OpenFlags, Result};
-use ninep::msg::{Attr, Qid, Record, SetAttr, Statfs};
+use ninep::msg::{Attr, Flock, Qid, SetAttr, Statfs};
 use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno as Os;
 
@@ -188,7 +188,7 @@ impl FileSystem for Export {
         node: &Node,
         file: &File,
         owner: LockOwner<'_>,
-        lock: &Record,
+        lock: &Flock,
     ) -> Result<LockStatus> {
         self.set_lock(node, file, owner, lock)
     }
@@ -198,8 +198,8 @@ impl FileSystem for Export {
         node: &Node,
         file: &File,
         owner: LockOwner<'_>,
-        lock: &Record,
-    ) -> Result<Record> {
+        lock: &Flock,
+    ) -> Result<Flock> {
         self.find_lock(node, file, owner, lock)
     }
 

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use ninep::errno::Errno;
 use ninep::fs::{LockOwner, LockStatus, Result};
-use ninep::msg::Record;
+use ninep::msg::Flock;
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::fs::OFlags;
 use rustix::io::Errno as Os;
@@ -99,7 +99,7 @@ impl Export {
         node: &Node,
         file: &File,
         owner: LockOwner<'_>,
-        lock: &Record,
+        lock: &Flock,
     ) -> Result<LockStatus> {
         let FileState::Regular(held) = &file.state else {
             return Err(Errno::EBADF);
@@ -113,7 +113,7 @@ impl Export {
         let mut owners = guard(&owners);
         let fd = match owners.get(&owner).and_then(Weak::upgrade) {
             Some(fd) => fd,
-            None if lock.kind == Record::UNLOCK => return Ok(LockStatus::Success),
+            None if lock.kind == Flock::UNLOCK => return Ok(LockStatus::Success),
             None => {
                 owners.retain(|_, fd| fd.strong_count() > 0);
                 let fd = self.description(node, file)?;
@@ -130,7 +130,7 @@ impl Export {
             Err(nix::Error::EAGAIN | nix::Error::EACCES) => return Ok(LockStatus::Blocked),
             Err(errno) => return Err(Errno::from_raw(errno as i32)),
         }
-        if lock.kind != Record::UNLOCK {
+        if lock.kind != Flock::UNLOCK {
             held.keep(&fd);
             owners.insert(owner, Arc::downgrade(&fd));
         } else if (lock.start, lock.length) == (0, 0) {
@@ -149,8 +149,8 @@ impl Export {
         node: &Node,
         file: &File,
         owner: LockOwner<'_>,
-        lock: &Record,
-    ) -> Result<Record> {
+        lock: &Flock,
+    ) -> Result<Flock> {
         let FileState::Regular(_) = &file.state else {
             return Err(Errno::EBADF);
         };
@@ -158,23 +158,23 @@ impl Export {
         let fd = self.locks.find(node.id(), &Owner::new(owner));
         let fd = fd.as_ref().unwrap_or(&file.fd);
         let mut asked = *lock;
-        if asked.kind == Record::UNLOCK {
+        if asked.kind == Flock::UNLOCK {
             // Linux's client forgets what kind it was asked for; any lock is in the way of this.
-            asked.kind = Record::WRITE;
+            asked.kind = Flock::WRITE;
         }
         let mut found = flock(&asked)?;
         fcntl(fd, FcntlArg::F_OFD_GETLK(&mut found)).map_err(|e| Errno::from_raw(e as i32))?;
         let kind = match i32::from(found.l_type) {
-            libc::F_RDLCK => Record::READ,
-            libc::F_WRLCK => Record::WRITE,
+            libc::F_RDLCK => Flock::READ,
+            libc::F_WRLCK => Flock::WRITE,
             _ => {
-                return Ok(Record {
-                    kind: Record::UNLOCK,
+                return Ok(Flock {
+                    kind: Flock::UNLOCK,
                     ..*lock
                 });
             }
         };
-        Ok(Record {
+        Ok(Flock {
             kind,
             start: found.l_start.cast_unsigned(),
             length: found.l_len.cast_unsigned(),
@@ -202,13 +202,13 @@ impl Export {
     }
 }
 
-fn flock(lock: &Record) -> Result<libc::flock> {
+fn flock(lock: &Flock) -> Result<libc::flock> {
     let offset = |n: u64| i64::try_from(n).map_err(|_| Errno::EINVAL);
     #[expect(clippy::cast_possible_truncation, reason = "small constants")]
     Ok(libc::flock {
         l_type: match lock.kind {
-            Record::READ => libc::F_RDLCK,
-            Record::WRITE => libc::F_WRLCK,
+            Flock::READ => libc::F_RDLCK,
+            Flock::WRITE => libc::F_WRLCK,
             _ => libc::F_UNLCK,
         } as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -237,8 +237,8 @@ mod tests {
             client_id: b"there",
             proc_id: 1,
         };
-        let all = Record {
-            kind: Record::WRITE,
+        let all = Flock {
+            kind: Flock::WRITE,
             start: 0,
             length: 0,
             proc_id: 1,
@@ -249,7 +249,7 @@ mod tests {
             let status = export.set_lock(&node, &file, owner, &all);
             assert_eq!(status, Ok(LockStatus::Success));
             let found = export.find_lock(&node, &file, owner, &all).unwrap();
-            assert_eq!(found.kind, Record::UNLOCK);
+            assert_eq!(found.kind, Flock::UNLOCK);
         }
         // Of files that are closed nothing is left.
         drop(export.locks.of(export.root.id()));

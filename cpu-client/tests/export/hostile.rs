@@ -9,8 +9,8 @@ fn requests(fid: u32) -> Vec<Request<'static>> {
     let mut names = WalkVec::default();
     names.push(name("d"));
     let (x, target) = (name("x"), text("../secret"));
-    let lock = Record {
-        kind: Record::WRITE,
+    let lock = Flock {
+        kind: Flock::WRITE,
         start: 0,
         length: 0,
         proc_id: 1,
@@ -47,7 +47,7 @@ fn requests(fid: u32) -> Vec<Request<'static>> {
         Request::Fsync { fid, datasync: 0 },
         Request::Lock {
             fid,
-            kind: Record::WRITE,
+            kind: Flock::WRITE,
             flags: 0,
             start: 0,
             length: 0,
@@ -250,7 +250,7 @@ fn a_version_in_the_middle_gives_back_files_and_locks() {
     served.write("f", "content");
     let lock = |pid| Request::Lock {
         fid: 1,
-        kind: Record::WRITE,
+        kind: Flock::WRITE,
         flags: 0,
         start: 0,
         length: 0,

@@ -52,19 +52,19 @@ fn locks_exclude_others_and_not_oneself() {
         nix::fcntl::fcntl(&local, nix::fcntl::FcntlArg::F_OFD_SETLK(&flock)).is_ok()
     };
 
-    assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 5), 100), OK);
+    assert_eq!(lock(&mut raw, 1, Flock::WRITE, (0, 5), 100), OK);
     // Another process there, another session, a program here.
-    assert_eq!(lock(&mut raw, 2, Record::READ, (4, 2), 200), BLOCKED);
-    assert_eq!(lock(&mut other, 1, Record::WRITE, ALL, 300), BLOCKED);
+    assert_eq!(lock(&mut raw, 2, Flock::READ, (4, 2), 200), BLOCKED);
+    assert_eq!(lock(&mut other, 1, Flock::WRITE, ALL, 300), BLOCKED);
     assert!(!locally(0, libc::F_WRLCK));
     assert!(locally(7, libc::F_WRLCK));
-    assert_eq!(lock(&mut raw, 1, Record::READ, (6, 3), 100), BLOCKED);
+    assert_eq!(lock(&mut raw, 1, Flock::READ, (6, 3), 100), BLOCKED);
     assert!(locally(7, libc::F_UNLCK));
     // The same process through another of its files, as SQLite does.
-    assert_eq!(lock(&mut raw, 2, Record::WRITE, (3, 5), 100), OK);
+    assert_eq!(lock(&mut raw, 2, Flock::WRITE, (3, 5), 100), OK);
     // What is in the way.
     let ask = |raw: &mut Raw, kind| {
-        let lock = Record {
+        let lock = Flock {
             kind,
             start: 0,
             length: 0,
@@ -83,28 +83,28 @@ fn locks_exclude_others_and_not_oneself() {
             other => panic!("{other:?}"),
         }
     };
-    let found = Record {
-        kind: Record::WRITE,
+    let found = Flock {
+        kind: Flock::WRITE,
         start: 0,
         length: 8,
         proc_id: 0,
     };
-    assert_eq!(ask(&mut raw, Record::WRITE), found);
+    assert_eq!(ask(&mut raw, Flock::WRITE), found);
     assert_eq!(
-        ask(&mut raw, Record::UNLOCK),
+        ask(&mut raw, Flock::UNLOCK),
         found,
         "as Linux's client asks"
     );
     // A child closing its copy unlocks nothing of its parent's.
-    assert_eq!(lock(&mut raw, 1, Record::UNLOCK, ALL, 101), OK);
-    assert_eq!(lock(&mut other, 1, Record::WRITE, ALL, 300), BLOCKED);
+    assert_eq!(lock(&mut raw, 1, Flock::UNLOCK, ALL, 101), OK);
+    assert_eq!(lock(&mut other, 1, Flock::WRITE, ALL, 300), BLOCKED);
     // Part of it, then the rest with the last file through which it was locked.
-    assert_eq!(lock(&mut raw, 1, Record::UNLOCK, (0, 3), 100), OK);
-    assert_eq!(lock(&mut other, 1, Record::WRITE, (0, 3), 300), OK);
+    assert_eq!(lock(&mut raw, 1, Flock::UNLOCK, (0, 3), 100), OK);
+    assert_eq!(lock(&mut other, 1, Flock::WRITE, (0, 3), 300), OK);
     raw.clunk(1).unwrap();
-    assert_eq!(lock(&mut other, 1, Record::WRITE, (4, 1), 300), BLOCKED);
+    assert_eq!(lock(&mut other, 1, Flock::WRITE, (4, 1), 300), BLOCKED);
     raw.clunk(2).unwrap();
-    assert_eq!(lock(&mut other, 1, Record::WRITE, (4, 1), 300), OK);
+    assert_eq!(lock(&mut other, 1, Flock::WRITE, (4, 1), 300), OK);
     // A session's end is the end of its locks.
     drop(other);
     let freed = Instant::now();
@@ -116,10 +116,10 @@ fn locks_exclude_others_and_not_oneself() {
     raw.open(1, "f", RDWR).unwrap();
     assert_eq!(lock(&mut raw, 1, 3, ALL, 1), Err(Errno::EINVAL));
     assert_eq!(
-        lock(&mut raw, 1, Record::READ, (u64::MAX, 2), 1),
+        lock(&mut raw, 1, Flock::READ, (u64::MAX, 2), 1),
         Err(Errno::EINVAL)
     );
-    assert_eq!(lock(&mut raw, 0, Record::READ, ALL, 1), Err(Errno::EBADF));
+    assert_eq!(lock(&mut raw, 0, Flock::READ, ALL, 1), Err(Errno::EBADF));
 }
 
 /// A program of this machine that has locked the file, until its input ends.
@@ -175,7 +175,7 @@ fn a_wait_for_a_lock_can_be_given_up() {
     raw.open(1, "f", RDWR).unwrap();
     let wait = Request::Lock {
         fid: 1,
-        kind: Record::WRITE,
+        kind: Flock::WRITE,
         flags: BLOCK,
         start: 0,
         length: 0,
@@ -183,8 +183,8 @@ fn a_wait_for_a_lock_can_be_given_up() {
         client_id: text("there"),
     };
     // Who has it: a process that can be found here.
-    let lock = Record {
-        kind: Record::WRITE,
+    let lock = Flock {
+        kind: Flock::WRITE,
         start: 0,
         length: 0,
         proc_id: 100,
@@ -197,7 +197,7 @@ fn a_wait_for_a_lock_can_be_given_up() {
             client_id,
         })
         .unwrap();
-    let found = Record {
+    let found = Flock {
         proc_id: holder.id(),
         ..lock
     };
@@ -235,7 +235,7 @@ fn a_wait_for_a_lock_can_be_given_up() {
 }
 
 fn lock_all(raw: &mut Raw, pid: u32) -> Result<u8, Errno> {
-    lock(raw, 1, Record::WRITE, (0, 0), pid)
+    lock(raw, 1, Flock::WRITE, (0, 0), pid)
 }
 
 /// A file that its owner has made unreadable, or not writable, is locked through what is open.
@@ -248,14 +248,14 @@ fn a_lock_needs_no_second_open() {
         for (mode, file) in [(0o444, "read-only"), (0, "nothing")] {
             let mut raw = served.session();
             create(&mut raw, 1, "", file, RDWR, mode).unwrap();
-            for kind in [Record::READ, Record::WRITE] {
+            for kind in [Flock::READ, Flock::WRITE] {
                 assert_eq!(lock(&mut raw, 1, kind, (0, 0), 100), Ok(0), "{file}");
             }
             // A child of that process, through its copy of the descriptor, and a program here.
-            let others = lock(&mut raw, 1, Record::WRITE, (0, 0), 200);
+            let others = lock(&mut raw, 1, Flock::WRITE, (0, 0), 200);
             assert!(matches!(others, Ok(1) | Err(Errno::ENOLCK)), "{others:?}");
-            assert_eq!(lock(&mut raw, 1, Record::UNLOCK, (0, 0), 100), Ok(0));
-            assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 0), 200), Ok(0));
+            assert_eq!(lock(&mut raw, 1, Flock::UNLOCK, (0, 0), 100), Ok(0));
+            assert_eq!(lock(&mut raw, 1, Flock::WRITE, (0, 0), 200), Ok(0));
         }
     });
 }
@@ -268,7 +268,7 @@ fn a_machine_has_no_endless_name() {
     let name = "x".repeat(257);
     let request = Request::Lock {
         fid: 1,
-        kind: Record::READ,
+        kind: Flock::READ,
         flags: 0,
         start: 0,
         length: 0,
@@ -291,13 +291,13 @@ fn locking_and_unlocking_uses_up_no_descriptors() {
         fds.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|to| to == path))
             .count()
     };
-    assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 0), 7), Ok(0));
+    assert_eq!(lock(&mut raw, 1, Flock::WRITE, (0, 0), 7), Ok(0));
     let before = open();
     for turn in 0..50 {
         // Another process each time, as with flock(1), and then always the same one.
         let pid = 8 + turn.min(19);
-        assert_eq!(lock(&mut raw, 2, Record::UNLOCK, (0, 0), pid - 1), Ok(0));
-        assert_eq!(lock(&mut raw, 1, Record::WRITE, (0, 0), pid), Ok(0));
+        assert_eq!(lock(&mut raw, 2, Flock::UNLOCK, (0, 0), pid - 1), Ok(0));
+        assert_eq!(lock(&mut raw, 1, Flock::WRITE, (0, 0), pid), Ok(0));
     }
     // One for each owner that fid 1 has had.
     assert!(open() <= before + 20, "{} of {before}", open());

@@ -31,7 +31,7 @@ use cpu_client::export::{Caching, Export, IdMap, prepare_process};
 use ninep::errno::Errno;
 use ninep::fs::OpenFlags;
 use ninep::msg::{
-    Attr, DirEntry, EXTENDED, NO_TAG, Qid, Record, Reply, Request, SetAttr, Time, VERSION,
+    Attr, DirEntry, EXTENDED, Flock, NO_TAG, Qid, Reply, Request, SetAttr, Time, VERSION,
 };
 use ninep::server::Config;
 use ninep::wire::{Data, Reader, Str, WalkVec, Wire};

@@ -6,7 +6,7 @@ use super::fids::{Fid, Fids, Role, XattrWrite};
 use super::words::{Words, subjects};
 use crate::errno::Errno;
 use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags};
-use crate::msg::{Kind, NO_FID, Qid, Record, Reply, Request};
+use crate::msg::{Flock, Kind, NO_FID, Qid, Reply, Request};
 use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, WalkVec, Wire};
 
 /// Largest value of an extended attribute (`XATTR_SIZE_MAX`), and of the list of them.
@@ -313,7 +313,7 @@ impl<'a, F: FileSystem> Desk<'a, F> {
             } => {
                 let fid = node(fid)?;
                 let file = fid.file().ok_or(Errno::EBADF)?;
-                let lock = record(Record {
+                let lock = checked_flock(Flock {
                     kind,
                     start,
                     length,
@@ -333,7 +333,7 @@ impl<'a, F: FileSystem> Desk<'a, F> {
                 let file = fid.file().ok_or(Errno::EBADF)?;
                 let owner = owner(client_id, lock.proc_id);
                 Reply::Getlock {
-                    lock: fs.getlock(&fid.node, file, owner, &record(lock)?)?,
+                    lock: fs.getlock(&fid.node, file, owner, &checked_flock(lock)?)?,
                     client_id,
                 }
             }
@@ -467,9 +467,9 @@ fn plain(name: Name<'_>) -> Result<&[u8], Errno> {
 }
 
 /// A lock of a known kind, within what file offsets can say.
-fn record(lock: Record) -> Result<Record, Errno> {
+fn checked_flock(lock: Flock) -> Result<Flock, Errno> {
     let end = lock.start.checked_add(lock.length);
-    let known = lock.kind <= Record::UNLOCK && end.is_some_and(|end| i64::try_from(end).is_ok());
+    let known = lock.kind <= Flock::UNLOCK && end.is_some_and(|end| i64::try_from(end).is_ok());
     known.then_some(lock).ok_or(Errno::EINVAL)
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::fids::Fid;
 use crate::fs::FileSystem;
-use crate::msg::{Record, Request, SetAttr};
+use crate::msg::{Flock, Request, SetAttr};
 use crate::wire::Name;
 
 /// The request and the files it is about, as they were before it. Nothing is put into words, and
@@ -142,8 +142,8 @@ impl<F: FileSystem> Display for Words<'_, F> {
                 ..
             } => {
                 let kind = match *kind {
-                    Record::READ => "read",
-                    Record::WRITE => "write",
+                    Flock::READ => "read",
+                    Flock::WRITE => "write",
                     _ => "unlock",
                 };
                 write!(f, " {} {kind} {length} @{start}", at())

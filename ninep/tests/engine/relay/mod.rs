@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ninep::msg::{DirEntry, EXTENDED, Header, Record, VERSION};
+use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION};
 use ninep::relay::{Broken, FRESH, Relay, Server};
 use ninep::wire::{Data, Frame, HEADER, Str, Wire};
 
@@ -383,7 +383,7 @@ fn clones_and_clunks_are_not_waited_for_unless_a_file_was_written() {
     assert_eq!(kernel.waits(&walk(1, 2, "")), 0);
     let lock = Request::Lock {
         fid: 2,
-        kind: Record::READ,
+        kind: Flock::READ,
         flags: 0,
         start: 0,
         length: 0,
