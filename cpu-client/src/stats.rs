@@ -99,7 +99,7 @@ impl Display for Stats {
         let mut rows: Vec<(&str, [u64; 3], Duration)> = Vec::new();
         for total in &totals {
             let (word, of) = (
-                total.kind.word(),
+                total.kind.name(),
                 [total.requests, total.failed, total.bytes],
             );
             match rows.iter_mut().find(|(known, ..)| *known == word) {

@@ -43,9 +43,9 @@ impl FromStr for TraceFilter {
         let mut kinds = Vec::new();
         for name in names.split(',').filter(|name| !name.is_empty()) {
             let before = kinds.len();
-            kinds.extend(Kind::ALL.iter().filter(|kind| kind.word() == name));
+            kinds.extend(Kind::ALL.iter().filter(|kind| kind.name() == name));
             if kinds.len() == before {
-                let known: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
+                let known: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
                 let known: Vec<_> = known.into_iter().collect();
                 return Err(format!(
                     "no request is called {name:?}; write ./{name} for a file, or some of {}",

@@ -209,7 +209,7 @@ impl Flock {
 }
 
 macro_rules! messages {
-    ($($number:literal $name:ident $word:literal
+    ($($number:literal $name:ident $label:literal
         { $($tfield:ident: $ttype:ty),* } { $($rfield:ident: $rtype:ty),* })*) => {
         /// What a request asks for.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -234,9 +234,9 @@ macro_rules! messages {
                 self as u8
             }
 
-            /// What a person calls it; kinds that do the same share a word.
-            pub fn word(self) -> &'static str {
-                match self { $(Self::$name => $word,)* }
+            /// The name in traces and counts; kinds that do the same share one.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
             }
         }
 

@@ -89,7 +89,7 @@ impl<F: FileSystem> Display for Words<'_, F> {
         let at = || self.path(self.fid.as_ref(), None);
         let name = |name: &[u8]| self.path(self.fid.as_ref(), Some(name));
         let to = |name: &[u8]| self.path(self.other.as_ref(), Some(name));
-        f.write_str(self.request.kind().word())?;
+        f.write_str(self.request.kind().name())?;
         match self.request {
             R::Version { msize, version } => write!(f, " {} {msize}", printable(version.bytes())),
             R::Auth { aname, .. } | R::Attach { aname, .. } => {
