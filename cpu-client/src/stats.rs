@@ -69,7 +69,7 @@ impl Observer for Stats {
             .slowest
             .partition_point(|(elapsed, _)| *elapsed >= event.elapsed);
         if place < LIST_LENGTH {
-            let words = shortened(event.words);
+            let words = shortened(event.description);
             notable.slowest.insert(place, (event.elapsed, words));
             notable.slowest.truncate(LIST_LENGTH);
         }
@@ -147,7 +147,7 @@ mod tests {
     fn done(stats: &Stats, path: &str, millis: u64) {
         stats.done(&Event {
             kind: Kind::Read,
-            words: &format!("read {path} 10 @0"),
+            description: &format!("read {path} 10 @0"),
             path: &path,
             result: Ok(Some(10)),
             elapsed: Duration::from_millis(millis),
@@ -166,7 +166,7 @@ mod tests {
         for kind in [Kind::Walk, Kind::Walkgetattr] {
             stats.done(&Event {
                 kind,
-                words: &"walk /a",
+                description: &"walk /a",
                 path: &"",
                 result: Err(ninep::Errno::ENOENT),
                 elapsed: Duration::ZERO,

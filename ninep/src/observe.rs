@@ -15,7 +15,7 @@ pub struct Event<'a> {
     pub kind: Kind,
     /// The request in words, with paths as they were walked: `open /bin/date`. Costs only if
     /// displayed.
-    pub words: &'a dyn Display,
+    pub description: &'a dyn Display,
     /// The path alone; empty if it is about no file.
     pub path: &'a dyn Display,
     /// What came of it; for reads, writes and directories the bytes that went.
@@ -83,7 +83,7 @@ impl<W: Write + Send> Observer for Trace<W> {
             Ok(Some(bytes)) => format!(" → {bytes}"),
             Err(errno) => format!(" → {errno}"),
         };
-        let line = format!("{}{result} ({:.1?})\n", event.words, event.elapsed);
+        let line = format!("{}{result} ({:.1?})\n", event.description, event.elapsed);
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         // Where the trace can't be written, there is nobody to tell.
         let _ = to.write_all(line.as_bytes());

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::describe::{Description, fids_of};
 use super::fids::{Fid, Fids, Role, XattrWrite};
-use super::words::{Words, subjects};
 use crate::errno::Errno;
 use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags};
 use crate::msg::{Flock, Kind, NO_FID, Qid, Reply, Request};
@@ -40,7 +40,7 @@ impl<'a, F: FileSystem> Desk<'a, F> {
 
     /// What the first fid of a request stands for.
     pub(super) fn subject(&self, request: &Request<'_>) -> Option<Arc<Fid<F>>> {
-        self.fids.get(subjects(request).0?).ok()
+        self.fids.get(fids_of(request).0?).ok()
     }
 
     /// Clunks a fid, if it is one; its file is closed with what is returned.
@@ -48,10 +48,10 @@ impl<'a, F: FileSystem> Desk<'a, F> {
         self.fids.remove(fid).ok()
     }
 
-    pub(super) fn words<'w>(&'w self, request: &'w Request<'w>) -> Words<'w, F> {
-        let (fid, other) = subjects(request);
+    pub(super) fn describe<'w>(&'w self, request: &'w Request<'w>) -> Description<'w, F> {
+        let (fid, other) = fids_of(request);
         let get = |fid: Option<u32>| fid.and_then(|fid| self.fids.get(fid).ok());
-        Words {
+        Description {
             fs: self.fs,
             request,
             fid: get(fid),

@@ -6,11 +6,11 @@
 //! one on a network that has gone does, there is one more, up to a limit. What orders things is done
 //! under the reader's lock: tags, flushes, and the version, which waits for all others.
 
+mod describe;
 mod desk;
 mod fids;
 mod inbox;
 mod outbox;
-mod words;
 
 use std::io::{self, Read, Write};
 use std::num::NonZero;
@@ -341,13 +341,13 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         let Some(observer) = self.observer else {
             return answer(reply);
         };
-        let words = self.desk.words(request);
+        let description = self.desk.describe(request);
         let start = Instant::now();
         let result = answer(reply);
         observer.done(&Event {
             kind: request.kind(),
-            words: &words,
-            path: &words::Path(&words),
+            description: &description,
+            path: &describe::Path(&description),
             result: match (request, &result) {
                 // A shorter answer says that a name is not there.
                 (Request::Walk { names, .. }, Ok(_)) if falls_short(names, reply) => {

@@ -220,7 +220,7 @@ struct Lines;
 
 impl Observer for Lines {
     fn done(&self, event: &Event<'_>) {
-        let line = format!("{} {:?}", event.words, event.result);
+        let line = format!("{} {:?}", event.description, event.result);
         LINES.lock().unwrap().push(line);
     }
 }

@@ -10,7 +10,7 @@ use crate::wire::Name;
 
 /// The request and the files it is about, as they were before it. Nothing is put into words, and
 /// no path looked up, unless it is displayed.
-pub(super) struct Words<'a, F: FileSystem> {
+pub(super) struct Description<'a, F: FileSystem> {
     pub(super) fs: &'a F,
     pub(super) request: &'a Request<'a>,
     pub(super) fid: Option<Arc<Fid<F>>>,
@@ -18,8 +18,8 @@ pub(super) struct Words<'a, F: FileSystem> {
     pub(super) other: Option<Arc<Fid<F>>>,
 }
 
-/// The fids of [`Words::fid`] and [`Words::other`].
-pub(super) fn subjects(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
+/// The fids of [`Description::fid`] and [`Description::other`].
+pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
     use Request as R;
     match *request {
         R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } => (None, None),
@@ -54,7 +54,7 @@ pub(super) fn subjects(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
     }
 }
 
-impl<F: FileSystem> Words<'_, F> {
+impl<F: FileSystem> Description<'_, F> {
     fn path(&self, fid: Option<&Arc<Fid<F>>>, name: Option<&[u8]>) -> String {
         let Some(fid) = fid else {
             return "(no such fid)".to_owned();
@@ -66,24 +66,24 @@ impl<F: FileSystem> Words<'_, F> {
             }
             path.extend_from_slice(name);
         }
-        printable(&path)
+        escaped(&path)
     }
 }
 
 /// UTF-8 as it is; anything else, what would disturb a terminal or turn the words around, and the
 /// backslash that says so are escaped.
-fn printable(bytes: &[u8]) -> String {
-    let mut words = String::new();
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         let valid = chunk.valid().escape_debug().to_string();
         // Quotes need none here: each has its own backslash now, which goes.
-        words.push_str(&valid.replace("\\'", "'").replace("\\\"", "\""));
-        words.extend(chunk.invalid().iter().map(|b| format!("\\x{b:02x}")));
+        text.push_str(&valid.replace("\\'", "'").replace("\\\"", "\""));
+        text.extend(chunk.invalid().iter().map(|b| format!("\\x{b:02x}")));
     }
-    words
+    text
 }
 
-impl<F: FileSystem> Display for Words<'_, F> {
+impl<F: FileSystem> Display for Description<'_, F> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         use Request as R;
         let at = || self.path(self.fid.as_ref(), None);
@@ -91,9 +91,9 @@ impl<F: FileSystem> Display for Words<'_, F> {
         let to = |name: &[u8]| self.path(self.other.as_ref(), Some(name));
         f.write_str(self.request.kind().name())?;
         match self.request {
-            R::Version { msize, version } => write!(f, " {} {msize}", printable(version.bytes())),
+            R::Version { msize, version } => write!(f, " {} {msize}", escaped(version.bytes())),
             R::Auth { aname, .. } | R::Attach { aname, .. } => {
-                write!(f, " /{}", printable(aname.bytes()).trim_start_matches('/'))
+                write!(f, " /{}", escaped(aname.bytes()).trim_start_matches('/'))
             }
             R::Flush { oldtag } => write!(f, " tag {oldtag}"),
             R::Walk { names, .. } if names.is_empty() => write!(f, " {}", at()),
@@ -115,7 +115,7 @@ impl<F: FileSystem> Display for Words<'_, F> {
             }
             R::Symlink {
                 name: new, target, ..
-            } => write!(f, " {} → {}", name(new.bytes()), printable(target.bytes())),
+            } => write!(f, " {} → {}", name(new.bytes()), escaped(target.bytes())),
             R::Rename { name: new, .. } | R::Link { name: new, .. } => {
                 write!(f, " {} → {}", at(), to(new.bytes()))
             }
@@ -129,7 +129,7 @@ impl<F: FileSystem> Display for Words<'_, F> {
                 write!(f, " {} {} @{offset}", at(), data.0.len())
             }
             R::Xattrwalk { name, .. } | R::Xattrcreate { name, .. } => {
-                write!(f, " {} {}", at(), printable(name.bytes()))
+                write!(f, " {} {}", at(), escaped(name.bytes()))
             }
             R::Setattr { attr, .. } => {
                 write!(f, " {}", at())?;
@@ -161,14 +161,14 @@ impl<F: FileSystem> Display for Words<'_, F> {
 }
 
 /// The one path that a request is about, or leads to.
-pub(super) struct Path<'a, F: FileSystem>(pub(super) &'a Words<'a, F>);
+pub(super) struct Path<'a, F: FileSystem>(pub(super) &'a Description<'a, F>);
 
 impl<F: FileSystem> Display for Path<'_, F> {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         use Request as R;
-        let words = self.0;
-        let at = |name: Option<&[u8]>| words.path(words.fid.as_ref(), name);
-        match words.request {
+        let description = self.0;
+        let at = |name: Option<&[u8]>| description.path(description.fid.as_ref(), name);
+        match description.request {
             R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } => Ok(()),
             R::Walk { names, .. } if !names.is_empty() => {
                 let names: Vec<_> = names.iter().map(Name::bytes).collect();
@@ -207,11 +207,11 @@ fn changes(f: &mut Formatter<'_>, attr: &SetAttr) -> Result {
 
 #[cfg(test)]
 mod tests {
-    use super::printable;
+    use super::escaped;
 
     #[test]
     fn names_of_any_bytes_are_safe_and_told_apart() {
-        for (name, words) in [
+        for (name, text) in [
             (
                 &b"/home/ann/d'or \"x\" e\xcc\x81"[..],
                 "/home/ann/d'or \"x\" e\u{301}",
@@ -223,7 +223,7 @@ mod tests {
             // Right-to-left override; a line separator.
             ("/\u{202e}gpj\u{2028}".as_bytes(), "/\\u{202e}gpj\\u{2028}"),
         ] {
-            assert_eq!(printable(name), words);
+            assert_eq!(escaped(name), text);
         }
     }
 }
