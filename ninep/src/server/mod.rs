@@ -7,8 +7,8 @@
 //! under the reader's lock: tags, flushes, and the version, which waits for all others.
 
 mod describe;
-mod desk;
 mod fids;
+mod handlers;
 mod inbox;
 mod outbox;
 
@@ -24,8 +24,8 @@ use crate::fs::FileSystem;
 use crate::msg::{EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::observe::{Event, Observer};
 use crate::wire::{Frame, HEADER, Malformed, Name, Str, WalkVec};
-use desk::Desk;
 use fids::Fid;
+use handlers::Handlers;
 use inbox::Inbox;
 use outbox::{Begun, DuplicateTag, Outbox};
 
@@ -103,7 +103,7 @@ where
     W: Write + Send,
 {
     let session = Session {
-        desk: Desk::new(fs, config.max_fids),
+        handlers: Handlers::new(fs, config.max_fids),
         observer: config.observer,
         max_msize: config.max_msize.max(MIN_MSIZE),
         inbox: Mutex::new(Inbox::new(reader)),
@@ -143,7 +143,7 @@ where
 }
 
 struct Session<'a, F: FileSystem, R, W> {
-    desk: Desk<'a, F>,
+    handlers: Handlers<'a, F>,
     observer: Option<&'a dyn Observer>,
     max_msize: u32,
     inbox: Mutex<Inbox<R>>,
@@ -271,7 +271,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             && let Ok(request) = request
             && moves_fids(&request)
         {
-            let mut closed = [self.desk.subject(&request), None];
+            let mut closed = [self.handlers.subject(&request), None];
             let job = Job {
                 request: Ok(request),
                 tag,
@@ -283,7 +283,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             if let Request::Walk { newfid, .. } = request
                 && reply.finish().get(4) == Some(&Reply::ERROR)
             {
-                closed[1] = self.desk.forget(newfid);
+                closed[1] = self.handlers.forget(newfid);
             }
             return Ok(Next::Close(closed));
         }
@@ -291,7 +291,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),
             Ok(Request::Version { msize, version }) => {
                 self.outbox.drain();
-                self.desk.reset();
+                self.handlers.reset();
                 inbox.agreed = negotiate(msize, version, self.max_msize).unwrap_or_default();
                 self.outbox.begin(tag)
             }
@@ -341,7 +341,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         let Some(observer) = self.observer else {
             return answer(reply);
         };
-        let description = self.desk.describe(request);
+        let description = self.handlers.describe(request);
         let start = Instant::now();
         let result = answer(reply);
         observer.done(&Event {
@@ -387,7 +387,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
                     extended: false, ..
                 }),
             ) => Err(Errno::EOPNOTSUPP),
-            (_, Some(Agreed { msize, .. })) => self.desk.handle(request, tag, msize, reply),
+            (_, Some(Agreed { msize, .. })) => self.handlers.handle(request, tag, msize, reply),
         }
     }
 }

@@ -17,7 +17,7 @@ const AT_REMOVEDIR: u32 = 0x200;
 const XATTR_REPLACE: u32 = 2;
 
 /// The files and the fids on them; no transport.
-pub(super) struct Desk<'a, F: FileSystem> {
+pub(super) struct Handlers<'a, F: FileSystem> {
     fs: &'a F,
     fids: Fids<F>,
 }
@@ -25,7 +25,7 @@ pub(super) struct Desk<'a, F: FileSystem> {
 /// Bytes that a read, write or readdir moved.
 pub(super) type Outcome = Result<Option<u32>, Errno>;
 
-impl<'a, F: FileSystem> Desk<'a, F> {
+impl<'a, F: FileSystem> Handlers<'a, F> {
     pub(super) fn new(fs: &'a F, max_fids: usize) -> Self {
         Self {
             fs,
