@@ -10,7 +10,7 @@ use crate::msg::{Flock, Kind, NO_FID, Qid, Reply, Request};
 use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, WalkVec, Wire};
 
 /// Largest value of an extended attribute (`XATTR_SIZE_MAX`), and of the list of them.
-const MAX_XATTR: u64 = 64 * 1024;
+const MAX_XATTR_SIZE: u64 = 64 * 1024;
 /// The flag of unlinkat(2) that every architecture shares.
 const AT_REMOVEDIR: u32 = 0x200;
 /// The flag of setxattr(2) with which Linux's client asks for a removal.
@@ -289,7 +289,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 if name.bytes().is_empty() {
                     return Err(Errno::EINVAL);
                 }
-                if size > MAX_XATTR {
+                if size > MAX_XATTR_SIZE {
                     return Err(Errno::E2BIG);
                 }
                 let node = old.node.clone();

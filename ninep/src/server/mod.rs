@@ -33,10 +33,10 @@ use outbox::{Begun, DuplicateTag, Outbox};
 pub const MIN_MSIZE: u32 = 4096;
 
 /// A file system that keeps every thread for so long is stuck.
-const PATIENCE: Duration = Duration::from_secs(1);
+const STALL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Threads at most: the peer of a file system that is stuck altogether gets no more.
-const MOST_WORKERS: usize = 64;
+const MAX_WORKERS: usize = 64;
 
 /// How to serve.
 #[derive(Clone, Copy)]
@@ -116,16 +116,16 @@ where
     };
     thread::scope(|scope| {
         let mut workers = Vec::new();
-        while workers.len() < config.workers.get() && session.hire(scope, &mut workers) {}
+        while workers.len() < config.workers.get() && session.spawn_worker(scope, &mut workers) {}
         let mut done = 0;
         let is_alive = |worker: &ScopedJoinHandle<'_, ()>| !worker.is_finished();
         while !session.ended.load(Ordering::Acquire) && workers.iter().any(is_alive) {
-            thread::park_timeout(PATIENCE);
+            thread::park_timeout(STALL_TIMEOUT);
             let before = std::mem::replace(&mut done, session.done.load(Ordering::Relaxed));
             let is_stuck =
                 session.working.load(Ordering::Relaxed) == workers.len() && before == done;
-            if is_stuck && workers.len() < MOST_WORKERS {
-                session.hire(scope, &mut workers);
+            if is_stuck && workers.len() < MAX_WORKERS {
+                session.spawn_worker(scope, &mut workers);
             }
         }
         // The scope would wait for their work, but not for their end.
@@ -197,7 +197,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
     }
 
     /// One thread more, if the system has one; without any the session cannot go on.
-    fn hire<'s>(
+    fn spawn_worker<'s>(
         &'s self,
         scope: &'s Scope<'s, '_>,
         workers: &mut Vec<ScopedJoinHandle<'s, ()>>,
@@ -207,12 +207,12 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         W: Send,
     {
         let thread = thread::Builder::new().name(format!("9p-{}", workers.len()));
-        let hired = thread.spawn_scoped(scope, || {
+        let spawned = thread.spawn_scoped(scope, || {
             self.work();
             self.ended.store(true, Ordering::Release);
             self.supervisor.unpark();
         });
-        match hired {
+        match spawned {
             Ok(worker) => {
                 workers.push(worker);
                 return true;
