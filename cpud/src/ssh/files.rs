@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{Broken, COMPANY, Relay, Server};
+use ninep::relay::{BATCH_DELAY, Broken, Relay, Server};
 use tokio::sync::Notify;
 
 use super::channel::{CHUNK, Receiver, Sender};
@@ -59,7 +59,7 @@ impl FilesRelay {
             if !counts && self.with(|relay| relay.holds()) {
                 company
                     .as_mut()
-                    .reset(tokio::time::Instant::now() + COMPANY);
+                    .reset(tokio::time::Instant::now() + BATCH_DELAY);
                 counts = true;
             }
             let arrived = tokio::select! {

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::FRESH;
+use super::ATTR_TTL;
 use crate::fs::OpenFlags;
 use crate::msg::Header;
 use crate::wire::HEADER;
@@ -63,7 +63,7 @@ impl Bare {
         if let Some((fid, is_new)) = self.creates.remove(&tag) {
             self.is_of(fid, path);
             if is_new {
-                self.last = Some((path, now + FRESH));
+                self.last = Some((path, now + ATTR_TTL));
             }
         }
     }
@@ -81,7 +81,7 @@ impl Bare {
 
     pub(super) fn written(&mut self, tag: u16, now: Instant) {
         if let Some(path) = self.writes.remove(&tag) {
-            self.last = Some((path, now + FRESH));
+            self.last = Some((path, now + ATTR_TTL));
         }
     }
 

@@ -7,11 +7,11 @@
 //!
 //! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
 //!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
-//!   attributes are kept here for the getattr that the walk brings, and [`FRESH`] longer for the other.
+//!   attributes are kept here for the getattr that the walk brings, and [`ATTR_TTL`] longer for the other.
 //!   They are forgotten when the fid is used for anything else, and whenever a request that may change
 //!   attributes goes or has been answered: what happens on this mount is seen in its order.
 //! * **What does not fail.** A clone of a fid is confirmed here, and so is the clunk of one that was not
-//!   opened, or only to be read. The server is told with the next request, or after [`COMPANY`]. It
+//!   opened, or only to be read. The server is told with the next request, or after [`BATCH_DELAY`]. It
 //!   does both before it reads on, so a number that is used again means what it should. The clunk of
 //!   a file that can be written or has locks is waited for: after close(2) nobody finds it busy. (A server
 //!   that has no more fids to give refuses the clone unheard, and then what was to be done with it; it
@@ -40,20 +40,20 @@ use cut::{Cutter, Piece};
 /// How long attributes are good for a second getattr: what a busy machine may need between two requests of
 /// one system call. Another system call may be so quick only if it has the file already: stat(2) of the
 /// directory that chdir(2) has just gone to.
-pub const FRESH: Duration = Duration::from_millis(10);
+pub const ATTR_TTL: Duration = Duration::from_millis(10);
 
 /// How long they are good for the first one, which the kernel's own look-up sends before it does anything else.
-const LOOKUP: Duration = Duration::from_secs(1);
+const LOOKUP_TTL: Duration = Duration::from_secs(1);
 
 /// How long requests that nobody waits for may be held back for one that they can travel with: so long may a
 /// file that was closed there still be open here, and a directory be in use.
-pub const COMPANY: Duration = Duration::from_millis(50);
+pub const BATCH_DELAY: Duration = Duration::from_millis(50);
 
 /// Attributes kept at a time: as many as walks may be between their name and their getattr.
-const KEPT: usize = 32;
+const MAX_ENTRIES: usize = 32;
 
 /// Bytes of held-back requests that need no company.
-const CROWD: usize = 8 * 1024;
+const BATCH_BYTES: usize = 8 * 1024;
 
 /// Why nothing more can be relayed.
 #[derive(Debug, thiserror::Error)]
@@ -149,7 +149,7 @@ impl Relay {
                 Piece::More(bytes) => out.push(bytes),
             }
         }
-        if self.held.len() > CROWD {
+        if self.held.len() > BATCH_BYTES {
             self.release(out);
         }
         Ok(())
@@ -274,7 +274,7 @@ impl Relay {
                 Request::Getattr { fid, .. } => {
                     let mut kept = self.kept.iter_mut();
                     if let Some(kept) = kept.find(|kept| kept.fid == fid && now < kept.until) {
-                        kept.until = kept.until.min(now + FRESH);
+                        kept.until = kept.until.min(now + ATTR_TTL);
                         let attr = kept.attr;
                         return self.answer(tag, &Reply::Getattr { attr });
                     }
@@ -355,10 +355,10 @@ impl Relay {
                     && wanted
                 {
                     self.kept.retain(|kept| now < kept.until);
-                    if self.kept.len() >= KEPT {
+                    if self.kept.len() >= MAX_ENTRIES {
                         self.kept.remove(0);
                     }
-                    let until = now + LOOKUP;
+                    let until = now + LOOKUP_TTL;
                     self.kept.push(Kept { fid, until, attr });
                 }
                 let mut qids = WalkVec::default();

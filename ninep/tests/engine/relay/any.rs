@@ -70,7 +70,7 @@ proptest! {
                 Step::Ask(fid) => vec![capability(fid), Request::Clunk { fid: FREE }],
                 Step::Give(fid) if fids.contains(&fid) => give(fid),
                 Step::Wait => {
-                    kernel.now += FRESH;
+                    kernel.now += ATTR_TTL;
                     continue;
                 }
                 Step::Clunk(_) | Step::Give(_) => continue,

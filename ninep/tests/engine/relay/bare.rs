@@ -30,7 +30,7 @@ fn a_file_that_was_just_written_is_not_asked_about() {
     }
     // Another file, and the same one later.
     assert_eq!(asks(&mut kernel, 2), (false, 1));
-    kernel.now += FRESH;
+    kernel.now += ATTR_TTL;
     assert_eq!(asks(&mut kernel, 1), (false, 1));
     // It was given one after the write; a write of nothing leaves it.
     kernel.done(&write(5));

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION};
-use ninep::relay::{Broken, FRESH, Relay, Server};
+use ninep::relay::{ATTR_TTL, Broken, Relay, Server};
 use ninep::wire::{Data, Frame, HEADER, Str, Wire};
 
 use super::*;
@@ -195,15 +195,15 @@ fn a_name_and_its_attributes_are_one_wait() {
     mem.size.store(5, Ordering::SeqCst);
     assert_eq!(kernel.waits(&walk(0, 1, "file")), 1);
     // As stat(2) asks for them, on a machine that is busy at the moment.
-    kernel.now += 10 * FRESH;
+    kernel.now += 10 * ATTR_TTL;
     assert_eq!([kernel.size(1), kernel.size(1)], [(5, 0), (5, 0)]);
     mem.size.store(6, Ordering::SeqCst);
-    kernel.now += FRESH;
+    kernel.now += ATTR_TTL;
     assert_eq!(kernel.size(1), (6, 1));
     // Who walks and asks for nothing gets nothing old.
     kernel.done(&walk(0, 3, "file"));
     mem.size.store(7, Ordering::SeqCst);
-    kernel.now += 100 * FRESH;
+    kernel.now += 100 * ATTR_TTL;
     assert_eq!(kernel.size(3), (7, 1));
     // A path of names that are not there costs what it did.
     let before = kernel.waits;
