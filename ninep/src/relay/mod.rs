@@ -17,13 +17,13 @@
 //!   that has no more fids to give refuses the clone unheard, and then what was to be done with it; it
 //!   runs out of descriptors before.)
 //!
-//! * **An attribute that is gone.** See `bare.rs`: of several writes in turn only the first asks for it.
+//! * **An attribute that is gone.** See `missing_xattr.rs`: of several writes in turn only the first asks for it.
 //!
 //! No I/O and no clock: [`Relay`] is told what arrived, and when.
 
-mod bare;
 mod cut;
 mod kinds;
+mod missing_xattr;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -34,8 +34,8 @@ use crate::errno::Errno;
 use crate::fs::OpenFlags;
 use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::wire::{Frame, HEADER, Malformed, Str, WalkVec};
-use bare::{Bare, CAPABILITY};
 use cut::{Cutter, Piece};
+use missing_xattr::{CAPABILITY, MissingXattr};
 
 /// How long attributes are good for a second getattr: what a busy machine may need between two requests of
 /// one system call. Another system call may be so quick only if it has the file already: stat(2) of the
@@ -91,7 +91,7 @@ pub struct Relay {
     /// Tags of walks on their way whose attributes will be good, and the fids that they make.
     walks: HashMap<u16, u32>,
     kept: Vec<Kept>,
-    bare: Bare,
+    missing: MissingXattr,
     /// Fids whose clunk is waited for.
     careful: HashSet<u32>,
     /// Requests without a reply, held back.
@@ -119,7 +119,7 @@ impl Relay {
             replies: Cutter::default(),
             walks: HashMap::new(),
             kept: Vec::new(),
-            bare: Bare::default(),
+            missing: MissingXattr::default(),
             careful: HashSet::new(),
             held: BytesMut::new(),
             answers: Vec::new(),
@@ -142,7 +142,7 @@ impl Relay {
                 Piece::Begin(header, bytes) => {
                     self.forget_all();
                     if self.extended {
-                        self.bare.write(header, &bytes);
+                        self.missing.write_sent(header, &bytes);
                     }
                     self.pass(bytes, out);
                 }
@@ -181,9 +181,9 @@ impl Relay {
                 Piece::Begin(header, bytes) => {
                     self.changed(header.kind);
                     if is(Kind::Write, header.kind) {
-                        self.bare.written(header.tag, now);
+                        self.missing.write_done(header.tag, now);
                     } else {
-                        self.bare.failed(header.tag);
+                        self.missing.request_failed(header.tag);
                     }
                     out.push(bytes);
                 }
@@ -226,7 +226,7 @@ impl Relay {
             // What these will bring may be from before the change.
             self.walks.clear();
             if kind != Kind::Write {
-                self.bare.doubt();
+                self.missing.invalidate_pending();
             }
         }
     }
@@ -250,11 +250,11 @@ impl Relay {
                 Request::Walk { fid, newfid, names } if newfid != fid => {
                     self.forget(fid);
                     self.forget(newfid);
-                    self.bare.gone(newfid);
+                    self.missing.remove_fid(newfid);
                     let mut all = names.iter();
                     match (all.next(), all.next()) {
                         (None, _) => {
-                            self.bare.cloned(fid, newfid);
+                            self.missing.clone_fid(fid, newfid);
                             self.hold(&request);
                             let qids = WalkVec::default();
                             return self.answer(tag, &Reply::Walk { qids });
@@ -269,7 +269,7 @@ impl Relay {
                 }
                 Request::Walk { fid, .. } => {
                     self.forget(fid);
-                    self.bare.gone(fid);
+                    self.missing.remove_fid(fid);
                 }
                 Request::Getattr { fid, .. } => {
                     let mut kept = self.kept.iter_mut();
@@ -280,14 +280,14 @@ impl Relay {
                     }
                 }
                 Request::Xattrwalk { fid, name, .. }
-                    if name.bytes() == CAPABILITY && self.bare.knows(fid, now) =>
+                    if name.bytes() == CAPABILITY && self.missing.is_missing(fid, now) =>
                 {
                     let ecode = Errno::ENODATA.raw();
                     return self.answer(tag, &Reply::Error { ecode });
                 }
                 Request::Clunk { fid } => {
                     self.forget(fid);
-                    self.bare.gone(fid);
+                    self.missing.remove_fid(fid);
                     if !self.careful.remove(&fid) {
                         self.hold(&request);
                         return self.answer(tag, &Reply::Clunk {});
@@ -302,19 +302,19 @@ impl Relay {
                 }
                 Request::Lcreate { fid, flags, .. } => {
                     self.careful.insert(fid);
-                    self.bare.create(tag, fid, flags);
+                    self.missing.create_sent(tag, fid, flags);
                 }
                 // Its writes are of the attribute.
                 Request::Xattrcreate { fid, .. } => {
                     self.careful.insert(fid);
-                    self.bare.gone(fid);
+                    self.missing.remove_fid(fid);
                 }
                 Request::Lock { fid, .. } => {
                     self.careful.insert(fid);
                 }
                 Request::Remove { fid } => {
                     self.careful.remove(&fid);
-                    self.bare.gone(fid);
+                    self.missing.remove_fid(fid);
                 }
                 _ => {}
             },
@@ -340,7 +340,7 @@ impl Relay {
                 self.extended = true;
                 self.careful.clear();
                 self.walks.clear();
-                self.bare = Bare::default();
+                self.missing = MissingXattr::default();
                 self.forget_all();
                 let version = Str::new(VERSION).unwrap_or_default();
                 out.push(self.reply_bytes(header.tag, &Reply::Version { msize, version }));
@@ -349,7 +349,7 @@ impl Relay {
                 let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
                 let walked = self.walks.remove(&header.tag);
                 if let Some(fid) = walked {
-                    self.bare.is_of(fid, attr.qid.path);
+                    self.missing.set_file(fid, attr.qid.path);
                 }
                 if let Some(fid) = walked
                     && wanted
@@ -367,7 +367,7 @@ impl Relay {
             }
             Reply::Lcreate { qid, .. } => {
                 self.changed(header.kind);
-                self.bare.created(header.tag, qid.path, now);
+                self.missing.create_done(header.tag, qid.path, now);
                 out.push(message);
             }
             _ => out.push(message),
@@ -381,7 +381,7 @@ impl Relay {
 
     fn forget_all(&mut self) {
         self.kept.clear();
-        self.bare.forget();
+        self.missing.invalidate();
     }
 
     /// Keeps a request, without a reply, for the next that goes.

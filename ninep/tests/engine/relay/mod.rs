@@ -15,7 +15,7 @@ use ninep::wire::{Data, Frame, HEADER, Str, Wire};
 use super::*;
 
 mod any;
-mod bare;
+mod missing_xattr;
 
 /// A kernel, which waits for each reply, and a relay.
 struct Kernel {
