@@ -3,7 +3,7 @@
 //! The kernel asks for one thing and waits, asks for the next and waits. When the server speaks
 //! [`EXTENDED`], one wait is enough for what belongs together. When it does not, every byte passes as it is.
 //! u-root's is not asked, for it refuses what it does not know; of its replies only the types in directories are
-//! mended (`kinds.rs`).
+//! mended (`dirent_type.rs`).
 //!
 //! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
 //!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
@@ -21,8 +21,8 @@
 //!
 //! No I/O and no clock: [`Relay`] is told what arrived, and when.
 
-mod cut;
-mod kinds;
+mod dirent_type;
+mod framer;
 mod missing_xattr;
 
 use std::collections::{HashMap, HashSet};
@@ -34,7 +34,7 @@ use crate::errno::Errno;
 use crate::fs::OpenFlags;
 use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
 use crate::wire::{Frame, HEADER, Malformed, Str, WalkVec};
-use cut::{Cutter, Piece};
+use framer::{Framer, Segment};
 use missing_xattr::{CAPABILITY, MissingXattr};
 
 /// How long attributes are good for a second getattr: what a busy machine may need between two requests of
@@ -86,8 +86,8 @@ pub struct Relay {
     server: Server,
     /// Whether the server agreed to [`EXTENDED`].
     extended: bool,
-    requests: Cutter,
-    replies: Cutter,
+    requests: Framer,
+    replies: Framer,
     /// Tags of walks on their way whose attributes will be good, and the fids that they make.
     walks: HashMap<u16, u32>,
     kept: Vec<Kept>,
@@ -115,8 +115,8 @@ impl Relay {
         Self {
             server,
             extended: false,
-            requests: Cutter::default(),
-            replies: Cutter::default(),
+            requests: Framer::default(),
+            replies: Framer::default(),
             walks: HashMap::new(),
             kept: Vec::new(),
             missing: MissingXattr::default(),
@@ -136,17 +136,17 @@ impl Relay {
     ) -> Result<(), Broken> {
         // The bytes of a write are many, and what they are does not matter.
         let whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
-        while let Some(piece) = self.requests.next(&mut chunk, whole)? {
-            match piece {
-                Piece::Whole(header, message) => self.request(header, message, now, out),
-                Piece::Begin(header, bytes) => {
+        while let Some(segment) = self.requests.next(&mut chunk, whole)? {
+            match segment {
+                Segment::Whole(header, message) => self.request(header, message, now, out),
+                Segment::Begin(header, bytes) => {
                     self.forget_all();
                     if self.extended {
                         self.missing.write_sent(header, &bytes);
                     }
                     self.pass(bytes, out);
                 }
-                Piece::More(bytes) => out.push(bytes),
+                Segment::More(bytes) => out.push(bytes),
             }
         }
         if self.held.len() > BATCH_BYTES {
@@ -169,16 +169,16 @@ impl Relay {
             Server::URoot => &[Kind::Readdir],
         };
         let whole = |number| kinds.iter().any(|&kind| is(kind, number));
-        while let Some(piece) = self.replies.next(&mut chunk, whole)? {
-            if !matches!(piece, Piece::More(_)) {
+        while let Some(segment) = self.replies.next(&mut chunk, whole)? {
+            if !matches!(segment, Segment::More(_)) {
                 out.append(&mut self.answers);
             }
-            match piece {
-                Piece::Whole(_, message) if self.server == Server::URoot => {
-                    out.push(kinds::mend(message));
+            match segment {
+                Segment::Whole(_, message) if self.server == Server::URoot => {
+                    out.push(dirent_type::correct(message));
                 }
-                Piece::Whole(header, message) => self.reply(header, message, now, out)?,
-                Piece::Begin(header, bytes) => {
+                Segment::Whole(header, message) => self.reply(header, message, now, out)?,
+                Segment::Begin(header, bytes) => {
                     self.changed(header.kind);
                     if is(Kind::Write, header.kind) {
                         self.missing.write_done(header.tag, now);
@@ -187,7 +187,7 @@ impl Relay {
                     }
                     out.push(bytes);
                 }
-                Piece::More(bytes) => out.push(bytes),
+                Segment::More(bytes) => out.push(bytes),
             }
         }
         Ok(())

@@ -13,7 +13,7 @@ const DT_LNK: u8 = 10;
 
 /// A whole Rreaddir with the types that the qids tell: directory, link, or that it is not known, for which programs
 /// ask by themselves. A type that is not the qid's is left as it is.
-pub(super) fn mend(message: Bytes) -> Bytes {
+pub(super) fn correct(message: Bytes) -> Bytes {
     let mut message = BytesMut::from(message);
     // count[4]
     let mut rest = message.get_mut(HEADER + 4..).unwrap_or_default();

@@ -7,10 +7,10 @@ use crate::msg::Header;
 use crate::wire::HEADER;
 
 /// Most bytes of a message that is wanted whole: a walk of many long names.
-const WHOLE: usize = 256 * 1024;
+const MAX_WHOLE: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Cutter {
+pub(super) struct Framer {
     /// The beginning of a message, not enough of it yet.
     partial: BytesMut,
     /// Bytes to come of a message that isn't wanted whole.
@@ -18,7 +18,7 @@ pub(super) struct Cutter {
 }
 
 #[derive(Debug)]
-pub(super) enum Piece {
+pub(super) enum Segment {
     /// A message that is wanted whole.
     Whole(Header, Bytes),
     /// The first bytes of another, at least its header.
@@ -27,14 +27,14 @@ pub(super) enum Piece {
     More(Bytes),
 }
 
-impl Cutter {
-    /// Takes the next piece off `chunk`; `None` when all of it is taken. `whole` says of a type byte whether
+impl Framer {
+    /// Takes the next segment off `chunk`; `None` when all of it is taken. `whole` says of a type byte whether
     /// such messages are wanted whole.
     pub(super) fn next(
         &mut self,
         chunk: &mut Bytes,
         whole: impl Fn(u8) -> bool,
-    ) -> Result<Option<Piece>, Broken> {
+    ) -> Result<Option<Segment>, Broken> {
         loop {
             if self.passing > 0 {
                 if chunk.is_empty() {
@@ -42,7 +42,7 @@ impl Cutter {
                 }
                 let n = self.passing.min(chunk.len());
                 self.passing -= n;
-                return Ok(Some(Piece::More(chunk.split_to(n))));
+                return Ok(Some(Segment::More(chunk.split_to(n))));
             }
             let joined = !self.partial.is_empty();
             let bytes: &[u8] = if joined { &self.partial } else { chunk };
@@ -62,7 +62,7 @@ impl Cutter {
                 _ => return Err(broken),
             };
             if whole(header.kind) {
-                if size > WHOLE {
+                if size > MAX_WHOLE {
                     return Err(broken);
                 }
                 if bytes.len() < size {
@@ -72,16 +72,16 @@ impl Cutter {
                     return Ok(None);
                 }
                 let message = self.take(chunk, joined, size);
-                return Ok(Some(Piece::Whole(header, message)));
+                return Ok(Some(Segment::Whole(header, message)));
             }
             let n = size.min(bytes.len());
             self.passing = size - n;
             let begin = self.take(chunk, joined, n);
-            return Ok(Some(Piece::Begin(header, begin)));
+            return Ok(Some(Segment::Begin(header, begin)));
         }
     }
 
-    /// Whether the last piece did not end its message.
+    /// Whether the last segment did not end its message.
     pub(super) fn is_within(&self) -> bool {
         self.passing > 0
     }
