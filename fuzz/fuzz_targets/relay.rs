@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use ninep::relay::{Relay, Server};
+use ninep::relay::{Relay, ServerKind};
 
 fuzz_target!(|bytes: &[u8]| {
     let now = Instant::now();
-    let (mut asking, mut plain) = (Relay::new(Server::Any), Relay::new(Server::URoot));
+    let (mut asking, mut plain) = (Relay::new(ServerKind::Any), Relay::new(ServerKind::URoot));
     let (mut sent, mut passed) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     let mut rest = bytes;
     let (mut asks, mut passes) = (true, true);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{BATCH_DELAY, Broken, Relay, Server};
+use ninep::relay::{BATCH_DELAY, Error, Relay, ServerKind};
 use tokio::sync::Notify;
 
 use super::channel::{CHUNK, Receiver, Sender};

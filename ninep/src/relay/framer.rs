@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::Broken;
+use super::Error;
 use crate::msg::Header;
 use crate::wire::HEADER;
 
@@ -34,7 +34,7 @@ impl Framer {
         &mut self,
         chunk: &mut Bytes,
         whole: impl Fn(u8) -> bool,
-    ) -> Result<Option<Segment>, Broken> {
+    ) -> Result<Option<Segment>, Error> {
         loop {
             if self.passing > 0 {
                 if chunk.is_empty() {
@@ -53,7 +53,7 @@ impl Framer {
                 return Ok(None);
             };
             let header = Header::decode(header);
-            let broken = Broken::Size {
+            let broken = Error::Size {
                 kind: header.kind,
                 size: header.size,
             };

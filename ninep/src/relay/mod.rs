@@ -57,7 +57,7 @@ const BATCH_BYTES: usize = 8 * 1024;
 
 /// Why nothing more can be relayed.
 #[derive(Debug, thiserror::Error)]
-pub enum Broken {
+pub enum Error {
     /// A size that no message has here, after which nothing can be found in the stream.
     #[error("a 9P message of type {kind} says it is of {size} bytes")]
     Size {
@@ -73,7 +73,7 @@ pub enum Broken {
 
 /// Who serves the files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Server {
+pub enum ServerKind {
     /// May be asked for more than 9P2000.L; ours has it.
     Any,
     /// That of u-root's cpu.
@@ -83,7 +83,7 @@ pub enum Server {
 /// The relay of one mount.
 #[derive(Debug)]
 pub struct Relay {
-    server: Server,
+    server: ServerKind,
     /// Whether the server agreed to [`EXTENDED`].
     extended: bool,
     requests: Framer,
@@ -111,7 +111,7 @@ struct Kept {
 
 impl Relay {
     /// Nothing has been relayed.
-    pub fn new(server: Server) -> Self {
+    pub fn new(server: ServerKind) -> Self {
         Self {
             server,
             extended: false,
@@ -133,7 +133,7 @@ impl Relay {
         mut chunk: Bytes,
         now: Instant,
         out: &mut Vec<Bytes>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Error> {
         // The bytes of a write are many, and what they are does not matter.
         let whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
         while let Some(segment) = self.requests.next(&mut chunk, whole)? {
@@ -162,11 +162,11 @@ impl Relay {
         mut chunk: Bytes,
         now: Instant,
         out: &mut Vec<Bytes>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Error> {
         let is = |kind: Kind, number: u8| number == kind.number() + 1;
         let kinds: &[Kind] = match self.server {
-            Server::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
-            Server::URoot => &[Kind::Readdir],
+            ServerKind::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
+            ServerKind::URoot => &[Kind::Readdir],
         };
         let whole = |number| kinds.iter().any(|&kind| is(kind, number));
         while let Some(segment) = self.replies.next(&mut chunk, whole)? {
@@ -174,7 +174,7 @@ impl Relay {
                 out.append(&mut self.answers);
             }
             match segment {
-                Segment::Whole(_, message) if self.server == Server::URoot => {
+                Segment::Whole(_, message) if self.server == ServerKind::URoot => {
                     out.push(dirent_type::correct(message));
                 }
                 Segment::Whole(header, message) => self.reply(header, message, now, out)?,
@@ -239,7 +239,7 @@ impl Relay {
             // Whatever it is, the server will say so.
             Err(_) => {}
             Ok(Request::Version { msize, version })
-                if self.server == Server::Any && version.bytes() == VERSION =>
+                if self.server == ServerKind::Any && version.bytes() == VERSION =>
             {
                 self.extended = false;
                 let version = Str::new(EXTENDED).unwrap_or_default();
@@ -333,9 +333,9 @@ impl Relay {
         message: Bytes,
         now: Instant,
         out: &mut Vec<Bytes>,
-    ) -> Result<(), Broken> {
+    ) -> Result<(), Error> {
         let body = message.get(HEADER..).unwrap_or_default();
-        match Reply::decode(header.kind, body).map_err(Broken::Reply)? {
+        match Reply::decode(header.kind, body).map_err(Error::Reply)? {
             Reply::Version { msize, version } if version.bytes() == EXTENDED => {
                 self.extended = true;
                 self.careful.clear();

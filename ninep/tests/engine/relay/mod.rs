@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION};
-use ninep::relay::{ATTR_TTL, Broken, Relay, Server};
+use ninep::relay::{ATTR_TTL, Error as RelayError, Relay, ServerKind};
 use ninep::wire::{Data, Frame, HEADER, Str, Wire};
 
 use super::*;
@@ -47,7 +47,7 @@ fn says(
     bytes: impl Into<Bytes>,
     now: Instant,
     out: &mut Out,
-) -> std::result::Result<(), Broken> {
+) -> std::result::Result<(), RelayError> {
     relay.from_server(bytes.into(), now, &mut out.kernel)?;
     relay.answers(&mut out.kernel);
     Ok(())
@@ -122,7 +122,7 @@ impl Kernel {
             ninep::server::serve(&fs, &theirs, &theirs, &Config::default())
         });
         let mut kernel = Self {
-            relay: Relay::new(Server::Any),
+            relay: Relay::new(ServerKind::Any),
             now: Instant::now(),
             piece,
             server,
@@ -358,7 +358,7 @@ fn attributes_that_a_change_overtook_are_not_kept() {
 
 /// A relay whose server speaks the dialect.
 fn extended() -> Relay {
-    let mut relay = Relay::new(Server::Any);
+    let mut relay = Relay::new(ServerKind::Any);
     let mut out = Out::default();
     let version = Reply::Version {
         msize: 1 << 16,
@@ -481,7 +481,7 @@ fn what_is_held_back_is_let_go() {
 
 #[test]
 fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
-    let (mut relay, mut out) = (Relay::new(Server::Any), Out::default());
+    let (mut relay, mut out) = (Relay::new(ServerKind::Any), Out::default());
     let now = Instant::now();
     let asked = message(NO_TAG, &version(1 << 16, VERSION));
     let asked: Bytes = asked.into();
@@ -491,7 +491,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
         message(NO_TAG, &version(1 << 16, EXTENDED))
     );
     let mut out = Out::default();
-    let mut silent = Relay::new(Server::URoot);
+    let mut silent = Relay::new(ServerKind::URoot);
     asks(&mut silent, asked.clone(), now, &mut out);
     assert_eq!(out.server.concat(), asked);
     // Nor does it make anything of what such a server can't mean.
@@ -561,16 +561,16 @@ fn u_root_s_types_of_names_are_mended() {
         Qid::SYMLINK => 10,
         _ => 0,
     }));
-    assert_eq!(said(Server::URoot, &theirs), meant);
+    assert_eq!(said(ServerKind::URoot, &theirs), meant);
     // What is right stays, and nobody else's is touched.
-    assert_eq!(said(Server::URoot, &meant), meant);
-    assert_eq!(said(Server::Any, &theirs), theirs);
+    assert_eq!(said(ServerKind::URoot, &meant), meant);
+    assert_eq!(said(ServerKind::Any, &theirs), theirs);
     // Nor is what ends too early more than bytes.
     for cut in 0..theirs.len() - HEADER {
         let mut short = theirs[..theirs.len() - cut].to_vec();
         let size = u32::try_from(short.len()).unwrap();
         short[..4].copy_from_slice(&size.to_le_bytes());
-        assert_eq!(said(Server::URoot, &short).len(), short.len());
+        assert_eq!(said(ServerKind::URoot, &short).len(), short.len());
     }
 }
 
