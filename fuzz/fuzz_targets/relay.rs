@@ -33,14 +33,14 @@ fuzz_target!(|bytes: &[u8]| {
                 relay.from_kernel(chunk, now, &mut to_server)
             };
             *goes = relayed.is_ok();
-            relay.answers(&mut to_kernel);
+            relay.take_replies(&mut to_kernel);
             if counted {
                 passed[0].extend(to_server.concat());
                 passed[1].extend(to_kernel.concat());
             }
         }
-        asking.release(&mut Vec::new());
-        assert!(!asking.holds());
+        asking.take_batch(&mut Vec::new());
+        assert!(!asking.has_batch());
     }
     for (sent, passed) in sent.iter().zip(&passed) {
         let is_same = |(sent, passed): (&u8, &u8)| sent == passed || matches!(passed, 0 | 4 | 10);

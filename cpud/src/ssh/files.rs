@@ -56,7 +56,7 @@ impl FilesRelay {
         let mut company = std::pin::pin!(tokio::time::sleep(COMPANY));
         let mut counts = false;
         loop {
-            if !counts && self.with(|relay| relay.holds()) {
+            if !counts && self.with(|relay| relay.has_batch()) {
                 company
                     .as_mut()
                     .reset(tokio::time::Instant::now() + BATCH_DELAY);
@@ -78,11 +78,11 @@ impl FilesRelay {
                 let relayed = match arrived {
                     Some(bytes) => relay.from_kernel(bytes, Instant::now(), &mut out),
                     None => {
-                        relay.release(&mut out);
+                        relay.take_batch(&mut out);
                         Ok(())
                     }
                 };
-                (relayed, relay.has_answers())
+                (relayed, relay.has_replies())
             });
             if answered {
                 self.answered.notify_one();
@@ -105,7 +105,7 @@ impl FilesRelay {
             let mut read = std::pin::pin!(receiver.read(Stream::Data, CHUNK));
             let chunk = loop {
                 let mut answers = Vec::new();
-                self.with(|relay| relay.answers(&mut answers));
+                self.with(|relay| relay.take_replies(&mut answers));
                 if write(socket, answers).await.is_err() {
                     return;
                 }

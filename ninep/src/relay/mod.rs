@@ -7,7 +7,7 @@
 //!
 //! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
 //!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
-//!   attributes are kept here for the getattr that the walk brings, and [`ATTR_TTL`] longer for the other.
+//!   attributes are cached here for the getattr that the walk brings, and [`ATTR_TTL`] longer for the other.
 //!   They are forgotten when the fid is used for anything else, and whenever a request that may change
 //!   attributes goes or has been answered: what happens on this mount is seen in its order.
 //! * **What does not fail.** A clone of a fid is confirmed here, and so is the clunk of one that was not
@@ -49,7 +49,7 @@ const LOOKUP_TTL: Duration = Duration::from_secs(1);
 /// file that was closed there still be open here, and a directory be in use.
 pub const BATCH_DELAY: Duration = Duration::from_millis(50);
 
-/// Attributes kept at a time: as many as walks may be between their name and their getattr.
+/// Attributes cached at a time: as many as walks may be between their name and their getattr.
 const MAX_ENTRIES: usize = 32;
 
 /// Bytes of held-back requests that need no company.
@@ -90,20 +90,20 @@ pub struct Relay {
     replies: Framer,
     /// Tags of walks on their way whose attributes will be good, and the fids that they make.
     walks: HashMap<u16, u32>,
-    kept: Vec<Kept>,
+    attrs: Vec<CachedAttr>,
     missing: MissingXattr,
     /// Fids whose clunk is waited for.
-    careful: HashSet<u32>,
+    sync_clunks: HashSet<u32>,
     /// Requests without a reply, held back.
-    held: BytesMut,
+    batch: BytesMut,
     /// Replies made here.
-    answers: Vec<Bytes>,
+    local_replies: Vec<Bytes>,
     frame: Frame,
 }
 
 /// Attributes that came with a walk.
 #[derive(Debug)]
-struct Kept {
+struct CachedAttr {
     fid: u32,
     until: Instant,
     attr: Attr,
@@ -118,16 +118,16 @@ impl Relay {
             requests: Framer::default(),
             replies: Framer::default(),
             walks: HashMap::new(),
-            kept: Vec::new(),
+            attrs: Vec::new(),
             missing: MissingXattr::default(),
-            careful: HashSet::new(),
-            held: BytesMut::new(),
-            answers: Vec::new(),
+            sync_clunks: HashSet::new(),
+            batch: BytesMut::new(),
+            local_replies: Vec::new(),
             frame: Frame::default(),
         }
     }
 
-    /// Takes bytes from the kernel and gives those for the server. [`Relay::answers`] may have more to give.
+    /// Takes bytes from the kernel and gives those for the server. [`Relay::take_replies`] may have more to give.
     pub fn from_kernel(
         &mut self,
         mut chunk: Bytes,
@@ -149,8 +149,8 @@ impl Relay {
                 Segment::More(bytes) => out.push(bytes),
             }
         }
-        if self.held.len() > BATCH_BYTES {
-            self.release(out);
+        if self.batch.len() > BATCH_BYTES {
+            self.take_batch(out);
         }
         Ok(())
     }
@@ -171,7 +171,7 @@ impl Relay {
         let whole = |number| kinds.iter().any(|&kind| is(kind, number));
         while let Some(segment) = self.replies.next(&mut chunk, whole)? {
             if !matches!(segment, Segment::More(_)) {
-                out.append(&mut self.answers);
+                out.append(&mut self.local_replies);
             }
             match segment {
                 Segment::Whole(_, message) if self.server == ServerKind::URoot => {
@@ -194,26 +194,26 @@ impl Relay {
     }
 
     /// Gives the kernel what was answered here, unless that would be within another message.
-    pub fn answers(&mut self, out: &mut Vec<Bytes>) {
+    pub fn take_replies(&mut self, out: &mut Vec<Bytes>) {
         if !self.replies.is_within() {
-            out.append(&mut self.answers);
+            out.append(&mut self.local_replies);
         }
     }
 
-    /// Whether [`Relay::answers`] has something to give, now or soon.
-    pub fn has_answers(&self) -> bool {
-        !self.answers.is_empty()
+    /// Whether [`Relay::take_replies`] has something to give, now or soon.
+    pub fn has_replies(&self) -> bool {
+        !self.local_replies.is_empty()
     }
 
     /// Whether requests are held back.
-    pub fn holds(&self) -> bool {
-        !self.held.is_empty()
+    pub fn has_batch(&self) -> bool {
+        !self.batch.is_empty()
     }
 
     /// Lets them go.
-    pub fn release(&mut self, out: &mut Vec<Bytes>) {
-        if self.holds() {
-            out.push(self.held.split().freeze());
+    pub fn take_batch(&mut self, out: &mut Vec<Bytes>) {
+        if self.has_batch() {
+            out.push(self.batch.split().freeze());
         }
     }
 
@@ -255,9 +255,9 @@ impl Relay {
                     match (all.next(), all.next()) {
                         (None, _) => {
                             self.missing.clone_fid(fid, newfid);
-                            self.hold(&request);
+                            self.defer(&request);
                             let qids = WalkVec::default();
-                            return self.answer(tag, &Reply::Walk { qids });
+                            return self.reply_locally(tag, &Reply::Walk { qids });
                         }
                         (Some(name), None) if !matches!(name.bytes(), b"." | b"..") => {
                             self.walks.insert(tag, newfid);
@@ -272,48 +272,50 @@ impl Relay {
                     self.missing.remove_fid(fid);
                 }
                 Request::Getattr { fid, .. } => {
-                    let mut kept = self.kept.iter_mut();
-                    if let Some(kept) = kept.find(|kept| kept.fid == fid && now < kept.until) {
-                        kept.until = kept.until.min(now + ATTR_TTL);
-                        let attr = kept.attr;
-                        return self.answer(tag, &Reply::Getattr { attr });
+                    let mut cached = self.attrs.iter_mut();
+                    if let Some(cached) =
+                        cached.find(|cached| cached.fid == fid && now < cached.until)
+                    {
+                        cached.until = cached.until.min(now + ATTR_TTL);
+                        let attr = cached.attr;
+                        return self.reply_locally(tag, &Reply::Getattr { attr });
                     }
                 }
                 Request::Xattrwalk { fid, name, .. }
                     if name.bytes() == CAPABILITY && self.missing.is_missing(fid, now) =>
                 {
                     let ecode = Errno::ENODATA.raw();
-                    return self.answer(tag, &Reply::Error { ecode });
+                    return self.reply_locally(tag, &Reply::Error { ecode });
                 }
                 Request::Clunk { fid } => {
                     self.forget(fid);
                     self.missing.remove_fid(fid);
-                    if !self.careful.remove(&fid) {
-                        self.hold(&request);
-                        return self.answer(tag, &Reply::Clunk {});
+                    if !self.sync_clunks.remove(&fid) {
+                        self.defer(&request);
+                        return self.reply_locally(tag, &Reply::Clunk {});
                     }
                 }
                 Request::Lopen { fid, flags } => {
                     self.forget(fid);
                     let flags = OpenFlags(flags);
                     if flags.access() != OpenFlags::RDONLY || flags.has(OpenFlags::TRUNC) {
-                        self.careful.insert(fid);
+                        self.sync_clunks.insert(fid);
                     }
                 }
                 Request::Lcreate { fid, flags, .. } => {
-                    self.careful.insert(fid);
+                    self.sync_clunks.insert(fid);
                     self.missing.create_sent(tag, fid, flags);
                 }
                 // Its writes are of the attribute.
                 Request::Xattrcreate { fid, .. } => {
-                    self.careful.insert(fid);
+                    self.sync_clunks.insert(fid);
                     self.missing.remove_fid(fid);
                 }
                 Request::Lock { fid, .. } => {
-                    self.careful.insert(fid);
+                    self.sync_clunks.insert(fid);
                 }
                 Request::Remove { fid } => {
-                    self.careful.remove(&fid);
+                    self.sync_clunks.remove(&fid);
                     self.missing.remove_fid(fid);
                 }
                 _ => {}
@@ -338,7 +340,7 @@ impl Relay {
         match Reply::decode(header.kind, body).map_err(Error::Reply)? {
             Reply::Version { msize, version } if version.bytes() == EXTENDED => {
                 self.extended = true;
-                self.careful.clear();
+                self.sync_clunks.clear();
                 self.walks.clear();
                 self.missing = MissingXattr::default();
                 self.forget_all();
@@ -354,12 +356,12 @@ impl Relay {
                 if let Some(fid) = walked
                     && wanted
                 {
-                    self.kept.retain(|kept| now < kept.until);
-                    if self.kept.len() >= MAX_ENTRIES {
-                        self.kept.remove(0);
+                    self.attrs.retain(|cached| now < cached.until);
+                    if self.attrs.len() >= MAX_ENTRIES {
+                        self.attrs.remove(0);
                     }
                     let until = now + LOOKUP_TTL;
-                    self.kept.push(Kept { fid, until, attr });
+                    self.attrs.push(CachedAttr { fid, until, attr });
                 }
                 let mut qids = WalkVec::default();
                 qids.push(attr.qid);
@@ -376,22 +378,22 @@ impl Relay {
     }
 
     fn forget(&mut self, fid: u32) {
-        self.kept.retain(|kept| kept.fid != fid);
+        self.attrs.retain(|cached| cached.fid != fid);
     }
 
     fn forget_all(&mut self) {
-        self.kept.clear();
+        self.attrs.clear();
         self.missing.invalidate();
     }
 
     /// Keeps a request, without a reply, for the next that goes.
-    fn hold(&mut self, request: &Request<'_>) {
+    fn defer(&mut self, request: &Request<'_>) {
         request.encode(NO_TAG, &mut self.frame);
-        self.held.extend_from_slice(self.frame.finish());
+        self.batch.extend_from_slice(self.frame.finish());
     }
 
     fn pass(&mut self, message: Bytes, out: &mut Vec<Bytes>) {
-        self.release(out);
+        self.take_batch(out);
         out.push(message);
     }
 
@@ -407,9 +409,9 @@ impl Relay {
         Bytes::copy_from_slice(self.frame.finish())
     }
 
-    fn answer(&mut self, tag: u16, reply: &Reply<'_>) {
+    fn reply_locally(&mut self, tag: u16, reply: &Reply<'_>) {
         let reply = self.reply_bytes(tag, reply);
-        self.answers.push(reply);
+        self.local_replies.push(reply);
     }
 }
 

@@ -123,13 +123,13 @@ proptest! {
                     };
                     asks(&mut relay, asked, now, &mut out);
                     let held = std::mem::take(&mut out.server).concat();
-                    relay.release(&mut out.server);
+                    relay.take_batch(&mut out.server);
                     // Every request is answered once here, or goes.
                     let answered = usize::from(!out.kernel.is_empty());
                     let local = usize::from(!held.is_empty());
                     // An answer waits while a reply of the server's is not whole.
-                    prop_assert!(answered + local == 1 || relay.has_answers());
-                    prop_assert!(!relay.holds());
+                    prop_assert!(answered + local == 1 || relay.has_replies());
+                    prop_assert!(!relay.has_batch());
                 }
                 Hostile::Said(bytes) => {
                     for piece in bytes.chunks(piece) {

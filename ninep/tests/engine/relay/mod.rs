@@ -38,7 +38,7 @@ struct Out {
 fn asks(relay: &mut Relay, bytes: impl Into<Bytes>, now: Instant, out: &mut Out) {
     let bytes = bytes.into();
     relay.from_kernel(bytes, now, &mut out.server).unwrap();
-    relay.answers(&mut out.kernel);
+    relay.take_replies(&mut out.kernel);
 }
 
 /// The server says.
@@ -49,7 +49,7 @@ fn says(
     out: &mut Out,
 ) -> std::result::Result<(), RelayError> {
     relay.from_server(bytes.into(), now, &mut out.kernel)?;
-    relay.answers(&mut out.kernel);
+    relay.take_replies(&mut out.kernel);
     Ok(())
 }
 
@@ -447,13 +447,13 @@ fn what_is_answered_here_comes_before_the_end_of_its_flush() {
         long.slice(..500),
         "not within the other"
     );
-    assert!(relay.has_answers());
+    assert!(relay.has_replies());
     let flushed = reply(3, &Reply::Flush {});
     let rest = [long.slice(500..), flushed.clone()].concat();
     says(&mut relay, rest, now, &mut out).unwrap();
     let clunked = reply(2, &Reply::Clunk {});
     assert_eq!(out.kernel.concat(), [long, clunked, flushed].concat());
-    assert!(!relay.has_answers());
+    assert!(!relay.has_replies());
 }
 
 #[test]
@@ -463,14 +463,14 @@ fn what_is_held_back_is_let_go() {
     let now = Instant::now();
     let clunk = |fid| Bytes::from(message(1, &Request::Clunk { fid }));
     asks(&mut relay, clunk(1), now, &mut out);
-    assert!(out.server.is_empty() && relay.holds());
+    assert!(out.server.is_empty() && relay.has_batch());
     assert_eq!(out.kernel.concat(), reply(1, &Reply::Clunk {}));
-    relay.release(&mut out.server);
+    relay.take_batch(&mut out.server);
     assert_eq!(
         out.server.concat(),
         message(NO_TAG, &Request::Clunk { fid: 1 })
     );
-    assert!(!relay.holds());
+    assert!(!relay.has_batch());
     // Of many, most go at once.
     let mut out = Out::default();
     for fid in 0..100_000 {
