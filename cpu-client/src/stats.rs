@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ninep::observe::{Counts, Event, Observer};
+use ninep::observe::{CompletedRequest, Counts, Observer};
 
 /// Lines of a list in the table.
 const LIST_LENGTH: usize = 10;
@@ -61,7 +61,7 @@ fn shortened(words: &dyn Display) -> String {
 }
 
 impl Observer for Stats {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         self.counts.done(event);
         let path = shortened(event.path);
         let mut notable = self.notable.lock().unwrap_or_else(PoisonError::into_inner);
@@ -145,7 +145,7 @@ mod tests {
     use ninep::msg::Kind;
 
     fn done(stats: &Stats, path: &str, millis: u64) {
-        stats.done(&Event {
+        stats.done(&CompletedRequest {
             kind: Kind::Read,
             description: &format!("read {path} 10 @0"),
             path: &path,
@@ -164,7 +164,7 @@ mod tests {
             done(&stats, &format!("/once/{n}"), 1000 + n);
         }
         for kind in [Kind::Walk, Kind::Walkgetattr] {
-            stats.done(&Event {
+            stats.done(&CompletedRequest {
                 kind,
                 description: &"walk /a",
                 path: &"",

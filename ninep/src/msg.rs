@@ -9,7 +9,7 @@
 
 #[cfg(test)]
 use crate::wire::sample::{Entropy, Sample};
-use crate::wire::{Data, Frame, HEADER, Malformed, Name, Reader, Str, WalkVec, Wire};
+use crate::wire::{BodyReader, Data, Frame, HEADER, Malformed, Name, Str, WalkVec, Wire};
 
 /// The version string of the dialect.
 pub const VERSION: &[u8] = b"9P2000.L";
@@ -35,7 +35,7 @@ macro_rules! structs {
         pub struct $name { $($(#[$fdoc])* pub $field: $type,)* }
 
         impl<'a> Wire<'a> for $name {
-            fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+            fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
                 Ok(Self { $($field: Wire::get(from)?,)* })
             }
             fn put(&self, to: &mut Frame) {
@@ -260,7 +260,7 @@ macro_rules! messages {
 
             /// From the body of a message, which must hold exactly this.
             pub fn decode(kind: Kind, body: &'a [u8]) -> Result<Self, Malformed> {
-                let mut from = Reader::new(body);
+                let mut from = BodyReader::new(body);
                 let request = match kind {
                     $(Kind::$name => Self::$name { $($tfield: Wire::get(&mut from)?,)* },)*
                 };
@@ -308,7 +308,7 @@ macro_rules! messages {
 
             /// From the type byte and the body of a message, which must hold exactly this.
             pub fn decode(number: u8, body: &'a [u8]) -> Result<Self, Malformed> {
-                let mut from = Reader::new(body);
+                let mut from = BodyReader::new(body);
                 let reply = match number {
                     Self::ERROR => Self::Error { ecode: Wire::get(&mut from)? },
                     $(n if n == $number + 1 => Self::$name { $($rfield: Wire::get(&mut from)?,)* },)*
@@ -405,7 +405,7 @@ impl DirEntry<'_> {
 }
 
 impl<'a> Wire<'a> for DirEntry<'a> {
-    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
         Ok(Self {
             qid: Wire::get(from)?,
             offset: Wire::get(from)?,

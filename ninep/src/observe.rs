@@ -10,7 +10,7 @@ use crate::errno::Errno;
 use crate::msg::Kind;
 
 /// A request that has been done; its reply has not left yet.
-pub struct Event<'a> {
+pub struct CompletedRequest<'a> {
     /// What was asked for.
     pub kind: Kind,
     /// The request in words, with paths as they were walked: `open /bin/date`. Costs only if
@@ -27,30 +27,30 @@ pub struct Event<'a> {
 /// Wants to know of every request. Called by the thread that did it, so several at once.
 pub trait Observer: Sync {
     /// Takes note of a request.
-    fn done(&self, event: &Event<'_>);
+    fn done(&self, event: &CompletedRequest<'_>);
 }
 
 impl<T: Observer + ?Sized> Observer for &T {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         (**self).done(event);
     }
 }
 
 impl<T: Observer + Send> Observer for Arc<T> {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         (**self).done(event);
     }
 }
 
 impl<A: Observer, B: Observer> Observer for (A, B) {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         self.0.done(event);
         self.1.done(event);
     }
 }
 
 impl<T: Observer> Observer for Option<T> {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         if let Some(observer) = self {
             observer.done(event);
         }
@@ -74,7 +74,7 @@ impl<W: Write + Send> Trace<W> {
 }
 
 impl<W: Write + Send> Observer for Trace<W> {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         if !self.kinds.is_empty() && !self.kinds.contains(&event.kind) {
             return;
         }
@@ -104,7 +104,7 @@ struct Count {
 
 /// What [`Counts`] knows of one kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Total {
+pub struct KindTotals {
     /// The kind.
     pub kind: Kind,
     /// How many.
@@ -130,14 +130,14 @@ impl Default for Counts {
 
 impl Counts {
     /// The kinds that occurred, in the order of their numbers.
-    pub fn totals(&self) -> Vec<Total> {
+    pub fn totals(&self) -> Vec<KindTotals> {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Kind::ALL
             .iter()
             .filter_map(|&kind| {
                 let count = self.0.get(usize::from(kind.number()))?;
                 let requests = read(&count.requests);
-                (requests > 0).then(|| Total {
+                (requests > 0).then(|| KindTotals {
                     kind,
                     requests,
                     failed: read(&count.failed),
@@ -155,7 +155,7 @@ impl Counts {
 }
 
 impl Observer for Counts {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         let Some(count) = self.0.get(usize::from(event.kind.number())) else {
             return;
         };

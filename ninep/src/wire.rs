@@ -30,9 +30,9 @@ pub enum Malformed {
 
 /// What is left of a message's body.
 #[derive(Debug)]
-pub struct Reader<'a>(&'a [u8]);
+pub struct BodyReader<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> BodyReader<'a> {
     /// Reads from the first byte of `body`.
     pub fn new(body: &'a [u8]) -> Self {
         Self(body)
@@ -117,7 +117,7 @@ impl Frame {
 /// A value that a message can hold.
 pub trait Wire<'a>: Sized {
     /// Takes it from the front of the body.
-    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed>;
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed>;
     /// Appends it to a message.
     fn put(&self, to: &mut Frame);
 }
@@ -125,7 +125,7 @@ pub trait Wire<'a>: Sized {
 macro_rules! integers {
     ($($int:ty),*) => {$(
         impl<'a> Wire<'a> for $int {
-            fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+            fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
                 let bytes = from.take(size_of::<$int>())?;
                 Ok(Self::from_le_bytes(bytes.try_into().map_err(|_| Malformed::Short)?))
             }
@@ -154,7 +154,7 @@ impl<'a> Str<'a> {
 }
 
 impl<'a> Wire<'a> for Str<'a> {
-    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
         let size = u16::get(from)?;
         from.take(size.into()).map(Self)
     }
@@ -183,7 +183,7 @@ impl<'a> Name<'a> {
 }
 
 impl<'a> Wire<'a> for Name<'a> {
-    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
         Self::new(Str::get(from)?.0).ok_or(Malformed::Name)
     }
     fn put(&self, to: &mut Frame) {
@@ -196,7 +196,7 @@ impl<'a> Wire<'a> for Name<'a> {
 pub struct Data<'a>(pub &'a [u8]);
 
 impl<'a> Wire<'a> for Data<'a> {
-    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
         let size = u32::get(from)?;
         let size = usize::try_from(size).map_err(|_| Malformed::Short)?;
         from.take(size).map(Self)
@@ -258,7 +258,7 @@ impl<T: Copy + PartialEq> PartialEq for WalkVec<T> {
 impl<T: Copy + Eq> Eq for WalkVec<T> {}
 
 impl<'a, T: Wire<'a> + Copy> Wire<'a> for WalkVec<T> {
-    fn get(from: &mut Reader<'a>) -> Result<Self, Malformed> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
         let count = u16::get(from)?;
         let mut list = Self::default();
         for _ in 0..count {

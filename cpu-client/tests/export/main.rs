@@ -34,7 +34,7 @@ use ninep::msg::{
     Attr, DirEntry, EXTENDED, Flock, NO_TAG, Qid, Reply, Request, SetAttr, Time, VERSION,
 };
 use ninep::server::Config;
-use ninep::wire::{Data, Reader, Str, WalkVec, Wire};
+use ninep::wire::{BodyReader, Data, Str, WalkVec, Wire};
 use raw::{Message, Raw, attach, name, text};
 use tempfile::TempDir;
 
@@ -155,7 +155,7 @@ fn readdir(raw: &mut Raw, fid: u32, offset: u64, count: u32) -> Result<Vec<Liste
     let mut rest = reply.data();
     let mut listed = Vec::new();
     while !rest.is_empty() {
-        let entry = DirEntry::get(&mut Reader::new(rest)).unwrap();
+        let entry = DirEntry::get(&mut BodyReader::new(rest)).unwrap();
         rest = &rest[DirEntry::FIXED + entry.name.bytes().len()..];
         listed.push(ListedEntry {
             name: entry.name.bytes().to_vec(),

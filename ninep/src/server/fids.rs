@@ -17,10 +17,10 @@ const MAX_XATTRS: usize = 64;
 /// What a fid stands for.
 pub(super) struct Fid<F: FileSystem> {
     pub(super) node: F::Node,
-    pub(super) role: Role<F>,
+    pub(super) state: FidState<F>,
 }
 
-pub(super) enum Role<F: FileSystem> {
+pub(super) enum FidState<F: FileSystem> {
     /// A place to walk from.
     Path,
     /// Opened for I/O.
@@ -43,34 +43,34 @@ impl<F: FileSystem> Fid<F> {
     pub(super) fn path(node: F::Node) -> Self {
         Self {
             node,
-            role: Role::Path,
+            state: FidState::Path,
         }
     }
 
     pub(super) fn file(&self) -> Option<&F::File> {
-        match &self.role {
-            Role::Open(file) => Some(file),
+        match &self.state {
+            FidState::Open(file) => Some(file),
             _ => None,
         }
     }
 
     fn is_xattr(&self) -> bool {
-        matches!(self.role, Role::XattrRead(_) | Role::XattrWrite(_))
+        matches!(self.state, FidState::XattrRead(_) | FidState::XattrWrite(_))
     }
 }
 
 pub(super) struct Fids<F: FileSystem> {
-    table: Mutex<Table<F>>,
+    table: Mutex<FidTable<F>>,
     limit: usize,
 }
 
-struct Table<F: FileSystem> {
+struct FidTable<F: FileSystem> {
     fids: HashMap<u32, Arc<Fid<F>>>,
     /// How many of them are extended attributes.
     xattrs: usize,
 }
 
-impl<F: FileSystem> Table<F> {
+impl<F: FileSystem> FidTable<F> {
     /// Makes room for `new` in the count of extended attributes.
     fn count(&mut self, new: &Fid<F>) -> Result<(), Errno> {
         if new.is_xattr() {
@@ -90,7 +90,7 @@ impl<F: FileSystem> Table<F> {
 impl<F: FileSystem> Fids<F> {
     pub(super) fn new(limit: usize) -> Self {
         Self {
-            table: Mutex::new(Table {
+            table: Mutex::new(FidTable {
                 fids: HashMap::new(),
                 xattrs: 0,
             }),
@@ -98,7 +98,7 @@ impl<F: FileSystem> Fids<F> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table<F>> {
+    fn lock(&self) -> MutexGuard<'_, FidTable<F>> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

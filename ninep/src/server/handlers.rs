@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::describe::{Description, fids_of};
-use super::fids::{Fid, Fids, Role, XattrWrite};
+use super::fids::{Fid, FidState, Fids, XattrWrite};
 use crate::errno::Errno;
 use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags};
 use crate::msg::{Flock, Kind, NO_FID, Qid, Reply, Request};
@@ -73,9 +73,9 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 let fid = self.fids.get(fid)?;
                 data_reply(request.kind(), tag, out, |out| {
                     let buf = out.space(fitting(count, msize));
-                    let n = match &fid.role {
-                        Role::Open(file) => fs.read(file, offset, buf)?.min(buf.len()),
-                        Role::XattrRead(value) => copy_at(value, offset, buf),
+                    let n = match &fid.state {
+                        FidState::Open(file) => fs.read(file, offset, buf)?.min(buf.len()),
+                        FidState::XattrRead(value) => copy_at(value, offset, buf),
                         _ => return Err(Errno::EBADF),
                     };
                     out.grow(n);
@@ -154,7 +154,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             }
             R::Clunk { fid } => {
                 let old = self.fids.remove(fid)?;
-                if let Role::XattrWrite(xattr) = &old.role {
+                if let FidState::XattrWrite(xattr) = &old.state {
                     self.set_xattr(&old.node, xattr)?;
                 }
                 Reply::Clunk {}
@@ -168,8 +168,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 let old = self.unopened(fid)?;
                 let (file, qid) = fs.open(&old.node, OpenFlags(flags))?;
                 let node = old.node.clone();
-                let role = Role::Open(file);
-                self.fids.replace(fid, &old, Fid { node, role })?;
+                let state = FidState::Open(file);
+                self.fids.replace(fid, &old, Fid { node, state })?;
                 Reply::Lopen { qid, iounit: 0 }
             }
             R::Lcreate {
@@ -182,15 +182,15 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 let old = self.unopened(fid)?;
                 let flags = OpenFlags(flags);
                 let (node, file, qid) = fs.create(&old.node, plain(name)?, flags, mode, gid)?;
-                let role = Role::Open(file);
-                self.fids.replace(fid, &old, Fid { node, role })?;
+                let state = FidState::Open(file);
+                self.fids.replace(fid, &old, Fid { node, state })?;
                 Reply::Lcreate { qid, iounit: 0 }
             }
             R::Write { fid, offset, data } => {
                 let fid = self.fids.get(fid)?;
-                let n = match &fid.role {
-                    Role::Open(file) => fs.write(file, offset, data.0)?,
-                    Role::XattrWrite(xattr) => xattr.write(offset, data.0)?,
+                let n = match &fid.state {
+                    FidState::Open(file) => fs.write(file, offset, data.0)?,
+                    FidState::XattrWrite(xattr) => xattr.write(offset, data.0)?,
                     _ => return Err(Errno::EBADF),
                 };
                 Reply::Write {
@@ -256,7 +256,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             R::Rename { fid, dfid, name } => {
                 let old = node(fid)?;
                 let moved = fs.rename(&old.node, &node(dfid)?.node, plain(name)?)?;
-                if let Role::Path = old.role {
+                if let FidState::Path = old.state {
                     self.fids.replace(fid, &old, Fid::path(moved))?;
                 }
                 Reply::Rename {}
@@ -275,8 +275,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 let name = Some(name.bytes()).filter(|name| !name.is_empty());
                 let value = fs.xattr(&node, name)?;
                 let size = value.len() as u64;
-                let role = Role::XattrRead(value);
-                self.fids.insert(newfid, Fid { node, role })?;
+                let state = FidState::XattrRead(value);
+                self.fids.insert(newfid, Fid { node, state })?;
                 Reply::Xattrwalk { size }
             }
             R::Xattrcreate {
@@ -293,13 +293,13 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     return Err(Errno::E2BIG);
                 }
                 let node = old.node.clone();
-                let role = Role::XattrWrite(XattrWrite {
+                let state = FidState::XattrWrite(XattrWrite {
                     name: name.bytes().to_vec(),
                     flags,
                     size: usize::try_from(size).map_err(|_| Errno::E2BIG)?,
                     value: Mutex::default(),
                 });
-                self.fids.replace(fid, &old, Fid { node, role })?;
+                self.fids.replace(fid, &old, Fid { node, state })?;
                 Reply::Xattrcreate {}
             }
             R::Lock {
@@ -346,9 +346,9 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         let from = self.fids.get(fid)?;
         // An open fid may be cloned: Linux walks from whatever fid it has when a file has lost
         // its name. Only its number can't be given away.
-        match from.role {
-            Role::Path => {}
-            Role::Open(_) if newfid != fid => {}
+        match from.state {
+            FidState::Path => {}
+            FidState::Open(_) if newfid != fid => {}
             _ => return Err(Errno::EBADF),
         }
         if newfid != fid {
@@ -398,8 +398,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
     /// What `fid` stands for, if it can still become something else.
     fn unopened(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let it = self.fids.get(fid)?;
-        match it.role {
-            Role::Path => Ok(it),
+        match it.state {
+            FidState::Path => Ok(it),
             _ => Err(Errno::EBADF),
         }
     }

@@ -9,7 +9,7 @@ use crate::wire::HEADER;
 /// Small requests come many to a read; large ones pass this buffer by.
 const BUFFER: usize = 32 * 1024;
 
-type Message<'b> = (Header, &'b [u8]);
+type RawMessage<'b> = (Header, &'b [u8]);
 
 pub(super) struct Inbox<R> {
     reader: BufReader<R>,
@@ -34,7 +34,10 @@ impl<R: Read> Inbox<R> {
 
     /// Reads a message, its body to the front of `buf`, which grows and never shrinks; `None` at
     /// the end of the stream. Closed by an error.
-    pub(super) fn next<'b>(&mut self, buf: &'b mut Vec<u8>) -> Result<Option<Message<'b>>, Error> {
+    pub(super) fn next<'b>(
+        &mut self,
+        buf: &'b mut Vec<u8>,
+    ) -> Result<Option<RawMessage<'b>>, Error> {
         if !self.open {
             return Ok(None);
         }
@@ -43,7 +46,7 @@ impl<R: Read> Inbox<R> {
         next
     }
 
-    fn read<'b>(&mut self, buf: &'b mut Vec<u8>) -> Result<Option<Message<'b>>, Error> {
+    fn read<'b>(&mut self, buf: &'b mut Vec<u8>) -> Result<Option<RawMessage<'b>>, Error> {
         if self.fill()? {
             return Ok(None);
         }

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::msg::{EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
-use crate::observe::{Event, Observer};
+use crate::observe::{CompletedRequest, Observer};
 use crate::wire::{Frame, HEADER, Malformed, Name, Str, WalkVec};
 use fids::Fid;
 use handlers::Handlers;
@@ -178,14 +178,13 @@ struct Agreed {
 }
 
 #[expect(clippy::large_enum_variant, reason = "passed on at once")]
-enum Next<'b, F: FileSystem> {
+enum Work<'b, F: FileSystem> {
     Job(Job<'b>),
     /// It was done, but for the files to be closed, which may take long: each if this is its last use.
     Close([Option<Arc<Fid<F>>>; 2]),
     /// It is a flush that the request it waits for will answer.
-    Nothing,
-    /// Of the stream.
-    End,
+    None,
+    EndOfStream,
 }
 
 impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
@@ -233,15 +232,15 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         let mut reply = Frame::default();
         loop {
             match self.next(&mut buf) {
-                Ok(Next::Job(job)) => {
+                Ok(Work::Job(job)) => {
                     self.in_file_system(|| self.perform(&job, &mut reply));
                     if let Err(error) = self.outbox.send(job.tag, reply.finish()) {
                         self.fail(Error::Write(error));
                     }
                 }
-                Ok(Next::Close(files)) => self.in_file_system(|| drop(files)),
-                Ok(Next::Nothing) => {}
-                Ok(Next::End) => return,
+                Ok(Work::Close(files)) => self.in_file_system(|| drop(files)),
+                Ok(Work::None) => {}
+                Ok(Work::EndOfStream) => return,
                 Err(error) => return self.fail(error),
             }
         }
@@ -256,13 +255,13 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
     }
 
     /// Takes the next request, and what must not be overtaken by a later one is done here.
-    fn next<'b>(&self, buf: &'b mut Vec<u8>) -> Result<Next<'b, F>, Error> {
+    fn next<'b>(&self, buf: &'b mut Vec<u8>) -> Result<Work<'b, F>, Error> {
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if self.outbox.broken() {
             inbox.close();
         }
         let Some((Header { kind, tag, .. }, body)) = inbox.next(buf)? else {
-            return Ok(Next::End);
+            return Ok(Work::EndOfStream);
         };
         let request = Kind::new(kind).and_then(|kind| Request::decode(kind, body));
         let agreed = inbox.agreed;
@@ -285,7 +284,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             {
                 closed[1] = self.handlers.forget(newfid);
             }
-            return Ok(Next::Close(closed));
+            return Ok(Work::Close(closed));
         }
         let begun = match request {
             Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),
@@ -298,7 +297,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
             _ => self.outbox.begin(tag),
         };
         match begun {
-            Ok(Begun::Go) => Ok(Next::Job(Job {
+            Ok(Begun::Go) => Ok(Work::Job(Job {
                 request,
                 tag,
                 agreed: inbox.agreed,
@@ -309,7 +308,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
                     // The request that it waits for sends its reply.
                     let _ = self.observed(&request, &mut Frame::default(), |_| Ok(None));
                 }
-                Ok(Next::Nothing)
+                Ok(Work::None)
             }
             Err(DuplicateTag) => {
                 inbox.close();
@@ -344,7 +343,7 @@ impl<F: FileSystem, R: Read, W: Write> Session<'_, F, R, W> {
         let description = self.handlers.describe(request);
         let start = Instant::now();
         let result = answer(reply);
-        observer.done(&Event {
+        observer.done(&CompletedRequest {
             kind: request.kind(),
             description: &description,
             path: &describe::Path(&description),

@@ -20,11 +20,11 @@ const SMALL: usize = 16 * 1024;
 const QUEUE: usize = 256 * 1024;
 
 pub(super) struct Outbox<W> {
-    state: Mutex<State<W>>,
+    state: Mutex<OutboxState<W>>,
     changed: Condvar,
 }
 
-struct State<W> {
+struct OutboxState<W> {
     /// `None` while someone writes, or for ever after `broken`.
     writer: Option<W>,
     broken: bool,
@@ -52,7 +52,7 @@ pub(super) enum Begun {
     Parked,
 }
 
-impl<W> State<W> {
+impl<W> OutboxState<W> {
     /// The request in flight that has this tag, or will answer a flush that has it.
     fn find(&self, tag: u16) -> Option<usize> {
         self.in_flight
@@ -87,7 +87,7 @@ impl<W> State<W> {
 impl<W: Write> Outbox<W> {
     pub(super) fn new(writer: W) -> Self {
         Self {
-            state: Mutex::new(State {
+            state: Mutex::new(OutboxState {
                 writer: Some(writer),
                 broken: false,
                 queued: Vec::new(),
@@ -99,11 +99,14 @@ impl<W: Write> Outbox<W> {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<W>> {
+    fn lock(&self) -> MutexGuard<'_, OutboxState<W>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State<W>>) -> MutexGuard<'a, State<W>> {
+    fn wait<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, OutboxState<W>>,
+    ) -> MutexGuard<'a, OutboxState<W>> {
         state.waiting += 1;
         let mut state = self
             .changed
@@ -113,7 +116,7 @@ impl<W: Write> Outbox<W> {
         state
     }
 
-    fn notify(&self, state: &State<W>) {
+    fn notify(&self, state: &OutboxState<W>) {
         if state.waiting > 0 {
             self.changed.notify_all();
         }

@@ -219,7 +219,7 @@ static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 struct Lines;
 
 impl Observer for Lines {
-    fn done(&self, event: &Event<'_>) {
+    fn done(&self, event: &CompletedRequest<'_>) {
         let line = format!("{} {:?}", event.description, event.result);
         LINES.lock().unwrap().push(line);
     }

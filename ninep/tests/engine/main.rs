@@ -21,7 +21,7 @@ use std::time::Duration;
 use ninep::errno::Errno;
 use ninep::fs::{Attach, DirSink, FileSystem, OpenFlags, Result};
 use ninep::msg::{Attr, Kind, NO_TAG, Qid, Reply, Request, SetAttr};
-use ninep::observe::{Counts, Event, Observer};
+use ninep::observe::{CompletedRequest, Counts, Observer};
 use ninep::server::{Config, Error};
 use raw::{Raw, attach, name, text, version, walk};
 
