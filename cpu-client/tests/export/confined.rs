@@ -255,7 +255,7 @@ fn child_with_small_files() {
     };
     rustix::process::setrlimit(rustix::process::Resource::Fsize, limit).unwrap();
     prepare_process();
-    let mut raw = Raw::attached(exported(), Config::default());
+    let mut raw = RawClient::attached(exported(), Config::default());
     raw.open(1, "f", RDWR).unwrap();
     assert_eq!(raw.write(1, 4096, b"beyond"), Err(Errno::EFBIG));
     assert_eq!(raw.write(1, 0, b"within"), Ok(6));
@@ -281,7 +281,7 @@ fn what_is_mounted_when_it_is_used_is_mounted() {
 #[test]
 #[ignore = "run by what_is_mounted_when_it_is_used_is_mounted, in a process of its own"]
 fn child_with_an_automount() {
-    let mut raw = Raw::attached(exported(), Config::default());
+    let mut raw = RawClient::attached(exported(), Config::default());
     raw.open(1, "d/tracing", RDONLY).unwrap();
     let names: Vec<_> = readdir(&mut raw, 1, 0, 65536).unwrap();
     assert!(names.iter().any(|entry| entry.name == b"trace"));
@@ -291,7 +291,7 @@ fn child_with_an_automount() {
 #[test]
 #[ignore = "run by descriptors_run_out_with_an_error_and_come_back, in a process of its own"]
 fn child_with_few_descriptors() {
-    let mut raw = Raw::attached(exported(), Config::default());
+    let mut raw = RawClient::attached(exported(), Config::default());
     let limit = rustix::process::Rlimit {
         current: Some(32),
         maximum: Some(64),

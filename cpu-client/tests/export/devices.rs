@@ -3,7 +3,7 @@
 use super::*;
 
 /// The inode number that Linux's client shows of a file, as the file itself and as its directory's entry say.
-fn shown(raw: &mut Raw, path: &std::path::Path) -> u64 {
+fn shown(raw: &mut RawClient, path: &std::path::Path) -> u64 {
     let inside = path.strip_prefix("/").unwrap();
     raw.walk(0, 1, inside.to_str().unwrap()).unwrap();
     let number = getattr(raw, 1).qid.path.wrapping_add(2);
@@ -42,7 +42,7 @@ fn the_homes_device_keeps_its_numbers_and_others_have_their_own_in_32_bits() {
     let mut of_others = Vec::new();
     for home in [there.path(), here.path(), here.path()] {
         let export = Arc::new(Export::with_home("/".as_ref(), home).unwrap());
-        let mut raw = Raw::attached(export, Config::default());
+        let mut raw = RawClient::attached(export, Config::default());
         for (file, own) in files.iter().zip(own) {
             let number = shown(&mut raw, file);
             if file.starts_with(home) {
@@ -69,7 +69,7 @@ fn a_home_that_is_not_there_is_the_roots_device() {
     let (served, _) = served();
     served.write("f", "");
     let export = Export::with_home(&served.path(""), "/no/such".as_ref()).unwrap();
-    let mut raw = Raw::attached(Arc::new(export), Config::default());
+    let mut raw = RawClient::attached(Arc::new(export), Config::default());
     raw.walk(0, 1, "f").unwrap();
     let number = getattr(&mut raw, 1).qid.path + 2;
     assert_eq!(number, served.path("f").metadata().unwrap().ino());

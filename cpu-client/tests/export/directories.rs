@@ -37,7 +37,7 @@ fn directories_of_ten_thousand_list_each_name_once() {
 /// What a listing of `d` gives and how long it took, with as many changes meanwhile as it has replies.
 fn list_while_changing(
     served: &ServedTree,
-    raw: &mut Raw,
+    raw: &mut RawClient,
     entries: usize,
 ) -> (Vec<String>, Duration) {
     raw.open(1, "d", RDONLY).unwrap();
@@ -120,7 +120,7 @@ fn entries_carry_the_inode_and_type_and_the_root_hides_its_parent() {
 }
 
 /// All entries of fid 1 in one pass, as names and offsets.
-fn entries(raw: &mut Raw) -> Vec<ListedEntry> {
+fn entries(raw: &mut RawClient) -> Vec<ListedEntry> {
     let mut all = Vec::new();
     loop {
         let offset = all.last().map_or(0, |entry: &ListedEntry| entry.offset);

@@ -64,7 +64,7 @@ fn appending_is_the_end_of_the_file_unless_it_may_be_mapped() {
         served.write("f", "hello");
         let root = served.path("");
         let export = Export::new(&root).unwrap().with_caching(caching);
-        let mut raw = Raw::attached(Arc::new(export), Config::default());
+        let mut raw = RawClient::attached(Arc::new(export), Config::default());
         let Reply::Lopen { qid, .. } = raw
             .open(1, "f", access | OpenFlags::APPEND)
             .unwrap()
@@ -299,7 +299,7 @@ fn extended_attributes_come_and_go() {
     let (served, mut raw) = served();
     served.write("f", "");
     raw.walk(0, 1, "f").unwrap();
-    let get = |raw: &mut Raw, attribute: &str| -> Result<Vec<u8>, Errno> {
+    let get = |raw: &mut RawClient, attribute: &str| -> Result<Vec<u8>, Errno> {
         raw.ask(&Request::Xattrwalk {
             fid: 1,
             newfid: 9,
@@ -309,7 +309,7 @@ fn extended_attributes_come_and_go() {
         raw.clunk(9).unwrap();
         value
     };
-    let set = |raw: &mut Raw, attribute: &str, value: &[u8], flags| {
+    let set = |raw: &mut RawClient, attribute: &str, value: &[u8], flags| {
         raw.walk(1, 8, "").unwrap();
         let size = value.len() as u64;
         raw.ask(&Request::Xattrcreate {
@@ -384,7 +384,7 @@ fn statfs_is_real() {
 fn what_has_no_size_of_its_own_says_none() {
     let size = |root: &str, file: &str| {
         let export = Arc::new(Export::new(root.as_ref()).unwrap());
-        let mut raw = Raw::attached(export, Config::default());
+        let mut raw = RawClient::attached(export, Config::default());
         assert_eq!(raw.walk(0, 1, file), Ok(file.split('/').count()));
         let size = getattr(&mut raw, 1).size;
         raw.open(2, file, RDONLY).unwrap();

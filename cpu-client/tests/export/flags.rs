@@ -119,7 +119,7 @@ fn appenders_do_not_overwrite_each_other() {
     let export = Arc::new(Export::new(&root).unwrap());
     std::thread::scope(|scope| {
         for who in [b'a', b'b'] {
-            let mut raw = Raw::attached(export.clone(), Config::default());
+            let mut raw = RawClient::attached(export.clone(), Config::default());
             scope.spawn(move || {
                 raw.open(1, "f", WRONLY | OpenFlags::APPEND).unwrap();
                 for _ in 0..500 {
@@ -140,7 +140,7 @@ fn appenders_do_not_overwrite_each_other() {
 /// They are really asked of the system: a file of /proc can't be synchronised, and says so.
 #[test]
 fn synchronising_is_done_by_the_system() {
-    let mut raw = Raw::attached(
+    let mut raw = RawClient::attached(
         Arc::new(Export::new("/proc".as_ref()).unwrap()),
         Config::default(),
     );

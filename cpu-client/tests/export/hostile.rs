@@ -228,7 +228,7 @@ fn a_failed_version_leaves_nothing_to_use() {
     served.write("f", "content");
     raw.open(1, "f", RDWR).unwrap();
     for (msize, dialect, refused) in [(100, "9P2000.L", true), (8192, "9P1999", false)] {
-        let answer = raw.ask(&raw::version(msize, dialect.as_bytes()));
+        let answer = raw.ask(&ninep_testing::version(msize, dialect.as_bytes()));
         assert_eq!(answer.is_err(), refused);
         for request in [attach(0), attach(5)].into_iter().chain(requests(1)) {
             assert_eq!(errno(raw.ask(&request)), Some(Errno::EPROTO), "{request:?}");
@@ -271,7 +271,7 @@ fn a_version_in_the_middle_gives_back_files_and_locks() {
     );
     assert_eq!(errno(raw.ask(&lock(1))), Some(Errno::EBADF));
     // And what is larger than agreed now ends it.
-    let (mut raw, server) = Raw::start(served.export.clone(), Config::default());
+    let (mut raw, server) = RawClient::start(served.export.clone(), Config::default());
     raw.version(1 << 20);
     raw.version(4096);
     raw.send_bytes(&[&4097_u32.to_le_bytes()[..], &[118, 1, 0]].concat());
@@ -290,8 +290,8 @@ fn a_tag_used_twice_does_no_harm() {
     let (served, _) = served();
     served.write("f", "content");
     for _ in 0..20 {
-        let (mut raw, server) = Raw::start(served.export.clone(), Config::default());
-        raw.send(NO_TAG, &raw::version(8192, b"9P2000.L"));
+        let (mut raw, server) = RawClient::start(served.export.clone(), Config::default());
+        raw.send(NO_TAG, &ninep_testing::version(8192, b"9P2000.L"));
         for tag in [1, 1, 1, 2, 2] {
             raw.send(tag, &attach(u32::from(tag)));
         }
@@ -462,7 +462,7 @@ fn memory_is_not_the_peers_to_spend() {
 #[ignore = "run by memory_is_not_the_peers_to_spend, in a process of its own"]
 fn child_with_little_memory() {
     let export = Export::new(std::env::var_os("EXPORT").unwrap().as_ref()).unwrap();
-    let mut raw = Raw::attached(Arc::new(export), Config::default());
+    let mut raw = RawClient::attached(Arc::new(export), Config::default());
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status
         .lines()

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use super::*;
 
 fn lock(
-    raw: &mut Raw,
+    raw: &mut RawClient,
     fid: u32,
     kind: u8,
     (start, length): (u64, u64),
@@ -63,7 +63,7 @@ fn locks_exclude_others_and_not_oneself() {
     // The same process through another of its files, as SQLite does.
     assert_eq!(lock(&mut raw, 2, Flock::WRITE, (3, 5), 100), OK);
     // What is in the way.
-    let ask = |raw: &mut Raw, kind| {
+    let ask = |raw: &mut RawClient, kind| {
         let lock = Flock {
             kind,
             start: 0,
@@ -234,7 +234,7 @@ fn a_wait_for_a_lock_can_be_given_up() {
     assert_eq!(raw.ask(&wait).unwrap().reply(), Reply::Lock { status: 0 });
 }
 
-fn lock_all(raw: &mut Raw, pid: u32) -> Result<u8, Errno> {
+fn lock_all(raw: &mut RawClient, pid: u32) -> Result<u8, Errno> {
     lock(raw, 1, Flock::WRITE, (0, 0), pid)
 }
 

@@ -5,9 +5,6 @@
     reason = "what fails here fails the test; bytes are taken from numbers"
 )]
 
-#[path = "../../../ninep/tests/raw/mod.rs"]
-mod raw;
-
 mod confined;
 mod devices;
 mod directories;
@@ -35,7 +32,7 @@ use ninep::msg::{
 };
 use ninep::server::Config;
 use ninep::wire::{BodyReader, Data, Str, WalkVec, Wire};
-use raw::{Message, Raw, attach, name, text};
+use ninep_testing::{RawClient, RawReply, attach, name, text};
 use tempfile::TempDir;
 
 const RDONLY: u32 = OpenFlags::RDONLY;
@@ -61,8 +58,8 @@ impl ServedTree {
         Self { dir, export }
     }
 
-    fn session(&self) -> Raw {
-        Raw::attached(self.export.clone(), Config::default())
+    fn session(&self) -> RawClient {
+        RawClient::attached(self.export.clone(), Config::default())
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -78,14 +75,14 @@ impl ServedTree {
     }
 }
 
-fn served() -> (ServedTree, Raw) {
+fn served() -> (ServedTree, RawClient) {
     let served = ServedTree::new();
     let raw = served.session();
     (served, raw)
 }
 
 fn create(
-    raw: &mut Raw,
+    raw: &mut RawClient,
     fid: u32,
     dir: &str,
     file: &str,
@@ -107,7 +104,7 @@ fn create(
     created.map(drop)
 }
 
-fn getattr(raw: &mut Raw, fid: u32) -> Attr {
+fn getattr(raw: &mut RawClient, fid: u32) -> Attr {
     match raw
         .ask(&Request::Getattr {
             fid,
@@ -121,7 +118,7 @@ fn getattr(raw: &mut Raw, fid: u32) -> Attr {
     }
 }
 
-fn setattr(raw: &mut Raw, fid: u32, attr: SetAttr) -> Result<(), Errno> {
+fn setattr(raw: &mut RawClient, fid: u32, attr: SetAttr) -> Result<(), Errno> {
     raw.ask(&Request::Setattr { fid, attr }).map(drop)
 }
 
@@ -132,7 +129,7 @@ fn chmod(served: &ServedTree, modes: &[(&str, u32)]) {
 }
 
 /// chown(2), of what `valid` says.
-fn set_owner(raw: &mut Raw, fid: u32, valid: u32, uid: u32, gid: u32) -> Result<(), Errno> {
+fn set_owner(raw: &mut RawClient, fid: u32, valid: u32, uid: u32, gid: u32) -> Result<(), Errno> {
     let attr = SetAttr {
         valid,
         uid,
@@ -149,7 +146,12 @@ struct ListedEntry {
     kind: u8,
 }
 
-fn readdir(raw: &mut Raw, fid: u32, offset: u64, count: u32) -> Result<Vec<ListedEntry>, Errno> {
+fn readdir(
+    raw: &mut RawClient,
+    fid: u32,
+    offset: u64,
+    count: u32,
+) -> Result<Vec<ListedEntry>, Errno> {
     let reply = raw.ask(&Request::Readdir { fid, offset, count })?;
     assert!(reply.data().len() <= count as usize);
     let mut rest = reply.data();
@@ -168,7 +170,7 @@ fn readdir(raw: &mut Raw, fid: u32, offset: u64, count: u32) -> Result<Vec<Liste
 }
 
 /// All names from the beginning, without the dots.
-fn list(raw: &mut Raw, fid: u32, count: u32) -> Vec<String> {
+fn list(raw: &mut RawClient, fid: u32, count: u32) -> Vec<String> {
     let mut names = Vec::new();
     let mut offset = 0;
     loop {
@@ -203,6 +205,6 @@ fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| scope.spawn(run).join()).unwrap()
 }
 
-fn errno(result: Result<Message, Errno>) -> Option<Errno> {
+fn errno(result: Result<RawReply, Errno>) -> Option<Errno> {
     result.err()
 }

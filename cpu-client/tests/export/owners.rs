@@ -11,7 +11,7 @@ const ACL: &str = "system.posix_acl_access";
 fn new_files_belong_to_who_attached() {
     let served = ServedTree::new();
     chmod(&served, &[("", 0o700)]);
-    let mut raw = Raw::start(served.export.clone(), Config::default()).0;
+    let mut raw = RawClient::start(served.export.clone(), Config::default()).0;
     raw.version(1 << 20);
     for (fid, n_uname) in [(0, 0), (100, 54321)] {
         let Request::Attach {
@@ -129,7 +129,7 @@ fn the_users_files_are_roots_there() {
         let (uid, gid) = (uid.as_raw(), gid.as_raw());
         let export = Export::new(&served.path("")).unwrap();
         let export = Arc::new(export.with_ids(IdMap::root_is(uid, gid)));
-        let mut raw = Raw::attached(export, Config::default());
+        let mut raw = RawClient::attached(export, Config::default());
 
         create(&mut raw, 1, "d", "file", RDWR, 0o4755).unwrap();
         raw.walk(0, 2, "d").unwrap();
@@ -237,7 +237,7 @@ fn the_users_files_are_roots_wherever_numbers_travel() {
     std::os::unix::fs::chown(served.path("f"), Some(uid), Some(gid)).unwrap();
     let export = Export::new(&served.path("")).unwrap();
     let export = Arc::new(export.with_ids(IdMap::root_is(uid, gid)));
-    let (mut raw, _) = Raw::start(export, Config::default());
+    let (mut raw, _) = RawClient::start(export, Config::default());
     raw.dialect(1 << 20, EXTENDED);
     raw.ask(&attach(0)).unwrap();
     let walk = Request::Walkgetattr {

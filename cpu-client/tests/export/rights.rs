@@ -2,7 +2,12 @@
 
 use super::*;
 
-fn mknod(raw: &mut Raw, file: &str, mode: u32, (major, minor): (u32, u32)) -> Result<(), Errno> {
+fn mknod(
+    raw: &mut RawClient,
+    file: &str,
+    mode: u32,
+    (major, minor): (u32, u32),
+) -> Result<(), Errno> {
     let request = Request::Mknod {
         dfid: 0,
         name: name(file),

@@ -5,9 +5,6 @@
     reason = "what fails here fails the test; bytes are taken from numbers"
 )]
 
-#[path = "../raw/mod.rs"]
-mod raw;
-
 mod fids;
 mod relay;
 mod session;
@@ -23,7 +20,7 @@ use ninep::fs::{Attach, DirSink, FileSystem, OpenFlags, Result};
 use ninep::msg::{Attr, Kind, NO_TAG, Qid, Reply, Request, SetAttr};
 use ninep::observe::{CompletedRequest, Counts, Observer};
 use ninep::server::{Config, Error};
-use raw::{Raw, attach, name, text, version, walk};
+use ninep_testing::{RawClient, attach, name, text, version, walk};
 
 /// `/dir/deep`, `/file` whose byte at n is n, `/slow` whose reads, and with `slow_close` closes, wait for
 /// [`Mem::release`].
@@ -191,13 +188,13 @@ impl FileSystem for MemFs {
     }
 }
 
-fn mem() -> (Arc<Mem>, Raw) {
+fn mem() -> (Arc<Mem>, RawClient) {
     with(Config::default())
 }
 
-fn with(config: Config<'static>) -> (Arc<Mem>, Raw) {
+fn with(config: Config<'static>) -> (Arc<Mem>, RawClient) {
     let mem = Arc::new(Mem::default());
-    let raw = Raw::attached(Arc::new(MemFs(mem.clone())), config);
+    let raw = RawClient::attached(Arc::new(MemFs(mem.clone())), config);
     (mem, raw)
 }
 
@@ -205,8 +202,11 @@ fn read(fid: u32, offset: u64, count: u32) -> Request<'static> {
     Request::Read { fid, offset, count }
 }
 
-fn start() -> (Raw, std::thread::JoinHandle<std::result::Result<(), Error>>) {
-    Raw::start(Arc::new(MemFs(Arc::default())), Config::default())
+fn start() -> (
+    RawClient,
+    std::thread::JoinHandle<std::result::Result<(), Error>>,
+) {
+    RawClient::start(Arc::new(MemFs(Arc::default())), Config::default())
 }
 
 /// Waits for another thread, but not for ever.

@@ -123,7 +123,7 @@ fn a_tag_is_free_once_its_reply_is_seen() {
 fn two_requests_with_one_tag_end_the_session() {
     for patience in 1..50 {
         let mem = Arc::new(Mem::default());
-        let (mut raw, server) = Raw::start(Arc::new(MemFs(mem.clone())), Config::default());
+        let (mut raw, server) = RawClient::start(Arc::new(MemFs(mem.clone())), Config::default());
         raw.version(8192);
         raw.ask(&attach(0)).unwrap();
         raw.open(1, "slow", 0).unwrap();

@@ -44,7 +44,7 @@ proptest! {
     #[test]
     fn every_reply_is_as_without_it(steps in prop::collection::vec(step(), 1..80), piece in 1..200_usize) {
         let (mut kernel, _) = Kernel::new(MemFs(Arc::default()), piece);
-        let mut raw = Raw::attached(Arc::new(MemFs(Arc::default())), Config::default());
+        let mut raw = RawClient::attached(Arc::new(MemFs(Arc::default())), Config::default());
         raw.dialect(1 << 16, VERSION);
         raw.ask(&attach(0)).unwrap();
         let mut fids = BTreeSet::from([0]);
