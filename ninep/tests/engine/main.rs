@@ -32,21 +32,21 @@ struct Mem {
     closing: AtomicUsize,
     released: Mutex<bool>,
     wake: Condvar,
-    values: Mutex<Vec<Attribute>>,
+    values: Mutex<Vec<SetXattr>>,
     /// Of every file.
     size: AtomicU64,
     /// Which have [`CAPABILITY`].
-    capable: Mutex<Vec<Node>>,
+    capable: Mutex<Vec<MemNode>>,
 }
 
 /// What a write takes away.
 const CAPABILITY: &[u8] = b"security.capability";
 
 /// A name, and the value it got or `None` if it was removed.
-type Attribute = (Vec<u8>, Option<Vec<u8>>);
+type SetXattr = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Node {
+enum MemNode {
     Root,
     Dir,
     Deep,
@@ -54,7 +54,7 @@ enum Node {
     Slow,
 }
 
-impl Node {
+impl MemNode {
     fn qid(self) -> Qid {
         let kind = match self {
             Self::Root | Self::Dir => Qid::DIR,
@@ -69,11 +69,11 @@ impl Node {
 }
 
 /// Counts itself, so that a leak is seen.
-struct Open(Node, Arc<Mem>);
+struct Open(MemNode, Arc<Mem>);
 
 impl Drop for Open {
     fn drop(&mut self) {
-        if self.0 == Node::Slow && self.1.slow_close.load(Ordering::SeqCst) {
+        if self.0 == MemNode::Slow && self.1.slow_close.load(Ordering::SeqCst) {
             self.1.closing.fetch_add(1, Ordering::SeqCst);
             self.1.wait();
         }
@@ -98,35 +98,35 @@ impl Mem {
 struct MemFs(Arc<Mem>);
 
 impl FileSystem for MemFs {
-    type Node = Node;
+    type Node = MemNode;
     type File = Open;
 
-    fn attach(&self, _who: &Attach<'_>) -> Result<(Node, Qid)> {
-        Ok((Node::Root, Node::Root.qid()))
+    fn attach(&self, _who: &Attach<'_>) -> Result<(MemNode, Qid)> {
+        Ok((MemNode::Root, MemNode::Root.qid()))
     }
 
-    fn walk(&self, dir: &Node, name: &[u8]) -> Result<(Node, Qid)> {
+    fn walk(&self, dir: &MemNode, name: &[u8]) -> Result<(MemNode, Qid)> {
         let node = match (dir, name) {
-            (Node::Root, b"dir") => Node::Dir,
-            (Node::Root, b"file") => Node::File,
-            (Node::Root, b"slow") => Node::Slow,
-            (Node::Dir, b"deep") => Node::Deep,
-            (Node::Root | Node::Dir, _) => return Err(Errno::ENOENT),
+            (MemNode::Root, b"dir") => MemNode::Dir,
+            (MemNode::Root, b"file") => MemNode::File,
+            (MemNode::Root, b"slow") => MemNode::Slow,
+            (MemNode::Dir, b"deep") => MemNode::Deep,
+            (MemNode::Root | MemNode::Dir, _) => return Err(Errno::ENOENT),
             _ => return Err(Errno::ENOTDIR),
         };
         Ok((node, node.qid()))
     }
 
-    fn parent(&self, node: &Node) -> Result<(Node, Qid)> {
-        let node = if *node == Node::Deep {
-            Node::Dir
+    fn parent(&self, node: &MemNode) -> Result<(MemNode, Qid)> {
+        let node = if *node == MemNode::Deep {
+            MemNode::Dir
         } else {
-            Node::Root
+            MemNode::Root
         };
         Ok((node, node.qid()))
     }
 
-    fn getattr(&self, node: &Node, _mask: u64) -> Result<Attr> {
+    fn getattr(&self, node: &MemNode, _mask: u64) -> Result<Attr> {
         Ok(Attr {
             valid: Attr::BASIC,
             qid: node.qid(),
@@ -135,18 +135,18 @@ impl FileSystem for MemFs {
         })
     }
 
-    fn setattr(&self, _node: &Node, _file: Option<&Open>, attr: &SetAttr) -> Result<()> {
+    fn setattr(&self, _node: &MemNode, _file: Option<&Open>, attr: &SetAttr) -> Result<()> {
         self.0.size.store(attr.size, Ordering::SeqCst);
         Ok(())
     }
 
-    fn open(&self, node: &Node, _flags: OpenFlags) -> Result<(Open, Qid)> {
+    fn open(&self, node: &MemNode, _flags: OpenFlags) -> Result<(Open, Qid)> {
         self.0.open.fetch_add(1, Ordering::SeqCst);
         Ok((Open(*node, self.0.clone()), node.qid()))
     }
 
     fn read(&self, file: &Open, offset: u64, buf: &mut [u8]) -> Result<usize> {
-        if file.0 == Node::Slow {
+        if file.0 == MemNode::Slow {
             self.0.reading.fetch_add(1, Ordering::SeqCst);
             self.0.wait();
         }
@@ -163,18 +163,18 @@ impl FileSystem for MemFs {
         Ok(bytes.len())
     }
 
-    fn readdir(&self, _: &Node, _: &Open, _: u64, _: &mut DirSink<'_>) -> Result<()> {
+    fn readdir(&self, _: &MemNode, _: &Open, _: u64, _: &mut DirSink<'_>) -> Result<()> {
         Ok(())
     }
 
-    fn xattr(&self, node: &Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
+    fn xattr(&self, node: &MemNode, name: Option<&[u8]>) -> Result<Vec<u8>> {
         if name == Some(CAPABILITY) && !self.0.capable.lock().unwrap().contains(node) {
             return Err(Errno::ENODATA);
         }
         Ok(name.unwrap_or(b"user.a\0").to_vec())
     }
 
-    fn set_xattr(&self, node: &Node, name: &[u8], value: Option<&[u8]>, _: u32) -> Result<()> {
+    fn set_xattr(&self, node: &MemNode, name: &[u8], value: Option<&[u8]>, _: u32) -> Result<()> {
         if name == CAPABILITY {
             self.0.capable.lock().unwrap().push(*node);
         }
@@ -183,7 +183,7 @@ impl FileSystem for MemFs {
         Ok(())
     }
 
-    fn path(&self, node: &Node) -> Vec<u8> {
+    fn path(&self, node: &MemNode) -> Vec<u8> {
         format!("/{node:?}").to_lowercase().into_bytes()
     }
 }

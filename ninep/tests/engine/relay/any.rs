@@ -14,9 +14,8 @@ enum Step {
     Size(u32, u64),
     Read(u32),
     Write(u32, usize),
-    /// Ask for the capability, give one.
-    Ask(u32),
-    Give(u32),
+    GetCapability(u32),
+    SetCapability(u32),
     Wait,
 }
 
@@ -33,8 +32,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (fid(), any::<u64>()).prop_map(|(fid, size)| Step::Size(fid, size)),
         1 => fid().prop_map(Step::Read),
         2 => (fid(), 0..5000_usize).prop_map(|(fid, n)| Step::Write(fid, n)),
-        3 => fid().prop_map(Step::Ask),
-        1 => fid().prop_map(Step::Give),
+        3 => fid().prop_map(Step::GetCapability),
+        1 => fid().prop_map(Step::SetCapability),
         1 => Just(Step::Wait),
     ]
 }
@@ -67,13 +66,13 @@ proptest! {
                 Step::Write(fid, n) => {
                     vec![Request::Write { fid, offset: 1, data: Data(&data[..n]) }]
                 }
-                Step::Ask(fid) => vec![capability(fid), Request::Clunk { fid: FREE }],
-                Step::Give(fid) if fids.contains(&fid) => give(fid),
+                Step::GetCapability(fid) => vec![get_capability(fid), Request::Clunk { fid: FREE }],
+                Step::SetCapability(fid) if fids.contains(&fid) => set_capability(fid),
                 Step::Wait => {
                     kernel.now += ATTR_TTL;
                     continue;
                 }
-                Step::Clunk(_) | Step::Give(_) => continue,
+                Step::Clunk(_) | Step::SetCapability(_) => continue,
             };
             for request in requests {
                 if matches!(request, Request::Clunk { fid } if fid == FREE && !fids.contains(&fid)) {
@@ -114,14 +113,14 @@ proptest! {
         for step in steps {
             let mut out = Out::default();
             match step {
-                Hostile::Asked(tag, fid, newfid) => {
+                Hostile::Request(tag, fid, newfid) => {
                     let asked = match newfid % 4 {
                         0 => message(tag, &Request::Clunk { fid }),
                         1 => message(tag, &getattr(fid)),
                         2 => message(tag, &walk(fid, newfid, "")),
                         _ => message(tag, &walk(fid, newfid, "file")),
                     };
-                    asks(&mut relay, asked, now, &mut out);
+                    from_kernel(&mut relay, asked, now, &mut out);
                     let held = std::mem::take(&mut out.server).concat();
                     relay.take_batch(&mut out.server);
                     // Every request is answered once here, or goes.
@@ -131,10 +130,10 @@ proptest! {
                     prop_assert!(answered + local == 1 || relay.has_replies());
                     prop_assert!(!relay.has_batch());
                 }
-                Hostile::Said(bytes) => {
+                Hostile::Reply(bytes) => {
                     for piece in bytes.chunks(piece) {
                         let piece = Bytes::copy_from_slice(piece);
-                        if says(&mut relay, piece, now, &mut out).is_err() {
+                        if from_server(&mut relay, piece, now, &mut out).is_err() {
                             return Ok(());
                         }
                     }
@@ -150,25 +149,26 @@ proptest! {
 /// What comes from the kernel, and what a server says to it.
 #[derive(Debug, Clone)]
 enum Hostile {
-    Asked(u16, u32, u32),
-    Said(Vec<u8>),
+    Request(u16, u32, u32),
+    Reply(Vec<u8>),
 }
 
 fn hostile() -> impl Strategy<Value = Hostile> {
     let tag = || 0..4_u16;
-    let said = |reply: &Reply<'_>, tag| Hostile::Said(super::relay::reply(tag, reply).to_vec());
+    let reply_step =
+        |reply: &Reply<'_>, tag| Hostile::Reply(super::relay::reply(tag, reply).to_vec());
     prop_oneof![
-        4 => (tag(), 0..6_u32, 0..6_u32).prop_map(|(tag, fid, newfid)| Hostile::Asked(tag, fid, newfid)),
+        4 => (tag(), 0..6_u32, 0..6_u32).prop_map(|(tag, fid, newfid)| Hostile::Request(tag, fid, newfid)),
         4 => (tag(), any::<u64>()).prop_map(move |(tag, size)| {
             let attr = Attr { valid: size, size, ..Attr::default() };
-            said(&Reply::Walkgetattr { attr }, tag)
+            reply_step(&Reply::Walkgetattr { attr }, tag)
         }),
-        1 => tag().prop_map(move |tag| said(&Reply::Setattr {}, tag)),
-        1 => tag().prop_map(move |tag| said(&Reply::Error { ecode: 2 }, tag)),
+        1 => tag().prop_map(move |tag| reply_step(&Reply::Setattr {}, tag)),
+        1 => tag().prop_map(move |tag| reply_step(&Reply::Error { ecode: 2 }, tag)),
         1 => (tag(), any::<bool>()).prop_map(move |(tag, extended)| {
             let version = Str::new(if extended { EXTENDED } else { VERSION }).unwrap();
-            said(&Reply::Version { msize: 1 << 16, version }, tag)
+            reply_step(&Reply::Version { msize: 1 << 16, version }, tag)
         }),
-        1 => prop::collection::vec(any::<u8>(), 0..64).prop_map(Hostile::Said),
+        1 => prop::collection::vec(any::<u8>(), 0..64).prop_map(Hostile::Reply),
     ]
 }

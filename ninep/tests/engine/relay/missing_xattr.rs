@@ -10,9 +10,9 @@ fn a_file_that_was_just_written_is_not_asked_about() {
     }
     kernel.done(&walk(1, 3, ""));
     kernel.done(&Request::Lopen { fid: 3, flags: 1 });
-    let asks = |kernel: &mut Kernel, fid| {
+    let query = |kernel: &mut Kernel, fid| {
         let before = kernel.waits;
-        let got = kernel.done(&capability(fid));
+        let got = kernel.done(&get_capability(fid));
         if got[4] != 7 {
             kernel.done(&Request::Clunk { fid: FREE });
         }
@@ -23,25 +23,25 @@ fn a_file_that_was_just_written_is_not_asked_about() {
         offset: 0,
         data: Data(&b"bytes"[..n]),
     };
-    assert_eq!(asks(&mut kernel, 1), (false, 1));
+    assert_eq!(query(&mut kernel, 1), (false, 1));
     for _ in 0..3 {
         kernel.done(&write(5));
-        assert_eq!(asks(&mut kernel, 1), (false, 0));
+        assert_eq!(query(&mut kernel, 1), (false, 0));
     }
     // Another file, and the same one later.
-    assert_eq!(asks(&mut kernel, 2), (false, 1));
+    assert_eq!(query(&mut kernel, 2), (false, 1));
     kernel.now += ATTR_TTL;
-    assert_eq!(asks(&mut kernel, 1), (false, 1));
+    assert_eq!(query(&mut kernel, 1), (false, 1));
     // It was given one after the write; a write of nothing leaves it.
     kernel.done(&write(5));
-    for request in give(1) {
+    for request in set_capability(1) {
         kernel.done(&request);
     }
-    assert_eq!(asks(&mut kernel, 1), (true, 1));
+    assert_eq!(query(&mut kernel, 1), (true, 1));
     kernel.done(&write(0));
-    assert_eq!(asks(&mut kernel, 1), (true, 1));
+    assert_eq!(query(&mut kernel, 1), (true, 1));
     // While it is given another, what is written is the attribute.
-    for mut request in give(1) {
+    for mut request in set_capability(1) {
         if let Request::Walk { newfid: fid, .. }
         | Request::Xattrcreate { fid, .. }
         | Request::Write { fid, .. }
@@ -50,10 +50,10 @@ fn a_file_that_was_just_written_is_not_asked_about() {
             *fid += 1;
         }
         kernel.done(&request);
-        assert_eq!(asks(&mut kernel, 1), (true, 1), "{request:?}");
+        assert_eq!(query(&mut kernel, 1), (true, 1), "{request:?}");
     }
     kernel.done(&write(1));
-    assert_eq!(asks(&mut kernel, 1), (false, 0));
+    assert_eq!(query(&mut kernel, 1), (false, 0));
 }
 
 /// The server did the write first, then gave the attribute, and told of it first.
@@ -63,25 +63,25 @@ fn a_write_that_another_change_overtook_says_nothing() {
     for overtaken in [true, false] {
         let mut relay = extended();
         let mut out = Out::default();
-        let qid = Node::File.qid();
+        let qid = MemNode::File.qid();
         let attr = Attr {
             qid,
             ..Attr::default()
         };
-        asks(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
+        from_kernel(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
         let walked = reply(1, &Reply::Walkgetattr { attr });
-        says(&mut relay, walked, now, &mut out).unwrap();
-        let [clone, create, value, clunk] = give(1).try_into().unwrap();
+        from_server(&mut relay, walked, now, &mut out).unwrap();
+        let [clone, create, value, clunk] = set_capability(1).try_into().unwrap();
         for request in [clone, create, value] {
-            asks(&mut relay, message(1, &request), now, &mut out);
+            from_kernel(&mut relay, message(1, &request), now, &mut out);
         }
         let write = Request::Write {
             fid: 1,
             offset: 0,
             data: Data(b"bytes"),
         };
-        asks(&mut relay, message(2, &write), now, &mut out);
-        asks(&mut relay, message(3, &clunk), now, &mut out);
+        from_kernel(&mut relay, message(2, &write), now, &mut out);
+        from_kernel(&mut relay, message(3, &clunk), now, &mut out);
         let clunked = reply(3, &Reply::Clunk {});
         let written = reply(2, &Reply::Write { count: 5 });
         let replies = if overtaken {
@@ -90,10 +90,10 @@ fn a_write_that_another_change_overtook_says_nothing() {
             [written, clunked]
         };
         for reply in replies {
-            says(&mut relay, reply, now, &mut out).unwrap();
+            from_server(&mut relay, reply, now, &mut out).unwrap();
         }
         let mut out = Out::default();
-        asks(&mut relay, message(1, &capability(1)), now, &mut out);
+        from_kernel(&mut relay, message(1, &get_capability(1)), now, &mut out);
         assert!(
             !out.server.is_empty() && out.kernel.is_empty(),
             "{overtaken}"
@@ -114,19 +114,19 @@ fn a_file_that_was_just_made_is_not_asked_about() {
             mode: 0o644,
             gid: 0,
         };
-        asks(&mut relay, message(1, &create), now, &mut out);
-        let qid = Node::File.qid();
+        from_kernel(&mut relay, message(1, &create), now, &mut out);
+        let qid = MemNode::File.qid();
         let created = reply(1, &Reply::Lcreate { qid, iounit: 0 });
-        says(&mut relay, created, now, &mut out).unwrap();
-        asks(&mut relay, message(1, &walk(0, 2, "new")), now, &mut out);
+        from_server(&mut relay, created, now, &mut out).unwrap();
+        from_kernel(&mut relay, message(1, &walk(0, 2, "new")), now, &mut out);
         let attr = Attr {
             qid,
             ..Attr::default()
         };
         let walked = reply(1, &Reply::Walkgetattr { attr });
-        says(&mut relay, walked, now, &mut out).unwrap();
+        from_server(&mut relay, walked, now, &mut out).unwrap();
         let mut out = Out::default();
-        asks(&mut relay, message(1, &capability(2)), now, &mut out);
+        from_kernel(&mut relay, message(1, &get_capability(2)), now, &mut out);
         assert_eq!(out.server.is_empty(), is_new, "{flags:o}");
         assert_eq!(out.kernel.is_empty(), !is_new, "{flags:o}");
     }

@@ -34,15 +34,15 @@ struct Out {
     kernel: Vec<Bytes>,
 }
 
-/// The kernel asks.
-fn asks(relay: &mut Relay, bytes: impl Into<Bytes>, now: Instant, out: &mut Out) {
+/// Relays bytes from the kernel.
+fn from_kernel(relay: &mut Relay, bytes: impl Into<Bytes>, now: Instant, out: &mut Out) {
     let bytes = bytes.into();
     relay.from_kernel(bytes, now, &mut out.server).unwrap();
     relay.take_replies(&mut out.kernel);
 }
 
-/// The server says.
-fn says(
+/// Relays bytes from the server.
+fn from_server(
     relay: &mut Relay,
     bytes: impl Into<Bytes>,
     now: Instant,
@@ -74,7 +74,7 @@ fn getattr(fid: u32) -> Request<'static> {
 /// A fid that nothing else has.
 const FREE: u32 = 50;
 
-fn capability(fid: u32) -> Request<'static> {
+fn get_capability(fid: u32) -> Request<'static> {
     Request::Xattrwalk {
         fid,
         newfid: FREE,
@@ -83,7 +83,7 @@ fn capability(fid: u32) -> Request<'static> {
 }
 
 /// As setxattr(2) does it.
-fn give(fid: u32) -> Vec<Request<'static>> {
+fn set_capability(fid: u32) -> Vec<Request<'static>> {
     let name = text("security.capability");
     vec![
         walk(fid, FREE, ""),
@@ -143,7 +143,7 @@ impl Kernel {
         let mut out = Out::default();
         for piece in request.chunks(self.piece) {
             let piece = Bytes::copy_from_slice(piece);
-            asks(&mut self.relay, piece, self.now, &mut out);
+            from_kernel(&mut self.relay, piece, self.now, &mut out);
         }
         self.server.write_all(&out.server.concat()).unwrap();
         let mut got = out.kernel.concat();
@@ -154,7 +154,7 @@ impl Kernel {
             assert!(n > 0, "the server has gone");
             let mut out = Out::default();
             let bytes = Bytes::copy_from_slice(&buffer[..n]);
-            says(&mut self.relay, bytes, self.now, &mut out).unwrap();
+            from_server(&mut self.relay, bytes, self.now, &mut out).unwrap();
             got.extend(out.kernel.concat());
         }
         got
@@ -291,41 +291,41 @@ fn every_request_that_may_change_attributes_makes_them_forgotten() {
     {
         let mut relay = extended();
         let mut out = Out::default();
-        asks(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
+        from_kernel(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
         let walked = reply(1, &Reply::Walkgetattr { attr });
         if after {
-            asks(&mut relay, message(2, request), now, &mut out);
+            from_kernel(&mut relay, message(2, request), now, &mut out);
             let mut done = reply(2, &Reply::Clunk {}).to_vec();
             done[4] = request.kind().number() + 1;
             if let Request::Lcreate { .. } = request {
-                let qid = Node::File.qid();
+                let qid = MemNode::File.qid();
                 done = reply(2, &Reply::Lcreate { qid, iounit: 0 }).to_vec();
             }
-            says(&mut relay, done, now, &mut out).unwrap();
-            says(&mut relay, walked, now, &mut out).unwrap();
+            from_server(&mut relay, done, now, &mut out).unwrap();
+            from_server(&mut relay, walked, now, &mut out).unwrap();
         } else {
-            says(&mut relay, walked, now, &mut out).unwrap();
-            asks(&mut relay, message(2, request), now, &mut out);
+            from_server(&mut relay, walked, now, &mut out).unwrap();
+            from_kernel(&mut relay, message(2, request), now, &mut out);
         }
         let mut out = Out::default();
-        asks(&mut relay, asked.clone(), now, &mut out);
+        from_kernel(&mut relay, asked.clone(), now, &mut out);
         assert!(out.kernel.is_empty(), "{request:?}, {after}");
         assert_eq!(out.server.concat(), asked);
     }
     // What only looks does not.
     let mut relay = extended();
     let mut out = Out::default();
-    asks(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
-    says(
+    from_kernel(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
+    from_server(
         &mut relay,
         reply(1, &Reply::Walkgetattr { attr }),
         now,
         &mut out,
     )
     .unwrap();
-    asks(&mut relay, message(2, &read(9, 0, 1)), now, &mut out);
+    from_kernel(&mut relay, message(2, &read(9, 0, 1)), now, &mut out);
     let mut out = Out::default();
-    asks(&mut relay, asked, now, &mut out);
+    from_kernel(&mut relay, asked, now, &mut out);
     assert_eq!(out.kernel.concat(), reply(3, &Reply::Getattr { attr }));
 }
 
@@ -336,7 +336,7 @@ fn attributes_that_a_change_overtook_are_not_kept() {
     let mut out = Out::default();
     for (tag, request) in [(1, walk(0, 1, "file")), (2, set_size(0, 9))] {
         let bytes = message(tag, &request);
-        asks(&mut relay, bytes, now, &mut out);
+        from_kernel(&mut relay, bytes, now, &mut out);
     }
     // The walk was done first, and answered last.
     let attr = Attr {
@@ -347,11 +347,11 @@ fn attributes_that_a_change_overtook_are_not_kept() {
         reply(2, &Reply::Setattr {}),
         reply(1, &Reply::Walkgetattr { attr }),
     ] {
-        says(&mut relay, bytes, now, &mut out).unwrap();
+        from_server(&mut relay, bytes, now, &mut out).unwrap();
     }
     let mut out = Out::default();
     let asked = message(3, &getattr(1));
-    asks(&mut relay, asked.clone(), now, &mut out);
+    from_kernel(&mut relay, asked.clone(), now, &mut out);
     assert!(out.kernel.is_empty());
     assert_eq!(out.server.concat(), asked);
 }
@@ -365,7 +365,7 @@ fn extended() -> Relay {
         version: Str::new(EXTENDED).unwrap(),
     };
     let version = reply(NO_TAG, &version);
-    says(&mut relay, version, Instant::now(), &mut out).unwrap();
+    from_server(&mut relay, version, Instant::now(), &mut out).unwrap();
     relay
 }
 
@@ -394,13 +394,13 @@ fn clones_and_clunks_are_not_waited_for_unless_a_file_was_written() {
     assert_eq!(kernel.waits(&Request::Clunk { fid: 2 }), 1);
     // The kernel learns from the clunk what became of an extended attribute, here that none was written.
     kernel.done(&walk(1, 3, ""));
-    let wish = Request::Xattrcreate {
+    let create = Request::Xattrcreate {
         fid: 3,
         name: text("user.a"),
         size: 4,
         flags: 0,
     };
-    kernel.done(&wish);
+    kernel.done(&create);
     let refused = Errno::EINVAL.raw();
     assert_eq!(
         kernel.done(&Request::Clunk { fid: 3 }),
@@ -427,16 +427,16 @@ fn what_is_answered_here_comes_before_the_end_of_its_flush() {
     let (now, mut out) = (Instant::now(), Out::default());
     let data = vec![7; 1000];
     let long = reply(1, &Reply::Read { data: Data(&data) });
-    asks(&mut relay, message(1, &read(9, 0, 1000)), now, &mut out);
-    says(&mut relay, long.slice(..500), now, &mut out).unwrap();
+    from_kernel(&mut relay, message(1, &read(9, 0, 1000)), now, &mut out);
+    from_server(&mut relay, long.slice(..500), now, &mut out).unwrap();
     // Somebody lets go of a file, is killed while he waits, and asks for that to be forgotten.
-    asks(
+    from_kernel(
         &mut relay,
         message(2, &Request::Clunk { fid: 5 }),
         now,
         &mut out,
     );
-    asks(
+    from_kernel(
         &mut relay,
         message(3, &Request::Flush { oldtag: 2 }),
         now,
@@ -450,7 +450,7 @@ fn what_is_answered_here_comes_before_the_end_of_its_flush() {
     assert!(relay.has_replies());
     let flushed = reply(3, &Reply::Flush {});
     let rest = [long.slice(500..), flushed.clone()].concat();
-    says(&mut relay, rest, now, &mut out).unwrap();
+    from_server(&mut relay, rest, now, &mut out).unwrap();
     let clunked = reply(2, &Reply::Clunk {});
     assert_eq!(out.kernel.concat(), [long, clunked, flushed].concat());
     assert!(!relay.has_replies());
@@ -462,7 +462,7 @@ fn what_is_held_back_is_let_go() {
     let mut out = Out::default();
     let now = Instant::now();
     let clunk = |fid| Bytes::from(message(1, &Request::Clunk { fid }));
-    asks(&mut relay, clunk(1), now, &mut out);
+    from_kernel(&mut relay, clunk(1), now, &mut out);
     assert!(out.server.is_empty() && relay.has_batch());
     assert_eq!(out.kernel.concat(), reply(1, &Reply::Clunk {}));
     relay.take_batch(&mut out.server);
@@ -474,7 +474,7 @@ fn what_is_held_back_is_let_go() {
     // Of many, most go at once.
     let mut out = Out::default();
     for fid in 0..100_000 {
-        asks(&mut relay, clunk(fid), now, &mut out);
+        from_kernel(&mut relay, clunk(fid), now, &mut out);
     }
     assert!(out.server.concat().len() > 99_000 * 11);
 }
@@ -485,20 +485,20 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
     let now = Instant::now();
     let asked = message(NO_TAG, &version(1 << 16, VERSION));
     let asked: Bytes = asked.into();
-    asks(&mut relay, asked.clone(), now, &mut out);
+    from_kernel(&mut relay, asked.clone(), now, &mut out);
     assert_eq!(
         out.server.concat(),
         message(NO_TAG, &version(1 << 16, EXTENDED))
     );
     let mut out = Out::default();
     let mut silent = Relay::new(ServerKind::URoot);
-    asks(&mut silent, asked.clone(), now, &mut out);
+    from_kernel(&mut silent, asked.clone(), now, &mut out);
     assert_eq!(out.server.concat(), asked);
     // Nor does it make anything of what such a server can't mean.
     let attr = Attr::default();
     let strange = reply(1, &Reply::Walkgetattr { attr });
     let mut out = Out::default();
-    says(&mut silent, strange.clone(), now, &mut out).unwrap();
+    from_server(&mut silent, strange.clone(), now, &mut out).unwrap();
     assert_eq!(out.kernel.concat(), strange);
     let mut out = Out::default();
     let plain = Reply::Version {
@@ -506,7 +506,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
         version: text("9P2000.L"),
     };
     let plain = reply(NO_TAG, &plain);
-    says(&mut relay, plain.clone(), now, &mut out).unwrap();
+    from_server(&mut relay, plain.clone(), now, &mut out).unwrap();
     assert_eq!(out.kernel.concat(), plain);
     for request in [
         walk(0, 1, ""),
@@ -516,7 +516,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
     ] {
         let mut out = Out::default();
         let bytes = message(3, &request);
-        asks(&mut relay, bytes.clone(), now, &mut out);
+        from_kernel(&mut relay, bytes.clone(), now, &mut out);
         assert_eq!(out.server.concat(), bytes);
         assert!(out.kernel.is_empty());
     }
@@ -546,12 +546,12 @@ fn u_root_s_types_of_names_are_mended() {
         data.finish()[HEADER..].to_vec()
     };
     let readdir = |data: &[u8]| reply(5, &Reply::Readdir { data: Data(data) });
-    let said = |server, bytes: &[u8]| {
+    let relayed = |server, bytes: &[u8]| {
         let (mut relay, mut out) = (Relay::new(server), Out::default());
         // In two pieces.
         let (one, two) = bytes.split_at(bytes.len() / 2);
         for piece in [one, two] {
-            says(&mut relay, piece.to_vec(), Instant::now(), &mut out).unwrap();
+            from_server(&mut relay, piece.to_vec(), Instant::now(), &mut out).unwrap();
         }
         out.kernel.concat()
     };
@@ -561,16 +561,16 @@ fn u_root_s_types_of_names_are_mended() {
         Qid::SYMLINK => 10,
         _ => 0,
     }));
-    assert_eq!(said(ServerKind::URoot, &theirs), meant);
+    assert_eq!(relayed(ServerKind::URoot, &theirs), meant);
     // What is right stays, and nobody else's is touched.
-    assert_eq!(said(ServerKind::URoot, &meant), meant);
-    assert_eq!(said(ServerKind::Any, &theirs), theirs);
+    assert_eq!(relayed(ServerKind::URoot, &meant), meant);
+    assert_eq!(relayed(ServerKind::Any, &theirs), theirs);
     // Nor is what ends too early more than bytes.
     for cut in 0..theirs.len() - HEADER {
         let mut short = theirs[..theirs.len() - cut].to_vec();
         let size = u32::try_from(short.len()).unwrap();
         short[..4].copy_from_slice(&size.to_le_bytes());
-        assert_eq!(said(ServerKind::URoot, &short).len(), short.len());
+        assert_eq!(relayed(ServerKind::URoot, &short).len(), short.len());
     }
 }
 
@@ -655,7 +655,7 @@ fn a_peer_that_speaks_9p2000_l_has_only_that() {
         Reply::Walkgetattr { attr } => attr,
         other => panic!("{other:?}"),
     };
-    assert_eq!(attr.qid, Node::File.qid());
+    assert_eq!(attr.qid, MemNode::File.qid());
     for (dot, errno) in [(".", Errno::EINVAL), ("..", Errno::EINVAL)] {
         let dots = Request::Walkgetattr {
             fid: 0,
