@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::Gate;
+use crate::Throttle;
 
 /// How long a silent peer is left alone before it is asked whether it is there.
 pub const INTERVAL: Duration = Duration::from_secs(15);
@@ -14,11 +14,16 @@ pub const MAX: usize = 3;
 
 /// Returns when the peer has left `max` questions in turn unanswered (0: never), with the time of its silence.
 /// `ask` is called after every `interval` in which nothing came, but for the last.
-pub async fn silence(gate: &Gate, interval: Duration, max: usize, ask: impl Fn()) -> Duration {
+pub async fn silence(
+    throttle: &Throttle,
+    interval: Duration,
+    max: usize,
+    ask: impl Fn(),
+) -> Duration {
     let mut silent = 0;
     loop {
         tokio::time::sleep(interval).await;
-        silent = if gate.was_heard() { 0 } else { silent + 1 };
+        silent = if throttle.was_active() { 0 } else { silent + 1 };
         if silent > max && max > 0 {
             return interval * u32::try_from(silent).unwrap_or(u32::MAX);
         }
@@ -36,21 +41,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_answers_is_left_alone_and_a_silent_one_is_given_up() {
-        let (gate, second) = (Gate::default(), Duration::from_secs(1));
+        let (throttle, second) = (Throttle::default(), Duration::from_secs(1));
         let asked = Cell::new(0);
         // It answers the first three questions.
         let ask = || {
             asked.set(asked.get() + 1);
             if asked.get() <= 3 {
-                gate.hear();
+                throttle.record_activity();
             }
         };
         let started = tokio::time::Instant::now();
-        let silent = silence(&gate, second, 2, ask).await;
+        let silent = silence(&throttle, second, 2, ask).await;
         assert_eq!(silent, second * 3);
         assert_eq!((asked.get(), started.elapsed()), (5, second * 9));
 
-        let never = silence(&gate, second, 0, || asked.set(asked.get() + 1));
+        let never = silence(&throttle, second, 0, || asked.set(asked.get() + 1));
         let waited = tokio::time::timeout(second * 100, never).await;
         assert!(waited.is_err() && asked.get() > 100);
     }

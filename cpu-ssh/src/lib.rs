@@ -1,7 +1,7 @@
 //! The SSH foundation that `cpu` and `cpud` share: what stock russh needs around it so that no
 //! channel ever waits for another and nothing grows without bound.
 //!
-//! * [`socket`]: writes that never block the session loop, and a read buffer; its [`Gate`] stops
+//! * [`socket`]: writes that never block the session loop, and a read buffer; its [`Throttle`] stops
 //!   reading when a foreign peer floods us.
 //! * [`channel`]: one bounded queue per channel, with credit between our own two programs, and windows for foreign
 //!   clients that a queue without a reader makes small, its own and not those of others.
@@ -15,12 +15,12 @@ pub mod alive;
 pub mod blocking;
 mod callbacks;
 pub mod channel;
-mod gate;
 pub mod modes;
 mod queue;
 pub mod signals;
 pub mod socket;
+mod throttle;
 
 pub use channel::{CREDIT, Mux, Peer, Receiver, Sender, Stream};
-pub use gate::Gate;
 pub use socket::Socket;
+pub use throttle::Throttle;

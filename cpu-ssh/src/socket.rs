@@ -1,9 +1,9 @@
 //! The socket under russh. Its session loop does not read while it writes, so a write that waits
 //! for the peer can stop both ends for good. Here a write never waits: what the kernel does not
 //! take is queued and drained whenever the loop comes to read. The queue is bounded by the credit of our own
-//! peers; a foreign peer may grant a window of any size, so senders to one wait for [`Gate::room`].
+//! peers; a foreign peer may grant a window of any size, so senders to one wait for [`Throttle::available`].
 //!
-//! The [`Gate`] says when it is not read either, and what can wait to be written.
+//! The [`Throttle`] says when it is not read either, and what can wait to be written.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -16,7 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::gate::Gate;
+use crate::throttle::Throttle;
 
 /// russh asks for a packet in two small reads; this makes them one system call for many packets.
 const READ_BUFFER: usize = 64 * 1024;
@@ -25,35 +25,35 @@ const READ_BUFFER: usize = 64 * 1024;
 const HANGUP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long a peer that does not read, or does not hang up, may delay the end of its connection.
-const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long what can wait is kept for something to go with.
-const COMPANY: Duration = Duration::from_millis(50);
+const COALESCE_DELAY: Duration = Duration::from_millis(50);
 
 /// A stream whose writes never wait for the peer. See the module's text.
 pub struct Socket<S> {
     inner: S,
     unread: BytesMut,
     unsent: BytesMut,
-    gate: Gate,
-    pause: Option<Pin<Box<Sleep>>>,
-    /// Until when what is queued is kept back, unless the gate says otherwise.
-    company: Option<Pin<Box<Sleep>>>,
+    throttle: Throttle,
+    hangup_timer: Option<Pin<Box<Sleep>>>,
+    /// Until when what is queued is kept back, unless the throttle says otherwise.
+    delay: Option<Pin<Box<Sleep>>>,
     shutdown_deadline: Option<Pin<Box<Sleep>>>,
     /// Until when the peer's end is waited for, after ours.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
-    /// Wrap a connected stream. `gate` stays shared with the channels' [`crate::Mux`].
-    pub fn new(inner: S, gate: Gate) -> Self {
+    /// Wrap a connected stream. `throttle` stays shared with the channels' [`crate::Mux`].
+    pub fn new(inner: S, throttle: Throttle) -> Self {
         Self {
             inner,
             unread: BytesMut::new(),
             unsent: BytesMut::new(),
-            gate,
-            pause: None,
-            company: None,
+            throttle,
+            hangup_timer: None,
+            delay: None,
             shutdown_deadline: None,
             linger: None,
         }
@@ -67,7 +67,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.unsent.advance(sent);
-            self.gate.set_unsent(self.unsent.len());
+            self.throttle.set_unsent(self.unsent.len());
         }
         if self.unsent.capacity() > READ_BUFFER {
             self.unsent = BytesMut::new();
@@ -76,32 +76,32 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
     }
 
     /// Whether what is queued is still kept back.
-    fn keeps_back(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(company) = &mut self.company else {
+    fn is_delaying(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(delay) = &mut self.delay else {
             return false;
         };
-        let keeps = self.gate.keeps_back(cx) && company.as_mut().poll(cx).is_pending();
-        if !keeps {
-            self.company = None;
+        let delays = self.throttle.is_delaying(cx) && delay.as_mut().poll(cx).is_pending();
+        if !delays {
+            self.delay = None;
         }
-        keeps
+        delays
     }
 
-    /// Ready when the gate is open; an error when it is shut and the peer has gone.
-    fn poll_gate(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.gate.is_shut(cx) {
+    /// Ready when the throttle is open; an error when it is shut and the peer has gone.
+    fn poll_resumed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.throttle.is_paused(cx) {
             let timer = self
-                .pause
+                .hangup_timer
                 .get_or_insert_with(|| Box::pin(tokio::time::sleep(HANGUP_INTERVAL)));
             ready!(timer.as_mut().poll(cx));
-            self.pause = None;
+            self.hangup_timer = None;
             let hangup = PollFlags::from_bits_retain(libc::POLLRDHUP);
             let mut fds = [PollFd::new(self.inner.as_fd(), hangup)];
             if nix::poll::poll(&mut fds, PollTimeout::ZERO)? > 0 {
                 return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
             }
         }
-        self.pause = None;
+        self.hangup_timer = None;
         Poll::Ready(Ok(()))
     }
 }
@@ -113,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.keeps_back(cx)
+        if !this.is_delaying(cx)
             && let Poll::Ready(Err(error)) = this.drain(cx)
         {
             return Poll::Ready(Err(error));
@@ -125,7 +125,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
             return Poll::Ready(Ok(()));
         }
         if this.unread.is_empty() {
-            ready!(this.poll_gate(cx))?;
+            ready!(this.poll_resumed(cx))?;
             this.unread.reserve(READ_BUFFER);
             let read = {
                 let mut inner = Pin::new(&mut this.inner);
@@ -134,7 +134,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
             if read == 0 {
                 return Poll::Ready(Ok(()));
             }
-            this.gate.hear();
+            this.throttle.record_activity();
         }
         let n = this.unread.len().min(buf.remaining());
         buf.put_slice(&this.unread.split_to(n));
@@ -161,17 +161,17 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         // What is queued already is not held up by what can wait.
-        let is_free = this.unsent.is_empty() || this.company.is_some();
-        let waits = this.gate.can_wait() && is_free;
-        this.gate.keep_back(waits);
-        if waits {
-            this.company
-                .get_or_insert_with(|| Box::pin(tokio::time::sleep(COMPANY)));
+        let is_free = this.unsent.is_empty() || this.delay.is_some();
+        let delays = this.throttle.take_may_delay() && is_free;
+        this.throttle.set_delaying(delays);
+        if delays {
+            this.delay
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(COALESCE_DELAY)));
             this.unsent.extend_from_slice(buf);
-            this.gate.set_unsent(this.unsent.len());
+            this.throttle.set_unsent(this.unsent.len());
             return Poll::Ready(Ok(buf.len()));
         }
-        this.company = None;
+        this.delay = None;
         if let Poll::Ready(Err(error)) = this.drain(cx) {
             return Poll::Ready(Err(error));
         }
@@ -182,7 +182,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
             sent = result?;
         }
         this.unsent.extend_from_slice(&buf[sent..]);
-        this.gate.set_unsent(this.unsent.len());
+        this.throttle.set_unsent(this.unsent.len());
         // What is left must find its way even when nobody comes to read: register for it now.
         if let Poll::Ready(Err(error)) = this.drain(cx) {
             return Poll::Ready(Err(error));
@@ -192,7 +192,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.keeps_back(cx)
+        if !this.is_delaying(cx)
             && let Poll::Ready(Err(error)) = this.drain(cx)
         {
             return Poll::Ready(Err(error));
@@ -201,7 +201,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
     }
 
     /// The one call that waits: everything queued goes out before the end is announced, unless
-    /// the peer does not take it in [`SHUTDOWN_PATIENCE`].
+    /// the peer does not take it in [`SHUTDOWN_TIMEOUT`].
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.drain(cx) {
@@ -209,12 +209,12 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
             Poll::Pending => {
                 let deadline = this
                     .shutdown_deadline
-                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(SHUTDOWN_PATIENCE)));
+                    .get_or_insert_with(|| Box::pin(tokio::time::sleep(SHUTDOWN_TIMEOUT)));
                 ready!(deadline.as_mut().poll(cx));
             }
         }
         this.linger
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(SHUTDOWN_PATIENCE)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(SHUTDOWN_TIMEOUT)));
         Pin::new(&mut this.inner).poll_shutdown(cx)
     }
 }

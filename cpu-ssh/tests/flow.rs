@@ -491,7 +491,7 @@ fn a_peer_that_says_goodbye_and_stays_is_not_waited_for() {
 
     run(async {
         let (here, mut there) = tokio::net::UnixStream::pair().unwrap();
-        let mut socket = cpu_ssh::Socket::new(here, cpu_ssh::Gate::default());
+        let mut socket = cpu_ssh::Socket::new(here, cpu_ssh::Throttle::default());
         there.write_all(b"last words").await.unwrap();
         socket.shutdown().await.unwrap();
         let mut heard = Vec::new();

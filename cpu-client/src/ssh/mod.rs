@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
-use cpu_ssh::{Gate, Mux, Peer, Socket, algorithms, alive, channel};
+use cpu_ssh::{Mux, Peer, Socket, Throttle, algorithms, alive, channel};
 use russh::keys::Algorithm;
 use russh::{SshId, client};
 use tokio::sync::mpsc;
@@ -84,9 +84,9 @@ impl ServerConnection {
 pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<ServerConnection> {
     let keys = login::collect(&target.identities).await?;
     let endpoint = &target.endpoint;
-    let gate = Gate::default();
-    let listened = gate.clone();
-    let mux = Mux::new(channel::Side::Client, gate.clone());
+    let throttle = Throttle::default();
+    let listened = throttle.clone();
+    let mux = Mux::new(channel::Side::Client, throttle.clone());
     let (events_tx, events) = mpsc::unbounded_channel();
     let expected = port::Expected::default();
     let server = Arc::new(OnceLock::new());
@@ -107,7 +107,7 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
         debug!("connected to {endpoint}");
         spinner.set(format!("waiting for {endpoint} to answer"));
         let config = Arc::new(config(target));
-        client::connect_stream(config, Socket::new(stream, gate), handler).await
+        client::connect_stream(config, Socket::new(stream, throttle), handler).await
     };
     tokio::pin!(exchange);
     let exchanged = match target.connect_timeout {
@@ -164,13 +164,13 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
 /// End the connection when the server has left `max` questions in turn unanswered (0: never). russh's client asks
 /// them, every `interval`; it would end it too, but does not know when it is we who do not listen.
 async fn watch(
-    gate: Gate,
+    throttle: Throttle,
     mux: Mux,
     events: mpsc::WeakUnboundedSender<ConnectionEvent>,
     interval: Duration,
     max: usize,
 ) {
-    let silence = alive::silence(&gate, interval, max, || {}).await;
+    let silence = alive::silence(&throttle, interval, max, || {}).await;
     let Some(events) = events.upgrade() else {
         return; // it has ended before
     };

@@ -10,7 +10,7 @@
 //! credit. When its queues exceed [`FOREIGN_LIMIT`], a server makes the windows of those whose bytes nobody takes as small
 //! as can be (`window.rs`) and reads on: what is not data (that the peer has read on, that it lives, a signal)
 //! is heard, for a command may need it to take more, and so are the client's files. russh's client always opens the whole
-//! window, so there the gate stops the socket.
+//! window, so there the throttle stops the socket.
 
 mod receiver;
 mod sender;
@@ -26,7 +26,7 @@ use bytes::Bytes;
 use russh::{Channel, ChannelId, ChannelMsg};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use crate::gate::Gate;
+use crate::throttle::Throttle;
 pub use receiver::Receiver;
 pub use sender::Sender;
 use shared::{Shared, State};
@@ -118,7 +118,7 @@ pub struct Mux(Arc<MuxShared>);
 
 struct MuxShared {
     side: Side,
-    gate: Gate,
+    throttle: Throttle,
     /// The credit that the path needs.
     wanted: AtomicUsize,
     /// The peer's clock, in seconds since 1970, once it has told.
@@ -178,11 +178,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Mux {
-    /// No channels yet. `gate` is the one given to the connection's [`crate::Socket`].
-    pub fn new(side: Side, gate: Gate) -> Self {
+    /// No channels yet. `throttle` is the one given to the connection's [`crate::Socket`].
+    pub fn new(side: Side, throttle: Throttle) -> Self {
         Self(Arc::new(MuxShared {
             side,
-            gate,
+            throttle,
             wanted: AtomicUsize::new(CREDIT),
             clock: watch::Sender::new(None),
             table: Mutex::new(Table {
@@ -230,7 +230,7 @@ impl Mux {
             return FOREIGN_WINDOW;
         }
         if is_behind {
-            self.0.gate.hold_next();
+            self.0.throttle.delay_next_write();
         }
         let others = table.channels.values().filter(|_| is_behind);
         let others = others.map(|shared| lock(&shared.state));
@@ -401,14 +401,14 @@ impl MuxShared {
             Side::Client => FOREIGN_LIMIT,
         };
         if table.queued > most {
-            self.gate.shut();
+            self.throttle.pause();
         } else if table.queued > FOREIGN_LIMIT {
             table.full = true;
-            self.gate.open();
+            self.throttle.resume();
         } else if table.queued <= FOREIGN_LIMIT / 2 {
             table.full = false;
-            self.gate.release();
-            self.gate.open();
+            self.throttle.send_delayed();
+            self.throttle.resume();
         }
     }
 }

@@ -32,20 +32,20 @@ where
 {
     /// Send bytes; waits for credit and window, and no longer than the channel lives.
     pub async fn send(&self, stream: Stream, mut bytes: Bytes) -> Result<(), Closed> {
-        let gate = self.shared.mux.upgrade().map(|mux| mux.gate.clone());
+        let throttle = self.shared.mux.upgrade().map(|mux| mux.throttle.clone());
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
             if self.shared.credited {
                 let n = u32::try_from(piece.len()).map_err(|_| Closed)?;
                 let permits = self.shared.credit.acquire_many(n).await;
                 permits.map_err(|_| Closed)?.forget();
-            } else if let Some(gate) = &gate {
+            } else if let Some(throttle) = &throttle {
                 lock(&self.shared.state).window.sent();
-                let room = async {
-                    gate.room().await;
+                let available = async {
+                    throttle.available().await;
                     Ok(())
                 };
-                self.run(room).await?;
+                self.run(available).await?;
             }
             self.run(async {
                 match stream {

@@ -6,7 +6,7 @@
 //!
 //! While too much is queued, that size is therefore [`LEAST`]. A channel that is *behind*, whose reader does not
 //! take what there is, then sends two bytes at a time, and is told of the next two by and by
-//! ([`Gate::hold_next`](crate::Gate)): the reader may come back at any time, and then they are what the window is
+//! ([`Throttle::delay_next_write`](crate::Throttle)): the reader may come back at any time, and then they are what the window is
 //! opened on. The others must not suffer: the channel of the client's files has its own window of [`MOST`], and when
 //! half of that is gone it gets another. For that the size is [`MOST`] from the moment at which a channel that is
 //! behind was heard, which is then silent for a round trip, to that at which the other's answer comes. If it

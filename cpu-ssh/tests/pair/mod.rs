@@ -138,9 +138,9 @@ impl Pair {
         });
         let (opened_tx, opened) = mpsc::unbounded_channel();
         let (signals_tx, signals) = mpsc::unbounded_channel();
-        let server_gate = Gate::default();
+        let server_throttle = Throttle::default();
         let handler = ServerHandler {
-            mux: Mux::new(Side::Server, server_gate.clone()),
+            mux: Mux::new(Side::Server, server_throttle.clone()),
             opened: opened_tx,
             signals: signals_tx,
         };
@@ -152,10 +152,10 @@ impl Pair {
             ..Default::default()
         });
         let server = tokio::spawn(async move {
-            server::run_stream(config, Socket::new(there, server_gate), handler).await
+            server::run_stream(config, Socket::new(there, server_throttle), handler).await
         });
-        let gate = Gate::default();
-        let client_mux = Mux::new(Side::Client, gate.clone());
+        let throttle = Throttle::default();
+        let client_mux = Mux::new(Side::Client, throttle.clone());
         let config = Arc::new(client::Config {
             client_id: SshId::Standard(name.into()),
             window_size,
@@ -163,7 +163,7 @@ impl Pair {
             ..Default::default()
         });
         let handler = ClientHandler(client_mux.clone());
-        let mut client = client::connect_stream(config, Socket::new(here, gate), handler)
+        let mut client = client::connect_stream(config, Socket::new(here, throttle), handler)
             .await
             .unwrap();
         assert!(client.authenticate_none("x").await.unwrap().success());
