@@ -7,7 +7,7 @@ use bytes::{Buf, Bytes};
 use russh::{ChannelId, ChannelMsg};
 use tokio::runtime::Handle;
 
-use crate::channel::{Receiver, Sender, Stream};
+use crate::mux::{Receiver, Sender, Stream};
 
 /// Largest chunk taken from the queue at once.
 const CHUNK: usize = 256 * 1024;

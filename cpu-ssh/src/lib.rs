@@ -3,7 +3,7 @@
 //!
 //! * [`socket`]: writes that never block the session loop, and a read buffer; its [`Throttle`] stops
 //!   reading when a foreign peer floods us.
-//! * [`channel`]: one bounded queue per channel, with credit between our own two programs, and windows for foreign
+//! * [`mux`]: one bounded queue per channel, with credit between our own two programs, and windows for foreign
 //!   clients that a queue without a reader makes small, its own and not those of others.
 //! * [`blocking`]: the same channels as `Read` and `Write` for threads.
 //! * [`alive`]: whether a silent peer is still there.
@@ -16,11 +16,12 @@ pub mod blocking;
 mod callbacks;
 pub mod channel;
 pub mod modes;
+pub mod mux;
 mod queue;
 pub mod signals;
 pub mod socket;
 mod throttle;
 
-pub use channel::{CREDIT, Mux, Peer, Receiver, Sender, Stream};
+pub use mux::{CREDIT, Mux, Peer, Receiver, Sender, Stream};
 pub use socket::Socket;
 pub use throttle::Throttle;

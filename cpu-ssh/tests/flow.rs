@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cpu_ssh::channel::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT, FOREIGN_WINDOW, MAX_CREDIT};
+use cpu_ssh::mux::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT, FOREIGN_WINDOW, MAX_CREDIT};
 use cpu_ssh::{Receiver, Sender, Stream};
 use pair::Pair;
 use russh::{ChannelId, ChannelMsg};

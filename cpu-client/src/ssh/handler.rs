@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
 
 use cpu_proto::{SERVER_ID_PREFIX, fingerprint};
-use cpu_ssh::channel::Violation;
+use cpu_ssh::mux::Violation;
 use cpu_ssh::{Mux, signals};
 use nix::sys::signal::Signal;
 use russh::client::{ChannelOpenHandle, DisconnectReason, Session};

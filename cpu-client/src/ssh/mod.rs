@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
-use cpu_ssh::{Mux, Peer, Socket, Throttle, algorithms, alive, channel};
+use cpu_ssh::{Mux, Peer, Socket, Throttle, algorithms, alive, mux::Side};
 use russh::keys::Algorithm;
 use russh::{SshId, client};
 use tokio::sync::mpsc;
@@ -86,7 +86,7 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
     let endpoint = &target.endpoint;
     let throttle = Throttle::default();
     let listened = throttle.clone();
-    let mux = Mux::new(channel::Side::Client, throttle.clone());
+    let mux = Mux::new(Side::Client, throttle.clone());
     let (events_tx, events) = mpsc::unbounded_channel();
     let expected = port::Expected::default();
     let server = Arc::new(OnceLock::new());
@@ -201,7 +201,7 @@ fn config(target: &Target) -> client::Config {
         // The end is up to `watch`.
         keepalive_max: 0,
         maximum_packet_size: algorithms::PACKET,
-        window_size: cpu_ssh::channel::WINDOW,
+        window_size: cpu_ssh::mux::WINDOW,
         ..Default::default()
     }
 }
