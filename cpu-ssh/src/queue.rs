@@ -4,13 +4,13 @@ use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// What a piece has room for, so that many small arrivals share one.
-const PIECE: usize = 64 * 1024;
+/// What a chunk has room for, so that many small arrivals share one.
+const CHUNK: usize = 64 * 1024;
 
 /// First in, first out.
 #[derive(Default)]
 pub(crate) struct Queue {
-    pieces: VecDeque<BytesMut>,
+    chunks: VecDeque<BytesMut>,
     length: usize,
 }
 
@@ -22,24 +22,24 @@ impl Queue {
 
     pub(crate) fn push(&mut self, bytes: &[u8]) {
         self.length += bytes.len();
-        if let Some(last) = self.pieces.back_mut()
+        if let Some(last) = self.chunks.back_mut()
             && last.capacity() - last.len() >= bytes.len()
         {
             last.extend_from_slice(bytes);
             return;
         }
-        let mut piece = BytesMut::with_capacity(bytes.len().max(PIECE));
-        piece.extend_from_slice(bytes);
-        self.pieces.push_back(piece);
+        let mut chunk = BytesMut::with_capacity(bytes.len().max(CHUNK));
+        chunk.extend_from_slice(bytes);
+        self.chunks.push_back(chunk);
     }
 
     /// Some of the first bytes, not more than `max`; none if it is empty.
     pub(crate) fn pop(&mut self, max: usize) -> Option<Bytes> {
-        let first = self.pieces.front_mut()?;
+        let first = self.chunks.front_mut()?;
         let bytes = if first.len() > max {
             first.split_to(max).freeze()
         } else {
-            self.pieces.pop_front()?.freeze()
+            self.chunks.pop_front()?.freeze()
         };
         self.length -= bytes.len();
         Some(bytes)
@@ -75,6 +75,6 @@ mod tests {
     fn small_arrivals_share_their_memory() {
         let mut queue = Queue::default();
         (0..1_000_000).for_each(|_| queue.push(b"x"));
-        assert!(queue.pieces.len() < 20);
+        assert!(queue.chunks.len() < 20);
     }
 }

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cpu_ssh::mux::{CREDIT, CREDIT_TYPE, FOREIGN_LIMIT, FOREIGN_WINDOW, MAX_CREDIT};
+use cpu_ssh::mux::{CREDIT, CREDIT_TYPE, FOREIGN_SOFT_LIMIT, FOREIGN_WINDOW, MAX_CREDIT};
 use cpu_ssh::{Receiver, Sender, Stream};
 use pair::Pair;
 use russh::{ChannelId, ChannelMsg};
@@ -400,7 +400,9 @@ fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
         let later = there_rx.waiting();
         let window = FOREIGN_WINDOW as usize;
         assert!(
-            FOREIGN_LIMIT < held && later < FOREIGN_LIMIT + 2 * window && later - held < 1000,
+            FOREIGN_SOFT_LIMIT < held
+                && later < FOREIGN_SOFT_LIMIT + 2 * window
+                && later - held < 1000,
             "{held} {later}"
         );
         let mut total = 0;

@@ -7,14 +7,14 @@
 //! consumed (extended data of type [`CREDIT_TYPE`], a big-endian u32), and never has more than
 //! [`CREDIT`] bytes outstanding in one direction of one channel, or on a long path what keeps that full
 //! (the client measures it, and tells by [`ROUND_TRIP_TYPE`]), up to [`MAX_CREDIT`]. A foreign peer knows nothing of
-//! credit. When its queues exceed [`FOREIGN_LIMIT`], a server makes the windows of those whose bytes nobody takes as small
+//! credit. When its queues exceed [`FOREIGN_SOFT_LIMIT`], a server makes the windows of those whose bytes nobody takes as small
 //! as can be (`window.rs`) and reads on: what is not data (that the peer has read on, that it lives, a signal)
 //! is heard, for a command may need it to take more, and so are the client's files. russh's client always opens the whole
 //! window, so there the throttle stops the socket.
 
+mod channel;
 mod receiver;
 mod sender;
-mod shared;
 mod window;
 
 use std::collections::HashMap;
@@ -27,10 +27,10 @@ use russh::{Channel, ChannelId, ChannelMsg};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::throttle::Throttle;
+use channel::{MuxChannel, ReceiveState};
 pub use receiver::Receiver;
 pub use sender::Sender;
-use shared::{Shared, State};
-pub use window::MOST as FOREIGN_WINDOW;
+pub use window::MAX_WINDOW as FOREIGN_WINDOW;
 use window::Window;
 
 /// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
@@ -43,7 +43,7 @@ pub const MAX_CREDIT: usize = 16 * 1024 * 1024;
 pub const WINDOW: u32 = 32 * 1024 * 1024;
 
 /// Bytes that a path of one second would hold: what fills 100 MB/s, and something over.
-const PATH: usize = 160_000_000;
+const BANDWIDTH: usize = 160_000_000;
 
 /// Private extended data type that carries the time of a round trip, in microseconds ("cpu2").
 pub const ROUND_TRIP_TYPE: u32 = 0x6370_7532;
@@ -56,16 +56,16 @@ pub const CREDIT_TYPE: u32 = 0x6370_7531;
 pub const CLOCK_TYPE: u32 = 0x6370_7533;
 
 /// Bytes queued for all channels of a foreign peer above which it is slowed down, or its socket is not read.
-pub const FOREIGN_LIMIT: usize = 8 * 1024 * 1024;
+pub const FOREIGN_SOFT_LIMIT: usize = 8 * 1024 * 1024;
 
 /// What is never exceeded: above the limit come the windows that are still open, then two bytes with each message
 /// to the client, or 40 a second.
-pub const FOREIGN_MOST: usize = 32 * 1024 * 1024;
+pub const FOREIGN_HARD_LIMIT: usize = 32 * 1024 * 1024;
 
 /// Who is at the other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// One of our two programs: both directions of every channel are credited.
+    /// One of our two programs: both directions of every channel have a credit.
     Ours,
     /// Anyone else: plain SSH.
     Foreign,
@@ -114,26 +114,26 @@ impl From<Closed> for std::io::Error {
 /// All channels of one connection; shared between its handler and whoever opens channels.
 /// The handler forwards `data`, `extended_data`, `channel_eof` and `channel_close` to it.
 #[derive(Clone)]
-pub struct Mux(Arc<MuxShared>);
+pub struct Mux(Arc<MuxInner>);
 
-struct MuxShared {
+struct MuxInner {
     side: Side,
     throttle: Throttle,
     /// The credit that the path needs.
-    wanted: AtomicUsize,
+    credit_target: AtomicUsize,
     /// The peer's clock, in seconds since 1970, once it has told.
     clock: watch::Sender<Option<u64>>,
-    table: Mutex<Table>,
+    table: Mutex<ChannelTable>,
 }
 
-struct Table {
+struct ChannelTable {
     peer: Peer,
-    channels: HashMap<ChannelId, Arc<Shared>>,
+    channels: HashMap<ChannelId, Arc<MuxChannel>>,
     /// Bytes queued for all channels together, and whether that is too much.
     queued: usize,
-    full: bool,
+    is_over_limit: bool,
     /// How many channels this side is opening, and what came on channels that nobody has taken over yet.
-    expected: usize,
+    opening: usize,
     early: HashMap<ChannelId, Vec<Early>>,
 }
 
@@ -145,9 +145,9 @@ enum Early {
 }
 
 /// A channel that this side is opening: what the peer sends as soon as it exists is kept.
-pub struct Expected(Mux);
+pub struct PendingOpen(Mux);
 
-impl Expected {
+impl PendingOpen {
     /// Take it over, now that the peer has accepted it.
     pub fn open<M>(self, channel: Channel<M>) -> (Receiver<M>, Sender<M>)
     where
@@ -157,11 +157,11 @@ impl Expected {
     }
 }
 
-impl Drop for Expected {
+impl Drop for PendingOpen {
     fn drop(&mut self) {
         let mut table = lock(&self.0.0.table);
-        table.expected -= 1;
-        if table.expected == 0 {
+        table.opening -= 1;
+        if table.opening == 0 {
             table.early.clear();
         }
     }
@@ -180,17 +180,17 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Mux {
     /// No channels yet. `throttle` is the one given to the connection's [`crate::Socket`].
     pub fn new(side: Side, throttle: Throttle) -> Self {
-        Self(Arc::new(MuxShared {
+        Self(Arc::new(MuxInner {
             side,
             throttle,
-            wanted: AtomicUsize::new(CREDIT),
+            credit_target: AtomicUsize::new(CREDIT),
             clock: watch::Sender::new(None),
-            table: Mutex::new(Table {
+            table: Mutex::new(ChannelTable {
                 peer: Peer::Foreign,
                 channels: HashMap::new(),
                 queued: 0,
-                full: false,
-                expected: 0,
+                is_over_limit: false,
+                opening: 0,
                 early: HashMap::new(),
             }),
         }))
@@ -221,19 +221,19 @@ impl Mux {
             return WINDOW;
         }
         let mut is_behind = false;
-        if let Some(shared) = table.channels.get(&id) {
-            let mut state = lock(&shared.state);
+        if let Some(channel) = table.channels.get(&id) {
+            let mut state = lock(&channel.state);
             state.window.opened(opened);
             is_behind = state.is_behind();
         }
-        if !table.full {
+        if !table.is_over_limit {
             return FOREIGN_WINDOW;
         }
         if is_behind {
             self.0.throttle.delay_next_write();
         }
         let others = table.channels.values().filter(|_| is_behind);
-        let others = others.map(|shared| lock(&shared.state));
+        let others = others.map(|channel| lock(&channel.state));
         let mut others = others.filter(|state| !state.is_behind());
         let is_awaited = others.any(|state| state.window.will_open());
         window::next(opened, is_behind, is_awaited)
@@ -242,50 +242,50 @@ impl Mux {
     /// How long the path is: from now on streams have what keeps it full.
     pub fn set_round_trip(&self, time: Duration) {
         let micros = usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
-        let held = micros.saturating_mul(PATH / 1_000_000);
-        let wanted = held.clamp(CREDIT, MAX_CREDIT);
-        self.0.wanted.store(wanted, Ordering::Relaxed);
+        let held = micros.saturating_mul(BANDWIDTH / 1_000_000);
+        let credit_target = held.clamp(CREDIT, MAX_CREDIT);
+        self.0.credit_target.store(credit_target, Ordering::Relaxed);
     }
 
     /// Must come before a channel is opened from this side to a peer that may speak first.
     #[must_use]
-    pub fn expect(&self) -> Expected {
-        lock(&self.0.table).expected += 1;
-        Expected(self.clone())
+    pub fn begin_open(&self) -> PendingOpen {
+        lock(&self.0.table).opening += 1;
+        PendingOpen(self.clone())
     }
 
     /// Take a channel over. From here on its bytes come only through the receiver.
-    pub fn open<M>(&self, channel: Channel<M>) -> (Receiver<M>, Sender<M>)
+    pub fn open<M>(&self, opened: Channel<M>) -> (Receiver<M>, Sender<M>)
     where
         M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     {
-        let id = channel.id();
+        let id = opened.id();
         // Dropping the read half makes russh deliver through the handler callbacks alone.
-        let (_, write) = channel.split();
+        let (_, write) = opened.split();
         let write = Arc::new(write);
         let mut table = lock(&self.0.table);
-        let credited = table.peer == Peer::Ours;
-        let shared = Arc::new(Shared {
+        let has_credit = table.peer == Peer::Ours;
+        let channel = Arc::new(MuxChannel {
             mux: Arc::downgrade(&self.0),
-            state: Mutex::new(State {
+            state: Mutex::new(ReceiveState {
                 queues: Default::default(),
                 limit: CREDIT,
                 ended: false,
-                unwanted: false,
-                untold: 0,
+                discarded: false,
+                unreported: 0,
                 window: Window::default(),
             }),
             arrived: [Notify::new(), Notify::new()],
-            credit: Semaphore::new(if credited { CREDIT } else { 0 }),
+            credit: Semaphore::new(if has_credit { CREDIT } else { 0 }),
             closed: watch::Sender::new(false),
-            credited,
+            has_credit,
         });
-        table.channels.insert(id, shared.clone());
+        table.channels.insert(id, channel.clone());
         let early = table.early.remove(&id).unwrap_or_default();
         drop(table);
         for early in early {
             match early {
-                // Of a peer that has credit nothing is expected.
+                // A peer with credit never sends before its channel is opened.
                 Early::Data(kind, bytes) => drop(self.data(id, kind, &bytes)),
                 Early::Eof => self.eof(id),
                 Early::Close => self.close(id),
@@ -293,11 +293,11 @@ impl Mux {
         }
         let sender = Sender {
             write,
-            shared: shared.clone(),
+            channel: channel.clone(),
         };
         let receiver = Receiver {
             mux: self.clone(),
-            shared,
+            channel,
             sender: sender.clone(),
         };
         (receiver, sender)
@@ -306,42 +306,42 @@ impl Mux {
     /// Bytes have arrived: `kind` 0 is data, else the type of extended data.
     pub fn data(&self, id: ChannelId, kind: u32, bytes: &[u8]) -> Result<(), Violation> {
         let mut table = lock(&self.0.table);
-        let Some(shared) = table.channels.get(&id).cloned() else {
-            table.keep(id, || Early::Data(kind, Bytes::copy_from_slice(bytes)));
+        let Some(channel) = table.channels.get(&id).cloned() else {
+            table.keep_early(id, || Early::Data(kind, Bytes::copy_from_slice(bytes)));
             return Ok(());
         };
-        lock(&shared.state).window.received(bytes.len());
+        lock(&channel.state).window.received(bytes.len());
         let stream = match kind {
             0 => Stream::Data,
             1 => Stream::Stderr,
-            CREDIT_TYPE if shared.credited => return shared.credit(bytes),
-            ROUND_TRIP_TYPE if shared.credited => {
+            CREDIT_TYPE if channel.has_credit => return channel.credit(bytes),
+            ROUND_TRIP_TYPE if channel.has_credit => {
                 let micros = number(bytes).ok_or(Violation::Credit)?;
                 self.set_round_trip(Duration::from_micros(micros as u64));
                 return Ok(());
             }
-            CLOCK_TYPE if shared.credited => {
+            CLOCK_TYPE if channel.has_credit => {
                 let seconds = bytes.try_into().map(u64::from_be_bytes);
                 self.0.clock.send_replace(seconds.ok());
                 return Ok(());
             }
             _ => return Ok(()),
         };
-        let mut state = lock(&shared.state);
-        if state.ended || state.unwanted {
+        let mut state = lock(&channel.state);
+        if state.ended || state.discarded {
             return Ok(());
         }
         state.queues[stream as usize].push(bytes);
-        if shared.credited {
-            let held = state.untold + state.queued();
+        if channel.has_credit {
+            let held = state.unreported + state.queued();
             if held > state.limit {
                 return Err(Violation::Overrun(held - state.limit));
             }
         } else {
             table.queued += bytes.len();
-            self.0.regulate(&mut table);
+            self.0.update_throttle(&mut table);
         }
-        shared.arrived[stream as usize].notify_one();
+        channel.arrived[stream as usize].notify_one();
         Ok(())
     }
 
@@ -359,63 +359,63 @@ impl Mux {
     /// The peer will send no more on this channel.
     pub fn eof(&self, id: ChannelId) {
         let mut table = lock(&self.0.table);
-        let shared = table.channels.get(&id).cloned();
-        match shared {
-            Some(shared) => shared.end(),
-            None => table.keep(id, || Early::Eof),
+        let channel = table.channels.get(&id).cloned();
+        match channel {
+            Some(channel) => channel.end(),
+            None => table.keep_early(id, || Early::Eof),
         }
     }
 
     /// The channel is gone.
     pub fn close(&self, id: ChannelId) {
         let mut table = lock(&self.0.table);
-        let Some(shared) = table.channels.remove(&id) else {
-            table.keep(id, || Early::Close);
+        let Some(channel) = table.channels.remove(&id) else {
+            table.keep_early(id, || Early::Close);
             return;
         };
         drop(table);
-        shared.close();
+        channel.close();
     }
 
     /// The connection is gone: every reader gets what has arrived and then the end, every writer
     /// that waits gets [`Closed`].
     pub fn close_all(&self) {
         let channels = std::mem::take(&mut lock(&self.0.table).channels);
-        for shared in channels.values() {
-            shared.close();
+        for channel in channels.values() {
+            channel.close();
         }
     }
 }
 
-impl MuxShared {
+impl MuxInner {
     /// A reader has taken `n` bytes of a channel that has no credit.
-    fn taken(&self, n: usize) {
+    fn consumed(&self, n: usize) {
         let mut table = lock(&self.table);
         table.queued = table.queued.saturating_sub(n);
-        self.regulate(&mut table);
+        self.update_throttle(&mut table);
     }
 
-    fn regulate(&self, table: &mut Table) {
+    fn update_throttle(&self, table: &mut ChannelTable) {
         let most = match self.side {
-            Side::Server => FOREIGN_MOST,
-            Side::Client => FOREIGN_LIMIT,
+            Side::Server => FOREIGN_HARD_LIMIT,
+            Side::Client => FOREIGN_SOFT_LIMIT,
         };
         if table.queued > most {
             self.throttle.pause();
-        } else if table.queued > FOREIGN_LIMIT {
-            table.full = true;
+        } else if table.queued > FOREIGN_SOFT_LIMIT {
+            table.is_over_limit = true;
             self.throttle.resume();
-        } else if table.queued <= FOREIGN_LIMIT / 2 {
-            table.full = false;
+        } else if table.queued <= FOREIGN_SOFT_LIMIT / 2 {
+            table.is_over_limit = false;
             self.throttle.send_delayed();
             self.throttle.resume();
         }
     }
 }
 
-impl Table {
-    fn keep(&mut self, id: ChannelId, early: impl FnOnce() -> Early) {
-        if self.expected > 0 {
+impl ChannelTable {
+    fn keep_early(&mut self, id: ChannelId, early: impl FnOnce() -> Early) {
+        if self.opening > 0 {
             self.early.entry(id).or_default().push(early());
         }
     }

@@ -6,12 +6,12 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use russh::{ChannelId, ChannelMsg};
 
-use super::{Mux, Sender, Shared, Stream, lock};
+use super::{Mux, MuxChannel, Sender, Stream, lock};
 
 /// What arrives on a channel. One reader per stream at a time.
 pub struct Receiver<M: From<(ChannelId, ChannelMsg)>> {
     pub(super) mux: Mux,
-    pub(super) shared: Arc<Shared>,
+    pub(super) channel: Arc<MuxChannel>,
     pub(super) sender: Sender<M>,
 }
 
@@ -24,17 +24,17 @@ where
     pub async fn read(&self, stream: Stream, max: usize) -> Option<Bytes> {
         loop {
             let (chunk, grant) = {
-                let mut state = lock(&self.shared.state);
+                let mut state = lock(&self.channel.state);
                 let chunk = state.queues[stream as usize].pop(max);
                 if let Some(chunk) = chunk {
-                    state.untold += chunk.len();
-                    let wanted = self.mux.0.wanted.load(Ordering::Relaxed);
-                    if wanted > state.limit {
-                        state.untold += wanted - state.limit;
-                        state.limit = wanted;
+                    state.unreported += chunk.len();
+                    let credit_target = self.mux.0.credit_target.load(Ordering::Relaxed);
+                    if credit_target > state.limit {
+                        state.unreported += credit_target - state.limit;
+                        state.limit = credit_target;
                     }
-                    let grant = if state.untold >= state.limit / 4 {
-                        std::mem::take(&mut state.untold)
+                    let grant = if state.unreported >= state.limit / 4 {
+                        std::mem::take(&mut state.unreported)
                     } else {
                         0
                     };
@@ -48,14 +48,14 @@ where
             };
             match chunk {
                 Some(chunk) => {
-                    if !self.shared.credited {
-                        self.mux.0.taken(chunk.len());
+                    if !self.channel.has_credit {
+                        self.mux.0.consumed(chunk.len());
                     } else if grant > 0 {
                         self.sender.grant(grant).await;
                     }
                     return Some(chunk);
                 }
-                None => self.shared.arrived[stream as usize].notified().await,
+                None => self.channel.arrived[stream as usize].notified().await,
             }
         }
     }
@@ -64,21 +64,21 @@ where
 impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
     /// Bytes that have arrived and were not read.
     pub fn waiting(&self) -> usize {
-        lock(&self.shared.state).queued()
+        lock(&self.channel.state).queued()
     }
 
     /// Drop what has arrived and what will. No credit is given for it, so one of our own peers
     /// soon stops sending; a foreign one is not held up, and its signals come through.
     pub fn discard(&self) {
         let dropped: usize = {
-            let mut state = lock(&self.shared.state);
-            state.unwanted = true;
+            let mut state = lock(&self.channel.state);
+            state.discarded = true;
             let queued = state.queued();
             state.queues = Default::default();
             queued
         };
-        if !self.shared.credited {
-            self.mux.0.taken(dropped);
+        if !self.channel.has_credit {
+            self.mux.0.consumed(dropped);
         }
     }
 }
@@ -88,7 +88,7 @@ impl<M: From<(ChannelId, ChannelMsg)>> Clone for Receiver<M> {
     fn clone(&self) -> Self {
         Self {
             mux: self.mux.clone(),
-            shared: self.shared.clone(),
+            channel: self.channel.clone(),
             sender: self.sender.clone(),
         }
     }

@@ -6,22 +6,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use russh::{ChannelId, ChannelMsg, ChannelWriteHalf};
 
-use super::{CLOCK_TYPE, CREDIT_TYPE, Closed, ROUND_TRIP_TYPE, Shared, Stream, lock};
+use super::{CLOCK_TYPE, CREDIT_TYPE, Closed, MuxChannel, ROUND_TRIP_TYPE, Stream, lock};
 
-/// Largest piece handed to russh in one call.
-const PIECE: usize = 256 * 1024;
+/// Largest chunk handed to russh in one call.
+const CHUNK: usize = 256 * 1024;
 
 /// The sending side of a channel.
 pub struct Sender<M: From<(ChannelId, ChannelMsg)>> {
     pub(super) write: Arc<ChannelWriteHalf<M>>,
-    pub(super) shared: Arc<Shared>,
+    pub(super) channel: Arc<MuxChannel>,
 }
 
 impl<M: From<(ChannelId, ChannelMsg)>> Clone for Sender<M> {
     fn clone(&self) -> Self {
         Self {
             write: self.write.clone(),
-            shared: self.shared.clone(),
+            channel: self.channel.clone(),
         }
     }
 }
@@ -32,15 +32,15 @@ where
 {
     /// Send bytes; waits for credit and window, and no longer than the channel lives.
     pub async fn send(&self, stream: Stream, mut bytes: Bytes) -> Result<(), Closed> {
-        let throttle = self.shared.mux.upgrade().map(|mux| mux.throttle.clone());
+        let throttle = self.channel.mux.upgrade().map(|mux| mux.throttle.clone());
         while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
-            if self.shared.credited {
-                let n = u32::try_from(piece.len()).map_err(|_| Closed)?;
-                let permits = self.shared.credit.acquire_many(n).await;
+            let chunk = bytes.split_to(bytes.len().min(CHUNK));
+            if self.channel.has_credit {
+                let n = u32::try_from(chunk.len()).map_err(|_| Closed)?;
+                let permits = self.channel.credit.acquire_many(n).await;
                 permits.map_err(|_| Closed)?.forget();
             } else if let Some(throttle) = &throttle {
-                lock(&self.shared.state).window.sent();
+                lock(&self.channel.state).window.sent();
                 let available = async {
                     throttle.available().await;
                     Ok(())
@@ -49,8 +49,8 @@ where
             }
             self.run(async {
                 match stream {
-                    Stream::Data => self.write.data_bytes(piece).await,
-                    Stream::Stderr => self.write.extended_data_bytes(1, piece).await,
+                    Stream::Data => self.write.data_bytes(chunk).await,
+                    Stream::Stderr => self.write.extended_data_bytes(1, chunk).await,
                 }
             })
             .await?;
@@ -72,7 +72,7 @@ where
     pub async fn tell_round_trip(&self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let message = Bytes::copy_from_slice(&micros.to_be_bytes());
-        if self.shared.credited {
+        if self.channel.has_credit {
             let write = &self.write;
             let _ = self
                 .run(write.extended_data_bytes(ROUND_TRIP_TYPE, message))
@@ -82,7 +82,7 @@ where
 
     /// Tell the peer what the clock says here, in seconds since 1970, if it is one of ours.
     pub async fn tell_clock(&self, seconds: u64) {
-        if self.shared.credited {
+        if self.channel.has_credit {
             let message = Bytes::copy_from_slice(&seconds.to_be_bytes());
             let write = &self.write;
             let _ = self
@@ -101,20 +101,20 @@ where
     pub async fn close(&self) {
         // A connection that has gone needs no close.
         let _ = self.run(self.write.close()).await;
-        if let Some(mux) = self.shared.mux.upgrade() {
+        if let Some(mux) = self.channel.mux.upgrade() {
             lock(&mux.table).channels.remove(&self.id());
         }
-        self.shared.close();
+        self.channel.close();
     }
 
     /// Whether the channel or its connection has ended.
     pub fn is_closed(&self) -> bool {
-        *self.shared.closed.borrow()
+        *self.channel.closed.borrow()
     }
 
     /// Returns when the channel or its connection has ended.
     pub async fn closed(&self) {
-        self.shared.wait_closed().await;
+        self.channel.wait_closed().await;
     }
 
     pub(super) async fn grant(&self, n: usize) {
@@ -133,7 +133,7 @@ where
         tokio::select! {
             biased;
             result = work => result.map_err(|_| Closed),
-            () = self.shared.wait_closed() => Err(Closed),
+            () = self.channel.wait_closed() => Err(Closed),
         }
     }
 }

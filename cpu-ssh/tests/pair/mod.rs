@@ -23,8 +23,8 @@ pub struct ServerHandler {
 }
 
 #[derive(Debug)]
-pub struct Failure;
-impl From<russh::Error> for Failure {
+pub struct HandlerError;
+impl From<russh::Error> for HandlerError {
     fn from(_: russh::Error) -> Self {
         Self
     }
@@ -43,13 +43,13 @@ impl Drop for ServerHandler {
 }
 
 impl server::Handler for ServerHandler {
-    type Error = Failure;
+    type Error = HandlerError;
 
     fn adjust_window(&mut self, id: ChannelId, opened: u32) -> u32 {
         self.mux.window(id, opened)
     }
 
-    async fn auth_none(&mut self, _: &str) -> Result<Auth, Failure> {
+    async fn auth_none(&mut self, _: &str) -> Result<Auth, HandlerError> {
         Ok(Auth::Accept)
     }
 
@@ -58,7 +58,7 @@ impl server::Handler for ServerHandler {
         channel: Channel<server::Msg>,
         reply: ChannelOpenHandle,
         session: &mut server::Session,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), HandlerError> {
         self.mux.identify(session.remote_sshid(), "SSH-2.0-ours");
         let _ = self.opened.send(self.mux.open(channel));
         reply.accept().await;
@@ -72,7 +72,7 @@ impl server::Handler for ServerHandler {
         _: ChannelId,
         signal: russh::Sig,
         _: &mut server::Session,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), HandlerError> {
         let _ = self.signals.send(signal);
         Ok(())
     }
@@ -87,9 +87,9 @@ impl Drop for ClientHandler {
 }
 
 impl client::Handler for ClientHandler {
-    type Error = Failure;
+    type Error = HandlerError;
 
-    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, Failure> {
+    async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool, HandlerError> {
         Ok(true)
     }
 
@@ -98,7 +98,7 @@ impl client::Handler for ClientHandler {
         _: Option<&[u8]>,
         _: &russh::Names,
         session: &mut client::Session,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), HandlerError> {
         self.0.identify(session.remote_sshid(), "SSH-2.0-ours");
         Ok(())
     }

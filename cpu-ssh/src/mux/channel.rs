@@ -5,46 +5,46 @@ use std::sync::{Mutex, PoisonError, Weak};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::window::{self, Window};
-use super::{MAX_CREDIT, MuxShared, Violation, lock, number};
+use super::{MAX_CREDIT, MuxInner, Violation, lock, number};
 use crate::queue::Queue;
 
 /// A channel, as its two ends here and the table of all of them know it.
-pub(super) struct Shared {
-    pub(super) mux: Weak<MuxShared>,
-    pub(super) state: Mutex<State>,
+pub(super) struct MuxChannel {
+    pub(super) mux: Weak<MuxInner>,
+    pub(super) state: Mutex<ReceiveState>,
     /// Wakes the reader of [`Stream::Data`] and of [`Stream::Stderr`].
     pub(super) arrived: [Notify; 2],
     /// Bytes that we may still send.
     pub(super) credit: Semaphore,
     pub(super) closed: watch::Sender<bool>,
-    pub(super) credited: bool,
+    pub(super) has_credit: bool,
 }
 
-pub(super) struct State {
+pub(super) struct ReceiveState {
     pub(super) queues: [Queue; 2],
     /// What the peer may have outstanding: queued here, or consumed and not told.
     pub(super) limit: usize,
     pub(super) ended: bool,
     /// Nobody will read any more: what arrives is dropped.
-    pub(super) unwanted: bool,
+    pub(super) discarded: bool,
     /// Bytes consumed that the peer has not been told of.
-    pub(super) untold: usize,
+    pub(super) unreported: usize,
     /// Of a channel without credit.
     pub(super) window: Window,
 }
 
-impl State {
+impl ReceiveState {
     pub(super) fn queued(&self) -> usize {
         self.queues.iter().map(Queue::len).sum()
     }
 
     /// Whether more is queued than its reader takes at once.
     pub(super) fn is_behind(&self) -> bool {
-        !self.unwanted && self.queued() > window::BEHIND
+        !self.discarded && self.queued() > window::MAX_BACKLOG
     }
 }
 
-impl Shared {
+impl MuxChannel {
     pub(super) fn credit(&self, bytes: &[u8]) -> Result<(), Violation> {
         let amount = number(bytes).ok_or(Violation::Credit)?;
         if self.credit.available_permits().saturating_add(amount) > MAX_CREDIT {
@@ -74,15 +74,15 @@ impl Shared {
 }
 
 /// What nobody took is not queued any more.
-impl Drop for Shared {
+impl Drop for MuxChannel {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let left: usize = state.queues.iter().map(Queue::len).sum();
-        if !self.credited
+        if !self.has_credit
             && left > 0
             && let Some(mux) = self.mux.upgrade()
         {
-            mux.taken(left);
+            mux.consumed(left);
         }
     }
 }
