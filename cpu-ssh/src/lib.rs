@@ -6,12 +6,11 @@
 //! * [`mux`]: one bounded queue per channel, with credit between our own two programs, and windows for foreign
 //!   clients that a queue without a reader makes small, its own and not those of others.
 //! * [`blocking`]: the same channels as `Read` and `Write` for threads.
-//! * [`alive`]: whether a silent peer is still there.
+//! * [`keepalive`]: whether a silent peer is still there.
 //! * [`algorithms`]: which ciphers, key exchanges and MACs, in which order.
 //! * [`modes`], [`signals`]: terminal modes and signals by their names on the wire.
 
 pub mod algorithms;
-pub mod alive;
 pub mod blocking;
 mod callbacks;
 pub mod channel;

@@ -84,7 +84,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         host_key: PathBuf::from("/host_key"),
         forward: false,
         post_quantum: false,
-        alive: cpu_ssh::alive::INTERVAL,
+        alive: cpu_ssh::keepalive::INTERVAL,
         debug: false,
     };
     let (mut network, mut port) = (None, None);

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
-use cpu_ssh::{Mux, Peer, Socket, Throttle, algorithms, alive, mux::Side};
+use cpu_ssh::{Mux, Peer, Socket, Throttle, algorithms, keepalive, mux::Side};
 use russh::keys::Algorithm;
 use russh::{SshId, client};
 use tokio::sync::mpsc;
@@ -170,7 +170,7 @@ async fn watch(
     interval: Duration,
     max: usize,
 ) {
-    let silence = alive::silence(&throttle, interval, max, || {}).await;
+    let silence = keepalive::wait_for_silence(&throttle, interval, max, || {}).await;
     let Some(events) = events.upgrade() else {
         return; // it has ended before
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cpu_proto::DEFAULT_PORT;
-use cpu_ssh::alive;
+use cpu_ssh::keepalive;
 use tracing::debug;
 
 use super::config::{AddressFamily, Checking, NewHost, Proxy, Query, Settings, Tokens, shell};
@@ -114,7 +114,7 @@ impl Target {
         };
         let identities = identities(options, &settings, &tokens)?;
         let host_keys = host_keys(options, &settings, &tokens, &identities)?;
-        let interval = settings.alive_interval.unwrap_or(alive::INTERVAL);
+        let interval = settings.alive_interval.unwrap_or(keepalive::INTERVAL);
         let connect_timeout = match (settings.connect_timeout, &endpoint) {
             (Some(limit), _) => Some(limit).filter(|limit| !limit.is_zero()),
             // A proxy may ask a person something, which takes the time that it takes.
@@ -128,7 +128,7 @@ impl Target {
             host_keys,
             connect_timeout,
             alive_interval: Some(interval).filter(|interval| !interval.is_zero()),
-            alive_max: settings.alive_max.unwrap_or(alive::MAX),
+            alive_max: settings.alive_max.unwrap_or(keepalive::MAX_UNANSWERED),
             send_env: settings.send_env,
             set_env: settings.set_env,
             tty: settings.tty,

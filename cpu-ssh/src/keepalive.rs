@@ -10,11 +10,11 @@ use crate::Throttle;
 pub const INTERVAL: Duration = Duration::from_secs(15);
 
 /// How many unanswered questions end the connection.
-pub const MAX: usize = 3;
+pub const MAX_UNANSWERED: usize = 3;
 
 /// Returns when the peer has left `max` questions in turn unanswered (0: never), with the time of its silence.
 /// `ask` is called after every `interval` in which nothing came, but for the last.
-pub async fn silence(
+pub async fn wait_for_silence(
     throttle: &Throttle,
     interval: Duration,
     max: usize,
@@ -51,11 +51,11 @@ mod tests {
             }
         };
         let started = tokio::time::Instant::now();
-        let silent = silence(&throttle, second, 2, ask).await;
+        let silent = wait_for_silence(&throttle, second, 2, ask).await;
         assert_eq!(silent, second * 3);
         assert_eq!((asked.get(), started.elapsed()), (5, second * 9));
 
-        let never = silence(&throttle, second, 0, || asked.set(asked.get() + 1));
+        let never = wait_for_silence(&throttle, second, 0, || asked.set(asked.get() + 1));
         let waited = tokio::time::timeout(second * 100, never).await;
         assert!(waited.is_err() && asked.get() > 100);
     }
