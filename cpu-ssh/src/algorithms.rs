@@ -7,7 +7,7 @@ use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
 use russh::{Preferred, cipher, compression, kex, mac};
 
 /// Largest SSH packet payload we ask for: what every implementation must accept (RFC 4253, 6.1).
-pub const PACKET: u32 = 32_768;
+pub const MAX_PACKET: u32 = 32_768;
 
 const KEX: &[kex::Name] = &[
     kex::MLKEM768X25519_SHA256,

@@ -200,7 +200,7 @@ fn config(target: &Target) -> client::Config {
         keepalive_interval: target.alive_interval,
         // The end is up to `watch`.
         keepalive_max: 0,
-        maximum_packet_size: algorithms::PACKET,
+        maximum_packet_size: algorithms::MAX_PACKET,
         window_size: cpu_ssh::mux::WINDOW,
         ..Default::default()
     }
