@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use cpu_proto::fstab::{self, Reason};
 use cpu_proto::namespace::{self, Bind};
-use cpu_proto::{Cache, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
+use cpu_proto::{CacheMode, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
@@ -23,7 +23,7 @@ pub(crate) struct Mounts<'a> {
     /// What is served as `/`.
     pub(crate) root: &'a Path,
     /// `-cache`, if given: for all of which the namespace does not say another.
-    pub(crate) cache: Option<Cache>,
+    pub(crate) cache: Option<CacheMode>,
 }
 
 /// Which directories there come from here. What was named must be there to be mounted; of the

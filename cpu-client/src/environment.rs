@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use cpu_proto::namespace;
-use cpu_proto::{Cache, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
+use cpu_proto::{CacheMode, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
 use rustix::fs::Mode;
 
 use crate::binds::{Mounts, binds, own_fstab, real_path};
@@ -18,7 +18,7 @@ pub(crate) struct Environment {
     /// Those that a cpud of ours gets instead, or more.
     pub(crate) for_cpud: Vec<(String, String)>,
     /// The cache modes of its mounts of files, each once. The first is on /tmp/cpu.
-    pub(crate) caches: Vec<Cache>,
+    pub(crate) caches: Vec<CacheMode>,
     /// Whether any of them was asked for.
     pub(crate) cache_is_chosen: bool,
 }

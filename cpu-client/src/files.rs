@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use cpu_client::export::{Caching, Export, IdMap, prepare_process};
-use cpu_proto::Cache;
+use cpu_proto::CacheMode;
 use ninep::observe::Observer;
 use ninep::server::{self, Config};
 use tracing::debug;
@@ -46,7 +46,7 @@ impl FileServer {
     /// program is to be started from here on.
     pub(crate) fn serve(
         self,
-        cache: Cache,
+        cache: CacheMode,
         from: impl Read + Send + 'static,
         to: impl Write + Send + 'static,
     ) -> Result<()> {
@@ -60,8 +60,8 @@ impl FileServer {
                 ..Config::default()
             };
             let export = match cache {
-                Cache::None => &*self.exact,
-                Cache::Mmap | Cache::Loose => &*self.mapped,
+                CacheMode::None => &*self.exact,
+                CacheMode::Mmap | CacheMode::Loose => &*self.mapped,
             };
             if let Err(error) = server::serve(export, from, to, &config) {
                 debug!("the files are no longer served: {error}");

@@ -46,7 +46,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use binds::Mounts;
 use clap::error::ErrorKind;
-use cpu_proto::{Cache, ENV_WAIT};
+use cpu_proto::{CacheMode, ENV_WAIT};
 use environment::{environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
@@ -174,7 +174,7 @@ fn run(flags: &Flags) -> Result<u8> {
         let caches = environment.caches;
         if connection.server == ssh::ServerKind::URoot
             && environment.cache_is_chosen
-            && caches != [Cache::None]
+            && caches != [CacheMode::None]
         {
             anyhow::bail!(
                 "the server is u-root's cpud, which knows no other way to keep files than -cache none; \

@@ -2,7 +2,7 @@
 //! travel between them. No I/O lives here.
 
 pub mod authorized_keys;
-mod cache;
+mod cache_mode;
 mod credentials;
 mod fingerprint;
 pub mod fstab;
@@ -13,7 +13,7 @@ pub mod quote;
 mod wait;
 
 pub use authorized_keys::AuthorizedKeys;
-pub use cache::Cache;
+pub use cache_mode::CacheMode;
 pub use credentials::{Credentials, NoCredentials};
 pub use fingerprint::fingerprint;
 pub use printable::printable;

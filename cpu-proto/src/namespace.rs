@@ -11,7 +11,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{Cache, fstab};
+use crate::{CacheMode, fstab};
 
 /// One directory of the client and where it appears on the machine. Both are absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Bind {
     /// Path on the client, relative to what the client exports (`-root`).
     pub local: String,
     /// What is kept of it there, if it is not as everything else.
-    pub cache: Option<Cache>,
+    pub cache: Option<CacheMode>,
 }
 
 /// Why a namespace is refused: which element, and how it should look.
@@ -81,10 +81,10 @@ pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
 
 /// The fstab text that makes a server mount these binds, in the words u-root's client uses; `usual` is the
 /// cache mode of those that name none.
-pub fn to_fstab(binds: &[Bind], usual: Cache) -> String {
+pub fn to_fstab(binds: &[Bind], usual: CacheMode) -> String {
     let mut text = String::new();
     for bind in binds {
-        let point = bind.cache.unwrap_or(usual).point(usual);
+        let point = bind.cache.unwrap_or(usual).mount_point(usual);
         let (local, remote) = (fstab::escape(&bind.local), fstab::escape(&bind.remote));
         // Cannot fail: it writes to memory.
         let _ = writeln!(text, "{point}{local} {remote} none defaults,bind 0 0");
@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn default_becomes_six_lines() {
-        let text = to_fstab(&parse(crate::DEFAULT_NAMESPACE).unwrap(), Cache::Mmap);
+        let text = to_fstab(&parse(crate::DEFAULT_NAMESPACE).unwrap(), CacheMode::Mmap);
         assert_eq!(text.lines().count(), 6);
         assert_eq!(
             text.lines().next(),
@@ -127,7 +127,7 @@ mod tests {
                 }
             ]
         );
-        assert!(to_fstab(&binds, Cache::Mmap).starts_with("/tmp/cpu/arm/bin /bin none"));
+        assert!(to_fstab(&binds, CacheMode::Mmap).starts_with("/tmp/cpu/arm/bin /bin none"));
         assert_eq!(parse("/a=/b=c").unwrap()[0].local, "/b=c");
         assert_eq!(parse("").unwrap(), []);
     }
@@ -139,11 +139,11 @@ mod tests {
         let text = |usual| to_fstab(&binds, usual);
         for (usual, sources) in [
             (
-                Cache::Mmap,
+                CacheMode::Mmap,
                 ["-loose/usr", "-none/arm/bin", "/a,b", "/home"],
             ),
             (
-                Cache::Loose,
+                CacheMode::Loose,
                 ["/usr", "-none/arm/bin", "/a,b", "-mmap/home"],
             ),
         ] {
@@ -173,12 +173,12 @@ mod tests {
         #[test]
         fn every_namespace_reads_back_as_mounts(text in "(/[a-z \\\\\t#.]{0,4}=?){0,6}(:/[ b]{1,3}(=/x y)?(,cache=(none|loose))?){0,3}") {
             if let Ok(binds) = parse(&text) {
-                let lines = to_fstab(&binds, Cache::Mmap);
+                let lines = to_fstab(&binds, CacheMode::Mmap);
                 let entries: Vec<_> = fstab::parse(lines.as_bytes()).map(Result::unwrap).collect();
                 prop_assert_eq!(entries.len(), binds.len());
                 for (entry, bind) in entries.iter().zip(&binds) {
                     prop_assert_eq!(&entry.target, Path::new(&bind.remote));
-                    prop_assert_eq!(entry.source.to_str().unwrap(), format!("{}{}", bind.cache.unwrap_or_default().point(Cache::Mmap), bind.local));
+                    prop_assert_eq!(entry.source.to_str().unwrap(), format!("{}{}", bind.cache.unwrap_or_default().mount_point(CacheMode::Mmap), bind.local));
                     prop_assert!(entry.flags == fstab::BIND && entry.data.is_empty());
                 }
             }

@@ -1,7 +1,7 @@
 //! The small grammars of cpu-proto: commands, namespaces and fstab lines.
 #![no_main]
 
-use cpu_proto::{Cache, fstab, namespace, quote};
+use cpu_proto::{CacheMode, fstab, namespace, quote};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         && !text.contains('\0')
         && let Ok(binds) = namespace::parse(text)
     {
-        let fstab = namespace::to_fstab(&binds, Cache::Mmap);
+        let fstab = namespace::to_fstab(&binds, CacheMode::Mmap);
         let entries: Result<Vec<_>, _> = fstab::parse(fstab.as_bytes()).collect();
         assert_eq!(
             entries.expect("what cpu writes, cpud reads").len(),

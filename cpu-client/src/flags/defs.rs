@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::Parser;
-use cpu_proto::{Cache, MAX_MSIZE, Wait};
+use cpu_proto::{CacheMode, MAX_MSIZE, Wait};
 
 use super::value::{GoBool, socket_kind};
 use crate::ssh::SocketKind;
@@ -68,7 +68,7 @@ pub(crate) struct Flags {
 
     /// none, mmap or loose: what is kept of files there (mmap)
     #[arg(long, value_name = "MODE", help_heading = FILES)]
-    pub(crate) cache: Option<Cache>,
+    pub(crate) cache: Option<CacheMode>,
 
     /// largest 9P message, in bytes (1048576)
     #[arg(long, value_name = "BYTES", default_value_t = MAX_MSIZE, hide_default_value = true,

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cpu_proto::{Cache, Credentials};
+use cpu_proto::{CacheMode, Credentials};
 use cpu_ssh::Stream;
 use nix::sys::signal::Signal;
 use russh::{ChannelId, ChannelWriteHalf};
@@ -39,7 +39,7 @@ pub(crate) struct Command {
     pub(crate) argv: Vec<Vec<u8>>,
     pub(crate) environment: Vec<(String, String)>,
     /// This machine's files, if they are served, and the cache modes of the mounts that show them.
-    pub(crate) files: Option<(FileServer, Vec<Cache>)>,
+    pub(crate) files: Option<(FileServer, Vec<CacheMode>)>,
     /// Who it is, if not root.
     pub(crate) user: Option<Credentials>,
     pub(crate) terminal: bool,

@@ -1,7 +1,7 @@
 //! What a command is started with: the channels are opened, and everything is asked for on them.
 
 use anyhow::{Context, Result};
-use cpu_proto::{Cache, Credentials, ENV_FSTAB, ENV_FSTAB_LC, quote};
+use cpu_proto::{CacheMode, Credentials, ENV_FSTAB, ENV_FSTAB_LC, quote};
 use cpu_ssh::Stream;
 use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
 use futures_util::future::try_join_all;
@@ -118,7 +118,7 @@ async fn serve_at_port(
         let served = port.accept(&handle).await.and_then(|(receiver, sender)| {
             // It mounts without a cache.
             files.serve(
-                Cache::None,
+                CacheMode::None,
                 BlockingReader::new(receiver, Stream::Data, Handle::current()),
                 BlockingWriter::new(sender, Stream::Data, Handle::current()),
             )

@@ -11,7 +11,7 @@ const SUBSYSTEM: &str = "9p";
 /// `cache=` of the kernel's mount option (`Documentation/filesystems/9p.rst`). In every mode a read(2) asks
 /// the client and a write(2) is there when it returns, since our server gives qid version 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Cache {
+pub enum CacheMode {
     /// Nothing, not even pages: no shared writable mappings.
     None,
     /// Pages while they are mapped. Names and attributes are asked for each time.
@@ -22,11 +22,11 @@ pub enum Cache {
     Loose,
 }
 
-impl Cache {
+impl CacheMode {
     const ALL: [Self; 3] = [Self::None, Self::Mmap, Self::Loose];
 
-    /// The kernel's word.
-    pub fn word(self) -> &'static str {
+    /// Its name as a mount option.
+    pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::Mmap => "mmap",
@@ -43,12 +43,12 @@ impl Cache {
     }
 
     /// The mode of such a subsystem; none if the name is that of another.
-    pub fn of_subsystem(name: &str) -> Option<Self> {
+    pub fn from_subsystem(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.subsystem() == name)
     }
 
     /// Where a session has the client's files in this mode: the first mount is on [`MOUNT_POINT`].
-    pub fn point(self, first: Self) -> String {
+    pub fn mount_point(self, first: Self) -> String {
         if self == first {
             MOUNT_POINT.into()
         } else {
@@ -57,18 +57,18 @@ impl Cache {
     }
 }
 
-impl Display for Cache {
+impl Display for CacheMode {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        f.write_str(self.word())
+        f.write_str(self.name())
     }
 }
 
-impl FromStr for Cache {
+impl FromStr for CacheMode {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let mut all = Self::ALL.into_iter();
-        all.find(|mode| mode.word() == text)
+        all.find(|mode| mode.name() == text)
             .ok_or("write none, mmap or loose")
     }
 }
@@ -79,16 +79,19 @@ mod tests {
 
     #[test]
     fn words_and_names_read_back() {
-        for mode in Cache::ALL {
-            assert_eq!(mode.word().parse(), Ok(mode));
-            assert_eq!(Cache::of_subsystem(&mode.subsystem()), Some(mode));
-            assert_eq!(mode.point(mode), "/tmp/cpu");
+        for mode in CacheMode::ALL {
+            assert_eq!(mode.name().parse(), Ok(mode));
+            assert_eq!(CacheMode::from_subsystem(&mode.subsystem()), Some(mode));
+            assert_eq!(mode.mount_point(mode), "/tmp/cpu");
         }
-        assert_eq!(Cache::Mmap.subsystem(), "9p");
-        assert_eq!(Cache::Loose.point(Cache::Mmap), "/tmp/cpu-loose");
+        assert_eq!(CacheMode::Mmap.subsystem(), "9p");
+        assert_eq!(
+            CacheMode::Loose.mount_point(CacheMode::Mmap),
+            "/tmp/cpu-loose"
+        );
         for name in ["", "9P", "9p,cache=", "9p,cache=mmap", "sftp"] {
-            assert_eq!(Cache::of_subsystem(name), None);
+            assert_eq!(CacheMode::from_subsystem(name), None);
         }
-        assert!("Loose".parse::<Cache>().is_err());
+        assert!("Loose".parse::<CacheMode>().is_err());
     }
 }
