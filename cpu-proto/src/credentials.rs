@@ -15,7 +15,7 @@ use std::str::FromStr;
 const FLAG: &[u8] = b"-user=";
 
 /// Groups at most: `NGROUPS_MAX` of linux/limits.h.
-const MOST_GROUPS: usize = 65_536;
+const MAX_GROUPS: usize = 65_536;
 
 /// A user by numbers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,7 +31,7 @@ pub struct Credentials {
 /// It was not `UID:GID[:GROUP,...]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a user is given as UID:GID or UID:GID:GROUP,GROUP...")]
-pub struct NoCredentials;
+pub struct InvalidCredentials;
 
 impl Credentials {
     /// The flag in front of a command, with the blank behind it.
@@ -40,14 +40,14 @@ impl Credentials {
     }
 
     /// Takes the flag off a command; the rest are the words.
-    pub fn take(command: &[u8]) -> Result<(Option<Self>, &[u8]), NoCredentials> {
+    pub fn take(command: &[u8]) -> Result<(Option<Self>, &[u8]), InvalidCredentials> {
         let Some(rest) = command.strip_prefix(FLAG) else {
             return Ok((None, command));
         };
         let end = rest.iter().position(|&byte| byte == b' ');
-        let (text, words) = rest.split_at(end.unwrap_or(rest.len()));
-        let text = str::from_utf8(text).map_err(|_| NoCredentials)?;
-        Ok((Some(text.parse()?), words))
+        let (text, argv) = rest.split_at(end.unwrap_or(rest.len()));
+        let text = str::from_utf8(text).map_err(|_| InvalidCredentials)?;
+        Ok((Some(text.parse()?), argv))
     }
 }
 
@@ -63,27 +63,27 @@ impl Display for Credentials {
 }
 
 impl FromStr for Credentials {
-    type Err = NoCredentials;
+    type Err = InvalidCredentials;
 
-    fn from_str(text: &str) -> Result<Self, NoCredentials> {
+    fn from_str(text: &str) -> Result<Self, InvalidCredentials> {
         let mut parts = text.splitn(3, ':');
-        let mut next = || number(parts.next().ok_or(NoCredentials)?);
+        let mut next = || number(parts.next().ok_or(InvalidCredentials)?);
         let (uid, gid) = (next()?, next()?);
         let groups = parts.next().map_or(Ok(Vec::new()), |groups| {
             groups.split(',').map(number).collect()
         })?;
-        if groups.len() > MOST_GROUPS {
-            return Err(NoCredentials);
+        if groups.len() > MAX_GROUPS {
+            return Err(InvalidCredentials);
         }
         Ok(Self { uid, gid, groups })
     }
 }
 
 /// A user or group; the largest number is none (chown(2)).
-fn number(text: &str) -> Result<u32, NoCredentials> {
+fn number(text: &str) -> Result<u32, InvalidCredentials> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|&number| number != u32::MAX);
-    number.filter(|_| is_plain).ok_or(NoCredentials)
+    number.filter(|_| is_plain).ok_or(InvalidCredentials)
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
             assert_eq!(Credentials::take(none), Ok((None, none)));
         }
         for wrong in ["-user=", "-user=ann 'id'", "-user='1:1' 'id'"] {
-            assert_eq!(Credentials::take(wrong.as_bytes()), Err(NoCredentials));
+            assert_eq!(Credentials::take(wrong.as_bytes()), Err(InvalidCredentials));
         }
     }
 
@@ -130,10 +130,14 @@ mod tests {
             "1: 1",
             "root:root",
         ] {
-            assert_eq!(wrong.parse::<Credentials>(), Err(NoCredentials), "{wrong}");
+            assert_eq!(
+                wrong.parse::<Credentials>(),
+                Err(InvalidCredentials),
+                "{wrong}"
+            );
         }
-        let many = format!("1:1:1{}", ",1".repeat(MOST_GROUPS));
-        assert_eq!(many.parse::<Credentials>(), Err(NoCredentials));
+        let many = format!("1:1:1{}", ",1".repeat(MAX_GROUPS));
+        assert_eq!(many.parse::<Credentials>(), Err(InvalidCredentials));
     }
 
     proptest! {

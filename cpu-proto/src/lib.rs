@@ -14,7 +14,7 @@ mod wait;
 
 pub use authorized_keys::AuthorizedKeys;
 pub use cache_mode::CacheMode;
-pub use credentials::{Credentials, NoCredentials};
+pub use credentials::{Credentials, InvalidCredentials};
 pub use fingerprint::fingerprint;
 pub use printable::printable;
 pub use wait::{ENV_WAIT, Wait};

@@ -11,7 +11,7 @@ pub const ENV_WAIT: &str = "CPU_WAIT";
 pub enum Wait {
     /// It waits, and names what it waits for.
     #[default]
-    Told,
+    Yes,
     /// It waits and says nothing.
     Quiet,
     /// It ends with the command, and kills the rest.
@@ -21,7 +21,7 @@ pub enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Told => "yes",
+            Self::Yes => "yes",
             Self::Quiet => "quiet",
             Self::No => "no",
         })
@@ -32,7 +32,7 @@ impl FromStr for Wait {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
-        [Self::Told, Self::Quiet, Self::No]
+        [Self::Yes, Self::Quiet, Self::No]
             .into_iter()
             .find(|wait| wait.to_string() == text)
             .ok_or(())
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read() {
-        for wait in [Wait::Told, Wait::Quiet, Wait::No] {
+        for wait in [Wait::Yes, Wait::Quiet, Wait::No] {
             assert_eq!(wait.to_string().parse(), Ok(wait));
         }
         assert_eq!("maybe".parse::<Wait>(), Err(()));
