@@ -65,8 +65,8 @@ pub enum Reason {
     Nul,
 }
 
-/// What an option word does to the flags.
-enum Word {
+/// What a mount option does to the flags.
+enum Effect {
     Set(u32),
     Clear(u32),
     Propagation(u32),
@@ -78,8 +78,8 @@ enum Word {
 }
 
 /// Options of mount(8) that are not the file system's own; values from linux/mount.h.
-fn word(option: &[u8]) -> Word {
-    use Word::{Clear, Ignored, Propagation, Set, Skip};
+fn effect_of(option: &[u8]) -> Effect {
+    use Effect::{Clear, Ignored, Propagation, Set, Skip};
     const UNBINDABLE: u32 = 1 << 17;
     const PRIVATE: u32 = 1 << 18;
     const SLAVE: u32 = 1 << 19;
@@ -128,7 +128,7 @@ fn word(option: &[u8]) -> Word {
         b"noauto" => Skip,
         _ if option.starts_with(b"x-") || option.starts_with(b"X-") => Ignored,
         _ if option.starts_with(b"comment=") => Ignored,
-        _ => Word::Data,
+        _ => Effect::Data,
     }
 }
 
@@ -172,13 +172,13 @@ fn parse_line(line: &[u8]) -> Result<Option<Entry>, Reason> {
     }
     let (mut flags, mut propagation, mut data) = (0, 0, Vec::new());
     for option in options.split(|&b| b == b',') {
-        match word(option) {
-            Word::Set(bits) => flags |= bits,
-            Word::Clear(bits) => flags &= !bits,
-            Word::Propagation(bits) => propagation = bits,
-            Word::Ignored => {}
-            Word::Skip => return Ok(None),
-            Word::Data => {
+        match effect_of(option) {
+            Effect::Set(bits) => flags |= bits,
+            Effect::Clear(bits) => flags &= !bits,
+            Effect::Propagation(bits) => propagation = bits,
+            Effect::Ignored => {}
+            Effect::Skip => return Ok(None),
+            Effect::Data => {
                 if !data.is_empty() {
                     data.push(b',');
                 }

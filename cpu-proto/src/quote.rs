@@ -31,20 +31,20 @@ pub fn split(command: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     if let Some(at) = command.iter().position(|&b| b == 0) {
         return Err(Error::Nul { at });
     }
-    let mut words = Vec::new();
+    let mut argv = Vec::new();
     // `''` is a word too, so "no word yet" differs from "an empty word".
-    let mut word: Option<Vec<u8>> = None;
+    let mut argument: Option<Vec<u8>> = None;
     let mut bytes = command.iter().copied().enumerate();
     while let Some((at, byte)) = bytes.next() {
         match byte {
-            b' ' | b'\t' | b'\n' => words.extend(word.take()),
+            b' ' | b'\t' | b'\n' => argv.extend(argument.take()),
             b'\\' => match bytes.next() {
                 None => return Err(Error::TrailingBackslash),
                 Some((_, b'\n')) => {}
-                Some((_, quoted)) => word.get_or_insert_default().push(quoted),
+                Some((_, quoted)) => argument.get_or_insert_default().push(quoted),
             },
             b'\'' => {
-                let word = word.get_or_insert_default();
+                let argument = argument.get_or_insert_default();
                 loop {
                     match bytes.next() {
                         None => {
@@ -54,12 +54,12 @@ pub fn split(command: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
                             });
                         }
                         Some((_, b'\'')) => break,
-                        Some((_, inner)) => word.push(inner),
+                        Some((_, inner)) => argument.push(inner),
                     }
                 }
             }
             b'"' => {
-                let word = word.get_or_insert_default();
+                let argument = argument.get_or_insert_default();
                 let unterminated = Error::Unterminated {
                     quote: "double",
                     at,
@@ -71,30 +71,30 @@ pub fn split(command: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
                         Some((_, b'\\')) => match bytes.next() {
                             None => return Err(unterminated),
                             Some((_, b'\n')) => {}
-                            Some((_, b @ (b'$' | b'`' | b'"' | b'\\'))) => word.push(b),
-                            Some((_, b)) => word.extend([b'\\', b]),
+                            Some((_, b @ (b'$' | b'`' | b'"' | b'\\'))) => argument.push(b),
+                            Some((_, b)) => argument.extend([b'\\', b]),
                         },
-                        Some((_, inner)) => word.push(inner),
+                        Some((_, inner)) => argument.push(inner),
                     }
                 }
             }
-            plain => word.get_or_insert_default().push(plain),
+            plain => argument.get_or_insert_default().push(plain),
         }
     }
-    words.extend(word);
-    Ok(words)
+    argv.extend(argument);
+    Ok(argv)
 }
 
 /// Joins words so that [`split`], a POSIX shell and u-root's cpud read the same words again:
 /// each in single quotes, a `'` inside as `'"'"'`.
-pub fn join<W: AsRef<[u8]>>(words: impl IntoIterator<Item = W>) -> Vec<u8> {
+pub fn join<W: AsRef<[u8]>>(argv: impl IntoIterator<Item = W>) -> Vec<u8> {
     let mut command = Vec::new();
-    for word in words {
+    for argument in argv {
         if !command.is_empty() {
             command.push(b' ');
         }
         command.push(b'\'');
-        for &byte in word.as_ref() {
+        for &byte in argument.as_ref() {
             match byte {
                 b'\'' => command.extend_from_slice(br#"'"'"'"#),
                 _ => command.push(byte),
@@ -110,7 +110,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn words(command: &str) -> Result<Vec<String>, Error> {
+    fn split_str(command: &str) -> Result<Vec<String>, Error> {
         let split = split(command.as_bytes())?;
         Ok(split
             .into_iter()
@@ -133,28 +133,28 @@ mod tests {
             ("'' \"\" x", &["", "", "x"]),
             ("echo $HOME | cat *", &["echo", "$HOME", "|", "cat", "*"]),
         ] {
-            assert_eq!(words(command).unwrap(), expected, "{command:?}");
+            assert_eq!(split_str(command).unwrap(), expected, "{command:?}");
         }
     }
 
     #[test]
     fn says_what_is_wrong_and_where() {
         assert_eq!(
-            words("ls 'a"),
+            split_str("ls 'a"),
             Err(Error::Unterminated {
                 quote: "single",
                 at: 3
             })
         );
         assert_eq!(
-            words("ls \"a\\"),
+            split_str("ls \"a\\"),
             Err(Error::Unterminated {
                 quote: "double",
                 at: 3
             })
         );
-        assert_eq!(words("ls \\"), Err(Error::TrailingBackslash));
-        assert_eq!(words("ls\0"), Err(Error::Nul { at: 2 }));
+        assert_eq!(split_str("ls \\"), Err(Error::TrailingBackslash));
+        assert_eq!(split_str("ls\0"), Err(Error::Nul { at: 2 }));
     }
 
     #[test]
@@ -172,10 +172,10 @@ mod tests {
         #[test]
         fn any_bytes_are_words_or_an_error(command in prop::collection::vec(
             prop::sample::select(&b"a '\"\\\n$\0"[..]), 0..40)) {
-            if let Ok(words) = split(&command) {
-                let read: usize = words.iter().map(Vec::len).sum();
+            if let Ok(argv) = split(&command) {
+                let read: usize = argv.iter().map(Vec::len).sum();
                 prop_assert!(read <= command.len());
-                prop_assert_eq!(split(&join(&words)).unwrap(), words);
+                prop_assert_eq!(split(&join(&argv)).unwrap(), argv);
             }
         }
     }

@@ -5,8 +5,8 @@ use cpu_proto::{CacheMode, fstab, namespace, quote};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(words) = quote::split(bytes) {
-        assert_eq!(quote::split(&quote::join(&words)), Ok(words));
+    if let Ok(argv) = quote::split(bytes) {
+        assert_eq!(quote::split(&quote::join(&argv)), Ok(argv));
     }
     for entry in fstab::parse(bytes) {
         match entry {
