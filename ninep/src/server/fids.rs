@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::xattr::XattrWrite;
 use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::msg::NO_FID;
@@ -29,14 +30,6 @@ pub(super) enum FidState<F: FileSystem> {
     XattrRead(Vec<u8>),
     /// The value of an extended attribute as far as it has been written; set at the clunk.
     XattrWrite(XattrWrite),
-}
-
-pub(super) struct XattrWrite {
-    pub(super) name: Vec<u8>,
-    pub(super) flags: u32,
-    /// Bytes that the value will have.
-    pub(super) size: usize,
-    pub(super) value: Mutex<Vec<u8>>,
 }
 
 impl<F: FileSystem> Fid<F> {

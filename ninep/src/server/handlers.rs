@@ -1,21 +1,17 @@
 //! What each request does: fids to nodes, the file system's answer to a reply.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::describe::{Description, fids_of};
-use super::fids::{Fid, FidState, Fids, XattrWrite};
+use super::fids::{Fid, FidState, Fids};
+use super::xattr::{self, XattrWrite};
 use crate::errno::Errno;
 use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags};
 use crate::msg::{Flock, Kind, NO_FID, Qid, Reply, Request};
 use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, WalkVec, Wire};
 
-/// Largest value of an extended attribute (`XATTR_SIZE_MAX`), and of the list of them.
-const MAX_XATTR_SIZE: u64 = 64 * 1024;
 /// The flag of unlinkat(2) that every architecture shares.
 const AT_REMOVEDIR: u32 = 0x200;
-/// The flag of setxattr(2) with which Linux's client asks for a removal.
-const XATTR_REPLACE: u32 = 2;
-
 /// The files and the fids on them; no transport.
 pub(super) struct Handlers<'a, F: FileSystem> {
     fs: &'a F,
@@ -75,7 +71,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     let buf = out.space(fitting(count, msize));
                     let n = match &fid.state {
                         FidState::Open(file) => fs.read(file, offset, buf)?.min(buf.len()),
-                        FidState::XattrRead(value) => copy_at(value, offset, buf),
+                        FidState::XattrRead(value) => xattr::read(value, offset, buf),
                         _ => return Err(Errno::EBADF),
                     };
                     out.grow(n);
@@ -155,7 +151,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             R::Clunk { fid } => {
                 let old = self.fids.remove(fid)?;
                 if let FidState::XattrWrite(xattr) = &old.state {
-                    self.set_xattr(&old.node, xattr)?;
+                    xattr.set(fs, &old.node)?;
                 }
                 Reply::Clunk {}
             }
@@ -286,19 +282,9 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 flags,
             } => {
                 let old = self.unopened(fid)?;
-                if name.bytes().is_empty() {
-                    return Err(Errno::EINVAL);
-                }
-                if size > MAX_XATTR_SIZE {
-                    return Err(Errno::E2BIG);
-                }
+                let xattr = XattrWrite::new(name.bytes(), size, flags)?;
                 let node = old.node.clone();
-                let state = FidState::XattrWrite(XattrWrite {
-                    name: name.bytes().to_vec(),
-                    flags,
-                    size: usize::try_from(size).map_err(|_| Errno::E2BIG)?,
-                    value: Mutex::default(),
-                });
+                let state = FidState::XattrWrite(xattr);
                 self.fids.replace(fid, &old, Fid { node, state })?;
                 Reply::Xattrcreate {}
             }
@@ -403,29 +389,6 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             _ => Err(Errno::EBADF),
         }
     }
-
-    fn set_xattr(&self, node: &F::Node, xattr: &XattrWrite) -> Result<(), Errno> {
-        let value = xattr.value.lock().unwrap_or_else(PoisonError::into_inner);
-        if value.len() != xattr.size {
-            return Err(Errno::EINVAL);
-        }
-        // Linux's client has no other way to ask for a removal.
-        let remove = value.is_empty() && xattr.flags == XATTR_REPLACE;
-        let value = (!remove).then_some(value.as_slice());
-        self.fs.set_xattr(node, &xattr.name, value, xattr.flags)
-    }
-}
-
-impl XattrWrite {
-    /// Takes the value piece by piece, in order, and not more than was announced.
-    fn write(&self, offset: u64, data: &[u8]) -> Result<usize, Errno> {
-        let mut value = self.value.lock().unwrap_or_else(PoisonError::into_inner);
-        if offset != value.len() as u64 || value.len() + data.len() > self.size {
-            return Err(Errno::EINVAL);
-        }
-        value.extend_from_slice(data);
-        Ok(data.len())
-    }
 }
 
 /// A reply of `count[4] data[count]`, the data being whatever `fill` appends.
@@ -448,14 +411,6 @@ fn fitting(count: u32, msize: u32) -> usize {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let msize = usize::try_from(msize).unwrap_or(usize::MAX);
     count.min(msize.saturating_sub(DATA_HEADER))
-}
-
-fn copy_at(value: &[u8], offset: u64, buf: &mut [u8]) -> usize {
-    let rest = usize::try_from(offset).ok().and_then(|at| value.get(at..));
-    let rest = rest.unwrap_or_default();
-    let n = rest.len().min(buf.len());
-    buf.iter_mut().zip(rest).for_each(|(to, from)| *to = *from);
-    n
 }
 
 /// A name that can be made, moved or removed.

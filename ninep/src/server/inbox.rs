@@ -2,7 +2,8 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 
-use super::{Agreed, Error, MIN_MSIZE};
+use super::version::Negotiated;
+use super::{Error, MIN_MSIZE};
 use crate::msg::Header;
 use crate::wire::HEADER;
 
@@ -15,7 +16,7 @@ pub(super) struct Inbox<R> {
     reader: BufReader<R>,
     open: bool,
     /// The version, once there is one.
-    pub(super) agreed: Option<Agreed>,
+    pub(super) negotiated: Option<Negotiated>,
 }
 
 impl<R: Read> Inbox<R> {
@@ -23,7 +24,7 @@ impl<R: Read> Inbox<R> {
         Self {
             reader: BufReader::with_capacity(BUFFER, reader),
             open: true,
-            agreed: None,
+            negotiated: None,
         }
     }
 
@@ -53,7 +54,9 @@ impl<R: Read> Inbox<R> {
         let mut header = [0; HEADER];
         self.reader.read_exact(&mut header).map_err(broken)?;
         let header = Header::decode(&header);
-        let limit = self.agreed.map_or(MIN_MSIZE, |agreed| agreed.msize);
+        let limit = self
+            .negotiated
+            .map_or(MIN_MSIZE, |negotiated| negotiated.msize);
         let size = usize::try_from(header.size).unwrap_or(usize::MAX);
         let size = match size.checked_sub(HEADER) {
             Some(size) if header.size <= limit => size,
