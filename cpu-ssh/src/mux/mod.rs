@@ -13,6 +13,7 @@
 //! window, so there the throttle stops the socket.
 
 mod channel;
+mod early;
 mod receiver;
 mod sender;
 mod window;
@@ -28,6 +29,8 @@ use tokio::sync::{Notify, Semaphore, watch};
 
 use crate::throttle::Throttle;
 use channel::{MuxChannel, ReceiveState};
+use early::Early;
+pub use early::PendingOpen;
 pub use receiver::Receiver;
 pub use sender::Sender;
 pub use window::MAX_WINDOW as FOREIGN_WINDOW;
@@ -137,36 +140,6 @@ struct ChannelTable {
     early: HashMap<ChannelId, Vec<Early>>,
 }
 
-/// Something that came before its channel was taken over.
-enum Early {
-    Data(u32, Bytes),
-    Eof,
-    Close,
-}
-
-/// A channel that this side is opening: what the peer sends as soon as it exists is kept.
-pub struct PendingOpen(Mux);
-
-impl PendingOpen {
-    /// Take it over, now that the peer has accepted it.
-    pub fn open<M>(self, channel: Channel<M>) -> (Receiver<M>, Sender<M>)
-    where
-        M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
-    {
-        self.0.open(channel)
-    }
-}
-
-impl Drop for PendingOpen {
-    fn drop(&mut self) {
-        let mut table = lock(&self.0.0.table);
-        table.opening -= 1;
-        if table.opening == 0 {
-            table.early.clear();
-        }
-    }
-}
-
 /// A big-endian u32.
 fn number(bytes: &[u8]) -> Option<usize> {
     let number = bytes.try_into().map(u32::from_be_bytes).ok()?;
@@ -245,13 +218,6 @@ impl Mux {
         let held = micros.saturating_mul(BANDWIDTH / 1_000_000);
         let credit_target = held.clamp(CREDIT, MAX_CREDIT);
         self.0.credit_target.store(credit_target, Ordering::Relaxed);
-    }
-
-    /// Must come before a channel is opened from this side to a peer that may speak first.
-    #[must_use]
-    pub fn begin_open(&self) -> PendingOpen {
-        lock(&self.0.table).opening += 1;
-        PendingOpen(self.clone())
     }
 
     /// Take a channel over. From here on its bytes come only through the receiver.
@@ -409,14 +375,6 @@ impl MuxInner {
             table.is_over_limit = false;
             self.throttle.send_delayed();
             self.throttle.resume();
-        }
-    }
-}
-
-impl ChannelTable {
-    fn keep_early(&mut self, id: ChannelId, early: impl FnOnce() -> Early) {
-        if self.opening > 0 {
-            self.early.entry(id).or_default().push(early());
         }
     }
 }
