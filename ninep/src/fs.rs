@@ -1,25 +1,26 @@
-//! The contract between the engine and what it serves.
+//! The contract between the engine and the file system that it serves.
 //!
-//! The engine knows of fids, tags and messages; a [`FileSystem`] knows of files. A backend can be
-//! written from this page alone:
+//! The engine handles fids, tags and messages; a [`FileSystem`] handles files. This page is all that is needed
+//! to write one:
 //!
-//! * Every method may be called from several threads at once, also for the same node or file, and
-//!   in any order. A method may block; others are served meanwhile while threads are left.
-//! * Names come without `/` and NUL, not empty, never `.` or `..`; any other byte occurs.
-//! * Nothing else is checked: a peer may open a symbolic link, create in a file, read a
-//!   directory, pass any flags, sizes and offsets. Refuse with the errno Linux gives.
-//! * Success is a promise: what was not done is an error, `EOPNOTSUPP` when it can't be done at all.
-//! * A [`Node`](FileSystem::Node) or [`File`](FileSystem::File) stays usable after the file was
-//!   renamed or removed, by whomever. When the last fid on it goes, it is dropped, and what it held
-//!   (descriptors, locks) must be gone when the drop returns.
-//! * The peer is never trusted: nothing outside the attached tree may become reachable.
+//! * Every method may be called from several threads at once, in any order, even for the same node or file. A
+//!   method may block: other requests are served as long as there are threads.
+//! * Names are not empty, contain neither `/` nor NUL, and are never `.` or `..`. Any other byte may occur.
+//! * Nothing else is checked: a peer may open a symbolic link, create in a file, read a directory, and pass any
+//!   flags, sizes and offsets. Refuse with the errno that Linux would give.
+//! * Never report success for an operation that did not happen. The errno is `EOPNOTSUPP` for an operation that
+//!   does not exist.
+//! * A [`Node`](FileSystem::Node) or [`File`](FileSystem::File) stays usable after the file has been renamed or
+//!   removed, no matter by whom. It is dropped with the last fid on it; when the drop returns, whatever it held
+//!   (descriptors, locks) must have been released.
+//! * Never trust the peer: nothing outside the attached tree may become reachable.
 
 use crate::errno::Errno;
 use crate::msg::{Attr, DirEntry, Flock, Qid, SetAttr, Statfs};
 use crate::wire::{Frame, Wire};
 
-/// Flags of an open, with the values that Linux has on x86 whatever this machine is
-/// (`P9_DOTL_*` of `include/net/9p/9p.h`).
+/// Flags of an open. The values are those of Linux on x86 on every machine (`P9_DOTL_*` of
+/// `include/net/9p/9p.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct OpenFlags(pub u32);
 
@@ -44,7 +45,7 @@ impl OpenFlags {
         self.0 & bits != 0
     }
 
-    /// `RDONLY`, `WRONLY` or `RDWR`; 3 is not a mode that files have.
+    /// `RDONLY`, `WRONLY` or `RDWR`; 3 is no access mode of a file.
     pub fn access(self) -> u32 {
         self.0 & Self::ACCESS
     }
@@ -53,15 +54,15 @@ impl OpenFlags {
 /// Who attaches, and to what.
 #[derive(Debug, Clone, Copy)]
 pub struct Attach<'a> {
-    /// User's name, often empty.
+    /// The user's name, often empty.
     pub uname: &'a [u8],
-    /// Which tree; empty for the only one.
+    /// Which tree; empty if there is only one.
     pub aname: &'a [u8],
-    /// User's number there, [`crate::msg::NO_ID`] if it names none.
+    /// The user's number on the peer, or [`crate::msg::NO_ID`].
     pub n_uname: u32,
 }
 
-/// Who asks for a lock, as POSIX sees it: locks of one owner never conflict.
+/// The owner of a lock in the sense of POSIX: locks of one owner never conflict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LockOwner<'a> {
     /// The machine.
@@ -70,24 +71,24 @@ pub struct LockOwner<'a> {
     pub proc_id: u32,
 }
 
-/// What became of a lock request (`P9_LOCK_*`).
+/// The result of a lock request (`P9_LOCK_*`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum LockStatus {
-    /// Done.
+    /// The lock was set or removed.
     Success = 0,
-    /// Someone else has it; the client asks again if it wants to wait.
+    /// Another owner holds it; a client that wants to wait asks again.
     Blocked = 1,
 }
 
-/// Takes the entries of one readdir, straight into the reply.
+/// Collects the entries of one readdir, directly in the reply.
 pub struct DirSink<'f> {
     frame: &'f mut Frame,
     end: usize,
 }
 
 impl<'f> DirSink<'f> {
-    /// At most `count` bytes, appended to `frame`.
+    /// Appends at most `count` bytes to `frame`.
     pub(crate) fn new(frame: &'f mut Frame, count: usize) -> Self {
         let end = frame.len().saturating_add(count);
         Self { frame, end }
@@ -98,7 +99,7 @@ impl<'f> DirSink<'f> {
         self.end.saturating_sub(self.frame.len())
     }
 
-    /// Appends an entry; false, and nothing appended, if it doesn't fit.
+    /// Appends an entry. Returns false and appends nothing if it does not fit.
     #[must_use]
     pub fn push(&mut self, entry: &DirEntry<'_>) -> bool {
         let fits = self.room() >= DirEntry::FIXED + entry.name.bytes().len();
@@ -112,39 +113,39 @@ impl<'f> DirSink<'f> {
 /// A result of the file system.
 pub type Result<T> = std::result::Result<T, Errno>;
 
-/// A tree of files. See the module for what holds for every method. What has a default refuses
+/// A tree of files. The rules for every method are at the top of this module. Default implementations refuse
 /// with `EOPNOTSUPP`.
 #[expect(
     unused_variables,
     reason = "the defaults refuse whatever they are given"
 )]
 pub trait FileSystem: Sync {
-    /// Where a fid points: a file that is not (or not only) open. Clones are cheap and the same.
+    /// A file that a fid refers to, open or not. Clones are cheap and refer to the same file.
     type Node: Clone + Send + Sync;
     /// An open file or directory.
     type File: Send + Sync;
 
-    /// The root of the tree `who` wants. Nothing above it is reachable, whatever follows.
+    /// The root of the tree that `who` asks for. No later request may reach anything above it.
     fn attach(&self, who: &Attach<'_>) -> Result<(Self::Node, Qid)>;
 
-    /// `name` in `dir`; the last component is not followed if it is a symbolic link.
+    /// The file called `name` in `dir`. A symbolic link is not followed.
     fn walk(&self, dir: &Self::Node, name: &[u8]) -> Result<(Self::Node, Qid)>;
 
-    /// [`walk`](FileSystem::walk) and [`getattr`](FileSystem::getattr) of all in one.
+    /// [`walk`](FileSystem::walk) and [`getattr`](FileSystem::getattr) of all attributes in one call.
     fn walk_getattr(&self, dir: &Self::Node, name: &[u8]) -> Result<(Self::Node, Attr)> {
         let (node, _) = self.walk(dir, name)?;
         let attr = self.getattr(&node, Attr::ALL)?;
         Ok((node, attr))
     }
 
-    /// The directory that `node` was reached by; the root's is the root.
+    /// The directory in which `node` was reached; that of the root is the root.
     fn parent(&self, node: &Self::Node) -> Result<(Self::Node, Qid)>;
 
-    /// stat(2). `mask` says what is wanted (`P9_STATS_*`); more may be given.
+    /// stat(2). `mask` tells which attributes are asked for (`P9_STATS_*`); the result may hold more.
     fn getattr(&self, node: &Self::Node, mask: u64) -> Result<Attr>;
 
-    /// Changes what `attr.valid` names and nothing else. `file` is the fid's open file, if it has
-    /// one: a size can be set through it though the permissions have changed since.
+    /// Changes the attributes named in `attr.valid` and no others. `file` is the fid's open file, if there is one:
+    /// as with ftruncate(2), the size can be set through it even if the permissions no longer allow an open.
     fn setattr(&self, node: &Self::Node, file: Option<&Self::File>, attr: &SetAttr) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
@@ -154,16 +155,16 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// The target of a symbolic link, as it is.
+    /// The target of a symbolic link, unchanged.
     fn readlink(&self, node: &Self::Node) -> Result<Vec<u8>> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Opens for I/O. The qid is the file's after the open, with a fresh version.
+    /// Opens for I/O. The qid is that of the file after the open, with a fresh version.
     fn open(&self, node: &Self::Node, flags: OpenFlags) -> Result<(Self::File, Qid)>;
 
-    /// Creates a regular file in `dir`, or unless `EXCL` opens what is there, as open(2) does with
-    /// `CREAT`. `mode` has had the umask of the peer's process applied.
+    /// Creates a regular file in `dir`, or opens an existing one unless `EXCL` is set: open(2) with `CREAT`. The
+    /// umask of the peer's process has been applied to `mode`.
     fn create(
         &self,
         dir: &Self::Node,
@@ -175,19 +176,18 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Reads at `offset` into `buf`; returns the bytes read, 0 at the end. What `buf` holds
-    /// before is of no meaning.
+    /// Reads at `offset` into `buf`; returns the number of bytes read, 0 at the end of the file. The previous
+    /// contents of `buf` mean nothing.
     fn read(&self, file: &Self::File, offset: u64, buf: &mut [u8]) -> Result<usize>;
 
-    /// Writes at `offset`, or at the end of a file opened with `APPEND`; returns the bytes
-    /// written.
+    /// Writes at `offset`, or at the end of a file opened with `APPEND`; returns the number of bytes written.
     fn write(&self, file: &Self::File, offset: u64, data: &[u8]) -> Result<usize> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Gives entries into `sink` until it is full, beginning after the entry whose
-    /// [`DirEntry::offset`] was `offset`, or afresh if 0. No entry given means the end. An entry
-    /// that exists all the while is given exactly once. `EINVAL` if not even one fits.
+    /// Pushes entries to `sink` until it is full. The first is the one after the entry whose [`DirEntry::offset`]
+    /// was `offset`; 0 starts again from the beginning. No entry means the end of the directory. An entry that
+    /// exists throughout is returned exactly once. `EINVAL` if not even one fits.
     fn readdir(
         &self,
         node: &Self::Node,
@@ -201,8 +201,8 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Sets or removes a record lock. Never waits. Locks go when their owner removes them, and when
-    /// the last fid through which the owner locked the file is dropped.
+    /// Sets or removes a record lock, without waiting. A lock lasts until its owner removes it, or until the last
+    /// fid through which the owner has locked the file is dropped.
     fn lock(
         &self,
         node: &Self::Node,
@@ -213,7 +213,7 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// The first lock that is in the way of `lock`, or `lock` itself as [`Flock::UNLOCK`].
+    /// The first lock that conflicts with `lock`, or `lock` itself as [`Flock::UNLOCK`] if there is none.
     fn getlock(
         &self,
         node: &Self::Node,
@@ -234,7 +234,7 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// mknod(2); `mode` has the type. `device` is major and minor.
+    /// mknod(2). `mode` includes the file type; `device` is major and minor.
     fn mknod(
         &self,
         dir: &Self::Node,
@@ -262,7 +262,7 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// rename(2) of the name that `node` was reached by; returns the node under its new name.
+    /// rename(2) of the name by which `node` was reached; returns the node under its new name.
     fn rename(&self, node: &Self::Node, dir: &Self::Node, name: &[u8]) -> Result<Self::Node> {
         Err(Errno::EOPNOTSUPP)
     }
@@ -272,18 +272,17 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Removes the name that `node` was reached by, if it still is that file's.
+    /// Removes the name by which `node` was reached, if it still refers to that file.
     fn remove(&self, node: &Self::Node) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// The value of an extended attribute; without a name, all names, each ended by NUL.
+    /// The value of an extended attribute. Without a name: the names of all, each followed by NUL.
     fn xattr(&self, node: &Self::Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// setxattr(2), or with no value removexattr(2). `flags` are `XATTR_CREATE` (1) and
-    /// `XATTR_REPLACE` (2).
+    /// setxattr(2), or without a value removexattr(2). `flags` are `XATTR_CREATE` (1) and `XATTR_REPLACE` (2).
     fn set_xattr(
         &self,
         node: &Self::Node,
@@ -294,6 +293,6 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// Where `node` was reached, from the root, beginning with `/`: for people's eyes only.
+    /// The path from the root by which `node` was reached, beginning with `/`. Only for display.
     fn path(&self, node: &Self::Node) -> Vec<u8>;
 }

@@ -1,18 +1,17 @@
-//! 9P2000.L, the dialect of 9P that the Linux kernel's `v9fs` speaks, as a server needs it.
+//! The server side of 9P2000.L, the dialect of 9P that Linux's `v9fs` speaks.
 //!
-//! | room | what for |
+//! | module | contents |
 //! |---|---|
 //! | [`wire`] | the little-endian primitives of a message |
-//! | [`msg`] | the table of all messages, and what is made from it: decode, encode, names |
-//! | [`errno`] | error numbers as the wire has them |
-//! | [`fs`] | the contract between the engine and whatever it serves |
+//! | [`msg`] | the table of all messages, and what is generated from it: decoding, encoding, names |
+//! | [`errno`] | error numbers as they are on the wire |
+//! | [`fs`] | the contract between the engine and the file system that it serves |
 //! | [`server`] | the engine: versions, tags, flushes, fids, threads |
-//! | [`relay`] | between a kernel and a server that is far away: fewer waits |
-//! | [`observe`] | a person's view of the requests: trace and counts |
+//! | [`relay`] | sits between a kernel and a distant server, and saves round trips |
+//! | [`observe`] | requests as people see them: trace and counts |
 //!
-//! Synchronous, without `unsafe`, and apart from [`server::serve`] without I/O. The bytes of the
-//! peer are hostile: nothing they say makes this crate panic or hold more than a few messages'
-//! worth of memory beside the table of fids.
+//! Synchronous and without `unsafe`; only [`server::serve`] does I/O. The peer's bytes are hostile: whatever
+//! they are, this crate does not panic, and holds no more memory than a few messages and the table of fids.
 #![deny(unsafe_code)]
 #![cfg_attr(
     not(test),
