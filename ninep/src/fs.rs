@@ -95,14 +95,14 @@ impl<'f> DirSink<'f> {
     }
 
     /// Bytes that still fit.
-    pub fn room(&self) -> usize {
+    pub fn available(&self) -> usize {
         self.end.saturating_sub(self.frame.len())
     }
 
     /// Appends an entry. Returns false and appends nothing if it does not fit.
     #[must_use]
     pub fn push(&mut self, entry: &DirEntry<'_>) -> bool {
-        let fits = self.room() >= DirEntry::FIXED + entry.name.bytes().len();
+        let fits = self.available() >= DirEntry::FIXED + entry.name.bytes().len();
         if fits {
             entry.put(self.frame);
         }

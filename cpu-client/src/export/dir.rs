@@ -93,13 +93,13 @@ impl DirReader {
         path: impl Fn(&[u8], u64) -> u64,
     ) -> Result<()> {
         let mut batch = [MaybeUninit::uninit(); BATCH];
-        let room = sink.room();
+        let available = sink.available();
         loop {
             // An entry takes at most 7/6 of the bytes on the wire that getdents64 needs for it
             // (24 + n against 20 + n rounded up to a multiple of 8), so whatever is read
             // fits: none is read twice, and none is kept.
-            let fits = (sink.room() / 7 * 6).min(BATCH);
-            let full = fits < MAX_ENTRY && sink.room() < room;
+            let fits = (sink.available() / 7 * 6).min(BATCH);
+            let full = fits < MAX_ENTRY && sink.available() < available;
             let Some(batch) = batch.get_mut(..fits).filter(|_| !full) else {
                 return Ok(());
             };
@@ -107,7 +107,7 @@ impl DirReader {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
                 // It found no room for the next entry, which has a longer name (vfat's).
-                Err(Errno::EINVAL) if sink.room() < room => return Ok(()),
+                Err(Errno::EINVAL) if sink.available() < available => return Ok(()),
                 Err(errno) => return Err(errno),
             }
         }
