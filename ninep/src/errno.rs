@@ -1,4 +1,4 @@
-//! Error numbers as `Rlerror` carries them: Linux's, as x86 numbers them.
+//! Error numbers as `Rlerror` carries them: those of Linux on x86.
 
 use std::fmt;
 use std::io;
@@ -10,11 +10,11 @@ use crate::wire::Malformed;
 pub struct Errno(u32);
 
 macro_rules! errnos {
-    ($($name:ident = $number:literal, $words:literal;)*) => {
+    ($($name:ident = $number:literal, $meaning:literal;)*) => {
         impl Errno {
-            $(#[doc = concat!($words, ".")] pub const $name: Self = Self($number);)*
+            $(#[doc = concat!($meaning, ".")] pub const $name: Self = Self($number);)*
 
-            /// The symbol of `errno(3)`, if this is one that file systems use.
+            /// The symbol from `errno(3)`, if it is one of those above.
             pub fn name(self) -> Option<&'static str> {
                 match self.0 {
                     $($number => Some(stringify!($name)),)*
@@ -64,12 +64,12 @@ errnos! {
     EOVERFLOW = 75, "Value too large";
     EOPNOTSUPP = 95, "Not supported";
     ETIMEDOUT = 110, "Timed out";
-    ESTALE = 116, "Stale: the name is another file's now";
+    ESTALE = 116, "Stale: the name now belongs to another file";
     EDQUOT = 122, "Quota exceeded";
 }
 
 impl Errno {
-    /// From a number of errno(3); what is no error number becomes `EIO`.
+    /// From a number of errno(3). Numbers that are not positive become `EIO`.
     pub fn from_raw(number: i32) -> Self {
         u32::try_from(number)
             .ok()

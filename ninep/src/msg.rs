@@ -1,11 +1,10 @@
 //! Every message of 9P2000.L, as one table.
 //!
-//! A row of the table is the number of the request (its reply is the next number), its name, the
-//! word a person reads for it, the fields of the request and the fields of the reply, in the
-//! order of the wire. From it the macro makes [`Kind`], [`Request`] and [`Reply`] with their
-//! decoding and encoding. The fields are those of `include/net/9p/9p.h` and `net/9p/client.c` of
-//! the Linux kernel. A message is `size[4] type[1] tag[2]`, then its body. The last row is of
-//! [`EXTENDED`] alone.
+//! A row of the table: the type number of the request (that of its reply is one more), the name, the name in traces,
+//! the fields of the request and the fields of the reply, in their order on the wire. From it the macro generates
+//! [`Kind`], [`Request`] and [`Reply`] with their decoding and encoding. The fields are those of
+//! `include/net/9p/9p.h` and `net/9p/client.c` of the Linux kernel. A message is `size[4] type[1] tag[2]`, then its
+//! body. Only [`EXTENDED`] has the last row.
 
 #[cfg(test)]
 use crate::wire::sample::{Entropy, Sample};
@@ -13,19 +12,19 @@ use crate::wire::{BodyReader, Data, Frame, HEADER, Malformed, Name, Str, WalkVec
 
 /// The version string of the dialect.
 pub const VERSION: &[u8] = b"9P2000.L";
-/// The version string of the dialect that [`crate::relay`] speaks with [`crate::server`]: fewer waits
-/// for the same files. It is 9P2000.L, and
+/// The version string of the dialect that [`crate::relay`] speaks with [`crate::server`] to save round trips.
+/// It is 9P2000.L with two additions:
 ///
-/// * `size[4] Twalkgetattr tag[2] fid[4] newfid[4] name[s]` walks one name, not `.` nor `..`;
-///   `size[4] Rwalkgetattr tag[2]` has the body of an Rgetattr, its qid being the walk's;
-/// * a clunk, and a walk of no names, may have the tag [`NO_TAG`]: it is never answered, and its
-///   fid is gone, or there, before the next request is read. The file may be closed later.
+/// * `size[4] Twalkgetattr tag[2] fid[4] newfid[4] name[s]` walks one name, neither `.` nor `..`. The reply
+///   `size[4] Rwalkgetattr tag[2]` has the body of an Rgetattr, whose qid is that of the walk.
+/// * A clunk and a walk of no names may have the tag [`NO_TAG`]. Such a request is never answered; it takes effect
+///   on its fid before the next request is read. The file may be closed later.
 pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// The tag of [`Request::Version`], and in [`EXTENDED`] of requests without a reply.
 pub const NO_TAG: u16 = !0;
 /// No fid: the `afid` of an attach without authentication.
 pub const NO_FID: u32 = !0;
-/// No user: an attach that names none, a setattr that changes none.
+/// No user: in an attach that names none, or a setattr that leaves the owner alone.
 pub const NO_ID: u32 = !0;
 
 macro_rules! structs {
@@ -53,17 +52,17 @@ macro_rules! structs {
 }
 
 structs! {
-    /// What identifies a file to the peer.
+    /// Identifies a file to the peer.
     pub struct Qid {
         /// [`Qid::DIR`], [`Qid::SYMLINK`] or [`Qid::FILE`].
         kind: u8,
         /// Changes whenever the file does; 0 tells the peer not to cache it.
         version: u32,
-        /// As an inode number: the same for two names exactly if they are the same file.
+        /// Like an inode number: two names have the same one exactly if they are the same file.
         path: u64,
     }
 
-    /// A point in time, since 1970; seconds before that as two's complement.
+    /// A time since 1970. Earlier times have their seconds in two's complement.
     pub struct Time {
         /// Seconds.
         sec: u64,
@@ -71,9 +70,9 @@ structs! {
         nsec: u64,
     }
 
-    /// The answer to a getattr: stat(2) and which of it is valid.
+    /// The result of a getattr: that of stat(2), and which of its fields are valid.
     pub struct Attr {
-        /// `P9_STATS_*` of the fields that mean something.
+        /// `P9_STATS_*` of the valid fields.
         valid: u64,
         /// The file.
         qid: Qid,
@@ -85,7 +84,7 @@ structs! {
         gid: u32,
         /// Hard links.
         nlink: u64,
-        /// Device number of a device, as the kernel's `new_encode_dev` packs it.
+        /// Device number of a device, packed as by the kernel's `new_encode_dev`.
         rdev: u64,
         /// Bytes.
         size: u64,
@@ -95,7 +94,7 @@ structs! {
         blocks: u64,
         /// Last read.
         atime: Time,
-        /// Last change of content.
+        /// Last change of the contents.
         mtime: Time,
         /// Last change of anything.
         ctime: Time,
@@ -103,13 +102,13 @@ structs! {
         btime: Time,
         /// Generation of the inode.
         generation: u64,
-        /// Version of the content.
+        /// Version of the contents.
         data_version: u64,
     }
 
-    /// What a setattr wants changed.
+    /// The changes that a setattr asks for.
     pub struct SetAttr {
-        /// `P9_ATTR_*`: the constants here.
+        /// `P9_ATTR_*`: the constants of this type.
         valid: u32,
         /// New permissions, with [`SetAttr::MODE`].
         mode: u32,
@@ -125,7 +124,7 @@ structs! {
         mtime: Time,
     }
 
-    /// The answer to a statfs, in the units of statfs(2).
+    /// The result of a statfs, in the units of statfs(2).
     pub struct Statfs {
         /// Magic number of the file system.
         magic: u32,
@@ -141,21 +140,21 @@ structs! {
         files: u64,
         /// Free inodes.
         ffree: u64,
-        /// Identifies the file system.
+        /// Identifier of the file system.
         fsid: u64,
         /// Longest name in bytes.
         namelen: u32,
     }
 
-    /// A record lock, asked for or found.
+    /// A record lock, requested or found.
     pub struct Flock {
         /// [`Flock::READ`], [`Flock::WRITE`] or [`Flock::UNLOCK`].
         kind: u8,
         /// First byte.
         start: u64,
-        /// Bytes; 0 is to the end, wherever that will be.
+        /// Bytes; 0 is up to the end, however far the file grows.
         length: u64,
-        /// The process that wants or has it.
+        /// The process that requests or holds it.
         proc_id: u32,
     }
 }
@@ -187,11 +186,11 @@ impl SetAttr {
     pub const GID: u32 = 1 << 2;
     /// Change the size.
     pub const SIZE: u32 = 1 << 3;
-    /// Change the access time: to now, or with [`SetAttr::ATIME_SET`] to the given one.
+    /// Change the access time: to the current time, or with [`SetAttr::ATIME_SET`] to the given one.
     pub const ATIME: u32 = 1 << 4;
-    /// Change the modification time: to now, or with [`SetAttr::MTIME_SET`] to the given one.
+    /// Change the modification time: to the current time, or with [`SetAttr::MTIME_SET`] to the given one.
     pub const MTIME: u32 = 1 << 5;
-    /// Change the time of change, to now.
+    /// Change the status change time to the current time.
     pub const CTIME: u32 = 1 << 6;
     /// The access time is given.
     pub const ATIME_SET: u32 = 1 << 7;
@@ -200,25 +199,25 @@ impl SetAttr {
 }
 
 impl Flock {
-    /// Shared.
+    /// A shared lock.
     pub const READ: u8 = 0;
-    /// Exclusive.
+    /// An exclusive lock.
     pub const WRITE: u8 = 1;
-    /// None.
+    /// No lock.
     pub const UNLOCK: u8 = 2;
 }
 
 macro_rules! messages {
     ($($number:literal $name:ident $label:literal
         { $($tfield:ident: $ttype:ty),* } { $($rfield:ident: $rtype:ty),* })*) => {
-        /// What a request asks for.
+        /// The kind of a request.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u8)]
-        #[expect(missing_docs, reason = "the table says all")]
+        #[expect(missing_docs, reason = "described by the table")]
         pub enum Kind { $($name = $number,)* }
 
         impl Kind {
-            /// All of them, in the order of their numbers.
+            /// All kinds, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
             /// From the type byte of a request.
@@ -229,12 +228,12 @@ macro_rules! messages {
                 }
             }
 
-            /// The type byte of the request; the reply's is one more.
+            /// The type byte of the request; that of the reply is one more.
             pub fn number(self) -> u8 {
                 self as u8
             }
 
-            /// The name in traces and counts; kinds that do the same share one.
+            /// The name in traces and counts. Kinds that do the same share one.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }
             }
@@ -242,23 +241,23 @@ macro_rules! messages {
 
         /// A message of the client, its strings borrowed from the bytes that arrived.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "the table says all")]
+        #[expect(missing_docs, reason = "described by the table")]
         #[expect(clippy::large_enum_variant, reason = "lives on the stack; a walk has no heap")]
         pub enum Request<'a> { $($name { $($tfield: $ttype,)* },)* }
 
         impl<'a> Request<'a> {
-            /// What it asks for.
+            /// The kind.
             pub fn kind(&self) -> Kind {
                 match self { $(Self::$name { .. } => Kind::$name,)* }
             }
 
-            /// One of this kind with any content.
+            /// A request of this kind with arbitrary fields.
             #[cfg(test)]
             fn sample(kind: Kind, from: &mut Entropy<'a>) -> Self {
                 match kind { $(Kind::$name => Self::$name { $($tfield: Sample::sample(from),)* },)* }
             }
 
-            /// From the body of a message, which must hold exactly this.
+            /// Decodes the body of a message, which must contain exactly these fields.
             pub fn decode(kind: Kind, body: &'a [u8]) -> Result<Self, Malformed> {
                 let mut from = BodyReader::new(body);
                 let request = match kind {
@@ -268,7 +267,7 @@ macro_rules! messages {
                 Ok(request)
             }
 
-            /// As a whole message.
+            /// Encodes a whole message.
             pub fn encode(&self, tag: u16, to: &mut Frame) {
                 to.start(self.kind().number(), tag);
                 match self {
@@ -280,10 +279,10 @@ macro_rules! messages {
 
         /// A message of the server.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        #[expect(missing_docs, reason = "the table says all")]
+        #[expect(missing_docs, reason = "described by the table")]
         #[expect(clippy::large_enum_variant, reason = "lives on the stack; a walk has no heap")]
         pub enum Reply<'a> {
-            /// Any request may fail: 7, with a Linux error number.
+            /// Rlerror, type 7: the reply to any request that fails, with a Linux error number.
             Error { ecode: u32 },
             $($name { $($rfield: $rtype,)* },)*
         }
@@ -300,13 +299,13 @@ macro_rules! messages {
                 }
             }
 
-            /// The reply to this kind of request, with any content.
+            /// The reply to this kind of request, with arbitrary fields.
             #[cfg(test)]
             fn sample(kind: Kind, from: &mut Entropy<'a>) -> Self {
                 match kind { $(Kind::$name => Self::$name { $($rfield: Sample::sample(from),)* },)* }
             }
 
-            /// From the type byte and the body of a message, which must hold exactly this.
+            /// Decodes the body of a message of this type, which must contain exactly its fields.
             pub fn decode(number: u8, body: &'a [u8]) -> Result<Self, Malformed> {
                 let mut from = BodyReader::new(body);
                 let reply = match number {
@@ -318,7 +317,7 @@ macro_rules! messages {
                 Ok(reply)
             }
 
-            /// As a whole message.
+            /// Encodes a whole message.
             pub fn encode(&self, tag: u16, to: &mut Frame) {
                 to.start(self.number(), tag);
                 match self {
@@ -366,7 +365,7 @@ messages! {
 /// The first seven bytes of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Of the whole message in bytes, these included.
+    /// Size of the whole message in bytes, including the header.
     pub size: u32,
     /// Type byte.
     pub kind: u8,
@@ -375,7 +374,7 @@ pub struct Header {
 }
 
 impl Header {
-    /// From the first bytes of a message.
+    /// Decodes the first bytes of a message.
     pub fn decode(bytes: &[u8; HEADER]) -> Self {
         let &[s0, s1, s2, s3, kind, t0, t1] = bytes;
         Self {
@@ -389,13 +388,13 @@ impl Header {
 /// One name in the data of a readdir: `qid[13] offset[8] type[1] name[s]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DirEntry<'a> {
-    /// The file; its version is of no meaning here.
+    /// The file; the version means nothing here.
     pub qid: Qid,
-    /// Where to go on reading after this entry: opaque to the peer, never 0.
+    /// The offset at which to continue after this entry: opaque to the peer, never 0.
     pub offset: u64,
     /// `DT_*` of readdir(3).
     pub kind: u8,
-    /// Its name, `.` and `..` included.
+    /// The name, which may be `.` or `..`.
     pub name: Str<'a>,
 }
 

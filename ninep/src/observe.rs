@@ -1,4 +1,4 @@
-//! A person's view of the requests: who wants to know of each, a trace in words, and counts.
+//! Requests as people see them: the [`Observer`] that is told of each, a trace as text, and counts.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -9,24 +9,23 @@ use std::time::Duration;
 use crate::errno::Errno;
 use crate::msg::Kind;
 
-/// A request that has been done; its reply has not left yet.
+/// A request that has been performed. Its reply has not been sent yet.
 pub struct CompletedRequest<'a> {
-    /// What was asked for.
+    /// The kind of request.
     pub kind: Kind,
-    /// The request in words, with paths as they were walked: `open /bin/date`. Costs only if
-    /// displayed.
+    /// The request as text, with paths as they were walked: `open /bin/date`. Made only when displayed.
     pub description: &'a dyn Display,
-    /// The path alone; empty if it is about no file.
+    /// The path alone; empty if the request concerns no file.
     pub path: &'a dyn Display,
-    /// What came of it; for reads, writes and directories the bytes that went.
+    /// The result; for reads, writes and directories the number of bytes transferred.
     pub result: Result<Option<u32>, Errno>,
     /// How long the file system took.
     pub elapsed: Duration,
 }
 
-/// Wants to know of every request. Called by the thread that did it, so several at once.
+/// Is told of every request, by the thread that performed it: calls may overlap.
 pub trait Observer: Sync {
-    /// Takes note of a request.
+    /// A request has been performed.
     fn done(&self, event: &CompletedRequest<'_>);
 }
 
@@ -64,7 +63,7 @@ pub struct Trace<W> {
 }
 
 impl<W: Write + Send> Trace<W> {
-    /// Writes to `to`, each line in one write. With `kinds`, only those; without, all.
+    /// Writes each line to `to` with one call. If `kinds` is not empty, only requests of those kinds are written.
     pub fn new(to: W, kinds: Vec<Kind>) -> Self {
         Self {
             to: Mutex::new(to),
@@ -85,7 +84,7 @@ impl<W: Write + Send> Observer for Trace<W> {
         };
         let line = format!("{}{result} ({:.1?})\n", event.description, event.elapsed);
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
-        // Where the trace can't be written, there is nobody to tell.
+        // There is nobody to whom a failure could be reported.
         let _ = to.write_all(line.as_bytes());
     }
 }
@@ -102,7 +101,7 @@ struct Count {
     nanos: AtomicU64,
 }
 
-/// What [`Counts`] knows of one kind of request.
+/// The figures of [`Counts`] for one kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KindTotals {
     /// The kind.
@@ -113,7 +112,7 @@ pub struct KindTotals {
     pub failed: u64,
     /// Bytes read, written or listed.
     pub bytes: u64,
-    /// Time that the file system took for them.
+    /// Time that the file system has taken for them.
     pub elapsed: Duration,
 }
 

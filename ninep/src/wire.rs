@@ -1,34 +1,34 @@
-//! Bytes to values and back: the little-endian primitives that messages are made of (intro(5) of
-//! Plan 9). Decoding borrows from the message; nothing here allocates by what a peer claims.
+//! Bytes to values and back: the little-endian primitives of messages (intro(5) of Plan 9). Decoding borrows from
+//! the message; no length that a peer claims leads to an allocation.
 
 /// `size[4] type[1] tag[2]`, before the body of every message.
 pub const HEADER: usize = 7;
 /// `size[4] type[1] tag[2] count[4]`, before the bytes of `Rread` and `Rreaddir`.
 pub const DATA_HEADER: usize = HEADER + 4;
-/// Names in one walk, at most (`P9_MAXWELEM`).
+/// Maximum number of names in one walk (`P9_MAXWELEM`).
 pub const MAX_WALK: usize = 16;
 
-/// A message that can't be meant.
+/// Why a message is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {
-    /// A field reaches over the end.
+    /// A field extends past the end.
     #[error("the message ends before its last field")]
     Short,
-    /// Bytes that no field accounts for.
+    /// Bytes after the last field.
     #[error("{0} bytes follow the last field of the message")]
     Long(usize),
-    /// No message of the dialect has this number.
+    /// No message has this type.
     #[error("there is no message of type {0}")]
     Unknown(u8),
-    /// A file name that no file can have.
-    #[error("a file name is empty or holds a slash or NUL")]
+    /// An impossible file name.
+    #[error("a file name is empty or contains a slash or NUL")]
     Name,
     /// More elements than [`MAX_WALK`].
-    #[error("{0} elements in one walk, of at most {MAX_WALK}")]
+    #[error("a walk has {0} elements, more than {MAX_WALK}")]
     TooMany(u16),
 }
 
-/// What is left of a message's body.
+/// The part of a message's body that has not been decoded yet.
 #[derive(Debug)]
 pub struct BodyReader<'a>(&'a [u8]);
 
@@ -45,7 +45,7 @@ impl<'a> BodyReader<'a> {
         Ok(head)
     }
 
-    /// Ends the reading: nothing may be left.
+    /// An error if anything is left.
     pub fn finish(self) -> Result<(), Malformed> {
         match self.0.len() {
             0 => Ok(()),
@@ -54,7 +54,7 @@ impl<'a> BodyReader<'a> {
     }
 }
 
-/// A message being written. Its memory is kept from one message to the next and never zeroed twice.
+/// A message that is being encoded. Its memory is reused from one message to the next, and never zeroed twice.
 #[derive(Debug, Default)]
 pub struct Frame {
     buf: Vec<u8>,
@@ -62,7 +62,7 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// Begins a message; what was there before is forgotten.
+    /// Starts a new message.
     pub fn start(&mut self, kind: u8, tag: u16) {
         self.len = 0;
         self.put(&[0; 4]);
@@ -76,7 +76,7 @@ impl Frame {
         self.len += bytes.len();
     }
 
-    /// Exactly `n` bytes after the end, of any content, to be filled before [`Frame::grow`].
+    /// Exactly `n` bytes after the end, with any contents. Fill them, then call [`Frame::grow`].
     pub fn space(&mut self, n: usize) -> &mut [u8] {
         let end = self.len.saturating_add(n);
         if self.buf.len() < end {
@@ -85,12 +85,12 @@ impl Frame {
         self.buf.get_mut(self.len..end).unwrap_or_default()
     }
 
-    /// Makes `n` bytes of the last [`Frame::space`] part of the message.
+    /// Adds the first `n` bytes of the last [`Frame::space`] to the message.
     pub fn grow(&mut self, n: usize) {
         self.len = self.len.saturating_add(n).min(self.buf.len());
     }
 
-    /// Bytes so far, header included.
+    /// Bytes so far, including the header.
     pub fn len(&self) -> usize {
         self.len
     }
@@ -100,23 +100,23 @@ impl Frame {
         self.len == 0
     }
 
-    /// Overwrites four bytes at `at`, which must have been written.
+    /// Overwrites the four bytes at `at`, which must exist already.
     pub fn patch(&mut self, at: usize, value: u32) {
         if let Some(bytes) = self.buf.get_mut(at..at.saturating_add(4)) {
             bytes.copy_from_slice(&value.to_le_bytes());
         }
     }
 
-    /// Fills in the size and gives the whole message.
+    /// Fills in the size and returns the whole message.
     pub fn finish(&mut self) -> &[u8] {
         self.patch(0, u32::try_from(self.len).unwrap_or(u32::MAX));
         self.buf.get(..self.len).unwrap_or_default()
     }
 }
 
-/// A value that a message can hold.
+/// A value that a message can contain.
 pub trait Wire<'a>: Sized {
-    /// Takes it from the front of the body.
+    /// Decodes it from the front of the body.
     fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed>;
     /// Appends it to a message.
     fn put(&self, to: &mut Frame);
@@ -137,7 +137,7 @@ macro_rules! integers {
 }
 integers!(u8, u16, u32, u64);
 
-/// `s`: up to 65,535 bytes of any content, `size[2]` before them.
+/// `s`: `size[2]`, then up to 65,535 bytes of any content.
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
 pub struct Str<'a>(&'a [u8]);
 
@@ -159,13 +159,13 @@ impl<'a> Wire<'a> for Str<'a> {
         from.take(size.into()).map(Self)
     }
     fn put(&self, to: &mut Frame) {
-        // `new` and `get` let nothing longer in.
+        // Neither `new` nor `get` accepts more.
         u16::try_from(self.0.len()).unwrap_or(u16::MAX).put(to);
         to.put(self.0);
     }
 }
 
-/// A name in a directory: not empty, without slash and NUL. May be `.` or `..`.
+/// A name in a directory: not empty, without slash or NUL. May be `.` or `..`.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Name<'a>(Str<'a>);
 
@@ -215,7 +215,7 @@ pub struct WalkVec<T> {
 }
 
 impl<T: Copy> WalkVec<T> {
-    /// Appends; false if it is full.
+    /// Appends an element; false if there is no space.
     pub fn push(&mut self, item: T) -> bool {
         let Some(slot) = self.items.get_mut(self.len) else {
             return false;
@@ -225,12 +225,12 @@ impl<T: Copy> WalkVec<T> {
         true
     }
 
-    /// How many there are.
+    /// Number of elements.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether there is none.
+    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -275,7 +275,7 @@ impl<'a, T: Wire<'a> + Copy> Wire<'a> for WalkVec<T> {
 }
 
 mod debug {
-    //! Bytes as a person reads them.
+    //! Readable forms of bytes.
     use super::{Data, Name, Str, WalkVec};
     use std::fmt::{Debug, Formatter, Result};
 
@@ -303,7 +303,7 @@ mod debug {
 
 #[cfg(test)]
 pub(crate) mod sample {
-    //! Values of any content, made from the bytes that a property test hands in.
+    //! Arbitrary values, made from the bytes that a property test supplies.
     use super::{Data, MAX_WALK, Name, Str, WalkVec};
 
     pub(crate) struct Entropy<'a>(&'a [u8]);
@@ -313,7 +313,7 @@ pub(crate) mod sample {
             Self(bytes)
         }
 
-        /// Up to `n` bytes: fewer when they run out.
+        /// Up to `n` bytes; fewer if they run out.
         fn take(&mut self, n: usize) -> &'a [u8] {
             let (head, rest) = self.0.split_at(n.min(self.0.len()));
             self.0 = rest;

@@ -1,4 +1,4 @@
-//! The codec as a whole: what is encoded decodes, what decodes encodes, nothing else happens.
+//! The codec as a whole: every message survives a round trip, and invalid bytes are errors.
 
 use proptest::prelude::*;
 
@@ -111,7 +111,7 @@ proptest! {
     }
 }
 
-/// As Linux 6.12 sent it: the bytes are the contract, not our own encoder.
+/// Bytes recorded from Linux 6.12, so that our own encoder does not define what is right.
 #[test]
 fn a_walk_as_the_kernel_sends_it() {
     let frame = b"\x18\0\0\0\x6e\x07\0\x01\0\0\0\x02\0\0\0\x01\0\x05\0local";
