@@ -1,4 +1,4 @@
-//! A request in a person's words: `open /bin/date`, `read /etc/hosts 4096 @0`.
+//! Requests as text: `open /bin/date`, `read /etc/hosts 4096 @0`.
 
 use std::fmt::{Display, Formatter, Result};
 use std::sync::Arc;
@@ -8,13 +8,13 @@ use crate::fs::FileSystem;
 use crate::msg::{Flock, Request, SetAttr};
 use crate::wire::Name;
 
-/// The request and the files it is about, as they were before it. Nothing is put into words, and
-/// no path looked up, unless it is displayed.
+/// A request and the files it concerns, as they were before it. No text is made and no path looked up unless it is
+/// displayed.
 pub(super) struct Description<'a, F: FileSystem> {
     pub(super) fs: &'a F,
     pub(super) request: &'a Request<'a>,
     pub(super) fid: Option<Arc<Fid<F>>>,
-    /// The directory that a name goes to, or the file that gets another name.
+    /// The directory that a file is moved or linked to.
     pub(super) other: Option<Arc<Fid<F>>>,
 }
 
@@ -70,13 +70,13 @@ impl<F: FileSystem> Description<'_, F> {
     }
 }
 
-/// UTF-8 as it is; anything else, what would disturb a terminal or turn the words around, and the
-/// backslash that says so are escaped.
+/// UTF-8 unchanged, except that backslashes and whatever a terminal would act on or that changes the direction of
+/// text are escaped; so are all other bytes.
 fn escaped(bytes: &[u8]) -> String {
     let mut text = String::new();
     for chunk in bytes.utf8_chunks() {
         let valid = chunk.valid().escape_debug().to_string();
-        // Quotes need none here: each has its own backslash now, which goes.
+        // `escape_debug` escapes quotes too, which are harmless here.
         text.push_str(&valid.replace("\\'", "'").replace("\\\"", "\""));
         text.extend(chunk.invalid().iter().map(|b| format!("\\x{b:02x}")));
     }
@@ -160,7 +160,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
     }
 }
 
-/// The one path that a request is about, or leads to.
+/// The one path that a request concerns: that of the new file if it makes one.
 pub(super) struct Path<'a, F: FileSystem>(pub(super) &'a Description<'a, F>);
 
 impl<F: FileSystem> Display for Path<'_, F> {

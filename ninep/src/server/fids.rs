@@ -1,8 +1,8 @@
-//! The table of fids: what each number of the peer stands for.
+//! The table of fids: what each of the peer's numbers refers to.
 //!
-//! An entry is never changed, only replaced by another, and only if it is still the one that the
-//! change began with. So no lock is held while the file system works, and two requests that a
-//! careless peer sends for one fid at once can't leave it half one thing and half the other.
+//! An entry is never changed, only replaced, and only if it is still the entry from which the change started. So
+//! no lock is held while the file system works, and two requests that a careless peer sends for one fid at once
+//! cannot leave it in a mixed state.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,23 +12,23 @@ use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::msg::NO_FID;
 
-/// Fids that hold the bytes of an extended attribute, at most: each may hold 64 KiB.
+/// Maximum number of fids that hold the value of an extended attribute, which may have 64 KiB.
 const MAX_XATTRS: usize = 64;
 
-/// What a fid stands for.
+/// What a fid refers to.
 pub(super) struct Fid<F: FileSystem> {
     pub(super) node: F::Node,
     pub(super) state: FidState<F>,
 }
 
 pub(super) enum FidState<F: FileSystem> {
-    /// A place to walk from.
+    /// Not open: can be walked from.
     Path,
     /// Opened for I/O.
     Open(F::File),
-    /// The value of an extended attribute, or the list of them, to be read.
+    /// The value of an extended attribute, or the list of names, to be read.
     XattrRead(Vec<u8>),
-    /// The value of an extended attribute as far as it has been written; set at the clunk.
+    /// The value of an extended attribute as far as it has been written. The clunk sets it.
     XattrWrite(XattrWrite),
 }
 
@@ -64,7 +64,7 @@ struct FidTable<F: FileSystem> {
 }
 
 impl<F: FileSystem> FidTable<F> {
-    /// Makes room for `new` in the count of extended attributes.
+    /// Adds `new` to the number of extended attributes.
     fn count(&mut self, new: &Fid<F>) -> Result<(), Errno> {
         if new.is_xattr() {
             if self.xattrs >= MAX_XATTRS {
@@ -95,12 +95,12 @@ impl<F: FileSystem> Fids<F> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What `fid` stands for now.
+    /// What `fid` refers to now.
     pub(super) fn get(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
         self.lock().fids.get(&fid).cloned().ok_or(Errno::EBADF)
     }
 
-    /// Whether a new fid may have this number; [`Fids::insert`] decides.
+    /// Fails if a new fid cannot have this number; so may [`Fids::insert`] later.
     pub(super) fn free(&self, fid: u32) -> Result<(), Errno> {
         let table = self.lock();
         if table.fids.contains_key(&fid) || fid == NO_FID {
@@ -112,7 +112,7 @@ impl<F: FileSystem> Fids<F> {
         Ok(())
     }
 
-    /// Gives the free number `fid` a meaning.
+    /// Adds `fid`, which must not exist.
     pub(super) fn insert(&self, fid: u32, new: Fid<F>) -> Result<(), Errno> {
         self.free(fid)?;
         let mut table = self.lock();
@@ -124,7 +124,7 @@ impl<F: FileSystem> Fids<F> {
         Ok(())
     }
 
-    /// Gives `fid` a new meaning, if it still has the `old` one.
+    /// Replaces what `fid` refers to, if that is still `old`.
     pub(super) fn replace(&self, fid: u32, old: &Arc<Fid<F>>, new: Fid<F>) -> Result<(), Errno> {
         let mut table = self.lock();
         match table.fids.get(&fid) {
@@ -137,7 +137,7 @@ impl<F: FileSystem> Fids<F> {
         Ok(())
     }
 
-    /// Forgets `fid` and gives what it stood for.
+    /// Removes `fid` and returns what it referred to.
     pub(super) fn remove(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let mut table = self.lock();
         let old = table.fids.remove(&fid).ok_or(Errno::EBADF)?;
@@ -145,7 +145,7 @@ impl<F: FileSystem> Fids<F> {
         Ok(old)
     }
 
-    /// Forgets all.
+    /// Removes every fid.
     pub(super) fn clear(&self) {
         let mut table = self.lock();
         table.xattrs = 0;

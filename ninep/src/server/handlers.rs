@@ -1,4 +1,4 @@
-//! What each request does: fids to nodes, the file system's answer to a reply.
+//! What each request does: turns fids into nodes, calls the file system, and turns its result into a reply.
 
 use std::sync::Arc;
 
@@ -12,13 +12,13 @@ use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, WalkVec, Wire};
 
 /// The flag of unlinkat(2) that every architecture shares.
 const AT_REMOVEDIR: u32 = 0x200;
-/// The files and the fids on them; no transport.
+/// The file system and the fids on it.
 pub(super) struct Handlers<'a, F: FileSystem> {
     fs: &'a F,
     fids: Fids<F>,
 }
 
-/// Bytes that a read, write or readdir moved.
+/// The number of bytes that a read, write or readdir has transferred.
 pub(super) type Outcome = Result<Option<u32>, Errno>;
 
 impl<'a, F: FileSystem> Handlers<'a, F> {
@@ -29,17 +29,17 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         }
     }
 
-    /// Clunks everything.
+    /// Clunks every fid.
     pub(super) fn reset(&self) {
         self.fids.clear();
     }
 
-    /// What the first fid of a request stands for.
+    /// What the first fid of a request refers to.
     pub(super) fn subject(&self, request: &Request<'_>) -> Option<Arc<Fid<F>>> {
         self.fids.get(fids_of(request).0?).ok()
     }
 
-    /// Clunks a fid, if it is one; its file is closed with what is returned.
+    /// Clunks a fid, if it exists. Dropping the result closes its file.
     pub(super) fn forget(&self, fid: u32) -> Option<Arc<Fid<F>>> {
         self.fids.remove(fid).ok()
     }
@@ -55,7 +55,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         }
     }
 
-    /// Does `request` and makes its reply, unless it fails.
+    /// Performs `request` and encodes its reply, unless it fails.
     pub(super) fn handle(
         &self,
         request: &Request<'_>,
@@ -89,7 +89,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             Request::Readlink { fid } => {
                 let target = fs.readlink(&self.fids.get(fid)?.node)?;
                 let target = Str::new(&target).filter(|target| {
-                    // As long as a message of the session may be.
+                    // The reply must not exceed the session's message size.
                     HEADER + 2 + target.bytes().len()
                         <= usize::try_from(msize).unwrap_or(usize::MAX)
                 });
@@ -108,17 +108,17 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         }
     }
 
-    /// The requests whose reply holds no bytes of a file.
+    /// The requests whose reply contains no data of a file.
     fn answer<'r>(&self, request: &Request<'r>) -> Result<Reply<'r>, Errno> {
         use Request as R;
         let fs = self.fs;
         let node = |fid: u32| self.fids.get(fid);
         Ok(match *request {
-            // Done by the session; nobody else's business here.
+            // The session answers it.
             R::Version { .. } => return Err(Errno::EPROTO),
-            // Answered here, it found nothing to wait for.
+            // A flush gets here if its request is no longer in flight.
             R::Flush { .. } => Reply::Flush {},
-            // auth(5): an error says that none is needed.
+            // auth(5): an error means that no authentication is needed.
             R::Auth { .. } => return Err(Errno::EOPNOTSUPP),
             R::Attach {
                 fid,
@@ -143,9 +143,9 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 qids: self.walk(fid, newfid, &names)?,
             },
             R::Walkgetattr { fid, newfid, name } => {
-                let from = self.place(fid, newfid)?;
+                let from = self.walk_start(fid, newfid)?;
                 let (node, attr) = fs.walk_getattr(&from.node, plain(name)?)?;
-                self.put(fid, &from, newfid, node)?;
+                self.walk_end(fid, &from, newfid, node)?;
                 Reply::Walkgetattr { attr }
             }
             R::Clunk { fid } => {
@@ -156,7 +156,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 Reply::Clunk {}
             }
             R::Remove { fid } => {
-                // The fid is gone even if the file is not (remove(5)).
+                // remove(5): the fid is clunked even if the remove fails.
                 fs.remove(&self.fids.remove(fid)?.node)?;
                 Reply::Remove {}
             }
@@ -327,11 +327,11 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         })
     }
 
-    /// Where a walk of `fid` to `newfid` begins.
-    fn place(&self, fid: u32, newfid: u32) -> Result<Arc<Fid<F>>, Errno> {
+    /// Where a walk from `fid` to `newfid` begins.
+    fn walk_start(&self, fid: u32, newfid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let from = self.fids.get(fid)?;
-        // An open fid may be cloned: Linux walks from whatever fid it has when a file has lost
-        // its name. Only its number can't be given away.
+        // An open fid may be cloned, since Linux walks from any fid that it has when a file has lost its name. But
+        // it cannot become the fid of another file.
         match from.state {
             FidState::Path => {}
             FidState::Open(_) if newfid != fid => {}
@@ -343,8 +343,14 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         Ok(from)
     }
 
-    /// Where it ended.
-    fn put(&self, fid: u32, from: &Arc<Fid<F>>, newfid: u32, node: F::Node) -> Result<(), Errno> {
+    /// Makes `newfid` the end of a walk from `fid`.
+    fn walk_end(
+        &self,
+        fid: u32,
+        from: &Arc<Fid<F>>,
+        newfid: u32,
+        node: F::Node,
+    ) -> Result<(), Errno> {
         if newfid == fid {
             self.fids.replace(fid, from, Fid::path(node))
         } else {
@@ -358,7 +364,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         newfid: u32,
         names: &WalkVec<Name<'_>>,
     ) -> Result<WalkVec<Qid>, Errno> {
-        let from = self.place(fid, newfid)?;
+        let from = self.walk_start(fid, newfid)?;
         let mut node = from.node.clone();
         let mut qids = WalkVec::default();
         for name in names.iter() {
@@ -372,16 +378,16 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     node = next;
                     qids.push(qid);
                 }
-                // walk(5): the first failure is an error, a later one a shorter answer.
+                // walk(5): failing at the first name is an error; failing later makes the reply shorter.
                 Err(errno) if qids.is_empty() => return Err(errno),
                 Err(_) => return Ok(qids),
             }
         }
-        self.put(fid, &from, newfid, node)?;
+        self.walk_end(fid, &from, newfid, node)?;
         Ok(qids)
     }
 
-    /// What `fid` stands for, if it can still become something else.
+    /// What `fid` refers to, if it can still be opened.
     fn unopened(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let it = self.fids.get(fid)?;
         match it.state {
@@ -391,7 +397,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
     }
 }
 
-/// A reply of `count[4] data[count]`, the data being whatever `fill` appends.
+/// A reply of `count[4] data[count]` with the data that `fill` appends.
 fn data_reply(
     kind: Kind,
     tag: u16,
@@ -406,14 +412,14 @@ fn data_reply(
     Ok(Some(count))
 }
 
-/// Bytes of data that the peer wants and a reply can hold.
+/// The number of bytes that the peer asks for, as far as they fit into a reply.
 fn fitting(count: u32, msize: u32) -> usize {
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     let msize = usize::try_from(msize).unwrap_or(usize::MAX);
     count.min(msize.saturating_sub(DATA_HEADER))
 }
 
-/// A name that can be made, moved or removed.
+/// A name that can be created, renamed or removed.
 fn plain(name: Name<'_>) -> Result<&[u8], Errno> {
     match name.bytes() {
         b"." | b".." => Err(Errno::EINVAL),
@@ -421,7 +427,7 @@ fn plain(name: Name<'_>) -> Result<&[u8], Errno> {
     }
 }
 
-/// A lock of a known kind, within what file offsets can say.
+/// A lock of a known kind whose range fits into file offsets.
 fn checked_flock(lock: Flock) -> Result<Flock, Errno> {
     let end = lock.start.checked_add(lock.length);
     let known = lock.kind <= Flock::UNLOCK && end.is_some_and(|end| i64::try_from(end).is_ok());

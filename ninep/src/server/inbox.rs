@@ -1,4 +1,4 @@
-//! Messages off the stream, one at a time, with sizes checked before memory is spent on them.
+//! Reads messages off the stream, one at a time. Sizes are checked before memory is allocated.
 
 use std::io::{self, BufRead, BufReader, Read};
 
@@ -7,7 +7,7 @@ use super::{Error, MIN_MSIZE};
 use crate::msg::Header;
 use crate::wire::HEADER;
 
-/// Small requests come many to a read; large ones pass this buffer by.
+/// One read gets many small requests; large ones bypass this buffer.
 const BUFFER: usize = 32 * 1024;
 
 type RawMessage<'b> = (Header, &'b [u8]);
@@ -15,7 +15,7 @@ type RawMessage<'b> = (Header, &'b [u8]);
 pub(super) struct Inbox<R> {
     reader: BufReader<R>,
     open: bool,
-    /// The version, once there is one.
+    /// The result of the last version message.
     pub(super) negotiated: Option<Negotiated>,
 }
 
@@ -28,13 +28,13 @@ impl<R: Read> Inbox<R> {
         }
     }
 
-    /// Nothing more is read.
+    /// Ends the stream here.
     pub(super) fn close(&mut self) {
         self.open = false;
     }
 
-    /// Reads a message, its body to the front of `buf`, which grows and never shrinks; `None` at
-    /// the end of the stream. Closed by an error.
+    /// Reads a message, with its body at the front of `buf`, which grows and never shrinks. `None` at the end of
+    /// the stream. An error closes the inbox.
     pub(super) fn next<'b>(
         &mut self,
         buf: &'b mut Vec<u8>,
@@ -52,7 +52,7 @@ impl<R: Read> Inbox<R> {
             return Ok(None);
         }
         let mut header = [0; HEADER];
-        self.reader.read_exact(&mut header).map_err(broken)?;
+        self.reader.read_exact(&mut header).map_err(read_error)?;
         let header = Header::decode(&header);
         let limit = self
             .negotiated
@@ -71,11 +71,11 @@ impl<R: Read> Inbox<R> {
             buf.resize(size, 0);
         }
         let body = buf.get_mut(..size).unwrap_or_default();
-        self.reader.read_exact(body).map_err(broken)?;
+        self.reader.read_exact(body).map_err(read_error)?;
         Ok(Some((header, body)))
     }
 
-    /// Waits for bytes; true at the end of the stream.
+    /// Waits for input; true at the end of the stream.
     fn fill(&mut self) -> Result<bool, Error> {
         loop {
             match self.reader.fill_buf() {
@@ -87,7 +87,7 @@ impl<R: Read> Inbox<R> {
     }
 }
 
-fn broken(error: io::Error) -> Error {
+fn read_error(error: io::Error) -> Error {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => Error::Truncated,
         _ => Error::Read(error),

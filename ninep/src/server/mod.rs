@@ -22,25 +22,25 @@ use crate::fs::FileSystem;
 use crate::observe::Observer;
 use session::Session;
 
-/// Smallest message size that a session works with; Linux refuses less, too.
+/// Smallest message size of a session. Linux refuses less, too.
 pub const MIN_MSIZE: u32 = 4096;
 
 /// How to serve.
 #[derive(Clone, Copy)]
 pub struct Config<'a> {
-    /// Largest message in bytes; the peer may ask for less. At least [`MIN_MSIZE`].
+    /// Largest message in bytes, at least [`MIN_MSIZE`]; the peer may ask for less.
     pub max_msize: u32,
-    /// Threads, and so requests that are worked on at once, unless the file system is stuck. Each may hold two
-    /// messages.
+    /// Number of threads, and therefore of requests performed at once; more are added when the file system is
+    /// stuck. Each may hold two messages.
     pub workers: NonZero<usize>,
-    /// Fids at most, `EMFILE` beyond.
+    /// Maximum number of fids; `EMFILE` beyond it.
     pub max_fids: usize,
-    /// Told of every request that has been done.
+    /// Told of every request that has been performed.
     pub observer: Option<&'a dyn Observer>,
 }
 
 impl Default for Config<'_> {
-    /// 1 MiB, which is what Linux takes over a descriptor at most; 4 threads; 65,536 fids.
+    /// 1 MiB, the most that Linux accepts with `trans=fd`; 4 threads; 65,536 fids.
     fn default() -> Self {
         Self {
             max_msize: 1 << 20,
@@ -51,38 +51,40 @@ impl Default for Config<'_> {
     }
 }
 
-/// Why a session ended before its end.
+/// Why a session ended before its stream did.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The transport failed.
     #[error("cannot read the next 9P request")]
     Read(#[source] io::Error),
-    /// The transport failed, or the peer has gone.
+    /// The transport failed, or the peer closed it.
     #[error("cannot write a 9P reply")]
     Write(#[source] io::Error),
     /// The stream ended within a message.
     #[error("the 9P stream ended within a message")]
     Truncated,
-    /// A size that no message has, after which nothing can be found in the stream.
-    #[error("a 9P message says it is of {size} bytes; between 7 and {limit} are agreed")]
+    /// An impossible size, after which the next message cannot be found.
+    #[error(
+        "the header of a 9P message gives its size as {size} bytes; it must be from 7 to {limit}"
+    )]
     Size {
-        /// What it says.
+        /// The size in its header.
         size: u32,
-        /// Message size of the session.
+        /// The largest message of the session.
         limit: u32,
     },
-    /// Two requests at once with one tag: their replies could not be told apart.
+    /// Two requests in flight with one tag: their replies could not be told apart.
     #[error("9P tag {0} is used by two requests at once")]
     DuplicateTag(u16),
-    /// The system gives no thread.
+    /// The system does not allow even one thread.
     #[error("cannot start a thread for the 9P server")]
     Thread(#[source] io::Error),
 }
 
-/// Serves `fs` to one peer until the stream ends between two messages, the transport fails or the
-/// peer breaks the framing. Blocks; requests in flight are finished first, and no fid is left.
+/// Serves `fs` to one peer until the stream ends between two messages, the transport fails, or the peer breaks the
+/// framing. Blocks until all requests in flight have finished and all fids are clunked.
 ///
-/// When `writer` fails, the session ends once `reader` returns: they should end together.
+/// When `writer` fails, the session ends as soon as `reader` returns, so they should fail together.
 pub fn serve<F, R, W>(fs: &F, reader: R, writer: W, config: &Config<'_>) -> Result<(), Error>
 where
     F: FileSystem,

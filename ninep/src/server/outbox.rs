@@ -1,12 +1,12 @@
-//! Requests in flight and replies on their way out.
+//! Requests in flight, and replies on their way out.
 //!
-//! One lock covers both, since their order is the protocol's: a tag is free again the moment its
-//! reply is queued, and `Rflush` never overtakes the reply to the request it flushes.
+//! One lock covers both, since the protocol orders them: a tag can be reused as soon as its reply is queued, and an
+//! `Rflush` never overtakes the reply to the request that it flushes.
 //!
-//! Whoever finishes while nobody writes takes the writer and writes; whoever finishes meanwhile
-//! leaves a small reply in `queued` and goes on, so that what is ready together leaves in one
-//! write. Large replies wait for the writer instead of being copied. Nothing grows when the peer
-//! doesn't read: then everyone waits.
+//! A thread that finishes a request while no other writes takes the writer and writes. A thread that finishes while
+//! another writes leaves a small reply in `queued` and goes on, so that replies that are ready together go out in
+//! one write; with a large reply it waits for the writer, to avoid a copy. If the peer does not read, all
+//! threads end up waiting, and nothing grows.
 
 use std::io::{self, Write};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::wire::Frame;
 
 /// Replies up to this many bytes are queued by copy.
 const SMALL: usize = 16 * 1024;
-/// Bytes queued at most.
+/// Maximum number of bytes queued.
 const QUEUE: usize = 256 * 1024;
 
 pub(super) struct Outbox<W> {
@@ -25,12 +25,13 @@ pub(super) struct Outbox<W> {
 }
 
 struct OutboxState<W> {
-    /// `None` while someone writes, or for ever after `broken`.
+    /// `None` while a thread writes, and for good once `broken` is set.
     writer: Option<W>,
     broken: bool,
     queued: Vec<u8>,
-    /// Threads that wait for `changed`, and those of them that want the writer.
+    /// Threads that wait for `changed`.
     waiting: usize,
+    /// Those of them that wait for the writer.
     stalled: usize,
     in_flight: Vec<InFlight>,
 }
@@ -41,19 +42,21 @@ struct InFlight {
     flushes: Vec<u16>,
 }
 
-/// The tag is that of a request still in flight.
+/// The tag belongs to a request that is still in flight.
 #[derive(Debug)]
 pub(super) struct DuplicateTag;
 
-/// Whether a request is to be done now, or is a flush that the request it waits for will answer.
+/// What to do with a request that has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Begun {
+    /// Perform it.
     Go,
+    /// Nothing: it is a flush, which is answered after the request that it flushes.
     Parked,
 }
 
 impl<W> OutboxState<W> {
-    /// The request in flight that has this tag, or will answer a flush that has it.
+    /// The request in flight with this tag, or with a parked flush that has it.
     fn find(&self, tag: u16) -> Option<usize> {
         self.in_flight
             .iter()
@@ -71,7 +74,7 @@ impl<W> OutboxState<W> {
         Ok(Begun::Go)
     }
 
-    /// Ends the request and queues the replies to its flushes.
+    /// Removes a request that has been answered, and queues the replies to its flushes.
     fn end(&mut self, tag: u16) {
         let Some(at) = self.in_flight.iter().position(|it| it.tag == tag) else {
             return;
@@ -127,7 +130,7 @@ impl<W: Write> Outbox<W> {
         self.lock().begin(tag)
     }
 
-    /// A flush of `old` has arrived. A flush may be flushed too.
+    /// A flush of the request `old` has arrived. That request may itself be a flush.
     pub(super) fn begin_flush(&self, tag: u16, old: u16) -> Result<Begun, DuplicateTag> {
         let mut state = self.lock();
         let Some(at) = state.find(old) else {
@@ -150,12 +153,12 @@ impl<W: Write> Outbox<W> {
         }
     }
 
-    /// Whether writing has failed, so that no more replies will leave.
+    /// Whether writing has failed, so that no reply will be sent any more.
     pub(super) fn broken(&self) -> bool {
         self.lock().broken
     }
 
-    /// Ends the request `tag` with `reply`. Waits while the peer doesn't take what is queued.
+    /// Answers the request `tag`. Waits while the peer does not read what is queued.
     pub(super) fn send(&self, tag: u16, reply: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
         let mut writer = loop {
@@ -186,7 +189,7 @@ impl<W: Write> Outbox<W> {
         loop {
             batch.clear();
             state = self.lock();
-            // Whoever is stalled takes over, with what is queued.
+            // A thread that waits for the writer takes over, with what is queued.
             if result.is_err() || state.queued.is_empty() || state.stalled > 0 {
                 break;
             }
@@ -209,7 +212,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc;
 
-    /// Tells the size of each write, and does it when it may.
+    /// Reports the size of each write, and completes it on permission.
     struct Slow {
         sizes: mpsc::Sender<usize>,
         may: mpsc::Receiver<()>,
@@ -234,7 +237,7 @@ mod tests {
         std::thread::scope(|scope| {
             let first = scope.spawn(|| outbox.send(0, &[0; 100]));
             assert_eq!(written.recv().unwrap(), 100);
-            // While it is written, the others are ready, and do not wait.
+            // The others become ready during this write, and do not wait for it.
             (1..10).for_each(|tag| outbox.send(tag, &[0; 20]).unwrap());
             go.send(()).unwrap();
             assert_eq!(written.recv().unwrap(), 9 * 20);
