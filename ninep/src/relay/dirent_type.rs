@@ -1,5 +1,6 @@
-//! What u-root's file server says of the names in a directory. Where readdir wants a dirent's type it puts the qid's,
-//! and Linux hands that on: `find -type f`, os.scandir and all who trust `d_type` then find nothing.
+//! The types in directory listings of u-root's file server. Where an Rreaddir must have a `DT_*` value it has the type
+//! of the qid, which Linux passes on: `find -type f`, os.scandir and everything else that relies on `d_type` then
+//! find nothing.
 
 use bytes::{Bytes, BytesMut};
 
@@ -11,8 +12,8 @@ const DT_UNKNOWN: u8 = 0;
 const DT_DIR: u8 = 4;
 const DT_LNK: u8 = 10;
 
-/// A whole Rreaddir with the types that the qids tell: directory, link, or that it is not known, for which programs
-/// ask by themselves. A type that is not the qid's is left as it is.
+/// Corrects the types in a whole Rreaddir: directory, symbolic link, or unknown, in which case programs call stat(2).
+/// A type that differs from the qid's is left alone.
 pub(super) fn correct(message: Bytes) -> Bytes {
     let mut message = BytesMut::from(message);
     // count[4]

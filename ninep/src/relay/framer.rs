@@ -1,4 +1,4 @@
-//! Cuts a stream into messages: small ones that matter whole, the rest as they come, uncopied.
+//! Cuts a byte stream into messages. Those that matter are put together; the others pass as they come, uncopied.
 
 use bytes::{Bytes, BytesMut};
 
@@ -6,30 +6,30 @@ use super::Error;
 use crate::msg::Header;
 use crate::wire::HEADER;
 
-/// Most bytes of a message that is wanted whole: a walk of many long names.
+/// Largest message that can be asked for as a whole: a walk of many long names.
 const MAX_WHOLE: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Framer {
-    /// The beginning of a message, not enough of it yet.
+    /// The beginning of a message that is still incomplete.
     partial: BytesMut,
-    /// Bytes to come of a message that isn't wanted whole.
+    /// Bytes still to come of a message that passes as it comes.
     passing: usize,
 }
 
 #[derive(Debug)]
 pub(super) enum Segment {
-    /// A message that is wanted whole.
+    /// A whole message.
     Whole(Header, Bytes),
-    /// The first bytes of another, at least its header.
+    /// The first bytes of a message that passes, at least its header.
     Begin(Header, Bytes),
-    /// More of that one.
+    /// More bytes of that message.
     More(Bytes),
 }
 
 impl Framer {
-    /// Takes the next segment off `chunk`; `None` when all of it is taken. `whole` says of a type byte whether
-    /// such messages are wanted whole.
+    /// Takes the next segment off `chunk`; `None` when nothing is left of it. `whole` decides by the type byte
+    /// whether a message is put together.
     pub(super) fn next(
         &mut self,
         chunk: &mut Bytes,
@@ -81,12 +81,12 @@ impl Framer {
         }
     }
 
-    /// Whether the last segment did not end its message.
+    /// Whether the last segment did not complete its message.
     pub(super) fn is_within(&self) -> bool {
         self.passing > 0
     }
 
-    /// Moves bytes to `partial`, until it has `size`; false if there are none.
+    /// Moves bytes from `chunk` to `partial`, up to `size` in all; false if there are none.
     fn keep(&mut self, chunk: &mut Bytes, size: usize) -> bool {
         let missing = size.saturating_sub(self.partial.len());
         let n = missing.min(chunk.len());
@@ -94,7 +94,7 @@ impl Framer {
         n > 0
     }
 
-    /// The first `n` bytes, which are there: of `partial`, which holds no more than that, or of `chunk`.
+    /// The first `n` bytes, which have arrived: all of `partial`, or the beginning of `chunk`.
     fn take(&mut self, chunk: &mut Bytes, joined: bool, n: usize) -> Bytes {
         if joined {
             self.partial.split().freeze()

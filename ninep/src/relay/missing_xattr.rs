@@ -1,6 +1,6 @@
-//! Before each write(2) Linux asks whether the file has the attribute `security.capability`, which it would have to
-//! take away (`file_remove_privs` in `fs/inode.c`). A write here takes it away just so, and so do a truncation and
-//! whatever makes a file: right after one of them the answer is known.
+//! Before each write(2) Linux asks whether the file has the attribute `security.capability`, because the write must
+//! remove it (`file_remove_privs` in `fs/inode.c`). A write at the server removes it as well, and so does a truncation;
+//! a new file does not have it. So right after one of these the answer is known.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -10,36 +10,37 @@ use crate::fs::OpenFlags;
 use crate::msg::Header;
 use crate::wire::HEADER;
 
-/// What Linux asks for.
+/// The attribute that Linux asks for.
 pub(super) const CAPABILITY: &[u8] = b"security.capability";
 
 /// Size of a Twrite of no bytes.
 const EMPTY_TWRITE: u32 = 7 + 4 + 8 + 4;
 
-/// Fids of which it is known what file they are of. Of those beyond, the server is asked.
+/// Maximum number of fids whose file is remembered. For others, the server is asked.
 const MAX_FIDS: usize = 64 * 1024;
 
-/// What each fid is of, and which file has just lost the attribute.
+/// The file of each fid, and the file that is known not to have the attribute.
 #[derive(Debug, Default)]
 pub(super) struct MissingXattr {
     /// By fid: `qid.path`.
     files: HashMap<u32, u64>,
     /// By tag: the file that is being written.
     writes: HashMap<u16, u64>,
-    /// By tag: the fid that will be of a new file, and whether that can be none that was there before.
+    /// By tag: the fid that will refer to the file, and whether the file will be new or truncated.
     creates: HashMap<u16, (u32, bool)>,
+    /// The file that was written or created last, and until when this counts.
     last: Option<(u64, Instant)>,
 }
 
 impl MissingXattr {
-    /// The fid is of this file.
+    /// `fid` refers to the file `path`.
     pub(super) fn set_file(&mut self, fid: u32, path: u64) {
         if self.files.len() < MAX_FIDS {
             self.files.insert(fid, path);
         }
     }
 
-    /// Another fid of the same.
+    /// `newfid` refers to the file of `fid`.
     pub(super) fn clone_fid(&mut self, fid: u32, newfid: u32) {
         match self.files.get(&fid) {
             Some(&path) => self.set_file(newfid, path),
@@ -47,7 +48,7 @@ impl MissingXattr {
         }
     }
 
-    /// The fid is of nothing, or of something else.
+    /// `fid` does not exist any more, or refers to another file.
     pub(super) fn remove_fid(&mut self, fid: u32) {
         self.files.remove(&fid);
     }
@@ -68,7 +69,7 @@ impl MissingXattr {
         }
     }
 
-    /// The beginning of a Twrite. One of no bytes changes nothing.
+    /// A Twrite was sent, of which this is the beginning. One without data changes nothing.
     pub(super) fn write_sent(&mut self, header: Header, begin: &[u8]) {
         self.request_failed(header.tag);
         let fid = begin.get(HEADER..).and_then(<[u8]>::first_chunk);
@@ -85,18 +86,18 @@ impl MissingXattr {
         }
     }
 
-    /// Something else was the answer.
+    /// The reply was not the one to a write or a create.
     pub(super) fn request_failed(&mut self, tag: u16) {
         self.writes.remove(&tag);
         self.creates.remove(&tag);
     }
 
-    /// Somebody may have given an attribute to a file.
+    /// A file may have got the attribute.
     pub(super) fn invalidate(&mut self) {
         self.last = None;
     }
 
-    /// Something else than a write was done, perhaps after writes whose answers are still to come.
+    /// Something other than a write was performed, perhaps after writes that are not answered yet.
     pub(super) fn invalidate_pending(&mut self) {
         self.writes.clear();
     }

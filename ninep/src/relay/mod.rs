@@ -1,25 +1,25 @@
-//! Between Linux's client and a server that is far away: the same files in fewer waits.
+//! Sits between Linux's 9P client and a distant server, and saves round trips.
 //!
-//! The kernel asks for one thing and waits, asks for the next and waits. When the server speaks
-//! [`EXTENDED`], one wait is enough for what belongs together. When it does not, every byte passes as it is.
-//! u-root's is not asked, for it refuses what it does not know; of its replies only the types in directories are
-//! mended (`dirent_type.rs`).
+//! The kernel sends one request, waits for the reply, sends the next and waits again. With a server that speaks
+//! [`EXTENDED`], requests that belong together cost one round trip. With any other, every byte is passed on
+//! unchanged. u-root's server is not offered the dialect, since it refuses what it does not know; only the types in
+//! its directory listings are corrected (`dirent_type.rs`).
 //!
-//! * **A name and its attributes.** The kernel walks one name, then asks for the attributes of what it
-//!   found, and once more if it was stat(2) that wanted them. The walk goes on as a Twalkgetattr; the
-//!   attributes are cached here for the getattr that the walk brings, and [`ATTR_TTL`] longer for the other.
-//!   They are forgotten when the fid is used for anything else, and whenever a request that may change
-//!   attributes goes or has been answered: what happens on this mount is seen in its order.
-//! * **What does not fail.** A clone of a fid is confirmed here, and so is the clunk of one that was not
-//!   opened, or only to be read. The server is told with the next request, or after [`BATCH_DELAY`]. It
-//!   does both before it reads on, so a number that is used again means what it should. The clunk of
-//!   a file that can be written or has locks is waited for: after close(2) nobody finds it busy. (A server
-//!   that has no more fids to give refuses the clone unheard, and then what was to be done with it; it
-//!   runs out of descriptors before.)
+//! * **Walk and getattr.** The kernel walks one name, then asks for the attributes of the file that it found, and for
+//!   stat(2) asks once more. The relay sends a Twalkgetattr instead of the walk. It caches the attributes for the
+//!   first getattr ([`LOOKUP_TTL`]), and from then on [`ATTR_TTL`] for the second. They are dropped when the fid
+//!   is used for anything else, and whenever a request that may change attributes is sent or has been answered, so
+//!   that changes through this mount are seen in order.
+//! * **Requests that cannot fail.** The relay itself answers the clone of a fid, and the clunk of one that was not
+//!   opened or only for reading. It sends them to the server with the next request, or after [`BATCH_DELAY`]. The
+//!   server performs both before it reads on, so a number that is reused refers to the right file. The clunk of a
+//!   file that was open for writing or has locks is waited for, so that nobody finds the file busy after close(2).
+//!   (A server that has run out of fids does refuse a clone; the requests that use it then fail. It runs out of
+//!   descriptors before that.)
+//! * **Missing attributes.** Of several writes in a row only the first asks for `security.capability`
+//!   (`missing_xattr.rs`).
 //!
-//! * **An attribute that is gone.** See `missing_xattr.rs`: of several writes in turn only the first asks for it.
-//!
-//! No I/O and no clock: [`Relay`] is told what arrived, and when.
+//! No I/O and no clock: the caller passes in what has arrived, and the time.
 
 mod dirent_type;
 mod framer;
@@ -37,46 +37,46 @@ use crate::wire::{Frame, HEADER, Malformed, Str, WalkVec};
 use framer::{Framer, Segment};
 use missing_xattr::{CAPABILITY, MissingXattr};
 
-/// How long attributes are good for a second getattr: what a busy machine may need between two requests of
-/// one system call. Another system call may be so quick only if it has the file already: stat(2) of the
-/// directory that chdir(2) has just gone to.
+/// How long cached attributes may answer a second getattr: as long as a busy machine may take between two requests of
+/// one system call. A second system call can be that quick only if it needs no walk: stat(2) of the directory that
+/// chdir(2) has just entered.
 pub const ATTR_TTL: Duration = Duration::from_millis(10);
 
-/// How long they are good for the first one, which the kernel's own look-up sends before it does anything else.
+/// How long they may answer the first getattr, which is the next request that the kernel's lookup sends.
 const LOOKUP_TTL: Duration = Duration::from_secs(1);
 
-/// How long requests that nobody waits for may be held back for one that they can travel with: so long may a
-/// file that was closed there still be open here, and a directory be in use.
+/// How long requests that nobody waits for are held back until another request takes them along. For that time a file
+/// that was closed on the machine may still be open at the server, and a directory in use.
 pub const BATCH_DELAY: Duration = Duration::from_millis(50);
 
-/// Attributes cached at a time: as many as walks may be between their name and their getattr.
+/// Maximum number of cached attributes, and so of walks that are waiting for their getattr.
 const MAX_ENTRIES: usize = 32;
 
-/// Bytes of held-back requests that need no company.
+/// Requests that are held back are sent when there are more bytes than this.
 const BATCH_BYTES: usize = 8 * 1024;
 
-/// Why nothing more can be relayed.
+/// Why the relay cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A size that no message has here, after which nothing can be found in the stream.
-    #[error("a 9P message of type {kind} says it is of {size} bytes")]
+    /// An impossible size, after which the next message cannot be found.
+    #[error("the header of a 9P message of type {kind} gives an impossible size of {size} bytes")]
     Size {
         /// Type byte.
         kind: u8,
-        /// What it says.
+        /// The size in its header.
         size: u32,
     },
-    /// The server's reply can't be meant.
-    #[error("a reply of the 9P server")]
+    /// The server's reply cannot be decoded.
+    #[error("the 9P server sent an invalid reply")]
     Reply(#[source] Malformed),
 }
 
-/// Who serves the files.
+/// Which server is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerKind {
-    /// May be asked for more than 9P2000.L; ours has it.
+    /// One that may be offered [`EXTENDED`]; ours speaks it.
     Any,
-    /// That of u-root's cpu.
+    /// The server of u-root's cpu.
     URoot,
 }
 
@@ -88,15 +88,15 @@ pub struct Relay {
     extended: bool,
     requests: Framer,
     replies: Framer,
-    /// Tags of walks on their way whose attributes will be good, and the fids that they make.
+    /// By tag: the new fids of walks in flight whose attributes may be cached.
     walks: HashMap<u16, u32>,
     attrs: Vec<CachedAttr>,
     missing: MissingXattr,
-    /// Fids whose clunk is waited for.
+    /// Fids whose clunk must be waited for.
     sync_clunks: HashSet<u32>,
-    /// Requests without a reply, held back.
+    /// Requests that need no reply, held back.
     batch: BytesMut,
-    /// Replies made here.
+    /// Replies made by the relay.
     local_replies: Vec<Bytes>,
     frame: Frame,
 }
@@ -110,7 +110,7 @@ struct CachedAttr {
 }
 
 impl Relay {
-    /// Nothing has been relayed.
+    /// A relay for a new connection.
     pub fn new(server: ServerKind) -> Self {
         Self {
             server,
@@ -127,14 +127,15 @@ impl Relay {
         }
     }
 
-    /// Takes bytes from the kernel and gives those for the server. [`Relay::take_replies`] may have more to give.
+    /// Takes bytes from the kernel, and appends those for the server to `out`. There may be replies for the kernel
+    /// afterwards: [`Relay::take_replies`].
     pub fn from_kernel(
         &mut self,
         mut chunk: Bytes,
         now: Instant,
         out: &mut Vec<Bytes>,
     ) -> Result<(), Error> {
-        // The bytes of a write are many, and what they are does not matter.
+        // A write may be large, and its data does not matter here.
         let whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
         while let Some(segment) = self.requests.next(&mut chunk, whole)? {
             match segment {
@@ -155,8 +156,8 @@ impl Relay {
         Ok(())
     }
 
-    /// Takes bytes from the server and gives those for the kernel. Between two messages, what was answered here
-    /// goes first: the reply to a request comes before that to its flush.
+    /// Takes bytes from the server, and appends those for the kernel to `out`. The relay's own replies go first, as
+    /// soon as a message begins: the reply to a request must come before that to its flush.
     pub fn from_server(
         &mut self,
         mut chunk: Bytes,
@@ -193,37 +194,37 @@ impl Relay {
         Ok(())
     }
 
-    /// Gives the kernel what was answered here, unless that would be within another message.
+    /// Appends the relay's own replies to `out`, unless the kernel has got only part of another message.
     pub fn take_replies(&mut self, out: &mut Vec<Bytes>) {
         if !self.replies.is_within() {
             out.append(&mut self.local_replies);
         }
     }
 
-    /// Whether [`Relay::take_replies`] has something to give, now or soon.
+    /// Whether there are replies for [`Relay::take_replies`], now or after the message that is in transit.
     pub fn has_replies(&self) -> bool {
         !self.local_replies.is_empty()
     }
 
-    /// Whether requests are held back.
+    /// Whether requests are being held back.
     pub fn has_batch(&self) -> bool {
         !self.batch.is_empty()
     }
 
-    /// Lets them go.
+    /// Appends the requests that were held back to `out`.
     pub fn take_batch(&mut self, out: &mut Vec<Bytes>) {
         if self.has_batch() {
             out.push(self.batch.split().freeze());
         }
     }
 
-    /// After the server's reply of this type.
+    /// Drops what a reply of this type may have made out of date.
     fn changed(&mut self, number: u8) {
         if let Some(Ok(kind)) = number.checked_sub(1).map(Kind::new)
             && changes(kind)
         {
             self.forget_all();
-            // What these will bring may be from before the change.
+            // Their attributes may be from before the change.
             self.walks.clear();
             if kind != Kind::Write {
                 self.missing.invalidate_pending();
@@ -236,7 +237,7 @@ impl Relay {
         let request = Kind::new(header.kind).and_then(|kind| Request::decode(kind, body));
         let tag = header.tag;
         match request {
-            // Whatever it is, the server will say so.
+            // The server will refuse it.
             Err(_) => {}
             Ok(Request::Version { msize, version })
                 if self.server == ServerKind::Any && version.bytes() == VERSION =>
@@ -306,7 +307,7 @@ impl Relay {
                     self.sync_clunks.insert(fid);
                     self.missing.create_sent(tag, fid, flags);
                 }
-                // Its writes are of the attribute.
+                // What is written to this fid now is the attribute.
                 Request::Xattrcreate { fid, .. } => {
                     self.sync_clunks.insert(fid);
                     self.missing.remove_fid(fid);
@@ -386,7 +387,7 @@ impl Relay {
         self.missing.invalidate();
     }
 
-    /// Keeps a request, without a reply, for the next that goes.
+    /// Holds back a request, which will get no reply, until the next one is sent.
     fn defer(&mut self, request: &Request<'_>) {
         request.encode(NO_TAG, &mut self.frame);
         self.batch.extend_from_slice(self.frame.finish());
@@ -403,7 +404,7 @@ impl Relay {
         self.pass(message, out);
     }
 
-    /// A reply to the kernel.
+    /// An encoded reply.
     fn reply_bytes(&mut self, tag: u16, reply: &Reply<'_>) -> Bytes {
         reply.encode(tag, &mut self.frame);
         Bytes::copy_from_slice(self.frame.finish())
@@ -415,8 +416,8 @@ impl Relay {
     }
 }
 
-/// Whether attributes of any file may be others after such a request. An open may truncate; a clunk
-/// sets the extended attribute that was written.
+/// Whether such a request may change attributes of any file. An open may truncate; a clunk sets an extended
+/// attribute.
 fn changes(kind: Kind) -> bool {
     matches!(
         kind,
