@@ -1,4 +1,4 @@
-//! What fids stand for, and what is told of the requests on them.
+//! What fids refer to, and how requests on them are described.
 
 use super::*;
 
@@ -46,7 +46,7 @@ fn a_walk_stops_where_it_must() {
     );
     assert_eq!(raw.walk(0, 1, "./dir").err(), Some(Errno::EINVAL));
     assert_eq!(raw.walk(0, 1, "dir/deep/../../../../dir/deep").unwrap(), 8);
-    // A walk onto itself.
+    // A walk whose newfid is its fid.
     raw.walk(0, 2, "").unwrap();
     assert_eq!(raw.walk(2, 2, "dir").unwrap(), 1);
     assert_eq!(raw.walk(2, 3, "deep").unwrap(), 1);
@@ -181,7 +181,7 @@ fn extended_attributes_are_read_and_set_through_fids() {
     );
     raw.write(3, 2, b"cd").unwrap();
     raw.clunk(3).unwrap();
-    // Announced and not written; removed; set empty; too large.
+    // Announced but not written; removed; set to nothing; too large.
     raw.walk(0, 3, "").unwrap();
     raw.ask(&create(3, 4, 0)).unwrap();
     assert_eq!(raw.clunk(3).err(), Some(Errno::EINVAL));
@@ -202,7 +202,7 @@ fn extended_attributes_are_read_and_set_through_fids() {
             (b(), Some(Vec::new()))
         ]
     );
-    // They are bounded, and come back.
+    // Their number is limited, and clunks make space again.
     let mut last = Ok(());
     for fid in 100..200 {
         last = raw.ask(&xattrwalk(fid, "user.x")).map(drop);
@@ -226,7 +226,7 @@ impl Observer for Lines {
 }
 
 #[test]
-fn requests_are_told_in_words_and_counted() {
+fn requests_are_described_and_counted() {
     let counts: &'static Counts = Box::leak(Box::default());
     let observer: &'static (Lines, &Counts) = Box::leak(Box::new((Lines, counts)));
     let config = Config {
@@ -241,7 +241,7 @@ fn requests_are_told_in_words_and_counted() {
     raw.clunk(1).unwrap();
     let _ = raw.clunk(1);
     raw.ask(&Request::Flush { oldtag: 999 }).unwrap();
-    // One whose reply waits for another's.
+    // A flush, whose reply waits for another.
     raw.open(1, "slow", 0).unwrap();
     raw.send(10, &read(1, 0, 5));
     eventually("the read is on its way", || {

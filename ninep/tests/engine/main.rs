@@ -1,4 +1,4 @@
-//! The engine seen from its peer: versions, tags, flushes, fids, threads and limits.
+//! The engine as its client sees it: versions, tags, flushes, fids, threads and limits.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -22,8 +22,8 @@ use ninep::observe::{CompletedRequest, Counts, Observer};
 use ninep::server::{Config, Error};
 use ninep_testing::{RawClient, attach, name, text, version, walk};
 
-/// `/dir/deep`, `/file` whose byte at n is n, `/slow` whose reads, and with `slow_close` closes, wait for
-/// [`Mem::release`].
+/// The files of [`MemFs`]: `/dir/deep`; `/file`, whose byte at n is n; and `/slow`, whose reads wait for
+/// [`Mem::release`], as do its closes with `slow_close`.
 #[derive(Default)]
 struct Mem {
     open: AtomicUsize,
@@ -33,16 +33,16 @@ struct Mem {
     released: Mutex<bool>,
     wake: Condvar,
     values: Mutex<Vec<SetXattr>>,
-    /// Of every file.
+    /// The size of every file.
     size: AtomicU64,
-    /// Which have [`CAPABILITY`].
+    /// The files that have [`CAPABILITY`].
     capable: Mutex<Vec<MemNode>>,
 }
 
-/// What a write takes away.
+/// The attribute that a write removes.
 const CAPABILITY: &[u8] = b"security.capability";
 
-/// A name, and the value it got or `None` if it was removed.
+/// The name of an attribute, and its new value or `None` if it was removed.
 type SetXattr = (Vec<u8>, Option<Vec<u8>>);
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,7 +68,7 @@ impl MemNode {
     }
 }
 
-/// Counts itself, so that a leak is seen.
+/// An open file. Open files are counted to detect leaks.
 struct Open(MemNode, Arc<Mem>);
 
 impl Drop for Open {
@@ -156,7 +156,7 @@ impl FileSystem for MemFs {
         Ok(buf.len())
     }
 
-    /// As Linux does: with what was written before, the capability goes.
+    /// Removes the capability, as Linux does.
     fn write(&self, file: &Open, _: u64, bytes: &[u8]) -> Result<usize> {
         let mut capable = self.0.capable.lock().unwrap();
         capable.retain(|node| *node != file.0 || bytes.is_empty());
@@ -209,7 +209,7 @@ fn start() -> (
     RawClient::start(Arc::new(MemFs(Arc::default())), Config::default())
 }
 
-/// Waits for another thread, but not for ever.
+/// Waits until another thread has done something, but not forever.
 fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if done() {

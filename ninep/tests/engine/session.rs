@@ -1,4 +1,4 @@
-//! Versions, tags, flushes, threads and the ends of a session.
+//! Versions, tags, flushes, threads, and how a session ends.
 
 use super::*;
 
@@ -76,7 +76,7 @@ fn as_many_blocked_requests_as_threads_stop_no_other() {
     for tag in 10..10 + blocked {
         raw.send(tag, &read(1, 0, 10));
     }
-    // Of those that are stuck one can be given up, and then everything else goes on.
+    // The client can give up one of the stuck requests, and all others are served.
     raw.send(5, &Request::Flush { oldtag: 10 });
     assert_eq!(raw.read(2, 3, 1).unwrap(), [3]);
     assert_eq!(mem.reading.load(Ordering::SeqCst), usize::from(blocked));
@@ -107,7 +107,7 @@ fn a_flush_is_answered_after_what_it_flushes_and_takes_no_thread() {
     mem.release();
     let tags: Vec<u16> = (0..21).map(|_| raw.receive().tag).collect();
     assert_eq!(tags, [10].into_iter().chain(20..40).collect::<Vec<_>>());
-    // Nothing to wait for.
+    // There is no such request.
     raw.ask(&Request::Flush { oldtag: 999 }).unwrap();
 }
 
@@ -121,7 +121,7 @@ fn a_tag_is_free_once_its_reply_is_seen() {
 
 #[test]
 fn two_requests_with_one_tag_end_the_session() {
-    for patience in 1..50 {
+    for attempt in 1..50 {
         let mem = Arc::new(Mem::default());
         let (mut raw, server) = RawClient::start(Arc::new(MemFs(mem.clone())), Config::default());
         raw.version(8192);
@@ -133,8 +133,8 @@ fn two_requests_with_one_tag_end_the_session() {
         eventually("the first is on its way", || {
             mem.reading.load(Ordering::SeqCst) > 0
         });
-        // Nobody can see from here that the second one was read.
-        std::thread::sleep(Duration::from_millis(10 * patience));
+        // There is no way to see from here that the second one has been read.
+        std::thread::sleep(Duration::from_millis(10 * attempt));
         mem.release();
         raw.hang_up();
         let mut answered = Vec::new();
@@ -142,9 +142,9 @@ fn two_requests_with_one_tag_end_the_session() {
             answered.push(message.tag);
         }
         match server.join().unwrap() {
-            // The first is answered, nothing after it is read.
+            // The first is answered; nothing after it has been read.
             Err(Error::DuplicateTag(5)) => return assert_eq!(answered, [5]),
-            // The machine was so busy that the first had ended: no fault of the peer's.
+            // On a busy machine the first may have ended before the second was read, which is not an error.
             Ok(()) => assert_eq!(answered.len(), 3),
             other => panic!("{other:?}"),
         }
@@ -199,8 +199,7 @@ fn bad_bodies_get_an_error_and_the_session_lives_on() {
     }
 }
 
-/// With everything of 1 MiB and a peer that reads nothing, all threads end up waiting, and go on
-/// when it reads.
+/// With replies of 1 MiB to a peer that does not read, all threads end up waiting, and continue when it reads.
 #[test]
 fn a_peer_that_does_not_read_holds_no_more_than_the_threads() {
     let config = Config {

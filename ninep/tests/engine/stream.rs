@@ -1,4 +1,4 @@
-//! A stream of which any byte is another, or that ends anywhere: an error or replies, nothing else.
+//! Streams with a changed byte, or that end anywhere, lead to an error or to replies, and to nothing else.
 
 use super::*;
 use ninep::msg::Header;
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 const MSIZE: u32 = 4096;
 
-/// A session as it should be.
+/// The requests of a valid session.
 fn stream() -> Vec<u8> {
     let xattr = |fid, newfid| Request::Xattrwalk {
         fid,
@@ -55,7 +55,7 @@ fn stream() -> Vec<u8> {
     stream
 }
 
-/// How many replies it gets, each of them whole, known and not longer than was agreed.
+/// The number of replies to a stream. Each must be complete, decodable and no longer than the msize.
 fn replies(stream: &[u8]) -> usize {
     let config = Config {
         max_msize: MSIZE,

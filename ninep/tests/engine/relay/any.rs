@@ -1,10 +1,10 @@
-//! Whatever the kernel asks, and whatever a server says.
+//! Any requests of the kernel, and any replies of a server.
 
 use proptest::prelude::*;
 
 use super::*;
 
-/// Requests that a kernel may send; what makes no sense in the state that the fids are in is left out.
+/// Requests that a kernel may send. Those that make no sense in the present state of the fids are skipped.
 #[derive(Debug, Clone)]
 enum Step {
     Walk(u32, u32, &'static str),
@@ -123,10 +123,10 @@ proptest! {
                     from_kernel(&mut relay, asked, now, &mut out);
                     let held = std::mem::take(&mut out.server).concat();
                     relay.take_batch(&mut out.server);
-                    // Every request is answered once here, or goes.
+                    // Every request is either answered by the relay or sent on.
                     let answered = usize::from(!out.kernel.is_empty());
                     let local = usize::from(!held.is_empty());
-                    // An answer waits while a reply of the server's is not whole.
+                    // A reply of the relay waits until one of the server is complete.
                     prop_assert!(answered + local == 1 || relay.has_replies());
                     prop_assert!(!relay.has_batch());
                 }
@@ -138,7 +138,7 @@ proptest! {
                         }
                     }
                     prop_assert!(out.server.is_empty());
-                    // It makes no more of it than it is.
+                    // What it passes on is not longer than what it got, except for its own replies.
                     prop_assert!(out.kernel.concat().len() <= bytes.len() + 400);
                 }
             }
@@ -146,7 +146,7 @@ proptest! {
     }
 }
 
-/// What comes from the kernel, and what a server says to it.
+/// A request of the kernel, or bytes of a hostile server.
 #[derive(Debug, Clone)]
 enum Hostile {
     Request(u16, u32, u32),

@@ -1,4 +1,4 @@
-//! The question for security.capability before each write, answered without asking.
+//! The getxattr of security.capability before each write, answered by the relay.
 
 use super::*;
 
@@ -28,11 +28,11 @@ fn a_file_that_was_just_written_is_not_asked_about() {
         kernel.done(&write(5));
         assert_eq!(query(&mut kernel, 1), (false, 0));
     }
-    // Another file, and the same one later.
+    // The server is asked for another file, and for the same one later.
     assert_eq!(query(&mut kernel, 2), (false, 1));
     kernel.now += ATTR_TTL;
     assert_eq!(query(&mut kernel, 1), (false, 1));
-    // It was given one after the write; a write of nothing leaves it.
+    // The file gets the attribute after the write; a write of no bytes does not remove it.
     kernel.done(&write(5));
     for request in set_capability(1) {
         kernel.done(&request);
@@ -40,7 +40,7 @@ fn a_file_that_was_just_written_is_not_asked_about() {
     assert_eq!(query(&mut kernel, 1), (true, 1));
     kernel.done(&write(0));
     assert_eq!(query(&mut kernel, 1), (true, 1));
-    // While it is given another, what is written is the attribute.
+    // A write to the fid of an Xattrcreate is not a write to the file.
     for mut request in set_capability(1) {
         if let Request::Walk { newfid: fid, .. }
         | Request::Xattrcreate { fid, .. }
@@ -56,7 +56,7 @@ fn a_file_that_was_just_written_is_not_asked_about() {
     assert_eq!(query(&mut kernel, 1), (false, 0));
 }
 
-/// The server did the write first, then gave the attribute, and told of it first.
+/// The server performed the write, then set the attribute, and answered in the other order.
 #[test]
 fn a_write_that_another_change_overtook_says_nothing() {
     let now = Instant::now();

@@ -1,5 +1,5 @@
-//! The relay between a kernel and a server: nothing is another than without it, but fewer waits. (One room of
-//! over 500 lines: each kind of request and each order of replies that matters has its case.)
+//! The relay between a kernel and a server: replies are the same as without it, with fewer round trips. (The file is
+//! long because each kind of request and each order of replies that matters has its case.)
 
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -17,17 +17,17 @@ use super::*;
 mod any;
 mod missing_xattr;
 
-/// A kernel, which waits for each reply, and a relay.
+/// A kernel that waits for each reply, behind a relay.
 struct Kernel {
     relay: Relay,
     now: Instant,
-    /// Bytes that the relay gets at once.
+    /// Bytes that the relay gets at a time.
     piece: usize,
     server: UnixStream,
     waits: usize,
 }
 
-/// What is to be sent.
+/// What the relay sends.
 #[derive(Debug, Default)]
 struct Out {
     server: Vec<Bytes>,
@@ -71,7 +71,7 @@ fn getattr(fid: u32) -> Request<'static> {
     Request::Getattr { fid, mask }
 }
 
-/// A fid that nothing else has.
+/// A fid that nothing else uses.
 const FREE: u32 = 50;
 
 fn get_capability(fid: u32) -> Request<'static> {
@@ -82,7 +82,7 @@ fn get_capability(fid: u32) -> Request<'static> {
     }
 }
 
-/// As setxattr(2) does it.
+/// The requests of setxattr(2).
 fn set_capability(fid: u32) -> Vec<Request<'static>> {
     let name = text("security.capability");
     vec![
@@ -164,7 +164,7 @@ impl Kernel {
         self.ask(&message(1, request))
     }
 
-    /// The size that a getattr gives, and the waits that it took.
+    /// The size that a getattr returns, and the round trips that it took.
     fn size(&mut self, fid: u32) -> (u64, usize) {
         let before = self.waits;
         let got = self.done(&getattr(fid));
@@ -174,7 +174,7 @@ impl Kernel {
         }
     }
 
-    /// Waits that a request takes.
+    /// Round trips that a request takes.
     fn waits(&mut self, request: &Request<'_>) -> usize {
         let before = self.waits;
         let got = self.done(request);
@@ -194,18 +194,18 @@ fn a_name_and_its_attributes_are_one_wait() {
     let (mut kernel, _) = Kernel::new(MemFs(mem.clone()), 4096);
     mem.size.store(5, Ordering::SeqCst);
     assert_eq!(kernel.waits(&walk(0, 1, "file")), 1);
-    // As stat(2) asks for them, on a machine that is busy at the moment.
+    // stat(2) on a busy machine.
     kernel.now += 10 * ATTR_TTL;
     assert_eq!([kernel.size(1), kernel.size(1)], [(5, 0), (5, 0)]);
     mem.size.store(6, Ordering::SeqCst);
     kernel.now += ATTR_TTL;
     assert_eq!(kernel.size(1), (6, 1));
-    // Who walks and asks for nothing gets nothing old.
+    // Attributes that are asked for long after the walk are not from the cache.
     kernel.done(&walk(0, 3, "file"));
     mem.size.store(7, Ordering::SeqCst);
     kernel.now += 100 * ATTR_TTL;
     assert_eq!(kernel.size(3), (7, 1));
-    // A path of names that are not there costs what it did.
+    // A name that does not exist costs one round trip, as without the relay.
     let before = kernel.waits;
     kernel.done(&walk(0, 2, "nothing"));
     assert_eq!(kernel.waits - before, 1);
@@ -220,7 +220,7 @@ fn attributes_are_forgotten_when_something_may_have_changed() {
         kernel.done(&set_size(100 + fid, n));
         assert_eq!(kernel.size(fid), (n, 1));
     }
-    // A clone is for something else to come, so what is asked later is another system call's.
+    // A clone prepares another request, so a later getattr is that of another system call.
     kernel.done(&walk(0, 30, "file"));
     kernel.done(&walk(30, 31, ""));
     assert_eq!(kernel.size(30).1, 1);
@@ -284,7 +284,7 @@ fn every_request_that_may_change_attributes_makes_them_forgotten() {
         ..Attr::default()
     };
     let asked: Bytes = message(3, &getattr(1)).into();
-    // When it goes, and when it was done before the walk's answer came.
+    // When it is sent, and when it is answered before the walk.
     for (request, after) in changes
         .iter()
         .flat_map(|request| [(request, false), (request, true)])
@@ -312,7 +312,7 @@ fn every_request_that_may_change_attributes_makes_them_forgotten() {
         assert!(out.kernel.is_empty(), "{request:?}, {after}");
         assert_eq!(out.server.concat(), asked);
     }
-    // What only looks does not.
+    // A request that only reads does not.
     let mut relay = extended();
     let mut out = Out::default();
     from_kernel(&mut relay, message(1, &walk(0, 1, "file")), now, &mut out);
@@ -338,7 +338,7 @@ fn attributes_that_a_change_overtook_are_not_kept() {
         let bytes = message(tag, &request);
         from_kernel(&mut relay, bytes, now, &mut out);
     }
-    // The walk was done first, and answered last.
+    // The walk was performed first and answered last.
     let attr = Attr {
         valid: Attr::BASIC,
         ..Attr::default()
@@ -392,7 +392,7 @@ fn clones_and_clunks_are_not_waited_for_unless_a_file_was_written() {
     };
     kernel.done(&lock);
     assert_eq!(kernel.waits(&Request::Clunk { fid: 2 }), 1);
-    // The kernel learns from the clunk what became of an extended attribute, here that none was written.
+    // The clunk tells the kernel whether the extended attribute was set; here no value was written.
     kernel.done(&walk(1, 3, ""));
     let create = Request::Xattrcreate {
         fid: 3,
@@ -416,7 +416,7 @@ fn clones_and_clunks_are_not_waited_for_unless_a_file_was_written() {
     kernel.done(&walk(0, 4, ""));
     kernel.done(&create);
     assert_eq!(kernel.waits(&Request::Clunk { fid: 4 }), 1);
-    // All that was held back has been done by now, the last of it with this.
+    // Everything that was held back has been performed, the last of it with this request.
     assert_eq!(kernel.waits(&walk(0, 2, "dir")), 1);
     assert_eq!(mem.open.load(Ordering::SeqCst), 0);
 }
@@ -429,7 +429,7 @@ fn what_is_answered_here_comes_before_the_end_of_its_flush() {
     let long = reply(1, &Reply::Read { data: Data(&data) });
     from_kernel(&mut relay, message(1, &read(9, 0, 1000)), now, &mut out);
     from_server(&mut relay, long.slice(..500), now, &mut out).unwrap();
-    // Somebody lets go of a file, is killed while he waits, and asks for that to be forgotten.
+    // A process that is killed while it closes a file makes the kernel flush the clunk.
     from_kernel(
         &mut relay,
         message(2, &Request::Clunk { fid: 5 }),
@@ -445,7 +445,7 @@ fn what_is_answered_here_comes_before_the_end_of_its_flush() {
     assert_eq!(
         out.kernel.concat(),
         long.slice(..500),
-        "not within the other"
+        "not inside another reply"
     );
     assert!(relay.has_replies());
     let flushed = reply(3, &Reply::Flush {});
@@ -471,7 +471,7 @@ fn what_is_held_back_is_let_go() {
         message(NO_TAG, &Request::Clunk { fid: 1 })
     );
     assert!(!relay.has_batch());
-    // Of many, most go at once.
+    // If there are many, most of them are sent at once.
     let mut out = Out::default();
     for fid in 0..100_000 {
         from_kernel(&mut relay, clunk(fid), now, &mut out);
@@ -494,7 +494,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
     let mut silent = Relay::new(ServerKind::URoot);
     from_kernel(&mut silent, asked.clone(), now, &mut out);
     assert_eq!(out.server.concat(), asked);
-    // Nor does it make anything of what such a server can't mean.
+    // A reply of the dialect from a server that does not speak it is passed on, too.
     let attr = Attr::default();
     let strange = reply(1, &Reply::Walkgetattr { attr });
     let mut out = Out::default();
@@ -523,7 +523,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
 }
 
 #[test]
-fn u_root_s_types_of_names_are_mended() {
+fn types_in_u_roots_directory_listings_are_corrected() {
     let names = |kind: fn(u8) -> u8| {
         let mut data = Frame::default();
         data.start(0, 0);
@@ -548,7 +548,7 @@ fn u_root_s_types_of_names_are_mended() {
     let readdir = |data: &[u8]| reply(5, &Reply::Readdir { data: Data(data) });
     let relayed = |server, bytes: &[u8]| {
         let (mut relay, mut out) = (Relay::new(server), Out::default());
-        // In two pieces.
+        // In two chunks.
         let (one, two) = bytes.split_at(bytes.len() / 2);
         for piece in [one, two] {
             from_server(&mut relay, piece.to_vec(), Instant::now(), &mut out).unwrap();
@@ -562,10 +562,10 @@ fn u_root_s_types_of_names_are_mended() {
         _ => 0,
     }));
     assert_eq!(relayed(ServerKind::URoot, &theirs), meant);
-    // What is right stays, and nobody else's is touched.
+    // Correct types are left alone, and so are those of other servers.
     assert_eq!(relayed(ServerKind::URoot, &meant), meant);
     assert_eq!(relayed(ServerKind::Any, &theirs), theirs);
-    // Nor is what ends too early more than bytes.
+    // A listing that ends too early does no harm.
     for cut in 0..theirs.len() - HEADER {
         let mut short = theirs[..theirs.len() - cut].to_vec();
         let size = u32::try_from(short.len()).unwrap();
@@ -579,7 +579,7 @@ fn requests_without_a_tag_are_done_in_order_and_not_answered() {
     let (mut raw, _) = start();
     raw.dialect(1 << 16, EXTENDED);
     raw.ask(&attach(0)).unwrap();
-    // Four threads take requests: whichever comes first, the number is free.
+    // Four threads take requests. In whatever order they finish, the number can be reused.
     let mut all = Vec::new();
     for _ in 0..2000 {
         all.extend(message(NO_TAG, &walk(0, 1, "")));
@@ -592,7 +592,7 @@ fn requests_without_a_tag_are_done_in_order_and_not_answered() {
         for _ in 0..2 {
             let reply = raw.receive();
             assert!([1, 2].contains(&reply.tag));
-            // The clunk may come before the getattr is done, as it may in plain 9P.
+            // The clunk may be performed before the getattr, as in plain 9P.
             assert!(reply.tag == 1 || reply.errno().is_none());
         }
     }
@@ -620,12 +620,12 @@ fn files_that_cannot_be_closed_stop_no_other() {
 }
 
 #[test]
-fn a_clone_that_is_refused_unheard_leaves_its_number_meaning_nothing() {
+fn a_clone_that_is_refused_without_a_reply_leaves_no_fid() {
     let (mut raw, _) = start();
     raw.dialect(1 << 16, EXTENDED);
     raw.ask(&attach(0)).unwrap();
     raw.walk(0, 1, "file").unwrap();
-    // In use: who goes on with it must not get the other file.
+    // It is in use: a request on it must not get the other file.
     raw.send(NO_TAG, &walk(0, 1, ""));
     assert_eq!(raw.ask(&getattr(1)).err(), Some(Errno::EBADF));
     raw.send(NO_TAG, &walk(7, 2, ""));
@@ -643,7 +643,7 @@ fn a_peer_that_speaks_9p2000_l_has_only_that() {
         name: name("file"),
     };
     assert_eq!(raw.ask(&both).err(), Some(Errno::EOPNOTSUPP));
-    // No tag is a tag like any other.
+    // NO_TAG is a tag like any other.
     raw.send(NO_TAG, &walk(0, 1, ""));
     assert_eq!(raw.receive().tag, NO_TAG);
     raw.send(NO_TAG, &Request::Clunk { fid: 1 });
@@ -668,7 +668,7 @@ fn a_peer_that_speaks_9p2000_l_has_only_that() {
 }
 
 #[test]
-fn attributes_of_more_walks_than_there_are_at_a_time_are_asked_for() {
+fn attributes_of_more_walks_than_the_cache_holds_are_asked_for() {
     let (mut kernel, _) = Kernel::new(MemFs(Arc::default()), 4096);
     let walks = 1..=33;
     for fid in walks {
