@@ -1,4 +1,4 @@
-//! mkimage's reader of initramfs archives, which also looks into images of others.
+//! mkimage's reader of initramfs archives, which also reads images that it has not made.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

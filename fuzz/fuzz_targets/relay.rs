@@ -1,5 +1,6 @@
-//! `(side[1] n[1] bytes[n])*`: whatever a kernel and a server send each other, in whatever pieces, the relay
-//! neither panics nor holds much; and with u-root's server every byte passes, but for types in directories.
+//! Input: `(side[1] n[1] bytes[n])*`. Whatever a kernel and a server send each other, in chunks of any size, the
+//! relay does not panic and does not hold much. With u-root's server every byte passes unchanged, except for the
+//! types in directory listings.
 #![no_main]
 
 use std::time::Instant;
@@ -13,20 +14,20 @@ fuzz_target!(|bytes: &[u8]| {
     let (mut asking, mut plain) = (Relay::new(ServerKind::Any), Relay::new(ServerKind::URoot));
     let (mut sent, mut passed) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     let mut rest = bytes;
-    let (mut asks, mut passes) = (true, true);
+    let (mut relays, mut passes) = (true, true);
     while let [side, n, more @ ..] = rest {
-        let (piece, more) = more.split_at(more.len().min((*n).into()));
+        let (chunk_bytes, more) = more.split_at(more.len().min((*n).into()));
         rest = more;
         let server = side % 2 == 1;
         if passes {
-            sent[usize::from(server)].extend_from_slice(piece);
+            sent[usize::from(server)].extend_from_slice(chunk_bytes);
         }
-        for (relay, goes, counted) in [(&mut asking, &mut asks, false), (&mut plain, &mut passes, true)] {
+        for (relay, goes, counted) in [(&mut asking, &mut relays, false), (&mut plain, &mut passes, true)] {
             if !*goes {
                 continue;
             }
             let (mut to_server, mut to_kernel) = (Vec::new(), Vec::new());
-            let chunk = Bytes::copy_from_slice(piece);
+            let chunk = Bytes::copy_from_slice(chunk_bytes);
             let relayed = if server {
                 relay.from_server(chunk, now, &mut to_kernel)
             } else {
@@ -45,7 +46,7 @@ fuzz_target!(|bytes: &[u8]| {
     for (sent, passed) in sent.iter().zip(&passed) {
         let is_same = |(sent, passed): (&u8, &u8)| sent == passed || matches!(passed, 0 | 4 | 10);
         assert!(passed.len() <= sent.len() && sent.iter().zip(passed).all(is_same));
-        // What is missing is the beginning of a message that is wanted whole.
+        // Only the beginning of a message that the framer puts together may be missing.
         assert!(!passes || sent.len() - passed.len() <= 256 * 1024);
     }
 });

@@ -1,4 +1,4 @@
-//! `type[1] body`: whatever decodes as a reply encodes to the same bytes.
+//! Input: `type[1] body`. Whatever decodes as a reply encodes to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

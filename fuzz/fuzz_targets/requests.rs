@@ -1,4 +1,4 @@
-//! `type[1] body`: whatever decodes as a request encodes to the same bytes.
+//! Input: `type[1] body`. Whatever decodes as a request encodes to the same bytes.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -16,7 +16,7 @@ fuzz_target!(|bytes: &[u8]| {
         let mut frame = Frame::default();
         request.encode(1, &mut frame);
         assert_eq!(&frame.finish()[HEADER..], body);
-        // What -dbg9p prints of it.
+        // Formatting must not panic either.
         let _ = format!("{request:?}");
     }
 });

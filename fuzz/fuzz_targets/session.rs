@@ -1,8 +1,8 @@
-//! A whole session of a hostile peer with a small tree, and a secret beside the root.
+//! A whole session of a hostile peer with a small tree that has a secret beside its root.
 //!
-//! Begins with 0: the rest is the stream as it is. Anything else: version and attach are said first, and
-//! the rest is requests of `length[1] type[1] body[length]`, so that sizes need not be guessed.
-//! The replies must be well formed, and nothing outside the root read or changed.
+//! If the first byte of the input is 0, the rest is the stream. Otherwise version and attach are sent first, and the
+//! rest is requests as `length[1] type[1] body[length]`, so that the fuzzer need not guess sizes. The replies must be
+//! well-formed, and nothing outside the root may be read or changed.
 #![no_main]
 
 use std::fs;
@@ -42,11 +42,11 @@ fuzz_target!(|bytes: &[u8]| {
     remove(tree);
 });
 
-/// The requests as a stream, after the two with which each session begins.
+/// The stream of the requests, after the two with which every session begins.
 fn framed(mut bytes: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut frame = Frame::default();
-    // The dialect of our own relay has all that 9P2000.L has.
+    // The dialect of our own relay includes all of 9P2000.L.
     let version = Str::new(EXTENDED).unwrap_or_default();
     let begin = [
         (
@@ -73,7 +73,7 @@ fn framed(mut bytes: &[u8]) -> Vec<u8> {
     }
     let mut tag = 0;
     while let [length, kind, rest @ ..] = bytes {
-        // The highest bit of the length: without a tag, and so without a reply if it is a clunk or a clone.
+        // The highest bit of the length: NO_TAG, with which a clunk or a clone gets no reply.
         let (body, next) = rest.split_at(usize::from(*length & 0x7f).min(rest.len()));
         frame.start(*kind, if length & 0x80 == 0 { tag } else { NO_TAG });
         frame.put(body);
@@ -101,7 +101,7 @@ fn tree() -> TempDir {
     symlink("../secret", root.join("l")).unwrap();
     symlink("..", root.join("u")).unwrap();
     if rustix::process::geteuid().is_root() {
-        // Root could do too much, should there be a way out. The session is nobody's, and all here too.
+        // If there were a way out, root could do too much harm. So the session runs as nobody, who owns the tree.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         for path in ["", "secret", "root", "root/f", "root/d", "root/d/g"] {
             chown(dir.path().join(path), Some(NOBODY), Some(NOBODY)).unwrap();
@@ -112,7 +112,7 @@ fn tree() -> TempDir {
 
 fn session(dir: &Path, stream: &[u8]) -> Vec<u8> {
     if rustix::process::geteuid().is_root() {
-        // Of this thread, and of those that it starts.
+        // For this thread and those that it starts.
         let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
         rustix::thread::set_thread_groups(&[]).unwrap();
         rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
@@ -121,7 +121,7 @@ fn session(dir: &Path, stream: &[u8]) -> Vec<u8> {
     let export = Export::new(&dir.join("root")).expect("the root can be opened");
     let config = Config {
         max_msize: MSIZE,
-        // One, so that the same bytes give the same run.
+        // One thread, so that the same input leads to the same run.
         workers: std::num::NonZero::<usize>::MIN,
         max_fids: 64,
         ..Config::default()
@@ -146,7 +146,7 @@ fn check(mut replies: &[u8]) {
     assert!(replies.is_empty(), "half a reply");
 }
 
-/// All that can be seen to change there.
+/// Everything outside the root whose change would be visible.
 fn outside(dir: &Path) -> impl PartialEq + std::fmt::Debug + use<> {
     let mut names: Vec<_> = fs::read_dir(dir)
         .unwrap()
@@ -174,7 +174,7 @@ fn outside(dir: &Path) -> impl PartialEq + std::fmt::Debug + use<> {
 fn remove(tree: TempDir) {
     let dir = tree.keep();
     if fs::remove_dir_all(&dir).is_err() {
-        // The peer has locked its directories, and we are not root.
+        // The peer has taken away permissions of its directories, and we are not root.
         let mut chmod = std::process::Command::new("chmod");
         let _ = chmod.args(["-R", "u+rwx"]).arg(&dir).status();
         let _ = fs::remove_dir_all(&dir);

@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
             Err(error) => drop(error.to_string()),
         }
     }
-    // Neither an argument nor a variable holds a NUL.
+    // Neither an argument nor a variable can contain NUL.
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.contains('\0')
         && let Ok(binds) = namespace::parse(text)
