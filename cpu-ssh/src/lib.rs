@@ -1,13 +1,13 @@
-//! The SSH foundation that `cpu` and `cpud` share: what stock russh needs around it so that no
-//! channel ever waits for another and nothing grows without bound.
+//! The SSH foundation that `cpu` and `cpud` share: what russh needs around it so that no channel ever waits for
+//! another, and nothing grows without bound.
 //!
-//! * [`socket`]: writes that never block the session loop, and a read buffer; its [`Throttle`] stops
-//!   reading when a foreign peer floods us.
-//! * [`mux`]: one bounded queue per channel, with credit between our own two programs, and windows for foreign
-//!   clients that a queue without a reader makes small, its own and not those of others.
-//! * [`blocking`]: the same channels as `Read` and `Write` for threads.
+//! * [`socket`]: writes that never block the session loop, and a read buffer. Its [`Throttle`] stops reading when a
+//!   foreign peer sends too much.
+//! * [`mux`]: a bounded queue for each channel. Between our own two programs there is a credit; the window of a
+//!   foreign client is made small on those channels only whose queue is not read.
+//! * [`blocking`]: channels as `Read` and `Write`, for threads.
 //! * [`keepalive`]: whether a silent peer is still there.
-//! * [`algorithms`]: which ciphers, key exchanges and MACs, in which order.
+//! * [`algorithms`]: ciphers, key exchanges and MACs in order of preference.
 //! * [`modes`], [`signals`]: terminal modes and signals by their names on the wire.
 
 pub mod algorithms;

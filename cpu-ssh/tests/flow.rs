@@ -232,7 +232,7 @@ fn a_long_path_has_the_credit_that_fills_it_and_no_more() {
         run(async move {
             let mut pair = Pair::new(true).await;
             let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
-            here_tx.tell_round_trip(path).await;
+            here_tx.report_round_trip(path).await;
             let sending = send(here_tx, 100_000);
             // What was read is told a quarter at a time; whole pieces are sent.
             let least = credit / 4 * 3 - 64 * 1024;
@@ -260,7 +260,7 @@ fn a_clock_is_told_to_our_own_peer_only() {
         run(async move {
             let mut pair = Pair::new(ours).await;
             let ((here_rx, _here_tx), (_rx, there_tx)) = pair.channel().await;
-            there_tx.tell_clock(1_234_567_890_123).await;
+            there_tx.report_clock(1_234_567_890_123).await;
             // What is sent after it has arrived after it.
             there_tx
                 .send(Stream::Data, Bytes::from_static(b"x"))

@@ -86,7 +86,7 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
     let told = sender.clone();
     tokio::spawn(async move {
         if let Ok(Some(time)) = path.await {
-            told.tell_round_trip(time).await;
+            told.report_round_trip(time).await;
         }
     });
     let mux = connection.mux.clone();

@@ -1,4 +1,4 @@
-//! What the two ends of a channel here have in common: queues, credit or window, and its end.
+//! The state that receiver, sender and the table share: queues, credit or window, and the end of the channel.
 
 use std::sync::{Mutex, PoisonError, Weak};
 
@@ -8,11 +8,11 @@ use super::window::{self, Window};
 use super::{MAX_CREDIT, MuxInner, Violation, lock, number};
 use crate::queue::Queue;
 
-/// A channel, as its two ends here and the table of all of them know it.
+/// A channel, shared by its receiver, its sender and the table.
 pub(super) struct MuxChannel {
     pub(super) mux: Weak<MuxInner>,
     pub(super) state: Mutex<ReceiveState>,
-    /// Wakes the reader of [`Stream::Data`] and of [`Stream::Stderr`].
+    /// Wake the readers of [`Stream::Data`](super::Stream::Data) and [`Stream::Stderr`](super::Stream::Stderr).
     pub(super) arrived: [Notify; 2],
     /// Bytes that we may still send.
     pub(super) credit: Semaphore,
@@ -22,14 +22,14 @@ pub(super) struct MuxChannel {
 
 pub(super) struct ReceiveState {
     pub(super) queues: [Queue; 2],
-    /// What the peer may have outstanding: queued here, or consumed and not told.
+    /// The peer's credit: bytes that may be queued here, or consumed and not reported.
     pub(super) limit: usize,
     pub(super) ended: bool,
-    /// Nobody will read any more: what arrives is dropped.
+    /// Nobody reads any more: what arrives is dropped.
     pub(super) discarded: bool,
-    /// Bytes consumed that the peer has not been told of.
+    /// Bytes consumed and not reported to the peer.
     pub(super) unreported: usize,
-    /// Of a channel without credit.
+    /// For a channel without credit.
     pub(super) window: Window,
 }
 
@@ -38,7 +38,7 @@ impl ReceiveState {
         self.queues.iter().map(Queue::len).sum()
     }
 
-    /// Whether more is queued than its reader takes at once.
+    /// Whether more is queued than the reader takes at once.
     pub(super) fn is_behind(&self) -> bool {
         !self.discarded && self.queued() > window::MAX_BACKLOG
     }
@@ -68,12 +68,12 @@ impl MuxChannel {
     }
 
     pub(super) async fn wait_closed(&self) {
-        // The sender of `closed` lives in `self`, so the only way out is the value.
+        // Waiting cannot fail, since `self` owns the sender of `closed`.
         let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
     }
 }
 
-/// What nobody took is not queued any more.
+/// Bytes that nobody has read are not queued any more.
 impl Drop for MuxChannel {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);

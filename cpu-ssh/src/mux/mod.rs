@@ -1,16 +1,18 @@
 //! Channels that never hold each other up.
 //!
-//! russh hands what arrives to the [`Handler`](russh::server::Handler) callbacks of its session
-//! loop; they put it into a queue here at once and return, so the loop never waits. Stock russh
-//! opens the SSH window again on receipt, not on consumption, so the window bounds nothing.
-//! Between our own two programs a *credit* does: each side tells the other how many bytes it has
-//! consumed (extended data of type [`CREDIT_TYPE`], a big-endian u32), and never has more than
-//! [`CREDIT`] bytes outstanding in one direction of one channel, or on a long path what keeps that full
-//! (the client measures it, and tells by [`ROUND_TRIP_TYPE`]), up to [`MAX_CREDIT`]. A foreign peer knows nothing of
-//! credit. When its queues exceed [`FOREIGN_SOFT_LIMIT`], a server makes the windows of those whose bytes nobody takes as small
-//! as can be (`window.rs`) and reads on: what is not data (that the peer has read on, that it lives, a signal)
-//! is heard, for a command may need it to take more, and so are the client's files. russh's client always opens the whole
-//! window, so there the throttle stops the socket.
+//! russh's session loop passes what arrives to the callbacks of its [`Handler`](russh::server::Handler), which put it
+//! into a queue here and return at once, so that the loop never waits. Since russh opens the SSH window again on
+//! receipt, not on consumption, the window limits nothing.
+//!
+//! Between our own two programs a *credit* limits each direction of each channel. The receiver reports how many bytes
+//! it has consumed (extended data of type [`CREDIT_TYPE`], a big-endian u32), and the sender never has more than
+//! [`CREDIT`] bytes outstanding. On a long path it is as much as keeps the path full, up to [`MAX_CREDIT`]; the
+//! client measures the round trip and reports it ([`ROUND_TRIP_TYPE`]).
+//!
+//! A foreign peer knows nothing of credit. When more than [`FOREIGN_SOFT_LIMIT`] is queued, a server makes the windows
+//! of those channels minimal that nobody reads (`window.rs`), and goes on reading the socket: window adjustments,
+//! keepalives and signals must still arrive, since a command may need them before it reads on, and so must the client's
+//! files. russh's client always opens the whole window, so there the throttle pauses the socket.
 
 mod channel;
 mod early;
@@ -39,13 +41,13 @@ use window::Window;
 /// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
 pub const CREDIT: usize = 1024 * 1024;
 
-/// The most that a long path makes of it.
+/// The largest credit, on a long path.
 pub const MAX_CREDIT: usize = 16 * 1024 * 1024;
 
-/// SSH's own window of each channel: large enough never to be what a stream waits for.
+/// SSH's own window of each channel: so large that no stream ever waits for it.
 pub const WINDOW: u32 = 32 * 1024 * 1024;
 
-/// Bytes that a path of one second would hold: what fills 100 MB/s, and something over.
+/// The bandwidth, in bytes per second, that the credit must sustain: 100 MB/s and a margin.
 const BANDWIDTH: usize = 160_000_000;
 
 /// Private extended data type that carries the time of a round trip, in microseconds ("cpu2").
@@ -54,23 +56,24 @@ pub const ROUND_TRIP_TYPE: u32 = 0x6370_7532;
 /// Private extended data type that carries credit ("cpu1"; RFC 4254, 5.2 leaves the space open).
 pub const CREDIT_TYPE: u32 = 0x6370_7531;
 
-/// Private extended data type by which a server tells what its clock says, in seconds since 1970, eight bytes
-/// big-endian ("cpu3").
+/// Private extended data type that carries the time of the server's clock, in seconds since 1970, as a big-endian u64
+/// ("cpu3").
 pub const CLOCK_TYPE: u32 = 0x6370_7533;
 
-/// Bytes queued for all channels of a foreign peer above which it is slowed down, or its socket is not read.
+/// Bytes received from a foreign peer and not read yet, on all channels, above which a client is slowed down and a
+/// server's socket is not read.
 pub const FOREIGN_SOFT_LIMIT: usize = 8 * 1024 * 1024;
 
-/// What is never exceeded: above the limit come the windows that are still open, then two bytes with each message
-/// to the client, or 40 a second.
+/// The limit that is never exceeded. Above the soft limit a client can send only what its windows still allow, then
+/// two bytes for each message that it gets, or 40 a second.
 pub const FOREIGN_HARD_LIMIT: usize = 32 * 1024 * 1024;
 
 /// Who is at the other end of the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// One of our two programs: both directions of every channel have a credit.
+    /// The other of our two programs: both directions of every channel have a credit.
     Ours,
-    /// Anyone else: plain SSH.
+    /// Any other: plain SSH.
     Foreign,
 }
 
@@ -79,11 +82,11 @@ pub enum Peer {
 pub enum Side {
     /// Asks [`Mux::window`] how far to open windows.
     Server,
-    /// Can't.
+    /// Cannot limit windows.
     Client,
 }
 
-/// The two byte streams of a channel's direction.
+/// The two byte streams in each direction of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Channel data: standard input or output, or the one stream of a subsystem.
@@ -92,14 +95,14 @@ pub enum Stream {
     Stderr,
 }
 
-/// The peer broke the rules of credit; the connection must end.
+/// How the peer has violated the rules of credit. The connection must end.
 #[derive(Debug, thiserror::Error)]
 pub enum Violation {
-    /// More bytes arrived than credit had been given.
+    /// More bytes arrived than the credit allows.
     #[error("the peer sent {0} bytes more than its credit on one channel")]
     Overrun(usize),
-    /// A credit message that is malformed or gives more than was ever outstanding.
-    #[error("the peer sent a credit message that makes no sense")]
+    /// A credit message that is malformed, or gives back more than was outstanding.
+    #[error("the peer sent an invalid credit message")]
     Credit,
 }
 
@@ -114,8 +117,8 @@ impl From<Closed> for std::io::Error {
     }
 }
 
-/// All channels of one connection; shared between its handler and whoever opens channels.
-/// The handler forwards `data`, `extended_data`, `channel_eof` and `channel_close` to it.
+/// All channels of one connection, shared by its handler and the code that opens channels. The handler must forward
+/// `data`, `extended_data`, `channel_eof` and `channel_close` to it.
 #[derive(Clone)]
 pub struct Mux(Arc<MuxInner>);
 
@@ -124,7 +127,7 @@ struct MuxInner {
     throttle: Throttle,
     /// The credit that the path needs.
     credit_target: AtomicUsize,
-    /// The peer's clock, in seconds since 1970, once it has told.
+    /// The peer's clock, in seconds since 1970, once it has been reported.
     clock: watch::Sender<Option<u64>>,
     table: Mutex<ChannelTable>,
 }
@@ -132,11 +135,13 @@ struct MuxInner {
 struct ChannelTable {
     peer: Peer,
     channels: HashMap<ChannelId, Arc<MuxChannel>>,
-    /// Bytes queued for all channels together, and whether that is too much.
+    /// Bytes queued on all channels together.
     queued: usize,
+    /// Whether that is above the soft limit, or has not fallen below its half since.
     is_over_limit: bool,
-    /// How many channels this side is opening, and what came on channels that nobody has taken over yet.
+    /// Number of channels that this side is opening.
     opening: usize,
+    /// What has arrived on channels that have not been taken over yet.
     early: HashMap<ChannelId, Vec<Early>>,
 }
 
@@ -151,7 +156,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Mux {
-    /// No channels yet. `throttle` is the one given to the connection's [`crate::Socket`].
+    /// A table without channels. `throttle` is that of the connection's [`crate::Socket`].
     pub fn new(side: Side, throttle: Throttle) -> Self {
         Self(Arc::new(MuxInner {
             side,
@@ -169,8 +174,8 @@ impl Mux {
         }))
     }
 
-    /// Say who the peer is, by the identification it sent: ours begins with `prefix`.
-    /// Must be called before the first [`Mux::open`].
+    /// Decides who the peer is by its identification string: that of our own program begins with `prefix`. Must be
+    /// called before the first [`Mux::open`].
     pub fn identify(&self, sshid: &[u8], prefix: &str) -> Peer {
         let peer = if sshid.starts_with(prefix.as_bytes()) {
             Peer::Ours
@@ -186,8 +191,8 @@ impl Mux {
         lock(&self.0.table).peer
     }
 
-    /// What SSH's window is to be from now on, when that of one channel was opened: for the server, which has several
-    /// kinds of clients.
+    /// For a server, after it has opened the window of channel `id` to `opened`: the size to which the next window is
+    /// to be opened.
     pub fn window(&self, id: ChannelId, opened: u32) -> u32 {
         let table = lock(&self.0.table);
         if table.peer == Peer::Ours {
@@ -212,7 +217,7 @@ impl Mux {
         window::next(opened, is_behind, is_awaited)
     }
 
-    /// How long the path is: from now on streams have what keeps it full.
+    /// Sets the round trip time. From now on the credit of each stream is as large as the path needs.
     pub fn set_round_trip(&self, time: Duration) {
         let micros = usize::try_from(time.as_micros()).unwrap_or(usize::MAX);
         let held = micros.saturating_mul(BANDWIDTH / 1_000_000);
@@ -220,13 +225,13 @@ impl Mux {
         self.0.credit_target.store(credit_target, Ordering::Relaxed);
     }
 
-    /// Take a channel over. From here on its bytes come only through the receiver.
+    /// Takes a channel over. From now on its bytes come only through the receiver.
     pub fn open<M>(&self, opened: Channel<M>) -> (Receiver<M>, Sender<M>)
     where
         M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
     {
         let id = opened.id();
-        // Dropping the read half makes russh deliver through the handler callbacks alone.
+        // Without the read half, russh delivers data only through the handler's callbacks.
         let (_, write) = opened.split();
         let write = Arc::new(write);
         let mut table = lock(&self.0.table);
@@ -251,7 +256,7 @@ impl Mux {
         drop(table);
         for early in early {
             match early {
-                // A peer with credit never sends before its channel is opened.
+                // Only a peer with credit can make this fail, and to such a peer no channel is opened this way.
                 Early::Data(kind, bytes) => drop(self.data(id, kind, &bytes)),
                 Early::Eof => self.eof(id),
                 Early::Close => self.close(id),
@@ -269,7 +274,7 @@ impl Mux {
         (receiver, sender)
     }
 
-    /// Bytes have arrived: `kind` 0 is data, else the type of extended data.
+    /// Bytes have arrived. `kind` is 0 for data, and otherwise the type of extended data.
     pub fn data(&self, id: ChannelId, kind: u32, bytes: &[u8]) -> Result<(), Violation> {
         let mut table = lock(&self.0.table);
         let Some(channel) = table.channels.get(&id).cloned() else {
@@ -311,18 +316,22 @@ impl Mux {
         Ok(())
     }
 
-    /// What the peer's clock said when it told, in seconds since 1970. Waits until it tells; one that is not
-    /// ours never does.
+    /// The peer's clock at the time of its report, in seconds since 1970. Waits for the report, which never comes from
+    /// a foreign peer.
     pub async fn clock(&self) -> u64 {
-        let mut told = self.0.clock.subscribe();
-        // The sender lives in `self`.
-        match told.wait_for(Option::is_some).await.map(|seconds| *seconds) {
+        let mut clock = self.0.clock.subscribe();
+        // This cannot fail: `self` owns the sender.
+        match clock
+            .wait_for(Option::is_some)
+            .await
+            .map(|seconds| *seconds)
+        {
             Ok(Some(seconds)) => seconds,
             _ => std::future::pending().await,
         }
     }
 
-    /// The peer will send no more on this channel.
+    /// The peer will send nothing more on this channel.
     pub fn eof(&self, id: ChannelId) {
         let mut table = lock(&self.0.table);
         let channel = table.channels.get(&id).cloned();
@@ -332,7 +341,7 @@ impl Mux {
         }
     }
 
-    /// The channel is gone.
+    /// The channel has been closed.
     pub fn close(&self, id: ChannelId) {
         let mut table = lock(&self.0.table);
         let Some(channel) = table.channels.remove(&id) else {
@@ -343,8 +352,8 @@ impl Mux {
         channel.close();
     }
 
-    /// The connection is gone: every reader gets what has arrived and then the end, every writer
-    /// that waits gets [`Closed`].
+    /// The connection has ended: every reader gets what has arrived and then the end, and every waiting writer gets
+    /// [`Closed`].
     pub fn close_all(&self) {
         let channels = std::mem::take(&mut lock(&self.0.table).channels);
         for channel in channels.values() {
@@ -354,7 +363,7 @@ impl Mux {
 }
 
 impl MuxInner {
-    /// A reader has taken `n` bytes of a channel that has no credit.
+    /// A reader has consumed `n` bytes of a channel without credit.
     fn consumed(&self, n: usize) {
         let mut table = lock(&self.table);
         table.queued = table.queued.saturating_sub(n);

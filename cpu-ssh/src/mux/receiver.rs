@@ -1,4 +1,4 @@
-//! What arrives on a channel, and the credit that is given back for what was taken.
+//! The receiving side of a channel, which reports the credit that it has consumed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,7 +8,7 @@ use russh::{ChannelId, ChannelMsg};
 
 use super::{Mux, MuxChannel, Sender, Stream, lock};
 
-/// What arrives on a channel. One reader per stream at a time.
+/// The receiving side of a channel. Each stream may have one reader at a time.
 pub struct Receiver<M: From<(ChannelId, ChannelMsg)>> {
     pub(super) mux: Mux,
     pub(super) channel: Arc<MuxChannel>,
@@ -19,8 +19,7 @@ impl<M> Receiver<M>
 where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
 {
-    /// The next bytes of a stream, at most `max`; `None` after the last. Asking for them counts
-    /// as having consumed those got before.
+    /// The next bytes of a stream, at most `max`; `None` after the last. They count as consumed.
     pub async fn read(&self, stream: Stream, max: usize) -> Option<Bytes> {
         loop {
             let (chunk, grant) = {
@@ -62,13 +61,13 @@ where
 }
 
 impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
-    /// Bytes that have arrived and were not read.
+    /// Bytes that have arrived and have not been read.
     pub fn waiting(&self) -> usize {
         lock(&self.channel.state).queued()
     }
 
-    /// Drop what has arrived and what will. No credit is given for it, so one of our own peers
-    /// soon stops sending; a foreign one is not held up, and its signals come through.
+    /// Drops what has arrived and what will arrive. It is not reported as consumed, so our own peer soon stops sending.
+    /// A foreign peer can go on, so that its signals get through.
     pub fn discard(&self) {
         let dropped: usize = {
             let mut state = lock(&self.channel.state);
@@ -83,7 +82,7 @@ impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
     }
 }
 
-/// A second reader of the same channel, for its other stream.
+/// For a second reader of the same channel, on its other stream.
 impl<M: From<(ChannelId, ChannelMsg)>> Clone for Receiver<M> {
     fn clone(&self) -> Self {
         Self {

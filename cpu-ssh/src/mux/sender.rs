@@ -1,4 +1,5 @@
-//! What is sent on a channel: with credit, or as far as a foreign peer takes it; and no longer than the channel lives.
+//! The sending side of a channel. It waits for credit, or until a foreign peer has taken what is queued, but never
+//! longer than the channel exists.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use russh::{ChannelId, ChannelMsg, ChannelWriteHalf};
 
 use super::{CLOCK_TYPE, CREDIT_TYPE, Closed, MuxChannel, ROUND_TRIP_TYPE, Stream, lock};
 
-/// Largest chunk handed to russh in one call.
+/// Largest chunk passed to russh in one call.
 const CHUNK: usize = 256 * 1024;
 
 /// The sending side of a channel.
@@ -30,7 +31,7 @@ impl<M> Sender<M>
 where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
 {
-    /// Send bytes; waits for credit and window, and no longer than the channel lives.
+    /// Sends bytes. Waits for credit and window, but not longer than the channel exists.
     pub async fn send(&self, stream: Stream, mut bytes: Bytes) -> Result<(), Closed> {
         let throttle = self.channel.mux.upgrade().map(|mux| mux.throttle.clone());
         while !bytes.is_empty() {
@@ -58,8 +59,7 @@ where
         Ok(())
     }
 
-    /// Send a request or an end on the channel (anything of russh's write half): waits no longer
-    /// than the channel lives.
+    /// Calls a method of russh's write half, such as a request or EOF. Waits no longer than the channel exists.
     pub async fn request<'a, F, Fut>(&'a self, make: F) -> Result<(), Closed>
     where
         F: FnOnce(&'a ChannelWriteHalf<M>) -> Fut,
@@ -68,8 +68,8 @@ where
         self.run(make(&self.write)).await
     }
 
-    /// Tell the peer how long a round trip takes, if it is one of ours.
-    pub async fn tell_round_trip(&self, time: Duration) {
+    /// Reports the round trip time to the peer, if it is our own program.
+    pub async fn report_round_trip(&self, time: Duration) {
         let micros = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let message = Bytes::copy_from_slice(&micros.to_be_bytes());
         if self.channel.has_credit {
@@ -80,8 +80,8 @@ where
         }
     }
 
-    /// Tell the peer what the clock says here, in seconds since 1970, if it is one of ours.
-    pub async fn tell_clock(&self, seconds: u64) {
+    /// Reports the time of this machine's clock, in seconds since 1970, to the peer, if it is our own program.
+    pub async fn report_clock(&self, seconds: u64) {
         if self.channel.has_credit {
             let message = Bytes::copy_from_slice(&seconds.to_be_bytes());
             let write = &self.write;
@@ -96,10 +96,10 @@ where
         self.write.id()
     }
 
-    /// End the channel. Once it has sent this, russh tells nothing of the channel any more, not even that the
-    /// peer has closed it too: it is closed here at once.
+    /// Closes the channel. After that russh reports nothing about it any more, not even that the peer has closed it
+    /// too, so it counts as closed at once.
     pub async fn close(&self) {
-        // A connection that has gone needs no close.
+        // It may fail if the connection has ended.
         let _ = self.run(self.write.close()).await;
         if let Some(mux) = self.channel.mux.upgrade() {
             lock(&mux.table).channels.remove(&self.id());
@@ -107,20 +107,21 @@ where
         self.channel.close();
     }
 
-    /// Whether the channel or its connection has ended.
+    /// Whether the channel or the connection has ended.
     pub fn is_closed(&self) -> bool {
         *self.channel.closed.borrow()
     }
 
-    /// Returns when the channel or its connection has ended.
+    /// Returns when the channel or the connection has ended.
     pub async fn closed(&self) {
         self.channel.wait_closed().await;
     }
 
+    /// Reports `n` bytes as consumed.
     pub(super) async fn grant(&self, n: usize) {
         let Ok(n) = u32::try_from(n) else { return };
         let message = Bytes::copy_from_slice(&n.to_be_bytes());
-        // A channel that has closed needs no credit.
+        // It may fail if the channel has been closed.
         let _ = self
             .run(self.write.extended_data_bytes(CREDIT_TYPE, message))
             .await;
