@@ -1,12 +1,11 @@
-//! Which algorithms are offered, in which order, and when keys are renewed.
-//! The client's order decides (RFC 4253, section 7.1).
+//! The algorithms that are offered, in order of preference. The client's order decides (RFC 4253, section 7.1).
 
 use std::borrow::Cow;
 
 use russh::keys::{Algorithm, EcdsaCurve, HashAlg};
 use russh::{Preferred, cipher, compression, kex, mac};
 
-/// Largest SSH packet payload we ask for: what every implementation must accept (RFC 4253, 6.1).
+/// Largest payload of an SSH packet that we ask for: what every implementation must support (RFC 4253, section 6.1).
 pub const MAX_PACKET: u32 = 32_768;
 
 const KEX: &[kex::Name] = &[
@@ -46,23 +45,23 @@ const AES_FIRST: &[cipher::Name] = &[
     cipher::AES_256_CTR,
 ];
 
-/// Without AES instructions GCM is slow; a server that leaves it out makes a client that would
-/// choose it fall to ChaCha20.
+/// For a CPU without AES instructions, where GCM is slow. A server without GCM also makes a client that prefers it
+/// use ChaCha20.
 const CHACHA_FIRST: &[cipher::Name] = &[
     cipher::CHACHA20_POLY1305,
     cipher::AES_128_CTR,
     cipher::AES_256_CTR,
 ];
 
-/// Only those over what was encrypted; everybody has had them since 2013.
+/// Encrypt-then-MAC only, which OpenSSH has had since 2013.
 const MAC: &[mac::Name] = &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM];
 
-/// In the order of a client whose CPU has, or has not, AES; those that such a server knows.
+/// The ciphers of a client or server whose CPU has AES instructions, or of one without.
 fn ciphers(has_aes: bool) -> &'static [cipher::Name] {
     if has_aes { AES_FIRST } else { CHACHA_FIRST }
 }
 
-/// Whether this CPU encrypts AES in hardware.
+/// Whether this CPU has AES instructions.
 fn has_aes() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     return std::arch::is_x86_feature_detected!("aes")
@@ -73,15 +72,14 @@ fn has_aes() -> bool {
     false
 }
 
-/// The exchanges of `preferred` that no quantum computer will break: what OpenSSH has had since 9.9,
-/// but u-root's Go programs and older clients have not.
+/// Leaves only the post-quantum key exchange in `preferred`. OpenSSH has it since 9.9; u-root's Go programs and older
+/// clients do not.
 pub fn only_post_quantum(preferred: &mut Preferred) {
     let kex = preferred.kex.to_mut();
     kex.retain(|name| *name != kex::CURVE25519 && *name != kex::CURVE25519_PRE_RFC_8731);
 }
 
-/// The lists for either end. Compression is off: it costs more than a LAN, and it has been an
-/// attack surface.
+/// The algorithms for both ends. There is no compression: it is slower than a LAN, and has been an attack surface.
 pub fn preferred() -> Preferred {
     Preferred {
         kex: Cow::Borrowed(KEX),
@@ -97,7 +95,7 @@ pub fn preferred() -> Preferred {
 mod tests {
     use super::*;
 
-    /// The first of the client's that the server knows is taken (RFC 4253, 7.1).
+    /// The first cipher of the client that the server knows is chosen (RFC 4253, section 7.1).
     #[test]
     fn gcm_is_taken_where_both_have_aes_and_chacha_otherwise() {
         for (client, server, taken) in [

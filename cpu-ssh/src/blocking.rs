@@ -1,5 +1,5 @@
-//! Channels as `Read` and `Write`, for threads that do blocking file I/O beside the session loop:
-//! standard input and output, and the 9P file server.
+//! Channels as `Read` and `Write`, for threads that do blocking I/O next to the session loop: standard input and
+//! output, and the 9P server.
 
 use std::io::{self, Read, Write};
 
@@ -9,10 +9,10 @@ use tokio::runtime::Handle;
 
 use crate::mux::{Receiver, Sender, Stream};
 
-/// Largest chunk taken from the queue at once.
+/// Largest chunk that is taken from the queue at once.
 const CHUNK: usize = 256 * 1024;
 
-/// Reads one stream of a channel. Must be used on a thread that does not run the runtime.
+/// Reads one stream of a channel. For threads that do not run the runtime.
 pub struct BlockingReader<M: From<(ChannelId, ChannelMsg)>> {
     receiver: Receiver<M>,
     stream: Stream,
@@ -34,7 +34,7 @@ where
         }
     }
 
-    /// The next bytes as they came, without a copy; `None` after the last.
+    /// The next bytes as they have arrived, without a copy; `None` after the last.
     pub fn chunk(&mut self) -> Option<Bytes> {
         if !self.rest.is_empty() {
             return Some(std::mem::take(&mut self.rest));
@@ -61,7 +61,7 @@ where
     }
 }
 
-/// Writes one stream of a channel; every write goes out at once.
+/// Writes one stream of a channel. Every write is sent at once.
 pub struct BlockingWriter<M: From<(ChannelId, ChannelMsg)>> {
     sender: Sender<M>,
     stream: Stream,
@@ -81,7 +81,7 @@ where
         }
     }
 
-    /// Send owned bytes without a copy.
+    /// Sends owned bytes without a copy.
     pub fn send(&mut self, bytes: Bytes) -> io::Result<()> {
         Ok(self
             .runtime

@@ -1,19 +1,19 @@
-//! Whether the peer is still there. russh can ask it, but its server asks before the login too, when nothing but
-//! authentication may be sent (RFC 4252, section 6) and OpenSSH's client ends the connection over it; and neither of
-//! its ends knows when it is we who do not listen.
+//! Keepalives: whether a silent peer is still there. Those of russh are of no use. Its server sends them even before
+//! the login, when only authentication messages are allowed (RFC 4252, section 6) and OpenSSH's client disconnects
+//! because of them; and neither its client nor its server knows when it is we who do not read.
 
 use std::time::Duration;
 
 use crate::Throttle;
 
-/// How long a silent peer is left alone before it is asked whether it is there.
+/// How long the peer may be silent before a keepalive is sent.
 pub const INTERVAL: Duration = Duration::from_secs(15);
 
-/// How many unanswered questions end the connection.
+/// The number of unanswered keepalives that ends the connection.
 pub const MAX_UNANSWERED: usize = 3;
 
-/// Returns when the peer has left `max` questions in turn unanswered (0: never), with the time of its silence.
-/// `ask` is called after every `interval` in which nothing came, but for the last.
+/// Waits until `max` keepalives in a row are unanswered (0: forever); returns how long the peer has been silent.
+/// `ask`, which sends a keepalive, is called after every `interval` in which nothing has arrived, except the last.
 pub async fn wait_for_silence(
     throttle: &Throttle,
     interval: Duration,
@@ -43,7 +43,7 @@ mod tests {
     async fn a_peer_that_answers_is_left_alone_and_a_silent_one_is_given_up() {
         let (throttle, second) = (Throttle::default(), Duration::from_secs(1));
         let asked = Cell::new(0);
-        // It answers the first three questions.
+        // The peer answers the first three keepalives.
         let ask = || {
             asked.set(asked.get() + 1);
             if asked.get() <= 3 {

@@ -1,5 +1,4 @@
-//! Terminal modes as they travel in a `pty-req` (RFC 4254, section 8; RFC 8160 for `IUTF8`), to
-//! and from termios(3).
+//! Converts terminal modes between termios(3) and a `pty-req` (RFC 4254, section 8; RFC 8160 for `IUTF8`).
 
 use nix::sys::termios::{
     ControlFlags, InputFlags, LocalFlags, OutputFlags, SpecialCharacterIndices as Cc, Termios,
@@ -68,7 +67,7 @@ const CONTROL: &[(Pty, ControlFlags)] = &[
     (Pty::PARODD, ControlFlags::PARODD),
 ];
 
-/// A disabled control character on the wire; `_POSIX_VDISABLE` (0) in termios.
+/// The value of a disabled control character on the wire; in termios it is `_POSIX_VDISABLE` (0).
 const DISABLED: u32 = 255;
 
 /// The modes of a terminal, for a `pty-req`.
@@ -99,7 +98,7 @@ fn flags<F: Copy>(
         .map(move |&(name, flag)| (name, u32::from(is_set(flag))))
 }
 
-/// Set what a `pty-req` asks for; what it does not name stays. Speeds mean nothing on a pty.
+/// Sets the modes that a `pty-req` names and leaves the others alone. Speeds mean nothing on a pty.
 pub fn apply(modes: &[(Pty, u32)], termios: &mut Termios) {
     for &(name, value) in modes {
         if let Some(index) = find(CHARACTERS, name) {
@@ -118,7 +117,7 @@ pub fn apply(modes: &[(Pty, u32)], termios: &mut Termios) {
         if let Some(flag) = find(OUTPUT, name) {
             termios.output_flags.set(flag, on);
         }
-        // The two sizes share bits (CSIZE): only the one asked for says anything.
+        // The two character sizes share the bits of CSIZE, so only the one that is set means anything.
         match find(CONTROL, name) {
             Some(size @ (ControlFlags::CS7 | ControlFlags::CS8)) if on => {
                 termios.control_flags.remove(ControlFlags::CSIZE);

@@ -1,10 +1,10 @@
-//! Bytes that have arrived and wait for their reader: copied once, however long the queue is.
+//! Bytes that have arrived and have not been read. They are copied once, no matter how long the queue is.
 
 use std::collections::VecDeque;
 
 use bytes::{Bytes, BytesMut};
 
-/// What a chunk has room for, so that many small arrivals share one.
+/// The capacity of a chunk, so that many small arrivals share one.
 const CHUNK: usize = 64 * 1024;
 
 /// First in, first out.
@@ -15,7 +15,7 @@ pub(crate) struct Queue {
 }
 
 impl Queue {
-    /// Bytes in it.
+    /// Number of bytes.
     pub(crate) fn len(&self) -> usize {
         self.length
     }
@@ -33,7 +33,7 @@ impl Queue {
         self.chunks.push_back(chunk);
     }
 
-    /// Some of the first bytes, not more than `max`; none if it is empty.
+    /// Removes bytes from the front, at most `max`; `None` if the queue is empty.
     pub(crate) fn pop(&mut self, max: usize) -> Option<Bytes> {
         let first = self.chunks.front_mut()?;
         let bytes = if first.len() > max {

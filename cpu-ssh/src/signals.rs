@@ -18,8 +18,8 @@ const NAMES: &[(Signal, Sig)] = &[
     (Signal::SIGUSR1, Sig::USR1),
 ];
 
-/// The name of a signal; those the RFC does not list go by their POSIX name without `SIG`, as
-/// OpenSSH reads and writes them.
+/// The SSH name of a signal. For signals that the RFC does not list it is the POSIX name without `SIG`, as in
+/// OpenSSH.
 pub fn name(signal: Signal) -> Sig {
     NAMES
         .iter()
@@ -30,7 +30,7 @@ pub fn name(signal: Signal) -> Sig {
         )
 }
 
-/// The signal of that name, `None` when this system has none.
+/// The signal with that name; `None` if this system has no such signal.
 pub fn number(name: &Sig) -> Option<Signal> {
     match name {
         Sig::Custom(name) => format!("SIG{name}").parse().ok(),

@@ -1,9 +1,9 @@
-//! The socket under russh. Its session loop does not read while it writes, so a write that waits
-//! for the peer can stop both ends for good. Here a write never waits: what the kernel does not
-//! take is queued and drained whenever the loop comes to read. The queue is bounded by the credit of our own
-//! peers; a foreign peer may grant a window of any size, so senders to one wait for [`Throttle::available`].
+//! The socket under russh. russh's session loop does not read while it writes, so two peers whose writes wait for each
+//! other would deadlock. Here a write never waits: what the kernel does not accept is queued, and sent when the loop
+//! reads. With our own peer, the credit bounds the queue. A foreign peer may grant a window of any size, so senders
+//! to it wait for [`Throttle::available`].
 //!
-//! The [`Throttle`] says when it is not read either, and what can wait to be written.
+//! The [`Throttle`] also decides when the socket is not read, and which writes can be delayed.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -18,34 +18,34 @@ use tokio::time::Sleep;
 
 use crate::throttle::Throttle;
 
-/// russh asks for a packet in two small reads; this makes them one system call for many packets.
+/// russh reads each packet in two small steps; with this buffer one system call reads many packets.
 const READ_BUFFER: usize = 64 * 1024;
 
-/// How often a peer that is not read from is looked at for having gone.
+/// How often a paused socket is checked for a hangup.
 const HANGUP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a peer that does not read, or does not hang up, may delay the end of its connection.
+/// How long a peer that does not read, or does not close its end, may delay the end of the connection.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long what can wait is kept for something to go with.
+/// How long a write that can be delayed waits for another to go along with.
 const COALESCE_DELAY: Duration = Duration::from_millis(50);
 
-/// A stream whose writes never wait for the peer. See the module's text.
+/// A stream whose writes never wait for the peer. See the top of this module.
 pub struct Socket<S> {
     inner: S,
     unread: BytesMut,
     unsent: BytesMut,
     throttle: Throttle,
     hangup_timer: Option<Pin<Box<Sleep>>>,
-    /// Until when what is queued is kept back, unless the throttle says otherwise.
+    /// Until when what is queued is delayed, unless the throttle ends the delay.
     delay: Option<Pin<Box<Sleep>>>,
     shutdown_deadline: Option<Pin<Box<Sleep>>>,
-    /// Until when the peer's end is waited for, after ours.
+    /// After our own shutdown: how long to wait for that of the peer.
     linger: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
-    /// Wrap a connected stream. `throttle` stays shared with the channels' [`crate::Mux`].
+    /// Wraps a connected stream. `throttle` is shared with the [`crate::Mux`] of the connection.
     pub fn new(inner: S, throttle: Throttle) -> Self {
         Self {
             inner,
@@ -59,7 +59,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
         }
     }
 
-    /// Give the kernel what it takes now; `Pending` when something is left.
+    /// Sends as much as the kernel accepts now; `Pending` if something is left.
     fn drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.unsent.is_empty() {
             let sent = ready!(Pin::new(&mut self.inner).poll_write(cx, &self.unsent))?;
@@ -75,7 +75,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether what is queued is still kept back.
+    /// Whether what is queued is still being delayed.
     fn is_delaying(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(delay) = &mut self.delay else {
             return false;
@@ -87,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
         delays
     }
 
-    /// Ready when the throttle is open; an error when it is shut and the peer has gone.
+    /// Ready when the socket may be read; an error if it may not and the peer has hung up.
     fn poll_resumed(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.throttle.is_paused(cx) {
             let timer = self
@@ -118,7 +118,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
         {
             return Poll::Ready(Err(error));
         }
-        // Whoever says goodbye and does not hang up is not waited for.
+        // A peer that does not close its end after our shutdown is not waited for.
         if let Some(linger) = &mut this.linger
             && linger.as_mut().poll(cx).is_ready()
         {
@@ -142,13 +142,13 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncRead for Socket<S> {
     }
 }
 
-/// One read into the spare capacity of `into`; returns the number of bytes.
+/// Reads once into the spare capacity of `into`; returns the number of bytes.
 fn read_some<S: AsyncRead + Unpin>(
     inner: &mut Pin<&mut S>,
     cx: &mut Context<'_>,
     into: &mut BytesMut,
 ) -> Poll<io::Result<usize>> {
-    // A future of `read_buf` holds no state of its own, so making one per poll loses nothing.
+    // The future of `read_buf` has no state of its own, so a new one for each poll loses nothing.
     let mut read = std::pin::pin!(tokio::io::AsyncReadExt::read_buf(inner, into));
     Future::poll(read.as_mut(), cx)
 }
@@ -160,7 +160,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        // What is queued already is not held up by what can wait.
+        // Do not delay what is queued already.
         let is_free = this.unsent.is_empty() || this.delay.is_some();
         let delays = this.throttle.take_may_delay() && is_free;
         this.throttle.set_delaying(delays);
@@ -183,7 +183,7 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
         }
         this.unsent.extend_from_slice(&buf[sent..]);
         this.throttle.set_unsent(this.unsent.len());
-        // What is left must find its way even when nobody comes to read: register for it now.
+        // Register for write readiness, so that the rest is sent even if nobody reads.
         if let Poll::Ready(Err(error)) = this.drain(cx) {
             return Poll::Ready(Err(error));
         }
@@ -200,8 +200,8 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// The one call that waits: everything queued goes out before the end is announced, unless
-    /// the peer does not take it in [`SHUTDOWN_TIMEOUT`].
+    /// The only call that waits: it sends everything queued before it shuts the stream down, unless the peer does not
+    /// accept it within [`SHUTDOWN_TIMEOUT`].
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         match this.drain(cx) {

@@ -1,5 +1,5 @@
-//! What the channels of a connection tell its [`Socket`](crate::Socket), and it them: whether to read, what can wait to
-//! be written, how much is queued, and that the peer was heard.
+//! What the channels of a connection and its [`Socket`](crate::Socket) tell each other: whether to read, which writes
+//! can be delayed, how much is unsent, and whether the peer has sent anything.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -8,48 +8,49 @@ use std::task::Context;
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-/// Bytes queued for a foreign peer above which nothing more is to be sent.
+/// Unsent bytes above which nothing more is sent to a foreign peer.
 const MAX_UNSENT: usize = 4 * 1024 * 1024;
 
-/// Shared by a socket and the channels on it. Starts open.
+/// Shared by a socket and the channels on it. The socket is read until [`Throttle::pause`].
 #[derive(Clone, Debug, Default)]
 pub struct Throttle(Arc<ThrottleState>);
 
 #[derive(Debug, Default)]
 struct ThrottleState {
-    /// Nothing is read. TCP then pushes back, and only a hang-up is still looked for.
+    /// Nothing is read, so that TCP slows the peer down. Only a hangup is still noticed.
     paused: AtomicBool,
-    /// What is written next can wait for something to go with.
+    /// The next write can wait for another to go along with.
     may_delay: AtomicBool,
-    /// Something waits so.
+    /// A write is being delayed.
     delaying: AtomicBool,
+    /// Something has arrived.
     active: AtomicBool,
-    /// Bytes that the socket has queued.
+    /// Bytes queued by the socket.
     unsent: AtomicUsize,
     available: Notify,
     socket: AtomicWaker,
 }
 
 impl Throttle {
-    /// Stop reading from the socket.
+    /// Stops reading from the socket.
     pub fn pause(&self) {
         self.0.paused.store(true, Ordering::Release);
     }
 
-    /// Read again.
+    /// Reads from the socket again.
     pub fn resume(&self) {
         if self.0.paused.swap(false, Ordering::AcqRel) {
             self.0.socket.wake();
         }
     }
 
-    /// What is written next is only a word that the peer may send a little more: it goes with the next that is
-    /// written, or a moment later. It is the one who waits for the answer who is in a hurry, not the one who is full.
+    /// The next write is only a window adjustment for a channel whose queue is full, which is not urgent: it is sent
+    /// with the write after it, or a moment later.
     pub(crate) fn delay_next_write(&self) {
         self.0.may_delay.store(true, Ordering::Release);
     }
 
-    /// What waits goes now.
+    /// Sends the delayed write now.
     pub(crate) fn send_delayed(&self) {
         self.0.may_delay.store(false, Ordering::Release);
         if self.0.delaying.swap(false, Ordering::AcqRel) {
@@ -57,18 +58,18 @@ impl Throttle {
         }
     }
 
-    /// Whether anything has come from the peer since this was last asked. While nobody listens, silence
-    /// says nothing about the peer: it counts as heard.
+    /// Whether anything has arrived from the peer since the last call. While the socket is not read, silence means
+    /// nothing, so the result is true.
     pub fn was_active(&self) -> bool {
         self.0.active.swap(false, Ordering::Relaxed) || self.0.paused.load(Ordering::Acquire)
     }
 
-    /// Something came from the peer.
+    /// Something has arrived from the peer.
     pub(crate) fn record_activity(&self) {
         self.0.active.store(true, Ordering::Relaxed);
     }
 
-    /// Returns when little enough is queued for the peer. A socket that fails says so elsewhere.
+    /// Returns when more may be sent to the peer. Does not report a failure of the socket.
     pub async fn available(&self) {
         loop {
             let available = self.0.available.notified();
@@ -86,23 +87,23 @@ impl Throttle {
         }
     }
 
-    /// Whether nothing is to be read; whoever asks is woken when that changes.
+    /// Whether the socket must not be read. The task is woken when that changes.
     pub(crate) fn is_paused(&self, cx: &Context<'_>) -> bool {
         self.0.socket.register(cx.waker());
         self.0.paused.load(Ordering::Acquire)
     }
 
-    /// Whether what is written now can wait; said of one write only.
+    /// Whether the write that is about to happen can be delayed; true for one write only.
     pub(crate) fn take_may_delay(&self) -> bool {
         self.0.may_delay.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether something waits from now on.
+    /// Sets whether a write is being delayed.
     pub(crate) fn set_delaying(&self, delaying: bool) {
         self.0.delaying.store(delaying, Ordering::Release);
     }
 
-    /// Whether what waits has to wait on; whoever asks is woken when that changes.
+    /// Whether a write is to be delayed further. The task is woken when that changes.
     pub(crate) fn is_delaying(&self, cx: &Context<'_>) -> bool {
         self.0.socket.register(cx.waker());
         self.0.delaying.load(Ordering::Acquire)
