@@ -1,4 +1,4 @@
-//! No channel waits for another, nothing grows without bound, nothing waits for the dead.
+//! Flow control: no channel waits for another, nothing grows without bound, and nothing waits for a peer that has gone.
 #![allow(clippy::unwrap_used)] // helpers of tests
 
 mod pair;
@@ -17,10 +17,10 @@ use tokio::task::{JoinHandle, spawn_local};
 use tokio::time::timeout;
 
 const MIB: usize = 1 << 20;
-/// For what must happen; generous, because the machine may be busy.
+/// Timeout for what must happen; generous, because the machine may be busy.
 const SOON: Duration = Duration::from_mins(1);
-/// Rounds of the runtime, and the time of each, after which nothing more happens by itself. Both ends of a pair are on
-/// this thread: what one has written, the other can read in the next round; a foreign peer is read again within 50 ms.
+/// After so many rounds of the runtime without progress, nothing more will happen. Both ends of a pair run on this
+/// thread: what one has written the other can read in the next round, and a delayed window adjustment takes 50 ms.
 const ROUNDS: usize = 30;
 const ROUND: Duration = Duration::from_millis(5);
 
@@ -32,7 +32,7 @@ fn run(test: impl Future<Output = ()>) {
     runtime.block_on(tokio::task::LocalSet::new().run_until(test));
 }
 
-/// 64 KiB, of which the first byte tells `i`.
+/// 64 KiB whose first byte depends on `i`.
 fn pattern(i: usize) -> Bytes {
     static BYTES: LazyLock<Bytes> = LazyLock::new(|| {
         let bytes = (0..64 * 1024 + 251).map(|j| u8::try_from(j * 7 % 251).unwrap());
@@ -42,13 +42,13 @@ fn pattern(i: usize) -> Bytes {
     BYTES.slice(from..from + 64 * 1024)
 }
 
-/// A sender at work.
+/// A running sender.
 struct Sending {
     task: JoinHandle<usize>,
     sent: Rc<Cell<usize>>,
 }
 
-/// Sends `pieces` of 64 KiB and the end; resolves to how many went out.
+/// Sends `pieces` times 64 KiB and EOF; the task returns how many were sent.
 fn send<M>(sender: Sender<M>, pieces: usize) -> Sending
 where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
@@ -69,7 +69,7 @@ where
 }
 
 impl Sending {
-    /// Waits until no more pieces go out; how many have.
+    /// Waits until no more pieces are sent; returns how many have been.
     async fn settled(&self) -> usize {
         let (mut sent, mut quiet) = (self.sent.get(), 0);
         while quiet < ROUNDS {
@@ -82,10 +82,13 @@ impl Sending {
         sent
     }
 
-    /// The same, when not all of them may go out.
+    /// The same, and not all of them may have been sent.
     async fn stalled(&self) -> usize {
         let sent = self.settled().await;
-        assert!(!self.task.is_finished(), "{sent} pieces went to nobody");
+        assert!(
+            !self.task.is_finished(),
+            "{sent} pieces were sent to a reader that has stalled"
+        );
         sent
     }
 
@@ -94,7 +97,7 @@ impl Sending {
     }
 }
 
-/// Reads to the end and checks every byte; resolves to the number of bytes.
+/// Reads to the end and checks every byte; the task returns the number of bytes.
 fn check<M>(receiver: Receiver<M>) -> JoinHandle<usize>
 where
     M: From<(ChannelId, ChannelMsg)> + Send + Sync + 'static,
@@ -159,7 +162,7 @@ fn a_stalled_reader_holds_up_no_other_channel_and_no_signal() {
         let signal = timeout(SOON, pair.signals.recv()).await.unwrap().unwrap();
         assert!(matches!(signal, russh::Sig::INT));
         sending.stalled().await;
-        // The stall ends, and nothing was lost.
+        // When the stall ends, nothing has been lost.
         assert_eq!(
             timeout(SOON, check(unread)).await.unwrap().unwrap(),
             1000 * 64 * 1024
@@ -191,7 +194,7 @@ fn a_stalled_stderr_does_not_hide_stdout() {
     });
 }
 
-/// As plink does, which opens its window all the way.
+/// As with plink, which grants a window of 2 GiB.
 #[test]
 fn a_foreign_peer_that_grants_all_and_reads_nothing_is_not_sent_all() {
     run(async {
@@ -211,7 +214,7 @@ fn the_stalled_side_holds_no_more_than_the_credit() {
         let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
         let sending = send(here_tx, 1000);
         sending.stalled().await;
-        // Small reads, so that less than a grant is consumed and nothing more is sent.
+        // Consume less than what makes the receiver report, so that nothing more is sent.
         let mut held = 0;
         while held < 256 * 1024 {
             let read = timeout(SOON, there_rx.read(Stream::Data, 64 * 1024)).await;
@@ -234,7 +237,7 @@ fn a_long_path_has_the_credit_that_fills_it_and_no_more() {
             let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
             here_tx.report_round_trip(path).await;
             let sending = send(here_tx, 100_000);
-            // What was read is told a quarter at a time; whole pieces are sent.
+            // The receiver reports a quarter of the credit at a time, and only whole pieces are sent.
             let least = credit / 4 * 3 - 64 * 1024;
             let filled = timeout(SOON, async {
                 loop {
@@ -261,7 +264,7 @@ fn a_clock_is_told_to_our_own_peer_only() {
             let mut pair = Pair::new(ours).await;
             let ((here_rx, _here_tx), (_rx, there_tx)) = pair.channel().await;
             there_tx.report_clock(1_234_567_890_123).await;
-            // What is sent after it has arrived after it.
+            // Data that is sent after the report arrives after it.
             there_tx
                 .send(Stream::Data, Bytes::from_static(b"x"))
                 .await
@@ -282,7 +285,7 @@ fn a_sender_that_waits_learns_of_the_close_and_of_the_end() {
             let sending = send(here_tx, 1000);
             sending.settled().await;
             if whole_connection {
-                // A foreign server that floods is not read from, so its death is what is seen.
+                // The socket of a foreign server that sends too much is not read, so only its end can be noticed.
                 pair.server
                     .handle()
                     .disconnect(
@@ -299,14 +302,14 @@ fn a_sender_that_waits_learns_of_the_close_and_of_the_end() {
                     .unwrap();
             }
             let sent = sending.ended().await;
-            // A foreign peer may have taken all; what counts there is that the wait has ended.
+            // A foreign peer may have received everything; then it only matters that the wait has ended.
             assert!(!ours || sent < 1000, "sent {sent} of 1000 into a stall");
         });
     }
 }
 
 #[test]
-fn who_closes_a_channel_has_done_with_it() {
+fn closing_a_channel_ends_both_directions_at_once() {
     for ours in [true, false] {
         run(async move {
             let mut pair = Pair::new(ours).await;
@@ -320,7 +323,7 @@ fn who_closes_a_channel_has_done_with_it() {
                 here_tx.closed().await;
             };
             timeout(SOON, ended).await.unwrap();
-            // The connection goes on.
+            // The connection still works.
             let ((_rx, here_tx), (there_rx, _tx)) = pair.channel().await;
             send(here_tx, 1);
             assert!(
@@ -333,8 +336,8 @@ fn who_closes_a_channel_has_done_with_it() {
     }
 }
 
-/// As a command does that reads no input but files, which come through the same connection: one request after the other,
-/// several at a time, and now and then none for a while.
+/// As with a command that does not read its input but reads files, on the same connection: one request after the other,
+/// several at a time, and pauses in between.
 #[test]
 fn a_foreign_flood_holds_no_other_channel_up() {
     run(async {
@@ -370,7 +373,7 @@ fn a_foreign_flood_holds_no_other_channel_up() {
                 started.elapsed(),
                 there_rx.waiting()
             );
-            // A tenth of what came the other way is a generous bound for what slips in.
+            // Some data still arrives on the stalled channel; a tenth of that on the other is a generous limit.
             assert!(
                 there_rx.waiting() - before < 6 * MIB,
                 "{before} {}",
@@ -388,7 +391,7 @@ fn a_foreign_flood_stops_at_the_limit_and_goes_on_after_it() {
         let signals = here_tx.clone();
         let sending = send(here_tx, 1000);
         sending.stalled().await;
-        // What is not data is heard all the same.
+        // Messages other than data still arrive.
         signals
             .request(|w| w.signal(russh::Sig::INT))
             .await
@@ -455,11 +458,11 @@ fn discarded_input_stops_our_peer_and_does_not_hold_up_a_foreign_one() {
 }
 
 #[test]
-fn a_peer_that_ignores_its_credit_is_thrown_out() {
+fn a_peer_that_exceeds_its_credit_is_disconnected() {
     run(async {
         let mut pair = Pair::new(true).await;
         let ((_rx, here_tx), (_unread, there_tx)) = pair.channel().await;
-        // Straight through russh's write half: the SSH window is opened again on receipt.
+        // Calls russh's write half directly: the SSH window is opened again on receipt.
         let flood = spawn_local(async move {
             for i in 0..100 {
                 if here_tx.request(|w| w.data_bytes(pattern(i))).await.is_err() {
@@ -473,7 +476,7 @@ fn a_peer_that_ignores_its_credit_is_thrown_out() {
 }
 
 #[test]
-fn a_peer_that_gives_credit_it_does_not_have_is_thrown_out() {
+fn a_peer_that_gives_back_more_credit_than_it_used_is_disconnected() {
     for message in [&b"\xff\xff\xff\xff"[..], b"\x01\0\0\0", b"no"] {
         run(async move {
             let mut pair = Pair::new(true).await;
@@ -488,19 +491,19 @@ fn a_peer_that_gives_credit_it_does_not_have_is_thrown_out() {
 }
 
 #[test]
-fn a_peer_that_says_goodbye_and_stays_is_not_waited_for() {
+fn a_peer_that_does_not_close_its_end_is_not_waited_for() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     run(async {
         let (here, mut there) = tokio::net::UnixStream::pair().unwrap();
         let mut socket = cpu_ssh::Socket::new(here, cpu_ssh::Throttle::default());
-        there.write_all(b"last words").await.unwrap();
+        there.write_all(b"last bytes").await.unwrap();
         socket.shutdown().await.unwrap();
         let mut heard = Vec::new();
         let read = timeout(SOON, socket.read_to_end(&mut heard)).await;
         assert_eq!(
             (read.unwrap().unwrap(), &heard[..]),
-            (10, &b"last words"[..])
+            (10, &b"last bytes"[..])
         );
         assert_eq!(there.read(&mut [0]).await.unwrap(), 0);
     });

@@ -1,4 +1,4 @@
-//! A client and a server over a socket pair, each with its own `Mux`, for the tests of the flow.
+//! A client and a server on a socket pair, each with its own `Mux`, for the tests of flow control.
 #![allow(clippy::unwrap_used, unreachable_pub)] // a module of test helpers
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub type ClientSide = (Receiver<client::Msg>, Sender<client::Msg>);
 pub struct ServerHandler {
     mux: Mux,
     opened: mpsc::UnboundedSender<ServerSide>,
-    /// Signals received, in order.
+    /// The signals received, in order.
     signals: mpsc::UnboundedSender<russh::Sig>,
 }
 
@@ -106,11 +106,11 @@ impl client::Handler for ClientHandler {
     cpu_ssh::channel_callbacks!(0, client::Session);
 }
 
-/// A connected pair.
+/// A connected client and server.
 pub struct Pair {
     pub client: client::Handle<ClientHandler>,
     pub client_mux: Mux,
-    /// The client's end; shutting it down is what the death of its process does.
+    /// The client's end. Shutting it down has the effect of a killed client.
     pub client_socket: std::os::unix::net::UnixStream,
     pub server: server::RunningSession<ServerHandler>,
     opened: mpsc::UnboundedReceiver<ServerSide>,
@@ -118,12 +118,12 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// `ours`: both identify themselves so that credit is used.
+    /// With `ours`, both identify themselves as our programs, so that credit is used.
     pub async fn new(ours: bool) -> Self {
         Self::with_window(ours, client::Config::default().window_size).await
     }
 
-    /// With a client that grants so many bytes at once.
+    /// With a client whose window is `window_size`.
     pub async fn with_window(ours: bool, window_size: u32) -> Self {
         let name = if ours {
             "SSH-2.0-ours"
@@ -177,7 +177,7 @@ impl Pair {
         }
     }
 
-    /// One more channel, both its ends.
+    /// Opens a channel; returns both ends.
     pub async fn channel(&mut self) -> (ClientSide, ServerSide) {
         let channel = self.client.channel_open_session().await.unwrap();
         let here = self.client_mux.open(channel);
