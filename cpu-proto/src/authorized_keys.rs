@@ -1,27 +1,27 @@
-//! Who may log in: the `authorized_keys` format of sshd(8), as cpud honours it. mkimage reads the same, so that an
-//! image says which of its lines will count.
+//! Who may log in: the part of sshd(8)'s `authorized_keys` format that cpud supports. mkimage uses the same code to
+//! report lines that cpud will ignore.
 
 use std::fmt;
 
 use ssh_key::public::RsaPublicKey;
 use ssh_key::{Algorithm, PublicKey};
 
-/// The sizes of RSA keys whose signatures are checked, in bits: those of the `rsa` crate.
+/// The sizes in bits of RSA keys whose signatures can be verified: those of the `rsa` crate.
 const RSA_BITS: std::ops::RangeInclusive<u32> = 1024..=8192;
 
-/// A file's keys, and the lines that are none.
+/// The keys of a file, and the lines that are not keys.
 #[derive(Debug, Default)]
 pub struct AuthorizedKeys {
-    /// Those who may log in.
+    /// The keys that can log in.
     pub keys: Vec<PublicKey>,
-    /// Lines that let nobody in.
+    /// Lines that are not used.
     pub left_out: Vec<LeftOut>,
 }
 
-/// A line that lets nobody in.
+/// A line that is not used.
 #[derive(Debug, PartialEq, Eq)]
 pub struct LeftOut {
-    /// Its number, from 1.
+    /// Line number, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub fault: Fault,
@@ -33,39 +33,39 @@ impl fmt::Display for LeftOut {
     }
 }
 
-/// What is wrong with a line; reads after "line 1" or a file's name.
+/// What is wrong with a line. The message continues "line 1" or the name of a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// They would restrict the key in sshd. Here every key may do everything, so it gets nothing rather than more
-    /// than its line says.
+    /// Options would restrict the key in sshd. Since every key may do everything here, a key with options is not
+    /// accepted, rather than given more rights than its line grants.
     #[error("has options ({0}), which are not supported")]
     Options(String),
-    /// Of any kind.
+    /// A certificate of any type.
     #[error(
         "is a certificate, which is not supported: give the plain public key, the .pub file without -cert"
     )]
     Certificate,
-    /// The first line of one.
+    /// The first line of a private key.
     #[error("begins a private key: give its public half, the .pub file")]
     PrivateKey,
-    /// RFC 4716, or PuTTY's own.
+    /// A key in the format of RFC 4716 or of PuTTY.
     #[error(
-        "begins a key that is not in OpenSSH's format: ssh-keygen -i -f FILE, or PuTTYgen, writes it so"
+        "begins a key that is not in OpenSSH's format: convert it with ssh-keygen -i -f FILE or PuTTYgen"
     )]
     OtherFormat,
-    /// U+FEFF before the first letter, as some editors for Windows write it.
+    /// U+FEFF at the beginning, as written by some editors for Windows.
     #[error(
         "begins with a byte order mark, which hides the key behind it: save the file as UTF-8 without it"
     )]
     ByteOrderMark,
-    /// As the redirections of some shells for Windows write.
+    /// UTF-16, as written by redirections of some shells for Windows.
     #[error("is UTF-16 text: save the file as UTF-8")]
     Utf16,
-    /// A type without signatures that could be checked.
+    /// A type whose signatures cannot be verified.
     #[error("has a key of a type that cannot log in ({0})")]
     Type(String),
-    /// RSA, too small or too large.
-    #[error("has an RSA key of {0} bits; from 1024 to 8192 can log in")]
+    /// An RSA key that is too small or too large.
+    #[error("has an RSA key of {0} bits; only keys of 1024 to 8192 bits can log in")]
     RsaBits(u32),
     /// Anything else.
     #[error("is not a public key ({0})")]
@@ -73,14 +73,14 @@ pub enum Fault {
 }
 
 impl AuthorizedKeys {
-    /// Read all lines; blank ones and comments (`#`) say nothing.
+    /// Parses all lines; blank lines and comments (`#`) are skipped.
     pub fn parse(bytes: &[u8]) -> Self {
         let mut all = Self::default();
         if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
             all.leave_out(1, Fault::Utf16);
             return all;
         }
-        // A comment may be in any encoding, and must lock nobody out.
+        // A comment in another encoding must not make the file useless.
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.lines().enumerate();
         while let Some((index, line)) = lines.next() {
@@ -91,7 +91,7 @@ impl AuthorizedKeys {
             match parse_line(line) {
                 Ok(key) => all.keys.push(key),
                 Err(fault) => {
-                    // One complaint for all of its lines.
+                    // Report a key of several lines once.
                     if let Some(end) = end_of_block(line) {
                         let _ = lines.find(|(_, line)| line.starts_with(end));
                     }
@@ -107,7 +107,7 @@ impl AuthorizedKeys {
     }
 }
 
-/// How the last line of a key in another format begins, by its first.
+/// How the last line of a key in another format begins, given its first line.
 fn end_of_block(line: &str) -> Option<&'static str> {
     let ends = [
         ("-----BEGIN ", "-----END "),
@@ -144,7 +144,7 @@ fn parse_line(line: &str) -> Result<PublicKey, Fault> {
 fn parse_key(text: &str) -> Result<PublicKey, Fault> {
     let mut words = text.split_whitespace();
     let (Some(kind), Some(blob)) = (words.next(), words.next()) else {
-        return Err(Fault::NoKey("a type and a key are wanted".into()));
+        return Err(Fault::NoKey("a type and a key are needed".into()));
     };
     let comment = words.collect::<Vec<_>>().join(" ");
     if kind.ends_with("-cert-v01@openssh.com") {
@@ -165,7 +165,7 @@ fn parse_key(text: &str) -> Result<PublicKey, Fault> {
     }
 }
 
-/// What is before the first blank that no `"` protects, and what is after it. `\"` is no end of a quotation.
+/// Splits a line at the first blank outside `"`. A `\"` does not end a quotation.
 fn split_options(line: &str) -> (&str, &str) {
     let (mut quoted, mut escaped) = (false, false);
     let end = line.find(|c: char| {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_is_no_key_costs_only_itself_and_is_told() {
+    fn a_line_that_is_not_a_key_is_reported_and_affects_no_other() {
         for (line, word) in [
             ("nonsense", "is not a public key"),
             ("ssh-rsa AAAA me", "is not a public key"),
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_encoding_is_told_to_be_one() {
+    fn a_file_in_another_encoding_is_reported() {
         let utf16: Vec<u8> = format!("\u{feff}{ED25519}\r\n")
             .encode_utf16()
             .flat_map(u16::to_le_bytes)
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn an_rsa_key_has_a_size_that_can_be_checked() {
+    fn an_rsa_key_must_have_a_size_that_can_be_verified() {
         use ssh_key::{Mpint, public};
         let of_bits = |bits: usize| {
             let mut modulus = vec![0xff; bits / 8];
@@ -302,7 +302,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_keys_or_told(bytes: Vec<u8>, text in "[ -~\"\\\\\t\n]{0,80}") {
+        fn any_bytes_are_keys_or_reported(bytes: Vec<u8>, text in "[ -~\"\\\\\t\n]{0,80}") {
             for bytes in [bytes, text.into_bytes()] {
                 let all = AuthorizedKeys::parse(&bytes);
                 let said = String::from_utf8_lossy(&bytes).lines().filter(|line| {

@@ -1,4 +1,4 @@
-//! What the machine's kernel keeps of the client's files: the mode of a mount, its words and its names.
+//! Cache modes: what the machine's kernel caches of the client's files.
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
@@ -8,24 +8,23 @@ use crate::MOUNT_POINT;
 /// Name of the SSH subsystem whose channel carries 9P2000.L.
 const SUBSYSTEM: &str = "9p";
 
-/// `cache=` of the kernel's mount option (`Documentation/filesystems/9p.rst`). In every mode a read(2) asks
-/// the client and a write(2) is there when it returns, since our server gives qid version 0.
+/// The kernel's mount option `cache=` (`Documentation/filesystems/9p.rst`). In every mode a read(2) asks the client,
+/// and a write(2) has reached the client when it returns, because our server gives qid version 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CacheMode {
-    /// Nothing, not even pages: no shared writable mappings.
+    /// Nothing is cached, not even pages, so there are no shared writable mappings.
     None,
-    /// Pages while they are mapped. Names and attributes are asked for each time.
+    /// Pages are cached while they are mapped. Names and attributes are requested each time.
     #[default]
     Mmap,
-    /// Names, attributes and mapped pages as they were when they were first asked for: for trees that only
-    /// this session changes.
+    /// Names, attributes and mapped pages are cached and not requested again: for trees that only this session changes.
     Loose,
 }
 
 impl CacheMode {
     const ALL: [Self; 3] = [Self::None, Self::Mmap, Self::Loose];
 
-    /// Its name as a mount option.
+    /// The value of the mount option.
     pub fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -34,7 +33,7 @@ impl CacheMode {
         }
     }
 
-    /// Name of the SSH subsystem whose channel carries 9P2000.L for a mount in this mode.
+    /// Name of the SSH subsystem that carries 9P2000.L for a mount in this mode.
     pub fn subsystem(self) -> String {
         match self {
             Self::Mmap => SUBSYSTEM.into(),
@@ -42,12 +41,12 @@ impl CacheMode {
         }
     }
 
-    /// The mode of such a subsystem; none if the name is that of another.
+    /// The mode that belongs to the name of a subsystem; `None` for other subsystems.
     pub fn from_subsystem(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|mode| mode.subsystem() == name)
     }
 
-    /// Where a session has the client's files in this mode: the first mount is on [`MOUNT_POINT`].
+    /// Where a session mounts the client's files in this mode. The `first` of its modes is mounted on [`MOUNT_POINT`].
     pub fn mount_point(self, first: Self) -> String {
         if self == first {
             MOUNT_POINT.into()
@@ -78,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_and_names_read_back() {
+    fn names_and_subsystems_read_back() {
         for mode in CacheMode::ALL {
             assert_eq!(mode.name().parse(), Ok(mode));
             assert_eq!(CacheMode::from_subsystem(&mode.subsystem()), Some(mode));

@@ -1,45 +1,45 @@
-//! The numbers of a user, as credentials(7) has them, and how a client says in front of a command's words that it is to
-//! run as that user and not as root:
+//! The IDs of a user (credentials(7)), and the flag in front of a command by which a client asks that the command run
+//! as this user instead of root:
 //!
 //! ```text
-//! -user=UID:GID[:GROUP[,GROUP]...] 'word' ...
+//! -user=UID:GID[:GROUP[,GROUP]...] 'argument' ...
 //! ```
 //!
-//! It stands there unquoted, as the flag of u-root's client does. Words of a client are always quoted; and a server that
-//! does not know the flag takes it for the command, which there is not, rather than run the command as root.
+//! The flag is not quoted, like that of u-root's client; the arguments of the command always are. A server that
+//! does not know the flag takes it for the command and fails, instead of running the command as root.
 
 use std::fmt::{self, Display, Formatter};
 use std::str::FromStr;
 
-/// What the flag begins with.
+/// The beginning of the flag.
 const FLAG: &[u8] = b"-user=";
 
-/// Groups at most: `NGROUPS_MAX` of linux/limits.h.
+/// Maximum number of groups: `NGROUPS_MAX` of linux/limits.h.
 const MAX_GROUPS: usize = 65_536;
 
-/// A user by numbers.
+/// The IDs of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Credentials {
-    /// The user.
+    /// User ID.
     pub uid: u32,
-    /// The primary group.
+    /// Primary group ID.
     pub gid: u32,
-    /// The supplementary groups.
+    /// Supplementary group IDs.
     pub groups: Vec<u32>,
 }
 
-/// It was not `UID:GID[:GROUP,...]`.
+/// A text is not of the form `UID:GID[:GROUP,...]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a user is given as UID:GID or UID:GID:GROUP,GROUP...")]
 pub struct InvalidCredentials;
 
 impl Credentials {
-    /// The flag in front of a command, with the blank behind it.
+    /// The flag with the blank after it, to be put in front of a command.
     pub fn flag(&self) -> Vec<u8> {
         [FLAG, self.to_string().as_bytes(), b" "].concat()
     }
 
-    /// Takes the flag off a command; the rest are the words.
+    /// Takes the flag, if there is one, off a command; returns its value and the rest.
     pub fn take(command: &[u8]) -> Result<(Option<Self>, &[u8]), InvalidCredentials> {
         let Some(rest) = command.strip_prefix(FLAG) else {
             return Ok((None, command));
@@ -79,7 +79,7 @@ impl FromStr for Credentials {
     }
 }
 
-/// A user or group; the largest number is none (chown(2)).
+/// A user or group ID. The largest number is not one (chown(2)).
 fn number(text: &str) -> Result<u32, InvalidCredentials> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|&number| number != u32::MAX);
@@ -92,7 +92,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn the_flag_is_in_front_of_the_words() {
+    fn the_flag_is_in_front_of_the_arguments() {
         let ann = Credentials {
             uid: 1002,
             gid: 100,
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_user_is_refused() {
+    fn invalid_credentials_are_refused() {
         for wrong in [
             "",
             "1",

@@ -1,51 +1,51 @@
-//! fstab(5) text, as `CPU_FSTAB` carries it, to what mount(2) wants.
+//! Parses fstab(5) lines, as `CPU_FSTAB` carries them, into arguments of mount(2).
 //!
-//! A line has 4 to 6 fields: source, target, type, options, and two numbers that mean nothing here.
-//! A line that can't be meant is an error of its own and never hides the others.
+//! A line has 4 to 6 fields: source, target, type, options, and two numbers that mean nothing here. An invalid line is
+//! an error by itself and does not affect the others.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-/// `MS_BIND` of linux/mount.h: the source is a directory or file, not a device.
+/// `MS_BIND` of linux/mount.h: the source is a directory or file.
 pub const BIND: u32 = 1 << 12;
-/// `MS_REC`: with [`BIND`] (`rbind`) or a propagation flag, everything mounted beneath too.
+/// `MS_REC`: with [`BIND`] (`rbind`) or a propagation flag, includes everything mounted beneath.
 pub const REC: u32 = 1 << 14;
-/// `MS_REMOUNT`: change the flags of what is mounted on the target.
+/// `MS_REMOUNT`: changes the flags of what is mounted on the target.
 pub const REMOUNT: u32 = 1 << 5;
 
-/// One thing to mount.
+/// One mount.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Device, directory, tag or any word the file system understands.
+    /// Device, directory, tag, or whatever else the file system understands.
     pub source: OsString,
     /// Absolute path of the mount point.
     pub target: PathBuf,
     /// File system type; `none` with [`BIND`].
     pub fstype: OsString,
-    /// `MS_*` flags of linux/mount.h, but the propagation ones.
+    /// `MS_*` flags of linux/mount.h, except those for propagation.
     pub flags: u32,
-    /// One of `MS_SHARED`, `MS_PRIVATE`, `MS_SLAVE`, `MS_UNBINDABLE`, perhaps with [`REC`]; 0 if
-    /// none was asked for. mount(2) takes it in a call of its own.
+    /// One of `MS_SHARED`, `MS_PRIVATE`, `MS_SLAVE`, `MS_UNBINDABLE`, possibly with [`REC`]; 0 if not given. It needs
+    /// a separate call of mount(2).
     pub propagation: u32,
-    /// The options that are the file system's own, separated by commas.
+    /// The options of the file system, separated by commas.
     pub data: OsString,
 }
 
-/// A line that is not mounted, and why.
+/// An invalid line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("fstab line {line} {text:?}: {reason}")]
 pub struct Error {
-    /// Counted from 1.
+    /// Line number, from 1.
     pub line: usize,
-    /// The line's beginning.
+    /// The beginning of the line.
     pub text: String,
     /// What is wrong with it.
     pub reason: Reason,
 }
 
-/// What can be wrong with a line.
+/// Why a line is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
     /// Fewer than four fields.
@@ -53,14 +53,14 @@ pub enum Reason {
     TooFew(usize),
     /// More than six fields.
     #[error(
-        "it has {0} fields of at most 6: entries are separated by newlines (a shell joins them \
-         unless the expansion is quoted), a blank inside a name is written \\040"
+        "it has {0} fields, but at most 6 are allowed: entries are separated by newlines (a shell joins them \
+         unless the expansion is quoted), and a blank in a name is written \\040"
     )]
     TooMany(usize),
-    /// The target isn't an absolute path.
+    /// The target is not an absolute path.
     #[error("the second field, the mount point, must begin with /")]
     RelativeTarget,
-    /// A NUL byte, written as such or as `\000`.
+    /// A NUL byte, literally or as `\000`.
     #[error("a field contains a NUL byte")]
     Nul,
 }
@@ -70,14 +70,14 @@ enum Effect {
     Set(u32),
     Clear(u32),
     Propagation(u32),
-    /// For mount(8) and friends, meaningless to the kernel.
+    /// For mount(8) and other programs; means nothing to the kernel.
     Ignored,
-    /// Not mounted unless asked for by name: so not here.
+    /// The entry is mounted only on request, and so never here.
     Skip,
     Data,
 }
 
-/// Options of mount(8) that are not the file system's own; values from linux/mount.h.
+/// The effect of an option of mount(8). Values are from linux/mount.h.
 fn effect_of(option: &[u8]) -> Effect {
     use Effect::{Clear, Ignored, Propagation, Set, Skip};
     const UNBINDABLE: u32 = 1 << 17;
@@ -132,8 +132,7 @@ fn effect_of(option: &[u8]) -> Effect {
     }
 }
 
-/// Reads fstab text: entries and faulty lines, in order. Comments, blank lines and `noauto`
-/// entries are passed over.
+/// Parses fstab lines into entries and errors, in order. Comments, blank lines and `noauto` entries are skipped.
 pub fn parse(text: &[u8]) -> impl Iterator<Item = Result<Entry, Error>> {
     text.split(|&b| b == b'\n')
         .enumerate()
@@ -197,12 +196,12 @@ fn parse_line(line: &[u8]) -> Result<Option<Entry>, Reason> {
     }))
 }
 
-/// Writes a name as a field: blanks, `#` and backslashes as `\` and three octal digits.
+/// Writes a name as a field, with blanks, `#` and backslashes as `\` and three octal digits.
 pub(crate) fn escape(name: &str) -> String {
     let mut field = String::with_capacity(name.len());
     for c in name.chars() {
         if c.is_ascii_whitespace() || matches!(c, '\\' | '#' | '\x0b' | '\0') {
-            // Cannot fail: it writes to memory.
+            // This cannot fail: it writes to memory.
             let _ = write!(field, "\\{:03o}", c as u32);
         } else {
             field.push(c);
@@ -211,7 +210,8 @@ pub(crate) fn escape(name: &str) -> String {
     field
 }
 
-/// Undoes [`escape`] for any byte, as in all tables of mounts. A backslash without three octal digits is itself, as in libmount.
+/// Decodes `\` and three octal digits, as in all tables of mounts. Any other backslash stands for itself, as in
+/// libmount.
 pub fn unescape(field: &[u8]) -> Result<OsString, Reason> {
     let mut name = Vec::with_capacity(field.len());
     let mut rest = field;

@@ -1,5 +1,4 @@
-//! What `cpu` and `cpud` must agree on: names, ports, defaults, and the small grammars that
-//! travel between them. No I/O lives here.
+//! What `cpu` and `cpud` must agree on: names, ports, defaults, and the formats of what they send each other. No I/O.
 
 pub mod authorized_keys;
 mod cache_mode;
@@ -22,11 +21,11 @@ pub use wait::{ENV_WAIT, Wait};
 /// TCP port of cpud, the same as u-root's.
 pub const DEFAULT_PORT: u16 = 17010;
 
-/// The directories that come from the client when `-namespace` is not given.
+/// The namespace when `-namespace` is not given: directories that come from the client.
 pub const DEFAULT_NAMESPACE: &str = "/lib:/lib64:/usr:/bin:/etc:/home";
 
-/// SSH identification of our server, up to the version: what follows is `CARGO_PKG_VERSION`.
-/// A client that reads it may use the `9p` subsystem, credit and environment without replies.
+/// SSH identification of our server, up to the version, which is `CARGO_PKG_VERSION`. To such a server a client may
+/// use the `9p` subsystem and credit, and send environment variables without waiting for replies.
 pub const SERVER_ID_PREFIX: &str = "SSH-2.0-cpud_";
 
 /// SSH identification of our client, up to the version.
@@ -38,23 +37,23 @@ pub const MOUNT_POINT: &str = "/tmp/cpu";
 /// Where the machine's own root is visible in a session.
 pub const LOCAL_POINT: &str = "/tmp/local";
 
-/// Environment variable of the client that means the same as `-namespace`, which wins.
+/// Environment variable of the client with the meaning of `-namespace`, which takes precedence.
 pub const ENV_NAMESPACE: &str = "CPU_NAMESPACE";
 
-/// Environment variable that carries the session's mounts, fstab(5) lines separated by newlines.
+/// Environment variable that carries the session's mounts as lines of fstab(5).
 pub const ENV_FSTAB: &str = "CPU_FSTAB";
 
-/// The same text again for sshd-like servers that let only `LC_*` through.
+/// The same text again, for servers like sshd that accept only `LC_*`.
 pub const ENV_FSTAB_LC: &str = "LC_GLENDA_CPU_FSTAB";
 
-/// Environment variable in which a client whose user is not root names the places of sudo(8) in its namespace, with
-/// colons between them: cpud has its own there, since the client's can't read its configuration. Another server
-/// leaves it to the command, which has no use for it.
+/// Environment variable in which a client whose user is not root lists the paths of sudo(8) in its namespace, separated
+/// by colons. cpud binds itself over them, since the client's sudo cannot read its configuration. Other servers pass
+/// the variable to the command, where it has no effect.
 pub const ENV_SUDO: &str = "CPU_SUDO";
 
-/// Environment variable with the umask of the client's user, in octal: what his commands make there is as private as
-/// what they make here. Without it, it is 022.
+/// Environment variable with the umask of the client's user, in octal, so that files created by a command are as
+/// private as on the client. The default is 022.
 pub const ENV_UMASK: &str = "CPU_UMASK";
 
-/// Largest 9P message: the cap of the kernel's `trans=fd` (`net/9p/trans_fd.c`, `MAX_SOCK_BUF`).
+/// Largest 9P message: the limit of the kernel's `trans=fd` (`net/9p/trans_fd.c`, `MAX_SOCK_BUF`).
 pub const MAX_MSIZE: u32 = 1024 * 1024;

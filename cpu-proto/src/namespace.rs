@@ -2,12 +2,12 @@
 //!
 //! ```text
 //! namespace = [ element *( ":" element ) ]
-//! element   = remote [ "=" local ] [ ",cache=" mode ]     ; the first "=" divides
+//! element   = remote [ "=" local ] [ ",cache=" mode ]     ; split at the first "="
 //! mode      = "none" | "mmap" | "loose"
 //! ```
 //!
-//! `remote` is the directory on the machine, `local` the client's directory that appears there.
-//! The client turns it into fstab lines, which is all that a server ever sees of it.
+//! `remote` is the directory on the machine, `local` the client's directory that appears there. The client converts the
+//! namespace into fstab lines; the server sees only those.
 
 use std::fmt::Write as _;
 
@@ -20,11 +20,11 @@ pub struct Bind {
     pub remote: String,
     /// Path on the client, relative to what the client exports (`-root`).
     pub local: String,
-    /// What is kept of it there, if it is not as everything else.
+    /// The cache mode, if it differs from the session's.
     pub cache: Option<CacheMode>,
 }
 
-/// Why a namespace is refused: which element, and how it should look.
+/// Why a namespace is refused: the element, and what it should look like.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Two colons in a row, or one at an end.
@@ -36,12 +36,12 @@ pub enum Error {
     /// A path that isn't absolute, or that has `..` in it.
     #[error("namespace element {0:?}: paths begin with / and contain no \"..\"")]
     Path(String),
-    /// `,cache=` and no mode.
+    /// `,cache=` without a valid mode.
     #[error("namespace element {0:?} has an unknown cache mode: {1}")]
     Cache(String, &'static str),
 }
 
-/// Reads a namespace. The empty string is the empty namespace.
+/// Parses a namespace. The empty string is the empty namespace.
 pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
     if namespace.is_empty() {
         return Ok(Vec::new());
@@ -79,14 +79,14 @@ pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
         .collect()
 }
 
-/// The fstab text that makes a server mount these binds, in the words u-root's client uses; `usual` is the
-/// cache mode of those that name none.
+/// The fstab lines of these binds, in the form that u-root's client uses. `usual` is the cache mode of binds that
+/// have none of their own.
 pub fn to_fstab(binds: &[Bind], usual: CacheMode) -> String {
     let mut text = String::new();
     for bind in binds {
         let point = bind.cache.unwrap_or(usual).mount_point(usual);
         let (local, remote) = (fstab::escape(&bind.local), fstab::escape(&bind.remote));
-        // Cannot fail: it writes to memory.
+        // This cannot fail: it writes to memory.
         let _ = writeln!(text, "{point}{local} {remote} none defaults,bind 0 0");
     }
     text

@@ -1,13 +1,12 @@
-//! The note by which a program says its name and version to whoever has only its file: an ELF note of the
-//! owner `FDO` in the section `.note.package` (systemd's "Package Metadata for ELF Files"). readelf -n and
-//! file(1) show it; `mkimage inspect` reads it of cpud.
+//! An ELF note in the program's file with its name and version: owner `FDO`, section `.note.package` (systemd's
+//! "Package Metadata for ELF Files"). readelf -n and file(1) show it, and `mkimage inspect` reads that of cpud.
 
 /// Owner of the note.
 pub const OWNER: &[u8] = b"FDO";
-/// Its type.
+/// Type of the note.
 pub const TYPE: u32 = 0xcafe_1a7e;
 
-/// The note as it lies in the program: header, owner and description of elf(5), `Elf64_Nhdr`.
+/// The note as it is in the file: header (`Elf64_Nhdr` of elf(5)), owner and description.
 #[derive(Clone, Copy)]
 #[repr(C, align(4))]
 pub struct PackageNote<const N: usize> {
@@ -18,13 +17,13 @@ pub struct PackageNote<const N: usize> {
     description: [u8; N],
 }
 
-/// Bytes that the description of this JSON text takes: with a NUL at its end, in whole words.
+/// The size of the description for this JSON text: with a NUL at the end, rounded up to a multiple of four.
 pub const fn description_size(json: &str) -> usize {
     (json.len() + 1).next_multiple_of(4)
 }
 
 impl<const N: usize> PackageNote<N> {
-    /// The note of a JSON text, for which `N` is [`description_size`].
+    /// The note for a JSON text. `N` must be its [`description_size`].
     pub const fn new(json: &str) -> Self {
         assert!(N == description_size(json) && N <= 4096);
         let mut description = [0; N];
@@ -33,7 +32,7 @@ impl<const N: usize> PackageNote<N> {
             description[index] = json.as_bytes()[index];
             index += 1;
         }
-        #[expect(clippy::cast_possible_truncation, reason = "it was just compared")]
+        #[expect(clippy::cast_possible_truncation, reason = "checked above")]
         let description_size = N as u32;
         Self {
             owner_size: 4,
@@ -44,13 +43,13 @@ impl<const N: usize> PackageNote<N> {
         }
     }
 
-    /// The JSON text with what fills it up.
+    /// The JSON text with its padding.
     pub const fn description(&self) -> &[u8; N] {
         &self.description
     }
 }
 
-/// The version in the description of a note, when it is of the program `name`. The bytes may be a stranger's.
+/// The version in the description of a note, if it is that of the program `name`. The bytes may be hostile.
 pub fn version<'a>(description: &'a [u8], name: &str) -> Option<&'a str> {
     let json = str::from_utf8(description).ok()?.trim_end_matches('\0');
     let value = |key: &str| {
@@ -74,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_description_that_is_cut_or_is_no_text_has_no_version() {
+    fn a_truncated_or_invalid_description_has_no_version() {
         for length in 0..JSON.len() - 2 {
             assert_eq!(
                 version(&JSON.as_bytes()[..length], "cpud"),
@@ -86,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_note_is_whole_words() {
+    fn the_note_is_a_multiple_of_four_bytes() {
         assert_eq!(size_of_val(&NOTE) % 4, 0);
         assert_eq!(size_of_val(&NOTE), 16 + description_size(JSON));
     }

@@ -1,7 +1,8 @@
-//! Text from elsewhere as it may reach a terminal.
+//! Makes foreign text safe for a terminal.
 
-/// `text` with U+FFFD for what a terminal would act on instead of showing it (control characters, among them
-/// the beginnings of escape sequences and line ends) and for what changes the order in which the rest is read.
+/// Replaces by U+FFFD every character that a terminal would act on instead of showing it (control characters, which
+/// include line ends and the beginnings of escape sequences), and those that change the direction of text. A tab
+/// becomes a space.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| match c {
@@ -12,7 +13,7 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-/// Of Unicode's category Cf, and the separators of lines and paragraphs: what has no shape of its own.
+/// Characters without a shape: Unicode's category Cf, and the line and paragraph separators.
 fn is_format(c: char) -> bool {
     matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
@@ -26,7 +27,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_seen_stays_and_what_acts_goes() {
+    fn visible_characters_stay_and_others_are_replaced() {
         assert_eq!(printable("naïve café 日本\t(x)"), "naïve café 日本 (x)");
         assert_eq!(
             printable("a\x1b[2Jb\r\nc\u{9b}1m"),
@@ -37,7 +38,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_that_acts_is_left(text: String) {
+        fn no_control_character_is_left(text: String) {
             let shown = printable(&text);
             prop_assert_eq!(shown.chars().count(), text.chars().count());
             prop_assert!(!shown.chars().any(char::is_control));

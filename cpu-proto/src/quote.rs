@@ -1,38 +1,38 @@
-//! Arguments in one string and back: what an SSH `exec` request carries.
+//! Converts the arguments of a command into one string, as an SSH `exec` request carries it, and back.
 //!
-//! [`join`] writes what u-root's client writes, [`split`] reads it and whatever else a person types
-//! by the quoting rules of POSIX.1-2024, Shell Command Language, 2.2. Nothing is expanded and no
-//! operator is known: `$HOME`, `*` and `|` are ordinary text, since no shell is involved.
+//! [`join`] writes the string as u-root's client does. [`split`] also reads whatever a person types, by the quoting
+//! rules of POSIX.1-2024, Shell Command Language, 2.2. No shell is involved: nothing is expanded and there are no
+//! operators, so `$HOME`, `*` and `|` are ordinary text.
 
-/// Why a string is not a list of words. Positions are byte offsets of the character at fault.
+/// Why a string cannot be split. Positions are byte offsets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// A quotation was begun and not ended.
+    /// A quotation is not closed.
     #[error("the {quote} quote at byte {at} of the command is never closed")]
     Unterminated {
         /// `single` or `double`.
         quote: &'static str,
-        /// Where the quotation begins.
+        /// Position of the opening quote.
         at: usize,
     },
-    /// The last character is a backslash: what it quotes is missing.
+    /// The last character is a backslash, which quotes nothing.
     #[error("the command ends in a backslash that quotes nothing")]
     TrailingBackslash,
     /// A NUL byte can't be part of an argument (execve(2)).
     #[error("byte {at} of the command is NUL, which no argument can contain")]
     Nul {
-        /// Where it stands.
+        /// Position of the byte.
         at: usize,
     },
 }
 
-/// Splits a command into its words.
+/// Splits a command into its arguments.
 pub fn split(command: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     if let Some(at) = command.iter().position(|&b| b == 0) {
         return Err(Error::Nul { at });
     }
     let mut argv = Vec::new();
-    // `''` is a word too, so "no word yet" differs from "an empty word".
+    // `''` is an argument, so there is a difference between none yet and an empty one.
     let mut argument: Option<Vec<u8>> = None;
     let mut bytes = command.iter().copied().enumerate();
     while let Some((at, byte)) = bytes.next() {
@@ -85,8 +85,8 @@ pub fn split(command: &[u8]) -> Result<Vec<Vec<u8>>, Error> {
     Ok(argv)
 }
 
-/// Joins words so that [`split`], a POSIX shell and u-root's cpud read the same words again:
-/// each in single quotes, a `'` inside as `'"'"'`.
+/// Joins arguments so that [`split`], a POSIX shell and u-root's cpud read the same arguments again: each in single
+/// quotes, with `'` as `'"'"'`.
 pub fn join<W: AsRef<[u8]>>(argv: impl IntoIterator<Item = W>) -> Vec<u8> {
     let mut command = Vec::new();
     for argument in argv {
@@ -165,12 +165,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_survive(list in prop::collection::vec(prop::collection::vec(1u8.., 0..20), 0..10)) {
+        fn arguments_survive(list in prop::collection::vec(prop::collection::vec(1u8.., 0..20), 0..10)) {
             prop_assert_eq!(split(&join(&list)).unwrap(), list);
         }
 
         #[test]
-        fn any_bytes_are_words_or_an_error(command in prop::collection::vec(
+        fn any_bytes_are_arguments_or_an_error(command in prop::collection::vec(
             prop::sample::select(&b"a '\"\\\n$\0"[..]), 0..40)) {
             if let Ok(argv) = split(&command) {
                 let read: usize = argv.iter().map(Vec::len).sum();

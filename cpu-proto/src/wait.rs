@@ -1,20 +1,20 @@
-//! What a session does when its command has ended and processes that it started have not.
+//! What a session does when its command has ended and has left processes running.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Environment variable of the client that carries it; without it a session waits and says so.
+/// Environment variable of the client that carries a [`Wait`]. The default is [`Wait::Yes`].
 pub const ENV_WAIT: &str = "CPU_WAIT";
 
-/// Whether a session waits for what its command leaves running.
+/// Whether a session waits for the processes that its command has left.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Wait {
-    /// It waits, and names what it waits for.
+    /// It waits, and reports what it waits for.
     #[default]
     Yes,
-    /// It waits and says nothing.
+    /// It waits silently.
     Quiet,
-    /// It ends with the command, and kills the rest.
+    /// It kills them.
     No,
 }
 
