@@ -4,7 +4,7 @@
 /// Defines `data`, `extended_data`, `channel_eof` and `channel_close` in the implementation of russh's `Handler`,
 /// by the field of the handler that is its [`crate::Mux`], and the type of the session. A third argument is a
 /// method that is called with the number of a channel that has been closed. The handler's error is made of
-/// [`crate::channel::Violation`].
+/// [`crate::mux::Violation`].
 #[macro_export]
 macro_rules! channel_callbacks {
     ($mux:tt, $session:ty $(, $closed:ident)?) => {

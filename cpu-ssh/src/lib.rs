@@ -13,7 +13,7 @@
 pub mod algorithms;
 pub mod blocking;
 mod callbacks;
-pub mod channel;
+pub mod keepalive;
 pub mod modes;
 pub mod mux;
 mod queue;

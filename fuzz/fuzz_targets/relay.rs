@@ -7,11 +7,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use ninep::relay::{Relay, ServerKind};
+use ninep::relay::{Relay, Upstream};
 
 fuzz_target!(|bytes: &[u8]| {
     let now = Instant::now();
-    let (mut asking, mut plain) = (Relay::new(ServerKind::Any), Relay::new(ServerKind::URoot));
+    let (mut asking, mut plain) = (Relay::new(Upstream::Any), Relay::new(Upstream::URoot));
     let (mut sent, mut passed) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
     let mut rest = bytes;
     let (mut relays, mut passes) = (true, true);

@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use cpu_ssh::channel::{FOREIGN_WINDOW, Side, Violation};
-use cpu_ssh::{Gate, Mux, Receiver, Sender, Socket};
+use cpu_ssh::mux::{FOREIGN_WINDOW, Side, Violation};
+use cpu_ssh::{Mux, Receiver, Sender, Socket, Throttle};
 use russh::keys::ssh_key::private::Ed25519Keypair;
 use russh::keys::{PrivateKey, PublicKeyOrCertificate};
 use russh::server::{Auth, ChannelOpenHandle};
@@ -30,7 +30,7 @@ impl From<russh::Error> for HandlerError {
     }
 }
 
-impl From<Violation> for Failure {
+impl From<Violation> for HandlerError {
     fn from(_: Violation) -> Self {
         Self
     }

@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
 
 use anyhow::{Context as _, Result, bail};
-use cpu_proto::{Cache, Credentials};
+use cpu_proto::{CacheMode, Credentials};
 
 use super::shown;
 use crate::role::Role;
@@ -16,7 +16,7 @@ pub(crate) struct Spec {
     /// client has gone. The session ends the other direction when the command has ended.
     pub(crate) control: RawFd,
     /// Sockets connected to the client's file server, each for a mount in this mode.
-    pub(crate) ninep: Vec<(Cache, RawFd)>,
+    pub(crate) ninep: Vec<(CacheMode, RawFd)>,
     /// The file server is u-root's.
     pub(crate) u_root: bool,
     /// Standard input is the terminal.
@@ -35,7 +35,7 @@ impl Spec {
         let mut args: Vec<OsString> = vec![Role::Session.name().into()];
         args.extend(["--control".into(), self.control.to_string().into()]);
         for (cache, fd) in self.ninep {
-            args.extend(["--9p".into(), cache.word().into(), fd.to_string().into()]);
+            args.extend(["--9p".into(), cache.name().into(), fd.to_string().into()]);
         }
         let flags = [
             ("--u-root", self.u_root),
@@ -100,7 +100,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(
             control in 3..=i32::MAX,
-            ninep in prop::collection::vec((prop::sample::select(vec![Cache::None, Cache::Mmap, Cache::Loose]), 3..=i32::MAX), 0..4),
+            ninep in prop::collection::vec((prop::sample::select(vec![CacheMode::None, CacheMode::Mmap, CacheMode::Loose]), 3..=i32::MAX), 0..4),
             (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
             user in prop::option::of((any::<u32>(), any::<u32>(), prop::collection::vec(any::<u32>(), 0..4))),
             argv in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..4),

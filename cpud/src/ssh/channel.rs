@@ -18,7 +18,7 @@ pub(super) async fn open_forwarded(
     port: u32,
     from: u32,
 ) -> Result<(Receiver, Sender)> {
-    let expected = mux.expect();
+    let expected = mux.begin_open();
     let channel = handle
         .channel_open_forwarded_tcpip(address, port, "127.0.0.1", from)
         .await?;

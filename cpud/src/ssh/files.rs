@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{BATCH_DELAY, Error, Relay, ServerKind};
+use ninep::relay::{BATCH_DELAY, Error, Relay, Upstream};
 use tokio::sync::Notify;
 
 use super::channel::{CHUNK, Receiver, Sender};
@@ -17,7 +17,7 @@ use crate::console::say;
 const BATCH: usize = 64 * 1024;
 
 /// Starts to relay between the client's channel and the socket whose other end is mounted.
-pub(super) fn relay_files(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server: Server) {
+pub(super) fn relay_files(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server: Upstream) {
     let shared = Arc::new(FilesRelay {
         relay: Mutex::new(Relay::new(server)),
         answered: Notify::new(),
@@ -53,7 +53,7 @@ impl FilesRelay {
     async fn to_client(&self, socket: &Fd, sender: &Sender) {
         let mut buffer = BytesMut::new();
         // One timer for everything that is held back: setting it costs as much as a request.
-        let mut company = std::pin::pin!(tokio::time::sleep(COMPANY));
+        let mut company = std::pin::pin!(tokio::time::sleep(BATCH_DELAY));
         let mut counts = false;
         loop {
             if !counts && self.with(|relay| relay.has_batch()) {
@@ -125,7 +125,7 @@ impl FilesRelay {
 }
 
 /// Whether the relay can go on; if not, says why.
-fn goes_on(relayed: &Result<(), Broken>) -> bool {
+fn goes_on(relayed: &Result<(), Error>) -> bool {
     if let Err(broken) = relayed {
         say(format_args!("the client's files are lost: {broken}"));
     }

@@ -73,7 +73,7 @@ pub enum Error {
 
 /// Which server is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerKind {
+pub enum Upstream {
     /// One that may be offered [`EXTENDED`]; ours speaks it.
     Any,
     /// The server of u-root's cpu.
@@ -83,7 +83,7 @@ pub enum ServerKind {
 /// The relay of one mount.
 #[derive(Debug)]
 pub struct Relay {
-    server: ServerKind,
+    server: Upstream,
     /// Whether the server agreed to [`EXTENDED`].
     extended: bool,
     requests: Framer,
@@ -111,7 +111,7 @@ struct CachedAttr {
 
 impl Relay {
     /// A relay for a new connection.
-    pub fn new(server: ServerKind) -> Self {
+    pub fn new(server: Upstream) -> Self {
         Self {
             server,
             extended: false,
@@ -166,8 +166,8 @@ impl Relay {
     ) -> Result<(), Error> {
         let is = |kind: Kind, number: u8| number == kind.number() + 1;
         let kinds: &[Kind] = match self.server {
-            ServerKind::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
-            ServerKind::URoot => &[Kind::Readdir],
+            Upstream::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
+            Upstream::URoot => &[Kind::Readdir],
         };
         let whole = |number| kinds.iter().any(|&kind| is(kind, number));
         while let Some(segment) = self.replies.next(&mut chunk, whole)? {
@@ -175,7 +175,7 @@ impl Relay {
                 out.append(&mut self.local_replies);
             }
             match segment {
-                Segment::Whole(_, message) if self.server == ServerKind::URoot => {
+                Segment::Whole(_, message) if self.server == Upstream::URoot => {
                     out.push(dirent_type::correct(message));
                 }
                 Segment::Whole(header, message) => self.reply(header, message, now, out)?,
@@ -240,7 +240,7 @@ impl Relay {
             // The server will refuse it.
             Err(_) => {}
             Ok(Request::Version { msize, version })
-                if self.server == ServerKind::Any && version.bytes() == VERSION =>
+                if self.server == Upstream::Any && version.bytes() == VERSION =>
             {
                 self.extended = false;
                 let version = Str::new(EXTENDED).unwrap_or_default();

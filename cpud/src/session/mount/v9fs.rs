@@ -8,7 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use cpu_proto::{Cache, MAX_MSIZE, MOUNT_POINT};
+use cpu_proto::{CacheMode, MAX_MSIZE, MOUNT_POINT};
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
@@ -18,14 +18,14 @@ use crate::session::client_tree::ClientTree;
 
 /// Mounts the client's files once in each mode, the first on [`MOUNT_POINT`].
 pub(in super::super) fn mount_all_9p(
-    connections: Vec<(Cache, OwnedFd)>,
+    connections: Vec<(CacheMode, OwnedFd)>,
     user: Option<&OsStr>,
     u_root: bool,
 ) -> Result<Vec<ClientTree>> {
     let first = connections.first().map(|(cache, _)| *cache);
     let mut clients: Vec<ClientTree> = Vec::new();
     for (cache, connection) in connections {
-        let point = cache.point(first.unwrap_or_default());
+        let point = cache.mount_point(first.unwrap_or_default());
         if clients.iter().any(|client| client.point == point) {
             bail!("the client asks for two mounts of its files in the same mode, cache={cache}");
         }
@@ -42,7 +42,7 @@ pub(in super::super) fn mount_all_9p(
 /// not asked for.
 fn mount_9p(
     connection: OwnedFd,
-    cache: Cache,
+    cache: CacheMode,
     point: String,
     user: Option<&OsStr>,
     u_root: bool,

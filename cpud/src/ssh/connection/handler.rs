@@ -1,7 +1,7 @@
 //! russh's callbacks: authentication, the opening of channels, and requests on them.
 
 use anyhow::Result;
-use cpu_proto::{CLIENT_ID_PREFIX, Cache};
+use cpu_proto::{CLIENT_ID_PREFIX, CacheMode};
 use cpu_ssh::signals;
 use nix::pty::Winsize;
 use russh::keys::{Algorithm, PublicKey};
@@ -227,7 +227,7 @@ impl server::Handler for ConnectionHandler {
             refuse(state.sender.clone(), no_copying("sftp"));
             return Ok(());
         }
-        let Some(cache) = Cache::of_subsystem(name) else {
+        let Some(cache) = CacheMode::from_subsystem(name) else {
             session.channel_failure(id)?;
             return Ok(());
         };

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cpu_proto::{Cache, SERVER_ID_PREFIX};
-use cpu_ssh::channel::{FOREIGN_WINDOW, Side};
-use cpu_ssh::{Gate, Mux, Socket, algorithms, alive};
+use cpu_proto::{CacheMode, SERVER_ID_PREFIX};
+use cpu_ssh::mux::{FOREIGN_WINDOW, Side};
+use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive};
 use russh::keys::PublicKey;
 use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
 use tokio::sync::watch;
@@ -71,14 +71,14 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
         inactivity_timeout: None,
         // russh would probe the peer before the login too; `watch` does it only afterwards.
         keepalive_interval: None,
-        maximum_packet_size: algorithms::PACKET,
+        maximum_packet_size: algorithms::MAX_PACKET,
         window_size: FOREIGN_WINDOW,
         ..Default::default()
     });
-    let gate = Gate::default();
+    let throttle = Throttle::default();
     let (logged_in_tx, logged_in) = watch::channel(None);
     let handler = ConnectionHandler {
-        mux: Mux::new(Side::Server, gate.clone()),
+        mux: Mux::new(Side::Server, throttle.clone()),
         keys,
         logged_in: logged_in_tx,
         null,
@@ -96,7 +96,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     runtime.block_on(async {
         let socket = tokio::net::TcpStream::from_std(socket)?;
         let serve = async {
-            let socket = Socket::new(socket, gate.clone());
+            let socket = Socket::new(socket, throttle.clone());
             let session = server::run_stream(config, socket, handler).await?;
             session.await
         };
@@ -105,7 +105,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
                 Err(error) if options.debug => say(format_args!("connection ended: {error:#}")),
                 _ => {}
             },
-            why = watch(logged_in, &gate, options.alive) => say(why),
+            why = watch(logged_in, &throttle, options.alive) => say(why),
         }
         Ok(())
     })
@@ -115,7 +115,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
 /// any more. After the login a peer that is silent is probed every `interval`.
 async fn watch(
     mut logged_in: watch::Receiver<Option<server::Handle>>,
-    gate: &Gate,
+    throttle: &Throttle,
     interval: Duration,
 ) -> String {
     let login = logged_in.wait_for(Option::is_some);
@@ -132,7 +132,8 @@ async fn watch(
         // nothing, since clients refuse it (RFC 4254, section 7.1).
         tokio::spawn(async move { handle.cancel_forward_tcpip(String::new(), 0).await });
     };
-    let silence = alive::silence(gate, interval, alive::MAX, probe).await;
+    let silence =
+        keepalive::wait_for_silence(throttle, interval, keepalive::MAX_UNANSWERED, probe).await;
     format!("a peer has not answered for {silence:?}; its connection is closed")
 }
 
@@ -144,7 +145,7 @@ struct ConnectionHandler {
     null: File,
     channels: HashMap<ChannelId, ChannelState>,
     /// Channels of the `9p` subsystem that the next command takes, each for a mount in this cache mode.
-    files: Vec<(Cache, Receiver, Sender)>,
+    files: Vec<(CacheMode, Receiver, Sender)>,
     forwards: Forwards,
     /// The peer's address, and after the login its entry on the machine's screen.
     peer: String,

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bytes::Bytes;
-use cpu_proto::{Cache, Credentials, quote};
+use cpu_proto::{CacheMode, Credentials, quote};
 use cpu_ssh::Stream;
 use russh::ChannelId;
 use russh::server::Session;
@@ -50,7 +50,10 @@ impl ConnectionHandler {
             return Ok(());
         }
         request.files = match port {
-            Some(port) => vec![(Cache::default(), FilesSource::Port(port, self.mux.clone()))],
+            Some(port) => vec![(
+                CacheMode::default(),
+                FilesSource::Port(port, self.mux.clone()),
+            )],
             None => self
                 .files
                 .drain(..)

@@ -18,9 +18,9 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cpu_proto::{Cache, Credentials, ENV_WAIT, Wait};
+use cpu_proto::{CacheMode, Credentials, ENV_WAIT, Wait};
 use cpu_ssh::{Mux, Stream};
-use ninep::relay::Server;
+use ninep::relay::Upstream;
 use nix::pty::Winsize;
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
@@ -51,7 +51,7 @@ pub(super) struct SessionRequest {
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<PtyRequest>,
     /// The client's files, each for a mount in this cache mode.
-    pub(super) files: Vec<(Cache, FilesSource)>,
+    pub(super) files: Vec<(CacheMode, FilesSource)>,
 }
 
 /// How the client's file server is reached.
@@ -166,14 +166,14 @@ pub(super) fn start(
     for (from, socket) in files {
         match from {
             FilesSource::Channel(receiver, sender) => {
-                relay_files(receiver, sender, socket, Server::Any);
+                relay_files(receiver, sender, socket, Upstream::Any);
             }
             FilesSource::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     // On failure the socket closes, and the session reports that nobody answers.
                     if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay_files(receiver, sender, socket, Server::URoot);
+                        relay_files(receiver, sender, socket, Upstream::URoot);
                     }
                 });
             }
@@ -189,7 +189,7 @@ pub(super) fn start(
         let notices = async {
             send_clock(&client).await;
             control.ended().await;
-            if let Some(pid) = session.filter(|_| wait == Wait::Told) {
+            if let Some(pid) = session.filter(|_| wait == Wait::Yes) {
                 notice::send(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
             }
             std::future::pending::<()>().await;

@@ -15,7 +15,7 @@ use crate::ssh::channel::Sender;
 pub(super) async fn send_clock(sender: &Sender) {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     sender
-        .tell_clock(since_1970.unwrap_or_default().as_secs())
+        .report_clock(since_1970.unwrap_or_default().as_secs())
         .await;
 }
 

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION};
-use ninep::relay::{ATTR_TTL, Error as RelayError, Relay, ServerKind};
+use ninep::relay::{ATTR_TTL, Error as RelayError, Relay, Upstream};
 use ninep::wire::{Data, Frame, HEADER, Str, Wire};
 
 use super::*;
@@ -122,7 +122,7 @@ impl Kernel {
             ninep::server::serve(&fs, &theirs, &theirs, &Config::default())
         });
         let mut kernel = Self {
-            relay: Relay::new(ServerKind::Any),
+            relay: Relay::new(Upstream::Any),
             now: Instant::now(),
             piece,
             server,
@@ -358,7 +358,7 @@ fn attributes_that_a_change_overtook_are_not_kept() {
 
 /// A relay whose server speaks the dialect.
 fn extended() -> Relay {
-    let mut relay = Relay::new(ServerKind::Any);
+    let mut relay = Relay::new(Upstream::Any);
     let mut out = Out::default();
     let version = Reply::Version {
         msize: 1 << 16,
@@ -481,7 +481,7 @@ fn what_is_held_back_is_let_go() {
 
 #[test]
 fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
-    let (mut relay, mut out) = (Relay::new(ServerKind::Any), Out::default());
+    let (mut relay, mut out) = (Relay::new(Upstream::Any), Out::default());
     let now = Instant::now();
     let asked = message(NO_TAG, &version(1 << 16, VERSION));
     let asked: Bytes = asked.into();
@@ -491,7 +491,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
         message(NO_TAG, &version(1 << 16, EXTENDED))
     );
     let mut out = Out::default();
-    let mut silent = Relay::new(ServerKind::URoot);
+    let mut silent = Relay::new(Upstream::URoot);
     from_kernel(&mut silent, asked.clone(), now, &mut out);
     assert_eq!(out.server.concat(), asked);
     // A reply of the dialect from a server that does not speak it is passed on, too.
@@ -561,16 +561,16 @@ fn types_in_u_roots_directory_listings_are_corrected() {
         Qid::SYMLINK => 10,
         _ => 0,
     }));
-    assert_eq!(relayed(ServerKind::URoot, &theirs), meant);
+    assert_eq!(relayed(Upstream::URoot, &theirs), meant);
     // Correct types are left alone, and so are those of other servers.
-    assert_eq!(relayed(ServerKind::URoot, &meant), meant);
-    assert_eq!(relayed(ServerKind::Any, &theirs), theirs);
+    assert_eq!(relayed(Upstream::URoot, &meant), meant);
+    assert_eq!(relayed(Upstream::Any, &theirs), theirs);
     // A listing that ends too early does no harm.
     for cut in 0..theirs.len() - HEADER {
         let mut short = theirs[..theirs.len() - cut].to_vec();
         let size = u32::try_from(short.len()).unwrap();
         short[..4].copy_from_slice(&size.to_le_bytes());
-        assert_eq!(relayed(ServerKind::URoot, &short).len(), short.len());
+        assert_eq!(relayed(Upstream::URoot, &short).len(), short.len());
     }
 }
 
