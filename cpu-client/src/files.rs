@@ -42,13 +42,14 @@ impl FileServer {
         })
     }
 
-    /// Serve a mount of this mode until the other side ends, on a new thread. Changes the process: no other
-    /// program is to be started from here on.
+    /// Serve a mount of this mode until the other side ends, on a new thread that calls `ended` then. Changes the process:
+    /// no other program is to be started from here on.
     pub(crate) fn serve(
         self,
         cache: CacheMode,
         from: impl Read + Send + 'static,
         to: impl Write + Send + 'static,
+        ended: impl FnOnce() + Send + 'static,
     ) -> Result<()> {
         let limits = prepare_process();
         let run = move || {
@@ -66,6 +67,7 @@ impl FileServer {
             if let Err(error) = server::serve(export, from, to, &config) {
                 debug!("the files are no longer served: {error}");
             }
+            ended();
         };
         std::thread::Builder::new()
             .name("files".into())

@@ -16,7 +16,7 @@ use russh::server::{Auth, ChannelOpenHandle, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, ChannelMsg, Pty, SshId, client, server};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::client::PATIENCE;
 
@@ -344,6 +344,9 @@ impl Cpud {
                     stalled: Vec::new(),
                     environment: Vec::new(),
                     forward: None,
+                    session: None,
+                    has_terminal: false,
+                    stdin_ended: Arc::default(),
                 };
                 let config = config.clone();
                 tokio::spawn(async move {
@@ -374,6 +377,9 @@ struct Server {
     stalled: Vec<ChannelOpenHandle>,
     environment: Vec<(String, String)>,
     forward: Option<u16>,
+    session: Option<ChannelId>,
+    has_terminal: bool,
+    stdin_ended: Arc<Notify>,
 }
 
 impl server::Handler for Server {
@@ -391,11 +397,12 @@ impl server::Handler for Server {
 
     async fn channel_open_session(
         &mut self,
-        _: Channel<server::Msg>,
+        channel: Channel<server::Msg>,
         reply: ChannelOpenHandle,
         _: &mut Session,
     ) -> Result<()> {
         self.seen.add("session".into());
+        self.session = Some(channel.id());
         if self.habit == Habit::Stalls {
             self.stalled.push(reply);
         } else {
@@ -459,6 +466,7 @@ impl server::Handler for Server {
         session: &mut Session,
     ) -> Result<()> {
         self.seen.add(format!("pty {term} {columns} {rows}"));
+        self.has_terminal = true;
         Ok(session.channel_success(id)?)
     }
 
@@ -471,6 +479,13 @@ impl server::Handler for Server {
     ) -> Result<()> {
         self.environment.push((name.to_owned(), value.to_owned()));
         Ok(session.channel_success(id)?)
+    }
+
+    async fn channel_eof(&mut self, id: ChannelId, _: &mut Session) -> Result<()> {
+        if self.session == Some(id) {
+            self.stdin_ended.notify_one();
+        }
+        Ok(())
     }
 
     async fn exec_request(
@@ -491,6 +506,7 @@ impl server::Handler for Server {
         let (environment, forward) = (self.environment.clone(), self.forward);
         let thief = self.habit == Habit::Thief;
         let handle = session.handle();
+        let stdin_ended = (!self.has_terminal).then(|| self.stdin_ended.clone());
         tokio::spawn(async move {
             let ended =
                 tokio::task::spawn_blocking(move || remote(&line, &environment, forward, thief));
@@ -500,6 +516,9 @@ impl server::Handler for Server {
                 Err(error) => (format!("{error}\n"), 1),
             };
             let _ = handle.data(id, said.into_bytes()).await;
+            if let Some(stdin_ended) = stdin_ended {
+                stdin_ended.notified().await;
+            }
             let _ = handle.exit_status_request(id, status).await;
             let _ = handle.eof(id).await;
             let _ = handle.close(id).await;
@@ -522,6 +541,7 @@ fn remote(
     let words = cpu_proto::quote::split(line.as_bytes())?;
     let words: Vec<_> = words
         .iter()
+        .filter(|word| !word.is_empty())
         .map(|word| String::from_utf8_lossy(word))
         .collect();
     let mut said = String::new();

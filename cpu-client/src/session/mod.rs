@@ -78,7 +78,7 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
         .then(|| signal(SignalKind::window_change()))
         .transpose()?;
     let path = connection.measure_path();
-    let (receiver, sender) = start(&mut connection, command, modes.as_ref()).await?;
+    let (receiver, sender, stdin) = start(&mut connection, command, modes.as_ref()).await?;
     // Not before: until now the keys that interrupt, and the signals, do here what they always do.
     let mut passed_on = SignalReceiver::new()?;
     let raw = modes.map(terminal::RawMode::enter).transpose();
@@ -97,10 +97,9 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
         spawn_output(&receiver, Stream::Stderr, io::stderr().as_fd(), &local_tx)?,
     ];
     if input {
-        spawn_input(&sender, raw.is_some(), local_tx)?;
+        spawn_input(stdin, raw.is_some(), local_tx)?;
     } else {
-        // A channel that has gone says so through its end.
-        let _ = sender.request(ChannelWriteHalf::eof).await;
+        tokio::task::spawn_blocking(move || stdin.end());
     }
     if let Some(resized) = resized {
         forward_window_changes(&sender, resized);

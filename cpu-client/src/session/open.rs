@@ -9,8 +9,10 @@ use nix::sys::termios::Termios;
 use russh::ChannelWriteHalf;
 use russh::client::Msg;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::Command;
+use super::stdio::Stdin;
 use crate::files::FileServer;
 use crate::ssh::{ChannelReceiver, ChannelSender, ServerConnection, ServerKind};
 use crate::terminal;
@@ -20,7 +22,7 @@ pub(super) async fn start(
     connection: &mut ServerConnection,
     mut command: Command,
     modes: Option<&Termios>,
-) -> Result<(ChannelReceiver, ChannelSender)> {
+) -> Result<(ChannelReceiver, ChannelSender, Stdin)> {
     let refused = "the server opens no session channel";
     let open = || async {
         connection
@@ -30,9 +32,12 @@ pub(super) async fn start(
             .context(refused)
     };
     let mut files = command.files.take();
-    let port = match files.take_if(|_| connection.server == ServerKind::URoot) {
-        Some((files, _)) => Some(serve_at_port(connection, files, &mut command.environment).await?),
-        None => None,
+    let (port, unmounted) = match files.take_if(|_| connection.server == ServerKind::URoot) {
+        Some((files, _)) => {
+            let served = serve_at_port(connection, files, &mut command.environment).await?;
+            (Some(served.0), Some(served.1))
+        }
+        None => (None, None),
     };
     let caches = files.iter().flat_map(|(_, caches)| caches);
     let (main, channels) = tokio::try_join!(open(), try_join_all(caches.map(|_| open())))?;
@@ -48,10 +53,15 @@ pub(super) async fn start(
                 cache,
                 BlockingReader::new(receiver, Stream::Data, Handle::current()),
                 BlockingWriter::new(sender, Stream::Data, Handle::current()),
+                || {},
             )?;
         }
     }
     let (receiver, sender) = connection.mux.open(main);
+    let stdin = Stdin::new(sender.clone());
+    if let Some(unmounted) = unmounted {
+        end_after(stdin.clone(), unmounted);
+    }
     if command.terminal {
         let modes = modes.map(cpu_ssh::modes::encode).unwrap_or_default();
         let size = terminal::size();
@@ -92,21 +102,42 @@ pub(super) async fn start(
             // No words are a shell there.
             ServerKind::URoot => {
                 let port = port.map_or(String::new(), |port| format!("-port9p={port}"));
-                [format!("{port} ").into_bytes(), quote::join(&command.argv)].concat()
+                let argv = quote::join(with_empty_words(command.argv));
+                [format!("{port} ").into_bytes(), argv].concat()
             }
         };
         sender.request(|write| write.exec(true, line)).await
     }
     .context(lost)?;
-    Ok((receiver, sender))
+    Ok((receiver, sender, stdin))
 }
 
-/// Have u-root's cpud get the files through a port of its own; returns the port's number.
+/// u-root's cpud drops empty words, however they are quoted: a shell passes them on.
+fn with_empty_words(argv: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+    if !argv.iter().any(Vec::is_empty) {
+        return argv;
+    }
+    let script = [&b"exec "[..], &quote::join(argv)].concat();
+    vec![b"sh".to_vec(), b"-c".to_vec(), script]
+}
+
+/// u-root's cpud waits for the end of standard input after its command has ended. It does not report that end, but its mount of
+/// the files is gone then.
+fn end_after(stdin: Stdin, unmounted: oneshot::Receiver<()>) {
+    tokio::spawn(async move {
+        if unmounted.await.is_ok() {
+            let _ = tokio::task::spawn_blocking(move || stdin.end()).await;
+        }
+    });
+}
+
+/// Have u-root's cpud get the files through a port of its own; returns the port's number, and a receiver that
+/// fires when the mount of the files is gone.
 async fn serve_at_port(
     connection: &ServerConnection,
     files: FileServer,
     environment: &mut Vec<(String, String)>,
-) -> Result<u32> {
+) -> Result<(u32, oneshot::Receiver<()>)> {
     let port = connection.ask_for_port().await?;
     let number = port.port;
     let mounts = environment.iter().find(|(name, _)| name == ENV_FSTAB);
@@ -114,6 +145,7 @@ async fn serve_at_port(
     environment.extend(mounts);
     environment.push(("CPUNONCE".into(), port.nonce.clone()));
     let handle = connection.handle.clone();
+    let (ended, unmounted) = oneshot::channel();
     tokio::spawn(async move {
         let served = port.accept(&handle).await.and_then(|(receiver, sender)| {
             // It mounts without a cache.
@@ -121,11 +153,15 @@ async fn serve_at_port(
                 CacheMode::None,
                 BlockingReader::new(receiver, Stream::Data, Handle::current()),
                 BlockingWriter::new(sender, Stream::Data, Handle::current()),
+                // Nobody waits for it if the session has ended.
+                move || {
+                    let _ = ended.send(());
+                },
             )
         });
         if let Err(error) = served {
             say!("{error:#}");
         }
     });
-    Ok(number)
+    Ok((number, unmounted))
 }

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -75,22 +76,57 @@ fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
     }
 }
 
+/// The command's standard input. Whoever is first ends it, and it takes nothing after that.
+#[derive(Clone)]
+pub(super) struct Stdin {
+    to: Arc<Mutex<Option<BlockingWriter<Msg>>>>,
+    sender: ChannelSender,
+    runtime: Handle,
+}
+
+impl Stdin {
+    pub(super) fn new(sender: ChannelSender) -> Self {
+        let runtime = Handle::current();
+        let to = BlockingWriter::new(sender.clone(), Stream::Data, runtime.clone());
+        Self {
+            to: Arc::new(Mutex::new(Some(to))),
+            sender,
+            runtime,
+        }
+    }
+
+    /// Blocks until the other side takes it.
+    fn send(&self, bytes: Bytes) -> io::Result<()> {
+        match &mut *self.to.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(to) => to.send(bytes),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Blocks until the other side has taken what is being sent.
+    pub(super) fn end(&self) {
+        let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
+        if to.take().is_some() {
+            // A channel that has gone is reported by its receiver.
+            let _ = self
+                .runtime
+                .block_on(self.sender.request(ChannelWriteHalf::eof));
+        }
+    }
+}
+
 /// A thread that sends standard input, as long as there is any and the other side takes it.
 pub(super) fn spawn_input(
-    sender: &ChannelSender,
+    to: Stdin,
     escapes: bool,
     local: mpsc::UnboundedSender<LocalEvent>,
 ) -> Result<()> {
     let from = io::stdin().as_fd().try_clone_to_owned();
-    let sender = sender.clone();
-    let runtime = Handle::current();
-    let Ok(from) = from else {
-        // No standard input at all is an empty one.
-        tokio::spawn(async move { sender.request(ChannelWriteHalf::eof).await });
-        return Ok(());
-    };
     let run = move || {
-        let mut to = BlockingWriter::new(sender.clone(), Stream::Data, runtime.clone());
+        let Ok(from) = from else {
+            // No standard input at all is an empty one.
+            return to.end();
+        };
         let mut file = File::from(from);
         let mut filter = escapes.then(EscapeFilter::new);
         let mut buffer = vec![0; CHUNK];
@@ -112,13 +148,13 @@ pub(super) fn spawn_input(
             };
             let sent = match &mut filter {
                 None => to.send(Bytes::copy_from_slice(read)),
-                Some(filter) => send_typed(filter, read, &mut to, &local),
+                Some(filter) => send_typed(filter, read, &to, &local),
             };
             if sent.is_err() {
                 return;
             }
         }
-        let _ = runtime.block_on(sender.request(ChannelWriteHalf::eof));
+        to.end();
     };
     std::thread::Builder::new()
         .name("input".into())
@@ -130,7 +166,7 @@ pub(super) fn spawn_input(
 fn send_typed(
     filter: &mut EscapeFilter,
     mut typed: &[u8],
-    to: &mut BlockingWriter<Msg>,
+    to: &Stdin,
     local: &mpsc::UnboundedSender<LocalEvent>,
 ) -> io::Result<()> {
     while !typed.is_empty() {

@@ -77,6 +77,10 @@ fn with_go_server(habit: u_root::Habit) -> Result<(u_root::Cpud, User, tempfile:
 }
 
 fn go_cpu(server: &u_root::Cpud, user: &User, flags: &[&str], words: &[&str]) -> Result<Output> {
+    ended(&mut go_command(server, user, flags, words))
+}
+
+fn go_command(server: &u_root::Cpud, user: &User, flags: &[&str], words: &[&str]) -> Command {
     let key = user.home().join(".ssh/own");
     let mut command = Command::new(out().join("cpu"));
     command
@@ -91,15 +95,15 @@ fn go_cpu(server: &u_root::Cpud, user: &User, flags: &[&str], words: &[&str]) ->
         .env("READ", "etc/motd")
         .env_remove("SSH_AUTH_SOCK")
         .stdin(Stdio::null());
-    ended(&mut command)
+    command
 }
 
 fn go_server() -> Result<()> {
     let (server, user, directory) = with_go_server(u_root::Habit::Usual)?;
     let root = directory.path().join("root").display().to_string();
     let flags = ["-root", &root, "-namespace", "/etc"];
-    let said = works(&go_cpu(&server, &user, &flags, &["ls", "it's", ""])?)?;
-    let expected = "words [\"ls\", \"it's\", \"\"]\n/tmp/cpu/etc /etc none defaults,bind 0 0\n\
+    let said = works(&go_cpu(&server, &user, &flags, &["ls", "it's"])?)?;
+    let expected = "words [\"ls\", \"it's\"]\n/tmp/cpu/etc /etc none defaults,bind 0 0\n\
                     a second connection is refused: true\na file of the client\n";
     ensure!(said == expected, "{said}");
     let seen = server.seen();
@@ -114,7 +118,7 @@ fn go_server() -> Result<()> {
             == [
                 "forward 127.0.0.1 0",
                 "session",
-                "exec -port9p=N 'ls' 'it'\"'\"'s' ''"
+                "exec -port9p=N 'ls' 'it'\"'\"'s'"
             ],
         "{seen:?}"
     );
@@ -136,6 +140,13 @@ fn go_server() -> Result<()> {
     }
     let flags = ["-root", &root, "-namespace=/etc", "-cache=none"];
     works(&go_cpu(&server, &user, &flags, &["ls"])?)?;
+
+    // It drops empty words and waits for the end of standard input, which stays open here until it has ended.
+    let (stdin, _open) = std::io::pipe()?;
+    let mut command = go_command(&server, &user, &flags, &["printf", "", "it's"]);
+    let said = works(&ended(command.stdin(stdin))?)?;
+    let words = r#"words ["sh", "-c", "exec 'printf' '' 'it'\"'\"'s'"]"#;
+    ensure!(said.starts_with(words), "{said}");
 
     // In a terminal, and without words.
     let port = format!("-sp={}", server.port);
