@@ -7,12 +7,18 @@ use std::path::{Component, Path, PathBuf};
 use crate::archive::compress;
 use crate::archive::newc::{EntryBody, FileTree};
 
-/// A file or directory that cannot be read.
+/// Why there is no firmware.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot read {path}")]
-pub(crate) struct Error {
-    path: PathBuf,
-    source: io::Error,
+pub(crate) enum Error {
+    /// A file or directory that cannot be read.
+    #[error("cannot read {0}")]
+    Unread(PathBuf, #[source] io::Error),
+    /// A file that ends in .xz or .zst and does not unpack.
+    #[error("cannot unpack the firmware {0}; reinstall it, or give another --firmware")]
+    Damaged(PathBuf, #[source] compress::Error),
+    /// A file that ends in .xz or .zst and is not compressed.
+    #[error("the firmware {0} is not compressed as its name says")]
+    Misnamed(PathBuf),
 }
 
 /// Put those firmware files into the tree that the directory has, and return the names of the others.
@@ -21,10 +27,7 @@ pub(crate) fn add(
     names: impl IntoIterator<Item = String>,
     directory: &Path,
 ) -> Result<Vec<String>, Error> {
-    fs::read_dir(directory).map_err(|source| Error {
-        path: directory.to_owned(),
-        source,
-    })?;
+    fs::read_dir(directory).map_err(|source| Error::Unread(directory.to_owned(), source))?;
     let mut missing = Vec::new();
     for name in names {
         let plain = Path::new(&name)
@@ -38,19 +41,18 @@ pub(crate) fn add(
             missing.push(name);
             continue;
         };
-        let packed = fs::read(&path).map_err(|source| Error {
-            path: path.clone(),
-            source,
-        })?;
-        let bytes = match compress::unpack_first(&packed) {
-            Ok(Some(unpacked))
-                if path
-                    .extension()
-                    .is_some_and(|end| end == "xz" || end == "zst") =>
-            {
-                unpacked.bytes
+        let packed = fs::read(&path).map_err(|source| Error::Unread(path.clone(), source))?;
+        let is_compressed = path
+            .extension()
+            .is_some_and(|end| end == "xz" || end == "zst");
+        let bytes = if is_compressed {
+            match compress::unpack_first(&packed) {
+                Ok(Some(unpacked)) => unpacked.bytes,
+                Ok(None) => return Err(Error::Misnamed(path)),
+                Err(source) => return Err(Error::Damaged(path, source)),
             }
-            _ => packed,
+        } else {
+            packed
         };
         let place = format!("lib/firmware/{name}");
         for (end, _) in place.match_indices('/') {
@@ -83,5 +85,15 @@ mod tests {
             matches!(&tree["lib/firmware/card/a.bin"].1, EntryBody::File(bytes) if bytes == b"firmware")
         );
         assert!(tree.contains_key("lib/firmware/card"));
+
+        let mut cut = Compression::Xz
+            .apply(vec![7; 9999], Arch::X86_64)
+            .unwrap();
+        cut.truncate(40);
+        for (name, bytes) in [("cut.bin", &cut[..]), ("plain.bin", b"not compressed")] {
+            fs::write(dir.path().join(format!("{name}.xz")), bytes).unwrap();
+            let error = add(&mut tree, [name.to_owned()], dir.path()).unwrap_err();
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 }
