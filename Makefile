@@ -23,7 +23,7 @@ endif
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
 deps: ## install what all targets need (Debian, Ubuntu), or list what is missing
-	@scripts/deps $(TEST_DEPS) judges bench
+	@scripts/deps $(TEST_DEPS) suites bench
 
 # For x86_64 only: the configurations of the flash and hardened kernels, and the stick with Debian's kernel.
 ifneq ($(ARCH),x86_64)
@@ -150,9 +150,9 @@ bench-session: cpukernel ## a session compared with OpenSSH's: time, bulk, round
 	@scripts/deps qemu e2e
 	cargo run --release -p e2e --bin bench-session
 
-conformance: cpukernel ## external test suites on a machine's files, for hours (docs/conformance.md); JUDGES=git for one
-	@scripts/deps qemu e2e judges
-	cargo run -p e2e --bin conformance -- $(JUDGES)
+conformance: cpukernel ## external test suites on a machine's files, for hours (docs/conformance.md); SUITES=git for one
+	@scripts/deps qemu e2e suites
+	cargo run -p e2e --bin conformance -- $(SUITES)
 
 bench-9p: cpukernel ## the file server alone, then compared with diod on a machine (BENCH_9P=--help; an hour or two)
 	@scripts/deps qemu e2e bench

@@ -1,10 +1,9 @@
-//! `make conformance`: judges from outside look at the files that a session sees. Each runs on a booted machine,
-//! in a directory of this one, once as our own pair serves it and once by the habits of u-root's; some in other cache modes too. A table of
-//! what they said comes at the end; docs/conformance.md has it, and the reasons for what is in
-//! e2e/judges/explained. Words on the command line choose: names of judges and of ways.
+//! `make conformance`: file system test suites by others, run in a session on a booted machine, in a directory of this one: once as our
+//! own pair serves it, once with u-root's habits, and some in other cache modes. At the end a table of the outcomes is printed, which
+//! docs/conformance.md has too, with the reasons for the failures in e2e/suites/explained. Arguments choose suites and transports by name.
 
-mod judges;
-mod way;
+mod suites;
+mod transport;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -14,18 +13,18 @@ use anyhow::{Context, Result, bail};
 use e2e::client::Home;
 use e2e::vm::Vm;
 
-use judges::{JUDGES, Judge, Sources};
-use way::{WAYS, Way};
+use suites::{SUITES, Suite, Sources};
+use transport::{TRANSPORTS, Transport};
 
-/// What fails for a reason that docs/conformance.md gives, a line each: the judge, and the test if it has many.
-const EXPLAINED: &str = include_str!("../../../judges/explained");
+/// What fails for a reason that docs/conformance.md gives, a line each: the suite, and the test if the suite has many.
+const EXPLAINED: &str = include_str!("../../../suites/explained");
 
-/// What a judge said.
+/// The outcome of one suite over one transport.
 struct Verdict {
-    judge: &'static Judge,
-    way: &'static Way,
+    suite: &'static Suite,
+    transport: &'static Transport,
     time: Duration,
-    /// In its own words.
+    /// The suite's own summary.
     said: String,
     /// Failed without a reason in docs/conformance.md, or passed in spite of one.
     surprises: Vec<String>,
@@ -33,40 +32,40 @@ struct Verdict {
 
 fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((way::AS_U_ROOT, words)) = words.split_first().map(|(w, rest)| (w.as_str(), rest)) {
-        return way::as_u_root(words);
+    if let Some((transport::AS_U_ROOT, words)) = words.split_first().map(|(w, rest)| (w.as_str(), rest)) {
+        return transport::as_u_root(words);
     }
-    let (mut wanted_ways, mut wanted_judges) = (Vec::new(), Vec::new());
+    let (mut wanted_transports, mut wanted_suites) = (Vec::new(), Vec::new());
     for word in &words {
         match (
-            WAYS.iter().find(|way| way.name == word),
-            JUDGES.iter().find(|judge| judge.name == word),
+            TRANSPORTS.iter().find(|transport| transport.name == word),
+            SUITES.iter().find(|suite| suite.name == word),
         ) {
-            (Some(way), _) => wanted_ways.push(way),
-            (None, Some(judge)) => wanted_judges.push(judge),
+            (Some(transport), _) => wanted_transports.push(transport),
+            (None, Some(suite)) => wanted_suites.push(suite),
             (None, None) => bail!(
-                "no judge and no way is called {word}; judges: {}; ways: {}",
-                JUDGES.iter().map(|j| j.name).collect::<Vec<_>>().join(" "),
-                WAYS.iter().map(|w| w.name).collect::<Vec<_>>().join(" ")
+                "no suite and no transport is called {word}; suites: {}; transports: {}",
+                SUITES.iter().map(|j| j.name).collect::<Vec<_>>().join(" "),
+                TRANSPORTS.iter().map(|w| w.name).collect::<Vec<_>>().join(" ")
             ),
         }
     }
-    if wanted_ways.is_empty() {
-        wanted_ways.extend(WAYS);
+    if wanted_transports.is_empty() {
+        wanted_transports.extend(TRANSPORTS);
     }
-    if wanted_judges.is_empty() {
-        wanted_judges.extend(JUDGES);
+    if wanted_suites.is_empty() {
+        wanted_suites.extend(SUITES);
     }
 
     let home = Home::new()?;
     let sources = Sources::new(home.path())?;
     let vm = Vm::boot()?;
-    // The ways at the same time: each waits for the machine more than it uses this one.
+    // All transports at the same time: each spends most of its time waiting for the machine.
     let verdicts = std::thread::scope(|scope| {
-        let (judges, sources, home, vm) = (&wanted_judges, &sources, &home, &vm);
-        let threads: Vec<_> = wanted_ways
+        let (suites, sources, home, vm) = (&wanted_suites, &sources, &home, &vm);
+        let threads: Vec<_> = wanted_transports
             .iter()
-            .map(|way| scope.spawn(move || by_one_way(judges, way, sources, home, vm)))
+            .map(|transport| scope.spawn(move || over_one_transport(suites, transport, sources, home, vm)))
             .collect();
         let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         ended
@@ -80,21 +79,21 @@ fn main() -> Result<ExitCode> {
     Ok(ExitCode::from(u8::from(surprised)))
 }
 
-fn by_one_way(
-    judges: &[&'static Judge],
-    way: &'static Way,
+fn over_one_transport(
+    suites: &[&'static Suite],
+    transport: &'static Transport,
     sources: &Sources,
     home: &Home,
     vm: &Vm,
 ) -> Result<Vec<Verdict>> {
     let mut verdicts = Vec::new();
-    for &judge in judges.iter().filter(|judge| way.is_for(judge.name)) {
-        let verdict = judged(judge, way, sources, home, vm)
-            .with_context(|| format!("{}, {}", judge.name, way.name))?;
+    for &suite in suites.iter().filter(|suite| transport.is_for(suite.name)) {
+        let verdict = run_suite(suite, transport, sources, home, vm)
+            .with_context(|| format!("{}, {}", suite.name, transport.name))?;
         let mut line = format!(
             "{:<12} {:<8} {:>6.0} s  {}",
-            judge.name,
-            way.name,
+            suite.name,
+            transport.name,
             verdict.time.as_secs_f64(),
             verdict.said
         );
@@ -108,58 +107,58 @@ fn by_one_way(
     Ok(verdicts)
 }
 
-fn judged(
-    judge: &'static Judge,
-    way: &'static Way,
+fn run_suite(
+    suite: &'static Suite,
+    transport: &'static Transport,
     sources: &Sources,
     home: &Home,
     vm: &Vm,
 ) -> Result<Verdict> {
-    let directory = home.path().join(format!("{}-{}", judge.name, way.name));
+    let directory = home.path().join(format!("{}-{}", suite.name, transport.name));
     std::fs::create_dir(&directory)?;
     let start = Instant::now();
-    let judged = (judge.run)(&way::Place {
-        way,
-        judge: judge.name,
+    let outcome = (suite.run)(&transport::SuiteRun {
+        transport,
+        suite: suite.name,
         port: vm.port(),
         home: home.path(),
         directory: &directory,
         sources,
     });
     let time = start.elapsed();
-    // Who fails as a whole is one of those that failed; the next ones are heard all the same.
-    let (said, failed) = judged.unwrap_or_else(|error| {
-        let failed = BTreeSet::from([judge.name.to_owned()]);
+    // A suite that fails as a whole counts as one failure, and the next suite still runs.
+    let (said, failed) = outcome.unwrap_or_else(|error| {
+        let failed = BTreeSet::from([suite.name.to_owned()]);
         (format!("{error:#}"), failed)
     });
     let explained: BTreeSet<String> = EXPLAINED
         .lines()
         .map(|line| line.split('#').next().unwrap_or_default().trim())
-        .filter(|line| line.split([' ', '\t']).next() == Some(judge.name))
+        .filter(|line| line.split([' ', '\t']).next() == Some(suite.name))
         .map(str::to_owned)
         .collect();
     let not_explained = failed
         .difference(&explained)
         .map(|what| format!("FAILED: {what}"));
     let passed = explained.difference(&failed);
-    let passed = passed.map(|what| format!("PASSED in spite of e2e/judges/explained: {what}"));
+    let passed = passed.map(|what| format!("PASSED, although it is in e2e/suites/explained: {what}"));
     let surprises: Vec<String> = not_explained.chain(passed).collect();
-    // What a failure left behind is worth a look.
+    // What a failed suite left behind is kept for a look.
     if surprises.is_empty() {
         std::fs::remove_dir_all(&directory)?;
     }
     Ok(Verdict {
-        judge,
-        way,
+        suite,
+        transport,
         time,
         said,
         surprises,
     })
 }
 
-/// As docs/conformance.md has it.
+/// The table of docs/conformance.md.
 fn print_table(verdicts: &[Verdict]) {
-    println!("\n| judge | way | time | what it said |\n|---|---|---|---|");
+    println!("\n| suite | transport | time | outcome |\n|---|---|---|---|");
     for verdict in verdicts {
         let failed = match verdict.surprises.len() {
             0 => String::new(),
@@ -167,8 +166,8 @@ fn print_table(verdicts: &[Verdict]) {
         };
         println!(
             "| {} | {} | {:.0} s | {}{failed} |",
-            verdict.judge.name,
-            verdict.way.name,
+            verdict.suite.name,
+            verdict.transport.name,
             verdict.time.as_secs_f64(),
             verdict.said
         );

@@ -24,9 +24,9 @@ settings() {
 }
 for weight; do
 	settings 65536 8192 $weight > small.toml
-	"$JUDGES/fsx" -q -N $((part * 99 / 100)) -S "$seed" -f small.toml small
+	"$SUITES/fsx" -q -N $((part * 99 / 100)) -S "$seed" -f small.toml small
 	settings 2097152 524288 $weight > large.toml
-	"$JUDGES/fsx" -q -N $((part / 100)) -S "$seed" -f large.toml large
+	"$SUITES/fsx" -q -N $((part / 100)) -S "$seed" -f large.toml large
 	echo "map weight $weight: done after $SECONDS s"
 done
 echo "$operations operations, weights of mmap $*, seed $seed: no difference"

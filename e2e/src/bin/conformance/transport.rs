@@ -9,22 +9,22 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use e2e::{out, u_root, wait_until};
 
-use crate::judges::Sources;
+use crate::suites::Sources;
 
 /// The first word of this program when it stands for u-root's `cpu`.
 pub(crate) const AS_U_ROOT: &str = "as-u-root";
 
 /// A client and its flags.
-pub(crate) struct Way {
+pub(crate) struct Transport {
     pub(crate) name: &'static str,
     client: Client,
-    /// The judges that look at it; none: all.
+    /// The suites that run over it; none: all.
     only: &'static [&'static str],
 }
 
-impl Way {
-    pub(crate) fn is_for(&self, judge: &str) -> bool {
-        self.only.is_empty() || self.only.contains(&judge)
+impl Transport {
+    pub(crate) fn is_for(&self, suite: &str) -> bool {
+        self.only.is_empty() || self.only.contains(&suite)
     }
 }
 
@@ -35,33 +35,33 @@ enum Client {
     URoot,
 }
 
-pub(crate) const WAYS: &[Way] = &[
-    Way {
+pub(crate) const TRANSPORTS: &[Transport] = &[
+    Transport {
         name: "cpu",
         client: Client::Cpu(&[]),
         only: &[],
     },
-    Way {
+    Transport {
         name: "u-root",
         client: Client::URoot,
         only: &[],
     },
-    Way {
+    Transport {
         name: "loose",
         client: Client::Cpu(&["-cache=loose"]),
         only: &["fsx", "cargo"],
     },
-    Way {
+    Transport {
         name: "none",
         client: Client::Cpu(&["-cache=none"]),
         only: &["fsx"],
     },
 ];
 
-/// Where a judge works.
-pub(crate) struct Place<'a> {
-    pub(crate) way: &'a Way,
-    pub(crate) judge: &'a str,
+/// One run of a suite.
+pub(crate) struct SuiteRun<'a> {
+    pub(crate) transport: &'a Transport,
+    pub(crate) suite: &'a str,
     pub(crate) port: u16,
     pub(crate) home: &'a Path,
     /// A fresh directory, of the same name here and there.
@@ -69,22 +69,22 @@ pub(crate) struct Place<'a> {
     pub(crate) sources: &'a Sources,
 }
 
-impl Place<'_> {
-    /// Start a script there, by bash with -euo pipefail; it is ended after `limit`. What it says goes into a
-    /// file beside the kernel that is tested.
+impl SuiteRun<'_> {
+    /// Start a script on the machine by bash with -euo pipefail, to be killed after `limit`. Its output goes into a
+    /// file beside the kernel under test.
     pub(crate) fn start(&self, script: &str, arguments: &[&str], limit: Duration) -> Result<Child> {
         let limit = limit.as_secs().to_string();
         let mut words = vec![
             "timeout", "-k", "20", &limit, "bash", "-euo", "pipefail", "-c",
         ];
-        words.extend([script, self.judge]);
+        words.extend([script, self.suite]);
         words.extend(arguments);
         let mut command = self.client(&words)?;
         command
             .env("HOME", self.home)
             .env("PWD", self.directory)
             .env("USER", "root")
-            .env("JUDGES", there(&e2e::cache()?.join("judges/bin")))
+            .env("SUITES", there(&e2e::cache()?.join("suites/bin")))
             .current_dir(self.directory);
         let log = File::create(self.log()?)?;
         command.stdin(Stdio::null()).stderr(log.try_clone()?);
@@ -94,7 +94,7 @@ impl Place<'_> {
             .with_context(|| format!("cannot run {command:?}"))
     }
 
-    /// Run a script to its end: whether it succeeded, and what it said, with the status at the end if it did not.
+    /// Run a script to its end: whether it succeeded, and its output, followed by the status if it failed.
     pub(crate) fn run(
         &self,
         script: &str,
@@ -102,8 +102,8 @@ impl Place<'_> {
         limit: Duration,
     ) -> Result<(bool, String)> {
         let mut child = self.start(script, arguments, limit)?;
-        // More than the limit: whoever is ended at the limit has still to say so.
-        let ended = wait_until(self.judge, limit + Duration::from_mins(2), || {
+        // Longer than the limit, so that a script killed at the limit can still report it.
+        let ended = wait_until(self.suite, limit + Duration::from_mins(2), || {
             Ok(child.try_wait()?)
         });
         if ended.is_err() {
@@ -118,7 +118,7 @@ impl Place<'_> {
         Ok((status.success(), said))
     }
 
-    /// What the last script has said so far.
+    /// The output of the last script so far.
     pub(crate) fn said(&self) -> Result<String> {
         let bytes = std::fs::read(self.log()?)?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
@@ -127,13 +127,13 @@ impl Place<'_> {
     fn log(&self) -> Result<std::path::PathBuf> {
         let directory = out().join("conformance");
         std::fs::create_dir_all(&directory)?;
-        Ok(directory.join(format!("{}-{}.log", self.judge, self.way.name)))
+        Ok(directory.join(format!("{}-{}.log", self.suite, self.transport.name)))
     }
 
     fn client(&self, words: &[&str]) -> Result<Command> {
         let port = self.port.to_string();
         let mut command;
-        match self.way.client {
+        match self.transport.client {
             Client::Cpu(flags) => {
                 command = Command::new(out().join("cpu"));
                 command.arg("-key").arg(out().join("cpu_rsa"));
@@ -168,7 +168,7 @@ pub(crate) fn as_u_root(words: &[String]) -> Result<ExitCode> {
         .map(line)
         .concat();
     let variables: Vec<(String, String)> = std::env::vars()
-        .filter(|(name, _)| ["HOME", "PWD", "JUDGES", "USER"].contains(&name.as_str()))
+        .filter(|(name, _)| ["HOME", "PWD", "SUITES", "USER"].contains(&name.as_str()))
         .collect();
     let mut environment: Vec<(&str, &str)> = variables
         .iter()

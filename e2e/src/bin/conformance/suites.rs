@@ -1,4 +1,4 @@
-//! The judges: what each works on, the script in e2e/judges that it runs there, how it is read.
+//! The suites: what each works on, the script in e2e/suites that runs it on the machine, how its output is read.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -8,91 +8,91 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::{root, wait_until};
 
-use crate::way::{Place, there};
+use crate::transport::{SuiteRun, there};
 
-/// What it said in a line, and what failed: itself, or tests of it.
-type Said = (String, BTreeSet<String>);
+/// A suite's summary in a line, and what failed: the suite, or some of its tests.
+type Outcome = (String, BTreeSet<String>);
 
-/// Somebody else's program that uses files hard.
-pub(crate) struct Judge {
+/// A program by others that exercises a file system.
+pub(crate) struct Suite {
     pub(crate) name: &'static str,
-    pub(crate) run: fn(&Place<'_>) -> Result<Said>,
+    pub(crate) run: fn(&SuiteRun<'_>) -> Result<Outcome>,
 }
 
 /// The quick ones first.
-pub(crate) const JUDGES: &[Judge] = &[
-    Judge {
+pub(crate) const SUITES: &[Suite] = &[
+    Suite {
         name: "pjdfstest",
         run: pjdfstest,
     },
-    Judge {
+    Suite {
         name: "sqlite-kill",
         run: sqlite_kill,
     },
-    Judge {
+    Suite {
         name: "cargo",
-        run: |place| {
-            let toolchain = there(&place.sources.toolchain);
+        run: |run| {
+            let toolchain = there(&run.sources.toolchain);
             script(
-                place,
-                include_str!("../../../judges/cargo.sh"),
+                run,
+                include_str!("../../../suites/cargo.sh"),
                 &[&toolchain],
             )
         },
     },
-    Judge {
+    Suite {
         name: "dbench",
-        run: |place| script(place, include_str!("../../../judges/dbench.sh"), &["60"]),
+        run: |run| script(run, include_str!("../../../suites/dbench.sh"), &["60"]),
     },
-    Judge {
+    Suite {
         name: "fsx",
-        run: |place| {
-            // Any seed will do; that it is always the same makes a failure one that can be had again.
+        run: |run| {
+            // Any seed will do; a fixed one makes failures reproducible.
             let mut arguments = vec!["100000", "20250217", "0"];
             // Without pages there are no shared mappings.
-            if place.way.name != "none" {
+            if run.transport.name != "none" {
                 arguments.push("10");
             }
-            script(place, include_str!("../../../judges/fsx.sh"), &arguments)
+            script(run, include_str!("../../../suites/fsx.sh"), &arguments)
         },
     },
-    Judge {
+    Suite {
         name: "sqlite",
-        run: |place| script(place, include_str!("../../../judges/sqlite.sh"), &["5000"]),
+        run: |run| script(run, include_str!("../../../suites/sqlite.sh"), &["5000"]),
     },
-    Judge {
+    Suite {
         name: "git",
-        run: |place| {
-            let repository = format!("file://{}", place.sources.repository.display());
+        run: |run| {
+            let repository = format!("file://{}", run.sources.repository.display());
             script(
-                place,
-                include_str!("../../../judges/git.sh"),
+                run,
+                include_str!("../../../suites/git.sh"),
                 &[&repository],
             )
         },
     },
-    Judge {
+    Suite {
         name: "tar",
-        run: |place| {
-            let archive = place.sources.archive.display().to_string();
-            let tree = there(&place.sources.tree);
+        run: |run| {
+            let archive = run.sources.archive.display().to_string();
+            let tree = there(&run.sources.tree);
             script(
-                place,
-                include_str!("../../../judges/tar.sh"),
+                run,
+                include_str!("../../../suites/tar.sh"),
                 &[&archive, &tree],
             )
         },
     },
 ];
 
-/// Under emulation, on a machine that is busy.
+/// For an emulated machine on a busy host.
 const LIMIT: Duration = Duration::from_hours(2);
 
 /// Real files to work on.
 pub(crate) struct Sources {
-    /// Of over 2,000 files, each directory of them a commit.
+    /// A git repository of over 2,000 files, one commit a directory.
     repository: PathBuf,
-    /// Of over 5,000 files.
+    /// A directory of over 5,000 files.
     tree: PathBuf,
     archive: PathBuf,
     toolchain: PathBuf,
@@ -108,7 +108,7 @@ impl Sources {
         let kernel = kernel
             .with_context(|| format!("no kernel source in {}: make cpukernel", cache.display()))?;
         let repository = home.join("repository");
-        let script = include_str!("../../../judges/repository.sh");
+        let script = include_str!("../../../suites/repository.sh");
         local(
             "bash",
             &[
@@ -160,52 +160,52 @@ fn local(program: &str, arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?)
 }
 
-/// A judge that succeeds as a whole or not; its last line is what it says.
-fn script(place: &Place<'_>, text: &str, arguments: &[&str]) -> Result<Said> {
-    let (succeeded, said) = place.run(text, arguments, LIMIT)?;
+/// Run a suite that succeeds or fails as a whole; the last line of its output is the summary.
+fn script(run: &SuiteRun<'_>, text: &str, arguments: &[&str]) -> Result<Outcome> {
+    let (succeeded, said) = run.run(text, arguments, LIMIT)?;
     let failed = if succeeded {
         BTreeSet::new()
     } else {
         println!("{said}");
-        BTreeSet::from([place.judge.to_owned()])
+        BTreeSet::from([run.suite.to_owned()])
     };
     let line = said.lines().last().unwrap_or("nothing").trim();
     Ok((line.to_owned(), failed))
 }
 
 /// The suite of POSIX's file system calls: many tests, each with a name.
-fn pjdfstest(place: &Place<'_>) -> Result<Said> {
-    let settings = include_str!("../../../judges/pjdfstest.toml");
-    std::fs::write(place.directory.join("pjdfstest.toml"), settings)?;
-    let text = include_str!("../../../judges/pjdfstest.sh");
-    let (_, said) = place.run(text, &[], LIMIT)?;
+fn pjdfstest(run: &SuiteRun<'_>) -> Result<Outcome> {
+    let settings = include_str!("../../../suites/pjdfstest.toml");
+    std::fs::write(run.directory.join("pjdfstest.toml"), settings)?;
+    let text = include_str!("../../../suites/pjdfstest.sh");
+    let (_, said) = run.run(text, &[], LIMIT)?;
     let summary = said.lines().find(|line| line.starts_with("Summary: "));
     let summary = summary.with_context(|| format!("it came to no end:\n{said}"))?;
     let failed = said.lines().filter_map(|line| {
         let (name, result) = line.split_once(' ')?;
-        (result.trim() == "FAILED").then(|| format!("{} {name}", place.judge))
+        (result.trim() == "FAILED").then(|| format!("{} {name}", run.suite))
     });
     Ok((summary["Summary: ".len()..].to_owned(), failed.collect()))
 }
 
 /// A database whose client is killed in the middle of a transaction: here it is whole, and has all that
 /// the writer was told is in it.
-fn sqlite_kill(place: &Place<'_>) -> Result<Said> {
-    let text = include_str!("../../../judges/sqlite-writer.sh");
+fn sqlite_kill(run: &SuiteRun<'_>) -> Result<Outcome> {
+    let text = include_str!("../../../suites/sqlite-writer.sh");
     let (mut told, mut kept) = (0, 0);
     for journal in ["delete", "wal"] {
         let (database, done) = (
-            place.directory.join(journal).display().to_string(),
-            place.directory.join(format!("{journal}.done")),
+            run.directory.join(journal).display().to_string(),
+            run.directory.join(format!("{journal}.done")),
         );
-        let mut child = place.start(text, &[journal], LIMIT)?;
+        let mut child = run.start(text, &[journal], LIMIT)?;
         let lines = || std::fs::read_to_string(&done).unwrap_or_default();
         let under_way = wait_until("200 transactions", Duration::from_mins(10), || {
             Ok((lines().lines().count() >= 200).then_some(()))
         });
         child.kill()?;
         child.wait()?;
-        under_way.with_context(|| place.said().unwrap_or_default())?;
+        under_way.with_context(|| run.said().unwrap_or_default())?;
         // The last line may be half of one.
         let done = lines();
         let done = done.rsplit_once('\n').map_or("", |(whole, _)| whole);

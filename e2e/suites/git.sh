@@ -1,6 +1,6 @@
 # Clone the repository $1, check it, change it, pack it.
 export GIT_CONFIG_GLOBAL=/dev/null GIT_CONFIG_SYSTEM=/dev/null
-export GIT_AUTHOR_NAME=judge GIT_AUTHOR_EMAIL=judge@localhost GIT_COMMITTER_NAME=judge GIT_COMMITTER_EMAIL=judge@localhost
+export GIT_AUTHOR_NAME=test GIT_AUTHOR_EMAIL=test@localhost GIT_COMMITTER_NAME=test GIT_COMMITTER_EMAIL=test@localhost
 git clone -q "$1" clone
 cd clone
 git fsck --full 2>&1
