@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::{out, wait_until};
 
 /// For one command on a machine that is emulated and busy.
-pub const PATIENCE: Duration = Duration::from_mins(4);
+pub const TIMEOUT: Duration = Duration::from_mins(4);
 
 /// A home directory that both sides see: under /home when that can be written (the default
 /// namespace has it), else under the user's own home, which the client adds.
@@ -143,7 +143,7 @@ pub fn ended(command: &mut Command) -> Result<Output> {
 pub fn finish(child: Child) -> Result<Output> {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id())?);
     let collector = std::thread::spawn(move || child.wait_with_output());
-    let ended = wait_until("the command ends", PATIENCE, || {
+    let ended = wait_until("the command ends", TIMEOUT, || {
         Ok(collector.is_finished().then_some(()))
     });
     if ended.is_err() {

@@ -12,7 +12,7 @@ use pty_process::blocking::{Command, Pty, open};
 use crate::wait_until;
 
 /// For a screen to show what is awaited.
-const PATIENCE: Duration = Duration::from_mins(2);
+const TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A program that runs in a terminal of its own.
 pub struct Terminal {
@@ -64,7 +64,7 @@ impl Terminal {
     /// Wait until the text is shown, looking from byte `from` of all that has been shown; returns
     /// the byte after it.
     pub fn expect_from(&self, from: usize, text: &str) -> Result<usize> {
-        wait_until(&format!("{text:?} on the terminal"), PATIENCE, || {
+        wait_until(&format!("{text:?} on the terminal"), TIMEOUT, || {
             let screen = self.screen();
             let fresh = screen.get(from..).unwrap_or_default();
             Ok(fresh.find(text).map(|at| from + at + text.len()))
@@ -74,7 +74,7 @@ impl Terminal {
 
     /// Wait for the program to end.
     pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
-        wait_until("the program ends", PATIENCE, || {
+        wait_until("the program ends", TIMEOUT, || {
             Ok(self.child.try_wait()?)
         })
         .with_context(|| format!("the screen:\n{}", self.screen()))

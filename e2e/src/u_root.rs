@@ -18,7 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{Notify, mpsc};
 
-use crate::client::PATIENCE;
+use crate::client::TIMEOUT;
 
 /// What a command that the client ran has said.
 #[derive(Debug, Default)]
@@ -66,8 +66,8 @@ impl Cpu<'_> {
     /// What it does to run words; none: a shell.
     pub fn run(&self, words: &[&str]) -> Result<Ran> {
         runtime()?.block_on(async {
-            let ran = tokio::time::timeout(PATIENCE, run(self, words)).await;
-            ran.with_context(|| format!("{words:?} did not end within {PATIENCE:?}"))?
+            let ran = tokio::time::timeout(TIMEOUT, run(self, words)).await;
+            ran.with_context(|| format!("{words:?} did not end within {TIMEOUT:?}"))?
         })
     }
 
@@ -294,7 +294,7 @@ async fn relay_replies(
 pub struct Cpud {
     /// Where it listens.
     pub port: u16,
-    seen: Seen,
+    seen: Transcript,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -311,11 +311,11 @@ pub enum Habit {
     Refuses,
 }
 
-/// What it was told.
+/// What the server was asked, a line for each request.
 #[derive(Clone, Debug, Default)]
-struct Seen(Arc<Mutex<Vec<String>>>);
+struct Transcript(Arc<Mutex<Vec<String>>>);
 
-impl Seen {
+impl Transcript {
     fn add(&self, line: String) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lines.push(line);
@@ -334,7 +334,7 @@ impl Cpud {
         let runtime = runtime()?;
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
         let port = listener.local_addr()?.port();
-        let seen = Seen::default();
+        let seen = Transcript::default();
         let shared = seen.clone();
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -363,7 +363,7 @@ impl Cpud {
         })
     }
 
-    /// What it was told, a line each.
+    /// What the server was asked, a line for each request.
     pub fn seen(&self) -> Vec<String> {
         let lines = self.seen.0.lock();
         lines.unwrap_or_else(PoisonError::into_inner).clone()
@@ -371,7 +371,7 @@ impl Cpud {
 }
 
 struct Server {
-    seen: Seen,
+    seen: Transcript,
     habit: Habit,
     /// Channels that get no answer.
     stalled: Vec<ChannelOpenHandle>,

@@ -75,7 +75,7 @@ fn usb_and_hardened() -> Result<()> {
     let home = Home::new()?;
     let client = Client::new(vm.port(), &home);
     // A disk on USB is found when it has answered, which may be after the network on USB serves.
-    let said = client.sh_ok(
+    let stdout = client.sh_ok(
         "ls /sys/class/net; i=0; until [ -s /sys/block/sda/size ] && [ -r /dev/sda ] || [ $i = 600 ]; \
          do sleep 0.1; i=$((i+1)); done; sha256sum < /dev/sda; cat /sys/kernel/security/lockdown; \
          cat /sys/devices/system/cpu/vulnerabilities/spectre_v2; \
@@ -90,9 +90,9 @@ fn usb_and_hardened() -> Result<()> {
         "[confidentiality]",
         "Mitigation: ",
     ] {
-        ensure!(said.contains(expected), "no {expected} in {said}");
+        ensure!(stdout.contains(expected), "no {expected} in {stdout}");
     }
-    ensure!(said.matches("No such file").count() == 4, "{said}");
+    ensure!(stdout.matches("No such file").count() == 4, "{stdout}");
     Ok(())
 }
 

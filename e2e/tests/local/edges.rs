@@ -37,9 +37,9 @@ fn lost_output() -> Result<()> {
         let mut command = user.cpu(&["board", "echo", "lost"]);
         command.stdout(File::options().write(true).open("/dev/full")?);
         let output = command.stderr(Stdio::piped()).output()?;
-        let told = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(
-            output.status.code() == Some(255) && told.contains("No space left"),
+            output.status.code() == Some(255) && stderr.contains("No space left"),
             "{output:?}"
         );
     }
@@ -158,8 +158,8 @@ fn refused_terminal() -> Result<()> {
     let banner = fs::read_to_string("/etc/hostname")?;
     let output = user.run(&["-namespace", "", "sshd", "true"])?;
     works(&output)?;
-    let told = String::from_utf8_lossy(&output.stderr);
-    ensure!(told.contains(&banner), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(stderr.contains(&banner), "{stderr}");
 
     // A shell without a terminal over there, and this terminal as it is used to be.
     let mut terminal = user.typed(&["-namespace", "", "sshd"])?;

@@ -10,7 +10,7 @@ use e2e::user::{User, works};
 use e2e::{out, u_root, wait_until};
 
 use crate::Test;
-use crate::interop::PATIENCE;
+use crate::interop::TIMEOUT;
 
 pub(crate) const TESTS: &[Test] = &[
     ("interop_go_client_without_files", go_client_plain),
@@ -39,9 +39,9 @@ fn go_client_plain() -> Result<()> {
     let terminal = cpu(&environment, Some((100, 30)));
     let script = "tty; stty size; stty -a | grep -o ' echo '; echo $TERM; tty <&2; exit 6";
     let ran = terminal.run(&["sh", "-c", script])?;
-    let said: Vec<_> = ran.stdout.split("\r\n").collect();
+    let stdout: Vec<_> = ran.stdout.split("\r\n").collect();
     ensure!(
-        matches!(said[..], [here, "30 100", " echo ", "ansi", there, ""]
+        matches!(stdout[..], [here, "30 100", " echo ", "ansi", there, ""]
             if here.starts_with("/dev/pts/") && here == there),
         "{ran:?}"
     );
@@ -102,10 +102,10 @@ fn go_server() -> Result<()> {
     let (server, user, directory) = with_go_server(u_root::Habit::Usual)?;
     let root = directory.path().join("root").display().to_string();
     let flags = ["-root", &root, "-namespace", "/etc"];
-    let said = works(&go_cpu(&server, &user, &flags, &["ls", "it's"])?)?;
+    let stdout = works(&go_cpu(&server, &user, &flags, &["ls", "it's"])?)?;
     let expected = "words [\"ls\", \"it's\"]\n/tmp/cpu/etc /etc none defaults,bind 0 0\n\
                     a second connection is refused: true\na file of the client\n";
-    ensure!(said == expected, "{said}");
+    ensure!(stdout == expected, "{stdout}");
     let seen = server.seen();
     ensure!(
         seen.first()
@@ -131,10 +131,10 @@ fn go_server() -> Result<()> {
         ["-namespace", "/etc,cache=none"],
     ] {
         let output = go_cpu(&server, &user, &flags, &["ls"])?;
-        let told = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         let why = "cpu: the server is u-root's cpud, which knows no other way to keep files than -cache none";
         ensure!(
-            output.status.code() == Some(255) && told.starts_with(why),
+            output.status.code() == Some(255) && stderr.starts_with(why),
             "{flags:?} {output:?}"
         );
     }
@@ -144,9 +144,9 @@ fn go_server() -> Result<()> {
     // It drops empty words and waits for the end of standard input, which stays open here until it has ended.
     let (stdin, _open) = std::io::pipe()?;
     let mut command = go_command(&server, &user, &flags, &["printf", "", "it's"]);
-    let said = works(&ended(command.stdin(stdin))?)?;
+    let stdout = works(&ended(command.stdin(stdin))?)?;
     let words = r#"words ["sh", "-c", "exec 'printf' '' 'it'\"'\"'s'"]"#;
-    ensure!(said.starts_with(words), "{said}");
+    ensure!(stdout.starts_with(words), "{stdout}");
 
     // In a terminal, and without words.
     let port = format!("-sp={}", server.port);
@@ -194,13 +194,13 @@ fn go_server_thief() -> Result<()> {
 fn refusing_server() -> Result<()> {
     let (server, user, _directory) = with_go_server(u_root::Habit::Refuses)?;
     let output = go_cpu(&server, &user, &["-9p=false"], &["date"])?;
-    let told = String::from_utf8(output.stderr)?;
+    let stderr = String::from_utf8(output.stderr)?;
     ensure!(
         output.status.code() == Some(255),
-        "{} {told}",
+        "{} {stderr}",
         output.status
     );
-    ensure!(told.contains("refused to run the command"), "{told}");
+    ensure!(stderr.contains("refused to run the command"), "{stderr}");
     Ok(())
 }
 
@@ -210,7 +210,7 @@ fn stalling_server() -> Result<()> {
     user.configure("Host *\nIdentityFile ~/.ssh/own\n")?;
     let port = server.port.to_string();
     let mut terminal = user.typed(&["-sp", &port, "127.0.0.1"])?;
-    wait_until("the server is asked for a session", PATIENCE, || {
+    wait_until("the server is asked for a session", TIMEOUT, || {
         Ok(server
             .seen()
             .iter()

@@ -106,9 +106,9 @@ fn openssh_commands() -> Result<()> {
     ensure!(output.status.code() == Some(127), "{output:?}");
 
     let output = ssh.run(&["-o", "LogLevel=DEBUG1"], &["sh -c 'kill -TERM $$'"])?;
-    let told = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        output.status.code() == Some(255) && told.contains("rtype exit-signal"),
+        output.status.code() == Some(255) && stderr.contains("rtype exit-signal"),
         "{output:?}"
     );
 
@@ -168,15 +168,15 @@ fn openssh_rekeys() -> Result<()> {
     ] {
         let options = ["-o", "RekeyLimit=1M", "-o", "LogLevel=DEBUG1", "-c", cipher];
         let output = fed(&mut ssh.command(&options, &["cat"]), &input)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{cipher}: {said}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{cipher}: {stderr}");
         ensure!(
             output.stdout == input,
             "{cipher}: {} bytes",
             output.stdout.len()
         );
-        let renewed = said.matches("SSH2_MSG_NEWKEYS received").count();
-        ensure!(renewed > 10, "{cipher}: {renewed} times: {said}");
+        let renewed = stderr.matches("SSH2_MSG_NEWKEYS received").count();
+        ensure!(renewed > 10, "{cipher}: {renewed} times: {stderr}");
     }
     Ok(())
 }
@@ -268,7 +268,7 @@ fn openssh_control_master() -> Result<()> {
         let output = ssh.run(&["-o", &path, terminal], &["true"])?;
         ensure!(output.status.success(), "{output:?}");
     }
-    wait_until("what the commands had is let go", PATIENCE, || {
+    wait_until("what the commands had is let go", TIMEOUT, || {
         Ok((descriptors_below(&daemon)? <= before).then_some(()))
     })?;
     // Files that were offered and taken back are not the next command's.
@@ -276,7 +276,7 @@ fn openssh_control_master() -> Result<()> {
         .command(&["-o", &path, "-s"], &["9p"])
         .spawn()
         .map(Hold)?;
-    wait_until("the files are offered", PATIENCE, || {
+    wait_until("the files are offered", TIMEOUT, || {
         let log = daemon.log();
         Ok(log.contains("the client serves its files").then_some(()))
     })?;
@@ -288,7 +288,7 @@ fn openssh_control_master() -> Result<()> {
 }
 
 /// How long something may take that needs no more than a moment.
-pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Descriptors of the processes that serve the daemon's connections.
 fn descriptors_below(daemon: &Daemon) -> Result<usize> {
@@ -389,7 +389,7 @@ fn openssh_forwards() -> Result<()> {
     go.forwards(silent.local_addr()?.port(), 50, || {
         let held = (0..50).map(|_| silent.accept());
         let _held = held.collect::<std::io::Result<Vec<_>>>()?;
-        wait_until("closed channels are let go", PATIENCE, || {
+        wait_until("closed channels are let go", TIMEOUT, || {
             Ok((descriptors_below(&told)? < 50).then_some(()))
         })
     })?;
@@ -409,8 +409,8 @@ fn openssh_forwards() -> Result<()> {
     ensure!(output.status.code() == Some(255), "{output:?}");
     let target = format!("127.0.0.1:{echo}");
     let output = ssh.run(&["-o", "LogLevel=INFO", "-W", &target], &[])?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(said.contains("administratively prohibited"), "{output:?}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(stderr.contains("administratively prohibited"), "{output:?}");
     ensure!(output.stdout.is_empty(), "{output:?}");
     Ok(())
 }
@@ -432,11 +432,11 @@ fn openssh_copies() -> Result<()> {
         command.args(all).args(ssh.options()).args(["-P", &port]);
         command.args(words);
         let output = ended(&mut command)?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(!output.status.success(), "{program}: {output:?}");
         ensure!(
-            said.contains(&format!("no {no} here")) && said.contains("cpu HOST cp"),
-            "{program}: {said}"
+            stderr.contains(&format!("no {no} here")) && stderr.contains("cpu HOST cp"),
+            "{program}: {stderr}"
         );
     }
     Ok(())
@@ -450,13 +450,13 @@ fn faults(daemon: &Daemon) -> Result<Vec<String>> {
             .args([&daemon.port.to_string(), "127.0.0.1"])
             .env("PYTHONPATH", cache()?.join("ssh-audit")),
     )?;
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     ensure!(
-        said.contains("(kex) mlkem768x25519-sha256") && said.contains("(enc) "),
+        stdout.contains("(kex) mlkem768x25519-sha256") && stdout.contains("(enc) "),
         "ssh-audit (scripts/deps e2e installs it): {output:?}"
     );
     let faults = |line: &&str| line.contains("[fail]") || line.contains("[warn]");
-    Ok(said.lines().filter(faults).map(str::to_owned).collect())
+    Ok(stdout.lines().filter(faults).map(str::to_owned).collect())
 }
 
 fn ssh_audit() -> Result<()> {
@@ -480,9 +480,9 @@ fn ssh_audit() -> Result<()> {
         "KexAlgorithms=curve25519-sha256",
     ];
     let output = ssh.run(&old, &["true"])?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(
-        output.status.code() == Some(255) && said.contains("no matching key exchange method"),
+        output.status.code() == Some(255) && stderr.contains("no matching key exchange method"),
         "{output:?}"
     );
     Ok(())

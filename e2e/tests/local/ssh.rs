@@ -60,8 +60,8 @@ fn configuration() -> Result<()> {
     );
 
     let output = user.run(&["-d", "board-1", "true"])?;
-    let told = String::from_utf8(output.stderr)?;
-    ensure!(told.matches("forwardagent").count() == 1, "{told}");
+    let stderr = String::from_utf8(output.stderr)?;
+    ensure!(stderr.matches("forwardagent").count() == 1, "{stderr}");
 
     // There is no terminal here.
     user.configure("Include board.conf\nHost board-1\n  RequestTTY force\n")?;
@@ -437,9 +437,9 @@ fn signals_to_sshd(user: &User) -> Result<()> {
         .cpu(&["-namespace", "", "sshd", script])
         .stdout(Stdio::piped())
         .spawn()?;
-    let mut said = BufReader::new(child.stdout.take().context("no output")?);
+    let mut stdout = BufReader::new(child.stdout.take().context("no output")?);
     let mut line = String::new();
-    said.read_line(&mut line)?;
+    stdout.read_line(&mut line)?;
     ensure!(line == "ready\n", "{line:?}");
     kill(Pid::from_raw(i32::try_from(child.id())?), Signal::SIGTERM)?;
     let output = finish(child)?;

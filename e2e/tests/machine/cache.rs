@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::PATIENCE;
+use e2e::client::TIMEOUT;
 
 use crate::{Machine, Test};
 
@@ -70,7 +70,7 @@ impl Shell {
         writeln!(self.stdin, "{line}")?;
         let mut said = String::new();
         loop {
-            let more = self.lines.recv_timeout(PATIENCE);
+            let more = self.lines.recv_timeout(TIMEOUT);
             match more.with_context(|| format!("no end of {line:?}: {said}"))? {
                 end if end == "." => return Ok(said),
                 more => said += &(more + "\n"),
@@ -301,9 +301,9 @@ fn refusals(machine: &Machine) -> Result<()> {
     ] {
         let command = machine.client.command(flags, &["true"]);
         let output = machine.client.output(command, b"")?;
-        let said = String::from_utf8_lossy(&output.stderr);
+        let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(255), "{output:?}");
-        ensure!(said.lines().count() == 1 && said.contains(why), "{said}");
+        ensure!(stderr.lines().count() == 1 && stderr.contains(why), "{stderr}");
     }
     Ok(())
 }

@@ -22,14 +22,14 @@ fn name_servers(machine: &Machine) -> Result<()> {
     for flags in [&[][..], &["-namespace", "/"], &["-namespace", &of_link]] {
         let command = machine.client.command(flags, &["sh", "-c", script]);
         let output = machine.client.output(command, b"")?;
-        let said = String::from_utf8(output.stdout)?;
-        ensure!(output.stderr.is_empty(), "{said}");
+        let stdout = String::from_utf8(output.stdout)?;
+        ensure!(output.stderr.is_empty(), "{stdout}");
         // The server that QEMU's DHCP names.
-        ensure!(said.starts_with("# Written by cpud"), "{said}");
-        ensure!(said.contains("\nnameserver 10.0.2.3\n"), "{said}");
+        ensure!(stdout.starts_with("# Written by cpud"), "{stdout}");
+        ensure!(stdout.contains("\nnameserver 10.0.2.3\n"), "{stdout}");
         ensure!(
-            said.contains("hosts:") && said.ends_with("\nnothing made\n"),
-            "{said}"
+            stdout.contains("hosts:") && stdout.ends_with("\nnothing made\n"),
+            "{stdout}"
         );
     }
     ensure!(fs::read_link(etc.join("resolv.conf"))? == link);

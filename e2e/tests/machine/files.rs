@@ -390,10 +390,10 @@ fn limits(machine: &Machine) -> Result<()> {
     ensure!(words.get(3) == words.get(4), "{words:?}");
     drop(child.stdin.take());
     let output = finish(child)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(said.contains("msize=1048576"), "{said}");
-    let most = said.lines().filter(|line| line.contains("/large "));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(stderr.contains("msize=1048576"), "{stderr}");
+    let most = stderr.lines().filter(|line| line.contains("/large "));
     let most = most.filter_map(|line| line.split(" → ").nth(1)?.split(' ').next()?.parse().ok());
-    ensure!(most.max() > Some(1_000_000_u32), "{said}");
+    ensure!(most.max() > Some(1_000_000_u32), "{stderr}");
     Ok(())
 }

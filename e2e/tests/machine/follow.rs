@@ -58,9 +58,9 @@ fn grows(machine: &Machine) -> Result<()> {
 
 /// What docs/conformance.md says of it.
 fn is_a_network(machine: &Machine) -> Result<()> {
-    let said = machine.client.sh_ok(
+    let stdout = machine.client.sh_ok(
         "stat -f -c '%t %T' . /usr; df --output=fstype . | tail -n 1; find . -maxdepth 0 -fstype 9p",
     )?;
-    ensure!(said == "c36400 ceph\nc36400 ceph\n9p\n.\n", "{said}");
+    ensure!(stdout == "c36400 ceph\nc36400 ceph\n9p\n.\n", "{stdout}");
     Ok(())
 }

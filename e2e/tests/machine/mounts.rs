@@ -272,11 +272,11 @@ fn containers(machine: &Machine) -> Result<()> {
     std::fs::write(debian.path().join("home/lines"), "1\n2\n")?;
     let script =
         "tac /home/lines > /home/back; echo $BASH_VERSION; ls /home; cat /etc/debian_version";
-    let said = run_in(debian.path(), port, &["bash", "-c", script])?;
+    let stdout = run_in(debian.path(), port, &["bash", "-c", script])?;
     let version = std::fs::read_to_string(debian.path().join("etc/debian_version"))?;
     ensure!(
-        said.starts_with("5.") && said.ends_with(&format!("\nback\nlines\n{version}")),
-        "{said}"
+        stdout.starts_with("5.") && stdout.ends_with(&format!("\nback\nlines\n{version}")),
+        "{stdout}"
     );
     ensure!(std::fs::read(debian.path().join("home/back"))? == b"2\n1\n");
 
@@ -300,8 +300,8 @@ fn containers(machine: &Machine) -> Result<()> {
     std::fs::copy(loader, alpine.path().join("lib/ld-musl-x86_64.so.1"))
         .with_context(|| format!("no {}: package musl", loader.display()))?;
     let script = "hello; sed s/alpine/busybox/ /etc/os-release > /home/made; ls /home";
-    let said = run_in(alpine.path(), port, &["sh", "-c", script])?;
-    ensure!(said == "musl on ID=alpine\nmade\n", "{said}");
+    let stdout = run_in(alpine.path(), port, &["sh", "-c", script])?;
+    ensure!(stdout == "musl on ID=alpine\nmade\n", "{stdout}");
     ensure!(std::fs::read(alpine.path().join("home/made"))? == b"ID=busybox\n");
     Ok(())
 }
@@ -373,10 +373,10 @@ fn virtiofs(machine: &Machine) -> Result<()> {
     let script = "cat /mnt/seen; echo back > /mnt/written; grep ' /mnt ' /proc/mounts";
     let flags = ["-fstab", &file.display().to_string()];
     let command = client.command(&flags, &["sh", "-c", script]);
-    let said = text(client.output(command, b"")?)?;
+    let stdout = text(client.output(command, b"")?)?;
     ensure!(
-        said.starts_with("through virtiofs\nmyfs /mnt virtiofs rw"),
-        "{said}"
+        stdout.starts_with("through virtiofs\nmyfs /mnt virtiofs rw"),
+        "{stdout}"
     );
     ensure!(std::fs::read(shared.join("written"))? == b"back\n");
     Ok(())

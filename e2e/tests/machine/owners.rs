@@ -227,8 +227,8 @@ fn refused(machine: &Machine) -> Result<()> {
         "chmod 666 roots",
     ] {
         let output = machine.client.sh(script)?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let is_refused = said.contains("not permitted") || said.contains("denied");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let is_refused = stderr.contains("not permitted") || stderr.contains("denied");
         ensure!(
             !output.status.success() && is_refused,
             "{script}: {output:?}"
@@ -263,8 +263,8 @@ fn archives(machine: &Machine) -> Result<()> {
         .client
         .sh("tar xf others.tar -C others --same-owner")?;
     ensure!(output.status.code() == Some(2), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(said.contains("Cannot change ownership"), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(stderr.contains("Cannot change ownership"), "{stderr}");
     Ok(())
 }
 
@@ -299,11 +299,11 @@ fn sudo(machine: &Machine) -> Result<()> {
     )?;
     ensure!(seen == "0\nx y\n7\nLinux\n", "{seen}");
     let output = machine.client.sh("sudo -u nobody id")?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1), "{output:?}");
     ensure!(
-        said.starts_with("sudo: -u nobody: ") && said.lines().count() == 1,
-        "{said}"
+        stderr.starts_with("sudo: -u nobody: ") && stderr.lines().count() == 1,
+        "{stderr}"
     );
     Ok(())
 }

@@ -78,9 +78,9 @@ fn whole(machine: &Machine) -> Result<()> {
     let command = machine
         .client
         .command(&["-namespace", "/"], &["sh", "-c", LOOK]);
-    let said = text(machine.client.output(command, b"")?)?;
+    let stdout = text(machine.client.output(command, b"")?)?;
     let wanted = seen(home)?;
-    ensure!(said.starts_with(&wanted), "{said} is not {wanted}");
+    ensure!(stdout.starts_with(&wanted), "{stdout} is not {wanted}");
     ensure!(fs::read_to_string(home.join("made"))? == "made\n");
     ensure!(!Path::new("/tmp/mine").exists());
     // Of the machine itself nothing was changed.

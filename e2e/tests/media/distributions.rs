@@ -49,17 +49,17 @@ fn take(directory: &Path, package: &Path, more: &[&str]) -> Result<()> {
 fn runs_on_debian(vm: &Vm, key: &Path) -> Result<()> {
     let home = Home::new()?;
     let client = Client::new(vm.port(), &home).with_key(key);
-    let said = client.sh_ok("date +%s; uname -rn; cat /proc/modules")?;
-    let mut lines = said.lines();
+    let stdout = client.sh_ok("date +%s; uname -rn; cat /proc/modules")?;
+    let mut lines = stdout.lines();
     let seconds: i64 = lines.next().context("no date")?.parse()?;
-    ensure!(seconds > 1_700_000_000, "{said}");
+    ensure!(seconds > 1_700_000_000, "{stdout}");
     let name = lines.next().context("no name")?;
-    ensure!(name.starts_with("cpu ") && name.contains("+deb"), "{said}");
+    ensure!(name.starts_with("cpu ") && name.contains("+deb"), "{stdout}");
     // The card's by its device, the file system by the kernel's own call of modprobe.
     for module in ["virtio_net ", "9p ", "9pnet_fd "] {
         ensure!(
-            said.lines().any(|line| line.starts_with(module)),
-            "no {module}in {said}"
+            stdout.lines().any(|line| line.starts_with(module)),
+            "no {module}in {stdout}"
         );
     }
     Ok(())

@@ -124,12 +124,12 @@ fn fleet() -> Result<()> {
             .current_dir("/")
             .output()?;
         ensure!(output.status.success(), "{line}: {output:?}");
-        let said = String::from_utf8(output.stdout)?;
+        let stdout = String::from_utf8(output.stdout)?;
         for address in &addresses {
-            let answer = said
+            let answer = stdout
                 .lines()
                 .find(|answer| answer.starts_with(address.as_str()))
-                .with_context(|| format!("{line}: nothing from {address} in {said}"))?;
+                .with_context(|| format!("{line}: nothing from {address} in {stdout}"))?;
             ensure!(answer.ends_with("cpu"), "{line}: {answer}");
         }
     }
