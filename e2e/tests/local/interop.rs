@@ -326,8 +326,25 @@ fn echoed(port: u16) -> Result<String> {
     Ok(back)
 }
 
+/// A port of this machine that echoes, until the listener is dropped.
+fn echo() -> Result<u16> {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+    let port = listener.local_addr()?.port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let (mut from, mut to) = (&stream, &stream);
+                // Speaks first, as many servers do.
+                let _ = to.write_all(b"hello\n");
+                let _ = std::io::copy(&mut from, &mut to);
+            });
+        }
+    });
+    Ok(port)
+}
+
 fn openssh_forwards() -> Result<()> {
-    let echo = u_root::echo()?;
+    let echo = echo()?;
     let whole = "hello\nthere and back";
     ensure!(echoed(echo)? == whole);
     let free = || -> Result<u16> {
