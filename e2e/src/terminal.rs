@@ -74,9 +74,7 @@ impl Terminal {
 
     /// Wait for the program to end.
     pub fn wait(&mut self) -> Result<std::process::ExitStatus> {
-        wait_until("the program ends", TIMEOUT, || {
-            Ok(self.child.try_wait()?)
-        })
-        .with_context(|| format!("the screen:\n{}", self.screen()))
+        wait_until("the program ends", TIMEOUT, || Ok(self.child.try_wait()?))
+            .with_context(|| format!("the screen:\n{}", self.screen()))
     }
 }

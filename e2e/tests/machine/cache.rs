@@ -303,7 +303,10 @@ fn refusals(machine: &Machine) -> Result<()> {
         let output = machine.client.output(command, b"")?;
         let stderr = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(255), "{output:?}");
-        ensure!(stderr.lines().count() == 1 && stderr.contains(why), "{stderr}");
+        ensure!(
+            stderr.lines().count() == 1 && stderr.contains(why),
+            "{stderr}"
+        );
     }
     Ok(())
 }

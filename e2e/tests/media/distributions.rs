@@ -54,7 +54,10 @@ fn runs_on_debian(vm: &Vm, key: &Path) -> Result<()> {
     let seconds: i64 = lines.next().context("no date")?.parse()?;
     ensure!(seconds > 1_700_000_000, "{stdout}");
     let name = lines.next().context("no name")?;
-    ensure!(name.starts_with("cpu ") && name.contains("+deb"), "{stdout}");
+    ensure!(
+        name.starts_with("cpu ") && name.contains("+deb"),
+        "{stdout}"
+    );
     // The card's by its device, the file system by the kernel's own call of modprobe.
     for module in ["virtio_net ", "9p ", "9pnet_fd "] {
         ensure!(

@@ -86,9 +86,7 @@ mod tests {
         );
         assert!(tree.contains_key("lib/firmware/card"));
 
-        let mut cut = Compression::Xz
-            .apply(vec![7; 9999], Arch::X86_64)
-            .unwrap();
+        let mut cut = Compression::Xz.apply(vec![7; 9999], Arch::X86_64).unwrap();
         cut.truncate(40);
         for (name, bytes) in [("cut.bin", &cut[..]), ("plain.bin", b"not compressed")] {
             fs::write(dir.path().join(format!("{name}.xz")), bytes).unwrap();

@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use e2e::client::Home;
 use e2e::vm::Vm;
 
-use suites::{SUITES, Suite, Sources};
+use suites::{SUITES, Sources, Suite};
 use transport::{TRANSPORTS, Transport};
 
 /// What fails for a reason that docs/conformance.md gives, a line each: the suite, and the test if the suite has many.
@@ -32,7 +32,9 @@ struct Verdict {
 
 fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((transport::AS_U_ROOT, words)) = words.split_first().map(|(w, rest)| (w.as_str(), rest)) {
+    if let Some((transport::AS_U_ROOT, words)) =
+        words.split_first().map(|(w, rest)| (w.as_str(), rest))
+    {
         return transport::as_u_root(words);
     }
     let (mut wanted_transports, mut wanted_suites) = (Vec::new(), Vec::new());
@@ -46,7 +48,11 @@ fn main() -> Result<ExitCode> {
             (None, None) => bail!(
                 "no suite and no transport is called {word}; suites: {}; transports: {}",
                 SUITES.iter().map(|j| j.name).collect::<Vec<_>>().join(" "),
-                TRANSPORTS.iter().map(|w| w.name).collect::<Vec<_>>().join(" ")
+                TRANSPORTS
+                    .iter()
+                    .map(|w| w.name)
+                    .collect::<Vec<_>>()
+                    .join(" ")
             ),
         }
     }
@@ -65,7 +71,9 @@ fn main() -> Result<ExitCode> {
         let (suites, sources, home, vm) = (&wanted_suites, &sources, &home, &vm);
         let threads: Vec<_> = wanted_transports
             .iter()
-            .map(|transport| scope.spawn(move || over_one_transport(suites, transport, sources, home, vm)))
+            .map(|transport| {
+                scope.spawn(move || over_one_transport(suites, transport, sources, home, vm))
+            })
             .collect();
         let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         ended
@@ -114,7 +122,9 @@ fn run_suite(
     home: &Home,
     vm: &Vm,
 ) -> Result<Verdict> {
-    let directory = home.path().join(format!("{}-{}", suite.name, transport.name));
+    let directory = home
+        .path()
+        .join(format!("{}-{}", suite.name, transport.name));
     std::fs::create_dir(&directory)?;
     let start = Instant::now();
     let outcome = (suite.run)(&transport::SuiteRun {
@@ -141,7 +151,8 @@ fn run_suite(
         .difference(&explained)
         .map(|what| format!("FAILED: {what}"));
     let passed = explained.difference(&failed);
-    let passed = passed.map(|what| format!("PASSED, although it is in e2e/suites/explained: {what}"));
+    let passed =
+        passed.map(|what| format!("PASSED, although it is in e2e/suites/explained: {what}"));
     let surprises: Vec<String> = not_explained.chain(passed).collect();
     // What a failed suite left behind is kept for a look.
     if surprises.is_empty() {

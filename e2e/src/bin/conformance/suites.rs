@@ -33,11 +33,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "cargo",
         run: |run| {
             let toolchain = there(&run.sources.toolchain);
-            script(
-                run,
-                include_str!("../../../suites/cargo.sh"),
-                &[&toolchain],
-            )
+            script(run, include_str!("../../../suites/cargo.sh"), &[&toolchain])
         },
     },
     Suite {
@@ -64,11 +60,7 @@ pub(crate) const SUITES: &[Suite] = &[
         name: "git",
         run: |run| {
             let repository = format!("file://{}", run.sources.repository.display());
-            script(
-                run,
-                include_str!("../../../suites/git.sh"),
-                &[&repository],
-            )
+            script(run, include_str!("../../../suites/git.sh"), &[&repository])
         },
     },
     Suite {
