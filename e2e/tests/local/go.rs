@@ -167,7 +167,7 @@ fn go_server() -> Result<()> {
         seen.iter()
             .filter(|line| line.starts_with("forward"))
             .count()
-            == 2,
+            == 3,
         "{seen:?}"
     );
     Ok(())
