@@ -17,7 +17,7 @@ use anyhow::{Context, Result, bail};
 use cpu_proto::{CacheMode, Credentials};
 use cpu_ssh::Stream;
 use nix::sys::signal::Signal;
-use russh::{ChannelId, ChannelWriteHalf};
+use russh::ChannelId;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
