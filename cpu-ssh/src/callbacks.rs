@@ -1,9 +1,8 @@
-//! The callbacks of a russh handler that hand a channel's bytes to its [`crate::Mux`], for clients and servers
-//! alike.
+//! The callbacks of a russh handler, client or server, that forward what arrives on a channel to its [`crate::Mux`].
 
-/// Defines `data`, `extended_data`, `channel_eof` and `channel_close` in the implementation of russh's `Handler`,
-/// by the field of the handler that is its [`crate::Mux`], and the type of the session. A third argument is a
-/// method that is called with the number of a channel that has been closed. The handler's error is made of
+/// Defines `data`, `extended_data`, `channel_eof` and `channel_close` in an implementation of russh's `Handler`.
+/// Arguments: the handler's field that is the [`crate::Mux`]; the type of the session; optionally a method to call
+/// with the number of a channel that has been closed. The handler's error must implement `From` for
 /// [`crate::mux::Violation`].
 #[macro_export]
 macro_rules! channel_callbacks {

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError, Weak};
 
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::window::{self, Window};
+use super::window::{self, ForeignWindow};
 use super::{MAX_CREDIT, MuxInner, Violation, lock, number};
 use crate::queue::Queue;
 
@@ -30,7 +30,7 @@ pub(super) struct ReceiveState {
     /// Bytes consumed and not reported to the peer.
     pub(super) unreported: usize,
     /// For a channel without credit.
-    pub(super) window: Window,
+    pub(super) window: ForeignWindow,
 }
 
 impl ReceiveState {

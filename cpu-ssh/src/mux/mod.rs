@@ -35,8 +35,8 @@ use early::Early;
 pub use early::PendingOpen;
 pub use receiver::Receiver;
 pub use sender::Sender;
+use window::ForeignWindow;
 pub use window::MAX_WINDOW as FOREIGN_WINDOW;
-use window::Window;
 
 /// Bytes that may be sent in one direction of one channel before the receiver has consumed them.
 pub const CREDIT: usize = 1024 * 1024;
@@ -244,7 +244,7 @@ impl Mux {
                 ended: false,
                 discarded: false,
                 unreported: 0,
-                window: Window::default(),
+                window: ForeignWindow::default(),
             }),
             arrived: [Notify::new(), Notify::new()],
             credit: Semaphore::new(if has_credit { CREDIT } else { 0 }),

@@ -25,7 +25,7 @@ pub(crate) const MAX_BACKLOG: usize = 256 * 1024;
 
 /// The window of a foreign client on one channel.
 #[derive(Debug)]
-pub(crate) struct Window {
+pub(crate) struct ForeignWindow {
     /// Bytes that the client may still send.
     left: u32,
     /// Whether `left` already excludes the bytes that arrive next: russh counts them before it asks.
@@ -34,7 +34,7 @@ pub(crate) struct Window {
     expects_reply: bool,
 }
 
-impl Default for Window {
+impl Default for ForeignWindow {
     fn default() -> Self {
         Self {
             left: MAX_WINDOW,
@@ -44,7 +44,7 @@ impl Default for Window {
     }
 }
 
-impl Window {
+impl ForeignWindow {
     /// Bytes have arrived.
     pub(crate) fn received(&mut self, bytes: usize) {
         self.expects_reply = false;

@@ -21,7 +21,7 @@ use e2e::out;
 use e2e::vm::Vm;
 use ninep::observe::Counts;
 use ninep::server::{Config, serve};
-use session::Session;
+use session::BenchSession;
 use workload::{Goal, WORKLOADS, Workload};
 
 /// What diod agrees to at most.
@@ -50,18 +50,18 @@ struct Options {
 }
 
 /// A server under test: whose session, and where its tree is there.
-struct Side {
+struct Candidate {
     session: usize,
     root: &'static str,
 }
 
 /// cpu, diod, cpu's server without SSH, cpu with its own message size.
 #[rustfmt::skip]
-const SIDES: [Side; 4] = [
-    Side { session: 0, root: CPU },
-    Side { session: 0, root: DIOD },
-    Side { session: 0, root: TCP },
-    Side { session: 1, root: CPU },
+const CANDIDATES: [Candidate; 4] = [
+    Candidate { session: 0, root: CPU },
+    Candidate { session: 0, root: DIOD },
+    Candidate { session: 0, root: TCP },
+    Candidate { session: 1, root: CPU },
 ];
 
 /// What a run took: seconds on the clock, and of processors here, QEMU's and the servers' together.
@@ -97,20 +97,20 @@ fn main() -> Result<()> {
     let all = mount(DIOD, diod.port, options.msize)? + &mount(TCP, tcp, options.msize)?;
     let msize = format!("-msize={}", options.msize);
     let mut sessions = [
-        Session::start(&client, &[&msize], &all, &home, options.smaller)?,
-        Session::start(&client, &[], "", &home, options.smaller)?,
+        BenchSession::start(&client, &[&msize], &all, &home, options.smaller)?,
+        BenchSession::start(&client, &[], "", &home, options.smaller)?,
     ];
     let mut pids = vec![vm.pid()?, diod.pid(), std::process::id()];
-    pids.extend(sessions.iter().map(Session::pid));
+    pids.extend(sessions.iter().map(BenchSession::pid));
 
     header(&options)?;
     for (number, workload) in WORKLOADS.iter().enumerate().filter(|(_, w)| is_wanted(w)) {
-        let mut costs = SIDES.map(|_| Vec::new());
+        let mut costs = CANDIDATES.map(|_| Vec::new());
         let mut requests = 0;
         for round in 0..options.runs {
-            for turn in 0..SIDES.len() {
-                let turn = (turn + round) % SIDES.len();
-                let side = &SIDES[turn];
+            for turn in 0..CANDIDATES.len() {
+                let turn = (turn + round) % CANDIDATES.len();
+                let side = &CANDIDATES[turn];
                 let (asked, worked) = (sum(&counts), processor_time(&pids)?);
                 let clock = sessions[side.session].run(side.root, number)?;
                 costs[turn].push(Cost {
@@ -125,7 +125,7 @@ fn main() -> Result<()> {
         report(workload, options.smaller, &costs, requests);
     }
     print!("load at the end: {}", read_to_string("/proc/loadavg")?);
-    sessions.into_iter().try_for_each(Session::end)
+    sessions.into_iter().try_for_each(BenchSession::end)
 }
 
 fn sum(counts: &Counts) -> u64 {
@@ -201,7 +201,12 @@ fn header(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn report(workload: &Workload, smaller: usize, costs: &[Vec<Cost>; SIDES.len()], requests: u64) {
+fn report(
+    workload: &Workload,
+    smaller: usize,
+    costs: &[Vec<Cost>; CANDIDATES.len()],
+    requests: u64,
+) {
     let [cpu, diod, tcp, large] = costs;
     let clock: fn(&Cost) -> f64 = |cost| cost.clock;
     let faster = |than_diod: &[Cost], figure: fn(&Cost) -> f64| {

@@ -9,13 +9,13 @@ use e2e::client::{Client, Home};
 
 use crate::CPU;
 
-pub(crate) struct Session {
+pub(crate) struct BenchSession {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
 }
 
-impl Session {
+impl BenchSession {
     /// With these flags of cpu, and these lines of fstab(5).
     pub(crate) fn start(
         client: &Client,
