@@ -1,5 +1,5 @@
-//! What the session of an ordinary user has more in its namespace, since its commands are root there: his home where
-//! root's is, and cpud's own sudo in place of this machine's, which could not read its configuration.
+//! What is added to the namespace of an ordinary user's session because its commands run as root: his home in place of
+//! root's, and cpud's sudo in place of this machine's, which could not read its configuration.
 
 use std::path::Path;
 
@@ -7,14 +7,14 @@ use cpu_proto::namespace::Bind;
 
 use crate::binds::real_path;
 
-/// Where root's home is when passwd(5) does not say.
+/// Root's home if passwd(5) does not name one.
 const ROOTS_HOME: &str = "/root";
 
-/// Where sudo(8) is, by the names that scripts use.
+/// The paths of sudo(8) that scripts use.
 const SUDO: [&str; 2] = ["/usr/bin/sudo", "/bin/sudo"];
 
-/// His home on root's: for a program that asks `$HOME` and for one that asks passwd(5), such as ssh, `~` is the same
-/// directory. None where the namespace has something else there, or not his home.
+/// The bind of the user's home on root's home. With it `~` is the same directory for programs that read `$HOME` and
+/// for those that ask passwd(5), such as ssh. None if the namespace has something else there or lacks his home.
 pub(crate) fn home(binds: &[Bind], root: &Path, home: &Path) -> Option<Bind> {
     let local = real_path(root, &local(binds, home)?.1)?;
     let passwd = self::local(binds, Path::new("/etc/passwd")).and_then(|(_, passwd)| {
@@ -23,7 +23,7 @@ pub(crate) fn home(binds: &[Bind], root: &Path, home: &Path) -> Option<Bind> {
     let remote = passwd.as_deref().and_then(roots_home).unwrap_or(ROOTS_HOME);
     let is_taken = binds.iter().any(|bind| {
         let (there, remote) = (Path::new(&bind.remote), Path::new(remote));
-        // A namespace that is the whole tree has the home of this machine's root there.
+        // If the whole tree is bound on `/`, this machine's root's home is there, and may be covered.
         there.starts_with(remote) || (remote.starts_with(there) && there != Path::new("/"))
     });
     (!is_taken && Path::new(remote) != home).then(|| Bind {
@@ -33,7 +33,7 @@ pub(crate) fn home(binds: &[Bind], root: &Path, home: &Path) -> Option<Bind> {
     })
 }
 
-/// The home of user 0 in the text of a passwd(5); none that could not be mounted on.
+/// The home of user 0 in the text of a passwd(5), if it is a path that can be mounted on.
 fn roots_home(passwd: &[u8]) -> Option<&str> {
     let lines = passwd.split(|&byte| byte == b'\n');
     let mut entries = lines.map(|line| line.split(|&byte| byte == b':').collect::<Vec<_>>());
@@ -47,7 +47,7 @@ fn roots_home(passwd: &[u8]) -> Option<&str> {
     is_usable.then_some(home)
 }
 
-/// The places of sudo(8) in the session.
+/// The paths at which the session has a sudo(8).
 pub(crate) fn sudo(binds: &[Bind], root: &Path) -> Vec<&'static str> {
     let mut found: Vec<(&Bind, String)> = Vec::new();
     let mut places = SUDO.to_vec();
@@ -58,7 +58,7 @@ pub(crate) fn sudo(binds: &[Bind], root: &Path) -> Vec<&'static str> {
         let Some(real) = real_path(root, &local) else {
             return false;
         };
-        // By another name of the same place.
+        // The same file may have two paths.
         let is_new = !found.contains(&(bind, real.clone()));
         found.push((bind, real));
         is_new
@@ -66,7 +66,7 @@ pub(crate) fn sudo(binds: &[Bind], root: &Path) -> Vec<&'static str> {
     places
 }
 
-/// What the session has at a path: which bind put it there, and its path in this tree.
+/// What the session has at a path: the bind that it comes from, and its path in this tree.
 fn local<'a>(binds: &'a [Bind], path: &Path) -> Option<(&'a Bind, String)> {
     binds.iter().rev().find_map(|bind| {
         let rest = path.strip_prefix(&bind.remote).ok()?;
@@ -83,7 +83,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
 
-    /// A merged tree with a home and a passwd(5).
+    /// A tree with merged /usr, a home and a passwd(5).
     fn tree(passwd: &str) -> tempfile::TempDir {
         let tree = tempfile::tempdir().unwrap();
         for directory in ["usr/bin", "etc", "home/ann"] {
@@ -108,15 +108,15 @@ mod tests {
         assert_eq!(at(DEFAULT_NAMESPACE, tree, "/home/ann"), ann);
         assert_eq!(at(DEFAULT_NAMESPACE, tree, "/home/link"), ann);
         assert_eq!(at("/", tree, "/home/ann"), ann);
-        // Without /etc, the machine's own passwd counts, which nobody has read.
+        // Without /etc the machine's own passwd counts, which is not known here.
         let usual = Some(("/root".to_owned(), "/home/ann".to_owned()));
         assert_eq!(at("/home", tree, "/home/ann"), usual);
         assert_eq!(at("/h=/home", tree, "/h/ann"), usual);
         for (namespace, home) in [
-            // The home is not there.
+            // The namespace lacks the home.
             ("/usr:/etc", "/home/ann"),
             (DEFAULT_NAMESPACE, "/home/bob"),
-            // Root's has another.
+            // Root's home is something else.
             ("/etc:/home:/r=/usr", "/home/ann"),
             ("/etc:/home:/r/x=/usr", "/home/ann"),
             ("/etc:/r=/home/ann", "/r"),
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_strange_home_of_root_is_the_usual_one() {
+    fn an_unusable_home_of_root_is_the_default_one() {
         for home in ["", "/", "r", "/a/../etc", "\u{fffd}"] {
             let tree = tree(&format!("root:x:0:0:root:{home}:/bin/sh\n"));
             let (remote, _) = at(DEFAULT_NAMESPACE, tree.path(), "/home/ann").unwrap();
@@ -150,7 +150,7 @@ mod tests {
         fs::write(tree.path().join("usr/bin/sudo"), "").unwrap();
         assert_eq!(places(DEFAULT_NAMESPACE), ["/usr/bin/sudo", "/bin/sudo"]);
         assert_eq!(places("/usr"), ["/usr/bin/sudo"]);
-        // There, /bin is a link to the other.
+        // There, /bin is a link to /usr/bin.
         assert_eq!(places("/"), ["/usr/bin/sudo"]);
         assert_eq!(places("/etc:/home"), [""; 0]);
         assert_eq!(places("/usr:/usr/bin=/home"), [""; 0]);

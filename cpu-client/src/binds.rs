@@ -1,5 +1,5 @@
-//! Which directories of this machine the other is to show, and what else it is to mount: from `-namespace`, `-fstab` and
-//! the variables of the same meaning.
+//! Which directories of this machine are bound in the session, and what else is mounted there: from `-namespace`,
+//! `-fstab`, and the variables with the same meaning.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
@@ -11,7 +11,7 @@ use cpu_proto::{CacheMode, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
-/// What the command line says of the machine's mounts.
+/// What the command line says about the session's mounts.
 #[derive(Debug)]
 pub(crate) struct Mounts<'a> {
     /// `-namespace`, if given.
@@ -20,14 +20,14 @@ pub(crate) struct Mounts<'a> {
     pub(crate) fstab: Option<&'a Path>,
     /// Whether files are served at all.
     pub(crate) ninep: bool,
-    /// What is served as `/`.
+    /// The directory that is served as `/`.
     pub(crate) root: &'a Path,
-    /// `-cache`, if given: for all of which the namespace does not say another.
+    /// `-cache`, if given: the mode of everything for which the namespace does not name another.
     pub(crate) cache: Option<CacheMode>,
 }
 
-/// Which directories there come from here. What was named must be there to be mounted; of the
-/// default, what this tree lacks is left out (no `/lib64` on Alpine).
+/// Which directories of the session come from here. Directories of the default namespace that this tree lacks are left
+/// out (Alpine has no `/lib64`). A directory that the user named is kept, and its absence is reported there.
 pub(crate) fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) -> Result<Vec<Bind>> {
     match (mounts.namespace, variable, mounts.ninep) {
         (Some(text), _, false) if !text.is_empty() => bail!(
@@ -40,8 +40,7 @@ pub(crate) fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) ->
         }
         (None, None, true) => {
             let mut binds = namespace::parse(DEFAULT_NAMESPACE)?;
-            // Where homes lie elsewhere (root's, many clusters'), the home still comes along, and if it is a link,
-            // what it is a link to.
+            // A home outside /home (root's, or on many clusters) is added, and if it is a link, also its target.
             let real = real_home(mounts.root, home);
             for home in [home.to_str(), real.as_deref()].into_iter().flatten() {
                 let path = Path::new(home);
@@ -63,18 +62,18 @@ pub(crate) fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) ->
     }
 }
 
-/// The real name of a home that is a link. Links above it are followed when its directory is mounted.
+/// The target of a home that is a link. Links above it are followed when its directory is mounted.
 fn real_home(root: &Path, home: &Path) -> Option<String> {
     let real = real_path(root, home.to_str()?)?;
     let above = real_path(root, home.parent()?.to_str()?)?;
     (Path::new(&above).join(home.file_name()?) != Path::new(&real)).then_some(real)
 }
 
-/// How often a path is looked for again that others are changing.
+/// How often a path is tried again while others change it.
 const RETRIES: usize = 64;
 
-/// What `path` is in the tree beneath `root` when its symlinks have been followed: on a long path the machine
-/// would take two round trips for each. None where that can't be told (no /proc, no such file).
+/// The path in the tree beneath `root` to which the symbolic links of `path` lead. Followed here, since the machine
+/// takes two round trips for each link. None if it cannot be found out (no /proc, no such file).
 pub(crate) fn real_path(root: &Path, path: &str) -> Option<String> {
     let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let path = path.trim_matches('/');
@@ -91,9 +90,9 @@ pub(crate) fn real_path(root: &Path, path: &str) -> Option<String> {
     Some(format!("/{inside}"))
 }
 
-/// The mounts that are not binds of the namespace: the file's if there is one, else the
-/// variable's. The server reports a faulty line and goes on; only what a shell has joined into
-/// one line is refused here, since none of it would be mounted.
+/// The mounts besides those of the namespace: from the file of `-fstab` if there is one, else from the variable. The
+/// server reports a line with a mistake and mounts the others. Only lines that a shell has joined into one are refused
+/// here, since none of them would be mounted.
 pub(crate) fn own_fstab(file: Option<&Path>, variable: Option<String>) -> Result<String> {
     let (name, text) = match file {
         Some(file) => {
@@ -134,12 +133,12 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_what_this_tree_has_of_it() {
+    fn the_default_is_limited_to_what_this_tree_has() {
         let root = tempfile::tempdir().unwrap();
         for directory in ["usr", "root"] {
             std::fs::create_dir(root.path().join(directory)).unwrap();
         }
-        // Absolute links mean the served tree, in which they may well lead somewhere.
+        // Absolute links lead somewhere in the served tree.
         for (link, to) in [
             ("bin", "/usr/bin"),
             ("homes", "usr"),
@@ -153,7 +152,7 @@ mod tests {
         assert_eq!(remotes(&default, None, "/root"), ["/usr", "/bin", "/root"]);
         assert_eq!(remotes(&default, None, "/nosuch"), ["/usr", "/bin"]);
         assert_eq!(remotes(&default, None, "/"), ["/usr", "/bin"]);
-        // A home that is a link, and one that leads nowhere.
+        // A home that is a link, and one whose link leads nowhere.
         assert_eq!(
             remotes(&default, None, "/homes/ann"),
             ["/usr", "/bin", "/homes/ann", "/data/ann"]
@@ -163,7 +162,7 @@ mod tests {
             ["/usr", "/bin", "/data/ann"]
         );
         assert_eq!(remotes(&default, None, "/usr/bob"), ["/usr", "/bin"]);
-        // What was asked for by name is mounted, or reported there.
+        // Directories that the user named are kept.
         let named = mounts(Some("/lib64"), true, root.path());
         assert_eq!(remotes(&named, Some("/usr"), "/root"), ["/lib64"]);
         assert_eq!(remotes(&default, Some("/lib64"), "/root"), ["/lib64"]);

@@ -1,4 +1,4 @@
-//! What travels with a command: the environment of this process, and in it the mounts that the machine is to make.
+//! The environment that is sent with a command: that of this process, and in it the mounts that the machine is to make.
 
 use std::path::{Path, PathBuf};
 
@@ -11,24 +11,24 @@ use crate::binds::{Mounts, binds, own_fstab, real_path};
 use crate::user::CommandUser;
 use crate::{as_root, cwd, programs};
 
-/// What a command gets.
+/// What is sent with a command.
 #[derive(Debug)]
 pub(crate) struct Environment {
     pub(crate) variables: Vec<(String, String)>,
-    /// Those that a cpud of ours gets instead, or more.
+    /// Variables for this project's cpud only. They replace those of the same name, or are added.
     pub(crate) for_cpud: Vec<(String, String)>,
-    /// The cache modes of its mounts of files, each once. The first is on /tmp/cpu.
+    /// The cache modes of the mounts, each once. The first one is that of /tmp/cpu.
     pub(crate) caches: Vec<CacheMode>,
-    /// Whether any of them was asked for.
+    /// Whether the user chose any of them.
     pub(crate) cache_is_chosen: bool,
 }
 
-/// The user's home directory, which need not exist.
+/// The user's home directory. It need not exist.
 pub(crate) fn home() -> PathBuf {
     std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
 }
 
-/// The whole environment, with the session's mounts added.
+/// The environment of this process, with the session's mounts added.
 pub(crate) fn environment(
     mounts: &Mounts<'_>,
     user: &CommandUser,
@@ -40,7 +40,7 @@ pub(crate) fn environment(
             all.push((name.to_owned(), value.to_owned()));
         } else {
             warn!(
-                "the environment variable {} is not UTF-8 and stays here",
+                "the environment variable {} is not UTF-8 and is not sent",
                 name.to_string_lossy()
             );
         }
@@ -56,12 +56,10 @@ pub(crate) fn environment(
         }
     }
     if mounts.cache.is_some() && !mounts.ninep {
-        bail!(
-            "9p is false, so no files are there of which anything could be kept; leave -cache out"
-        );
+        bail!("-9p=false serves no files, so there is nothing to cache; leave out -cache");
     }
-    let usual = mounts.cache.unwrap_or_default();
-    let mut caches = vec![usual];
+    let default_mode = mounts.cache.unwrap_or_default();
+    let mut caches = vec![default_mode];
     let chosen = || binds.iter().filter_map(|bind| bind.cache);
     for mode in chosen() {
         if !caches.contains(&mode) {
@@ -70,7 +68,7 @@ pub(crate) fn environment(
     }
     let cache_is_chosen = mounts.cache.is_some() || chosen().next().is_some();
     let own = own_fstab(mounts.fstab, find(ENV_FSTAB))?;
-    let text = namespace::to_fstab(&binds, usual) + &own;
+    let text = namespace::to_fstab(&binds, default_mode) + &own;
     let mut for_cpud = vec![(ENV_UMASK.to_owned(), format!("{:04o}", umask()))];
     let is_ordinary = mounts.ninep && *user != CommandUser::Root;
     let is_roots = matches!(user, CommandUser::RootFor { .. });
@@ -81,7 +79,7 @@ pub(crate) fn environment(
         }
         if is_roots && let Some(bind) = as_root::home(&binds, mounts.root, home) {
             binds.push(bind);
-            let text = namespace::to_fstab(&binds, usual) + &own;
+            let text = namespace::to_fstab(&binds, default_mode) + &own;
             for_cpud.push((ENV_FSTAB.to_owned(), text));
         }
     }
@@ -94,12 +92,12 @@ pub(crate) fn environment(
     if let Some(here) = cwd::corrected(pwd.as_deref(), is_this_tree) {
         set("PWD", Some(here));
     }
-    // A private directory there; one of here would not exist.
+    // A private directory there. One of this machine need not exist there.
     set("TMPDIR", Some("/tmp".into()));
     set(ENV_FSTAB, Some(text).filter(|text| !text.is_empty()));
     if is_ordinary {
         if is_roots {
-            programs::tell(&mut all);
+            programs::add_options(&mut all);
         }
         programs::extend_path(&mut all);
     }
@@ -111,7 +109,7 @@ pub(crate) fn environment(
     })
 }
 
-/// This process's, which serving files changes later.
+/// This process's umask. Serving files clears it later.
 fn umask() -> u32 {
     let umask = rustix::process::umask(Mode::empty());
     rustix::process::umask(umask);

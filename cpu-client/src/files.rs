@@ -1,4 +1,4 @@
-//! This machine's files, served over a channel by threads of their own.
+//! Serves this machine's files over channels, each by a thread of its own.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -11,10 +11,11 @@ use ninep::observe::Observer;
 use ninep::server::{self, Config};
 use tracing::debug;
 
-/// Fids of one channel at most, also where descriptors are not limited: some hundred megabytes.
+/// The most fids of one channel, even where the number of descriptors is not limited. They take some hundred
+/// megabytes.
 const MAX_FIDS: usize = 1 << 20;
 
-/// The tree to serve and how, to any number of channels.
+/// What is served, to any number of channels.
 #[derive(Clone)]
 pub(crate) struct FileServer {
     mapped: Arc<Export>,
@@ -24,8 +25,8 @@ pub(crate) struct FileServer {
 }
 
 impl FileServer {
-    /// `root` is what the other side sees as `/`, with owners as `ids` says, and `home` the user's directory in it; `observer` is told
-    /// of every request.
+    /// `root` is what the other side sees as `/`, and `home` the user's home directory in it. `ids` maps the owners of
+    /// files, and `observer` sees every request.
     pub(crate) fn new(
         root: &Path,
         home: &Path,
@@ -42,8 +43,8 @@ impl FileServer {
         })
     }
 
-    /// Serve a mount of this mode until the other side ends, on a new thread that calls `ended` then. Changes the process:
-    /// no other program is to be started from here on.
+    /// Serves a mount of this mode on a new thread, until the other side closes the channel; then calls `ended`. This changes the process
+    /// ([`prepare_process`]), so no other program may be started afterwards.
     pub(crate) fn serve(
         self,
         cache: CacheMode,

@@ -1,3 +1,3 @@
-//! The parts of `cpu` that tests and benchmarks use too.
+//! The parts of `cpu` that tests and benchmarks share with it.
 
 pub mod export;

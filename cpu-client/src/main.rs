@@ -1,7 +1,7 @@
 //! `cpu`: log in to a machine over SSH, and serve this machine's files to it through the same
 //! connection.
 
-/// Tells a line on standard error, in one write. Where nobody reads it the work goes on.
+/// Prints a line on standard error, in one write. A failure is ignored: then nobody reads it.
 macro_rules! say {
     ($($text:tt)*) => {{
         let line = format!("cpu: {}\n", format_args!($($text)*));
@@ -12,7 +12,7 @@ macro_rules! say {
 /// Whether `-q` was given.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Tells what is no error, unless `-q` was given.
+/// Prints a warning, unless `-q` was given.
 macro_rules! warn {
     ($($text:tt)*) => {
         if !crate::QUIET.load(std::sync::atomic::Ordering::Relaxed) {
@@ -60,7 +60,7 @@ use user::CommandUser;
 #[global_allocator]
 static ALLOCATOR: dlmalloc::GlobalDlmalloc = dlmalloc::GlobalDlmalloc;
 
-/// What this program answers when it fails itself, as ssh does.
+/// The exit status when cpu itself fails, as with ssh.
 const FAILURE: u8 = 255;
 
 fn main() -> ExitCode {
@@ -96,13 +96,13 @@ fn main() -> ExitCode {
     }
 }
 
-/// Prints what was asked for; a reader that has gone needs no more of it.
+/// Prints the help or the version. A failure is ignored: whoever closed the pipe wants no more.
 fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
 }
 
-/// Who runs this, as ssh sees it; containers may have no file that says so.
+/// The name of the user who runs cpu. A container may have no passwd(5) that says it.
 fn local_user() -> String {
     let user = nix::unistd::User::from_uid(nix::unistd::getuid());
     let name = user.ok().flatten().map(|user| user.name);
@@ -170,14 +170,16 @@ fn run(flags: &Flags) -> Result<u8> {
         .context("cannot start")?;
     let status = runtime.block_on(async {
         let spinner = Spinner::default();
-        let connection = spinner.shown_during(ssh::connect(&target, &spinner)).await?;
+        let connection = spinner
+            .shown_during(ssh::connect(&target, &spinner))
+            .await?;
         let caches = environment.caches;
         if connection.server == ssh::ServerKind::URoot
             && environment.cache_is_chosen
             && caches != [CacheMode::None]
         {
             anyhow::bail!(
-                "the server is u-root's cpud, which knows no other way to keep files than -cache none; \
+                "the server is u-root's cpud, which supports only -cache none; \
                  leave out -cache, and ,cache= in the namespace"
             );
         }
@@ -188,7 +190,7 @@ fn run(flags: &Flags) -> Result<u8> {
             environment.extend(for_cpud);
         }
         if connection.server == ssh::ServerKind::Sshd {
-            // An sshd has an environment of its own, and need not be told all of this one.
+            // An sshd has an environment of its own; it is sent only what SendEnv names.
             environment.retain(|(name, _)| target.sends(name));
         }
         environment.retain(|(name, _)| target.set_env.iter().all(|(set, _)| set != name));
@@ -213,10 +215,10 @@ fn run(flags: &Flags) -> Result<u8> {
         };
         session::run(connection, command).await
     });
-    // Threads that wait for input or for a file must not keep the process.
+    // Threads that are blocked in a read must not keep the process alive.
     runtime.shutdown_background();
     if let Some(stats) = stats {
-        // Where nobody reads it, the command's status still counts.
+        // A failure is ignored: the command's status counts more.
         let _ = std::io::stderr().write_all(stats.to_string().as_bytes());
     }
     status

@@ -1,18 +1,18 @@
-//! What programs are told in the environment of an ordinary user's session. They are root there and not here, and
-//! each that then does otherwise has a word of its own for it. What the user himself has told them comes last, and wins.
+//! Variables that make programs behave in an ordinary user's session as they do here. They run as root there, and some
+//! programs do other things as root. What the user's own environment says comes last, and wins.
 
-/// Where programs for root are; an ordinary user's PATH often lacks them.
+/// The directories of programs for root, which an ordinary user's PATH often lacks.
 const FOR_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
-/// What GNU tar does for whoever is not root: what it unpacks is the user's, and his umask counts.
+/// GNU tar's defaults for a user who is not root: unpacked files are the user's, and his umask applies.
 const TAR: &str = "--no-same-owner --no-same-permissions";
 
-/// git's index has the owners of files as they are here. Told not to compare them, git neither reads every file
-/// there, nor writes owners into the index for which every file would be read here.
+/// git's index records the owners of files as they are here. With this setting git does not compare owners. Otherwise it
+/// would read every file there because its owner differs, and write the index so that git here reads every file again.
 const GIT: (&str, &str) = ("core.checkStat", "minimal");
 
-/// Adds what they are to be told.
-pub(crate) fn tell(variables: &mut Vec<(String, String)>) {
+/// Adds the variables for tar and git.
+pub(crate) fn add_options(variables: &mut Vec<(String, String)>) {
     let find = |name: &str| {
         let found = variables.iter().find(|(other, _)| other == name);
         found.map(|(_, value)| value.as_str())
@@ -25,18 +25,18 @@ pub(crate) fn tell(variables: &mut Vec<(String, String)>) {
     variables.extend(new);
 }
 
-/// [`GIT`] beside what the environment says already (git-config(1), `GIT_CONFIG_COUNT`); nothing where that says it
-/// otherwise, or is not to be understood.
+/// The variables that add [`GIT`] to the configuration in the environment (git-config(1), `GIT_CONFIG_COUNT`). None if
+/// that has a value for the key already, or cannot be parsed.
 fn git<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Vec<(String, String)> {
     let (key, value) = GIT;
     let Some(count) = find("GIT_CONFIG_COUNT").map_or(Some(0), |count| count.parse::<u16>().ok())
     else {
         return Vec::new();
     };
-    let is_said = (0..count)
+    let is_set = (0..count)
         .filter_map(|n| find(&format!("GIT_CONFIG_KEY_{n}")))
-        .any(|said| said.eq_ignore_ascii_case(key));
-    if is_said {
+        .any(|set| set.eq_ignore_ascii_case(key));
+    if is_set {
         return Vec::new();
     }
     vec![
@@ -49,10 +49,10 @@ fn git<'a>(find: impl Fn(&str) -> Option<&'a str>) -> Vec<(String, String)> {
     ]
 }
 
-/// Adds to PATH, at its end, where programs for root are.
+/// Appends the directories of programs for root to PATH.
 pub(crate) fn extend_path(variables: &mut [(String, String)]) {
     let Some((_, path)) = variables.iter_mut().find(|(name, _)| name == "PATH") else {
-        // cpud has one of its own, with all of them.
+        // cpud then sets a PATH of its own, with all of them.
         return;
     };
     for directory in FOR_ROOT {
@@ -67,10 +67,10 @@ pub(crate) fn extend_path(variables: &mut [(String, String)]) {
 mod tests {
     use super::*;
 
-    fn told(variables: &[(&str, &str)]) -> Vec<(String, String)> {
+    fn extended(variables: &[(&str, &str)]) -> Vec<(String, String)> {
         let own = |&(name, value): &(&str, &str)| (name.to_owned(), value.to_owned());
         let mut variables = variables.iter().map(own).collect();
-        tell(&mut variables);
+        add_options(&mut variables);
         variables.sort();
         variables
     }
@@ -83,9 +83,9 @@ mod tests {
     }
 
     #[test]
-    fn tar_hears_the_users_words_last() {
-        assert_eq!(value(&told(&[]), "TAR_OPTIONS"), Some(TAR));
-        let own = told(&[("TAR_OPTIONS", "--same-owner -v"), ("HOME", "/h")]);
+    fn tars_options_end_with_the_users() {
+        assert_eq!(value(&extended(&[]), "TAR_OPTIONS"), Some(TAR));
+        let own = extended(&[("TAR_OPTIONS", "--same-owner -v"), ("HOME", "/h")]);
         assert_eq!(
             value(&own, "TAR_OPTIONS"),
             Some("--no-same-owner --no-same-permissions --same-owner -v")
@@ -94,12 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn git_hears_ours_beside_the_users() {
-        let all = told(&[
+    fn gits_setting_is_added_to_the_users() {
+        let all = extended(&[
             ("GIT_CONFIG_COUNT", "1"),
             ("GIT_CONFIG_KEY_0", "user.name"),
             ("GIT_CONFIG_VALUE_0", "ann"),
-            // Not counted, so not heard until now.
+            // Beyond the count, so without effect until now.
             ("GIT_CONFIG_KEY_1", "left.over"),
         ]);
         for (name, wanted) in [
@@ -111,19 +111,19 @@ mod tests {
         ] {
             assert_eq!(value(&all, name), Some(wanted), "{name}");
         }
-        assert_eq!(value(&told(&[]), "GIT_CONFIG_COUNT"), Some("1"));
+        assert_eq!(value(&extended(&[]), "GIT_CONFIG_COUNT"), Some("1"));
     }
 
     #[test]
-    fn git_is_left_alone_where_the_user_has_said_so() {
-        let said = [
+    fn a_setting_of_the_users_is_kept() {
+        let set = [
             ("GIT_CONFIG_COUNT", "1"),
             ("GIT_CONFIG_KEY_0", "Core.checkstat"),
             ("GIT_CONFIG_VALUE_0", "default"),
         ];
-        assert_eq!(value(&told(&said), "GIT_CONFIG_COUNT"), Some("1"));
+        assert_eq!(value(&extended(&set), "GIT_CONFIG_COUNT"), Some("1"));
         for strange in ["x", "-1", "", "1000000"] {
-            let all = told(&[("GIT_CONFIG_COUNT", strange)]);
+            let all = extended(&[("GIT_CONFIG_COUNT", strange)]);
             assert_eq!(value(&all, "GIT_CONFIG_COUNT"), Some(strange));
             assert_eq!(value(&all, "GIT_CONFIG_KEY_0"), None);
         }

@@ -1,43 +1,43 @@
-//! What cpu waits for, shown on a terminal after a second. Nothing is shown in a file or pipe, nor
-//! of what goes quickly.
+//! After a second of waiting, a terminal shows what cpu waits for. Nothing is shown when standard error is a file or
+//! a pipe.
 
 use std::cell::{Cell, RefCell};
 use std::io::{IsTerminal, Write, stderr};
 use std::time::Duration;
 
-/// Until then a person has not begun to wonder.
+/// A person does not wonder about a shorter wait.
 const DELAY: Duration = Duration::from_secs(1);
 
 const INTERVAL: Duration = Duration::from_millis(120);
 
-/// The step that is waited for.
+/// Shows the step that cpu waits for.
 #[derive(Debug, Default)]
 pub(crate) struct Spinner {
     text: RefCell<String>,
-    /// Whether another program may be using the terminal, whose lines must not be cleared.
+    /// Whether another program may be using the terminal; then nothing is shown, so as not to clear its lines.
     is_shared: Cell<bool>,
     is_shown: Cell<bool>,
 }
 
 impl Spinner {
-    /// Names the step that begins.
+    /// Sets the text for the step that begins.
     pub(crate) fn set(&self, text: impl Into<String>) {
         self.text.replace(text.into());
     }
 
-    /// Whether another program may write to the terminal, or ask there, from now on.
+    /// Sets whether another program may use the terminal from now on.
     pub(crate) fn share(&self, is_shared: bool) {
         self.is_shared.set(is_shared);
     }
 
-    /// Clears the line, so that something else can be shown.
+    /// Clears the line, so that something else can be printed.
     pub(crate) fn hide(&self) {
         if self.is_shown.take() {
             let _ = stderr().write_all(b"\r\x1b[K");
         }
     }
 
-    /// Runs `work` and shows the step meanwhile.
+    /// Runs `work`, and shows the step meanwhile.
     pub(crate) async fn shown_during<T>(&self, work: impl Future<Output = T>) -> T {
         if !stderr().is_terminal() {
             return work.await;

@@ -1,4 +1,4 @@
-//! `-stats`: a table of the file requests at the end.
+//! `-stats`: prints a table of the file requests at the end.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display, Formatter};
@@ -7,16 +7,16 @@ use std::time::Duration;
 
 use ninep::observe::{CompletedRequest, Counts, Observer};
 
-/// Lines of a list in the table.
+/// The length of the lists below the table.
 const LIST_LENGTH: usize = 10;
 
-/// Different paths that are counted at a time; a session that touches more says so.
+/// The most paths that are counted at one time. If there were more, the table says so.
 const MAX_PATHS: usize = 16 * 1024;
 
-/// Bytes that are shortened of one path or request, at least.
+/// The length in bytes to which the text of a path or request is cut.
 const MAX_TEXT: usize = 1024;
 
-/// Counts requests, and remembers those that stand out.
+/// Counts requests, and remembers the slowest and the busiest paths.
 #[derive(Default)]
 pub(crate) struct Stats {
     counts: Counts,
@@ -28,13 +28,13 @@ struct Notable {
     /// The slowest first.
     slowest: Vec<(Duration, String)>,
     paths: HashMap<String, u64>,
-    /// How many requests about one path may be missing from its number, at most.
+    /// The most requests that may be missing from a path's count.
     missing: u64,
 }
 
 impl Notable {
-    /// Counts a path. When there is no room, one is taken off all: whatever the order, a path that many
-    /// requests were about stays (Misra and Gries, 1982).
+    /// Counts a request for a path. If there is no room for a new path, one is subtracted from every count. So paths with
+    /// many requests stay, whatever the order of the requests (Misra and Gries, 1982).
     fn count(&mut self, path: String) {
         if let Some(requests) = self.paths.get_mut(&path) {
             *requests += 1;
@@ -50,7 +50,7 @@ impl Notable {
     }
 }
 
-/// What is shortened of a text, in bounded memory.
+/// A text, cut to a bounded length.
 fn shortened(words: &dyn Display) -> String {
     let mut text = words.to_string();
     if let Some(end) = (MAX_TEXT..text.len()).find(|&end| text.is_char_boundary(end)) {
@@ -132,7 +132,7 @@ impl Display for Stats {
             let most = notable.missing;
             writeln!(
                 f,
-                "(more than {MAX_PATHS} different paths: each may have had {most} more requests)"
+                "(more than {MAX_PATHS} different paths: each may have had up to {most} more requests)"
             )?;
         }
         Ok(())
@@ -176,7 +176,7 @@ mod tests {
         let lines: Vec<_> = table.lines().collect();
         let words =
             |line: &str| -> Vec<String> { line.split_whitespace().map(Into::into).collect() };
-        // Two kinds that do the same are one to a person.
+        // Two kinds with the same name have one row.
         assert_eq!(words(lines[1])[..4], ["walk", "2", "2", "0"]);
         assert_eq!(words(lines[2])[..4], ["read", "70", "0", "700"]);
         assert_eq!(words(lines[3])[..4], ["all", "72", "2", "700"]);
@@ -206,7 +206,9 @@ mod tests {
         );
         let missing = stats.notable.lock().unwrap().missing;
         assert!(
-            table.ends_with(&format!("each may have had {missing} more requests)\n")),
+            table.ends_with(&format!(
+                "each may have had up to {missing} more requests)\n"
+            )),
             "{table}"
         );
         let true_number = 3 * MAX_PATHS as u64 / 2;

@@ -1,5 +1,4 @@
-//! The one room of the client with unsafe code: system calls that neither std nor nix wraps
-//! safely.
+//! The unsafe code of the client: system calls for which neither std nor nix has a safe function.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -24,7 +23,8 @@ pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<Winsize> {
 /// Whether this process ignores a signal (sigaction(2)).
 pub(crate) fn is_ignored(signal: Signal) -> nix::Result<bool> {
     let mut now = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: nothing is set, and the kernel fills the structure before it is read; zeroes are one too.
+    // SAFETY: no new action is set, and the kernel fills in the old one before it is read. All zeroes is a valid
+    // sigaction.
     let now = unsafe {
         Errno::result(libc::sigaction(
             signal as i32,

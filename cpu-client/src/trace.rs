@@ -1,4 +1,4 @@
-//! `-dbg9p`: a line for each file request, or for those that the flag's value asks for.
+//! `-dbg9p`: prints a line for each file request, or only for the kinds that the flag's value names.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,16 +16,16 @@ use crate::flags::value::GoBool;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TraceFilter {
     is_enabled: bool,
-    /// Only these; all if there are none.
+    /// Only requests of these kinds; all if there are none.
     kinds: Vec<Kind>,
-    /// Where to, instead of standard error.
+    /// The file to write to, instead of standard error.
     file: Option<PathBuf>,
 }
 
 impl FromStr for TraceFilter {
     type Err = String;
 
-    /// A boolean, or kinds of requests, separated by commas, and at last a file, told by its slash.
+    /// A boolean; or kinds of requests, separated by commas; or a file, which has a slash; or kinds and then a file.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(GoBool(is_enabled)) = text.parse() {
             return Ok(Self {
@@ -48,7 +48,7 @@ impl FromStr for TraceFilter {
                 let known: BTreeSet<_> = Kind::ALL.iter().map(|kind| kind.name()).collect();
                 let known: Vec<_> = known.into_iter().collect();
                 return Err(format!(
-                    "no request is called {name:?}; write ./{name} for a file, or some of {}",
+                    "no request is called {name:?}; write ./{name} for a file, or one or more of {}",
                     known.join(",")
                 ));
             }
@@ -62,7 +62,7 @@ impl FromStr for TraceFilter {
 }
 
 impl TraceFilter {
-    /// The trace; the file is made anew.
+    /// The trace, if it is enabled. The file is created, or truncated.
     pub(crate) fn trace(&self) -> Result<Option<Trace<Box<dyn Write + Send>>>> {
         if !self.is_enabled {
             return Ok(None);
@@ -71,18 +71,18 @@ impl TraceFilter {
             None if io::stderr().is_terminal() => Box::new(RawTerminal(io::stderr())),
             None => Box::new(io::stderr()),
             Some(path) => Box::new(File::create(path).with_context(|| {
-                format!("cannot write the requests of -dbg9p to {}", path.display())
+                format!("cannot write the trace of -dbg9p to {}", path.display())
             })?),
         };
         Ok(Some(Trace::new(to, self.kinds.clone())))
     }
 }
 
-/// A terminal that may be raw, where a line's end alone does not go back to its beginning.
+/// A terminal that may be in raw mode, where a newline alone does not return to column 0.
 struct RawTerminal(Stderr);
 
 impl Write for RawTerminal {
-    /// A whole line, as [`Trace`] writes it.
+    /// [`Trace`] writes one whole line at a time.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = line.strip_suffix(b"\n").unwrap_or(line);
         self.0.write_all(&[text, b"\r\n"].concat())?;
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_that_is_neither_is_refused() {
+    fn an_unknown_kind_is_refused() {
         for text in ["opne", "open,opne", "opne,/tmp/x"] {
             let error = text.parse::<TraceFilter>().unwrap_err();
             assert!(

@@ -1,5 +1,5 @@
-//! Who the command is there: root, which works for the user who runs cpu and sees his files as its own ([`IdMap`]), or
-//! with `-user me` that user himself.
+//! The command's user: root, to whom the files of the user who runs cpu appear as his own ([`IdMap`]), or with
+//! `-user me` the same user as here.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use cpu_client::export::IdMap;
 use cpu_proto::Credentials;
 
-/// What `-user` says.
+/// The value of `-user`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum UserFlag {
     Root,
@@ -26,19 +26,19 @@ impl FromStr for UserFlag {
     }
 }
 
-/// Who runs cpu, and who the command is there.
+/// The user who runs cpu, and the command's user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CommandUser {
-    /// Root, here and there.
+    /// Root runs cpu, so the command is root's too.
     Root,
-    /// Root, for an ordinary user.
+    /// An ordinary user runs cpu, and the command is root's.
     RootFor { uid: u32, gid: u32 },
-    /// The ordinary user himself.
+    /// An ordinary user runs cpu, and the command is his.
     Same(Credentials),
 }
 
 impl CommandUser {
-    /// For this process, by whose rights files are served.
+    /// From the user of this process, which is also the user by whose rights files are served.
     pub(crate) fn of_process(flag: UserFlag) -> Result<Self> {
         let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
         let (is_root, uid, gid) = (uid.is_root(), uid.as_raw(), gid.as_raw());
@@ -46,7 +46,7 @@ impl CommandUser {
             _ if is_root => Self::Root,
             UserFlag::Root => Self::RootFor { uid, gid },
             UserFlag::Me => {
-                let groups = rustix::process::getgroups().context("cannot tell your groups")?;
+                let groups = rustix::process::getgroups().context("cannot read your groups")?;
                 let groups = groups
                     .into_iter()
                     .map(rustix::process::Gid::as_raw)
@@ -56,7 +56,7 @@ impl CommandUser {
         })
     }
 
-    /// How the owners of files are shown there.
+    /// How the owners of files appear on the machine.
     pub(crate) fn ids(&self) -> IdMap {
         match *self {
             Self::Root | Self::Same(_) => IdMap::default(),

@@ -132,7 +132,7 @@ fn go_server() -> Result<()> {
     ] {
         let output = go_cpu(&server, &user, &flags, &["ls"])?;
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let why = "cpu: the server is u-root's cpud, which knows no other way to keep files than -cache none";
+        let why = "cpu: the server is u-root's cpud, which supports only -cache none";
         ensure!(
             output.status.code() == Some(255) && stderr.starts_with(why),
             "{flags:?} {output:?}"
