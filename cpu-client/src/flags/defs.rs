@@ -1,4 +1,4 @@
-//! The table of flags, which is clap's.
+//! The table of flags, from which clap parses them.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -19,7 +19,7 @@ const SESSION: &str = "session";
 
 /// Log in to a machine and run a command there with this machine's files.
 ///
-/// The help has a line for each flag; more is in docs/man/cpu.roff.
+/// The help has a line for each flag; docs/man/cpu.roff has the details.
 #[derive(Debug, Parser)]
 #[command(
     name = "cpu",
@@ -47,15 +47,15 @@ pub(crate) struct Flags {
           hide_default_value = true, help_heading = CONNECTION)]
     pub(crate) net: SocketKind,
 
-    /// /dir:/there=/here to show there ($CPU_NAMESPACE, else usual)
+    /// /dir:/there=/here to bind there ($CPU_NAMESPACE, else usual)
     #[arg(long, value_name = "LIST", help_heading = FILES)]
     pub(crate) namespace: Option<String>,
 
-    /// more to mount there, as in fstab(5) ($CPU_FSTAB)
+    /// further mounts there, in fstab(5) format ($CPU_FSTAB)
     #[arg(long, value_name = "FILE", help_heading = FILES)]
     pub(crate) fstab: Option<PathBuf>,
 
-    /// directory whose tree is served as / (/)
+    /// directory that is served as / (/)
     #[arg(long, value_name = "DIR", default_value = "/", hide_default_value = true,
           help_heading = FILES)]
     pub(crate) root: PathBuf,
@@ -66,7 +66,7 @@ pub(crate) struct Flags {
           help_heading = FILES)]
     pub(crate) ninep: GoBool,
 
-    /// none, mmap or loose: what is kept of files there (mmap)
+    /// none, mmap or loose: what the machine caches (mmap)
     #[arg(long, value_name = "MODE", help_heading = FILES)]
     pub(crate) cache: Option<CacheMode>,
 
@@ -76,52 +76,52 @@ pub(crate) struct Flags {
           help_heading = FILES)]
     pub(crate) msize: u32,
 
-    /// root or me: who the command is there (root)
+    /// root or me: the user of the command there (root)
     #[arg(long, value_name = "USER", default_value = "root", hide_default_value = true,
           help_heading = SESSION)]
     pub(crate) user: UserFlag,
 
-    /// a terminal there also for a command; -tt: in any case
+    /// a terminal even for a command; -tt: even without one here
     #[arg(long = "t", action = clap::ArgAction::Count, help_heading = SESSION)]
     pub(crate) terminal: u8,
 
-    /// no terminal there
+    /// allocate no terminal there
     #[arg(long = "T", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) no_terminal: GoBool,
 
-    /// no input: the command reads an empty one
+    /// no input: the command's standard input is empty
     #[arg(long = "n", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) no_input: GoBool,
 
-    /// end the session with its command, and kill what that left
+    /// end the session with its command; kill what that left
     #[arg(long = "nowait", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) no_wait: GoBool,
 
-    /// no warnings, and no word of what the session waits for
+    /// no warnings, no notice of what the session waits for
     #[arg(long = "q", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) quiet: GoBool,
 
-    /// say what cpu does on standard error
+    /// log each step on standard error
     #[arg(long = "d", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) debug: GoBool,
 
-    /// print requests for files; open,read: some; ./FILE: to it
+    /// trace file requests; open,read: only those; ./FILE: to it
     #[arg(long, value_name = "WHAT", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) dbg9p: trace::TraceFilter,
 
-    /// at the end, print a table of the requests for files
+    /// print a table of the file requests at the end
     #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
@@ -145,7 +145,7 @@ pub(crate) struct Flags {
 }
 
 impl Flags {
-    /// What is wanted of a remote terminal.
+    /// Whether a terminal is to be allocated.
     pub(crate) fn tty(&self) -> Tty {
         match (self.no_terminal.0, self.terminal) {
             (true, _) => Tty::No,
@@ -155,8 +155,8 @@ impl Flags {
         }
     }
 
-    /// What the session is to do with what its command leaves running; none where the variable of the
-    /// environment decides, or the default.
+    /// What the session does about processes that its command leaves running; `None` if the environment variable or the
+    /// default decides.
     pub(crate) fn wait(&self) -> Option<Wait> {
         match (self.no_wait.0, self.quiet.0) {
             (true, _) => Some(Wait::No),
@@ -165,11 +165,11 @@ impl Flags {
         }
     }
 
-    /// The command's words, as bytes.
+    /// The command, as bytes.
     pub(crate) fn argv(&self) -> Vec<Vec<u8>> {
         self.command
             .iter()
-            .map(|word| word.clone().into_vec())
+            .map(|arg| arg.clone().into_vec())
             .collect()
     }
 }

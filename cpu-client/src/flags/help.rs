@@ -1,4 +1,4 @@
-//! What `-h` prints, the manual page, and what is said of wrong flags.
+//! The text of `-h`, the manual page, and messages about wrong flags.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,7 @@ use super::Flags;
 
 const SYNOPSIS: &str = "cpu [flags] [user@]host [flags] [command args...]";
 
-/// What `-h` prints: all flags on one screen of 24 lines and 80 columns.
+/// The text of `-h`: all flags on a screen of 24 lines and 80 columns.
 pub(crate) fn help() -> String {
     let mut text = format!("usage: {SYNOPSIS}\n");
     for arg in Flags::command()
@@ -31,7 +31,7 @@ pub(crate) fn help() -> String {
     text
 }
 
-/// What people type who know ssh or u-root's cpu, and what to do instead.
+/// Flags of ssh and of u-root's cpu that cpu does not have, and what to do instead.
 const ELSEWHERE: [(&str, &str); 12] = [
     ("l", "write user@host"),
     ("o", "write it into ~/.ssh/config, as ssh_config(5) says"),
@@ -49,11 +49,11 @@ const ELSEWHERE: [(&str, &str); 12] = [
     ),
     ("A", "cpu forwards no agent"),
     ("X", "cpu forwards no displays"),
-    ("ssh", "for plain ssh use -9p=false"),
+    ("ssh", "-9p=false is plain ssh"),
     ("timeout9p", "cpu waits as long as the connection lives"),
 ];
 
-/// What is wrong with the words, in one line.
+/// The message about wrong arguments, in one line.
 pub(crate) fn complaint(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().map(str::trim);

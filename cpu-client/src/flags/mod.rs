@@ -1,7 +1,7 @@
 //! The command line: `cpu [flags] host [flags] [command args...]`.
 //!
-//! Flags are written as Go programs write them (`-key x`, `-key=x`), with one dash or two; the
-//! one table below is clap's, and this module only brings the words into the form it reads.
+//! Flags have the form of Go's flag package: `-key x` or `-key=x`, with one dash or two. [`normalize`] brings them into
+//! the form that clap parses, and [`defs`] is the table.
 
 mod defs;
 mod help;
@@ -17,11 +17,11 @@ pub(crate) use defs::Flags;
 pub(crate) use help::page;
 pub(crate) use help::{complaint, help};
 
-/// Read the words after the program's name.
+/// Parses the arguments after the program's name.
 pub(crate) fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Flags, clap::Error> {
     let command = Flags::command();
-    let words = normalize::normalize(&command, args);
-    let matches = command.try_get_matches_from(words)?;
+    let args = normalize::normalize(&command, args);
+    let matches = command.try_get_matches_from(args)?;
     Flags::from_arg_matches(&matches)
 }
 
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_ssh_is_told_what_to_write() {
+    fn flags_of_ssh_are_understood_or_answered_with_ours() {
         let flags = read("-i k -p 22 -v host date");
         assert_eq!(flags.key, [PathBuf::from("k")]);
         assert_eq!((flags.sp.as_deref(), flags.debug.0), (Some("22"), true));
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_command_is_its_own() {
+    fn arguments_after_the_command_are_the_commands() {
         let flags = read("host ls -l --key -9p=false -- -h");
         assert_eq!(
             flags.command,
@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_several_counts() {
+    fn the_last_of_repeated_flags_counts() {
         let flags = read("-sp 1 -sp 2 host -sp=3 date");
         assert_eq!(flags.sp.as_deref(), Some("3"));
         let keys = read("-key a host -key b date").key;
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn terminals_are_asked_for_as_in_ssh() {
+    fn terminals_are_requested_as_with_ssh() {
         for (line, tty) in [
             ("host", Tty::Auto),
             ("-t host", Tty::Yes),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_flag_names_the_nearest_in_one_line() {
+    fn an_unknown_flag_is_answered_with_the_nearest_in_one_line() {
         let told = refuse("-namspace x host");
         assert!(
             told.contains("-namespace") && !told.contains('\n'),
@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn the_help_fits_a_screen_and_names_every_flag() {
         let help = help();
-        // The last line is the prompt's.
+        // The 24th line is for the shell's prompt.
         assert!(help.lines().count() < 24, "{help}");
         assert!(help.lines().all(|line| line.chars().count() < 80), "{help}");
         for arg in Flags::command()

@@ -1,10 +1,10 @@
-//! From the words as they are typed to those that clap reads: its flags have two dashes, and all stand before the host.
+//! Brings the arguments as typed into the form that clap parses.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
-/// Gives every flag its two dashes and puts `--` before the host, with all flags in front of it.
+/// Gives every flag two dashes, and puts all flags first, then `--`, then the host and the command.
 pub(super) fn normalize(
     command: &clap::Command,
     args: impl IntoIterator<Item = OsString>,
@@ -30,7 +30,7 @@ pub(super) fn normalize(
     while let Some(arg) = args.next() {
         let bytes = arg.as_bytes();
         if bytes == b"--" {
-            // Everything after it is taken as it stands.
+            // What follows is not searched for flags.
             positional.extend(args);
             break;
         }
@@ -54,7 +54,7 @@ pub(super) fn normalize(
             "tt" => "t",
             "version" => "V",
             "help" => "h",
-            // As ssh calls them.
+            // Their names in ssh.
             "i" => "key",
             "p" => "sp",
             "v" => "d",

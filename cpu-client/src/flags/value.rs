@@ -1,8 +1,8 @@
-//! The values of flags that are no types of their own elsewhere.
+//! Values of flags whose types are not defined elsewhere.
 
 use crate::ssh::SocketKind;
 
-/// A boolean as Go's flag package reads it.
+/// A boolean, as Go's flag package parses it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct GoBool(pub(crate) bool);
 

@@ -1,8 +1,8 @@
-//! One remote command, from the opening of its channels to its exit status: what is typed goes
-//! there, what it prints comes here, and beside them this machine's files are served.
+//! One remote command, from the opening of its channels to its exit status. Its standard streams are connected to this
+//! process's, and this machine's files are served meanwhile.
 //!
-//! Files and standard streams block, so each has a thread; the SSH connection and everything
-//! that decides lives on the main thread, which none of them can hold up.
+//! Files and standard streams block, so each of them has a thread. The SSH connection and all decisions are on the main
+//! thread, which therefore never blocks.
 
 mod open;
 mod signals;
@@ -30,38 +30,38 @@ use open::start;
 use signals::{SignalReceiver, forward_window_changes, killed};
 use stdio::{LocalEvent, spawn_input, spawn_output};
 
-/// How long a command may take to end after a TERM or HUP was passed on to it.
+/// How long a command may take to end after a TERM or HUP was forwarded to it.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// What to run, and with what.
+/// What to run, and how.
 pub(crate) struct Command {
-    /// The words; none means a shell.
+    /// The arguments; empty for a shell.
     pub(crate) argv: Vec<Vec<u8>>,
     pub(crate) environment: Vec<(String, String)>,
-    /// This machine's files, if they are served, and the cache modes of the mounts that show them.
+    /// This machine's files, if they are served, and the cache modes of their mounts.
     pub(crate) files: Option<(FileServer, Vec<CacheMode>)>,
-    /// Who it is, if not root.
+    /// Its user, if not root.
     pub(crate) user: Option<Credentials>,
     pub(crate) terminal: bool,
-    /// Whether a server that gives no terminal fails the session, as with ssh's `-t`.
+    /// Whether the session fails if the server allocates no terminal, as with ssh's `-t`.
     pub(crate) needs_terminal: bool,
-    /// Whether standard input is sent; else the command finds its end at once.
+    /// Whether standard input is sent. If not, the command reads end of file at once.
     pub(crate) input: bool,
 }
 
-/// Run the command; returns the exit status for this process.
+/// Runs the command, and returns the exit status for this process.
 pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> Result<u8> {
     if command.files.is_some() && connection.server == ServerKind::Sshd {
         bail!(
-            "the server is no cpud, and files are served only to those; use -9p=false for plain ssh"
+            "the server is not a cpud, so it cannot mount this machine's files; use -9p=false for plain ssh"
         );
     }
     if command.user.is_some() && connection.server != ServerKind::Cpud {
         bail!(
-            "the server is no cpud of ours, and knows no -user: its commands are {}",
+            "the server is not this project's cpud and does not support -user; its commands run as {}",
             match connection.server {
-                ServerKind::Sshd => "those of the user who logs in",
-                ServerKind::URoot | ServerKind::Cpud => "root's",
+                ServerKind::Sshd => "the user who logs in",
+                ServerKind::URoot | ServerKind::Cpud => "root",
             }
         );
     }
@@ -73,13 +73,13 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
     } else {
         None
     };
-    // From before the size is read.
+    // Before the size is read, so that no change is missed.
     let resized = terminal
         .then(|| signal(SignalKind::window_change()))
         .transpose()?;
     let path = connection.measure_path();
     let (receiver, sender, stdin) = start(&mut connection, command, modes.as_ref()).await?;
-    // Not before: until now the keys that interrupt, and the signals, do here what they always do.
+    // Not earlier: until now, signals and the keys that send them act on cpu itself.
     let mut passed_on = SignalReceiver::new()?;
     let raw = modes.map(terminal::RawMode::enter).transpose();
     let raw = raw.context("cannot set the terminal to raw mode")?;
@@ -99,6 +99,7 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
     if input {
         spawn_input(stdin, raw.is_some(), local_tx)?;
     } else {
+        // If the channel is gone, its end says so.
         tokio::task::spawn_blocking(move || stdin.end());
     }
     if let Some(resized) = resized {
@@ -112,14 +113,14 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
         });
         let ended = wait_end(&mut connection.events, sender.id(), pty_request, outputs);
         tokio::pin!(ended);
-        // The first of these ends the session: a TERM or HUP after a grace, a second INT or QUIT.
+        // A TERM or HUP ends the session after a grace, a second INT or QUIT at once.
         let mut last_chance: Option<(Signal, tokio::time::Instant)> = None;
         let mut interrupted = false;
         loop {
             let deadline = last_chance.map(|(_, at)| at);
             tokio::select! {
                 status = &mut ended => break status,
-                signal = passed_on.recv() => {
+                signal = forwarded.recv() => {
                     debug!("{signal}");
                     match signal {
                         Signal::SIGTERM | Signal::SIGHUP => {
@@ -133,7 +134,7 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
                         _ => {}
                     }
                     let name = cpu_ssh::signals::name(signal);
-                    // A channel that has gone says so through `ended`.
+                    // If the channel is gone, `ended` says so.
                     let _ = sender.request(|write| write.signal(name)).await;
                 }
                 () = sleep_until(deadline), if deadline.is_some() => {
@@ -145,7 +146,7 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
                     LocalEvent::Typed(Escape::Help) => {
                         let _ = io::stderr().write_all(ESCAPE_HELP.as_bytes());
                     }
-                    // As if this process had been at the broken end of the pipe itself.
+                    // As if the command itself had written into the broken pipe.
                     LocalEvent::OutputLost(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                         break Ok(killed(Signal::SIGPIPE));
                     }
@@ -166,14 +167,14 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
     }
 }
 
-/// A terminal that was asked for; the answer is the server's first on the channel.
+/// A terminal that was requested. The answer is the first one on the channel.
 struct PtyRequest<'a> {
-    /// How it is shown here.
+    /// The raw mode of the local terminal.
     raw: &'a Cell<Option<terminal::RawMode>>,
     is_needed: bool,
 }
 
-/// The command's status, once all its output has been written here.
+/// Waits for the end of the command and of its output, and returns its exit status.
 async fn wait_end(
     events: &mut mpsc::UnboundedReceiver<ConnectionEvent>,
     main: ChannelId,
@@ -185,7 +186,7 @@ async fn wait_end(
     loop {
         match events.recv().await {
             Some(ConnectionEvent::Exited(id, code)) if id == main => {
-                // A status has eight bits; one that has more must not turn into a success.
+                // An exit status here has eight bits. A larger one must not become 0.
                 status = Some(u8::try_from(code).unwrap_or(255));
             }
             Some(ConnectionEvent::Killed(id, signal)) if id == main => {
@@ -195,7 +196,8 @@ async fn wait_end(
             Some(ConnectionEvent::Refused(id)) if id == main && pty_request.is_some() => {
                 if let Some(PtyRequest { raw, is_needed }) = pty_request.take() {
                     raw.take();
-                    let refusal = "the server gives no terminal (PTY allocation request failed)";
+                    let refusal =
+                        "the server allocates no terminal (PTY allocation request failed)";
                     if is_needed {
                         bail!("{refusal}; without -t the command runs without one");
                     }
@@ -203,7 +205,7 @@ async fn wait_end(
                 }
             }
             Some(ConnectionEvent::Refused(id)) if id == main => {
-                // Some servers leave the channel open then; what they said of it is on its way.
+                // Some servers leave the channel open then. Give their messages a second to arrive.
                 let said = async {
                     for output in outputs {
                         let _ = output.await;
@@ -222,7 +224,7 @@ async fn wait_end(
         }
     }
     for output in outputs {
-        // A thread that failed has reported why, and that is the end, not this.
+        // A thread that failed has reported why, and that ends the session.
         if output.await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,4 +1,4 @@
-//! What a command is started with: the channels are opened, and everything is asked for on them.
+//! Opens the channels of a command, and sends the requests that start it.
 
 use anyhow::{Context, Result};
 use cpu_proto::{CacheMode, Credentials, ENV_FSTAB, ENV_FSTAB_LC, quote};
@@ -17,7 +17,7 @@ use crate::files::FileServer;
 use crate::ssh::{ChannelReceiver, ChannelSender, ServerConnection, ServerKind};
 use crate::terminal;
 
-/// Open the channels and ask for everything, without waiting for an answer that is not needed.
+/// Opens the channels and sends all requests, without waiting for replies that are not needed.
 pub(super) async fn start(
     connection: &mut ServerConnection,
     mut command: Command,

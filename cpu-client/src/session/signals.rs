@@ -1,4 +1,4 @@
-//! Signals of this process that the command is told of.
+//! Signals that are forwarded to the command.
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 use crate::ssh::ChannelSender;
 use crate::terminal;
 
-/// The signals that are passed on to the command.
+/// Receives the signals that are forwarded to the command.
 pub(super) struct SignalReceiver(mpsc::UnboundedReceiver<Signal>);
 
 impl SignalReceiver {
@@ -22,7 +22,7 @@ impl SignalReceiver {
             Signal::SIGUSR1,
             Signal::SIGUSR2,
         ] {
-            // What nohup or a shell's `&` has it ignore.
+            // Ignored from the start, by nohup(1) or a shell's `&`.
             if crate::sys::is_ignored(number)? {
                 continue;
             }
@@ -48,7 +48,7 @@ impl SignalReceiver {
     }
 }
 
-/// Tell the remote terminal when the local one changes its size.
+/// Sends the local terminal's size to the remote one whenever it changes.
 pub(super) fn forward_window_changes(
     sender: &ChannelSender,
     mut resized: tokio::signal::unix::Signal,
@@ -69,7 +69,7 @@ pub(super) fn forward_window_changes(
     });
 }
 
-/// The status a shell gives a command that a signal killed.
+/// The exit status that a shell gives a command that a signal killed.
 pub(super) fn killed(signal: Signal) -> u8 {
     u8::try_from(128 + signal as i32).unwrap_or(255)
 }

@@ -1,4 +1,4 @@
-//! Standard input, output and error: each has a thread, since they block.
+//! Standard input, output and error. Each has a thread, since they block.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,17 +18,17 @@ use tokio::sync::{mpsc, oneshot};
 use crate::ssh::{ChannelReceiver, ChannelSender};
 use crate::terminal::{Escape, EscapeFilter};
 
-/// Most bytes read at once from standard input.
+/// The most bytes that are read at once from standard input.
 const CHUNK: usize = 64 * 1024;
 
-/// What the main loop has to know of the threads and of the person.
+/// What the threads report to the main thread.
 pub(super) enum LocalEvent {
     Typed(Escape),
-    /// Standard output or error cannot be written any more.
+    /// Writing to standard output or error failed.
     OutputLost(io::Error),
 }
 
-/// A thread that writes what the command prints.
+/// Starts a thread that writes what the command prints. The receiver returns when all of it is written.
 pub(super) fn spawn_output(
     receiver: &ChannelReceiver,
     stream: Stream,
@@ -56,7 +56,7 @@ pub(super) fn spawn_output(
     Ok(finished)
 }
 
-/// Write all, also to a descriptor that another process has made non-blocking.
+/// Writes all bytes, even if another process has made the descriptor non-blocking.
 fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     while !bytes.is_empty() {
         match nix::unistd::write(to, bytes) {
@@ -76,7 +76,7 @@ fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
     }
 }
 
-/// The command's standard input. Whoever is first ends it, and it takes nothing after that.
+/// The command's standard input. After the first call of `end`, sending fails.
 #[derive(Clone)]
 pub(super) struct Stdin {
     to: Arc<Mutex<Option<BlockingWriter<Msg>>>>,
@@ -115,7 +115,7 @@ impl Stdin {
     }
 }
 
-/// A thread that sends standard input, as long as there is any and the other side takes it.
+/// Starts a thread that sends standard input until its end, or until the channel is closed.
 pub(super) fn spawn_input(
     to: Stdin,
     escapes: bool,
@@ -124,7 +124,7 @@ pub(super) fn spawn_input(
     let from = io::stdin().as_fd().try_clone_to_owned();
     let run = move || {
         let Ok(from) = from else {
-            // No standard input at all is an empty one.
+            // Closed standard input counts as empty.
             return to.end();
         };
         let mut file = File::from(from);
@@ -173,7 +173,7 @@ fn send_typed(
         let (bytes, escape, used) = filter.filter(typed);
         typed = typed.get(used..).unwrap_or_default();
         if let Some(escape) = escape {
-            // First, so that a stalled remote side cannot keep a person from leaving.
+            // Before the bytes are sent, so that a stalled remote side cannot keep a person from leaving.
             let _ = local.send(LocalEvent::Typed(escape));
         }
         to.send(bytes.into())?;

@@ -1,11 +1,11 @@
-//! The escapes that a person types to leave.
+//! Escapes: `~` sequences that are for cpu itself.
 
-/// What a person asked of the client itself.
+/// An escape that was typed.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Escape {
-    /// `~.`: leave.
+    /// `~.`: end the session.
     Leave,
-    /// `~?`: say which escapes there are.
+    /// `~?`: list the escapes.
     Help,
 }
 
@@ -16,7 +16,7 @@ pub(crate) const ESCAPE_HELP: &str = "\r\n\
     \x20 ~?  this list\r\n\
     \x20 ~~  the character ~\r\n";
 
-/// Finds escapes in what is typed: `~` counts only as the first character of a line.
+/// Finds escapes in typed input. They begin with `~` as the first character of a line.
 #[derive(Debug)]
 pub(crate) struct EscapeFilter {
     at_line_start: bool,
@@ -31,8 +31,8 @@ impl EscapeFilter {
         }
     }
 
-    /// What of `typed` goes to the remote side, up to the first escape if there is one. What
-    /// follows an escape in the same `typed` is returned as the number of bytes used.
+    /// Returns the bytes to send, the first escape if there is one, and how many bytes of `typed` were consumed: all, or
+    /// those up to the end of the escape.
     pub(crate) fn filter(&mut self, typed: &[u8]) -> (Vec<u8>, Option<Escape>, usize) {
         let mut out = Vec::with_capacity(typed.len() + 1);
         for (i, &byte) in typed.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! The local terminal: raw mode, questions, escapes, and whether there is to be a remote one.
+//! The local terminal: raw mode, questions, escapes; and whether a remote one is to be allocated.
 
 mod escape;
 mod prompt;
@@ -14,23 +14,22 @@ pub(crate) use escape::{ESCAPE_HELP, Escape, EscapeFilter};
 pub(crate) use prompt::{ask_hidden, ask_line, can_ask};
 pub(crate) use raw::RawMode;
 
-/// What the command line says of a remote terminal.
+/// Whether a remote terminal is to be allocated: `-t`, `-T` or RequestTTY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tty {
-    /// For a shell when there is a person at the input; for a command only when all its streams
-    /// are the terminal, since a terminal would put carriage returns into redirected output and
-    /// standard error into standard output.
+    /// For a shell if standard input is a terminal. For a command only if all its streams are: a remote terminal would
+    /// add carriage returns to redirected output, and merge standard error into standard output.
     Auto,
-    /// `-t`: for a command too.
+    /// `-t`: even for a command.
     Yes,
-    /// `-tt`: also when there is none here.
+    /// `-tt`: even without a terminal here.
     Force,
     /// `-T`
     No,
 }
 
 impl Tty {
-    /// Whether there will be a terminal. `input` is whether standard input is used at all.
+    /// Whether to allocate a terminal. `input` says whether standard input is used at all.
     pub(crate) fn is_wanted(self, has_command: bool, input: bool) -> bool {
         let here = input && stdin().is_terminal();
         match self {
@@ -38,7 +37,9 @@ impl Tty {
             Self::Force => true,
             Self::Yes => {
                 if !here {
-                    warn!("no terminal there, since there is none here; -tt makes one");
+                    warn!(
+                        "no terminal is allocated, since standard input is not one; -tt allocates one anyway"
+                    );
                 }
                 here
             }
@@ -59,7 +60,7 @@ pub(crate) fn size() -> Winsize {
     })
 }
 
-/// The modes of the terminal at standard input, which the remote one is to have; `None` without one.
+/// The modes of the terminal at standard input, for the remote one. `None` if standard input is no terminal.
 pub(crate) fn modes() -> nix::Result<Option<Termios>> {
     stdin()
         .is_terminal()

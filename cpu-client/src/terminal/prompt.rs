@@ -1,4 +1,4 @@
-//! Questions to the person at the terminal, whatever the standard streams are.
+//! Asks the person at the controlling terminal, wherever the standard streams lead.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -6,7 +6,7 @@ use std::io::{self, Read, Write};
 use nix::sys::signal::{Signal, raise};
 use nix::sys::termios::{LocalFlags, SetArg, SpecialCharacterIndices, tcgetattr, tcsetattr};
 
-/// Whether there is a terminal that a person could be asked on.
+/// Whether there is a terminal to ask on.
 pub(crate) fn can_ask() -> bool {
     terminal().is_ok()
 }
@@ -21,8 +21,8 @@ pub(crate) fn ask_line(question: &str) -> io::Result<String> {
     String::from_utf8(answer).map_err(io::Error::other)
 }
 
-/// Asks for what must not be seen. A key that interrupts ends this process, as any program, but only when the
-/// terminal is as it was.
+/// Asks for a line without echo. The keys for INT and QUIT end this process as usual, but only after the terminal is
+/// restored.
 pub(crate) fn ask_hidden(question: &str) -> io::Result<String> {
     let mut terminal = terminal()?;
     let original = tcgetattr(&terminal)?;
@@ -31,7 +31,7 @@ pub(crate) fn ask_hidden(question: &str) -> io::Result<String> {
         .local_flags
         .remove(LocalFlags::ECHO | LocalFlags::ISIG);
     hidden.local_flags.insert(LocalFlags::ECHONL);
-    // These keys then end the line, and are seen at its end.
+    // These keys now end the line instead, and are found at its end.
     let key = |index: SpecialCharacterIndices| original.control_chars.get(index as usize).copied();
     let interrupts = [
         (key(SpecialCharacterIndices::VINTR), Signal::SIGINT),
@@ -46,7 +46,7 @@ pub(crate) fn ask_hidden(question: &str) -> io::Result<String> {
             *to = from;
         }
     }
-    // What was typed before the question is no answer to it.
+    // Discards what was typed before the question.
     tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
     let is_interrupt = |byte: u8| {
         interrupts
@@ -66,7 +66,7 @@ pub(crate) fn ask_hidden(question: &str) -> io::Result<String> {
     String::from_utf8(answer).map_err(io::Error::other)
 }
 
-/// The answer up to the end of its line, or with the key that ended it.
+/// The answer without its newline, or with the key that interrupted it.
 fn ask(
     terminal: &mut File,
     question: &str,

@@ -1,18 +1,18 @@
-//! Raw mode of the local terminal while a remote one is shown in it, and back as it was in every case.
+//! Puts the local terminal into raw mode while a remote one is shown in it, and restores it in every case.
 
 use std::io::stdin;
 use std::sync::OnceLock;
 
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcsetattr};
 
-/// The modes to go back to. Global, because a panic must find them too.
+/// The modes to restore. Global, since the panic hook needs them too.
 static ORIGINAL: OnceLock<std::sync::Mutex<Termios>> = OnceLock::new();
 
-/// Raw mode for as long as this lives.
+/// The terminal is in raw mode as long as this lives.
 pub(crate) struct RawMode(());
 
 impl RawMode {
-    /// From these modes, which come back at the end.
+    /// Enters raw mode from these modes, which are restored at the end.
     pub(crate) fn enter(original: Termios) -> nix::Result<Self> {
         let mut raw = original.clone();
         cfmakeraw(&mut raw);
@@ -34,10 +34,10 @@ impl Drop for RawMode {
     }
 }
 
-/// Put the terminal back as it was.
+/// Restores the modes.
 fn restore() {
     if let Some(Ok(original)) = ORIGINAL.get().map(std::sync::Mutex::lock) {
-        // A terminal that has gone needs no restoring.
+        // Fails only if the terminal is gone.
         let _ = tcsetattr(stdin(), SetArg::TCSADRAIN, &original);
     }
 }
