@@ -1,5 +1,5 @@
-//! A directory read as the stream it is: each Treaddir goes on where the last one ended, so that no entry is kept here. The
-//! offsets that the peer is given are counted, not the file system's cookies ([`super::cookies`]).
+//! Reads directories. Each Treaddir continues where the last one ended, so no entries are kept here. The offsets that the
+//! peer gets are numbers of entries, not the file system's cookies ([`super::cookies`]).
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -14,21 +14,21 @@ use rustix::fs::{FileType, RawDir, SeekFrom};
 use super::cookies::{CookieTotal, Cookies};
 use super::os;
 
-/// Bytes asked of getdents64(2) at once.
+/// The size of the buffer for getdents64(2).
 const BATCH: usize = 16 * 1024;
-/// A `linux_dirent64` of the longest name that most file systems have.
+/// The size of a `linux_dirent64` with the longest name of most file systems.
 const MAX_ENTRY: usize = 280;
 
 /// An open directory.
 pub(super) struct DirStream(Mutex<DirReader>);
 
-/// A place in it: how many entries come before, and the file system's cookie.
+/// A position in a directory: the number of entries before it, and the file system's cookie.
 type Position = (u64, u64);
 
 struct DirReader {
-    /// Where the descriptor is; none if that is unknown.
+    /// The position of the descriptor, if it is known.
     at: Option<Position>,
-    /// Where the last reply began, which may be asked for again.
+    /// Where the last reply began. The peer may ask for it again.
     last: Position,
     cookies: Cookies,
 }
@@ -42,7 +42,7 @@ impl DirStream {
         }))
     }
 
-    /// Fills `sink` from `offset` on. `path` is the qid.path of a name and inode number.
+    /// Fills `sink` from `offset` on. `path` returns the qid.path for a name and inode number.
     pub(super) fn read(
         &self,
         fd: impl AsFd,
@@ -64,7 +64,7 @@ impl DirStream {
 }
 
 impl DirReader {
-    /// Sets the descriptor to where `number` entries are before it, or to the end.
+    /// Seeks to the position after `number` entries, or to the end.
     fn seek(&self, fd: BorrowedFd<'_>, number: u64) -> Result<Position> {
         let (mut at, mut cookie) = self.cookies.before(number);
         if (at..=number).contains(&self.last.0) {
@@ -80,7 +80,7 @@ impl DirReader {
             cookie = entry.map_err(os)?.next_entry_cookie();
             at += 1;
         }
-        // More than that may have been read.
+        // The kernel may have read more entries than that.
         rustix::fs::seek(fd, SeekFrom::Start(cookie)).map_err(os)?;
         Ok((number, cookie))
     }
@@ -95,9 +95,9 @@ impl DirReader {
         let mut batch = [MaybeUninit::uninit(); BATCH];
         let available = sink.available();
         loop {
-            // An entry takes at most 7/6 of the bytes on the wire that getdents64 needs for it
-            // (24 + n against 20 + n rounded up to a multiple of 8), so whatever is read
-            // fits: none is read twice, and none is kept.
+            // On the wire an entry has 24 + n bytes; in getdents64's buffer it has 20 + n, rounded up to a multiple of 8.
+            // That is at most 7/6 as many on the wire, so everything that is read fits into the reply: no entry is read
+            // twice, and none is kept.
             let fits = (sink.available() / 7 * 6).min(BATCH);
             let full = fits < MAX_ENTRY && sink.available() < available;
             let Some(batch) = batch.get_mut(..fits).filter(|_| !full) else {
@@ -106,14 +106,14 @@ impl DirReader {
             match self.one_batch(fd, batch, position, sink, &path) {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                // It found no room for the next entry, which has a longer name (vfat's).
+                // The next entry does not fit into the buffer, because its name is longer (vfat's may be).
                 Err(Errno::EINVAL) if sink.available() < available => return Ok(()),
                 Err(errno) => return Err(errno),
             }
         }
     }
 
-    /// True if there may be more.
+    /// Returns whether there may be more entries.
     fn one_batch(
         &mut self,
         fd: BorrowedFd<'_>,
@@ -148,7 +148,7 @@ impl DirReader {
                 return Err(Errno::EIO);
             }
             *position = (position.0 + 1, entry.next_entry_cookie());
-            self.cookies.note(position.0, position.1);
+            self.cookies.record(position.0, position.1);
             if entries.is_buffer_empty() {
                 return Ok(true);
             }
@@ -156,7 +156,7 @@ impl DirReader {
     }
 }
 
-/// `DT_*` of readdir(3), which are the types of a mode shifted; 0 is `DT_UNKNOWN`.
+/// The `DT_*` of readdir(3), which is the type in a mode, shifted. 0 is `DT_UNKNOWN`.
 fn d_type(kind: FileType) -> u8 {
     if kind == FileType::Unknown {
         return 0;

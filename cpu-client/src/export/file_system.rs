@@ -1,4 +1,4 @@
-//! Each request of the peer, as the system call that does it.
+//! Carries out the requests of the peer by system calls.
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ impl FileSystem for Export {
                 }
             }
             FileType::Symlink => return Err(Errno::ELOOP),
-            // Pipes, sockets and devices belong to the peer's kernel.
+            // Pipes, sockets and devices are opened by the peer's own kernel.
             _ => return Err(Errno::ENXIO),
         };
         let qid = self.open_qid(node, &file)?;
@@ -116,8 +116,8 @@ impl FileSystem for Export {
         mode: u32,
         gid: u32,
     ) -> Result<(Node, File, Qid)> {
-        // What is there may be a pipe or a device, so it is never opened by name: either the
-        // file is new, or it is walked to. Someone may remove it in between, hence the loop.
+        // An existing file may be a pipe or a device, so it must not be opened by name. Either the file is new, or it is
+        // walked to. It may be removed in between, hence the loop.
         for _ in 0..8 {
             let flags_new =
                 oflags(flags, self.caching)? | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
@@ -164,7 +164,7 @@ impl FileSystem for Export {
             let place = || of.place_of_device();
             self.devices.share(of.id().device, place)
         };
-        // The root has no parent that the peer may know of.
+        // The peer must not see the parent of the root.
         let up = node.up().unwrap_or(&self.root);
         let (up, here) = (inode::number(share(up), up.id().inode), share(node));
         stream.read(&file.fd, offset, sink, |name, inode| {
@@ -284,8 +284,8 @@ fn removal(directory: bool) -> AtFlags {
     }
 }
 
-/// The flags of the wire, which are x86's, as this machine's. What only the peer's kernel can do
-/// (`O_DIRECT`, `O_NONBLOCK`, `O_NOCTTY` ...) is left to it.
+/// Translates the flags of an open from the wire, where they have x86's numbers. Flags that only concern the peer's kernel
+/// (`O_DIRECT`, `O_NONBLOCK`, `O_NOCTTY` and others) are dropped.
 fn oflags(flags: OpenFlags, caching: Caching) -> Result<OFlags> {
     let mut to = match flags.access() {
         OpenFlags::RDONLY => OFlags::RDONLY,
@@ -298,7 +298,7 @@ fn oflags(flags: OpenFlags, caching: Caching) -> Result<OFlags> {
         to |= OFlags::APPEND;
     }
     for (bit, flag) in [
-        // rustix's DSYNC is O_SYNC.
+        // rustix's DSYNC has the value of O_SYNC.
         (
             OpenFlags::DSYNC,
             OFlags::from_bits_retain(libc::O_DSYNC.cast_unsigned()),

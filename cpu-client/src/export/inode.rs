@@ -1,54 +1,54 @@
-//! Inode numbers: what stat(2) there says of files that lie on several devices here.
+//! The inode numbers that stat(2) shows on the machine.
 //!
-//! The machine has the tree as one device, so two files must not have one number; 9P's qid.path is that
-//! number less the 2 that Linux's client adds (`QID2INO`). Programs want more of it: git keeps 32 bits of it in its index and reads a
-//! file again when they differ, in the next session or here; JavaScript keeps 53; and a program of 32 bits gets
-//! `EOVERFLOW` for more. So each device has a share of the numbers, small ones if they are small here:
+//! The tree may consist of several devices here, but is one device there, so the numbers must be distinct over all of them.
+//! (9P's qid.path is the number minus 2, which Linux's client adds, `QID2INO`.) Programs require more: git keeps 32 bits in
+//! its index and reads a file again when they change, in the next session or here; JavaScript keeps 53 bits; and programs
+//! of 32 bits get `EOVERFLOW` for a number that has more. So each device has a range below 2^32 for its small numbers:
 //!
-//! | numbers below 2^32 | whose |
+//! | range | device |
 //! |---|---|
-//! | `0x0000_0000` to `0x7fff_ffff` | the user's home's: as they are |
-//! | `0x8000_0000` to `0xbfff_ffff` | the root's, if it is another |
-//! | `0xc000_0000` to `0xf7ff_ffff` | seven devices that are mounted in the tree, 2^27 each ([`super::mounts`]) |
-//! | `0xf800_0000` to `0xffff_ffff` | 128 others, 2^20 each, by the path of the place where they are met |
+//! | `0x0000_0000` to `0x7fff_ffff` | that of the user's home; the numbers are unchanged |
+//! | `0x8000_0000` to `0xbfff_ffff` | that of the root, if it is another |
+//! | `0xc000_0000` to `0xf7ff_ffff` | seven that are mounted in the tree, 2^27 numbers each ([`super::mounts`]) |
+//! | `0xf800_0000` to `0xffff_ffff` | 128 others, 2^20 numbers each, assigned by the path of the mount point |
 //!
-//! What does not fit has more than 32 bits: a home's number as it is, another as bit 52, the share and 42 bits. File systems with
-//! numbers beyond that (hashes of names, of a gluster or mergerfs) get 51 bits of a hash, of which two may be the same: one chance
-//! in 4,000 for a million such files.
+//! Numbers that do not fit have more than 32 bits. Those of the home's device are unchanged; others consist of bit 52, the
+//! device's share, and 42 bits. For file systems with even larger numbers (gluster and mergerfs use hashes of names), 51 bits
+//! of a hash are taken. Two of these may collide: for a million such files the probability is 1 in 4,000.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{PoisonError, RwLock};
 
 use super::stat::{FileId, mix};
 
-/// The home's device.
+/// The share of the home's device.
 const HOME: u64 = 0;
-/// The root's.
+/// The share of the root's device.
 const ROOT: u64 = 1;
-/// The first of those that were mounted when cpu was started.
+/// The first share of a device that was mounted when cpu started.
 const MOUNTED: u64 = 2;
-/// How many of them there may be.
+/// The number of such shares.
 pub(super) const MOUNTS: usize = 7;
-/// The first of those that are met.
-const MET: u64 = 9;
-const MET_SHARES: u64 = 128;
-/// All shares that are one.
-const SHARES: u64 = MET + MET_SHARES;
+/// The first share of any other device.
+const OTHER: u64 = 9;
+const OTHER_SHARES: u64 = 128;
+/// The number of shares. Devices beyond them only get hashes.
+const SHARES: u64 = OTHER + OTHER_SHARES;
 
-/// Of a number, what the largest one with bits of its own has.
+/// Numbers with at most this many bits are not hashed.
 const OWN_BITS: u32 = 52;
-/// Of a number with more than 32 bits, the bits beside the share.
+/// The bits below the share in a number with more than 32 bits.
 const WIDE_BITS: u32 = 42;
 
-/// Which share each device has: for all sessions of this process the same, and in the next process again.
+/// The share of each device. It is the same in all sessions of this process and, as far as possible, in later ones.
 pub(super) struct Devices {
     known: RwLock<HashMap<u64, u64>>,
-    /// By the places where they are mounted, in an order of their own.
+    /// The shares by mount point.
     mounted: HashMap<Vec<u8>, u64>,
 }
 
 impl Devices {
-    /// The devices of the root and of the home, and the places of others: each group of places is one device.
+    /// `root` and `home` are devices; `mounted` has the mount points of others, one list for each device.
     pub(super) fn new(root: u64, home: u64, mounted: Vec<Vec<Vec<u8>>>) -> Self {
         let shares = (MOUNTED..).zip(mounted);
         let mounted = shares.take(MOUNTS).flat_map(|(share, places)| {
@@ -56,13 +56,13 @@ impl Devices {
             places.into_iter().map(with_share)
         });
         Self {
-            // The home last: it may be the root.
+            // The home comes last, since it may be the root too.
             known: RwLock::new(HashMap::from([(root, ROOT), (home, HOME)])),
             mounted: mounted.collect(),
         }
     }
 
-    /// The share of a device; `place` is the path of its highest directory, as it was walked to.
+    /// The share of a device; `place` is the path of its mount point.
     pub(super) fn share(&self, device: u64, place: impl FnOnce() -> Vec<u8>) -> u64 {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(&share) = known.get(&device) {
@@ -74,23 +74,23 @@ impl Devices {
         let taken: HashSet<u64> = known.values().copied().collect();
         let hash = hash(&place);
         let mounted = self.mounted.get(&place).copied();
-        // The next one if two places have the same.
-        let met = (0..MET_SHARES).map(|n| MET + hash.wrapping_add(n) % MET_SHARES);
-        // Without numbers of their own: `number` makes hashes of theirs.
+        // The next free one, if the hashes of two places are the same.
+        let other = (0..OTHER_SHARES).map(|n| OTHER + hash.wrapping_add(n) % OTHER_SHARES);
+        // Not a share: `number` will hash the inode numbers.
         let beyond = (0..).map(|n| hash.wrapping_add(n) | 1 << 63);
-        let mut wanted = mounted.into_iter().chain(met).chain(beyond);
+        let mut wanted = mounted.into_iter().chain(other).chain(beyond);
         let share = wanted.find(|share| !taken.contains(share));
         let share = share.unwrap_or(hash);
         *known.entry(device).or_insert(share)
     }
 
-    /// The number of a file.
+    /// The inode number of a file.
     pub(super) fn number(&self, id: FileId, place: impl FnOnce() -> Vec<u8>) -> u64 {
         number(self.share(id.device, place), id.inode)
     }
 }
 
-/// The number there of the file with this number on the device of this share.
+/// The inode number there of the file with number `inode` on a device with this share.
 pub(super) fn number(share: u64, inode: u64) -> u64 {
     if let Some((base, bits)) = narrow(share)
         && inode < 1 << bits
@@ -106,18 +106,18 @@ pub(super) fn number(share: u64, inode: u64) -> u64 {
     3 << (OWN_BITS - 1) | mix(inode ^ mix(share + 1)) >> (65 - OWN_BITS)
 }
 
-/// What a share has of the numbers below 2^32: the first, and how many bits may follow.
+/// The range of a share below 2^32: its first number, and the number of bits.
 fn narrow(share: u64) -> Option<(u64, u32)> {
     match share {
         HOME => Some((0, 31)),
         ROOT => Some((1 << 31, 30)),
-        MOUNTED..MET => Some(((24 + share - MOUNTED) << 27, 27)),
-        MET..SHARES => Some(((31 << 27) + ((share - MET) << 20), 20)),
+        MOUNTED..OTHER => Some(((24 + share - MOUNTED) << 27, 27)),
+        OTHER..SHARES => Some(((31 << 27) + ((share - OTHER) << 20), 20)),
         _ => None,
     }
 }
 
-/// The same in every process.
+/// A hash that is the same in every process.
 fn hash(place: &[u8]) -> u64 {
     place
         .iter()
@@ -129,7 +129,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Of each size, and at each end of it.
+    /// Both ends of each size.
     const INODES: [u64; 16] = [
         1,
         2,
@@ -222,11 +222,11 @@ mod tests {
         let forward = shares(&devices(), &[0, 1, 2, 3, 4, 5]);
         assert_eq!(forward[..4], [ROOT, HOME, MOUNTED, MOUNTED + 1]);
         assert_eq!(shares(&devices(), &[5, 4, 3, 2, 1, 0]), forward);
-        // After the next boot the devices have other numbers, and are met elsewhere.
+        // After a reboot the devices have other numbers, and are met at other paths.
         let devices = devices();
         assert_eq!(devices.share(99, place("/srv/data")), MOUNTED);
         assert_eq!(devices.share(98, place("/tmp")), forward[4]);
-        // Who is at home on the root's device has its numbers.
+        // A home on the root's device gets the home's share.
         assert_eq!(Devices::new(10, 10, Vec::new()).share(10, place("/")), HOME);
     }
 
@@ -235,11 +235,11 @@ mod tests {
         let devices = Devices::new(0, 0, Vec::new());
         let mut all = HashSet::new();
         for device in 1..1000 {
-            // All at the same place, as an overlay's layers are.
+            // All at the same path, as with the layers of an overlay.
             let share = devices.share(device, place("/"));
             assert_eq!(share, devices.share(device, || unreachable!("it is known")));
             assert!(all.insert(share));
-            assert_eq!((MET..SHARES).contains(&share), device <= MET_SHARES);
+            assert_eq!((OTHER..SHARES).contains(&share), device <= OTHER_SHARES);
         }
     }
 }

@@ -1,16 +1,15 @@
-//! Record locks that exclude other sessions and the programs of this machine.
+//! Record locks, which exclude other sessions and the programs of this machine.
 //!
-//! POSIX locks belong to a process, and what arrives here is the process that asks on the remote
-//! machine. Each such owner gets an open file description of its own for each file it locks, and on
-//! it open-file-description locks (`F_OFD_SETLK`, fcntl(2)). So two files that one process
-//! opened don't exclude each other, a child that closes its copy of a descriptor doesn't lose
-//! its parent's locks, and everyone else is excluded by the kernel.
+//! POSIX locks belong to a process; a request names the process on the remote machine. Each such owner gets an open file
+//! description of its own for each file that it locks, with open file description locks (`F_OFD_SETLK`, fcntl(2)). So two
+//! descriptors of one process for the same file do not exclude each other, a child that closes its copy of a descriptor
+//! does not drop its parent's locks, and the kernel excludes everybody else.
 //!
-//! A description lives as long as a fid through which its owner has locked, and its locks with it. Where the
-//! file can't be opened again, since its mode forbids it by now, the fid's own serves one owner.
+//! A description and its locks exist as long as there is a fid through which its owner has locked. If the file cannot be
+//! opened again because its mode has changed, the fid's own description is used, for one owner only.
 //!
-//! The locks of one file are set one after the other, so what an owner has is never half known. A file system
-//! that takes long to answer keeps no other file waiting.
+//! Requests for one file are carried out one after the other, so that the state of an owner is consistent. If the file
+//! system of one file answers slowly, other files do not wait for it.
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -27,7 +26,7 @@ use super::node::Node;
 use super::stat::FileId;
 use super::{Export, File, FileState, os};
 
-/// Bytes of a machine's name, at most: four times Linux's.
+/// The longest client identifier, in bytes. Linux sends its node name, which has at most a quarter of this.
 const MAX_CLIENT_ID: usize = 256;
 
 #[derive(PartialEq, Eq, Hash)]
@@ -36,10 +35,10 @@ struct Owner {
     proc_id: u32,
 }
 
-/// The owners of one file's locks and their descriptions.
+/// The owners of locks on one file, and their descriptions.
 type Owners = HashMap<Owner, Weak<OwnedFd>>;
 
-/// Of all files that are locked.
+/// The owners of locks on all files.
 #[derive(Default)]
 pub(super) struct Locks(Mutex<HashMap<FileId, Arc<Mutex<Owners>>>>);
 
@@ -74,13 +73,13 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Locks {
-    /// Those of one file, of which nobody may have a lock yet.
+    /// The owners of locks on one file. There may be none yet.
     fn of(&self, file: FileId) -> Arc<Mutex<Owners>> {
         let mut files = guard(&self.0);
         if let Some(owners) = files.get(&file) {
             return owners.clone();
         }
-        // What nobody is about to lock, and nobody has locked. The rest is not waited for.
+        // Drops files that nobody has locked or is about to lock. Does not wait for those in use.
         files.retain(|_, owners| {
             Arc::strong_count(owners) > 1 || guard(owners).values().any(|fd| fd.strong_count() > 0)
         });
@@ -104,7 +103,7 @@ impl Export {
         let FileState::Regular(held) = &file.state else {
             return Err(Errno::EBADF);
         };
-        // Linux says its machine's name.
+        // Linux sends its node name.
         if owner.client_id.len() > MAX_CLIENT_ID {
             return Err(Errno::EINVAL);
         }
@@ -134,8 +133,7 @@ impl Export {
             held.keep(&fd);
             owners.insert(owner, Arc::downgrade(&fd));
         } else if (lock.start, lock.length) == (0, 0) {
-            // All of the owner's locks are gone. Other fids through which it locked keep the description, which
-            // then serves it again.
+            // The owner has no locks any more. If other fids keep the description, it is used again for the next lock.
             held.drop(&fd);
             if Arc::strong_count(&fd) == 1 || Arc::ptr_eq(&fd, &file.fd) {
                 owners.remove(&owner);
@@ -154,12 +152,12 @@ impl Export {
         let FileState::Regular(_) = &file.state else {
             return Err(Errno::EBADF);
         };
-        // The fid's own description has no locks, so every lock is in its way.
+        // The fid's own description has no locks, so it conflicts with every lock.
         let fd = self.locks.find(node.id(), &Owner::new(owner));
         let fd = fd.as_ref().unwrap_or(&file.fd);
         let mut asked = *lock;
         if asked.kind == Flock::UNLOCK {
-            // Linux's client forgets what kind it was asked for; any lock is in the way of this.
+            // Linux's client does not send the kind that it was asked for. Any lock conflicts with a write lock.
             asked.kind = Flock::WRITE;
         }
         let mut found = flock(&asked)?;
@@ -178,13 +176,13 @@ impl Export {
             kind,
             start: found.l_start.cast_unsigned(),
             length: found.l_len.cast_unsigned(),
-            // A process of this machine, or 0 for a description's lock, which has none.
+            // A process of this machine; 0 for an open file description lock, which belongs to no process.
             proc_id: u32::try_from(found.l_pid).unwrap_or(0),
         })
     }
 
-    /// A description for one more owner: for both kinds of lock if that is possible, else for what the fid
-    /// was opened for.
+    /// A description for another owner: open for reading and writing if possible, since each kind of lock needs one of
+    /// them; else open as the fid is.
     fn description(&self, node: &Node, file: &File) -> Result<Arc<OwnedFd>> {
         let reopened = |flags| match self.reopen(node, flags) {
             Ok(fd) => Ok(Some(Arc::new(fd))),
@@ -224,7 +222,7 @@ mod tests {
     use ninep::fs::{FileSystem, OpenFlags};
 
     #[test]
-    fn a_file_whose_locks_take_long_keeps_no_other_waiting() {
+    fn a_file_whose_locks_take_long_holds_up_no_other() {
         let directory = tempfile::tempdir().unwrap();
         for name in ["slow", "file", "other"] {
             std::fs::write(directory.path().join(name), name).unwrap();
@@ -251,7 +249,7 @@ mod tests {
             let found = export.find_lock(&node, &file, owner, &all).unwrap();
             assert_eq!(found.kind, Flock::UNLOCK);
         }
-        // Of files that are closed nothing is left.
+        // Closed files are dropped.
         drop(export.locks.of(export.root.id()));
         assert_eq!(guard(&export.locks.0).len(), 2);
     }

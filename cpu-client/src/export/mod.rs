@@ -1,26 +1,25 @@
 //! A directory of this machine, served as a 9P file system.
 //!
-//! Nothing outside the directory can be named, whatever the peer sends and whoever moves what
-//! meanwhile: a fid is a descriptor, a walk is one `openat(O_PATH|O_NOFOLLOW)` of one name
-//! beneath it, `..` is the directory that it was walked from, and symbolic links are handed out,
-//! never followed. No path of the tree is resolved here; a descriptor is opened again by its number beneath
-//! `/proc/self/fd`.
+//! The peer cannot reach anything outside the directory, whatever it sends, and whatever is renamed meanwhile. A fid is a
+//! descriptor; a walk is one `openat(O_PATH|O_NOFOLLOW)` of one name beneath it; `..` is the directory from which the fid
+//! was walked; and symbolic links are returned, never followed. Paths of the tree are never resolved here: to open a file
+//! for reading or writing, its descriptor is opened again through `/proc/self/fd`.
 //!
-//! | room | what for |
+//! | module | purpose |
 //! |---|---|
-//! | [`file_system`] | what each request does |
-//! | [`node`] | descriptors: walking, opening again, paths for people |
-//! | [`stat`], [`setattr`] | attributes both ways, qids |
-//! | [`inode`], [`mounts`] | inode numbers, of the devices in the tree |
-//! | [`dir`], [`cookies`] | directories read as a stream, and where their entries are |
-//! | [`lock`] | record locks that exclude everyone else |
-//! | [`owner`] | who owns what, here and for the peer; whose new files are |
+//! | [`file_system`] | a function for each request |
+//! | [`node`] | what a fid stands for: walking, opening again, paths for people |
+//! | [`stat`], [`setattr`] | reading and changing attributes, qids |
+//! | [`inode`], [`mounts`] | inode numbers, which the devices of the tree share |
+//! | [`dir`], [`cookies`] | reading directories, and the positions of their entries |
+//! | [`lock`] | record locks |
+//! | [`owner`] | owners, here and as the peer sees them; owners of new files |
 //! | [`xattr`] | extended attributes |
-//! | [`process`] | limits and umask, set once for the whole process |
+//! | [`process`] | limits and umask, set once for the process |
 //!
-//! The server has the user's rights and no others. Owners and groups that the peer names for
-//! new files are ignored unless the user is root, as for any process: a new file is the user's,
-//! its group is what the directory says. getattr tells so, in the peer's numbers ([`IdMap`]).
+//! The server has the rights of its user. As with any process, a new file belongs to that user and to the group that the
+//! directory determines, whatever owner and group the peer asks for; unless the user is root. Owners that the peer sees
+//! are mapped ([`IdMap`]).
 
 mod cookies;
 mod dir;
@@ -51,13 +50,13 @@ pub use node::Node;
 pub use owner::IdMap;
 pub use process::{Limits, prepare_process};
 
-/// A directory that can be served to any number of sessions at once.
+/// A directory, which can be served to any number of sessions at once.
 pub struct Export {
     root: Node,
-    /// Whether what is mounted of proc(5) in it is shown.
+    /// Whether the peer may enter a proc(5) that is mounted in it.
     shows_procfs: bool,
     devices: Arc<inode::Devices>,
-    /// `/proc/self/fd`, where there is one: the way from an `O_PATH` descriptor to a real one.
+    /// `/proc/self/fd`, if it exists. Through it an `O_PATH` descriptor is opened again for reading or writing.
     proc: Option<Arc<OwnedFd>>,
     locks: Arc<lock::Locks>,
     cookies: cookies::CookieTotal,
@@ -65,28 +64,28 @@ pub struct Export {
     ids: IdMap,
 }
 
-/// What a peer's kernel keeps of the content of files. In each, every read(2) and write(2) comes here: the
-/// qids of open files have version 0 (`v9fs_fid_add_modes` of Linux's `fs/9p/fid.h`).
+/// What the peer's kernel caches of the contents of files. In either case, every read(2) and write(2) becomes a request,
+/// because the qids of open files have version 0 (`v9fs_fid_add_modes` in Linux's `fs/9p/fid.h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Caching {
-    /// Pages while they are mapped. Linux writes them back through any fid that may write, also one
-    /// opened to read and append (`v9fs_begin_writeback` in `fs/9p/vfs_addr.c`): appended, they would be there
-    /// twice. So such a file is written where the peer says; it says where it thinks the end is.
+    /// Pages, while they are mapped. Linux writes them back through any fid that is open for writing, even one opened to
+    /// read and append (`v9fs_begin_writeback` in `fs/9p/vfs_addr.c`). Appending them would duplicate them. So a file
+    /// opened to read and append is written at the peer's offset, which is where the peer thinks that the file ends.
     #[default]
     Mapped,
-    /// Nothing: what is opened to append is appended to, wherever the end is by now.
+    /// Nothing. Files that are opened to append are appended to, wherever they end by then.
     Never,
 }
 
-/// Why a directory can't be served.
+/// Why a directory cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The root.
+    /// The directory cannot be opened.
     #[error("cannot open {path} to serve it: is it a directory that you may search?")]
     Root {
-        /// As it was given.
+        /// The directory.
         path: PathBuf,
-        /// What the system says.
+        /// The reason.
         #[source]
         source: std::io::Error,
     },
@@ -108,13 +107,13 @@ fn os(errno: Os) -> Errno {
 }
 
 impl Export {
-    /// Serves the directory `root` and what is beneath it, other file systems included.
+    /// Serves the directory `root` and everything beneath it, other file systems included.
     pub fn new(root: &Path) -> std::result::Result<Self, Error> {
         Self::with_home(root, Path::new("/"))
     }
 
-    /// The same for a user whose home is `home` in that directory: what lies on the home's device has the inode numbers there that it
-    /// has here, or git on either side would read again all that the other has in its index.
+    /// The same for a user whose home is `home` in that directory. Files on the home's device keep their inode numbers.
+    /// Otherwise git on one side would read all files again that are in the index written on the other.
     pub fn with_home(root: &Path, home: &Path) -> std::result::Result<Self, Error> {
         let failed = |source: Os| Error::Root {
             path: root.to_owned(),
@@ -147,13 +146,13 @@ impl Export {
         })
     }
 
-    /// The same directory with owners shown in other numbers.
+    /// The same directory, with mapped owners.
     #[must_use]
     pub fn with_ids(self, ids: IdMap) -> Self {
         Self { ids, ..self }
     }
 
-    /// The same directory for peers that may keep something else. An owner of locks is one in both.
+    /// The same directory for peers that cache differently. The locks are shared.
     #[must_use]
     pub fn with_caching(&self, caching: Caching) -> Self {
         Self {
@@ -167,7 +166,7 @@ impl Export {
         }
     }
 
-    /// The qid of an open file: version 0 has the peer ask here each time.
+    /// The qid of an open file. With version 0 the peer caches nothing of it.
     fn open_qid(&self, node: &Node, file: &File) -> Result<Qid> {
         let stat = stat::stat(&file.fd).map_err(os)?;
         let mut qid = self.qid(node, &stat);
@@ -175,7 +174,7 @@ impl Export {
         Ok(qid)
     }
 
-    /// The qid of a file that is `node`, or is new in it.
+    /// The qid of `node`, or of a new file in that directory.
     fn qid(&self, node: &Node, stat: &rustix::fs::Statx) -> Qid {
         let number = self
             .devices
@@ -189,7 +188,7 @@ impl Export {
         attr
     }
 
-    /// The qid of what has just been made.
+    /// The qid of a file that was just created.
     fn made(&self, dir: &Node, name: &[u8]) -> Result<Qid> {
         let flags = AtFlags::SYMLINK_NOFOLLOW;
         let stat = rustix::fs::statx(dir.fd(), name, flags, stat::WANTED).map_err(os)?;

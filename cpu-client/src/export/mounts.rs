@@ -1,5 +1,5 @@
-//! What is mounted in the tree when cpu is started, as `/proc/self/mountinfo` says (proc(5)). Nothing is asked of the file systems: one
-//! of a network may not answer.
+//! The file systems that are mounted in the tree when cpu starts, from `/proc/self/mountinfo` (proc(5)). The file systems
+//! themselves are not asked, since one on a network may not answer.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use cpu_proto::fstab;
 
-/// File systems without a device of their own in which people keep files, beside those of FUSE.
-const KEPT: [&[u8]; 10] = [
+/// File systems without a block device in which people keep files, besides those of FUSE.
+const NO_DEVICE: [&[u8]; 10] = [
     b"btrfs",
     b"zfs",
     b"bcachefs",
@@ -22,9 +22,9 @@ const KEPT: [&[u8]; 10] = [
     b"virtiofs",
 ];
 
-/// The devices of disks and networks that are mounted beneath `root`: the places of each, those first
-/// whose shortest place is. What is mounted deep, as sticks and snaps are, comes and goes without changing the others' order.
-/// Empty where there is no proc(5).
+/// The disks and network file systems that are mounted beneath `root`: for each, its mount points. They are sorted by
+/// depth, so that USB sticks and snaps, which are mounted deep and come and go, do not change the order of the others.
+/// Empty if there is no proc(5).
 pub(super) fn mounted(root: &Path) -> Vec<Vec<Vec<u8>>> {
     let text = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
     let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
@@ -54,24 +54,25 @@ fn sorted(text: &[u8], root: &Path) -> Vec<Vec<Vec<u8>>> {
     devices
 }
 
-/// What makes a device one: its number and, since btrfs has one for each subvolume, which of them.
+/// What identifies a device: its number, and for btrfs the subvolume too, since stat(2) shows a device for each.
 type DeviceId<'a> = (&'a [u8], &'a [u8]);
 
-/// Of a line such as `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue` the device and
-/// where it is mounted, if people keep files in it.
+/// Parses a line such as `36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue` into the device
+/// and its mount point. None if people keep no files in this kind of file system.
 fn parse(line: &[u8]) -> Option<(DeviceId<'_>, PathBuf)> {
     let mut fields = line.split(|&b| b == b' ');
     let device = fields.nth(2)?;
     let place = fields.nth(1)?;
     let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
     let (kind, options) = (fields.next()?, fields.nth(1)?);
-    let is_kept = !device.starts_with(b"0:") || KEPT.contains(&kind) || kind.starts_with(b"fuse");
+    let has_files =
+        !device.starts_with(b"0:") || NO_DEVICE.contains(&kind) || kind.starts_with(b"fuse");
     let subvolume = options
         .split(|&b| b == b',')
         .find(|o| o.starts_with(b"subvolid="));
     let place = fstab::unescape(place).ok()?;
     let device = (device, subvolume.unwrap_or_default());
-    is_kept.then(|| (device, OsStr::new(&place).into()))
+    has_files.then(|| (device, OsStr::new(&place).into()))
 }
 
 #[cfg(test)]
@@ -102,7 +103,7 @@ broken
     }
 
     #[test]
-    fn disks_and_networks_are_found_by_their_places() {
+    fn disks_and_network_file_systems_are_found() {
         let all = [
             "/data /mnt",
             "/home",
@@ -118,10 +119,10 @@ broken
     }
 
     #[test]
-    fn this_machines_own_table_is_read() {
+    fn this_machines_table_can_be_parsed() {
         let text = std::fs::read("/proc/self/mountinfo").unwrap();
         let lines = text.split(|&b| b == b'\n').filter(|line| !line.is_empty());
-        // Each has a place, in whatever it is.
+        // Every line has a mount point.
         assert!(lines.into_iter().all(|line| {
             let with_disk: Vec<_> = line.splitn(4, |&b| b == b' ').collect();
             let line = [with_disk[0], with_disk[1], b"8:1", with_disk[3]].join(&b' ');

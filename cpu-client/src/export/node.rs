@@ -1,4 +1,4 @@
-//! Where a fid points: a descriptor, the directory it was walked from, and its name there.
+//! What a fid stands for: a descriptor, the directory from which it was walked, and its name there.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use rustix::path::DecInt;
 use super::Export;
 use super::stat::{self, FileId};
 
-/// A file of the export, open or not. Clones share the descriptor.
+/// A file or directory of the export. Clones share the descriptor.
 #[derive(Clone)]
 pub struct Node(Arc<NodeInner>);
 
@@ -20,42 +20,42 @@ struct NodeInner {
     fd: Arc<OwnedFd>,
     id: FileId,
     kind: FileType,
-    /// Of its file system.
+    /// How its file system differs from others.
     special: Special,
-    /// Who attached, by his number there; [`NO_ID`] if he named none.
+    /// The peer's number of the user who attached; [`NO_ID`] if he named none.
     user: u32,
-    /// `None` at the root. Never changed, so that there is no circle whatever is renamed.
+    /// The directory and the name in it; `None` at the root. Never changed, so that renames cannot make a cycle.
     up: Option<(Node, Box<[u8]>)>,
-    /// How many there are above.
+    /// The number of directories above.
     depth: u32,
 }
 
-/// Directories above a file, at most: a path that can be written has 2,048, and renames by a peer could make
-/// a chain of any length out of two.
+/// The most directories above a file. A path has room for 2,048, but by renaming two directories in turn a peer could make
+/// a chain of any length.
 const MAX_DEPTH: u32 = 1 << 16;
 
-/// What is special about a file system.
+/// How a file system differs from others.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Special {
     No,
-    /// In its directories something is mounted once they are used (autofs(5)).
+    /// autofs(5): file systems are mounted on its directories when they are used.
     Automount,
-    /// It is proc(5).
+    /// proc(5).
     Procfs,
-    /// Its files say a page for what is shorter.
+    /// sysfs(5) and configfs: files report one page as their size, though they are shorter.
     Pages,
 }
 
-/// Of Linux's `magic.h`.
+/// From Linux's `magic.h`.
 const AUTOFS_SUPER_MAGIC: i64 = 0x187;
 const SYSFS_MAGIC: i64 = 0x6265_6572;
-/// Of `fs/configfs/mount.c`.
+/// From `fs/configfs/mount.c`.
 const CONFIGFS_MAGIC: i64 = 0x6265_6570;
 
 impl Special {
-    /// That of the file system of a file, which `up` knows if it is on the same.
+    /// Determines this for a file. If its directory `up` is on the same file system, the result is the directory's.
     fn of(fd: &OwnedFd, stat: &Statx, up: Option<&Node>) -> Self {
-        // All that are special are on no device.
+        // The special ones have no block device.
         if stat.stx_dev_major != 0 {
             return Self::No;
         }
@@ -64,11 +64,11 @@ impl Special {
         {
             return up.special;
         }
-        // A file that is mounted by itself is what it is.
+        // A file may be mounted by itself. Then its file system does not matter.
         if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
             return Self::No;
         }
-        // Of a file system on a network this asks its server, which may fail.
+        // On a network file system this asks the server, and may fail.
         #[expect(clippy::useless_conversion, reason = "narrower on some architectures")]
         match rustix::fs::fstatfs(fd).map(|stat| i64::from(stat.f_type)) {
             Ok(AUTOFS_SUPER_MAGIC) => Self::Automount,
@@ -79,7 +79,7 @@ impl Special {
     }
 }
 
-/// A deep tree must not unwind on the stack.
+/// Without recursion, since a chain of directories may be longer than the stack is deep.
 impl Drop for NodeInner {
     fn drop(&mut self) {
         let mut up = self.up.take();
@@ -108,12 +108,12 @@ impl Node {
         Self::new(fd.into(), stat, None)
     }
 
-    /// The file `name` here, of which `fd` is a descriptor.
+    /// The file `name` in this directory, opened as `fd`.
     pub(super) fn child(&self, name: &[u8], fd: Arc<OwnedFd>, stat: &Statx) -> Self {
         Self::new(fd, stat, Some((self.clone(), name.into())))
     }
 
-    /// One step down, whatever `name` is: nothing is followed, but what is mounted when it is first used is.
+    /// Walks to `name`. Symbolic links are not followed, but an autofs directory is mounted.
     fn step(&self, name: &[u8]) -> Result<(Self, Statx)> {
         self.has_room()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -122,7 +122,7 @@ impl Node {
         let node = self.child(name, fd.into(), &stat);
         let is_automount = stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT);
         if is_automount || node.0.special == Special::Automount {
-            // Where nothing can be mounted, the directory itself can be looked at, as by lstat(2).
+            // If mounting fails, the node is the directory itself, as with lstat(2).
             let flags = flags | OFlags::DIRECTORY;
             if let Ok(mounted) = rustix::fs::openat(self.fd(), name, flags, Mode::empty()) {
                 let stat = stat::stat(&mounted)?;
@@ -132,7 +132,7 @@ impl Node {
         Ok((node, stat))
     }
 
-    /// Whether there may be something beneath it.
+    /// `ELOOP` if the tree may not become deeper here.
     pub(super) fn has_room(&self) -> Result<()> {
         if self.0.depth < MAX_DEPTH {
             Ok(())
@@ -141,7 +141,7 @@ impl Node {
         }
     }
 
-    /// The same file, under another name.
+    /// The same file under another name.
     pub(super) fn moved(&self, dir: &Self, name: &[u8]) -> Self {
         Self(Arc::new(NodeInner {
             fd: self.0.fd.clone(),
@@ -154,7 +154,7 @@ impl Node {
         }))
     }
 
-    /// The root for somebody who attaches.
+    /// The root for a user who attaches.
     pub(super) fn of_user(&self, user: u32) -> Self {
         Self(Arc::new(NodeInner {
             fd: self.0.fd.clone(),
@@ -167,7 +167,7 @@ impl Node {
         }))
     }
 
-    /// Who attached, by his number there.
+    /// The peer's number of the user who attached.
     pub(super) fn user(&self) -> u32 {
         self.0.user
     }
@@ -176,7 +176,7 @@ impl Node {
         std::os::fd::AsFd::as_fd(&self.0.fd)
     }
 
-    /// The descriptor as `/proc/self/fd` names it.
+    /// The name of the descriptor in `/proc/self/fd`.
     pub(super) fn number(&self) -> DecInt {
         DecInt::from_fd(&self.0.fd)
     }
@@ -189,8 +189,9 @@ impl Node {
         self.0.kind
     }
 
-    /// How long it is, in bytes. A kernel that has read less asks for the rest (6.12 for ever); what has no size,
-    /// as files of proc(5), is read to its end. What is longer than a page, such as a table of the firmware, is so.
+    /// The size to report. If a read returns less than the reported size, the peer's kernel asks for the rest (6.12 for
+    /// ever); files of size 0 it reads to their end, as in proc(5). So a size of one page that may be wrong is reported as
+    /// 0. Larger sizes are right, such as those of firmware tables.
     pub(super) fn size(&self, stat: &Statx) -> u64 {
         let says_page = self.0.special == Special::Pages
             && self.0.kind == FileType::RegularFile
@@ -198,13 +199,12 @@ impl Node {
         if says_page { 0 } else { stat.stx_size }
     }
 
-    /// The directory it was walked from; `None` at the root.
+    /// The directory from which it was walked; `None` at the root.
     pub(super) fn up(&self) -> Option<&Self> {
         self.0.up.as_ref().map(|(up, _)| up)
     }
 
-    /// Directory and name, if the name still is this file's: `EBUSY` for the root, `ESTALE` for a
-    /// name that became another's.
+    /// The directory and the name, if it still is the name of this file; else `ESTALE`. `EBUSY` for the root.
     pub(super) fn place(&self) -> Result<(&Self, &[u8])> {
         let (up, name) = self.0.up.as_ref().ok_or(Errno::BUSY)?;
         let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -216,8 +216,8 @@ impl Node {
         }
     }
 
-    /// The path of the highest directory above that is on the same device: where that is mounted. What is no directory
-    /// counts as on its directory's, since the files of an overlay may be on others, which nothing is mounted from.
+    /// The path where this file's device is mounted: that of the highest directory on it. A file counts as being on its
+    /// directory's device, since files of an overlay may report devices that are mounted nowhere.
     pub(super) fn place_of_device(&self) -> Vec<u8> {
         let mut node = self;
         while let Some(up) = node.up()
@@ -228,7 +228,7 @@ impl Node {
         node.path()
     }
 
-    /// As it was walked, for people.
+    /// The path by which it was walked, for people.
     pub(super) fn path(&self) -> Vec<u8> {
         let mut names = Vec::new();
         let mut node = self;
@@ -246,8 +246,8 @@ impl Node {
 }
 
 impl Export {
-    /// One step down. What a tree holds of proc(5) shows the processes of this machine, their memory and their
-    /// files: only a peer that is given the whole machine gets there.
+    /// Walks to `name`. A proc(5) in the tree would give access to the processes of this machine, to their memory and
+    /// files, so it is refused unless the whole machine is served.
     pub(super) fn step(&self, dir: &Node, name: &[u8]) -> Result<(Node, Statx)> {
         let (node, stat) = dir.step(name)?;
         if node.0.special == Special::Procfs && !self.shows_procfs {
@@ -256,7 +256,7 @@ impl Export {
         Ok((node, stat))
     }
 
-    /// A new open file description of the same file. `flags` never create nor truncate.
+    /// Opens the same file again. `flags` must neither create nor truncate.
     pub(super) fn reopen(&self, node: &Node, flags: OFlags) -> Result<OwnedFd> {
         let flags = flags | OFlags::CLOEXEC;
         if let Some(proc) = &self.proc {
@@ -266,7 +266,7 @@ impl Export {
             return rustix::fs::openat(node.fd(), c".", flags, Mode::empty());
         }
         let (up, name) = node.place()?;
-        // Should the name become a pipe's this moment, the open must not wait.
+        // If the name is a pipe's by now, the open must not block.
         let careful = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let fd = rustix::fs::openat(up.fd(), name, careful, Mode::empty())?;
         if FileId::new(&stat::stat(&fd)?) == node.id() {
@@ -277,14 +277,14 @@ impl Export {
     }
 }
 
-/// `/proc/self/fd`, if `/proc` is what it should be.
+/// `/proc/self/fd`, if `/proc` is a proc(5).
 pub(super) fn proc_fds() -> Option<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let fd = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty()).ok()?;
     is_of_proc(&fd).then_some(fd)
 }
 
-/// Whether a file is one of proc(5).
+/// Whether a file is in a proc(5).
 pub(super) fn is_of_proc(fd: &OwnedFd) -> bool {
     rustix::fs::fstatfs(fd).is_ok_and(|stat| stat.f_type == PROC_SUPER_MAGIC)
 }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn processes_are_no_files_of_a_tree() {
+    fn a_proc_in_the_tree_is_refused() {
         let mut export = Export::new("/".as_ref()).unwrap();
         let root = export.root.clone();
         let (proc, _) = export.step(&root, b"proc").unwrap();
@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(export.step(&root, b"proc").err(), Some(Errno::ACCESS));
         assert_eq!(export.step(&proc, b"sys").err(), Some(Errno::ACCESS));
         export.step(&root, b"etc").unwrap();
-        // Who asks for them gets them.
+        // If it is the served directory itself, it is not refused.
         let export = Export::new("/proc".as_ref()).unwrap();
         export.step(&export.root, b"self").unwrap();
         export.step(&export.root, b"sys").unwrap();

@@ -1,12 +1,12 @@
-//! Who owns what, here and for the peer.
+//! Owners of files, here and as the peer sees them.
 //!
-//! A session's user is root there, and works for the user who serves here. So that programs which compare an
-//! owner with their own number find their own, an [`IdMap`] shows what is that user's as root's, beside what is
-//! root's, and takes root, when the peer names it, for that user.
+//! The user of a session is root there, and acts for the user who serves here. For programs that compare the owner of a
+//! file with their own number, an [`IdMap`] shows that user's files as root's, like root's own; and when the peer names
+//! root, it means that user.
 //!
-//! New files: a server that is root makes them as whoever attached, as a local process of that user would; any
-//! other as its own user, as it must. Only the owner is somebody else's: the rights are the server's, as for every
-//! other request. The peer's kernel has checked those of its user, and only it knows the groups.
+//! A server that runs as root creates new files as the user who attached, as a local process of that user would. Any other
+//! server can only create files of its own user. This is only about the owner. The rights are the server's, as in every
+//! other request: the peer's kernel has checked those of its user, and only it knows that user's groups.
 
 use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use rustix::fs::AtFlags;
@@ -19,24 +19,24 @@ use ninep::msg::{Attr, NO_ID, SetAttr};
 use super::node::Node;
 use super::{Export, os, stat};
 
-/// Which user and group here are root to the peer, beside root itself: none, or those of who serves.
+/// The user and group that the peer sees as root, besides root itself: those of the user who serves, or none.
 ///
-/// All other numbers are passed on as they are. Two become one on the way there, so on the way back root means
-/// the user: never is anything given to root that was not.
+/// All other numbers are unchanged. Both that user and root become root on the way to the peer; on the way back, root means
+/// that user. So no file becomes root's that was not root's before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct IdMap {
     uid: Ids,
     gid: Ids,
 }
 
-/// The numbers of users, or of groups.
+/// The mapping of user numbers, or of group numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Ids {
     own: Option<u32>,
 }
 
 impl IdMap {
-    /// Root there is the user `uid` with the primary group `gid`. Where that is root too, nothing is mapped.
+    /// Root there is the user `uid` with the primary group `gid` here. If that is root too, nothing is mapped.
     pub fn root_is(uid: u32, gid: u32) -> Self {
         let ids = |id| Ids {
             own: (uid != 0).then_some(id),
@@ -47,13 +47,13 @@ impl IdMap {
         }
     }
 
-    /// Attributes on their way to the peer.
+    /// Maps attributes for the peer.
     pub(super) fn attr_to_peer(self, attr: &mut Attr) {
         attr.uid = self.uid.peer_id(attr.uid);
         attr.gid = self.gid.peer_id(attr.gid);
     }
 
-    /// The same for the value of an extended attribute, if it names users and groups.
+    /// Maps the value of an extended attribute for the peer, if it contains users and groups.
     pub(super) fn xattr_to_peer(self, name: &[u8], value: &mut [u8]) {
         on_acl(name, value, |tag, id| match tag {
             Tag::User => self.uid.peer_id(id),
@@ -61,7 +61,7 @@ impl IdMap {
         });
     }
 
-    /// What the peer gives as the value of an extended attribute, as it is to be here.
+    /// Maps the value of an extended attribute from the peer.
     pub(super) fn xattr_from_peer(self, name: &[u8], value: &mut [u8]) {
         on_acl(name, value, |tag, id| match tag {
             Tag::User => self.uid.local_id(id),
@@ -82,25 +82,25 @@ impl Ids {
         }
     }
 
-    /// What to make of `has` for a peer that asks for `wanted`: nothing if it is shown so already.
+    /// The new number of a file with number `has` if the peer requests `wanted`. None if the peer sees that already.
     fn change(self, wanted: u32, has: u32) -> Option<u32> {
         let is_so = self.own.is_some() && self.peer_id(has) == wanted;
         (!is_so).then_some(self.local_id(wanted))
     }
 }
 
-/// Whom an entry of an access control list is about by number.
+/// What the number in an entry of an access control list stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Tag {
     User,
     Group,
 }
 
-/// Changes the numbers in a POSIX access control list, as linux/posix_acl_xattr.h lays it out: a version, then for
-/// each entry a tag, rights and a number. What is no such list is left alone.
+/// Changes the numbers in a POSIX access control list (linux/posix_acl_xattr.h: a version, and for each entry a tag, rights
+/// and a number). Other values are unchanged.
 ///
-/// `security.capability` has a number too, but no owner's: the root of the user namespace in which the file gives
-/// capabilities.
+/// `security.capability` contains a number too, but not an owner: it is the root of the user namespace in which the file
+/// has its capabilities.
 fn on_acl(name: &[u8], value: &mut [u8], change: impl Fn(Tag, u32) -> u32) {
     const ACLS: [&[u8]; 2] = [b"system.posix_acl_access", b"system.posix_acl_default"];
     const VERSION: [u8; 4] = 2_u32.to_le_bytes();
@@ -127,7 +127,7 @@ pub(super) fn change_owner(node: &Node, uid: Option<u32>, gid: Option<u32>) -> R
     rustix::fs::chownat(node.fd(), c"", uid, gid, AtFlags::EMPTY_PATH).map_err(os)
 }
 
-/// The owner that new files have on this thread, until dropped.
+/// While this exists, files that this thread creates have another owner.
 struct FsIds {
     uid: Uid,
     gid: Gid,
@@ -136,7 +136,7 @@ struct FsIds {
 
 impl FsIds {
     fn new(uid: u32, gid: u32) -> Option<Self> {
-        // setfsuid(2) takes the rights of root away, which are then given back.
+        // setfsuid(2) drops some of root's capabilities, which are then restored.
         let rights = capabilities(None).ok()?;
         let gid = setfsgid(Gid::from_raw(gid));
         let uid = setfsuid(Uid::from_raw(uid));
@@ -155,8 +155,8 @@ impl Drop for FsIds {
 }
 
 impl Export {
-    /// The part of a setattr that is about the owner. What is the user's or root's already, and is to be root's
-    /// there, is not changed; of the rest the system decides, as it would for the user.
+    /// Applies the owner in a setattr. If the file is the user's or root's, and is to become root's there, its owner is not
+    /// changed. Other changes are left to the system, as for any process of the user.
     pub(super) fn chown(&self, node: &Node, asked: &SetAttr) -> Result<()> {
         let id = |bit: u32, id: u32| match asked.valid & bit != 0 {
             true if id == NO_ID => Err(Errno::EINVAL),
@@ -171,7 +171,7 @@ impl Export {
         let has = stat::stat(node.fd()).map_err(os)?;
         let uid = uid.and_then(|uid| self.ids.uid.change(uid, has.stx_uid));
         let gid = gid.and_then(|gid| self.ids.gid.change(gid, has.stx_gid));
-        // To change nothing of what is another's needs no right, and leaves its ctime.
+        // A change to the same owner succeeds even on a file of another user, and leaves its ctime alone.
         let is_his = self.ids.uid.own == Some(has.stx_uid);
         if !is_his && (uid, gid) == (None, None) {
             return Ok(());
@@ -179,7 +179,7 @@ impl Export {
         change_owner(node, uid, gid)
     }
 
-    /// Make something in `dir` that belongs to the user who attached and to the group `gid`.
+    /// Runs `make`, which creates a file in `dir`, so that it belongs to the user who attached and to the group `gid`.
     pub(super) fn make<T>(dir: &Node, gid: u32, make: impl FnOnce() -> T) -> T {
         let or_own = |id| if id == NO_ID { 0 } else { id };
         let (uid, gid) = (or_own(dir.user()), or_own(gid));
@@ -196,7 +196,7 @@ mod tests {
 
     const ACCESS: &[u8] = b"system.posix_acl_access";
 
-    /// Numbers of which many are alike.
+    /// Numbers, many of which are the same.
     fn id() -> impl Strategy<Value = u32> {
         prop_oneof![0..4_u32, any::<u32>()]
     }
@@ -219,7 +219,7 @@ mod tests {
             if id != 0 && id != own {
                 prop_assert_eq!(ids.peer_id(id), id);
             }
-            // There and back it is the same one, but that root's become the user's.
+            // There and back gives the same number, except that root becomes the user.
             prop_assert_eq!(ids.local_id(ids.peer_id(id)), if id == 0 { own } else { id });
         }
 
@@ -252,7 +252,7 @@ mod tests {
             prop_assert_eq!(&value, &before);
             map.xattr_to_peer(ACCESS, &mut value);
             prop_assert_eq!(value.len(), before.len());
-            // Tags and rights are what they were.
+            // Tags and rights are unchanged.
             for (now, old) in value.chunks(4).zip(before.chunks(4)).skip(1).step_by(2) {
                 prop_assert_eq!(now, old);
             }
@@ -275,7 +275,7 @@ mod tests {
             ])
         };
         let map = IdMap::root_is(1002, 100);
-        // A group with the user's number is not the user.
+        // A group with the user's number is not mapped as the user is.
         let (here, there) = (list(1002, 100, 100, 1002), list(0, 100, 0, 1002));
         for name in [ACCESS, b"system.posix_acl_default"] {
             let mut value = here.clone();

@@ -1,31 +1,31 @@
-//! What a process that serves files sets once, for all its threads.
+//! Settings of a process that serves files, made once for all its threads.
 
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::Mode;
 use rustix::process::{Resource, Rlimit};
 
-/// What the process may now do.
+/// The limits of the process.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Descriptors at once. A fid on a file of its own takes one, and one for each directory that it was walked
-    /// through and that no other fid has; an open one takes one more, and so does an owner of locks.
+    /// The number of descriptors. A fid takes one for its file, one for each directory that it was walked through, unless
+    /// another fid has that already, and one more when it is open. An owner of locks takes one.
     pub descriptors: usize,
 }
 
-/// Raises the limit of open files to the hard limit, and clears the umask: the peer's kernel has
-/// applied its process's umask already, and ours would take bits that were asked for. Files that
-/// the process makes for itself need explicit modes from here on. A write beyond the limit of a file's size
-/// is an error (`EFBIG`) and not the end of the process: threads that are started from here on block `SIGXFSZ`.
+/// Raises the limit of open files to the hard limit. Clears the umask, since the peer's kernel has applied that of its
+/// process already; files that this process creates for itself need explicit modes from then on. Blocks `SIGXFSZ` in this
+/// thread and those that it starts later, so that a write beyond the limit of file sizes fails with `EFBIG` instead of
+/// killing the process.
 ///
 /// Programs that are started later would inherit all this.
 pub fn prepare_process() -> Limits {
     rustix::process::umask(Mode::empty());
     let mut blocked = SigSet::empty();
     blocked.add(Signal::SIGXFSZ);
-    // It is a signal, so it can be blocked.
+    // Cannot fail for this signal.
     let _ = blocked.thread_block();
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    // Where it can't be raised, the old one holds.
+    // If that fails, the old limit stays.
     let _ = rustix::process::setrlimit(
         Resource::Nofile,
         Rlimit {

@@ -1,4 +1,4 @@
-//! setattr: modes, sizes and times.
+//! setattr: changes modes, owners, sizes and times.
 
 use ninep::errno::Errno;
 use ninep::msg::{SetAttr, Time};
@@ -10,7 +10,7 @@ use super::owner::change_owner;
 use super::stat::mode;
 use super::{Export, File, os};
 
-/// What a setattr says of one time.
+/// One time in a setattr, as utimensat(2) takes it.
 fn new_time(valid: u32, change: u32, given: u32, time: Time) -> ninep::fs::Result<Timespec> {
     let nsec = match () {
         () if valid & change == 0 => UTIME_OMIT,
@@ -25,8 +25,8 @@ fn new_time(valid: u32, change: u32, given: u32, time: Time) -> ninep::fs::Resul
 }
 
 impl Export {
-    /// setattr: the owner first, since changing it clears the set-id bits that a mode may bring;
-    /// the times last, since changing the size sets them.
+    /// Applies a setattr. The owner comes first, since changing it clears set-user-ID and set-group-ID, which the mode may
+    /// set; the times come last, since changing the size changes them.
     pub(super) fn change(
         &self,
         node: &Node,
@@ -44,7 +44,7 @@ impl Export {
             self.truncate(node, file, attr.size)?;
         }
         let atime = new_time(attr.valid, SetAttr::ATIME, SetAttr::ATIME_SET, attr.atime)?;
-        // A new size has brought a new mtime, which only the owner could set otherwise.
+        // Truncation has updated mtime already; setting it again would need more rights.
         let mtime_valid = if asks(SetAttr::SIZE) && !asks(SetAttr::MTIME_SET) {
             attr.valid & !SetAttr::MTIME
         } else {
@@ -59,7 +59,7 @@ impl Export {
             self.set_times(node, &times).map_err(os)?;
         }
         if attr.valid == SetAttr::CTIME {
-            // What chown(2) without an owner does, and how it arrives here.
+            // This is how a chown(2) arrives that changes neither owner nor group.
             change_owner(node, None, None)?;
         }
         Ok(())
@@ -72,8 +72,8 @@ impl Export {
         }
     }
 
-    /// Through `file` if it is open for writing, or else by the rights to the file itself: so Linux
-    /// truncates what is opened with `O_RDONLY | O_TRUNC`.
+    /// Sets the size, through `file` if that is open for writing, else if the file may be opened for writing. The latter
+    /// is for `O_RDONLY | O_TRUNC`, with which Linux truncates too.
     pub(super) fn truncate(
         &self,
         node: &Node,

@@ -1,9 +1,9 @@
-//! Attributes from the system to the wire, and what tells one file from another.
+//! Attributes from the system to the wire, and the identity of files.
 //!
-//! **qid.path** is the number that [`super::inode`] gives the file, less the 2 that Linux's client adds (`QID2INO`).
+//! **qid.path** is the inode number from [`super::inode`] minus 2, which Linux's client adds (`QID2INO`).
 //!
-//! **qid.version** is a hash of size, mtime and ctime, which the kernel updates with every change;
-//! never 0, which tells Linux's client not to cache. That of an open file always is.
+//! **qid.version** is a hash of size, mtime and ctime, one of which changes with every change of the file. It is never 0
+//! except for open files, since 0 tells Linux's client to cache nothing.
 
 use std::os::fd::AsFd;
 
@@ -13,21 +13,21 @@ use rustix::io::Result;
 
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
 
-/// `CEPH_SUPER_MAGIC` of Linux's `magic.h`: what statfs says the file system is. Programs that choose by it must take it for
-/// one that others change without a word to inotify, which `V9FS_MAGIC` and the number of the file system underneath do not
-/// say; NFS's makes cargo take no locks. What they do with this one: docs/conformance.md.
+/// The type of file system in statfs: `CEPH_SUPER_MAGIC` of Linux's `magic.h`. Programs that depend on it must assume that
+/// others change files without an inotify event. They do not assume that for `V9FS_MAGIC`, nor for the type of the file
+/// system here; and for NFS, cargo takes no locks. What programs do with this one is in docs/conformance.md.
 const F_TYPE: u32 = 0x00c3_6400;
 
 pub(super) fn stat(fd: impl AsFd) -> Result<Statx> {
     rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, WANTED)
 }
 
-/// The device as one number.
+/// The device number.
 pub(super) fn device(stat: &Statx) -> u64 {
     u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
 }
 
-/// What makes a file this file.
+/// What identifies a file.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct FileId {
     pub(super) device: u64,
@@ -43,7 +43,7 @@ impl FileId {
     }
 }
 
-/// The path of a qid that Linux's client shows as this inode number.
+/// The qid.path that Linux's client shows as this inode number.
 pub(super) fn path(number: u64) -> u64 {
     number.wrapping_sub(2)
 }
@@ -112,12 +112,12 @@ pub(super) fn statfs(fd: impl AsFd) -> Result<Statfs> {
     })
 }
 
-/// The permission bits of a mode.
+/// The permission bits of a mode, with set-user-ID, set-group-ID and sticky.
 pub(super) fn mode(mode: u32) -> Mode {
     Mode::from_raw_mode(mode & 0o7777)
 }
 
-/// Spreads every bit of `x` over all; 0 stays 0 (the finalizer of SplitMix64).
+/// Makes every bit of the result depend on every bit of `x` (the finalizer of SplitMix64). 0 stays 0.
 pub(super) fn mix(x: u64) -> u64 {
     let x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

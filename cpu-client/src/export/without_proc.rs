@@ -1,4 +1,4 @@
-//! Tests of an export where `/proc` is not mounted, as when `cpu` is all there is in a chroot.
+//! Tests of an export where `/proc` is not mounted, as in a minimal chroot.
 
 use std::fs;
 

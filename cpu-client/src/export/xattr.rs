@@ -1,5 +1,5 @@
-//! Extended attributes, through `/proc/self/fd`: the system calls take a path or a descriptor that
-//! is really open, and a file need not be readable for its attributes to be.
+//! Extended attributes, through `/proc/self/fd`: the system calls take a path, or a descriptor that is not `O_PATH`; and
+//! the file itself need not be readable.
 
 use ninep::errno::Errno;
 use ninep::fs::Result;

@@ -99,7 +99,6 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
     if input {
         spawn_input(stdin, raw.is_some(), local_tx)?;
     } else {
-        // If the channel is gone, its end says so.
         tokio::task::spawn_blocking(move || stdin.end());
     }
     if let Some(resized) = resized {

@@ -1,8 +1,8 @@
-//! The machine as it is written on the command line.
+//! The destination on the command line: `[user@]host` or `[user@][host]:port`.
 
 use anyhow::{Result, bail};
 
-/// `[user@]host` and `[user@][host]:port` in their parts.
+/// Splits a destination into user, host and port.
 pub(super) fn split(text: &str) -> Result<(Option<&str>, &str, Option<&str>)> {
     let (user, rest) = match text.rsplit_once('@') {
         Some((user, rest)) => (Some(user), rest),
@@ -19,7 +19,7 @@ pub(super) fn split(text: &str) -> Result<(Option<&str>, &str, Option<&str>)> {
         },
         None => (rest, None),
     };
-    // Both may become words of a proxy's command, which a shell reads.
+    // Both may become part of a proxy's command line, which a shell runs.
     let is_plain = |word: &str| {
         !word.is_empty()
             && !word.starts_with('-')
@@ -28,7 +28,7 @@ pub(super) fn split(text: &str) -> Result<(Option<&str>, &str, Option<&str>)> {
             })
     };
     if !is_plain(host) || !user.is_none_or(is_plain) {
-        bail!("{text:?} is not the name of a machine: write [user@]host");
+        bail!("{text:?} is not a destination: write [user@]host or [user@][host]:port");
     }
     Ok((user, host, port))
 }

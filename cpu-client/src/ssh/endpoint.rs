@@ -1,4 +1,4 @@
-//! The byte stream beneath SSH: TCP, a unix socket, vsock, or a command's input and output.
+//! The byte stream that SSH runs over: TCP, a unix socket, vsock, or a command's standard input and output.
 
 use std::fmt;
 use std::io;
@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::config::AddressFamily;
 
-/// Between the attempts at one address and at the next.
+/// The time between the attempts at one address and the next.
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Where the server listens.
@@ -30,7 +30,7 @@ pub(crate) enum Endpoint {
         cid: u32,
         port: u32,
     },
-    /// What speaks SSH at the other end of this command's pipes.
+    /// A command whose standard input and output are the connection.
     Command {
         argv: Vec<String>,
         display: String,
@@ -48,12 +48,12 @@ impl fmt::Display for Endpoint {
     }
 }
 
-/// The addresses of an endpoint that has any: of the wanted family, and at least one.
+/// The addresses of a TCP endpoint: at least one, and only those of its address family. Other endpoints have none.
 pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
     let Endpoint::Tcp { host, port, family } = endpoint else {
         return Ok(Vec::new());
     };
-    // A container may have no file that says so (RFC 6761, 6.3).
+    // Not looked up, since a container may have no /etc/hosts (RFC 6761, 6.3).
     let mut addresses = if host.eq_ignore_ascii_case("localhost") {
         vec![
             (Ipv4Addr::LOCALHOST, *port).into(),
@@ -82,8 +82,8 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
-/// Connects; to the first of the `addresses` that answers. Whatever kind of socket it is, it is returned as one
-/// type: tokio reads and writes all stream sockets alike.
+/// Connects; over TCP, to the first of the `addresses` that answers. All kinds of sockets are returned as one type,
+/// since tokio reads and writes all stream sockets alike.
 pub(super) async fn open(endpoint: &Endpoint, addresses: &[SocketAddr]) -> io::Result<UnixStream> {
     let socket: OwnedFd = match endpoint {
         Endpoint::Tcp { .. } => {
@@ -94,7 +94,7 @@ pub(super) async fn open(endpoint: &Endpoint, addresses: &[SocketAddr]) -> io::R
         Endpoint::Unix(path) => return UnixStream::connect(path).await,
         Endpoint::Vsock { cid, port } => {
             let address = VsockAddr::new(*cid, *port);
-            // The kernel gives up by itself after two seconds.
+            // The kernel gives up after two seconds.
             let socket = tokio::task::spawn_blocking(move || vsock(&address)).await;
             socket.map_err(io::Error::other)??
         }
@@ -105,8 +105,8 @@ pub(super) async fn open(endpoint: &Endpoint, addresses: &[SocketAddr]) -> io::R
     UnixStream::from_std(socket)
 }
 
-/// The first that answers. One that does not must not use up the time of the others: each begins a little after
-/// the one before it (as RFC 8305 has it).
+/// Connects to the first address that answers. Each attempt begins a little after the previous one, so that an address
+/// that does not answer does not hold up the others (RFC 8305).
 async fn first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut attempts = tokio::task::JoinSet::new();
     for (&address, turn) in addresses.iter().zip(0..) {
@@ -136,8 +136,8 @@ fn vsock(address: &VsockAddr) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// The command ends when its input does, so nobody has to wait for it. What interrupts the remote
-/// command by a key must not end the connection.
+/// Runs a proxy command. It ends when its input ends, so it is not waited for. It ignores INT and QUIT, since Ctrl-C is
+/// for the remote command and must not end the connection.
 fn run(argv: &[String]) -> io::Result<UnixStream> {
     let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
     Command::new("/bin/sh")
@@ -170,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_that_does_not_answer_holds_up_no_other() {
-        // Linux leaves those unanswered for whom a listener has no room.
+        // Linux does not answer connections for which the listener's queue has no room.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         nix::sys::socket::listen(&silent, nix::sys::socket::Backlog::new(0).unwrap()).unwrap();
         let address = silent.local_addr().unwrap();

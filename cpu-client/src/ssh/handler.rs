@@ -1,4 +1,4 @@
-//! What the server sends, sorted: bytes to the channels' queues, the rest as events.
+//! russh's callbacks: bytes from the server go into the channels' queues, the rest becomes events.
 
 use std::io::Write as _;
 use std::sync::{Arc, OnceLock};
@@ -19,15 +19,15 @@ use super::port::Expected;
 /// Something that happened to a channel or to the connection.
 #[derive(Debug)]
 pub(crate) enum ConnectionEvent {
-    /// The command ended by itself.
+    /// The command exited with this status.
     Exited(ChannelId, u32),
-    /// A signal killed the command; the number, if this system has it.
+    /// A signal killed the command; `None` if this system has no signal of that name.
     Killed(ChannelId, Option<Signal>),
     /// The channel is gone.
     Closed(ChannelId),
-    /// The server granted the oldest request on the channel that it had not answered.
+    /// The server granted the oldest unanswered request on the channel.
     Granted(ChannelId),
-    /// It refused it.
+    /// The server refused that request.
     Refused(ChannelId),
     /// The connection is gone.
     Disconnected(String),
@@ -38,7 +38,7 @@ pub(crate) enum ConnectionEvent {
 pub(crate) enum Error {
     #[error("{0}")]
     Ssh(#[from] russh::Error),
-    /// Something that says all there is to say.
+    /// An error whose message is complete.
     #[error("{0:#}")]
     Plain(anyhow::Error),
     #[error("{0}")]
@@ -77,7 +77,7 @@ impl Handler {
     }
 
     fn tell(&self, event: ConnectionEvent) {
-        // Nobody listens any more when the session has ended.
+        // Fails only if the session has ended.
         let _ = self.events.send(event);
     }
 }
@@ -91,11 +91,11 @@ impl Drop for Handler {
 impl client::Handler for Handler {
     type Error = Error;
 
-    /// What the server says before the login, as `Banner` of sshd_config(5) has it.
+    /// Prints what the server says before the login (`Banner` of sshd_config(5)).
     async fn auth_banner(&mut self, banner: &str, _: &mut Session) -> Result<(), Error> {
         let is_plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
         let text: String = banner.chars().filter(is_plain).collect();
-        // Where nobody reads it, it is not needed.
+        // A failure is ignored: then nobody reads it.
         let _ = std::io::stderr().write_all(text.as_bytes());
         Ok(())
     }
@@ -119,7 +119,7 @@ impl client::Handler for Handler {
     ) -> Result<(), Error> {
         let id = session.remote_sshid();
         self.mux.identify(id, SERVER_ID_PREFIX);
-        // Keys are renewed, but the server stays the same.
+        // Fails when the keys are exchanged again; the server is still the same.
         let _ = self.server.set(id.to_vec());
         debug!(
             "{}: {:?}, {:?}",
@@ -143,10 +143,10 @@ impl client::Handler for Handler {
         if let Some(connected) = self.expected.take(port) {
             let taken = self.mux.open(channel);
             reply.accept().await;
-            // A session that has ended wants it no more.
+            // Fails only if the session has ended.
             let _ = connected.send(taken);
         } else {
-            debug!("a connection to port {port} over there is refused");
+            debug!("refused a connection to port {port} of the server");
             reply
                 .reject(ChannelOpenFailure::AdministrativelyProhibited)
                 .await;

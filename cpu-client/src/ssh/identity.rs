@@ -1,4 +1,4 @@
-//! Private keys in files: who may read them, and the passphrase when it is needed.
+//! Key files: their permissions and formats, and the passphrase when it is needed.
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
@@ -12,10 +12,10 @@ use russh::keys::{PrivateKey, PublicKey};
 
 use crate::terminal;
 
-/// As many as ssh gives.
+/// How often a passphrase is asked for, as ssh's NumberOfPasswordPrompts.
 const PASSPHRASE_PROMPTS: usize = 3;
 
-/// More than any key.
+/// Larger than any key.
 const MAX_KEY_SIZE: u64 = 1 << 20;
 
 /// A key that may be offered to a server.
@@ -26,23 +26,22 @@ pub(super) struct Identity {
     pub(super) secret: Secret,
 }
 
-/// The other half.
+/// How a key signs.
 pub(super) enum Secret {
     Plain(Arc<PrivateKey>),
-    /// The text of the file; what unlocks it is asked for when a server accepts the public half.
+    /// An encrypted file and its text. The passphrase is asked for when the server accepts the public key.
     Locked(PathBuf, String),
     Agent,
 }
 
-// The private half must not get into a log.
+// The private key must not get into a log.
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)
     }
 }
 
-/// Reads a key file. `None`, after a warning, if others may read it: then it is no secret, and is
-/// not used, as by ssh.
+/// Reads a file with a private key. `None`, after a warning, if others may read it; ssh does not use such a file either.
 pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
     let name = path.display();
     let what = || {
@@ -68,9 +67,9 @@ pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
         Ok(key) => (key.public_key().clone(), Secret::Plain(Arc::new(key))),
         Err(_) if is_locked(&text) => {
             let locked = Secret::Locked(path.to_owned(), text.clone());
-            match public_half(path, &text) {
+            match public_key_of(path, &text) {
                 Some(public) => (public, locked),
-                // Without a public half there is nothing to offer but the key itself.
+                // Without the public key the file must be unlocked now.
                 None => {
                     let key = unlock(path, &text)?;
                     (key.public_key().clone(), Secret::Plain(key))
@@ -86,8 +85,8 @@ pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
     }))
 }
 
-/// The public key that `path` is, or that lies beside it though the private one does not: the agent, or a token
-/// that it talks to, has the other half. An error is about a file that is no key, nor will be read as a private one.
+/// The public key in the file `path`, or in `path.pub` if only that exists: then the agent, or a token, has the private
+/// key. `None` if there is no public key. An error if the file can be no key at all.
 pub(super) fn read_public(path: &Path) -> Result<Option<Identity>> {
     let beside = PathBuf::from(format!("{}.pub", path.display()));
     let file = if path.exists() { path } else { &beside };
@@ -116,14 +115,14 @@ pub(super) fn unlock(path: &Path, text: &str) -> Result<Arc<PrivateKey>> {
     let name = path.display();
     if !is_supported(text) {
         bail!(
-            "the key {name} is encrypted in an old way that cpu cannot read; \
-             ssh-keygen -p -f {name} writes it anew"
+            "the key {name} is encrypted in an old format that cpu cannot read; \
+             ssh-keygen -p -f {name} converts it"
         );
     }
     for _ in 0..PASSPHRASE_PROMPTS {
         let passphrase = terminal::ask_hidden(&format!("Enter passphrase for key '{name}': "))
             .with_context(|| {
-                format!("no terminal to ask for the passphrase of {name} on; ssh-agent can keep it")
+                format!("there is no terminal to ask for the passphrase of {name}; ssh-agent can hold the key")
             })?;
         if passphrase.is_empty() {
             break;
@@ -139,7 +138,7 @@ fn is_locked(text: &str) -> bool {
     text.contains("ENCRYPTED") || PrivateKey::from_openssh(text).is_ok_and(|key| key.is_encrypted())
 }
 
-/// Of the ciphers of old PEM only AES-128-CBC is known, and only for RSA.
+/// Of the old PEM ciphers only AES-128-CBC is supported, and only for RSA.
 fn is_supported(text: &str) -> bool {
     let Some(cipher) = text
         .lines()
@@ -150,8 +149,8 @@ fn is_supported(text: &str) -> bool {
     cipher.starts_with("AES-128-CBC,") && text.starts_with("-----BEGIN RSA")
 }
 
-/// An OpenSSH key says it itself; for the other formats the `.pub` file lies beside.
-fn public_half(path: &Path, text: &str) -> Option<PublicKey> {
+/// The public key of an encrypted file: part of OpenSSH's format, else in the `.pub` file.
+fn public_key_of(path: &Path, text: &str) -> Option<PublicKey> {
     if let Ok(key) = PrivateKey::from_openssh(text) {
         return Some(key.public_key().clone());
     }
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_hides_its_key_is_told_to() {
+    fn a_file_whose_key_is_hidden_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let private = keygen(directory.path(), &["-t", "ed25519"], "");
         let public = private.with_added_extension("pub");

@@ -1,4 +1,4 @@
-//! Logging in: the keys of files and of the agent, in ssh's order.
+//! Logs in with the keys of files and of the agent, in ssh's order.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,32 +16,31 @@ use super::handler::Handler;
 use super::identity::{self, Identity, Secret};
 use crate::spinner::Spinner;
 
-/// From an offered key to the answer.
+/// The longest time from offering a key to the answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// An agent may ask a person, or want a key touched.
+/// The same with an agent, which may ask a person, or wait for a touch.
 const AGENT_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// Where keys come from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identities {
-    /// Files that were named; each must be readable.
+    /// Files that the command line names. Each must be readable.
     pub(crate) named: Vec<PathBuf>,
-    /// Files that are used if they exist, when none was named.
-    pub(crate) usual: Vec<PathBuf>,
+    /// Files that are used if they exist: those of the configuration, or else the default ones.
+    pub(crate) optional: Vec<PathBuf>,
     /// The agent's socket.
     pub(crate) agent: Option<PathBuf>,
-    /// Of the agent only the keys that the files name.
+    /// Whether only those keys of the agent are used that also are in files.
     pub(crate) only: bool,
 }
 
-/// Keys that any server lets a client try: one less than sshd's MaxAuthTries.
+/// The number of keys that every server lets a client try: one less than sshd's MaxAuthTries.
 const MAX_AUTH_TRIES: usize = 5;
 
-/// All keys, in the order in which they are offered: those of named files first, as they were
-/// named; those of the usual files that the agent has too, the agent's others, those that it has not.
-/// What a file and the agent both have is signed by the agent. Of a file that is a public key, or
-/// lacks the private one beside it, the agent must have the other half.
+/// All keys, in the order in which they are offered: those of named files in their order; those of the other files that
+/// the agent has too; the rest of the agent's; the rest of the files'. The agent signs with a locked key that it has too.
+/// A file that is a public key, or has only its `.pub` file, is used if the agent has the private key.
 pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     let (mut agent, mut held) = (None, Vec::new());
     if let Some(path) = &from.agent {
@@ -53,7 +52,7 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     let mut all: Vec<Identity> = Vec::new();
     let mut last = Vec::new();
     let files = from.named.iter().map(|path| (path, true));
-    for (path, is_named) in files.chain(from.usual.iter().map(|path| (path, false))) {
+    for (path, is_named) in files.chain(from.optional.iter().map(|path| (path, false))) {
         let key = match identity::read_public(path) {
             Ok(None) if !is_named && !path.exists() => continue,
             Ok(None) => identity::read(path),
@@ -63,7 +62,7 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
             Ok(Some(key)) => key,
             Ok(None) => continue,
             Err(error) if is_named => return Err(error),
-            // As in ssh: what nobody asked for must not stand in the way.
+            // As in ssh, a fault of a file that was not named must not prevent the login.
             Err(error) => {
                 debug!("{error:#}");
                 continue;
@@ -80,11 +79,11 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
         } else if matches!(key.secret, Secret::Agent) {
             if is_named {
                 bail!(
-                    "{} is a public key, and no agent has its other half",
+                    "{} is a public key, and no agent has its private key",
                     key.name
                 );
             }
-            debug!("{}: no agent has the other half", key.name);
+            debug!("{}: no agent has the private key", key.name);
             continue;
         }
         if all.iter().chain(&last).any(|other| is_same(&other.public)) {
@@ -105,22 +104,22 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     }
     all.extend(last);
     if all.is_empty() {
-        let usual: Vec<_> = from
-            .usual
+        let default_files: Vec<_> = from
+            .optional
             .iter()
             .map(|path| path.display().to_string())
             .collect();
         bail!(
             "there is no key to log in with{}; give one with -key, or make one with mkimage keys",
-            if usual.is_empty() {
+            if default_files.is_empty() {
                 String::new()
             } else {
                 let agent = match agent {
                     None => "no agent has one",
-                    Some(_) if from.only => "the agent has none that is wanted (IdentitiesOnly)",
+                    Some(_) if from.only => "the agent has none that may be used (IdentitiesOnly)",
                     Some(_) => "the agent has none",
                 };
-                format!(": {agent}, nor is one in {}", usual.join(", "))
+                format!(": {agent}, nor is one in {}", default_files.join(", "))
             }
         );
     }
@@ -135,14 +134,14 @@ async fn open_agent(path: &Path) -> Result<(AgentClient<UnixStream>, Vec<(String
         russh::keys::agent::AgentIdentity::PublicKey { key, comment } => {
             Some((format!("{comment} (agent)"), key.clone()))
         }
-        // Certificates are not offered.
+        // Certificates are not supported.
         russh::keys::agent::AgentIdentity::Certificate { .. } => None,
     });
     let keys = keys.collect();
     Ok((client, keys))
 }
 
-/// Keys that were read before there was a connection, so that a fault of theirs is known at once.
+/// Keys, read before connecting, so that a fault in one is reported at once.
 pub(super) struct Keys {
     all: Vec<Identity>,
     agent: Option<AgentClient<UnixStream>>,
@@ -229,27 +228,29 @@ impl Keys {
         let names = names.collect::<Vec<_>>().join(", ");
         let what = match all {
             1 => format!("the key {names}; its public half"),
-            ..=MAX_AUTH_TRIES => format!("the keys {names}; one's public half"),
-            _ => format!("all {all} keys that it was offered ({names}, ...); one's public half"),
+            ..=MAX_AUTH_TRIES => format!("the keys {names}; the public half of one"),
+            _ => {
+                format!("all {all} keys that it was offered ({names}, ...); the public half of one")
+            }
         };
         bail!(
-            "{endpoint} refuses {what} must be among those that may log in (give another with -key)"
+            "{endpoint} refuses {what} must be among the keys that may log in (give another with -key)"
         )
     }
 }
 
-/// That the server ended the connection, when so many of all keys had been offered.
+/// The message that the server ended the connection after `offered` of `all` keys.
 fn ended(endpoint: &Endpoint, offered: usize, all: usize) -> String {
     if offered < MAX_AUTH_TRIES {
         return format!("{endpoint} ended the connection during the login");
     }
     format!(
-        "{endpoint} ended the connection when {offered} of {all} keys had been offered, and takes no more; \
+        "{endpoint} ended the connection after {offered} of {all} keys had been offered, and accepts no more; \
          name the right one with -key, or with IdentityFile in ~/.ssh/config: it is offered first"
     )
 }
 
-/// Which hash an RSA signature is to have; SHA-1 never.
+/// The hash for an RSA signature. Never SHA-1.
 async fn rsa_hash(
     handle: &client::Handle<Handler>,
     peer: Peer,
@@ -267,7 +268,7 @@ async fn rsa_hash(
     }
 }
 
-/// Learns whether a server would accept a key, and signs nothing.
+/// Finds out whether the server would accept a key, without signing anything.
 struct Probe;
 
 enum Probed {
@@ -294,8 +295,8 @@ impl russh::Signer for Probe {
     }
 }
 
-/// The keys that ssh looks for, after cpu's own.
-pub(super) fn usual(home: &Path) -> Vec<PathBuf> {
+/// The default files: cpu's own, then those of ssh.
+pub(super) fn default_files(home: &Path) -> Vec<PathBuf> {
     ["cpu_rsa", "id_rsa", "id_ecdsa", "id_ed25519"]
         .iter()
         .map(|name| home.join(".ssh").join(name))
@@ -309,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn no_key_at_all_says_where_it_looked() {
         let from = Identities {
-            usual: usual(Path::new("/nosuch")),
+            default_files: default_files(Path::new("/nosuch")),
             ..Identities::default()
         };
         let error = collect(&from).await.err().unwrap().to_string();

@@ -1,4 +1,4 @@
-//! The way to the machine: connect, check its host key, log in.
+//! Connects to the machine, checks its host key, and logs in.
 
 pub(crate) mod config;
 mod destination;
@@ -33,10 +33,10 @@ pub(crate) use target::{ConnectOptions, SocketKind, Target};
 pub(crate) type ChannelSender = cpu_ssh::Sender<client::Msg>;
 pub(crate) type ChannelReceiver = cpu_ssh::Receiver<client::Msg>;
 
-/// How u-root's cpud identifies itself: by its operating system and processor.
+/// The identification of u-root's cpud begins with its operating system; its processor follows.
 const U_ROOT_ID_PREFIX: &[u8] = b"SSH-2.0-linux ";
 
-/// A connection that is logged in.
+/// A connection to a server that has accepted the login.
 pub(crate) struct ServerConnection {
     pub(crate) handle: Arc<client::Handle<Handler>>,
     pub(crate) mux: Mux,
@@ -45,20 +45,20 @@ pub(crate) struct ServerConnection {
     expected: port::Expected,
 }
 
-/// Who the server is, by its identification.
+/// The kind of server, by its SSH identification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ServerKind {
-    /// Our cpud.
+    /// This project's cpud.
     Cpud,
-    /// u-root's: no shell either, and files through a port.
+    /// u-root's cpud. It has no shell either, and gets the files through a forwarded port.
     URoot,
-    /// Anything else, as sshd: gives commands to a shell.
+    /// Anything else, such as sshd: runs commands through a shell.
     Sshd,
 }
 
 impl ServerConnection {
-    /// Measure how long the path is, by the shortest of three answers: a busy machine answers late. Begin
-    /// before the command is started.
+    /// Measures the round-trip time: the shortest of three, since a busy machine answers late. To be called before the
+    /// command is started.
     pub(crate) fn measure_path(&self) -> JoinHandle<Option<Duration>> {
         let (handle, mux) = (self.handle.clone(), self.mux.clone());
         tokio::spawn(async move {
@@ -74,13 +74,13 @@ impl ServerConnection {
         })
     }
 
-    /// Let u-root's cpud connect to our files.
+    /// Requests the port through which u-root's cpud gets the files.
     pub(crate) async fn ask_for_port(&self) -> Result<FilesPort> {
         FilesPort::ask(&self.handle, &self.expected).await
     }
 }
 
-/// Connect and log in.
+/// Connects and logs in.
 pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<ServerConnection> {
     let keys = login::collect(&target.identities).await?;
     let endpoint = &target.endpoint;
@@ -161,8 +161,8 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
     })
 }
 
-/// End the connection when the server has left `max` questions in turn unanswered (0: never). russh's client asks
-/// them, every `interval`; it would end it too, but does not know when it is we who do not listen.
+/// Ends the connection when the server has not answered `max` keepalive requests in a row (0: never). russh's client
+/// sends them every `interval`. It could end the connection itself, but does not know when it is we who are not reading.
 async fn watch(
     throttle: Throttle,
     mux: Mux,
@@ -175,7 +175,7 @@ async fn watch(
         return; // it has ended before
     };
     let reason = format!("no answer for {} seconds", silence.as_secs());
-    // A session that has ended does not ask why.
+    // Fails only if the session has ended already.
     let _ = events.send(ConnectionEvent::Disconnected(reason));
     mux.close_all();
 }
@@ -198,7 +198,7 @@ fn config(target: &Target) -> client::Config {
         ),
         preferred,
         keepalive_interval: target.alive_interval,
-        // The end is up to `watch`.
+        // `watch` ends the connection.
         keepalive_max: 0,
         maximum_packet_size: algorithms::MAX_PACKET,
         window_size: cpu_ssh::mux::WINDOW,
@@ -206,7 +206,7 @@ fn config(target: &Target) -> client::Config {
     }
 }
 
-/// RSA keys have one type and several signature algorithms.
+/// An RSA key has one type but several signature algorithms.
 fn is_same_type(one: &Algorithm, other: &Algorithm) -> bool {
     one == other || matches!((one, other), (Algorithm::Rsa { .. }, Algorithm::Rsa { .. }))
 }

@@ -1,6 +1,6 @@
-//! The patterns of ssh_config(5) and of known_hosts: `*`, `?`, lists and `!`.
+//! The patterns of ssh_config(5) and known_hosts: `*`, `?`, lists, and negation with `!`.
 
-/// Whether a list names the text: one pattern matches and no negated one does.
+/// Whether a list of patterns matches the text: one pattern matches it, and no negated one does.
 pub(super) fn matches_list<'a>(patterns: impl IntoIterator<Item = &'a str>, text: &str) -> bool {
     let text = text.to_ascii_lowercase();
     let mut found = false;
@@ -19,8 +19,8 @@ pub(super) fn matches_list<'a>(patterns: impl IntoIterator<Item = &'a str>, text
     found
 }
 
-/// `*` stands for any characters, `?` for one. Only the last `*` is gone back to, so a long
-/// pattern costs no more than its length times the text's.
+/// Whether one pattern matches: `*` stands for any characters, `?` for one. Backtracks only to the last `*`, so the time
+/// is bounded by the length of the pattern times that of the text.
 pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     let mut star = None;

@@ -1,4 +1,4 @@
-//! Where to go and as whom: the command line, then ssh's configuration, then what is usual.
+//! Where to connect and as whom: from the command line, else ssh's configuration, else the defaults.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,11 +16,11 @@ use super::login::{self, Identities};
 use super::pattern;
 use crate::terminal::{self, Tty};
 
-/// From the first packet to the end of the key exchange. A machine whose network eats packets
-/// must be told of within 15 seconds.
+/// The longest time from the first packet to the end of the key exchange. If packets are lost, this is reported within
+/// 15 seconds.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(13);
 
-/// What kind of socket the server listens on.
+/// The kind of socket on which the server listens (`-net`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SocketKind {
     Tcp,
@@ -28,13 +28,13 @@ pub(crate) enum SocketKind {
     Vsock,
 }
 
-/// What the command line says of the way to the machine.
+/// What the command line says about the connection.
 #[derive(Debug)]
 pub(crate) struct ConnectOptions<'a> {
     pub(crate) socket: SocketKind,
-    /// `[user@]host`, `[user@][host]:port`.
+    /// `[user@]host` or `[user@][host]:port`.
     pub(crate) host: &'a str,
-    /// `-sp`: a port, or a path for a unix socket.
+    /// `-sp`: a port, or the path of a unix socket.
     pub(crate) port: Option<&'a str>,
     pub(crate) keys: &'a [PathBuf],
     pub(crate) host_key: Option<&'a Path>,
@@ -49,15 +49,15 @@ pub(crate) struct Target {
     pub(crate) user: String,
     pub(crate) identities: Identities,
     pub(crate) host_keys: HostKeys,
-    /// `None`: as long as the system tries.
+    /// `None`: no limit but the system's own.
     pub(crate) connect_timeout: Option<Duration>,
-    /// `None` asks nothing of a silent peer.
+    /// `None`: a silent server is not probed.
     pub(crate) alive_interval: Option<Duration>,
     pub(crate) alive_max: usize,
-    /// Names of variables that a server which is not cpud is sent.
+    /// `SendEnv`: patterns for the names of variables that are sent to an sshd.
     pub(crate) send_env: Vec<String>,
     pub(crate) set_env: Vec<(String, String)>,
-    /// What the configuration says of a remote terminal.
+    /// `RequestTTY`
     pub(crate) tty: Option<Tty>,
 }
 
@@ -67,7 +67,7 @@ fn port(text: &str) -> Result<u16> {
 }
 
 impl Target {
-    /// `read` gives what the configuration says of a host.
+    /// `read` returns the settings of the configuration files for a host.
     pub(crate) fn new(
         options: &ConnectOptions<'_>,
         read: impl FnOnce(&Query<'_>) -> Result<Settings>,
@@ -81,10 +81,7 @@ impl Target {
         })?;
         if !settings.ignored.is_empty() {
             let ignored: Vec<_> = settings.ignored.iter().map(String::as_str).collect();
-            debug!(
-                "of the ssh configuration without effect here: {}",
-                ignored.join(", ")
-            );
+            debug!("ignored in the ssh configuration: {}", ignored.join(", "));
         }
         let host = settings.host(original_host)?;
         let user = user.map(str::to_owned).or_else(|| settings.user.clone());
@@ -117,7 +114,7 @@ impl Target {
         let interval = settings.alive_interval.unwrap_or(keepalive::INTERVAL);
         let connect_timeout = match (settings.connect_timeout, &endpoint) {
             (Some(limit), _) => Some(limit).filter(|limit| !limit.is_zero()),
-            // A proxy may ask a person something, which takes the time that it takes.
+            // A proxy may ask a person something, who may take any time to answer.
             (None, Endpoint::Command { .. }) if terminal::can_ask() => None,
             (None, _) => Some(CONNECT_TIMEOUT),
         };
@@ -135,7 +132,7 @@ impl Target {
         })
     }
 
-    /// Whether `SendEnv` names a variable; a later `-pattern` takes names away.
+    /// Whether `SendEnv` names a variable. A later `-pattern` removes names.
     pub(crate) fn sends(&self, name: &str) -> bool {
         let mut sent = false;
         for pattern in &self.send_env {
@@ -151,8 +148,8 @@ impl Target {
     }
 }
 
-/// Straight, or through what the configuration names. The hosts of a `ProxyJump` are ssh's own
-/// affair: it knows how to log in to them, with passwords, certificates and second factors.
+/// Directly, or through the proxy that the configuration names. ssh(1) connects to the hosts of a `ProxyJump`: it can log
+/// in with passwords, certificates and second factors.
 fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Result<Endpoint> {
     match &settings.proxy {
         None | Some(Proxy::None) => Ok(Endpoint::Tcp {
@@ -195,14 +192,14 @@ fn tcp(host: &str, port: u16, settings: &Settings, tokens: &Tokens<'_>) -> Resul
     }
 }
 
-/// Context identifiers by number or by the names of vsock(7).
+/// A context identifier: a number, or a name as in vsock(7).
 fn vsock(host: &str, port: Option<&str>) -> Result<Endpoint> {
     let cid = match host {
         "hypervisor" => 0,
         "local" | "localhost" => 1,
         "host" => 2,
         number => number.parse().ok().with_context(|| {
-            format!("{number:?} is not a vsock address: write its number, local, or host")
+            format!("{number:?} is not a vsock address: write a number, local, or host")
         })?,
     };
     let port = match port {
@@ -234,8 +231,8 @@ fn identities(
         },
     };
     Ok(Identities {
-        usual: match (options.keys, &settings.identity_files[..]) {
-            ([], []) => login::usual(options.home),
+        optional: match (options.keys, &settings.identity_files[..]) {
+            ([], []) => login::default_files(options.home),
             // As in ssh, a configured file need not exist.
             _ => configured,
         },
@@ -269,7 +266,7 @@ fn host_keys(
     if let Some(file) = options.host_key {
         return HostKeys::pinned(name, file, None);
     }
-    let keys = identities.named.iter().chain(&identities.usual);
+    let keys = identities.named.iter().chain(&identities.optional);
     let mut pins = keys.map(|key| PathBuf::from(format!("{}.hostkey", key.display())));
     if let Some(file) = pins.find(|pin| pin.exists()) {
         let was_named = !identities.named.is_empty() || !settings.identity_files.is_empty();
@@ -337,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn ways_through_others() {
+    fn proxies() {
         let endpoint = |proxy| {
             let read = |_: &Query<'_>| {
                 Ok(Settings {
@@ -392,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_sent() {
+    fn send_env_patterns() {
         let send_env = ["LC_*", "-LC_ALL", "LANG"].map(str::to_owned).to_vec();
         let read = |_: &Query<'_>| {
             Ok(Settings {

@@ -1,4 +1,4 @@
-//! One file of ssh_config(5): which lines count.
+//! Reads a file in ssh_config(5) format, and decides which of its lines apply.
 
 use std::path::Path;
 
@@ -8,10 +8,10 @@ use super::value::split_words;
 use super::{Proxy, Query, Settings};
 use crate::ssh::pattern::matches_list;
 
-/// ssh's own limit for files that include each other.
+/// ssh's own limit for nested includes.
 const MAX_INCLUDE_DEPTH: usize = 16;
 
-/// Collects the settings.
+/// Collects the settings from the files.
 pub(super) struct ConfigReader<'a> {
     pub(super) query: &'a Query<'a>,
     pub(super) settings: Settings,
@@ -27,23 +27,22 @@ impl<'a> ConfigReader<'a> {
         }
     }
 
-    /// Reads a file; one that is missing says nothing. A user's must not be writable by others,
-    /// since it can name commands to run.
-    pub(super) fn read(&mut self, path: &Path, of_user: bool) -> Result<()> {
-        self.include(path, of_user, true)
+    /// Reads a file, if it exists. A user's file must not be writable by others, since it can name commands to run.
+    pub(super) fn read(&mut self, path: &Path, is_users: bool) -> Result<()> {
+        self.include(path, is_users, true)
     }
 
-    /// Reads a text. `active` is whether the line that included it counts.
+    /// Reads a text. `active` says whether the line that included it applies.
     pub(super) fn text(
         &mut self,
         text: &str,
         path: &Path,
-        of_user: bool,
+        is_users: bool,
         active: bool,
     ) -> Result<()> {
-        let mut counts = active;
+        let mut applies = active;
         for (number, line) in text.lines().enumerate() {
-            self.line(line, path, of_user, active, &mut counts)
+            self.line(line, path, is_users, active, &mut applies)
                 .with_context(|| format!("{} line {}", path.display(), number + 1))?;
         }
         Ok(())
@@ -53,9 +52,9 @@ impl<'a> ConfigReader<'a> {
         &mut self,
         line: &str,
         path: &Path,
-        of_user: bool,
+        is_users: bool,
         active: bool,
-        counts: &mut bool,
+        applies: &mut bool,
     ) -> Result<()> {
         let words = split_words(line)?;
         let Some((keyword, arguments)) = words.split_first() else {
@@ -67,23 +66,23 @@ impl<'a> ConfigReader<'a> {
         match keyword.to_ascii_lowercase().as_str() {
             "host" => {
                 let patterns = arguments.iter().map(String::as_str);
-                *counts = active && matches_list(patterns, self.query.host);
+                *applies = active && matches_list(patterns, self.query.host);
             }
-            "match" => *counts = active && self.matches(arguments)?,
+            "match" => *applies = active && self.matches(arguments)?,
             "include" => {
                 if self.depth == MAX_INCLUDE_DEPTH {
                     bail!("files include each other more than {MAX_INCLUDE_DEPTH} deep");
                 }
                 self.depth += 1;
                 for pattern in arguments {
-                    for file in self.included(pattern, path, of_user)? {
-                        self.include(&file, of_user, *counts)?;
+                    for file in self.included(pattern, path, is_users)? {
+                        self.include(&file, is_users, *applies)?;
                     }
                 }
                 self.depth -= 1;
             }
-            // A command is the rest of the line as it stands.
-            "proxycommand" if *counts => {
+            // The command is the rest of the line, quotes and comment signs included.
+            "proxycommand" if *applies => {
                 let line = line.trim();
                 let command = line.get(keyword.len()..).unwrap_or_default();
                 let command = command.trim_start_matches(|c: char| c.is_whitespace() || c == '=');
@@ -93,7 +92,7 @@ impl<'a> ConfigReader<'a> {
                     Proxy::Command(command.to_owned())
                 });
             }
-            keyword if *counts => self.settings.set(keyword, first, arguments)?,
+            keyword if *applies => self.settings.set(keyword, first, arguments)?,
             _ => {}
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `Include` of ssh_config(5): which files it means, and which of them may be read.
+//! `Include` in ssh_config(5), and the checks before a file is read.
 
 use std::fs::Metadata;
 use std::io::ErrorKind;
@@ -11,44 +11,44 @@ use nix::unistd::{Gid, Group, User, getuid};
 use super::file::ConfigReader;
 use super::tilde;
 
-/// More than any real file; a device or a log must not fill the memory.
+/// Larger than any real configuration, so that a device or a log does not fill the memory.
 const MAX_CONFIG_SIZE: u64 = 1 << 20;
 
 impl ConfigReader<'_> {
-    pub(super) fn include(&mut self, path: &Path, of_user: bool, active: bool) -> Result<()> {
+    pub(super) fn include(&mut self, path: &Path, is_users: bool, active: bool) -> Result<()> {
         let what = || format!("cannot read {}", path.display());
         let meta = match std::fs::metadata(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             meta => meta.with_context(what)?,
         };
-        // A directory says nothing, nor does /dev/null.
+        // Directories and devices such as /dev/null count as empty.
         if !meta.is_file() {
             return Ok(());
         }
         if meta.len() > MAX_CONFIG_SIZE {
-            bail!("{}: not a configuration of ssh", path.display());
+            bail!("{} is too large for an ssh configuration", path.display());
         }
-        if of_user && may_be_written_by_others(&meta) {
+        if is_users && may_be_written_by_others(&meta) {
             bail!(
                 "{} may be written by others, and it can name commands to run: chmod 600 it",
                 path.display()
             );
         }
-        // Comments are in any encoding.
+        // Comments may be in any encoding.
         let bytes = std::fs::read(path).with_context(what)?;
-        self.text(&String::from_utf8_lossy(&bytes), path, of_user, active)
+        self.text(&String::from_utf8_lossy(&bytes), path, is_users, active)
     }
 
-    /// The files that an `Include` means, in the order of their names.
+    /// The files that a pattern of `Include` matches, in the order of their names.
     pub(super) fn included(
         &self,
         pattern: &str,
         from: &Path,
-        of_user: bool,
+        is_users: bool,
     ) -> Result<Vec<PathBuf>> {
         let mut path = tilde(pattern, self.query.home);
         if !path.is_absolute() {
-            let base = match (of_user, from.parent()) {
+            let base = match (is_users, from.parent()) {
                 (true, _) | (_, None) => self.query.home.join(".ssh"),
                 (false, Some(_)) => PathBuf::from("/etc/ssh"),
             };
@@ -61,12 +61,13 @@ impl ConfigReader<'_> {
         };
         let found = glob::glob_with(&path, as_shells_do);
         let found = found.with_context(|| format!("Include {pattern}"))?;
-        // What cannot be looked into says nothing.
+        // Directories that cannot be read count as empty.
         Ok(found.filter_map(Result::ok).collect())
     }
 }
 
-/// Others than the user and root; a group that bears the user's name and has no other member is the user.
+/// Whether a user other than this one and root may write to the file. A group with the user's name and no other member
+/// counts as the user.
 fn may_be_written_by_others(meta: &Metadata) -> bool {
     let me = getuid();
     let mine = [0, me.as_raw()].contains(&meta.uid());

@@ -1,4 +1,4 @@
-//! The keywords of ssh_config(5) that have an effect here.
+//! The keywords of ssh_config(5) that have an effect in cpu.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use super::{AddressFamily, Checking, NewHost, Proxy, Settings};
 use crate::terminal::Tty;
 
 impl Settings {
-    /// Sets what a line says, unless it was said before.
+    /// Applies a line. A keyword that has a value already keeps it.
     pub(super) fn set(&mut self, keyword: &str, first: &str, arguments: &[String]) -> Result<()> {
         match keyword {
             "hostname" => {
@@ -103,7 +103,7 @@ impl Settings {
                 self.family.get_or_insert(family);
             }
             "sendenv" => self.send_env.extend(arguments.iter().cloned()),
-            // As in ssh, the first line alone.
+            // As in ssh, only the first line applies.
             "setenv" if !self.set_env.is_empty() => {}
             "setenv" => {
                 for argument in arguments {

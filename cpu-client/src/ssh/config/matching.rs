@@ -1,4 +1,4 @@
-//! `Match` of ssh_config(5): whether a line's criteria hold.
+//! `Match` in ssh_config(5): decides whether the criteria of a line are fulfilled.
 
 use std::process::{Command, Stdio};
 
@@ -10,7 +10,7 @@ use super::file::ConfigReader;
 use crate::ssh::pattern::matches_list;
 
 impl ConfigReader<'_> {
-    /// Whether all criteria of a `Match` line hold.
+    /// Whether all criteria of a `Match` line are fulfilled.
     pub(super) fn matches(&mut self, criteria: &[String]) -> Result<bool> {
         let mut all = true;
         // `host=x` is the same as `host x`.
@@ -39,11 +39,11 @@ impl ConfigReader<'_> {
                 "localuser" => self.query.local_user.to_owned(),
                 "exec" => {
                     let command = words.next().context("Match exec has no command")?;
-                    // What decides nothing is not run.
+                    // Not run if the result is decided already.
                     all = all && self.succeeds(command)? != negated;
                     continue;
                 }
-                // There is no second reading of the files, so these are never true.
+                // The files are not read a second time, so these are never true.
                 "final" | "canonical" => {
                     self.settings.ignored.insert(format!("match {name}"));
                     all &= negated;
@@ -64,7 +64,7 @@ impl ConfigReader<'_> {
         Ok(all)
     }
 
-    /// Whether a command of `Match exec` does, as ssh runs it.
+    /// Whether the command of a `Match exec` succeeds.
     fn succeeds(&self, command: &str) -> Result<bool> {
         let query = self.query;
         let host = self.settings.host(query.host)?;
@@ -89,7 +89,7 @@ impl ConfigReader<'_> {
     }
 }
 
-/// Of the criteria of `Match`, those that have a value.
+/// Whether this is a criterion that has a value.
 fn is_criterion(name: &str) -> bool {
     let name = name.strip_prefix('!').unwrap_or(name);
     ["host", "originalhost", "user", "localuser", "exec"]

@@ -1,6 +1,5 @@
-//! What ssh_config(5) says of a host: `~/.ssh/config`, then `/etc/ssh/ssh_config`. The first
-//! value of each keyword wins, as in ssh; lists of files and variables grow. What is not honoured
-//! is collected, to be told with `-d`.
+//! The settings of a host in `~/.ssh/config` and `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a
+//! keyword applies; only IdentityFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
 
 mod file;
 mod include;
@@ -19,19 +18,19 @@ use anyhow::Result;
 use crate::terminal::Tty;
 use file::ConfigReader;
 
-/// Which host is asked for, and by whom.
+/// The host whose settings are wanted, and the user.
 #[derive(Debug)]
 pub(crate) struct Query<'a> {
-    /// As the user wrote it.
+    /// As on the command line.
     pub(crate) host: &'a str,
-    /// From `user@`, which wins.
+    /// From `user@` on the command line, which overrides the configuration.
     pub(crate) user: Option<&'a str>,
-    /// The name of the person here.
+    /// The name of the local user.
     pub(crate) local_user: &'a str,
     pub(crate) home: &'a Path,
 }
 
-/// What to do with a host key that nothing is known of.
+/// What to do with the key of an unknown host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NewHost {
     Accept,
@@ -43,7 +42,7 @@ pub(crate) enum NewHost {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Checking {
     pub(crate) new: NewHost,
-    /// A key that contradicts what is known is accepted too, with a warning.
+    /// Whether a changed host key is accepted, with a warning.
     pub(crate) changed_is_accepted: bool,
 }
 
@@ -55,7 +54,7 @@ pub(crate) enum AddressFamily {
     Inet6,
 }
 
-/// What the files say; what they do not say is `None` or empty.
+/// The settings; `None` or empty if the files do not have the keyword.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) host_name: Option<String>,
@@ -63,13 +62,13 @@ pub(crate) struct Settings {
     pub(crate) user: Option<String>,
     pub(crate) identity_files: Vec<String>,
     pub(crate) identities_only: Option<bool>,
-    /// `none` for no agent, a path, or `SSH_AUTH_SOCK`.
+    /// `none`, a path, or `SSH_AUTH_SOCK`.
     pub(crate) identity_agent: Option<String>,
     pub(crate) user_known_hosts: Option<Vec<String>>,
     pub(crate) checking: Option<Checking>,
-    /// The name in known_hosts files.
+    /// `HostKeyAlias`: the name in known_hosts files.
     pub(crate) host_key_alias: Option<String>,
-    /// Whether names that are added there are hashed.
+    /// `HashKnownHosts`: whether names are hashed when they are added.
     pub(crate) hash_known_hosts: Option<bool>,
     /// Zero: no limit.
     pub(crate) connect_timeout: Option<Duration>,
@@ -80,25 +79,25 @@ pub(crate) struct Settings {
     pub(crate) family: Option<AddressFamily>,
     /// `RequestTTY`
     pub(crate) tty: Option<Tty>,
-    /// Patterns of names; one that begins with `-` takes names away.
+    /// Patterns of names. One that begins with `-` removes names.
     pub(crate) send_env: Vec<String>,
     pub(crate) set_env: Vec<(String, String)>,
-    /// Keywords that have no effect here.
+    /// Keywords without effect in cpu.
     pub(crate) ignored: BTreeSet<String>,
 }
 
-/// A way to the host that is not a connection of our own.
+/// `ProxyJump` or `ProxyCommand`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Proxy {
-    /// As `ProxyCommand none` and `ProxyJump none` ask for.
+    /// `none`.
     None,
-    /// Hosts between, in ssh's notation.
+    /// Jump hosts, in ssh's notation.
     Jump(String),
-    /// A command of the shell whose input and output are the connection.
+    /// A shell command whose standard input and output are the connection.
     Command(String),
 }
 
-/// Read both files.
+/// Reads both files.
 pub(crate) fn read(query: &Query<'_>) -> Result<Settings> {
     let mut reader = ConfigReader::new(query);
     reader.read(&query.home.join(".ssh/config"), true)?;
@@ -107,7 +106,7 @@ pub(crate) fn read(query: &Query<'_>) -> Result<Settings> {
 }
 
 impl Settings {
-    /// Where to go: `HostName` with its `%h`, or what was asked for.
+    /// The host to connect to: `HostName` with `%h` expanded, else the one of the command line.
     pub(crate) fn host(&self, original_host: &str) -> Result<String> {
         match &self.host_name {
             Some(name) => value::expand(name, |letter| {
@@ -118,7 +117,7 @@ impl Settings {
     }
 }
 
-/// What the tokens of file names and commands stand for.
+/// The values of the tokens (TOKENS in ssh_config(5)).
 #[derive(Debug)]
 pub(crate) struct Tokens<'a> {
     pub(crate) home: &'a Path,
@@ -132,7 +131,7 @@ pub(crate) struct Tokens<'a> {
 }
 
 impl Tokens<'_> {
-    /// Expands `%h` and its like.
+    /// Expands `%h` and the other tokens.
     pub(crate) fn expand(&self, text: &str) -> Result<String> {
         value::expand(text, |letter| {
             Some(match letter {
@@ -143,30 +142,34 @@ impl Tokens<'_> {
                 'p' => self.port.to_string(),
                 'r' => self.user.to_owned(),
                 'u' => self.local_user.to_owned(),
-                'l' => here(),
-                'L' => here().split('.').next().unwrap_or_default().to_owned(),
+                'l' => local_host_name(),
+                'L' => local_host_name()
+                    .split('.')
+                    .next()
+                    .unwrap_or_default()
+                    .to_owned(),
                 'i' => nix::unistd::getuid().to_string(),
                 _ => return None,
             })
         })
     }
 
-    /// A file's name: `${NAME}` too, and `~/` or `~user/` at its beginning.
+    /// Expands a file name: tokens, `${NAME}`, and a leading `~/` or `~user/`.
     pub(crate) fn path(&self, text: &str) -> Result<PathBuf> {
         let text = value::expand_environment(&self.expand(text)?)?;
         Ok(tilde(&text, self.home))
     }
 }
 
-/// The user's, which runs the commands of the configuration.
+/// The user's shell, which runs the commands of the configuration.
 pub(crate) fn shell() -> String {
     let shell = std::env::var("SHELL").ok();
     let shell = shell.filter(|shell| !shell.is_empty());
     shell.unwrap_or_else(|| "/bin/sh".into())
 }
 
-/// This machine's name.
-fn here() -> String {
+/// This machine's host name.
+fn local_host_name() -> String {
     let names = rustix::system::uname();
     names.nodename().to_string_lossy().into_owned()
 }

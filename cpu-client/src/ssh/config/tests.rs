@@ -65,7 +65,7 @@ fn match_lines() {
 }
 
 #[test]
-fn every_honoured_keyword() {
+fn every_keyword_that_has_an_effect() {
     let found = settings(
         "h",
         "UserKnownHostsFile ~/k1 \"k 2\"\nStrictHostKeyChecking yes\nConnectTimeout 1m\n\
@@ -102,7 +102,7 @@ fn every_honoured_keyword() {
 }
 
 #[test]
-fn faults_name_file_and_line() {
+fn errors_name_file_and_line() {
     for bad in [
         "Port 0",
         "Port x",
@@ -120,7 +120,7 @@ fn faults_name_file_and_line() {
             "{error:#}"
         );
     }
-    // What does not count is not looked at, as in ssh.
+    // As in ssh, values in sections that do not apply are not checked.
     assert_eq!(settings("h", "Host other\nPort x\n"), Settings::default());
 }
 
@@ -156,7 +156,7 @@ fn includes_are_read_where_they_stand() {
     assert!(format!("{error:#}").contains("16 deep"), "{error:#}");
 }
 
-// Of the criteria of Match not exec: that runs what it is given.
+// Match without exec, which would run what it is given.
 proptest! {
     #[test]
     fn any_text_is_settings_or_an_error_that_names_its_line(text in "((Host|Match|Port|User|SetEnv|proxycommand)[ =!*a\"\\\\,#]{0,9}(all|host|user)?\n?){0,8}") {

@@ -1,11 +1,11 @@
-//! The words of a line of ssh_config(5) and what they mean: quotes, yes and no, times, tokens.
+//! The syntax of a line in ssh_config(5): quoted words, yes and no, times, tokens.
 
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-/// A line's words: the keyword, which `=` may end, and its arguments. A `#` where a word would
-/// begin starts a comment.
+/// Splits a line into the keyword, after which there may be a `=`, and its arguments. A `#` at the beginning of a word
+/// starts a comment.
 pub(super) fn split_words(line: &str) -> Result<Vec<String>> {
     let mut words: Vec<String> = Vec::new();
     let mut rest = line.trim();
@@ -52,7 +52,7 @@ pub(super) fn split_words(line: &str) -> Result<Vec<String>> {
 }
 
 pub(super) fn yes_or_no(text: &str) -> Result<bool> {
-    // ssh's own programs take any case.
+    // ssh accepts any case.
     match text.to_ascii_lowercase().as_str() {
         "yes" | "true" => Ok(true),
         "no" | "false" => Ok(false),
@@ -60,7 +60,7 @@ pub(super) fn yes_or_no(text: &str) -> Result<bool> {
     }
 }
 
-/// A time as sshd_config(5), "TIME FORMATS", has it: `90`, `1m30s`, `2h`.
+/// Parses a time (TIME FORMATS in sshd_config(5)): `90`, `1m30s`, `2h`.
 pub(super) fn time(text: &str) -> Result<Duration> {
     let wrong = || anyhow::anyhow!("{text:?} is not a time, such as 30 or 1m30s");
     let mut total: u64 = 0;
@@ -93,7 +93,7 @@ pub(super) fn time(text: &str) -> Result<Duration> {
     Ok(Duration::from_secs(total))
 }
 
-/// Replaces `%h` and its like, of which `value` knows the letters.
+/// Replaces tokens such as `%h` by the `value` of their letter.
 pub(super) fn expand(text: &str, value: impl Fn(char) -> Option<String>) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;
@@ -104,7 +104,9 @@ pub(super) fn expand(text: &str, value: impl Fn(char) -> Option<String>) -> Resu
             Some('%') => out.push('%'),
             Some(letter) => match value(letter) {
                 Some(value) => out.push_str(&value),
-                None => bail!("{text:?}: cpu knows no %{letter} there; %% is a percent sign"),
+                None => {
+                    bail!("{text:?}: %{letter} is not a token here; write %% for a percent sign")
+                }
             },
             None => bail!("{text:?} ends in a %"),
         }
@@ -114,7 +116,7 @@ pub(super) fn expand(text: &str, value: impl Fn(char) -> Option<String>) -> Resu
     Ok(out)
 }
 
-/// Replaces `${NAME}`, as in names of files alone.
+/// Replaces `${NAME}`, which is allowed in file names only.
 pub(super) fn expand_environment(text: &str) -> Result<String> {
     let mut out = String::new();
     let mut rest = text;
@@ -139,7 +141,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn words_are_split_as_ssh_does() {
+    fn lines_are_split_as_in_ssh() {
         for (line, expected) in [
             ("", &[][..]),
             ("  # comment", &[]),

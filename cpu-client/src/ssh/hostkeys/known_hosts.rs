@@ -1,5 +1,5 @@
-//! OpenSSH's known_hosts format (sshd(8), "SSH_KNOWN_HOSTS FILE FORMAT"): which keys a text
-//! knows for a host. Lines that cannot be read say nothing about any host, as in ssh.
+//! OpenSSH's known_hosts format ("SSH_KNOWN_HOSTS FILE FORMAT" in sshd(8)). As in ssh, lines that cannot be parsed are
+//! ignored.
 
 use data_encoding::BASE64;
 use hmac::{Hmac, KeyInit, Mac};
@@ -8,7 +8,7 @@ use sha1::Sha1;
 
 use crate::ssh::pattern::matches_list;
 
-/// What one line says of the host that was asked for.
+/// A line about the host that was searched for.
 #[derive(Debug, Clone)]
 pub(crate) enum Known {
     /// The host has this key.
@@ -17,7 +17,7 @@ pub(crate) enum Known {
     Revoked { key: PublicKey, line: usize },
 }
 
-/// A host's name as known_hosts writes it: with its port unless that is ssh's own.
+/// A host's name in known_hosts: with its port, unless that is 22.
 pub(crate) fn name(host: &str, port: u16) -> String {
     if port == 22 {
         host.to_owned()
@@ -26,7 +26,7 @@ pub(crate) fn name(host: &str, port: u16) -> String {
     }
 }
 
-/// A name as `HashKnownHosts` has it written: it is found again, but not read.
+/// A name as it is written with `HashKnownHosts`: hashed, so that it can be searched for but not read.
 pub(crate) fn hashed(name: &str, salt: &[u8; 20]) -> Option<String> {
     let mut mac = Hmac::<Sha1>::new_from_slice(salt).ok()?;
     mac.update(name.to_ascii_lowercase().as_bytes());
@@ -34,7 +34,7 @@ pub(crate) fn hashed(name: &str, salt: &[u8; 20]) -> Option<String> {
     Some(format!("|1|{}|{hash}", BASE64.encode(salt)))
 }
 
-/// All that `text` knows of a host with this [`name`], in order.
+/// All lines about a host with this [`name`], in order.
 pub(crate) fn lookup(text: &str, name: &str) -> Vec<Known> {
     let name = name.to_ascii_lowercase();
     let lines = text.lines().enumerate();
@@ -55,13 +55,12 @@ fn read_line(text: &str, name: &str, line: usize) -> Option<Known> {
     match marker {
         None => Some(Known::Key { key, line }),
         Some("@revoked") => Some(Known::Revoked { key, line }),
-        // An authority's key is not the host's own; certificates are not asked for.
+        // `@cert-authority`: certificates are not supported.
         Some(_) => None,
     }
 }
 
-/// Whether a hosts field names the host: hashed, or patterns of which one matches and no
-/// negated one does.
+/// Whether a line's first field, a hash or a list of patterns, names the host.
 fn matches(field: &str, name: &str) -> bool {
     if let Some(hashed) = field.strip_prefix("|1|") {
         return matches_hash(hashed, name).unwrap_or(false);

@@ -1,9 +1,10 @@
-//! Is this the machine it claims to be? Three sources are asked in turn: the file given with
-//! `-hk`, the pin file beside the private key (`KEY.hostkey`, which mkimage writes), and
-//! OpenSSH's known_hosts files. A host that none of them knows is accepted once and remembered,
-//! as ssh's `StrictHostKeyChecking=accept-new` does; a key that contradicts them, of whatever type, is
-//! accepted only if the configuration says `no` to that, as in ssh. A revocation has no exception, and a
-//! pin only this one: beside a key that nobody named, known_hosts may know the host already.
+//! Verifies that the machine is the one it claims to be, by its host key.
+//!
+//! The accepted keys come from the file of `-hk`; else from the pin file beside the private key (`KEY.hostkey`, which
+//! mkimage writes); else from OpenSSH's known_hosts files. The key of a host that known_hosts lacks is added, as with
+//! ssh's `StrictHostKeyChecking=accept-new`. A key that differs from the known ones, even in its type, is refused unless
+//! StrictHostKeyChecking is `no`. A key that they revoke is refused in any case. Besides the keys of a pin file, those of known_hosts
+//! are accepted if the private key beside it is a default one, which nobody named.
 
 mod known_hosts;
 mod pin;
@@ -22,26 +23,25 @@ use super::config::Checking;
 use known_hosts::Known;
 use store::SYSTEM;
 
-/// Where host keys are looked up for one connection.
+/// The accepted host keys of one connection.
 #[derive(Debug, Clone)]
 pub(crate) struct HostKeys {
     name: HostId,
     source: Source,
-    /// Whether a person was asked, which takes the time that it takes.
+    /// Whether a person was asked, who may take any time to answer.
     asked: Arc<AtomicBool>,
 }
 
-/// Whose keys they are.
+/// The host whose key is verified.
 #[derive(Debug, Clone)]
 pub(crate) struct HostId {
-    /// Where the connection goes.
+    /// The host that the connection is made to.
     pub(crate) host: String,
     pub(crate) port: u16,
-    /// `HostKeyAlias`: the name in known_hosts, whatever the host and the port.
+    /// `HostKeyAlias`: the name in known_hosts, instead of host and port.
     pub(crate) alias: Option<String>,
 }
 
-/// For people.
 impl fmt::Display for HostId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} port {}", self.host, self.port)?;
@@ -57,22 +57,22 @@ enum Source {
     Pinned {
         file: PathBuf,
         keys: Vec<PublicKey>,
-        /// known_hosts files, for a host that is not the pin's.
+        /// known_hosts files whose keys are accepted too.
         others: Vec<PathBuf>,
     },
-    /// The first is added to; what is of the system is only read.
+    /// New keys are added to the user's first file. The system's files are only read.
     KnownHosts {
         user: Vec<PathBuf>,
         system: Vec<PathBuf>,
         checking: Checking,
-        /// `HashKnownHosts`, of what is added.
+        /// `HashKnownHosts`
         hashed: bool,
     },
 }
 
 impl HostKeys {
-    /// Exactly these keys, or those that `others` know for this host: pins that lie beside a key that was
-    /// not named are of some machines, but not of all.
+    /// The keys of a pin file, and those that the known_hosts files `others` have for this host. `others` is for a pin
+    /// file that the user did not name: it is about some machines, not about all.
     pub(crate) fn pinned(name: HostId, file: &Path, others: Option<Vec<PathBuf>>) -> Result<Self> {
         let system = SYSTEM.map(PathBuf::from);
         let others = others.map(|user| user.into_iter().chain(system).collect());
@@ -88,7 +88,7 @@ impl HostKeys {
         })
     }
 
-    /// Those of the user's known_hosts files and the system's.
+    /// The keys in the user's and the system's known_hosts files.
     pub(crate) fn known(
         name: HostId,
         user: Vec<PathBuf>,
@@ -107,19 +107,19 @@ impl HostKeys {
         }
     }
 
-    /// Whether a person was asked since this was last called.
+    /// Whether a person was asked since the last call.
     pub(super) fn has_asked(&self) -> bool {
         self.asked.swap(false, Ordering::Relaxed)
     }
 
-    /// The types of the keys that are known for this host: a server with several keys must be
-    /// asked for one of these, or a good host looks like a changed one.
+    /// The types of the keys that are known for this host. A server with several keys must be asked for one of these
+    /// types, or its key would look changed.
     pub(crate) fn known_types(&self) -> Vec<Algorithm> {
         let (pins, files): (&[PublicKey], Vec<&PathBuf>) = match &self.source {
             Source::Pinned { keys, others, .. } => (keys, others.iter().collect()),
             Source::KnownHosts { user, system, .. } => (&[], user.iter().chain(system).collect()),
         };
-        // Why one cannot be read is said when the key is checked.
+        // If a file cannot be read, `check` reports it.
         let files = files.into_iter();
         let known = files.flat_map(|file| self.name.lookup(file).unwrap_or_default());
         let known = known.filter_map(|known| match known {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_hide_no_line() {
+    fn lines_that_are_not_utf8_hide_no_other_line() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("known_hosts");
         let mut text = b"# caf\xe9\n".to_vec();
@@ -172,12 +172,12 @@ mod tests {
         assert!(error.contains("line 3 revokes"), "{error}");
         fs::write(&file, &text[..text.len() - NEW.len() - 12]).unwrap();
         let error = check(&file, NEW).unwrap_err().to_string();
-        assert!(error.contains("line 2 says"), "{error}");
+        assert!(error.contains("line 2 has"), "{error}");
         assert!(!fs::read(&file).unwrap().ends_with(b"jLM\n"));
     }
 
     #[test]
-    fn a_file_that_cannot_be_read_makes_no_host_new() {
+    fn a_file_that_cannot_be_read_is_an_error() {
         let directory = tempfile::tempdir().unwrap();
         let error = check(directory.path(), NEW).unwrap_err();
         let place = directory.path().display().to_string();
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn an_alias_is_the_name_whatever_the_port_and_may_be_hashed() {
+    fn an_alias_replaces_host_and_port_and_may_be_hashed() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("known_hosts");
         let checking = Checking {

@@ -1,4 +1,4 @@
-//! Pin files: one or more public keys, of which the machine must have one.
+//! Pin files: public keys, one of which the machine must have.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use russh::keys::PublicKey;
 
 use super::HostId;
 
-/// The public keys of a pin file: one or more lines as in a `.pub` file.
+/// Reads a pin file: one or more lines as in a `.pub` file.
 pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>> {
     let bytes = fs::read(file)
         .with_context(|| format!("cannot read the host key file {}", file.display()))?;
@@ -24,7 +24,7 @@ pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>> {
     Ok(keys)
 }
 
-/// An error unless `key` is among `keys`, those of the pin `file`, or the known_hosts files `others` know it.
+/// An error unless `key` is one of `keys`, which are those of `file`, or is in the known_hosts files `others`.
 pub(super) fn check(
     name: &HostId,
     key: &PublicKey,
@@ -33,7 +33,7 @@ pub(super) fn check(
     others: &[PathBuf],
 ) -> Result<()> {
     let got = fingerprint(key);
-    // A pin is no exception to a revocation.
+    // First, since a revoked key is refused even if it is pinned.
     let is_known = name.search(others, key)?.is_known;
     if is_known || keys.iter().any(|pin| pin.key_data() == key.key_data()) {
         return Ok(());
@@ -41,7 +41,7 @@ pub(super) fn check(
     let pinned: Vec<_> = keys.iter().map(fingerprint).collect();
     bail!(
         "{name} has the host key {got}, but {} pins {}: this is another \
-         machine, or it was made anew; if that is right, replace that file, or name a file \
+         machine, or its host key was replaced; if that is expected, replace that file, or name a file \
          with this machine's key by -hk{}",
         file.display(),
         pinned.join(", "),

@@ -1,4 +1,4 @@
-//! Whether a host key is accepted.
+//! Decides whether a host key is accepted.
 
 use std::sync::atomic::Ordering;
 
@@ -12,7 +12,7 @@ use crate::ssh::config::NewHost;
 use crate::terminal;
 
 impl HostKeys {
-    /// An error unless `key` is the host's, or the host is new: then it is remembered.
+    /// An error unless `key` is accepted. The key of a new host is added to known_hosts.
     pub(crate) fn check(&self, key: &PublicKey) -> Result<()> {
         let got = fingerprint(key);
         let name = &self.name;
@@ -37,16 +37,16 @@ impl HostKeys {
                 }
                 if let Some((file, line, known)) = contradiction {
                     let what = format!(
-                        "{name} has the host key {got}, but {} line {line} says {known}",
+                        "{name} has the host key {got}, but {} line {line} has {known}",
                         file.display()
                     );
                     if checking.changed_is_accepted {
-                        say!("{what}; accepted, as StrictHostKeyChecking says");
+                        say!("{what}; accepted, because StrictHostKeyChecking is no");
                         return Ok(());
                     }
                     bail!(
-                        "{what}: this is another machine, or it was made anew; if that is \
-                         right, remove that line"
+                        "{what}: this is another machine, or its host key was replaced; if that is \
+                         expected, remove that line"
                     );
                 }
                 if checking.new == NewHost::Ask {
@@ -70,9 +70,9 @@ impl HostKeys {
     }
 }
 
-/// Asks the person at the terminal.
+/// Asks the person at the terminal whether the key of a new host is right.
 fn confirm(name: &HostId, fingerprint: &str) -> Result<bool> {
-    // What is waited for may be shown on this line.
+    // The spinner may be on this line.
     let question =
         format!("\r\x1b[K{name} is new; its host key is {fingerprint}\nIs that right (yes/no)? ");
     let answer = terminal::ask_line(&question).with_context(|| {

@@ -1,4 +1,4 @@
-//! The known_hosts files: what they say of a host's key, and the line that is added to one.
+//! Searches the known_hosts files for a host's keys, and adds new ones.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -15,7 +15,7 @@ use super::known_hosts::{self, Known};
 /// The system's known_hosts files.
 pub(super) const SYSTEM: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
 
-/// What known_hosts files say of a key.
+/// The result of searching known_hosts files for a key.
 pub(super) struct KeyStatus<'f> {
     pub(super) is_known: bool,
     /// File, line and fingerprint of another key of the host.
@@ -23,7 +23,7 @@ pub(super) struct KeyStatus<'f> {
 }
 
 impl HostId {
-    /// As known_hosts files have it.
+    /// The name in known_hosts files.
     fn in_known_hosts(&self) -> String {
         match &self.alias {
             Some(alias) => alias.clone(),
@@ -31,7 +31,7 @@ impl HostId {
         }
     }
 
-    /// What known_hosts files say of a key of this host; an error if one revokes it.
+    /// Searches known_hosts files for a key of this host. An error if one of them revokes it.
     pub(super) fn search<'f>(
         &self,
         files: impl IntoIterator<Item = &'f PathBuf>,
@@ -53,7 +53,7 @@ impl HostId {
                     Known::Key { key: known, .. } if known.key_data() == key.key_data() => {
                         is_known = true;
                     }
-                    // Of another type too: whoever is in the middle may choose his.
+                    // Even one of another type: an attacker may choose the type.
                     Known::Key { key: known, line } => {
                         contradiction.get_or_insert((file, line, fingerprint(&known)));
                     }
@@ -67,7 +67,7 @@ impl HostId {
         })
     }
 
-    /// Whether known_hosts files have this key for the host's name without a port, which ssh takes too.
+    /// Whether known_hosts files have this key for the host without a port. ssh accepts that too.
     pub(super) fn is_known_without_port<'f>(
         &self,
         files: impl IntoIterator<Item = &'f PathBuf>,
@@ -78,7 +78,8 @@ impl HostId {
         Ok(plain.search(files, key)?.is_known)
     }
 
-    /// What one file says; nothing if there is none. One that cannot be read may say that a key is wrong.
+    /// The keys that one file has for this host. None if it does not exist. A file that cannot be read is an error, since
+    /// it may have the right key, or revoke this one.
     pub(super) fn lookup(&self, file: &Path) -> Result<Vec<Known>> {
         match fs::read(file) {
             Ok(bytes) => {
@@ -105,7 +106,7 @@ impl HostId {
         let mut name = self.in_known_hosts();
         if hashed {
             let mut salt = [0; 20];
-            getrandom::fill(&mut salt).context("the system has no random bytes")?;
+            getrandom::fill(&mut salt).context("cannot get random bytes from the system")?;
             name = known_hosts::hashed(&name, &salt).context("cannot hash a host's name")?;
         }
         let line = format!(
@@ -140,9 +141,9 @@ impl HostId {
                 fingerprint(key),
                 file.display()
             ),
-            // Without a place to remember it the host stays new; that must not stop the work.
+            // The host then stays new, which is no reason to stop.
             Err(error) => say!(
-                "{} is new with host key {}, and {} cannot be written: {error}",
+                "{} is new; its host key {} cannot be added to {}: {error}",
                 self,
                 fingerprint(key),
                 file.display()
