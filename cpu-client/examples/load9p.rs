@@ -1,8 +1,9 @@
-//! Loads the file server without a kernel in between, and prints what it does per second:
-//! `load9p [SECONDS [PORT]]`. One session over a pipe in memory, the same over a socket pair and over TCP;
-//! sequential reads of a cached file in 1 MiB messages, and getattrs, 32 and 1 outstanding. With PORT, in
-//! turn with our own over TCP and in its size of messages, the server that listens there on 127.0.0.1 and
-//! serves `/`: `diod -f -n -e / -l 127.0.0.1:PORT`.
+//! Measures the throughput of the file server without a kernel: `load9p [SECONDS [PORT]]`.
+//!
+//! One session over a pipe in memory, one over a socket pair, and one over TCP. Each does sequential reads of a cached file
+//! in messages of 1 MiB, then getattrs, with several requests outstanding and with one. With PORT, our server over TCP and
+//! the server on that port of 127.0.0.1, which must serve `/`, are measured in turn with the msize of the latter:
+//! `diod -f -n -e / -l 127.0.0.1:PORT`.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -19,7 +20,7 @@ use ninep::server::{Config, serve};
 use ninep::wire::{Frame, HEADER, Name, Str, WalkVec};
 
 const MSIZE: u32 = 1 << 20;
-/// What Linux keeps free in a message of data.
+/// What Linux reserves for the header of a message with data.
 const IO_HEADER: u32 = 24;
 const FILE: u64 = 256 << 20;
 
@@ -76,7 +77,7 @@ fn tcp() -> io::Result<(TcpStream, TcpStream)> {
     Ok((ours, theirs))
 }
 
-/// Serves `/` on `theirs`, and loads it from `ours`.
+/// Serves `/` on `theirs`, and measures from `ours`.
 fn session<S>(
     server: &str,
     dir: &Path,
@@ -145,7 +146,7 @@ impl<'a, S> LoadClient<'a, S>
 where
     for<'b> &'b S: Read + Write,
 {
-    /// Fid 1 is `file` in `dir`, open.
+    /// Opens `file` in `dir` as fid 1.
     fn new(stream: &'a S, dir: &Path, msize: u32) -> Result<Self> {
         let mut client = Self {
             stream,
@@ -192,7 +193,7 @@ where
         Ok(self.stream.write_all(self.frame.finish())?)
     }
 
-    /// The tag of the next reply, which must be no error.
+    /// Receives a reply, which must not be an error, and returns its tag.
     fn receive(&mut self) -> Result<u16> {
         let mut header = [0; HEADER];
         self.stream.read_exact(&mut header)?;
@@ -206,7 +207,7 @@ where
         Ok(header.tag)
     }
 
-    /// Keeps `depth` requests outstanding for `time`; how many were answered in how many seconds.
+    /// Keeps `depth` requests outstanding for `time`. Returns the number of replies and the seconds.
     fn keep<'r>(
         &mut self,
         depth: u16,
@@ -244,12 +245,12 @@ impl HangUp for TcpStream {
 
 impl HangUp for UnixStream {
     fn hang_up(&self) {
-        // A socket that is gone already has hung up.
+        // Fails only if the connection has ended already.
         let _ = self.shutdown(std::net::Shutdown::Both);
     }
 }
 
-/// One direction of a pipe in memory; bounded.
+/// One direction of a pipe in memory, with bounded capacity.
 #[derive(Default)]
 struct Half {
     state: Mutex<(VecDeque<u8>, bool)>,

@@ -1,7 +1,7 @@
-//! Serves a directory over plain TCP on 127.0.0.1, one thread per connection, to try a kernel's
-//! client on: `serve9p [-trace] DIR PORT`, then in a QEMU guest with user networking
+//! Serves a directory over plain TCP on 127.0.0.1, to try out a kernel's 9P client: `serve9p [-trace] DIR PORT`. Then, in a
+//! QEMU guest with user networking,
 //! `mount -t 9p -o trans=tcp,port=PORT,version=9p2000.L,cache=mmap 10.0.2.2 /mnt`.
-//! Whoever reaches the port has the user's rights: not for more than trying.
+//! Whoever can reach the port has the user's rights, so this is for experiments only.
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;

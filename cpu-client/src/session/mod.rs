@@ -106,11 +106,11 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
     }
     let raw = Cell::new(raw);
     let status = {
-        let pty_request = terminal.then_some(PtyRequest {
+        let pending_pty = terminal.then_some(PendingPty {
             raw: &raw,
             is_needed: needs_terminal,
         });
-        let ended = wait_end(&mut connection.events, sender.id(), pty_request, outputs);
+        let ended = wait_end(&mut connection.events, sender.id(), pending_pty, outputs);
         tokio::pin!(ended);
         // A TERM or HUP ends the session after a grace, a second INT or QUIT at once.
         let mut last_chance: Option<(Signal, tokio::time::Instant)> = None;
@@ -167,7 +167,7 @@ async fn sleep_until(deadline: Option<tokio::time::Instant>) {
 }
 
 /// A terminal that was requested. The answer is the first one on the channel.
-struct PtyRequest<'a> {
+struct PendingPty<'a> {
     /// The raw mode of the local terminal.
     raw: &'a Cell<Option<terminal::RawMode>>,
     is_needed: bool,
@@ -177,7 +177,7 @@ struct PtyRequest<'a> {
 async fn wait_end(
     events: &mut mpsc::UnboundedReceiver<ConnectionEvent>,
     main: ChannelId,
-    mut pty_request: Option<PtyRequest<'_>>,
+    mut pending_pty: Option<PendingPty<'_>>,
     outputs: [oneshot::Receiver<()>; 2],
 ) -> Result<u8> {
     let mut status = None;
@@ -191,9 +191,9 @@ async fn wait_end(
             Some(ConnectionEvent::Killed(id, signal)) if id == main => {
                 status = Some(signal.map_or(255, killed));
             }
-            Some(ConnectionEvent::Granted(id)) if id == main => pty_request = None,
-            Some(ConnectionEvent::Refused(id)) if id == main && pty_request.is_some() => {
-                if let Some(PtyRequest { raw, is_needed }) = pty_request.take() {
+            Some(ConnectionEvent::Granted(id)) if id == main => pending_pty = None,
+            Some(ConnectionEvent::Refused(id)) if id == main && pending_pty.is_some() => {
+                if let Some(PendingPty { raw, is_needed }) = pending_pty.take() {
                     raw.take();
                     let refusal =
                         "the server allocates no terminal (PTY allocation request failed)";

@@ -1,4 +1,4 @@
-//! What a peer can't do: leave the root, gain rights, use up more than there is.
+//! What a peer cannot do: leave the root, gain rights, or exhaust resources.
 
 use super::*;
 
@@ -15,7 +15,7 @@ fn nothing_outside_the_root_can_be_named() {
         symlink(target, served.path(link)).unwrap();
     }
     let root = getattr(&mut raw, 0).qid;
-    // `..` stops at the root, however often.
+    // `..` at the root is the root.
     raw.walk(0, 1, "d/../../../../../..").unwrap();
     assert_eq!(getattr(&mut raw, 1).qid.path, root.path);
     assert_eq!(
@@ -38,7 +38,7 @@ fn nothing_outside_the_root_can_be_named() {
         );
         assert_eq!(errno(raw.clunk(2)), Some(Errno::EBADF));
     }
-    // Symbolic links are never followed, whatever is done with them.
+    // Symbolic links are never followed, by any request.
     for link in ["up", "secret", "abs"] {
         assert_eq!(errno(raw.open(2, link, RDONLY)), Some(Errno::ELOOP));
         raw.walk(0, 2, link).unwrap();
@@ -75,7 +75,7 @@ fn nothing_outside_the_root_can_be_named() {
             ..SetAttr::default()
         };
         assert!(setattr(&mut raw, 2, mode).is_err());
-        // Times are the link's own.
+        // Times are set on the link itself.
         let times = SetAttr {
             valid: SetAttr::MTIME | SetAttr::MTIME_SET,
             ..SetAttr::default()
@@ -94,7 +94,7 @@ fn nothing_outside_the_root_can_be_named() {
     let secret = served.dir.path().join("secret");
     assert_eq!(fs::read(&secret).unwrap(), b"secret");
     assert_ne!(secret.metadata().unwrap().mtime(), 0);
-    // An attach further down is within, too.
+    // The same after attaching to a directory further down.
     for aname in ["../..", "/d/..", "/up", "nothing", "/d/../.."] {
         let attach = Request::Attach {
             fid: 5,
@@ -116,8 +116,8 @@ fn nothing_outside_the_root_can_be_named() {
     }
 }
 
-/// A directory changes into a link to the outside and back, as fast as can be, while a peer walks
-/// through it; and a directory it stands in is moved about.
+/// A directory is replaced by a link to the outside and back as fast as possible while a peer walks through it, and the
+/// directory of a fid is moved around.
 #[test]
 fn races_do_not_open_a_way_out() {
     let (served, mut raw) = served();
@@ -157,7 +157,7 @@ fn races_do_not_open_a_way_out() {
                     raw.clunk(1).unwrap();
                 }
             }
-            // Even from a directory that is outside this moment, up is where one came from.
+            // `..` of a directory that has been moved outside is still the directory that it was walked from.
             if raw.walk(0, 1, "deep/er") == Ok(2) {
                 raw.walk(1, 2, "..").unwrap();
                 assert_eq!(raw.walk(2, 3, "secret").err(), Some(Errno::ENOENT));
@@ -166,7 +166,7 @@ fn races_do_not_open_a_way_out() {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        assert!(inside > 0, "the race must be run, not only lost");
+        assert!(inside > 0, "no walk was fast enough");
     });
 }
 
@@ -190,7 +190,7 @@ fn hostile_numbers_do_no_harm() {
         Some(Errno::ENOTDIR)
     );
     assert_eq!(errno(raw.open(3, "", RDWR)), Some(Errno::EISDIR));
-    // Every flag there is.
+    // Every flag.
     for bit in 2..32 {
         if raw.open(3, "f", 1 << bit).is_ok() {
             raw.clunk(3).unwrap();
@@ -207,15 +207,15 @@ fn hostile_numbers_do_no_harm() {
 
 #[test]
 fn descriptors_run_out_with_an_error_and_come_back() {
-    // Apart from the other tests, whose descriptors these are, too.
+    // In a process of its own, since descriptors are per process.
     let (served, _) = served();
     served.mkdir("d");
     served.write("d/f", "x");
     child("confined::child_with_few_descriptors", &served, &[]);
 }
 
-/// Runs an ignored test in a process of its own, with `served`'s root as `EXPORT`; `through` are words of a
-/// command that starts it.
+/// Runs an ignored test in a process of its own, with the root of `served` in `EXPORT`. `through` is the beginning of the
+/// command that runs it.
 fn child(test: &str, served: &ServedTree, through: &[&str]) {
     let exe = std::env::current_exe().unwrap();
     let words = through.iter().map(std::ffi::OsString::from);
@@ -227,7 +227,7 @@ fn child(test: &str, served: &ServedTree, through: &[&str]) {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    // A name that has no test would succeed too.
+    // cargo test also succeeds if no test has that name.
     assert!(
         output.status.success() && said.contains("1 passed"),
         "{output:?}"
@@ -268,7 +268,7 @@ fn child_with_small_files() {
     assert_eq!(setattr(&mut raw, 2, grown), Err(Errno::EFBIG));
 }
 
-/// debugfs mounts tracefs as autofs mounts a home directory: when it is used.
+/// debugfs mounts tracefs when it is used, as autofs mounts a home directory.
 #[test]
 fn what_is_mounted_when_it_is_used_is_mounted() {
     let (served, _) = served();
@@ -297,7 +297,7 @@ fn child_with_few_descriptors() {
         maximum: Some(64),
     };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
-    // Raised to what is allowed.
+    // Raised to the hard limit.
     assert_eq!(prepare_process().descriptors, 64);
     let raised = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     assert_eq!(raised.current, Some(64));
@@ -307,7 +307,7 @@ fn child_with_few_descriptors() {
         raw.walk(0, fid, "d").err()
     });
     assert_eq!(out, Some(Errno::EMFILE));
-    // Clones cost none, and what is open goes on.
+    // Clones need no descriptor, and open files still work.
     raw.walk(1, 500, "").unwrap();
     assert_eq!(getattr(&mut raw, 1).nlink, 2);
     assert_eq!(
@@ -327,7 +327,7 @@ fn a_root_that_is_none_is_named() {
     assert!(error.to_string().contains("/nonexistent/root"));
 }
 
-/// Anything a peer can say, in any order, with names that lead out where names can.
+/// All requests in any order, with names that could lead outside wherever there are names.
 #[test]
 fn no_sequence_of_requests_reaches_the_outside() {
     for dialect in [VERSION, EXTENDED] {

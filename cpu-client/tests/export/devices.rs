@@ -1,8 +1,8 @@
-//! A tree of several devices: /dev/shm is one in every Linux's.
+//! Trees of several devices. On every Linux, /dev/shm is a device of its own.
 
 use super::*;
 
-/// The inode number that Linux's client shows of a file, as the file itself and as its directory's entry say.
+/// The inode number that Linux's client shows for a file, from its attributes and from its directory's entry.
 fn shown(raw: &mut RawClient, path: &std::path::Path) -> u64 {
     let inside = path.strip_prefix("/").unwrap();
     raw.walk(0, 1, inside.to_str().unwrap()).unwrap();

@@ -1,4 +1,4 @@
-//! Directories, large ones too, and what they list while others change them.
+//! Listings of directories, even large ones, and while others change them.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn directories_of_ten_thousand_list_each_name_once() {
         assert_eq!(names.len(), wanted.len(), "count {count}");
         assert_eq!(names.into_iter().collect::<HashSet<_>>(), wanted);
     }
-    // Where it was before, and anew from the beginning.
+    // Again from where it was, and from the beginning.
     let all = readdir(&mut raw, 1, 0, 100_000).unwrap();
     let after = readdir(&mut raw, 1, all[100].offset, 100_000).unwrap();
     assert_eq!(after[0].name, all[101].name);
@@ -34,7 +34,7 @@ fn directories_of_ten_thousand_list_each_name_once() {
     assert_eq!(raw.read(1, 0, 10).err(), Some(Errno::EISDIR));
 }
 
-/// What a listing of `d` gives and how long it took, with as many changes meanwhile as it has replies.
+/// Lists `d`, with a change before each reply. Returns the names and the time it took.
 fn list_while_changing(
     served: &ServedTree,
     raw: &mut RawClient,
@@ -59,7 +59,7 @@ fn list_while_changing(
     (names, taken)
 }
 
-/// Ten times the entries take ten times the time, not a hundred times.
+/// Ten times as many entries take about ten times as long, not a hundred times.
 #[test]
 fn a_hundred_thousand_entries_list_once_each_and_in_linear_time_while_others_change_them() {
     let (served, mut raw) = served();
@@ -119,7 +119,7 @@ fn entries_carry_the_inode_and_type_and_the_root_hides_its_parent() {
     }
 }
 
-/// All entries of fid 1 in one pass, as names and offsets.
+/// All entries of fid 1, listed in one pass.
 fn entries(raw: &mut RawClient) -> Vec<ListedEntry> {
     let mut all = Vec::new();
     loop {
@@ -132,7 +132,7 @@ fn entries(raw: &mut RawClient) -> Vec<ListedEntry> {
     }
 }
 
-/// More than are noted of one directory (`marks`), so that some places are found by reading.
+/// More entries than there are recorded cookies for a directory, so that some positions are found by reading.
 #[test]
 fn offsets_fit_in_31_bits_and_each_leads_to_its_place() {
     let (served, mut raw) = served();
@@ -144,13 +144,13 @@ fn offsets_fit_in_31_bits_and_each_leads_to_its_place() {
     let all = entries(&mut raw);
     assert_eq!(all.len(), 10_002);
     assert!(all.iter().all(|entry| entry.offset < 1 << 31));
-    // Forwards and backwards in steps of all sizes.
+    // Seeks forwards and backwards by steps of all sizes.
     for n in (0..all.len()).step_by(17).map(|n| n * 7919 % all.len()) {
         let after = readdir(&mut raw, 1, all[n].offset, 300).unwrap();
         let wanted = all.get(n + 1).map(|entry| &entry.name);
         assert_eq!(after.first().map(|entry| &entry.name), wanted, "after {n}");
     }
-    // In a place that it never had, a directory ends.
+    // A position beyond the end is the end.
     assert!(readdir(&mut raw, 1, 1 << 30, 8192).unwrap().is_empty());
     assert_eq!(entries(&mut raw).len(), all.len());
 }
@@ -184,7 +184,7 @@ fn a_place_stays_where_it_was_while_others_change_the_directory() {
     }
 }
 
-/// As a kernel does whose question a signal has taken back.
+/// As a kernel does when a signal has interrupted a request.
 #[test]
 fn a_reply_that_is_asked_for_again_begins_where_it_did() {
     let (served, mut raw) = served();
@@ -194,7 +194,7 @@ fn a_reply_that_is_asked_for_again_begins_where_it_did() {
     }
     raw.open(1, "d", RDONLY).unwrap();
     let (mut offset, mut before) = (0, Vec::new());
-    // So far into it that of this place no cookie is noted.
+    // So far into the directory that no cookie is recorded for this position.
     while offset < 20_000 || offset % 4 != 3 {
         let some = readdir(&mut raw, 1, offset, 8192).unwrap();
         offset = some.last().unwrap().offset;

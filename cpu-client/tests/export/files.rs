@@ -1,4 +1,4 @@
-//! Files: content, attributes, what stays when a name goes.
+//! Files: contents, attributes, and what remains when a name is removed.
 
 use super::*;
 use ninep::fs::{Attach, FileSystem};
@@ -13,7 +13,7 @@ fn files_are_created_written_read_and_truncated() {
     assert_eq!(raw.read(1, 11, 100).unwrap(), b"");
     assert_eq!(raw.write(1, 5 << 30, b"far").unwrap(), 3);
     assert_eq!(raw.read(1, (5 << 30) - 2, 100).unwrap(), b"\0\0far");
-    // Between them is a hole, which reads as zeros and takes no room.
+    // Between them is a hole, which reads as zeros and takes no space.
     assert_eq!(raw.read(1, 3 << 30, 4096).unwrap(), [0; 4096]);
     let attr = getattr(&mut raw, 1);
     assert_eq!(attr.size, (5 << 30) + 3);
@@ -38,7 +38,7 @@ fn files_are_created_written_read_and_truncated() {
     assert_eq!(fs::read(served.path("new")).unwrap(), b"hello");
     assert_eq!(served.path("new").metadata().unwrap().mode(), 0o100_640);
 
-    // Exclusive, not exclusive, truncating, appending.
+    // With O_EXCL, without it, with O_TRUNC, with O_APPEND.
     assert_eq!(
         create(&mut raw, 1, "", "new", RDWR | OpenFlags::EXCL, 0),
         Err(Errno::EEXIST)
@@ -51,7 +51,7 @@ fn files_are_created_written_read_and_truncated() {
     assert_eq!(fs::read(served.path("new")).unwrap(), b"");
 }
 
-/// A peer that maps files writes whole pages back, also through one opened to read and append.
+/// A peer that maps files writes whole pages back, even through a fid that is open to read and append.
 #[test]
 fn appending_is_the_end_of_the_file_unless_it_may_be_mapped() {
     let served = ServedTree::new();
@@ -85,7 +85,7 @@ fn modes_are_what_was_asked_for() {
         let file = format!("m{mode:o}");
         create(&mut raw, 1, "", &file, RDWR, mode).unwrap();
         assert_eq!(getattr(&mut raw, 1).mode, 0o100_000 | mode);
-        // Open for writing whatever the mode says, and truncated through the open file.
+        // It is open for writing whatever its mode is, and is truncated through the open file.
         raw.write(1, 0, b"x").unwrap();
         let attr = SetAttr {
             valid: SetAttr::SIZE,
@@ -163,7 +163,7 @@ fn attributes_are_those_of_stat_and_can_be_set() {
     let meta = served.path("f").metadata().unwrap();
     assert_eq!((meta.atime_nsec(), meta.mtime()), (999_999_999, -7));
     assert_ne!(changed.qid.version, attr.qid.version);
-    // To now, one without the other.
+    // Each of the times to now, without the other.
     setattr(
         &mut raw,
         1,
@@ -176,7 +176,7 @@ fn attributes_are_those_of_stat_and_can_be_set() {
     let now = UNIX_EPOCH.elapsed().unwrap().as_secs();
     let touched = getattr(&mut raw, 1);
     assert!(touched.atime.sec.abs_diff(now) < 100 && touched.mtime == given);
-    // Nothing but the time of change; by a hair it could be the same.
+    // Changes only ctime. Waits first, since two changes within a tick have the same.
     std::thread::sleep(Duration::from_millis(20));
     setattr(
         &mut raw,
@@ -189,7 +189,7 @@ fn attributes_are_those_of_stat_and_can_be_set() {
     .unwrap();
     let ctime = getattr(&mut raw, 1).ctime;
     assert!((ctime.sec, ctime.nsec) > (touched.ctime.sec, touched.ctime.nsec));
-    // Sizes by a fid that isn't open, and what makes no sense.
+    // Sizes through a fid that is not open, and invalid requests.
     let size = |size| SetAttr {
         valid: SetAttr::SIZE,
         size,
@@ -218,7 +218,7 @@ fn a_changed_file_has_another_version_and_the_same_path() {
     let path = getattr(&mut raw, 1).qid.path;
     for n in 0..20 {
         assert!(seen.insert(getattr(&mut raw, 1).qid.version));
-        // Longer than the tick by which some kernels stamp files.
+        // Longer than the tick of some kernels' time stamps.
         std::thread::sleep(Duration::from_millis(12));
         fs::write(served.path("f"), if n % 2 == 0 { "1" } else { "22" }).unwrap();
         assert_eq!(getattr(&mut raw, 1).qid.path, path);
@@ -245,7 +245,7 @@ fn an_open_file_outlives_its_names() {
         ..SetAttr::default()
     };
     setattr(&mut raw, 2, chmod).unwrap();
-    // A fid that was never opened can still be.
+    // A fid that was never opened can still be opened.
     raw.ask(&Request::Lopen {
         fid: 2,
         flags: RDONLY,
@@ -254,8 +254,7 @@ fn an_open_file_outlives_its_names() {
     assert_eq!(raw.read(2, 0, 100).unwrap(), b"Con");
 }
 
-/// What a program does that wants a temporary file without a name. (`O_TMPFILE` is refused by the
-/// kernel's client itself.)
+/// As a program does that needs a temporary file without a name. (Linux's client refuses `O_TMPFILE` itself.)
 #[test]
 fn a_temporary_file_lives_without_its_name() {
     let (served, mut raw) = served();
@@ -280,7 +279,7 @@ fn a_temporary_file_lives_without_its_name() {
     assert_eq!(raw.read(1, 1, 100).unwrap(), b"123");
     let attr = getattr(&mut raw, 1);
     assert_eq!((attr.nlink, attr.size, attr.mode), (0, 4, 0o100_640));
-    // And the directory goes on where it is moved to, with everything above it.
+    // A directory can still be used after it is moved.
     fs::rename(served.path("a"), served.path("z")).unwrap();
     fs::rename(served.path("z/b"), served.path("b")).unwrap();
     fs::remove_dir(served.path("z")).unwrap();
@@ -326,7 +325,7 @@ fn extended_attributes_come_and_go() {
     let flags = rustix::fs::XattrFlags::empty();
     let here = rustix::fs::setxattr(served.path("f"), c"user.here", b"1", flags);
     if here == Err(rustix::io::Errno::OPNOTSUPP) {
-        // The file system of this machine's temporary directory has none.
+        // The file system of the temporary directory has no extended attributes.
         assert_eq!(set(&mut raw, "user.a", b"value", 0), Err(Errno::EOPNOTSUPP));
         return;
     }
@@ -335,7 +334,7 @@ fn extended_attributes_come_and_go() {
     assert_eq!(get(&mut raw, "user.a").unwrap(), b"value");
     set(&mut raw, "user.long", &[7; 1000], 0).unwrap();
     assert_eq!(get(&mut raw, "user.long").unwrap(), [7; 1000]);
-    // How large one may be is the file system's business.
+    // The largest size depends on the file system.
     let big = vec![8; 20_000];
     let here = rustix::fs::setxattr(served.path("f"), c"user.big", &big, flags);
     match set(&mut raw, "user.big.too", &big, 0) {
@@ -367,7 +366,7 @@ fn statfs_is_real() {
         (here.f_blocks, here.f_frsize, here.f_files, here.f_fsid)
     );
     assert_eq!(u64::from(stat.namelen), here.f_namemax);
-    // Others write meanwhile, so nearly.
+    // Only approximately, since other processes write meanwhile.
     for (told, is, all) in [
         (stat.bfree, here.f_bfree, here.f_blocks),
         (stat.bavail, here.f_bavail, here.f_blocks),
@@ -375,11 +374,11 @@ fn statfs_is_real() {
     ] {
         assert!(told.abs_diff(is) <= all / 10, "{told} {is}");
     }
-    // What statfs(2) of the directory itself says would have programs wait for inotify.
+    // With the type of the local file system, programs would wait for inotify.
     assert_eq!(stat.magic, 0x00c3_6400);
 }
 
-/// sysfs says a page for every file, or what only root may read of it; a hole of a page is a page.
+/// Files in sysfs report a size of one page, and are then read to the end. A sparse file of one page keeps its size.
 #[test]
 fn what_has_no_size_of_its_own_says_none() {
     let size = |root: &str, file: &str| {
@@ -431,7 +430,7 @@ fn many_tags_on_one_fid() {
     }
 }
 
-/// Calls of read(2) and its like on this thread so far (proc_pid_io(5)).
+/// The number of read system calls of this thread (proc_pid_io(5)).
 fn reads() -> u64 {
     let text = fs::read_to_string("/proc/thread-self/io").unwrap();
     let count = text.lines().find_map(|line| line.strip_prefix("syscr: "));

@@ -1,9 +1,9 @@
-//! Flags of an open, as open(2) has them, and what only looks like a file.
+//! The flags of open(2), and files that are not regular.
 
 use super::*;
 
 const TRUNC: u32 = OpenFlags::TRUNC;
-/// `O_TMPFILE` as Linux has it on x86, which is more than `O_DIRECTORY`.
+/// `O_TMPFILE` of Linux on x86, which includes `O_DIRECTORY`.
 const TMPFILE: u32 = 0o20_000_000 | OpenFlags::DIRECTORY;
 
 #[test]
@@ -24,7 +24,7 @@ fn every_flag_does_what_it_does_here() {
         ("l", RDWR | OpenFlags::NOFOLLOW, Err(Errno::ELOOP)),
         ("l", WRONLY | TRUNC, Err(Errno::ELOOP)),
         ("ld", RDONLY | OpenFlags::NOFOLLOW, Err(Errno::ELOOP)),
-        // The kernel's client never asks; it says EOPNOTSUPP by itself.
+        // Linux's client never sends it; it returns EOPNOTSUPP itself.
         ("d", RDWR | TMPFILE, Err(Errno::EISDIR)),
         ("f", OpenFlags::ACCESS, Err(Errno::EINVAL)),
     ] {
@@ -36,7 +36,7 @@ fn every_flag_does_what_it_does_here() {
     assert_eq!(fs::read(served.path("f")).unwrap(), b"content");
 }
 
-/// Whatever it is opened for: Linux truncates with `O_RDONLY` too, if the file may be written.
+/// With any access mode: Linux truncates even with `O_RDONLY`, if the file may be written.
 #[test]
 fn truncation_is_at_the_open_and_only_where_it_is_allowed() {
     let (served, mut raw) = served();
@@ -44,7 +44,7 @@ fn truncation_is_at_the_open_and_only_where_it_is_allowed() {
         served.write("f", "content");
         raw.open(1, "f", access | TRUNC).unwrap();
         assert_eq!(getattr(&mut raw, 1).size, 0, "{access}");
-        // The kernel's client says it a second time, through the open file.
+        // Linux's client truncates a second time, through the open file.
         let size = SetAttr {
             valid: SetAttr::SIZE,
             size: 3,
@@ -110,7 +110,7 @@ fn an_exclusive_create_makes_a_file_or_none() {
     assert!(served.path("new").exists());
 }
 
-/// Two appenders never write over one another, however their offsets are.
+/// Two writers that append never overwrite each other's data, whatever their offsets.
 #[test]
 fn appenders_do_not_overwrite_each_other() {
     let served = ServedTree::new();
@@ -137,7 +137,7 @@ fn appenders_do_not_overwrite_each_other() {
     );
 }
 
-/// They are really asked of the system: a file of /proc can't be synchronised, and says so.
+/// fsync(2) is really called: on a file in /proc it fails.
 #[test]
 fn synchronising_is_done_by_the_system() {
     let mut raw = RawClient::attached(
@@ -150,13 +150,13 @@ fn synchronising_is_done_by_the_system() {
         assert_eq!(errno(raw.ask(&fsync)), Some(Errno::EINVAL));
     }
 
-    // So are those of a directory, without which a new name is not safe.
+    // On a directory too, without which a new name is not on disk.
     let (served, mut raw) = served();
     raw.open(1, "", RDONLY).unwrap();
     for datasync in [0, 1] {
         raw.ask(&Request::Fsync { fid: 1, datasync }).unwrap();
     }
-    // And what asks for it at each write is open that way here.
+    // Files with O_SYNC or O_DSYNC are opened with that flag here.
     for (fid, flag, here) in [
         (2, OpenFlags::SYNC, libc::O_SYNC),
         (3, OpenFlags::DSYNC, libc::O_DSYNC),
@@ -169,7 +169,7 @@ fn synchronising_is_done_by_the_system() {
     }
 }
 
-/// Of the one descriptor of this process that can write to a file (proc_pid_fdinfo(5)).
+/// The flags of this process's descriptor that is open for writing to a file (proc_pid_fdinfo(5)).
 fn open_flags(path: &std::path::Path) -> i32 {
     let fds = fs::read_dir("/proc/self/fd").unwrap();
     let names = fds.map(|fd| fd.unwrap()).filter(|fd| {

@@ -1,10 +1,10 @@
-//! What a peer says out of turn, too often, too large or about what isn't there.
+//! Requests that are out of order, repeated, too large, or about what does not exist.
 
 use super::*;
 use ninep::msg::{Kind, NO_TAG};
 use ninep::server::Error;
 
-/// One of each request on `fid`, as far as it is about a fid.
+/// One request of each kind, on `fid` if it has a fid.
 fn requests(fid: u32) -> Vec<Request<'static>> {
     let mut names = WalkVec::default();
     names.push(name("d"));
@@ -134,7 +134,7 @@ fn requests(fid: u32) -> Vec<Request<'static>> {
     ]
 }
 
-/// Every request on a fid of every kind: done or refused, and the session goes on.
+/// Every request on every kind of fid is carried out or refused, and the session continues.
 #[test]
 fn every_request_on_every_kind_of_fid_is_answered() {
     const KINDS: usize = 8;
@@ -147,7 +147,7 @@ fn every_request_on_every_kind_of_fid_is_answered() {
             served.write("f", "content");
             let _ = symlink("../secret", served.path("l"));
             match kind {
-                0 => {} // never heard of
+                0 => {} // unknown
                 1 => drop(raw.walk(0, fid, "f").unwrap()),
                 2 => drop(raw.walk(0, fid, "d").unwrap()),
                 3 => drop(raw.open(fid, "f", RDWR).unwrap()),
@@ -203,7 +203,7 @@ fn every_request_on_every_kind_of_fid_is_answered() {
     }
 }
 
-/// Names come through requests; a message that isn't one gets an errno or ends the session.
+/// A message with an unknown number gets an errno or ends the session.
 #[test]
 fn every_number_of_a_message_is_answered() {
     let (_served, mut raw) = served();
@@ -270,7 +270,7 @@ fn a_version_in_the_middle_gives_back_files_and_locks() {
         Reply::Lock { status: 0 }
     );
     assert_eq!(errno(raw.ask(&lock(1))), Some(Errno::EBADF));
-    // And what is larger than agreed now ends it.
+    // A message that is larger than the new msize ends the session.
     let (mut raw, server) = RawClient::start(served.export.clone(), Config::default());
     raw.version(1 << 20);
     raw.version(4096);
@@ -284,7 +284,7 @@ fn a_version_in_the_middle_gives_back_files_and_locks() {
     ));
 }
 
-/// Two requests of one tag at once end the session; the first may have been done by then.
+/// Two concurrent requests with one tag end the session. The first may have been carried out by then.
 #[test]
 fn a_tag_used_twice_does_no_harm() {
     let (served, _) = served();
@@ -304,7 +304,7 @@ fn a_tag_used_twice_does_no_harm() {
     }
 }
 
-/// A hard link is to the file that a fid is on, never to what a symbolic link says.
+/// A hard link is made to the file of a fid, never to the target of a symbolic link.
 #[test]
 fn hard_links_lead_nowhere_else() {
     let (served, mut raw) = served();
@@ -334,7 +334,7 @@ fn hard_links_lead_nowhere_else() {
         served.dir.path().join("secret").metadata().unwrap().nlink(),
         1
     );
-    // Nor does a file come back that has lost its last name.
+    // A file that has lost its last name cannot be linked again.
     raw.open(1, "f", RDWR).unwrap();
     fs::remove_file(served.path("f")).unwrap();
     let back = Request::Link {
@@ -343,7 +343,7 @@ fn hard_links_lead_nowhere_else() {
         name: name("back"),
     };
     assert_eq!(errno(raw.ask(&back)), Some(Errno::ENOENT));
-    // A name that is renamed over meanwhile is the one that a fid was walked to.
+    // If the name has become that of a symbolic link, the fid still stands for the file.
     served.write("g", "g");
     raw.walk(0, 2, "g").unwrap();
     fs::remove_file(served.path("g")).unwrap();
@@ -365,8 +365,8 @@ fn hard_links_lead_nowhere_else() {
     );
 }
 
-/// Files are created, removed and renamed in a directory while a link to the outside takes its
-/// place again and again: all that is done is done inside.
+/// Files are created, removed and renamed in a directory that is replaced by a link to the outside again and again. All
+/// changes happen inside.
 #[test]
 fn changes_that_race_a_link_stay_inside() {
     let (served, mut raw) = served();
@@ -449,15 +449,15 @@ fn memory_is_not_the_peers_to_spend() {
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
-    // A name that has no test would succeed too.
+    // cargo test also succeeds if no test has that name.
     assert!(
         output.status.success() && said.contains("1 passed"),
         "{output:?}"
     );
 }
 
-/// With 24 MiB left, which is a message each way for each thread and the queues, a peer says large
-/// numbers wherever it may. An allocation by any of them would end the process.
+/// With 24 MiB of memory left, enough for a message each way for each thread and for the queues, a peer sends large numbers
+/// wherever it can. If one of them were allocated, the process would end.
 #[test]
 #[ignore = "run by memory_is_not_the_peers_to_spend, in a process of its own"]
 fn child_with_little_memory() {
@@ -498,7 +498,7 @@ fn child_with_little_memory() {
         ] {
             let _ = raw.ask(&request);
         }
-        // Values that are announced, held and never written.
+        // Values that are announced and then never written.
         let fid = 100 + round;
         raw.walk(0, fid, "f").unwrap();
         let name = text("user.x");
@@ -510,7 +510,7 @@ fn child_with_little_memory() {
         });
         let _ = raw.write(fid, 0, &vec![0; 65_536]);
     }
-    // A message that says it is as long as it may be.
+    // A message that announces the largest length.
     raw.write(1, 0, &vec![0; (1 << 20) - 23]).unwrap();
     assert_eq!(raw.read(1, 0, u32::MAX).unwrap().len(), (1 << 20) - 23);
 }

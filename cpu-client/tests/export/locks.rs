@@ -1,4 +1,4 @@
-//! Record locks, seen from several sessions, several processes of one, and a program here.
+//! Record locks between sessions, between processes of one session, and with a local program.
 
 use std::io::{BufRead, BufReader, Read};
 
@@ -53,16 +53,16 @@ fn locks_exclude_others_and_not_oneself() {
     };
 
     assert_eq!(lock(&mut raw, 1, Flock::WRITE, (0, 5), 100), OK);
-    // Another process there, another session, a program here.
+    // Another process of the session, another session, a local program.
     assert_eq!(lock(&mut raw, 2, Flock::READ, (4, 2), 200), BLOCKED);
     assert_eq!(lock(&mut other, 1, Flock::WRITE, ALL, 300), BLOCKED);
     assert!(!locally(0, libc::F_WRLCK));
     assert!(locally(7, libc::F_WRLCK));
     assert_eq!(lock(&mut raw, 1, Flock::READ, (6, 3), 100), BLOCKED);
     assert!(locally(7, libc::F_UNLCK));
-    // The same process through another of its files, as SQLite does.
+    // The same process through another descriptor, as SQLite does.
     assert_eq!(lock(&mut raw, 2, Flock::WRITE, (3, 5), 100), OK);
-    // What is in the way.
+    // The conflicting lock.
     let ask = |raw: &mut RawClient, kind| {
         let lock = Flock {
             kind,
@@ -95,24 +95,24 @@ fn locks_exclude_others_and_not_oneself() {
         found,
         "as Linux's client asks"
     );
-    // A child closing its copy unlocks nothing of its parent's.
+    // A child that closes its copy does not drop its parent's locks.
     assert_eq!(lock(&mut raw, 1, Flock::UNLOCK, ALL, 101), OK);
     assert_eq!(lock(&mut other, 1, Flock::WRITE, ALL, 300), BLOCKED);
-    // Part of it, then the rest with the last file through which it was locked.
+    // First a part, then the rest when the last fid is clunked through which it was locked.
     assert_eq!(lock(&mut raw, 1, Flock::UNLOCK, (0, 3), 100), OK);
     assert_eq!(lock(&mut other, 1, Flock::WRITE, (0, 3), 300), OK);
     raw.clunk(1).unwrap();
     assert_eq!(lock(&mut other, 1, Flock::WRITE, (4, 1), 300), BLOCKED);
     raw.clunk(2).unwrap();
     assert_eq!(lock(&mut other, 1, Flock::WRITE, (4, 1), 300), OK);
-    // A session's end is the end of its locks.
+    // The end of a session drops its locks.
     drop(other);
     let freed = Instant::now();
     while !locally(4, libc::F_WRLCK) {
         assert!(freed.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(5));
     }
-    // Nonsense.
+    // Invalid requests.
     raw.open(1, "f", RDWR).unwrap();
     assert_eq!(lock(&mut raw, 1, 3, ALL, 1), Err(Errno::EINVAL));
     assert_eq!(
@@ -122,7 +122,7 @@ fn locks_exclude_others_and_not_oneself() {
     assert_eq!(lock(&mut raw, 0, Flock::READ, ALL, 1), Err(Errno::EBADF));
 }
 
-/// A program of this machine that has locked the file, until its input ends.
+/// A local program that locks the file until its input ends.
 fn holder(file: &std::path::Path) -> std::process::Child {
     let exe = std::env::current_exe().unwrap();
     let mut child = std::process::Command::new(exe)
@@ -161,11 +161,11 @@ fn child_that_holds_a_lock() {
     nix::fcntl::fcntl(&file, nix::fcntl::FcntlArg::F_SETLK(&flock)).unwrap();
     println!("locked");
     let _ = std::io::stdin().read(&mut [0]);
-    // At once: nobody reads what the test runner would say.
+    // Without a return, since nobody reads the output of the test runner.
     std::process::exit(0);
 }
 
-/// Linux's client waits by itself and asks again and again; whoever gives up flushes the question.
+/// Linux's client retries by itself. A process that gives up flushes its request.
 #[test]
 fn a_wait_for_a_lock_can_be_given_up() {
     const BLOCK: u32 = 1;
@@ -182,7 +182,7 @@ fn a_wait_for_a_lock_can_be_given_up() {
         proc_id: 100,
         client_id: text("there"),
     };
-    // Who has it: a process that can be found here.
+    // The holder is a process of this machine.
     let lock = Flock {
         kind: Flock::WRITE,
         start: 0,
@@ -208,7 +208,7 @@ fn a_wait_for_a_lock_can_be_given_up() {
             client_id
         }
     );
-    // More waits than there are threads, and a flush of each.
+    // More waiting requests than there are threads, and a flush of each.
     for tag in 0..20 {
         raw.send(100 + tag, &wait);
         raw.send(200 + tag, &Request::Flush { oldtag: 100 + tag });
@@ -223,7 +223,7 @@ fn a_wait_for_a_lock_can_be_given_up() {
         }
         assert!(seen.insert(message.tag));
     }
-    // Nothing is left of them: when the holder has gone, somebody else is first.
+    // None of them gets the lock when the holder is gone.
     drop(holder.stdin.take());
     holder.wait().unwrap();
     let mut other = served.session();
@@ -238,7 +238,7 @@ fn lock_all(raw: &mut RawClient, pid: u32) -> Result<u8, Errno> {
     lock(raw, 1, Flock::WRITE, (0, 0), pid)
 }
 
-/// A file that its owner has made unreadable, or not writable, is locked through what is open.
+/// A file that has become unreadable or read-only is locked through the open fid.
 #[test]
 fn a_lock_needs_no_second_open() {
     let (served, _) = served();
@@ -251,7 +251,7 @@ fn a_lock_needs_no_second_open() {
             for kind in [Flock::READ, Flock::WRITE] {
                 assert_eq!(lock(&mut raw, 1, kind, (0, 0), 100), Ok(0), "{file}");
             }
-            // A child of that process, through its copy of the descriptor, and a program here.
+            // A child of that process, through its copy of the descriptor, and a local program.
             let others = lock(&mut raw, 1, Flock::WRITE, (0, 0), 200);
             assert!(matches!(others, Ok(1) | Err(Errno::ENOLCK)), "{others:?}");
             assert_eq!(lock(&mut raw, 1, Flock::UNLOCK, (0, 0), 100), Ok(0));
@@ -278,7 +278,7 @@ fn a_machine_has_no_endless_name() {
     assert_eq!(errno(raw.ask(&request)), Some(Errno::EINVAL));
 }
 
-/// Through one fid locked, through another unlocked, as a process does that has the file open twice.
+/// Locks through one fid and unlocks through another, as a process does that has the file open twice.
 #[test]
 fn locking_and_unlocking_uses_up_no_descriptors() {
     let (served, mut raw) = served();
@@ -294,12 +294,12 @@ fn locking_and_unlocking_uses_up_no_descriptors() {
     assert_eq!(lock(&mut raw, 1, Flock::WRITE, (0, 0), 7), Ok(0));
     let before = open();
     for turn in 0..50 {
-        // Another process each time, as with flock(1), and then always the same one.
+        // First another process each time, as with flock(1), then always the same one.
         let pid = 8 + turn.min(19);
         assert_eq!(lock(&mut raw, 2, Flock::UNLOCK, (0, 0), pid - 1), Ok(0));
         assert_eq!(lock(&mut raw, 1, Flock::WRITE, (0, 0), pid), Ok(0));
     }
-    // One for each owner that fid 1 has had.
+    // One descriptor for each owner that locked through fid 1.
     assert!(open() <= before + 20, "{} of {before}", open());
     raw.clunk(1).unwrap();
     assert!(open() < before, "{} of {before}", open());

@@ -1,4 +1,4 @@
-//! A directory served, seen from a peer that speaks 9P itself: what it can do, and what it can't.
+//! Tests of the export by a client that speaks 9P directly: what a peer can do, and what it cannot.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -41,7 +41,7 @@ const WRONLY: u32 = OpenFlags::WRONLY;
 
 const RDWR: u32 = OpenFlags::RDWR;
 
-/// `TempDir/root` served; `TempDir/secret` is what must stay out of reach.
+/// Serves `TempDir/root`. `TempDir/secret` must stay out of reach.
 struct ServedTree {
     dir: TempDir,
     export: Arc<Export>,
@@ -53,7 +53,6 @@ impl ServedTree {
         let dir = TempDir::new().unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
-        // As cpu serves.
         let export = Arc::new(Export::new(&dir.path().join("root")).unwrap());
         Self { dir, export }
     }
@@ -128,7 +127,7 @@ fn chmod(served: &ServedTree, modes: &[(&str, u32)]) {
     }
 }
 
-/// chown(2), of what `valid` says.
+/// chown(2) of the owner, the group or both, as `valid` says.
 fn set_owner(raw: &mut RawClient, fid: u32, valid: u32, uid: u32, gid: u32) -> Result<(), Errno> {
     let attr = SetAttr {
         valid,
@@ -169,7 +168,7 @@ fn readdir(
     Ok(listed)
 }
 
-/// All names from the beginning, without the dots.
+/// All names in the directory, without `.` and `..`.
 fn list(raw: &mut RawClient, fid: u32, count: u32) -> Vec<String> {
     let mut names = Vec::new();
     let mut offset = 0;
@@ -187,8 +186,8 @@ fn list(raw: &mut RawClient, fid: u32, count: u32) -> Vec<String> {
     names
 }
 
-/// Does it on a thread that is a user without privilege: nobody when the tests are run by root.
-/// Users are per thread for the kernel, and a session's threads inherit this one's.
+/// Runs `what` on a thread of an unprivileged user: nobody, if the tests are run by root. The kernel has users per thread,
+/// and the threads of a session inherit this one's.
 fn as_nobody<T: Send>(what: impl FnOnce() -> T + Send) -> T {
     let run = || {
         if rustix::process::geteuid().is_root() {

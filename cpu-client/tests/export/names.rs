@@ -1,4 +1,4 @@
-//! Names and the directories that hold them.
+//! Names: links, renames, removals.
 
 use super::*;
 
@@ -77,7 +77,7 @@ fn names_are_linked_renamed_and_removed() {
     assert_eq!(fs::read(served.path("b/soft")).unwrap(), b"f");
     assert_eq!(errno(raw.ask(&rename(1, "f", 2, "x"))), Some(Errno::ENOENT));
     assert_eq!(errno(raw.ask(&rename(0, "a", 1, "x"))), Some(Errno::EINVAL));
-    // The directory moves, its fid stays with it.
+    // When the directory is moved, its fid stays with it.
     raw.ask(&rename(0, "b", 1, "moved")).unwrap();
     raw.walk(2, 5, "soft").unwrap();
     assert_eq!(getattr(&mut raw, 5).size, 1);
@@ -126,7 +126,7 @@ fn rename_and_remove_by_fid() {
     raw.ask(&Request::Remove { fid: 1 }).unwrap();
     assert!(!served.path("h").exists());
     assert_eq!(errno(raw.clunk(1)), Some(Errno::EBADF));
-    // The fid is gone though the file is not.
+    // The fid is gone, although the file is not.
     served.write("d/inside", "");
     raw.walk(0, 3, "d").unwrap();
     assert_eq!(
@@ -134,7 +134,7 @@ fn rename_and_remove_by_fid() {
         Some(Errno::ENOTEMPTY)
     );
     assert_eq!(errno(raw.clunk(3)), Some(Errno::EBADF));
-    // Never another file that has got the name, and never the root.
+    // Not if another file has the name by now, and never the root.
     served.write("old", "");
     raw.walk(0, 3, "old").unwrap();
     fs::rename(served.path("old"), served.path("older")).unwrap();
@@ -186,7 +186,7 @@ fn special_files_are_made_and_left_to_the_peer() {
     assert_eq!(errno(raw.open(1, "fifo", RDONLY)), Some(Errno::ENXIO));
     assert_eq!(errno(raw.open(1, "sock", RDWR)), Some(Errno::ENXIO));
     assert_eq!(errno(raw.open(1, "link", RDONLY)), Some(Errno::ELOOP));
-    // Nor does a create without EXCL open what is there: it would wait for ever.
+    // A create without O_EXCL does not open them either: it would block for ever.
     assert_eq!(
         create(&mut raw, 1, "", "fifo", WRONLY, 0o600),
         Err(Errno::ENXIO)
@@ -246,7 +246,7 @@ fn names_of_any_bytes() {
     listed.sort();
     names.sort();
     assert_eq!(listed, names);
-    // Each is found by its name, and a link may say it.
+    // Each is found by its name, and may be the target of a link.
     for bytes in &names {
         let name = ninep::wire::Name::new(bytes).unwrap();
         let mut path = WalkVec::default();
@@ -317,7 +317,7 @@ fn sixteen_at_once() {
                     raw.write(1, 0, &content).unwrap();
                     assert_eq!(raw.read(1, 0, 1 << 20).unwrap(), content);
                     raw.clunk(1).unwrap();
-                    // All in one directory, under one another's feet.
+                    // All in the same directory.
                     raw.walk(0, 2, &dir).unwrap();
                     let rename = Request::Renameat {
                         olddirfid: 2,
@@ -339,7 +339,7 @@ fn sixteen_at_once() {
     });
 }
 
-/// What rename(2) takes the place of, and what it doesn't.
+/// What rename(2) replaces, and what it does not.
 #[test]
 fn renames_replace_what_may_be_replaced() {
     let (served, mut raw) = served();

@@ -1,4 +1,4 @@
-//! Owners: whose files are whose, here and for the peer.
+//! Owners of files, here and as the peer sees them.
 
 use super::*;
 
@@ -6,7 +6,7 @@ const BOTH: u32 = SetAttr::UID | SetAttr::GID;
 
 const ACL: &str = "system.posix_acl_access";
 
-/// What is made is whose user attached, if the server may give it to him; else the server's user's.
+/// New files belong to the user who attached if the server runs as root, else to the server's user.
 #[test]
 fn new_files_belong_to_who_attached() {
     let served = ServedTree::new();
@@ -68,7 +68,7 @@ fn new_files_belong_to_who_attached() {
         gid,
     };
     raw.ask(&create).unwrap();
-    // And of what is made in a directory that was walked to, after a rename, from its `..` too.
+    // The same in a directory that was walked to, after a rename, and through its `..`.
     raw.walk(100, 102, "0").unwrap();
     raw.ask(&make(name("deep"), 102)[0]).unwrap();
 
@@ -87,11 +87,11 @@ fn new_files_belong_to_who_attached() {
             (rustix::process::geteuid().as_raw(), found.gid())
         };
         assert_eq!((found.uid(), found.gid()), want, "{file}");
-        // Of an unprivileged user the group decides whether the bit stays (open(2)).
+        // Without privilege, set-group-ID stays only if the user is in the group (open(2)).
         assert_eq!(found.mode() | 0o2000, mode | 0o2000, "{file}");
         assert!(!root || found.mode() == mode, "{file}: {:o}", found.mode());
     }
-    // The same threads still make root's files, and may do what root may.
+    // The same threads still create root's files, and still have root's rights.
     served.mkdir("closed");
     chmod(&served, &[("closed", 0)]);
     if root {
@@ -99,7 +99,7 @@ fn new_files_belong_to_who_attached() {
         raw.ask(&make(name("mine"), 1)[1]).unwrap();
         let found = served.path("closed/mine").metadata().unwrap();
         assert_eq!((found.uid(), found.gid()), (0, gid));
-        // Also for the other user: his kernel has let him.
+        // For the other user too: the peer's kernel has allowed it.
         raw.walk(100, 2, "closed").unwrap();
         raw.ask(&make(name("his"), 2)[1]).unwrap();
         let found = served.path("closed/his").metadata().unwrap();
@@ -107,7 +107,7 @@ fn new_files_belong_to_who_attached() {
     }
 }
 
-/// A session's user is root, and works for the user who serves: what is his is root's there, and back.
+/// Files of the user who serves appear as root's there, and root there means that user.
 #[test]
 fn the_users_files_are_roots_there() {
     let is_root = rustix::process::geteuid().is_root();
@@ -164,12 +164,12 @@ fn the_users_files_are_roots_there() {
             raw.walk(0, 3, file).unwrap();
             let attr = getattr(&mut raw, 3);
             assert_eq!((attr.uid, attr.gid), (0, 0), "{file}");
-            // To root, or to himself by his own number: it is so already.
+            // To root, or to himself by his own number: both change nothing.
             for (valid, to_uid, to_gid) in [(BOTH, 0, 0), (SetAttr::UID, 0, 9), (BOTH, uid, gid)] {
                 set_owner(&mut raw, 3, valid, to_uid, to_gid).unwrap();
                 assert_eq!(owner(file), (uid, gid), "{file}");
             }
-            // What he could not do here he can't there.
+            // What he may not do here he may not do there.
             for (valid, to_uid, to_gid) in [
                 (SetAttr::UID, 4321, 0),
                 (SetAttr::GID, 0, 4321),
@@ -193,7 +193,7 @@ fn the_users_files_are_roots_there() {
         if !is_root {
             return eprintln!("not tried: files of others, which takes root");
         }
-        // Root's are root's, and stay so to the last bit; others' are others'.
+        // Root's files stay exactly as they are, and so do those of others.
         let before = served.path("roots").metadata().unwrap();
         raw.walk(0, 3, "roots").unwrap();
         let attr = getattr(&mut raw, 3);
@@ -225,7 +225,7 @@ fn the_users_files_are_roots_there() {
     });
 }
 
-/// The same in attributes that come with a walk, and in access control lists.
+/// The same for attributes in the reply to a walk, and for access control lists.
 #[test]
 fn the_users_files_are_roots_wherever_numbers_travel() {
     if !rustix::process::geteuid().is_root() {

@@ -1,4 +1,4 @@
-//! Rights: what the server's user may do, and not a bit more.
+//! Rights: the peer may do what the server's user may do, and no more.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn mknod(
     raw.ask(&request).map(drop)
 }
 
-/// What the server may do is what the user may do.
+/// The peer has the rights of the server's user.
 #[test]
 fn permissions_are_the_users() {
     let served = ServedTree::new();
@@ -45,7 +45,7 @@ fn permissions_are_the_users() {
         create(&mut raw, 1, "open", "mine", RDWR, 0o4600).unwrap();
         let attr = getattr(&mut raw, 1);
         assert_eq!(attr.uid, rustix::process::geteuid().as_raw());
-        // As a local user's chown: not to others, not to a group that one isn't in, to oneself.
+        // As with a local chown: not to others, not to a group without the user, but to the user himself.
         assert_eq!(
             set_owner(&mut raw, 1, SetAttr::UID, 0, 0),
             Err(Errno::EPERM)
@@ -60,7 +60,7 @@ fn permissions_are_the_users() {
             set_owner(&mut raw, 1, SetAttr::UID, !0, 0),
             Err(Errno::EINVAL)
         );
-        // Nor is a file of others changed.
+        // Files of others are not changed.
         raw.walk(0, 2, "theirs").unwrap();
         if rustix::process::geteuid() != rustix::fs::Uid::from_raw(served_owner(&served)) {
             for valid in [
@@ -90,7 +90,7 @@ fn served_owner(served: &ServedTree) -> u32 {
     served.path("").metadata().unwrap().uid()
 }
 
-/// With privilege a device is made, with its numbers; opening it is the peer's own business.
+/// A privileged user creates a device with its numbers. Opening it is up to the peer's kernel.
 #[test]
 fn devices_are_made_as_the_system_lets_the_user() {
     let (served, mut raw) = served();
@@ -112,13 +112,13 @@ fn devices_are_made_as_the_system_lets_the_user() {
     raw.walk(0, 1, "there").unwrap();
     let attr = getattr(&mut raw, 1);
     assert_eq!(attr.mode, 0o020_600);
-    // As new_encode_dev of linux/kdev_t.h packs them.
+    // The encoding of new_encode_dev in linux/kdev_t.h.
     assert_eq!(attr.rdev, 0x10_f02c);
     let open = Request::Lopen { fid: 1, flags: 0 };
     assert_eq!(errno(raw.ask(&open)), Some(Errno::ENXIO));
 }
 
-/// The group of what is made in a directory with the set-group-id bit is the directory's.
+/// Files that are created in a set-group-ID directory get its group.
 #[test]
 fn setgid_directories_give_their_group() {
     let (served, mut raw) = served();
@@ -150,7 +150,7 @@ fn setgid_directories_give_their_group() {
     );
 }
 
-/// In a sticky directory only the owner of a file takes its name away.
+/// In a sticky directory only the owner of a file removes or renames it.
 #[test]
 fn sticky_directories_protect_what_is_others() {
     if !rustix::process::geteuid().is_root() {
@@ -183,19 +183,19 @@ fn sticky_directories_protect_what_is_others() {
     });
 }
 
-/// Attributes that need privilege are set, read and refused just as they are here.
+/// Privileged attributes are set, read and refused exactly as for a local process.
 #[test]
 fn security_attributes_are_the_users_business() {
     let served = ServedTree::new();
     chmod(&served, &[("", 0o777), ("..", 0o755)]);
     let try_all = || {
         let mut raw = served.session();
-        // A name for each user that this is done as.
+        // A file for each user of the test.
         let user = rustix::process::geteuid().as_raw();
         let (here, there) = (format!("here-{user}"), format!("there-{user}"));
         served.write(&here, "");
         served.write(&there, "");
-        // cap_net_raw=ep of linux/capability.h, version 2; and what no program knows.
+        // cap_net_raw=ep in the format of linux/capability.h, version 2; and an unknown attribute.
         let capability = [
             1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
         ];
