@@ -80,7 +80,7 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
     let path = connection.measure_path();
     let (receiver, sender, stdin) = start(&mut connection, command, modes.as_ref()).await?;
     // Not earlier: until now, signals and the keys that send them act on cpu itself.
-    let mut passed_on = SignalReceiver::new()?;
+    let mut forwarded = SignalReceiver::new()?;
     let raw = modes.map(terminal::RawMode::enter).transpose();
     let raw = raw.context("cannot set the terminal to raw mode")?;
     let told = sender.clone();

@@ -310,7 +310,7 @@ mod tests {
     #[tokio::test]
     async fn no_key_at_all_says_where_it_looked() {
         let from = Identities {
-            default_files: default_files(Path::new("/nosuch")),
+            optional: default_files(Path::new("/nosuch")),
             ..Identities::default()
         };
         let error = collect(&from).await.err().unwrap().to_string();
