@@ -1,9 +1,9 @@
-//! sudo(8) in a session: whoever logs in is root already, so there is nobody to ask and nothing to decide. The
-//! command runs with the environment as it is, and with the directories of root's programs in its PATH. Where the
-//! session's user is another (`-user me`), it becomes root by the capabilities that he has.
+//! sudo(8) in a session. Its user is root already, so no password is asked for and every command is allowed. The
+//! command runs with the environment as it is, and with the directories of root's programs in its PATH. If the session's
+//! user is not root (`-user me`), the command becomes root by the capabilities that this user has.
 //!
-//! Flags about passwords, and about what is kept of an environment that is kept anyway, are accepted. Those that ask
-//! for something else than root's rights are refused, so that nothing is done in another way than it was meant.
+//! Flags about passwords are accepted, and so are those about keeping the environment, which is kept anyway. Flags that
+//! ask for anything else than to be root are refused, since ignoring them would do something else than was meant.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -15,15 +15,15 @@ use std::process::{Command, ExitCode};
 
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
-/// Where root's programs are; an ordinary user's PATH may lack them.
-const FOR_ROOT: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
+/// The directories of root's programs, which an ordinary user's PATH may lack.
+const ROOT_PATH: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 const USAGE: &str = "\
 usage: sudo [-nEH] [-u root] [-D DIRECTORY] [VAR=VALUE ...] [-s | -i] [COMMAND [ARGUMENT ...]]
-In a session of cpu the command simply runs: its user is root already.
+In a session of cpu the command simply runs, since its user is root already.
 ";
 
-/// The flags of sudo(8) by their long names.
+/// Long and short names of sudo(8)'s flags.
 const LONG: [(&str, char); 16] = [
     ("askpass", 'A'),
     ("bell", 'B'),
@@ -43,25 +43,25 @@ const LONG: [(&str, char); 16] = [
     ("version", 'V'),
 ];
 
-/// What a command line asks for.
+/// A parsed command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Invocation {
-    words: Vec<OsString>,
+    argv: Vec<OsString>,
     variables: Vec<(OsString, OsString)>,
     directory: Option<PathBuf>,
     shell: bool,
     login: bool,
-    /// About passwords, so nothing to do if there is no command.
+    /// It is about passwords, so there is nothing to do unless there is a command.
     nothing: bool,
-    /// To be printed, instead of all else.
-    told: Option<String>,
+    /// A text to print instead of running a command.
+    text: Option<String>,
 }
 
-/// Runs as `sudo`; `args` are those behind that word.
+/// Runs as `sudo`. `args` are its arguments.
 pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let done = parse(args).and_then(|invocation| match invocation {
         Invocation {
-            told: Some(text), ..
+            text: Some(text), ..
         } => io::stdout()
             .write_all(text.as_bytes())
             .map_err(|error| format!("cannot write: {error}")),
@@ -71,7 +71,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            // Where nobody reads it, the status still tells.
+            // If it cannot be written, there is still the status.
             let _ = io::stderr().write_all(format!("sudo: {why}\n").as_bytes());
             ExitCode::FAILURE
         }
@@ -80,8 +80,8 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Invocation, String> {
     let mut invocation = Invocation::default();
-    while let Some(word) = args.next() {
-        let bytes = word.as_bytes();
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
         if bytes == b"--" {
             break;
         }
@@ -89,37 +89,37 @@ fn parse(mut args: impl Iterator<Item = OsString>) -> Result<Invocation, String>
             let mut parts = long.splitn(2, |&byte| byte == b'=');
             let name = parts.next().unwrap_or_default();
             let value = parts.next().map(<[u8]>::to_vec);
-            // Kept in any case.
+            // The environment is kept in any case.
             if name == b"preserve-env" {
                 continue;
             }
             let known = LONG.iter().find(|(long, _)| long.as_bytes() == name);
-            let &(_, flag) = known.ok_or_else(|| refusal(&word))?;
+            let &(_, flag) = known.ok_or_else(|| refusal(&arg))?;
             invocation.flag(flag, value, &mut args)?;
         } else if let Some(mut flags) = bytes.strip_prefix(b"-").filter(|flags| !flags.is_empty()) {
             while let Some((&flag, rest)) = flags.split_first() {
                 let value = (!rest.is_empty()).then(|| rest.to_vec());
-                let is_used = invocation.flag(flag.into(), value, &mut args)?;
-                flags = if is_used { &[] } else { rest };
+                let took_value = invocation.flag(flag.into(), value, &mut args)?;
+                flags = if took_value { &[] } else { rest };
             }
         } else if let Some((name, value)) = variable(bytes) {
             invocation.variables.push((name, value));
         } else {
-            invocation.words.push(word);
+            invocation.argv.push(arg);
             break;
         }
     }
-    invocation.words.extend(args);
-    let is_command = invocation.shell || !invocation.words.is_empty();
-    if !is_command && !invocation.nothing && invocation.told.is_none() {
-        return Err("what is to be run? sudo -h tells how to say it".to_owned());
+    invocation.argv.extend(args);
+    let is_command = invocation.shell || !invocation.argv.is_empty();
+    if !is_command && !invocation.nothing && invocation.text.is_none() {
+        return Err("no command is given (see sudo -h)".to_owned());
     }
     invocation.nothing &= !is_command;
     Ok(invocation)
 }
 
 impl Invocation {
-    /// Takes a flag; true if it used the value behind it.
+    /// Applies a flag. True if it takes a value, which has been used then.
     fn flag(
         &mut self,
         flag: char,
@@ -135,22 +135,22 @@ impl Invocation {
             _ => OsString::new(),
         };
         match flag {
-            // Passwords, and an environment that is kept.
+            // About passwords, and about keeping the environment.
             'A' | 'B' | 'E' | 'H' | 'N' | 'n' | 'P' | 'p' | 'S' => {}
             'k' | 'K' | 'v' => self.nothing = true,
             'u' | 'g' if value == "root" || value == "#0" => {}
             'u' | 'g' => {
                 let value = value.display();
                 return Err(format!(
-                    "-{flag} {value}: a session of cpu has no other user than root"
+                    "-{flag} {value}: a session of cpu has no user or group but root"
                 ));
             }
             'D' => self.directory = Some(value.into()),
             's' => self.shell = true,
             'i' => (self.shell, self.login) = (true, true),
-            'l' => self.told = Some("root may run every command in this session\n".to_owned()),
-            'V' => self.told = Some(format!("sudo of cpud {}\n", env!("CARGO_PKG_VERSION"))),
-            'h' => self.told = Some(USAGE.to_owned()),
+            'l' => self.text = Some("root may run every command in this session\n".to_owned()),
+            'V' => self.text = Some(format!("sudo of cpud {}\n", env!("CARGO_PKG_VERSION"))),
+            'h' => self.text = Some(USAGE.to_owned()),
             _ => return Err(refusal(OsStr::new(&format!("-{flag}")))),
         }
         Ok(takes_value)
@@ -159,18 +159,18 @@ impl Invocation {
 
 fn refusal(flag: &OsStr) -> String {
     format!(
-        "{} is not for a session of cpu; sudo -h tells what is",
+        "{} is not supported in a session of cpu (see sudo -h)",
         flag.display()
     )
 }
 
-/// `NAME=value` in front of the command.
-fn variable(word: &[u8]) -> Option<(OsString, OsString)> {
-    let at = word
+/// Parses `NAME=value`, which may stand before the command.
+fn variable(arg: &[u8]) -> Option<(OsString, OsString)> {
+    let at = arg
         .iter()
         .position(|&byte| byte == b'=')
         .filter(|&at| at > 0)?;
-    let (name, value) = word.split_at(at);
+    let (name, value) = arg.split_at(at);
     let is_name = name
         .iter()
         .all(|&byte| byte.is_ascii_alphanumeric() || byte == b'_');
@@ -182,20 +182,20 @@ fn variable(word: &[u8]) -> Option<(OsString, OsString)> {
     })
 }
 
-/// Becomes what is wanted; the result says why it could not.
+/// Executes the command. Returns only if that fails; the result is the reason.
 fn exec(invocation: Invocation) -> String {
     let shell = || {
         env::var_os("SHELL")
             .filter(|shell| !shell.is_empty())
             .unwrap_or_else(|| "/bin/sh".into())
     };
-    let words = if invocation.shell {
+    let argv = if invocation.shell {
         in_shell(shell(), &invocation)
     } else {
-        invocation.words
+        invocation.argv
     };
-    let Some((program, arguments)) = words.split_first() else {
-        return "there is no command".to_owned();
+    let Some((program, arguments)) = argv.split_first() else {
+        return "no command is given".to_owned();
     };
     let mut command = Command::new(program);
     command.args(arguments);
@@ -206,7 +206,7 @@ fn exec(invocation: Invocation) -> String {
         command.arg0(zeroth);
     }
     if let Some(path) = env::var_os("PATH") {
-        command.env("PATH", with_roots(&path));
+        command.env("PATH", with_root_path(&path));
     }
     command.envs(invocation.variables);
     let directory = match invocation.directory {
@@ -241,31 +241,31 @@ fn become_root() -> nix::Result<()> {
     setresuid(uid, uid, uid)
 }
 
-/// The words of a shell that runs those of the command, each character quoted that could mean something to it.
+/// The argv of a shell that runs the command, with every character quoted that the shell could interpret.
 fn in_shell(shell: OsString, invocation: &Invocation) -> Vec<OsString> {
-    let mut words = vec![shell];
-    if !invocation.words.is_empty() {
+    let mut argv = vec![shell];
+    if !invocation.argv.is_empty() {
         let mut line = Vec::new();
-        for word in &invocation.words {
+        for arg in &invocation.argv {
             if !line.is_empty() {
                 line.push(b' ');
             }
-            for &byte in word.as_bytes() {
+            for &byte in arg.as_bytes() {
                 let is_plain =
                     byte.is_ascii_alphanumeric() || b"_-$".contains(&byte) || !byte.is_ascii();
                 line.extend((!is_plain).then_some(b'\\'));
                 line.push(byte);
             }
         }
-        words.extend(["-c".into(), OsString::from_vec(line)]);
+        argv.extend(["-c".into(), OsString::from_vec(line)]);
     }
-    words
+    argv
 }
 
-/// PATH with [`FOR_ROOT`] at its end.
-fn with_roots(path: &OsStr) -> OsString {
+/// PATH with the directories of [`ROOT_PATH`] appended.
+fn with_root_path(path: &OsStr) -> OsString {
     let mut all: Vec<PathBuf> = env::split_paths(path).collect();
-    for directory in FOR_ROOT.map(PathBuf::from) {
+    for directory in ROOT_PATH.map(PathBuf::from) {
         if !all.contains(&directory) {
             all.push(directory);
         }
@@ -281,10 +281,10 @@ mod tests {
         parse(line.split_whitespace().map(OsString::from))
     }
 
-    fn words(line: &str) -> Vec<OsString> {
+    fn argv(line: &str) -> Vec<OsString> {
         let invocation = read(line).unwrap();
-        assert!(!invocation.nothing && invocation.told.is_none(), "{line}");
-        invocation.words
+        assert!(!invocation.nothing && invocation.text.is_none(), "{line}");
+        invocation.argv
     }
 
     #[test]
@@ -299,11 +299,11 @@ mod tests {
             "-p password? -Sk id -u",
             "-v id -u",
         ] {
-            assert_eq!(words(line), ["id", "-u"], "{line}");
+            assert_eq!(argv(line), ["id", "-u"], "{line}");
         }
-        assert_eq!(words("sh -c -n"), ["sh", "-c", "-n"]);
-        assert_eq!(words("-- -n"), ["-n"]);
-        assert_eq!(words("- x"), ["-", "x"]);
+        assert_eq!(argv("sh -c -n"), ["sh", "-c", "-n"]);
+        assert_eq!(argv("-- -n"), ["-n"]);
+        assert_eq!(argv("- x"), ["-", "x"]);
     }
 
     #[test]
@@ -314,15 +314,15 @@ mod tests {
             invocation.variables,
             all.map(|(name, value)| (name.into(), value.into()))
         );
-        assert_eq!(invocation.words, ["make", "D=4"]);
-        assert_eq!(words("./a=b"), ["./a=b"]);
-        assert_eq!(words("=x"), ["=x"]);
-        assert_eq!(words("A=1 -- B=2"), ["B=2"]);
+        assert_eq!(invocation.argv, ["make", "D=4"]);
+        assert_eq!(argv("./a=b"), ["./a=b"]);
+        assert_eq!(argv("=x"), ["=x"]);
+        assert_eq!(argv("A=1 -- B=2"), ["B=2"]);
     }
 
     #[test]
     fn what_is_not_about_root_is_refused_in_a_line() {
-        for (line, said) in [
+        for (line, message) in [
             ("-u postgres psql", "-u postgres: "),
             ("--user=ann id", "-u ann: "),
             ("-g wheel id", "-g wheel: "),
@@ -333,13 +333,13 @@ mod tests {
             ("-R /tree id", "-R is not"),
             ("-u", "-u needs a value"),
             ("--user", "-u needs a value"),
-            ("", "what is to be run"),
-            ("-n", "what is to be run"),
-            ("A=1", "what is to be run"),
+            ("", "no command"),
+            ("-n", "no command"),
+            ("A=1", "no command"),
         ] {
             let why = read(line).unwrap_err();
             assert!(
-                why.starts_with(said) && !why.contains('\n'),
+                why.starts_with(message) && !why.contains('\n'),
                 "{line}: {why}"
             );
         }
@@ -351,12 +351,12 @@ mod tests {
             assert!(read(line).unwrap().nothing, "{line}");
         }
         for line in ["-l", "-nl", "-V", "-h", "--help", "--version"] {
-            assert!(read(line).unwrap().told.is_some(), "{line}");
+            assert!(read(line).unwrap().text.is_some(), "{line}");
         }
     }
 
     #[test]
-    fn a_shell_runs_the_words_as_they_are() {
+    fn a_shell_runs_the_arguments_as_they_are() {
         let shell = |line: &str| in_shell("/bin/sh".into(), &read(line).unwrap());
         assert_eq!(shell("-s"), ["/bin/sh"]);
         assert_eq!(shell("-i"), ["/bin/sh"]);
@@ -379,7 +379,7 @@ mod tests {
                 "/sbin:/usr/sbin:/usr/local/sbin",
             ),
         ] {
-            assert_eq!(with_roots(OsStr::new(path)), wanted);
+            assert_eq!(with_root_path(OsStr::new(path)), wanted);
         }
     }
 }

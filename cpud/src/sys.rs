@@ -1,9 +1,9 @@
-//! The one room of cpud with unsafe code: system calls that neither std nor nix wraps safely.
+//! The only unsafe code of cpud: system calls that neither std nor nix wraps safely.
 #![allow(unsafe_code)]
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    reason = "constants and sizes of C's headers fit"
+    reason = "constants and sizes of C headers fit"
 )]
 
 use std::ffi::{CStr, CString};
@@ -33,7 +33,7 @@ const PACKAGE: &str = concat!(
 #[unsafe(link_section = ".note.package")]
 static PACKAGE_NOTE: PackageNote<{ description_size(PACKAGE) }> = PackageNote::new(PACKAGE);
 
-/// Tell a terminal its size, from its master side (`ioctl_tty(2)`, `TIOCSWINSZ`).
+/// Sets the size of a terminal, by its master (`ioctl_tty(2)`, `TIOCSWINSZ`).
 pub(crate) fn set_window_size(master: BorrowedFd<'_>, size: Winsize) -> nix::Result<()> {
     // SAFETY: the kernel reads one Winsize behind the pointer, which lives until the call returns.
     let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
@@ -53,48 +53,48 @@ pub(crate) fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<Winsize> {
     Errno::result(result).map(|_| size)
 }
 
-/// The next connection of a listening socket, whatever kind of socket it is.
+/// Accepts a connection on a listening socket of any kind.
 pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let (none, flags) = (std::ptr::null_mut(), libc::SOCK_CLOEXEC);
-    // SAFETY: without a place for the peer's address the call writes to no memory.
+    // SAFETY: without a buffer for the peer's address the call writes to no memory.
     let fd = unsafe { libc::accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags) };
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// read(2) into the room that a buffer has left, and only there, so that it need not be filled before.
+/// read(2) into the spare capacity of a buffer, which need not be initialised.
 pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> nix::Result<usize> {
     let room = buffer.spare_capacity_mut();
     // SAFETY: the kernel writes at most `room.len()` bytes to `room`, which is borrowed for the call.
     let result = unsafe { libc::read(fd.as_raw_fd(), room.as_mut_ptr().cast(), room.len()) };
     let length = Errno::result(result)? as usize;
-    // SAFETY: so many bytes behind the old length were written, and they lie within the capacity.
+    // SAFETY: this many bytes after the old length have been written, within the capacity.
     unsafe { buffer.set_len(buffer.len() + length) };
     Ok(length)
 }
 
-/// Let the runtime watch a descriptor.
+/// Registers a descriptor with the runtime.
 pub(crate) fn watch_fd(fd: OwnedFd, interest: Interest) -> std::io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: an OwnedFd is open and stays the same descriptor for as long as it lives, and the
     // AsyncFd owns it.
     unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(Into::into)
 }
 
-/// Takes ownership of a descriptor whose number the parent process passed as an argument.
-/// Call it once per number, at the start of the role; 0 to 2 belong to std and are refused.
+/// Takes ownership of a descriptor whose number the parent process has passed as an argument. Call it once for each
+/// number, at the start of the role. 0 to 2 belong to std and are refused.
 pub(crate) fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: F_GETFD reads a flag and touches no memory; a bad number is EBADF.
     if fd <= 2 || unsafe { libc::fcntl(fd, libc::F_GETFD) } == -1 {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
     }
-    // SAFETY: the descriptor is open, and by the roles' convention it was opened by the parent for
-    // us alone: nothing else in this process, which has just begun, refers to it.
+    // SAFETY: the descriptor is open, and by convention the parent has opened it for this role alone: nothing else in
+    // this process, which has just started, refers to it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Makes every descriptor but standard input, output and error close on exec.
-pub(crate) fn close_the_rest_on_exec() -> io::Result<()> {
+/// Marks every descriptor but standard input, output and error close-on-exec.
+pub(crate) fn close_others_on_exec() -> io::Result<()> {
     // SAFETY: sets a flag on descriptors; no memory is involved. (musl has no wrapper.)
     let done = unsafe {
         libc::syscall(
@@ -107,7 +107,7 @@ pub(crate) fn close_the_rest_on_exec() -> io::Result<()> {
     if done == 0 {
         return Ok(());
     }
-    // Linux before 5.11 does not know it.
+    // Linux before 5.11 does not have the flag.
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let Some(fd) = entry?.file_name().to_str().and_then(|fd| fd.parse().ok()) else {
             continue;
@@ -120,16 +120,16 @@ pub(crate) fn close_the_rest_on_exec() -> io::Result<()> {
     Ok(())
 }
 
-/// How a process ended (wait(2)). nix's type has no room for real-time signals.
+/// How a process ended (wait(2)). nix's type cannot represent real-time signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ended {
-    /// By itself, with this status of eight bits.
+    /// It exited with this status.
     Exited(u8),
-    /// By the signal of this number.
+    /// The signal with this number killed it.
     Killed(i32),
 }
 
-/// A child that has ended, with its process number; `None` if all live on, `ECHILD` if there is none.
+/// Reaps a child that has ended. `None` if all children are alive; the error is `ECHILD` if there is none.
 pub(crate) fn reap() -> nix::Result<Option<(Pid, Ended)>> {
     let mut status = 0;
     // SAFETY: the kernel writes one int, which lives until the call returns.
@@ -142,37 +142,37 @@ pub(crate) fn reap() -> nix::Result<Option<(Pid, Ended)>> {
     Ok((pid != 0).then_some((Pid::from_raw(pid), ended)))
 }
 
-/// What a process is to be besides leader of a session.
+/// Options for a process that leads a session of its own.
 #[derive(Default)]
 pub(crate) struct Spawn<'a> {
     /// Standard input is its controlling terminal.
     pub(crate) tty: bool,
-    /// Who it is, if not root; with all of root's capabilities.
+    /// Its user, if not root, who has all of root's capabilities.
     pub(crate) user: Option<&'a Credentials>,
-    /// The control group that it begins in.
+    /// The control group that it starts in.
     pub(crate) group: Option<BorrowedFd<'a>>,
 }
 
-/// Starts `file` with `args` (the zeroth included) and `environment` as leader of a session of its
-/// own, every signal at its default and unblocked. The error is that of fork(2), setsid(2), `TIOCSCTTY`, execve(2),
-/// or of becoming the user.
+/// Starts `file` with `args` (including the zeroth) and `environment` as the leader of a new session, with all signals
+/// unblocked and at their defaults. The error is that of fork(2), setsid(2), `TIOCSCTTY`, execve(2), or of becoming the
+/// user.
 ///
-/// For single-threaded roles: the child allocates before it execs. (std's `Command` leaves the
-/// signal mask, and whether it runs a file that is no program by /bin/sh depends on the libc.)
+/// For single-threaded roles, since the child allocates memory before it execs. (std's `Command` does not reset the signal
+/// mask, and whether it runs a script without `#!` depends on the libc.)
 pub(crate) fn spawn_leader(
     file: &CStr,
     args: &[CString],
     environment: &[CString],
     how: &Spawn<'_>,
 ) -> nix::Result<Pid> {
-    // Closed by the exec; so what is read from it is the error, and nothing means success.
+    // The child writes an error into the pipe. A successful exec closes it, so the end of the pipe means success.
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     match fork_into(how.group)? {
         ForkResult::Child => {
             let ready = become_leader(how.tty).and_then(|()| how.user.map_or(Ok(()), become_user));
             let Err(errno) = ready.and_then(|()| execve(file, args, environment));
             let _ = nix::unistd::write(&writer, &(errno as i32).to_ne_bytes());
-            // SAFETY: ends the process without running the parent's exit handlers.
+            // SAFETY: ends the child without running the parent's exit handlers.
             unsafe { libc::_exit(127) }
         }
         ForkResult::Parent { child } => {
@@ -187,17 +187,17 @@ pub(crate) fn spawn_leader(
     }
 }
 
-/// fork(2), into a control group if it can be: moving a process there afterwards waits for an RCU
-/// grace period, which is longer than all else that a session's start takes.
+/// fork(2), into a control group if possible. To move a process there afterwards takes an RCU grace period, longer than
+/// the whole rest of a session's start.
 fn fork_into(group: Option<BorrowedFd<'_>>) -> nix::Result<ForkResult> {
     if let Some(group) = group {
-        // linux/sched.h, struct clone_args: eleven 64-bit numbers, of which the first is the flags
-        // (CLONE_INTO_CGROUP), the fifth the signal at the end, the last the group's descriptor.
+        // struct clone_args of linux/sched.h: eleven 64-bit numbers. The first is the flags (CLONE_INTO_CGROUP), the
+        // fifth the signal at the child's end, the last the group's descriptor.
         let end = libc::SIGCHLD.unsigned_abs().into();
         let group = group.as_raw_fd().unsigned_abs().into();
         let args: [u64; 11] = [1 << 33, 0, 0, 0, end, 0, 0, 0, 0, 0, group];
-        // SAFETY: the kernel reads the numbers, with their size. Without CLONE_VM this is a fork,
-        // and there is one thread, so no lock is held by a thread that the child lacks.
+        // SAFETY: the kernel reads the numbers, whose size it is given. Without CLONE_VM this is a fork, and there is
+        // only one thread, so no other thread can hold a lock that the child needs.
         match unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) } {
             0 => return Ok(ForkResult::Child),
             -1 => {}
@@ -208,7 +208,7 @@ fn fork_into(group: Option<BorrowedFd<'_>>) -> nix::Result<ForkResult> {
             }
         }
     }
-    // SAFETY: as above.
+    // SAFETY: as above, there is only one thread.
     unsafe { nix::unistd::fork() }
 }
 
@@ -232,7 +232,7 @@ struct CapabilityHeader {
     pid: i32,
 }
 
-/// Half of each set; the first has the capabilities below 32.
+/// Half of each set. The first half is the capabilities below 32.
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
 struct CapabilityHalf {
@@ -241,7 +241,7 @@ struct CapabilityHalf {
     inheritable: u32,
 }
 
-/// Becomes a user who keeps all capabilities, and hands them on to what he executes (the ambient set,
+/// Becomes a user who keeps all capabilities and passes them on to the programs that they execute (the ambient set,
 /// capabilities(7)). For a child that is about to exec.
 fn become_user(user: &Credentials) -> nix::Result<()> {
     let groups: Vec<Gid> = user.groups.iter().copied().map(Gid::from_raw).collect();
@@ -255,7 +255,7 @@ fn become_user(user: &Credentials) -> nix::Result<()> {
         pid: 0,
     };
     let mut halves = [CapabilityHalf::default(); 2];
-    // SAFETY: the kernel reads the header and writes the two halves that its version has.
+    // SAFETY: the kernel reads the header and writes two halves, as its version says.
     let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, halves.as_mut_ptr()) };
     Errno::result(got)?;
     for half in &mut halves {
@@ -276,23 +276,23 @@ fn become_user(user: &Credentials) -> nix::Result<()> {
     Ok(())
 }
 
-/// Lets every signal do what it does by default: neither what was ignored by whoever started us
-/// nor std's handler for stack overflows remains.
+/// Sets all signals to their default actions: removes std's handler for stack overflows, and what the parent process has
+/// set to be ignored.
 pub(crate) fn reset_signal_actions() {
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: no handler is installed. SIGKILL, SIGSTOP and libc's own are EINVAL, as wanted.
+        // SAFETY: no handler is installed. SIGKILL, SIGSTOP and libc's own signals fail with EINVAL, as they should.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
-/// A non-blocking packet(7) socket that hears IPv4 packets of the link with this index, but only
-/// unfragmented UDP to `port`: the kernel drops the rest before it wakes us.
+/// A non-blocking packet(7) socket for IPv4 packets on the link with this index. A filter in the kernel passes only
+/// unfragmented UDP to `port`, so that nothing else wakes this process up.
 pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
     let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // Protocol 0 hears nothing yet.
+    // With protocol 0 it receives nothing yet.
     // SAFETY: takes numbers only.
     let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-    // SAFETY: the kernel has just made it for us.
+    // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
 
     // linux/filter.h: code, jump if true, jump if false, operand. Offsets count from the IP header.
@@ -300,20 +300,20 @@ pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
     let mut program = [
         op(0x30, 0, 0, 9),               // load the protocol
         op(0x15, 0, 6, 17),              // UDP, or drop
-        op(0x28, 0, 0, 6),               // load the fragment's offset
-        op(0x45, 4, 0, 0x1fff),          // the first, or drop
+        op(0x28, 0, 0, 6),               // load the fragment offset
+        op(0x45, 4, 0, 0x1fff),          // zero, or drop
         op(0xb1, 0, 0, 0),               // x = length of the IP header
         op(0x48, 0, 0, 2),               // load the destination port
         op(0x15, 0, 1, u32::from(port)), // ours, or drop
-        op(0x06, 0, 0, u32::MAX),        // take it
-        op(0x06, 0, 0, 0),               // drop it
+        op(0x06, 0, 0, u32::MAX),        // accept
+        op(0x06, 0, 0, 0),               // drop
     ];
     let filter = libc::sock_fprog {
         len: u16::try_from(program.len()).unwrap_or(0),
         filter: program.as_mut_ptr(),
     };
-    // SAFETY: pointer and length are of one sock_fprog, whose own are of `program`; the kernel
-    // copies both before the call returns.
+    // SAFETY: pointer and length are those of a sock_fprog, whose own are those of `program`. The kernel copies both
+    // before the call returns.
     Errno::result(unsafe {
         libc::setsockopt(
             fd.as_raw_fd(),
@@ -324,7 +324,7 @@ pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
         )
     })?;
     let address = link_address(link);
-    // SAFETY: pointer and length are of one sockaddr_ll, which lives until the call returns.
+    // SAFETY: pointer and length are those of a sockaddr_ll, which lives until the call returns.
     Errno::result(unsafe {
         libc::bind(
             fd.as_raw_fd(),
@@ -338,7 +338,7 @@ pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
 /// Sends an IPv4 packet to the Ethernet broadcast address of a link.
 pub(crate) fn broadcast_frame(socket: BorrowedFd<'_>, link: u32, packet: &[u8]) -> io::Result<()> {
     let address = link_address(link);
-    // SAFETY: the kernel reads `packet` and one sockaddr_ll, with their own lengths.
+    // SAFETY: the kernel reads `packet` and a sockaddr_ll, whose lengths it is given.
     Errno::result(unsafe {
         libc::sendto(
             socket.as_raw_fd(),
@@ -352,7 +352,7 @@ pub(crate) fn broadcast_frame(socket: BorrowedFd<'_>, link: u32, packet: &[u8]) 
     Ok(())
 }
 
-/// IPv4 on a link, and everybody there.
+/// The Ethernet broadcast address on a link, for IPv4.
 fn link_address(link: u32) -> libc::sockaddr_ll {
     libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,

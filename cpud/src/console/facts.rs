@@ -1,5 +1,5 @@
-//! What the page shows, and where it comes from: links and addresses from the kernel by rtnetlink(7), the
-//! keys from their files, the machine's name, the connections' words about themselves.
+//! What the page shows: links and addresses from the kernel (rtnetlink(7)), the keys from their files, and who is
+//! logged in, from the connections.
 
 use std::net::IpAddr;
 
@@ -13,37 +13,37 @@ use crate::listen_addr::ListenAddr;
 use crate::netup::netlink::{Address, NetlinkEvent};
 use crate::ssh;
 
-/// A link of the machine's.
+/// A link of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct LinkFacts {
     pub(super) index: u32,
     pub(super) name: String,
-    /// An Ethernet link, whether or not it has an address.
+    /// It is an Ethernet link and not part of a bridge or bond.
     pub(super) is_ethernet: bool,
     /// It is up and has a carrier.
     pub(super) running: bool,
-    /// In order, each once.
+    /// Sorted, without duplicates.
     pub(super) addresses: Vec<IpAddr>,
 }
 
-/// The machine's host key as people compare it.
+/// The machine's host key, in the forms in which people compare it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct HostKey {
     pub(super) fingerprint: String,
-    /// OpenSSH's picture of it, line by line.
+    /// The lines of OpenSSH's picture of it.
     pub(super) randomart: Vec<String>,
 }
 
-/// All of it.
+/// Everything that the page shows.
 #[derive(Debug)]
 pub(super) struct Facts {
     options: ServerOptions,
-    /// Its name, release and architecture.
+    /// The kernel's name, release and architecture.
     pub(super) kernel: String,
-    /// In the order of their indices.
+    /// Sorted by their indices.
     pub(super) links: Vec<LinkFacts>,
     pub(super) host_key: Option<HostKey>,
-    /// Who may log in.
+    /// The keys that may log in.
     pub(super) keys: Vec<String>,
     pub(super) logins: Vec<Login>,
 }
@@ -65,14 +65,14 @@ impl Facts {
     }
 
     /// Where the server listens.
-    pub(super) fn listen(&self) -> &ListenAddr {
+    pub(super) fn listen_addr(&self) -> &ListenAddr {
         &self.options.listen
     }
 
-    /// Reads what is still missing: the server may be waiting for its files too.
+    /// Reads the key files, if that has not succeeded yet: they may be made later.
     pub(super) fn read_keys(&mut self) {
         if self.keys.is_empty() {
-            // The server tells what is wrong with them.
+            // The server reports what is wrong with them.
             let file = std::fs::read(&self.options.public_keys).unwrap_or_default();
             let keys = AuthorizedKeys::parse(&file).keys;
             self.keys = keys.iter().map(describe).collect();
@@ -83,8 +83,8 @@ impl Facts {
         }
     }
 
-    /// Takes in what has happened to a link.
-    pub(super) fn hear(&mut self, event: NetlinkEvent) {
+    /// Applies a change of a link or an address.
+    pub(super) fn apply(&mut self, event: NetlinkEvent) {
         match event {
             NetlinkEvent::Link(link) if link.name == "lo" => {}
             NetlinkEvent::Link(link) => {
@@ -120,7 +120,7 @@ impl Facts {
     }
 }
 
-/// A key by its comment and its fingerprint.
+/// The comment and the fingerprint of a key.
 fn describe(key: &PublicKey) -> String {
     let comment = key.comment().to_string();
     let fingerprint = cpu_proto::fingerprint(key);
@@ -140,7 +140,7 @@ fn draw(key: &PublicKey) -> HostKey {
     }
 }
 
-/// Kind and size as ssh-keygen(1) writes them.
+/// Type and size of a key, as ssh-keygen(1) prints them.
 fn kind(key: &PublicKey) -> String {
     match key.key_data() {
         KeyData::Ed25519(_) => "ED25519 256".into(),
@@ -198,7 +198,7 @@ mod tests {
             NetlinkEvent::Address(address(1, 1, true)),
             NetlinkEvent::Address(address(3, 5, false)),
         ] {
-            facts.hear(event);
+            facts.apply(event);
         }
         let seen = |facts: &Facts| -> Vec<(String, bool, String)> {
             let links = facts.links.iter();
@@ -217,13 +217,12 @@ mod tests {
             ("eth1".into(), false, "[]".into()),
         ];
         assert_eq!(seen(&facts), both);
-        facts.hear(NetlinkEvent::Address(address(2, 7, false)));
-        facts.hear(NetlinkEvent::AddressGone(address(2, 9, true)));
-        facts.hear(NetlinkEvent::LinkGone(3));
+        facts.apply(NetlinkEvent::Address(address(2, 7, false)));
+        facts.apply(NetlinkEvent::AddressGone(address(2, 9, true)));
+        facts.apply(NetlinkEvent::LinkGone(3));
         assert_eq!(seen(&facts), [("eth0".into(), true, "[]".into())]);
     }
 
-    /// OpenSSH draws the same.
     #[test]
     fn the_picture_is_openssh_s() {
         let directory = tempfile::tempdir().unwrap();

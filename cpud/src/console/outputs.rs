@@ -1,5 +1,5 @@
-//! The consoles that the kernel has, as /sys/class/tty/console/active lists them: opened when they
-//! appear, written to without ever waiting, each with what it has not taken yet.
+//! The kernel's consoles, as /sys/class/tty/console/active lists them. They are opened when they appear and written
+//! to without ever waiting; what a console has not accepted yet is queued.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -15,19 +15,19 @@ use nix::sys::termios::{InputFlags, LocalFlags, OutputFlags, SetArg, tcgetattr, 
 use super::screen::{Screen, log_line};
 
 const ACTIVE: &str = "/sys/class/tty/console/active";
-/// The kernel's word for the virtual terminal that is seen at the moment, and the one seen at boot.
+/// The kernel's name for the virtual terminal that is visible at the moment, and the one that is visible at boot.
 const CURRENT_VT: &str = "tty0";
 const FIRST_VT: &str = "tty1";
 
-/// The kernel's own choice, for where it does not tell, or what it tells cannot be opened.
+/// The console that the kernel chooses, for where there is no list, or nothing in it can be opened.
 const DEFAULT: &str = "console";
 
-/// Bytes that are kept for a console that takes none.
+/// The most bytes that are queued for a console that accepts none.
 const MAX_QUEUE: usize = 64 * 1024;
 
 /// The list of the kernel's consoles.
 pub(super) struct Active {
-    /// For poll(2), which says when the list has changed.
+    /// poll(2) reports when the list has changed.
     file: Option<File>,
 }
 
@@ -37,13 +37,13 @@ pub(super) struct Output {
     file: File,
     queue: VecDeque<u8>,
     pub(super) screen: Option<Screen>,
-    /// What was said before it was opened was written to it.
+    /// The lines of before it was opened were written to it.
     pub(super) is_up_to_date: bool,
 }
 
 impl Active {
     pub(super) fn new() -> Self {
-        // /dev/console of a container is a terminal of its own, and the list would be the host's.
+        // In a container /dev/console is another terminal, and the list is that of the host.
         let console = fs::metadata("/dev/console");
         let is_the_kernels = console.is_ok_and(|console| {
             console.file_type().is_char_device() && console.rdev() == makedev(5, 1)
@@ -56,7 +56,7 @@ impl Active {
         self.file.as_ref().map(File::as_fd)
     }
 
-    /// The names as they are now. (Reading it is also what makes the next change readable.)
+    /// The present names. Only after it has been read does poll(2) report the next change.
     fn names(&self) -> Vec<String> {
         use std::os::unix::fs::FileExt as _;
         let mut text = [0; 4096];
@@ -66,7 +66,8 @@ impl Active {
         text.split_ascii_whitespace().map(str::to_owned).collect()
     }
 
-    /// Closes what has gone and opens what has come. What could not be opened is tried the next time.
+    /// Closes the consoles that have gone and opens new ones. Those that could not be opened are tried again the next
+    /// time.
     pub(super) fn update(&self, outputs: &mut Vec<Output>) {
         let names = self.names();
         outputs.retain(|output| names.contains(&output.name) || output.name == DEFAULT);
@@ -88,9 +89,9 @@ impl Output {
         let is_screen = name == CURRENT_VT;
         let device = Path::new("/dev").join(if is_screen { FIRST_VT } else { name });
         let mut options = File::options();
-        // A file, where something has put one there, is added to.
+        // For the case that it is a file.
         options.append(true).read(is_screen);
-        // Of a screen that is the controlling terminal one hears when its size changes.
+        // A screen becomes the controlling terminal, so that SIGWINCH reports when its size changes.
         let noctty = if is_screen { 0 } else { libc::O_NOCTTY };
         let file = options
             .custom_flags(libc::O_NONBLOCK | noctty)
@@ -110,15 +111,15 @@ impl Output {
     }
 
     fn set_modes(&self, is_screen: bool) {
-        // What is no terminal has none.
+        // It may be something else than a terminal.
         let Ok(mut modes) = tcgetattr(&self.file) else {
             return;
         };
-        // A Ctrl-S typed there must not stop what is said there.
+        // Ctrl-S must not stop the output.
         modes.input_flags.remove(InputFlags::IXON);
         if is_screen {
-            // Nobody reads what is typed; it must not be shown, nor be a signal. And what is written in one
-            // piece must stay in one, since the kernel writes there too.
+            // Nobody reads the keyboard, so what is typed must not be echoed, nor send a signal. And OPOST would split
+            // a write(2), between whose parts the kernel may write.
             let local = LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG;
             modes.local_flags.remove(local);
             modes.output_flags.remove(OutputFlags::OPOST);
@@ -126,7 +127,7 @@ impl Output {
         let _ = tcsetattr(&self.file, SetArg::TCSANOW, &modes);
     }
 
-    /// Takes a screen's size; all of it is to be drawn.
+    /// Reads the size of a screen, all of which has to be drawn then.
     pub(super) fn read_size(&mut self) {
         let size = crate::sys::window_size(self.file.as_fd());
         let (rows, columns) = size.map_or((25, 80), |size| (size.ws_row, size.ws_col));
@@ -138,12 +139,12 @@ impl Output {
         self.file.as_fd()
     }
 
-    /// Whether something waits for this console to take it.
+    /// Whether something is queued for this console.
     pub(super) fn is_waiting(&self) -> bool {
         !self.queue.is_empty()
     }
 
-    /// A line for people.
+    /// Writes a line of the log.
     pub(super) fn line(&mut self, line: &str) -> io::Result<()> {
         match self.screen {
             Some(_) => self.write(&log_line(line)),
@@ -151,7 +152,7 @@ impl Output {
         }
     }
 
-    /// Bytes that belong together; as a whole they are lost when too much waits already.
+    /// Writes bytes that belong together. If the queue is full, all of them are lost.
     pub(super) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.queue.len() + bytes.len() <= MAX_QUEUE {
             self.queue.extend(bytes);
@@ -159,7 +160,7 @@ impl Output {
         self.flush()
     }
 
-    /// Writes what waits, as far as it is taken. An error means that the console is no more.
+    /// Writes what is queued, as far as the console accepts it. An error means that the console has gone.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         while self.is_waiting() {
             match nix::unistd::write(&self.file, self.queue.make_contiguous()) {

@@ -1,4 +1,4 @@
-//! The page itself: the facts in the rows that a screen has for them, the host key's picture at the right.
+//! The layout of the page: the facts in the rows that a screen has, with the host key's picture at the right.
 
 use super::facts::{Facts, LinkFacts};
 use super::roster::Login;
@@ -6,18 +6,18 @@ use super::screen::ascii;
 use crate::listen_addr::ListenAddr;
 use crate::ssh::example_command;
 
-/// How a part of a row is shown.
+/// The style of a part of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Style {
     Plain,
-    /// Dark on light.
+    /// Reverse video.
     Title,
     Label,
     Bold,
 }
 
 impl Style {
-    /// console_codes(4)
+    /// The escape sequence (console_codes(4)).
     fn escape(self) -> &'static str {
         match self {
             Self::Plain => "",
@@ -28,12 +28,12 @@ impl Style {
     }
 }
 
-/// A row of the page: printable ASCII in its parts, exactly as wide as the screen.
+/// A row of the page: parts of printable ASCII, together exactly as wide as the screen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Row(Vec<(Style, String)>);
 
 impl Row {
-    /// Cut or filled up with blanks.
+    /// Truncates the parts, or fills the row with blanks.
     fn new(columns: usize, parts: Vec<(Style, String)>) -> Self {
         let mut left = columns;
         let mut row = Vec::new();
@@ -52,7 +52,7 @@ impl Row {
         Self::new(columns, vec![(Style::Plain, text.to_owned())])
     }
 
-    /// What a screen shows of it.
+    /// The row with escape sequences, for a screen.
     pub(super) fn escapes(&self) -> String {
         let parts = self.0.iter().filter(|(_, text)| !text.is_empty());
         parts
@@ -64,21 +64,21 @@ impl Row {
     }
 }
 
-/// What there is to tell: a word of what it is, and the text.
+/// A label and a text.
 type PageEntry = (String, String);
 
-/// The smallest screen that has a page: what is smaller has the log alone.
+/// The rows and columns of the smallest screen that has a page. A smaller one shows only the log.
 const MIN_SIZE: (usize, usize) = (20, 60);
-/// Entries of a page on a screen of 25 rows: as many as the picture has lines.
+/// The entries of a page on a screen of 25 rows: as many as the picture has lines.
 const ENTRIES: usize = 11;
-/// Widths: of labels, of a fingerprint, of the picture, which is left out where they do not fit together.
+/// The widths of a label, a fingerprint and the picture. Where they do not fit beside each other, there is no picture.
 const LABEL: usize = 9;
 const FINGERPRINT: usize = 50;
 const PICTURE: usize = 19;
-/// The picture is not further away than that.
+/// The most columns between the labels and the picture.
 const MAX_TEXT: usize = 90;
 
-/// The page for a screen of so many rows and columns.
+/// The page for a screen with this many rows and columns.
 pub(super) fn page(facts: &Facts, host: &str, rows: usize, columns: usize) -> Vec<Row> {
     if rows < MIN_SIZE.0 || columns < MIN_SIZE.1 {
         return Vec::new();
@@ -100,7 +100,7 @@ pub(super) fn page(facts: &Facts, host: &str, rows: usize, columns: usize) -> Ve
     let entries = entries.into_iter().map(|entry| (entry, Style::Plain));
     let last = last.map(|entry| (entry, Style::Bold));
     page.extend(entries.chain(last).map(|((label, value), style)| {
-        let value = cut(&value, text);
+        let value = truncate(&value, text);
         let gap = " ".repeat(text - value.len() + 1);
         let drawn = picture.next().cloned().unwrap_or_default();
         let parts = vec![
@@ -114,11 +114,11 @@ pub(super) fn page(facts: &Facts, host: &str, rows: usize, columns: usize) -> Ve
     page
 }
 
-/// Exactly so many, with texts that are about so wide; the last is what a person can type.
+/// Exactly `count` entries, with texts of up to about `width` columns. The last is the command to type.
 fn entries(facts: &Facts, count: usize, width: usize) -> Vec<PageEntry> {
     let links: Vec<&LinkFacts> = facts.links.iter().filter(|seen| is_shown(seen)).collect();
     let address = links.iter().flat_map(|link| &link.addresses).next();
-    let try_it = match (facts.listen(), address) {
+    let try_it = match (facts.listen_addr(), address) {
         (ListenAddr::Tcp(_, port), Some(address)) => example_command(*address, *port),
         (ListenAddr::Tcp(..), None) => "no address yet".into(),
         _ => String::new(),
@@ -142,7 +142,7 @@ fn entries(facts: &Facts, count: usize, width: usize) -> Vec<PageEntry> {
     let [links, keys, logins] = share(lists, count.saturating_sub(4));
     let key = facts.host_key.as_ref().map(|key| key.fingerprint.as_str());
     let server = [
-        entry("serving", &facts.listen().to_string()),
+        entry("serving", &facts.listen_addr().to_string()),
         entry("host key", key.unwrap_or("none yet")),
     ];
     let all = links.into_iter().chain(server).chain(keys).chain(logins);
@@ -152,12 +152,12 @@ fn entries(facts: &Facts, count: usize, width: usize) -> Vec<PageEntry> {
     entries
 }
 
-/// Hardware, and what else has an address.
+/// Whether a link is on the page: Ethernet links, and others that have an address.
 fn is_shown(link: &LinkFacts) -> bool {
     link.is_ethernet || !link.addresses.is_empty()
 }
 
-/// Its addresses, as many in a row as fit.
+/// The addresses of a link, as many in a row as fit.
 fn describe_link(link: &LinkFacts, width: usize) -> Vec<String> {
     let mut rows: Vec<String> = Vec::new();
     for address in link.addresses.iter().map(ToString::to_string) {
@@ -196,7 +196,7 @@ fn entry(label: &str, text: &str) -> PageEntry {
     (label.to_owned(), text.to_owned())
 }
 
-/// A list whose first entry has a name in front of it; `none` stands for an empty one.
+/// Entries for a list of texts, the first with a label. An empty list has the one text `none`.
 fn labelled(label: &str, texts: Vec<String>, none: &str) -> Vec<PageEntry> {
     if texts.is_empty() {
         return vec![entry(label, none)];
@@ -208,14 +208,14 @@ fn labelled(label: &str, texts: Vec<String>, none: &str) -> Vec<PageEntry> {
         .collect()
 }
 
-/// Cuts lists to so many entries together: each has one in any case, then who has least of those that lack
-/// some has one more. What is left out is counted in a list's last one.
+/// Shortens the lists to `count` entries in all. Each gets one; the others go one by one to the list that has the
+/// fewest of those that are not complete. The last entry of a shortened list says how many are missing.
 fn share(mut lists: [Vec<PageEntry>; 3], count: usize) -> [Vec<PageEntry>; 3] {
     let mut shares = [1; 3];
     for _ in shares.len()..count {
-        let lacking = lists.iter().zip(&mut shares);
-        let lacking = lacking.filter(|(list, share)| **share < list.len());
-        match lacking.min_by_key(|(_, share)| **share) {
+        let incomplete = lists.iter().zip(&mut shares);
+        let incomplete = incomplete.filter(|(list, share)| **share < list.len());
+        match incomplete.min_by_key(|(_, share)| **share) {
             Some((_, share)) => *share += 1,
             None => break,
         }
@@ -231,8 +231,8 @@ fn share(mut lists: [Vec<PageEntry>; 3], count: usize) -> [Vec<PageEntry>; 3] {
     lists
 }
 
-/// Printable, and no wider than that.
-fn cut(text: &str, width: usize) -> String {
+/// Printable ASCII, truncated to a width.
+fn truncate(text: &str, width: usize) -> String {
     let mut text = ascii(text);
     if text.len() > width {
         text.truncate(width.saturating_sub(3));

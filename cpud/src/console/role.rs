@@ -1,6 +1,6 @@
-//! The console role: one thread that sleeps in poll(2) until somebody says a line, or something changes
-//! that the page shows. What is said goes to every console at once; a page is drawn anew only where it
-//! has changed, and a few times a second at most.
+//! The console role: one thread that sleeps in poll(2) until a process logs a line, or something that the page shows
+//! changes. A line goes to every console at once. Only those rows of a page are redrawn that have changed, and at most
+//! a few times a second.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -22,42 +22,42 @@ use super::{page, roster};
 use crate::flags::ServerOptions;
 use crate::netup::netlink::Netlink;
 
-/// Lines that a console gets which appears later.
+/// How many lines are kept for a console that appears later.
 const LAST_LINES: usize = 50;
-/// What is longer is cut into several.
+/// A line that is longer is split.
 const MAX_LINE: usize = 4096;
-/// Between two drawings.
+/// The least time between two drawings.
 const REDRAW_INTERVAL: Duration = Duration::from_millis(200);
-/// Connections that are listened to; there are fewer.
+/// The most connections that are listened to; the server allows fewer.
 const MAX_CONNECTIONS: usize = 512;
-/// How long at the end consoles may take to take the last lines.
+/// How long the consoles have at the end to accept the last lines.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 struct ConsoleRole {
     active: Active,
     outputs: Vec<Output>,
-    /// What was read of a line that has not ended.
+    /// The beginning of a line whose end has not arrived.
     partial_line: Vec<u8>,
     last_lines: VecDeque<String>,
     facts: Facts,
-    /// None without a network in the kernel.
+    /// None if the kernel has no network.
     netlink: Option<Netlink>,
     listener: Option<OwnedFd>,
     connections: Vec<(OwnedFd, roster::Login)>,
-    /// poll(2) says when it has changed (proc_sys_poll in the kernel).
+    /// poll(2) reports when it has changed (proc_sys_poll in the kernel).
     host_name: Option<File>,
     title: String,
     signals: SignalFd,
-    /// Something that the pages show may have changed.
+    /// Something on the pages may have changed.
     is_stale: bool,
     drawn: Option<Instant>,
 }
 
-/// Runs the role for ever, or until init ends it.
+/// Runs the role until init ends it.
 pub(crate) fn run(options: ServerOptions) -> Result<Infallible> {
     let mut role = ConsoleRole::new(options)?;
     loop {
-        role.hear();
+        role.update();
         role.draw();
         role.sleep()?;
     }
@@ -65,12 +65,12 @@ pub(crate) fn run(options: ServerOptions) -> Result<Infallible> {
 
 impl ConsoleRole {
     fn new(options: ServerOptions) -> Result<Self> {
-        let mut heard = SigSet::empty();
-        heard.add(Signal::SIGTERM);
-        heard.add(Signal::SIGWINCH);
-        heard.thread_block().context("cannot block signals")?;
+        let mut mask = SigSet::empty();
+        mask.add(Signal::SIGTERM);
+        mask.add(Signal::SIGWINCH);
+        mask.thread_block().context("cannot block signals")?;
         let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let signals = SignalFd::with_flags(&heard, flags).context("cannot make a signalfd")?;
+        let signals = SignalFd::with_flags(&mask, flags).context("cannot make a signalfd")?;
         let mut role = Self {
             active: Active::new(),
             outputs: Vec::new(),
@@ -92,13 +92,13 @@ impl ConsoleRole {
         Ok(role)
     }
 
-    /// Until something happens, or a stale page may be drawn.
+    /// Sleeps until something happens, or a stale page may be drawn.
     fn sleep(&self) -> Result<()> {
         let is_shown = self.outputs.iter().any(|output| output.screen.is_some());
         let timeout = match self.drawn {
             Some(drawn) if self.is_stale && is_shown => {
                 let left = (drawn + REDRAW_INTERVAL).saturating_duration_since(Instant::now());
-                // A millisecond more, since the rest is cut off.
+                // One millisecond more, since poll(2) counts whole ones.
                 PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
             }
             _ => PollTimeout::NONE,
@@ -134,8 +134,8 @@ impl ConsoleRole {
         }
     }
 
-    /// Takes in what has happened, without waiting.
-    fn hear(&mut self) {
+    /// Handles what has happened, without waiting.
+    fn update(&mut self) {
         self.active.update(&mut self.outputs);
         self.bring_up_to_date();
         for line in self.read_lines() {
@@ -153,12 +153,12 @@ impl ConsoleRole {
         self.outputs.retain_mut(|output| output.flush().is_ok());
     }
 
-    /// Complete lines that were said. Of many, some at a time, so that all else gets its turn.
+    /// Reads complete lines: only so many at a time that everything else gets its turn too.
     fn read_lines(&mut self) -> Vec<String> {
         let mut buffer = [0; MAX_LINE];
         match nix::unistd::read(io::stdin(), &mut buffer) {
-            Ok(length) => cut_lines(&mut self.partial_line, &buffer[..length]),
-            // None is there.
+            Ok(length) => split_lines(&mut self.partial_line, &buffer[..length]),
+            // Nothing has arrived.
             Err(_) => Vec::new(),
         }
     }
@@ -172,7 +172,7 @@ impl ConsoleRole {
         self.last_lines.push_back(line);
     }
 
-    /// A console that has appeared is told what was said before; a screen when it is drawn.
+    /// Writes the last lines to consoles that have appeared. A screen gets them after it has been drawn.
     fn bring_up_to_date(&mut self) {
         let lines = &self.last_lines;
         self.outputs.retain_mut(|output| {
@@ -209,7 +209,7 @@ impl ConsoleRole {
             .as_mut()
             .and_then(|netlink| netlink.dump().ok());
         for event in events.into_iter().flatten() {
-            self.facts.hear(event);
+            self.facts.apply(event);
         }
         self.is_stale = true;
     }
@@ -220,13 +220,13 @@ impl ConsoleRole {
             Some(Ok(Some(events))) => {
                 self.is_stale |= !events.is_empty();
                 for event in events {
-                    self.facts.hear(event);
+                    self.facts.apply(event);
                 }
             }
             Some(Ok(None)) => self.dump_links(),
             Some(Err(error)) => {
                 self.say(format!(
-                    "cpud: the screen cannot follow the links any more: {error}"
+                    "cpud: the screen does not show changes of links any more: {error}"
                 ));
                 self.netlink = None;
             }
@@ -245,10 +245,10 @@ impl ConsoleRole {
             }
         }
         self.connections
-            .retain_mut(|(connection, login)| match roster::hear(connection) {
-                Ok(told) => {
-                    is_stale |= told.is_some();
-                    *login = told.unwrap_or_else(|| std::mem::take(login));
+            .retain_mut(|(connection, login)| match roster::read(connection) {
+                Ok(message) => {
+                    is_stale |= message.is_some();
+                    *login = message.unwrap_or_else(|| std::mem::take(login));
                     true
                 }
                 Err(_) => false,
@@ -292,7 +292,7 @@ impl ConsoleRole {
         self.bring_up_to_date();
     }
 
-    /// Init ends everything: what was said until now is still told.
+    /// Init ends everything. The lines that have been logged until now are still written.
     fn end(&mut self) -> ! {
         let deadline = Instant::now() + FLUSH_TIMEOUT;
         loop {
@@ -321,8 +321,8 @@ impl ConsoleRole {
     }
 }
 
-/// Appends what was read, and takes the lines that are complete, as they may reach a terminal.
-fn cut_lines(partial_line: &mut Vec<u8>, read: &[u8]) -> Vec<String> {
+/// Appends what was read to a partial line. The result is the complete lines, with printable characters only.
+fn split_lines(partial_line: &mut Vec<u8>, read: &[u8]) -> Vec<String> {
     let mut lines = Vec::new();
     for byte in read {
         if *byte != b'\n' {
@@ -343,13 +343,13 @@ mod tests {
     #[test]
     fn lines_are_taken_when_they_are_complete_and_harmless() {
         let mut partial_line = Vec::new();
-        assert_eq!(cut_lines(&mut partial_line, b"one\ntw"), ["one"]);
+        assert_eq!(split_lines(&mut partial_line, b"one\ntw"), ["one"]);
         assert_eq!(
-            cut_lines(&mut partial_line, b"o\n\x1b[2Jthree\n"),
+            split_lines(&mut partial_line, b"o\n\x1b[2Jthree\n"),
             ["two", "\u{fffd}[2Jthree"]
         );
         let long = vec![b'x'; 2 * MAX_LINE + 1];
-        assert_eq!(cut_lines(&mut partial_line, &long).len(), 2);
-        assert_eq!(cut_lines(&mut partial_line, b"\n"), ["x"]);
+        assert_eq!(split_lines(&mut partial_line, &long).len(), 2);
+        assert_eq!(split_lines(&mut partial_line, b"\n"), ["x"]);
     }
 }

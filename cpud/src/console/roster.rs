@@ -1,5 +1,5 @@
-//! Who is logged in, and what he runs: each connection tells the console role, over a socket that ends
-//! with the connection, in whatever way. Where there is no such role nothing is told.
+//! Who is logged in, and what they run. Each connection tells the console role over a socket, which ends with the
+//! connection, however that ends. Where there is no console role, nothing is sent.
 
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,18 +15,18 @@ use nix::sys::socket::{
 const DIRECTORY: &str = "/run/cpud";
 const SOCKET: &str = "/run/cpud/console";
 
-/// Longest part of a message that is shown.
+/// The most characters of a part of a message.
 const MAX_PART: usize = 80;
-/// Commands that are named.
+/// The most commands in a message.
 const MAX_COMMANDS: usize = 8;
-/// Largest message: all its parts, in four bytes a character.
+/// The size of the largest message: all its parts, with four bytes for a character.
 const MAX_MESSAGE: usize = (MAX_COMMANDS + 3) * (MAX_PART + 1) * 4;
 
-/// What a connection tells of itself.
+/// A login, as its connection describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Login {
     pub(super) user: String,
-    /// Where from, if the socket has addresses.
+    /// The peer's address, if the socket has one.
     pub(super) from: String,
     /// The comment of the key.
     pub(super) key: String,
@@ -34,7 +34,7 @@ pub(super) struct Login {
 }
 
 impl Login {
-    /// Lines; no part holds a line's end.
+    /// Formats a message: the parts as lines, none of which contains the end of a line.
     fn write(&self) -> String {
         let head = [&self.user, &self.from, &self.key];
         let parts = head
@@ -46,7 +46,7 @@ impl Login {
         lines.join("\n")
     }
 
-    /// A message, whoever wrote it.
+    /// Parses a message, which is not trusted.
     fn read(message: &[u8]) -> Self {
         let text = String::from_utf8_lossy(message);
         let mut lines = text.split('\n').map(printable);
@@ -61,23 +61,23 @@ impl Login {
     }
 }
 
-/// The connection's side.
+/// The connection's entry on the console.
 #[derive(Clone)]
 pub(crate) struct Roster(Arc<Mutex<RosterState>>);
 
 struct RosterState {
     socket: OwnedFd,
     login: Login,
-    /// With numbers, to find them by.
+    /// Each with a number that identifies it.
     commands: Vec<(u64, String)>,
     next: u64,
 }
 
-/// A command that runs; when this is dropped it has ended.
+/// A running command in the entry. Dropping it removes the command.
 pub(crate) struct ListedCommand(Roster, u64);
 
 impl Roster {
-    /// Tell of a login, if there is somebody who shows it.
+    /// Reports a login, if there is a console role.
     pub(crate) fn new(user: &str, from: String, key: &str) -> Option<Self> {
         let login = Login {
             user: user.to_owned(),
@@ -89,42 +89,42 @@ impl Roster {
         let (family, kind) = (AddressFamily::Unix, SockType::SeqPacket);
         let socket = socket(family, kind, flags, None).ok()?;
         connect(socket.as_raw_fd(), &UnixAddr::new(SOCKET).ok()?).ok()?;
-        let told = RosterState {
+        let state = RosterState {
             socket,
             login,
             commands: Vec::new(),
             next: 0,
         };
-        told.tell();
-        Some(Self(Arc::new(Mutex::new(told))))
+        state.send();
+        Some(Self(Arc::new(Mutex::new(state))))
     }
 
-    /// A command begins.
-    pub(crate) fn list(&self, words: &[Vec<u8>]) -> ListedCommand {
-        let name = words.first().map_or("a shell".into(), |word| {
-            String::from_utf8_lossy(word.rsplit(|byte| *byte == b'/').next().unwrap_or(word))
+    /// Adds a command.
+    pub(crate) fn list(&self, argv: &[Vec<u8>]) -> ListedCommand {
+        let name = argv.first().map_or("a shell".into(), |path| {
+            String::from_utf8_lossy(path.rsplit(|byte| *byte == b'/').next().unwrap_or(path))
         });
-        let number = self.change(|told| {
-            told.next += 1;
-            told.commands.push((told.next, name.into_owned()));
-            told.next
+        let number = self.change(|state| {
+            state.next += 1;
+            state.commands.push((state.next, name.into_owned()));
+            state.next
         });
         ListedCommand(self.clone(), number)
     }
 
     fn change<T>(&self, change: impl FnOnce(&mut RosterState) -> T) -> T {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let result = change(&mut told);
-        let names = told.commands.iter().map(|(_, name)| name.clone());
-        told.login.commands = names.collect();
-        told.tell();
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let result = change(&mut state);
+        let names = state.commands.iter().map(|(_, name)| name.clone());
+        state.login.commands = names.collect();
+        state.send();
         result
     }
 }
 
 impl RosterState {
-    /// Without waiting: what is not taken is not shown.
-    fn tell(&self) {
+    /// Sends the entry without waiting. If the console role does not accept it, it is not shown.
+    fn send(&self) {
         let text = self.login.write();
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         let _ = send(self.socket.as_raw_fd(), text.as_bytes(), flags);
@@ -134,14 +134,14 @@ impl RosterState {
 impl Drop for ListedCommand {
     fn drop(&mut self) {
         self.0
-            .change(|told| told.commands.retain(|(number, _)| *number != self.1));
+            .change(|state| state.commands.retain(|(number, _)| *number != self.1));
     }
 }
 
-/// Where the console role hears of connections.
+/// The socket on which the console role accepts connections.
 pub(super) fn listener() -> Result<OwnedFd> {
     std::fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}"))?;
-    // Of a role that has died.
+    // Left by a console role that has died.
     let _ = std::fs::remove_file(SOCKET);
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let make = || {
@@ -153,8 +153,8 @@ pub(super) fn listener() -> Result<OwnedFd> {
     make().with_context(|| format!("cannot listen on {SOCKET}"))
 }
 
-/// What a connection has told last, if anything new; an error when it has ended.
-pub(super) fn hear(connection: &OwnedFd) -> nix::Result<Option<Login>> {
+/// The last message of a connection, if one has arrived; an error when the connection has ended.
+pub(super) fn read(connection: &OwnedFd) -> nix::Result<Option<Login>> {
     let mut last = None;
     let mut buffer = [0; MAX_MESSAGE];
     loop {

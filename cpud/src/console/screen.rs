@@ -1,21 +1,21 @@
-//! A screen (a virtual terminal of the kernel's, console_codes(4)): the page at its top, redrawn in place
-//! where it has changed, and beneath it the log, which scrolls.
+//! A screen (a virtual terminal of the kernel, console_codes(4)): the page at the top, of which only rows that have
+//! changed are redrawn, and the log below, which scrolls.
 //!
-//! The kernel's own messages appear where the cursor is, so the cursor stays in the log's part, and that
-//! part alone scrolls. What must not be interrupted by such a message is one write(2) each.
+//! The kernel's own messages appear at the cursor, so the cursor stays in the part of the log, and only that part
+//! scrolls. A row is drawn with one write(2), so that no such message can come in between.
 
 use super::page::Row;
 
-/// A screen of this size and what was drawn on it.
+/// A screen, and what has been drawn on it.
 pub(super) struct Screen {
     rows: usize,
     columns: usize,
-    /// The page's rows as they are on the screen; none while nothing was drawn.
+    /// The rows of the page that are on the screen; none if nothing has been drawn.
     shown: Option<Vec<Row>>,
 }
 
 impl Screen {
-    /// A screen of this size of which nothing is known.
+    /// A screen of this size, whose contents are unknown.
     pub(super) fn new(rows: usize, columns: usize) -> Self {
         Self {
             rows,
@@ -24,7 +24,7 @@ impl Screen {
         }
     }
 
-    /// Whether it was never drawn: what is on it is of somebody else.
+    /// Whether nothing has been drawn on it yet.
     pub(super) fn is_new(&self) -> bool {
         self.shown.is_none()
     }
@@ -33,12 +33,12 @@ impl Screen {
         (self.rows, self.columns)
     }
 
-    /// What brings the page onto the screen: a write for each row that has changed, and none when none has.
+    /// The writes that bring the page onto the screen: one for each row that has changed.
     pub(super) fn draw(&mut self, page: Vec<Row>) -> Vec<Vec<u8>> {
         let mut writes = Vec::new();
         let shown = self.shown.take().filter(|shown| shown.len() == page.len());
         if shown.is_none() {
-            // Reset and cleared, no cursor; the log's part scrolls, and begins at its top.
+            // Reset and clear; hide the cursor; let only the part of the log scroll, and put the cursor at its top.
             let (first, last) = (page.len() + 1, self.rows);
             let begin = format!("\x1bc\x1b[?25l\x1b[{first};{last}r\x1b[{first};1H");
             writes.push(begin.into_bytes());
@@ -47,7 +47,7 @@ impl Screen {
         for (index, row) in page.iter().enumerate() {
             if shown.get(index) != Some(row) {
                 let number = index + 1;
-                // To the row and back.
+                // Save the cursor, go to the row, write it, and restore the cursor.
                 let text = format!("\x1b7\x1b[{number};1H{}\x1b8", row.escapes());
                 writes.push(text.into_bytes());
             }
@@ -56,18 +56,18 @@ impl Screen {
         writes
     }
 
-    /// How many lines of the log it shows.
+    /// The number of rows for the log.
     pub(super) fn log_rows(&self) -> usize {
         self.rows - self.shown.as_ref().map_or(0, Vec::len).min(self.rows)
     }
 }
 
-/// A line of a screen's log.
+/// A line of the log, as it is written to a screen.
 pub(super) fn log_line(line: &str) -> Vec<u8> {
     format!("{}\r\n", ascii(line)).into_bytes()
 }
 
-/// What every screen can show, one column for each character.
+/// Replaces characters that not every screen can show; each takes one column.
 pub(super) fn ascii(text: &str) -> String {
     let shown = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
     text.chars().map(shown).collect()

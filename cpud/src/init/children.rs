@@ -1,5 +1,5 @@
-//! The supervised children: a table of roles of this same program, each started again when it
-//! dies, later and later if it dies young.
+//! The supervised children: roles of this program that are started again when they end, after longer and longer
+//! delays if they end soon.
 
 use std::env;
 use std::ffi::{CString, OsString};
@@ -17,23 +17,23 @@ use crate::role::Role;
 use crate::sys::{self, Ended};
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
-/// No child is dead for longer than this before it is started again.
+/// The longest delay before a child is started again.
 pub(super) const MAX_DELAY: Duration = Duration::from_secs(30);
-/// A child that lived this long did not die of how it was started.
+/// After a child has lived this long, its next delay is the first one again.
 const HEALTHY_LIFETIME: Duration = Duration::from_mins(1);
 
-/// All of them, and the flags they share.
+/// All children, and the flags that they share.
 pub(super) struct Children {
     table: Vec<Child>,
     flags: Vec<OsString>,
-    /// Their deaths are wanted and not worth a line.
+    /// Everything is being ended, so their ends are not reported.
     pub(super) ending: bool,
 }
 
 struct Child {
     role: Role,
     state: ChildState,
-    pause: Duration,
+    delay: Duration,
 }
 
 enum ChildState {
@@ -41,15 +41,15 @@ enum ChildState {
         pid: Pid,
         since: Instant,
     },
-    /// To be started then.
+    /// To be started at this time.
     Due(Instant),
 }
 
 impl Children {
-    /// None is started yet, all are due.
+    /// All are due, and none has been started.
     pub(super) fn new(flags: Vec<OsString>, is_pid_1: bool) -> Self {
         let now = Instant::now();
-        // A machine's consoles are cpud's; and not every image has modules.
+        // Only PID 1 owns the consoles, and not every image has modules.
         let console = is_pid_1.then_some(Role::Console);
         let modules = modules::directory().map(|_| Role::Modules);
         let table = [console, modules]
@@ -59,7 +59,7 @@ impl Children {
             .map(|role| Child {
                 role,
                 state: ChildState::Due(now),
-                pause: FIRST_DELAY,
+                delay: FIRST_DELAY,
             })
             .collect();
         Self {
@@ -69,14 +69,14 @@ impl Children {
         }
     }
 
-    /// Reaps every dead process, ours or adopted. True when there is no process left.
+    /// Reaps every dead process, whether a child or adopted. True if no process is left.
     pub(super) fn reap(&mut self, now: Instant) -> bool {
         loop {
             match sys::reap() {
                 Ok(None) => return false,
                 Ok(Some((pid, ended))) => self.died(pid, ended, now),
                 Err(Errno::EINTR) => {}
-                // ECHILD; nothing else is possible with these arguments.
+                // ECHILD: with these arguments there is no other error.
                 Err(_) => return true,
             }
         }
@@ -95,7 +95,7 @@ impl Children {
                 && its == pid
             {
                 let lived = now.saturating_duration_since(since);
-                let pause = child.rest(lived, now);
+                let delay = child.schedule_restart(lived, now);
                 if self.ending {
                     continue;
                 }
@@ -103,13 +103,13 @@ impl Children {
                     "{} (pid {pid}) {how} after {} s; starting it again in {} s",
                     child.role.name(),
                     lived.as_secs(),
-                    pause.as_secs()
+                    delay.as_secs()
                 ));
             }
         }
     }
 
-    /// Starts every child whose time has come.
+    /// Starts the children that are due.
     pub(super) fn start_due(&mut self, now: Instant) {
         for child in &mut self.table {
             if !matches!(child.state, ChildState::Due(at) if at <= now) {
@@ -118,19 +118,19 @@ impl Children {
             match child.start(&self.flags) {
                 Ok(pid) => child.state = ChildState::Alive { pid, since: now },
                 Err(errno) => {
-                    let pause = child.rest(Duration::ZERO, now);
+                    let delay = child.schedule_restart(Duration::ZERO, now);
                     say(format_args!(
                         "cannot start {}: {}; trying again in {} s",
                         child.role.name(),
                         errno.desc(),
-                        pause.as_secs()
+                        delay.as_secs()
                     ));
                 }
             }
         }
     }
 
-    /// When the next child is due; none while all are alive.
+    /// When the next child is due; none if all are alive.
     pub(super) fn next_start(&self) -> Option<Instant> {
         let due = |child: &Child| match child.state {
             ChildState::Due(at) => Some(at),
@@ -139,7 +139,7 @@ impl Children {
         self.table.iter().filter_map(due).min()
     }
 
-    /// Those alive. Each leads a process group.
+    /// The children that are alive. Each is the leader of a process group.
     pub(super) fn alive(&self) -> impl Iterator<Item = Pid> {
         self.table.iter().filter_map(|child| match child.state {
             ChildState::Alive { pid, .. } => Some(pid),
@@ -149,37 +149,37 @@ impl Children {
 }
 
 impl Child {
-    /// Dead after `lived`: due again after the pause that is returned. Pauses double while
-    /// lives are short.
-    fn rest(&mut self, lived: Duration, now: Instant) -> Duration {
+    /// Records the end of the child after it has lived for `lived`. The result is the delay after which it is started
+    /// again. Delays double while lives are short.
+    fn schedule_restart(&mut self, lived: Duration, now: Instant) -> Duration {
         if lived >= HEALTHY_LIFETIME {
-            self.pause = FIRST_DELAY;
+            self.delay = FIRST_DELAY;
         }
-        let pause = self.pause;
-        self.state = ChildState::Due(now + pause);
-        self.pause = (pause * 2).min(MAX_DELAY);
-        pause
+        let delay = self.delay;
+        self.state = ChildState::Due(now + delay);
+        self.delay = (delay * 2).min(MAX_DELAY);
+        delay
     }
 
     fn start(&self, flags: &[OsString]) -> nix::Result<Pid> {
-        // Found even when its file was removed; /init for the case that /proc is not there.
-        let this = if Path::new("/proc/self/exe").exists() {
+        // This works even if the file has been removed. /init is for the case that /proc is not mounted.
+        let program = if Path::new("/proc/self/exe").exists() {
             c"/proc/self/exe"
         } else {
             c"/init"
         };
-        let program = ["cpud", self.role.name()].map(|arg| arg.as_bytes().to_vec());
+        let names = ["cpud", self.role.name()].map(|arg| arg.as_bytes().to_vec());
         let flags = flags.iter().map(|flag| flag.as_bytes().to_vec());
         let variables = env::vars_os().map(|(mut variable, value)| {
             variable.push("=");
             variable.push(value);
             variable.into_vec()
         });
-        // What came through the kernel's or our own exec has no NUL inside.
+        // Arguments and variables of a process cannot contain a NUL.
         let c_strings = |bytes| CString::new(bytes).unwrap_or_default();
-        let args: Vec<CString> = program.into_iter().chain(flags).map(c_strings).collect();
+        let args: Vec<CString> = names.into_iter().chain(flags).map(c_strings).collect();
         let environment: Vec<CString> = variables.map(c_strings).collect();
-        sys::spawn_leader(this, &args, &environment, &sys::Spawn::default())
+        sys::spawn_leader(program, &args, &environment, &sys::Spawn::default())
     }
 }
 
@@ -188,17 +188,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_to_the_longest_and_a_long_life_resets_them() {
+    fn delays_double_to_the_longest_and_a_long_life_resets_them() {
         let now = Instant::now();
         let state = ChildState::Due(now);
         let mut child = Child {
             role: Role::Network,
             state,
-            pause: FIRST_DELAY,
+            delay: FIRST_DELAY,
         };
-        let mut rest = |lived| child.rest(Duration::from_secs(lived), now).as_secs();
-        assert_eq!([0; 7].map(&mut rest), [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!([59, 60, 0, 61].map(&mut rest), [30, 1, 2, 1]);
+        let mut delay = |lived| {
+            child
+                .schedule_restart(Duration::from_secs(lived), now)
+                .as_secs()
+        };
+        assert_eq!([0; 7].map(&mut delay), [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!([59, 60, 0, 61].map(&mut delay), [30, 1, 2, 1]);
     }
 
     #[test]

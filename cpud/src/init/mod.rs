@@ -1,11 +1,11 @@
-//! The init role: PID 1 of the appliance, or `cpud -init` as an ordinary process, which then
-//! neither mounts nor reboots anything. One thread, one loop, and it never ends by itself:
+//! The init: PID 1 of a machine, or `cpud -init` as an ordinary process, which neither mounts nor reboots anything.
+//! One thread, one loop, which never ends by itself:
 //!
-//! 1. signals blocked, so that none is lost and none kills;
-//! 2. a pipe for what is said ([`crate::console`]), the boot file systems ([`mounts`]), the host name;
-//! 3. forever: reap whatever died, start what is due ([`children`]), sleep until a signal comes.
-//!    There is a time-out only while a dead child waits for its restart.
-//! 4. On a signal to end, everything is ended in order ([`power`]).
+//! 1. block all signals, so that none is lost and none kills this process;
+//! 2. make the pipe of the log ([`crate::console`]), mount the boot file systems ([`mounts`]), set the host name;
+//! 3. for ever: reap dead processes, start the children that are due ([`children`]), sleep until a signal arrives.
+//!    The sleep has a time-out only while a dead child waits for its restart.
+//! 4. On a signal to end, end all processes in order ([`power`]).
 
 mod children;
 mod mounts;
@@ -27,14 +27,14 @@ use crate::console::{pipe_output, say};
 use children::Children;
 use power::Shutdown;
 
-/// What a machine is called that nobody gives a name: as `CONFIG_DEFAULT_HOSTNAME` of our kernels.
+/// The host name of a machine that nobody has named, as in `CONFIG_DEFAULT_HOSTNAME` of our kernels.
 pub(crate) const HOST_NAME: &str = "cpu";
 
-/// Runs the role. `args` are for the server and the network; returns only if not PID 1.
+/// Runs the init. `args` are the flags for its children. Returns only if it is not PID 1.
 pub(crate) fn main(args: &[OsString]) -> ExitCode {
     let is_pid_1 = nix::unistd::getpid().as_raw() == 1;
-    // Blocked, not ignored: PID 1 gets no signal that it has no handler for, but a signalfd reads
-    // any that is blocked.
+    // Blocked, not ignored: the kernel discards signals to PID 1 that have no handler, but a signalfd reads
+    // those that are blocked.
     if let Err(errno) = SigSet::all().thread_set_mask() {
         say(format_args!("cannot block signals: {}", errno.desc()));
     }
@@ -63,18 +63,18 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         if !is_pid_1 {
             return ExitCode::SUCCESS;
         }
-        // PID 1 can't end: if the machine goes on, so do the children.
+        // PID 1 can't end. If the machine runs on, so do the children.
         say(format_args!("cannot {end}: {}", end.reboot().desc()));
     }
 }
 
-/// What makes a machine of a kernel. Nothing here is fatal: a network and a server without one of
-/// these are better than a kernel panic.
+/// Sets up the machine. No failure here is fatal: a network and a server without one of these things are better than
+/// a kernel panic.
 fn boot() {
-    // Whatever is said from here on, the console role tells. Where there is no pipe there is nothing.
+    // From here on the console role writes what is logged. Without a pipe it cannot be helped.
     let _ = pipe_output();
     std::panic::set_hook(Box::new(|panic| {
-        // Nobody else is left to tell: the kernel panics when its init ends.
+        // The kernel panics when its init ends, so only its own log will be seen.
         let _ = std::fs::write("/dev/kmsg", format!("<2>cpud: {panic}"));
     }));
     mounts::mount_all();
@@ -83,7 +83,7 @@ fn boot() {
         env!("CARGO_PKG_VERSION")
     ));
     let given = cmdline::values(&cmdline::read(), "hostname").pop();
-    // What the kernel calls itself if nobody else does.
+    // The kernel's default, if it has been configured with none.
     let is_nameless = nix::unistd::gethostname().is_ok_and(|name| name == "(none)");
     if let Some(name) = given.or_else(|| is_nameless.then(|| HOST_NAME.to_owned()))
         && let Err(errno) = nix::unistd::sethostname(&name)
@@ -108,8 +108,8 @@ fn boot() {
     }
 }
 
-/// The flags for the server. The kernel hands PID 1 every word of its command line that it does
-/// not know, so flags are what begins with the first dash.
+/// The flags for the children. The kernel passes to PID 1 every parameter of its command line that it does not know,
+/// so the flags begin with the first one that has a dash.
 fn arguments(args: &[OsString], is_pid_1: bool) -> Vec<OsString> {
     let is_flag = |arg: &&OsString| arg.as_encoded_bytes().starts_with(b"-");
     let begin = if is_pid_1 {
@@ -122,7 +122,7 @@ fn arguments(args: &[OsString], is_pid_1: bool) -> Vec<OsString> {
     args.iter().skip(begin).cloned().collect()
 }
 
-/// All signals, by poll(2).
+/// A signalfd for all signals.
 struct AllSignals(Option<SignalFd>);
 
 impl AllSignals {
@@ -135,15 +135,15 @@ impl AllSignals {
         )
     }
 
-    /// Sleeps until a signal comes, or until `deadline`. Several of one kind may be one.
+    /// Sleeps until a signal arrives, or until `deadline`. Several signals with the same number may be one.
     fn wait(&self, deadline: Option<Instant>) -> Option<Signal> {
         let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let Some(fd) = &self.0 else {
-            // Only a kernel without CONFIG_SIGNALFD comes here; it can still be served.
+            // Only with a kernel without CONFIG_SIGNALFD, on which the rest still works.
             std::thread::sleep(left.unwrap_or(children::MAX_DELAY));
             return None;
         };
-        // A millisecond more, since the rest is cut off and would make the loop spin.
+        // One millisecond more, since poll(2) counts whole ones: the loop would spin.
         let timeout = left.map_or(PollTimeout::NONE, |left| {
             PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
         });
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_words_of_the_kernels_command_line_are_no_flags() {
+    fn unknown_parameters_of_the_kernel_are_no_flags() {
         let args = ["splash", "3", "-port", "22"].map(OsString::from);
         assert_eq!(arguments(&args, true), ["-port", "22"]);
         assert_eq!(arguments(&args[..2], true), [""; 0]);

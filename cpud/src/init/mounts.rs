@@ -1,4 +1,4 @@
-//! The boot file systems, as data, and one loop over them.
+//! The boot file systems: a table, and a loop that mounts them.
 
 use std::fs;
 use std::io;
@@ -35,12 +35,12 @@ const NOSUID_NODEV: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const NOSUID_NODEV_NOEXEC: MsFlags = NOSUID_NODEV.union(MsFlags::MS_NOEXEC);
 const NOSUID_NOEXEC: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NOEXEC);
 
-/// In order. sysfs makes its own mount points, so one beneath /sys that is missing means a kernel
-/// or a machine without that, which is not worth a line.
+/// In the order in which they are mounted. sysfs makes the mount points beneath /sys itself; if one is missing, the kernel
+/// or the machine has no such thing, which is not reported.
 const MOUNTS: &[Mount] = &[
     fs("proc", "/proc", NOSUID_NODEV_NOEXEC, ""),
     fs("sysfs", "/sys", NOSUID_NODEV_NOEXEC, ""),
-    // Executable: /dev/mem and friends are mapped with PROT_EXEC by firmware tools.
+    // Without noexec, since firmware tools map /dev/mem and the like with PROT_EXEC.
     fs("devtmpfs", "/dev", MsFlags::MS_NOSUID, "mode=0755"),
     fs(
         "devpts",
@@ -68,7 +68,7 @@ const MOUNTS: &[Mount] = &[
     ),
 ];
 
-/// What shells expect in /dev (`<(command)` is /dev/fd/N) and devtmpfs does not make.
+/// Links that shells expect in /dev (`<(command)` is /dev/fd/N) and devtmpfs does not make.
 const LINKS: &[(&str, &str)] = &[
     ("/dev/fd", "/proc/self/fd"),
     ("/dev/stdin", "/proc/self/fd/0"),
@@ -76,7 +76,7 @@ const LINKS: &[(&str, &str)] = &[
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// Mounts the whole table. What is mounted already, by a container or an earlier init, stays.
+/// Mounts the file systems that are not mounted already, as by a container's runtime or an earlier init.
 pub(super) fn mount_all() {
     for Mount {
         fstype,
@@ -111,8 +111,8 @@ pub(super) fn mount_all() {
     }
 }
 
-/// A directory on another device than the one it is in. (Binds of one file system into itself
-/// don't count, and don't matter here.)
+/// Whether a directory is on another device than its parent. (A bind within one file system is not recognised, and does
+/// not matter here.)
 fn is_mount_point(at: &str) -> bool {
     let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
     let at = Path::new(at);

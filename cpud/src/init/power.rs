@@ -1,5 +1,5 @@
-//! How it ends: the signals of busybox's and sysvinit's init, SIGTERM for all, a grace, SIGKILL,
-//! sync(2), reboot(2).
+//! How the machine ends: on the signals of busybox's and sysvinit's init all processes get SIGTERM, and SIGKILL a little
+//! later; then sync(2) and reboot(2).
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,18 +12,18 @@ use nix::unistd::Pid;
 use super::AllSignals;
 use super::children::Children;
 
-/// Sessions give their commands two seconds, so init gives three to all.
+/// The time between SIGTERM and SIGKILL: one second more than sessions give their commands.
 const GRACE: Duration = Duration::from_secs(3);
-/// After SIGKILL only a process that hangs in the kernel is left, and that may be for ever.
+/// The time to wait after SIGKILL. Only processes that hang in the kernel take longer, perhaps for ever.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 
-/// What a signal asks for.
+/// What a signal to init asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shutdown {
     Halt,
     PowerOff,
     Reboot,
-    /// An init that isn't PID 1 only ends itself.
+    /// End this process, if it is not PID 1.
     Exit,
 }
 
@@ -52,7 +52,7 @@ impl Shutdown {
         }
     }
 
-    /// Returns only if the kernel refuses.
+    /// Halts, powers off or reboots the machine. Returns only if the kernel refuses.
     pub(super) fn reboot(self) -> Errno {
         nix::unistd::sync();
         let how = match self {
@@ -65,12 +65,12 @@ impl Shutdown {
     }
 }
 
-/// Ends every process but this one; as an ordinary process, the children and what came to us.
+/// Ends every process but this one. If this is not PID 1, ends its children and the processes that it has adopted.
 pub(super) fn kill_all(children: &mut Children, signals: &AllSignals, is_pid_1: bool) {
     children.ending = true;
     for (signal, wait) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, KILL_GRACE)] {
         if is_pid_1 {
-            // Fails only when there is nobody else.
+            // Fails only if there is no other process.
             let _ = kill(Pid::from_raw(-1), signal);
             let _ = kill(Pid::from_raw(-1), Signal::SIGCONT);
         } else {
@@ -83,7 +83,7 @@ pub(super) fn kill_all(children: &mut Children, signals: &AllSignals, is_pid_1: 
             if Instant::now() >= deadline {
                 break;
             }
-            // SIGCHLD or the deadline; other signals are answered already.
+            // SIGCHLD, or the deadline. Other signals ask for what is being done.
             signals.wait(Some(deadline));
         }
     }

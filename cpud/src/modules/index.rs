@@ -1,22 +1,22 @@
-//! Which modules there are, what they need and what they are for: the texts of modules.dep(5) and its
-//! kin, as mkimage writes them. Pure.
+//! The index of modules: which there are, what they need and what they are for. Parsed from the text files that mkimage
+//! writes, modules.dep(5) and the others of depmod(8).
 
 use std::collections::BTreeMap;
 
-/// The modules of the running kernel, by name, where `-` is `_`.
+/// The modules of the running kernel, by their names, in which `-` is replaced by `_`.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// File names of the modules, and names of those that must be there before.
+    /// The file of each module, and the names of the modules that must be loaded before it.
     modules: BTreeMap<String, (String, Vec<String>)>,
-    /// Patterns of what a module is for, such as `pci:v00008086d*`, and its name.
+    /// Patterns of what modules are for, such as `pci:v00008086d*`, each with the name of its module.
     aliases: Vec<(String, String)>,
-    /// Modules, and the names of their devices in /dev.
+    /// Names of modules, and of their devices in /dev.
     names: Vec<(String, String)>,
-    /// Modules, and the numbers of their devices.
+    /// Names of modules, and the numbers of their devices.
     numbers: Vec<(String, Number)>,
 }
 
-/// A device's kind and numbers.
+/// The type and the numbers of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number {
     pub(super) is_block: bool,
@@ -25,7 +25,7 @@ pub(super) struct Number {
 }
 
 impl Number {
-    /// `char-major-10-200`, `block-major-7-*`: only one device can be made.
+    /// Parses an alias such as `char-major-10-200`. One for many devices, such as `block-major-7-*`, has no number.
     fn parse(alias: &str) -> Option<Self> {
         let (kind, numbers) = alias.split_once("-major-")?;
         let (major, minor) = numbers.split_once('-')?;
@@ -42,7 +42,7 @@ impl Number {
 }
 
 impl Index {
-    /// Read the three texts; lines that are not understood are left out.
+    /// Parses the three texts. Lines that make no sense are left out.
     pub(super) fn parse(dep: &str, alias: &str, softdep: &str) -> Self {
         let mut index = Self::default();
         for line in dep.lines() {
@@ -54,9 +54,9 @@ impl Index {
             index.modules.insert(module_name(file), entry);
         }
         for line in alias.lines() {
-            let mut words = line.split_whitespace();
+            let mut fields = line.split_whitespace();
             if let (Some("alias"), Some(pattern), Some(name)) =
-                (words.next(), words.next(), words.next())
+                (fields.next(), fields.next(), fields.next())
             {
                 if let Some(file) = pattern.strip_prefix("devname:") {
                     index.names.push((normalize(name), file.to_owned()));
@@ -66,25 +66,24 @@ impl Index {
                 index.aliases.push((normalize(pattern), normalize(name)));
             }
         }
-        // What should be there before is loaded before; what comes after, just as well.
+        // "pre" and "post" alike are loaded before the module.
         for line in softdep.lines() {
-            let mut words = line.split_whitespace().skip(1);
-            let Some(entry) = words
+            let mut fields = line.split_whitespace().skip(1);
+            let Some(entry) = fields
                 .next()
                 .and_then(|name| index.modules.get_mut(&normalize(name)))
             else {
                 continue;
             };
-            let names = words.filter(|word| !word.ends_with(':')).map(normalize);
+            let names = fields.filter(|field| !field.ends_with(':')).map(normalize);
             entry.1.extend(names);
         }
         index
     }
 
-    /// The files to load for a name or an alias, in their order: what is needed comes first. Empty when
-    /// nothing is known by that name.
-    pub(super) fn files_for(&self, wanted: &str) -> Vec<&str> {
-        let wanted = normalize(wanted);
+    /// The files to load for a name or an alias, in the order in which to load them. Empty if there is no such module.
+    pub(super) fn files_for(&self, name: &str) -> Vec<&str> {
+        let wanted = normalize(name);
         let (mut files, mut seen) = (Vec::new(), Vec::new());
         if self.modules.contains_key(&wanted) {
             self.collect(&wanted, &mut files, &mut seen);
@@ -98,8 +97,7 @@ impl Index {
         files
     }
 
-    /// The devices whose modules are loaded when they are opened, by their names in /dev (modules.devname of
-    /// depmod(8)).
+    /// The devices whose modules are loaded when they are opened, with their names in /dev (modules.devname of depmod(8)).
     pub(super) fn devices(&self) -> impl Iterator<Item = (&str, Number)> {
         self.names.iter().filter_map(|(module, file)| {
             let mut numbers = self.numbers.iter();
@@ -113,7 +111,7 @@ impl Index {
             return;
         }
         seen.push(name.to_owned());
-        // What is part of the kernel is not in the index.
+        // Modules that are built into the kernel are not in the index.
         if let Some((file, needed)) = self.modules.get(name) {
             for name in needed {
                 self.collect(name, files, seen);
@@ -128,7 +126,7 @@ fn module_name(file: &str) -> String {
     normalize(name.split_once(".ko").map_or(name, |(name, _)| name))
 }
 
-/// Names differ in nothing but `-` and `_`; in the brackets of a pattern `-` means a range.
+/// Replaces `-` by `_`, which mean the same in names, but not within the brackets of a pattern, where `-` is a range.
 fn normalize(name: &str) -> String {
     let mut inside = false;
     name.chars()
@@ -144,8 +142,8 @@ fn normalize(name: &str) -> String {
         .collect()
 }
 
-/// Whether a pattern of `*`, `?` and `[...]` fits a text (fnmatch(3)). Its time is bounded by the
-/// product of the lengths.
+/// Whether a pattern with `*`, `?` and `[...]` matches a text (fnmatch(3)), in a time bounded by the product of their
+/// lengths.
 fn matches(pattern: &[u8], text: &[u8]) -> bool {
     let (mut p, mut t) = (0, 0);
     // Where the last star was, and how much of the text it has taken.
@@ -157,7 +155,7 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
                 p += 1;
                 continue;
             }
-            Some(_) => one(&pattern[p..], text[t]),
+            Some(_) => match_one(&pattern[p..], text[t]),
             None => None,
         };
         match (length, star) {
@@ -175,8 +173,8 @@ fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|byte| *byte == b'*')
 }
 
-/// How long the part of the pattern is that fits a byte.
-fn one(pattern: &[u8], byte: u8) -> Option<usize> {
+/// If the beginning of a pattern matches a byte, the length of that part of the pattern.
+fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
     match pattern.first()? {
         b'?' => Some(1),
         b'[' => {
@@ -255,13 +253,13 @@ mod tests {
             pattern in "[ab*?]{0,8}|[ab]{0,3}\\[[ab-]{0,3}\\]?[*]?",
             text in "[ab]{0,8}",
         ) {
-            // Try every way, which is slow and plain.
+            // Tries every possibility.
             fn slow(pattern: &[u8], text: &[u8]) -> bool {
                 match pattern.first() {
                     None => text.is_empty(),
                     Some(b'*') => (0..=text.len()).any(|at| slow(&pattern[1..], &text[at..])),
                     Some(_) => text.first().is_some_and(|byte| {
-                        one(pattern, *byte).is_some_and(|length| slow(&pattern[length..], &text[1..]))
+                        match_one(pattern, *byte).is_some_and(|length| slow(&pattern[length..], &text[1..]))
                     }),
                 }
             }

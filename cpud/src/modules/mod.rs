@@ -1,7 +1,6 @@
-//! Kernel modules, for kernels that have their drivers so: mkimage puts those that matter into the image,
-//! with an index. Two ways lead here. The *modules* role loads what the devices that there are ask for,
-//! and then what devices ask for that come later; and the kernel runs `/sbin/modprobe`, which is this
-//! program, when something in it wants a module, such as the first mount of 9P.
+//! Loads kernel modules, for kernels whose drivers are modules. mkimage puts those that matter into the image, with an
+//! index. The *modules* role loads the modules of all devices, then those of devices that appear later. And the kernel
+//! runs `/sbin/modprobe`, which is this program, when it needs a module, such as for the first mount of 9P.
 
 mod index;
 
@@ -22,22 +21,22 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use crate::console::say;
 use index::Index;
 
-/// What nothing asks for in time. While 8021q is not there, cards that filter VLANs drop frames that are tagged
-/// with a priority only, such as some networks' DHCP answers.
+/// Modules that nothing asks for in time. Without 8021q, network cards that filter VLANs drop frames that are tagged only
+/// with a priority, which the DHCP answers of some networks are.
 const ALWAYS_LOADED: [&str; 1] = ["8021q"];
 
-/// As deep as devices are ever nested, and more.
+/// The most directories in a path of /sys; devices are never nested so deep.
 const MAX_DEPTH: usize = 32;
 
 /// The modules of the running kernel.
 pub(crate) struct Modules {
     directory: PathBuf,
     index: Index,
-    /// What was loaded, or failed to (false), so that it is not tried with every device of its kind.
+    /// The files that have been tried, and whether they are loaded, so that no file is tried again for every device.
     done: BTreeMap<String, bool>,
 }
 
-/// Where the modules of the running kernel are, if the image has any.
+/// The directory of the running kernel's modules, if the image has any.
 pub(crate) fn directory() -> Option<PathBuf> {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").ok()?;
     let directory = Path::new("/lib/modules").join(release.trim());
@@ -59,11 +58,11 @@ impl Modules {
         }
     }
 
-    /// Load what is known by this name, with all that it needs. False when nothing is, or when it
-    /// cannot be loaded, which is said on the console.
-    fn load(&mut self, wanted: &str) -> bool {
+    /// Loads the modules with this name or alias, and those that they need. False if there is none, or if one cannot be
+    /// loaded, which is logged.
+    fn load(&mut self, name: &str) -> bool {
         let mut last = false;
-        for file in self.index.files_for(wanted) {
+        for file in self.index.files_for(name) {
             if let Some(done) = self.done.get(file) {
                 last = *done;
                 continue;
@@ -73,9 +72,9 @@ impl Modules {
                 .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
                 .and_then(|module| finit_module(module, c"", ModuleInitFlags::empty()));
             last = match result {
-                // Somebody else may have been faster.
+                // Another process may have loaded it in the meantime.
                 Ok(()) | Err(Errno::EEXIST) => true,
-                // The machine does not have what the driver is for.
+                // The machine has no such device.
                 Err(Errno::ENODEV) => false,
                 Err(errno) => {
                     say(format_args!(
@@ -88,11 +87,11 @@ impl Modules {
             };
             self.done.insert(file.to_owned(), last);
         }
-        // The last one is what was wanted; the others it needs.
+        // The last file is the module itself; the others are those that it needs.
         last
     }
 
-    /// Make the devices whose modules the kernel loads when somebody opens them, such as /dev/net/tun.
+    /// Makes the device nodes whose modules the kernel loads when they are opened, such as /dev/net/tun.
     fn make_devices(&self) {
         for (name, number) in self.index.devices() {
             let path = Path::new("/dev").join(name);
@@ -104,14 +103,14 @@ impl Modules {
                 SFlag::S_IFCHR
             };
             if let Some(Ok(())) = made {
-                // One that is there already is the kernel's own.
+                // Fails if the kernel has made it already.
                 let mode = Mode::S_IRUSR | Mode::S_IWUSR;
                 let _ = mknod(&path, kind, mode, makedev(number.major, number.minor));
             }
         }
     }
 
-    /// Load what every device beneath a directory of /sys asks for.
+    /// Loads the modules of all devices beneath a directory of /sys.
     fn load_for_devices(&mut self, directory: &Path, depth: usize) {
         for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
             let Ok(kind) = entry.file_type() else {
@@ -127,13 +126,13 @@ impl Modules {
     }
 }
 
-/// The role: never returns unless it cannot listen.
+/// Runs the role. Returns only if it cannot listen for devices.
 pub(crate) fn run() -> Result<(), Errno> {
     let Some(directory) = directory() else {
         return Err(Errno::ENOENT);
     };
     let mut modules = Modules::open(directory);
-    // Listen first: what comes while /sys is read is then heard.
+    // Listen first, so that no device is missed that appears while /sys is read.
     let events = listen()?;
     for name in ALWAYS_LOADED {
         modules.load(name);
@@ -145,19 +144,19 @@ pub(crate) fn run() -> Result<(), Errno> {
     loop {
         match recv(events.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Ok(length) => {
-                if let Some(alias) = added(&buffer[..length]) {
+                if let Some(alias) = added_alias(&buffer[..length]) {
                     modules.load(alias);
                 }
             }
             Err(Errno::EINTR) => {}
-            // More happened than fits: some of it was not heard, so look at everything.
+            // Messages were lost, so look at all devices.
             Err(Errno::ENOBUFS) => modules.load_for_devices(all, 0),
             Err(errno) => return Err(errno),
         }
     }
 }
 
-/// The kernel's messages about devices, netlink(7), NETLINK_KOBJECT_UEVENT.
+/// A socket for the kernel's messages about devices (netlink(7), NETLINK_KOBJECT_UEVENT).
 fn listen() -> nix::Result<OwnedFd> {
     let events = socket(
         AddressFamily::Netlink,
@@ -165,13 +164,13 @@ fn listen() -> nix::Result<OwnedFd> {
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkKObjectUEvent,
     )?;
-    // Group 1 is the kernel's own.
+    // Group 1: messages of the kernel, not of udev.
     bind(events.as_raw_fd(), &NetlinkAddr::new(0, 1))?;
     Ok(events)
 }
 
-/// The alias of a device that was added, from texts with zeros between them.
-fn added(message: &[u8]) -> Option<&str> {
+/// The module alias in a message, if it is about a device that was added. The message is strings separated by NUL.
+fn added_alias(message: &[u8]) -> Option<&str> {
     let value = |key: &str| {
         message
             .split(|byte| *byte == 0)
@@ -181,7 +180,7 @@ fn added(message: &[u8]) -> Option<&str> {
     (value("ACTION=") == Some("add")).then(|| value("MODALIAS="))?
 }
 
-/// `/sbin/modprobe`, as the kernel runs it: `-q -- NAME` (kernel/module/kmod.c).
+/// Runs as `/sbin/modprobe`, which the kernel calls with `-q -- NAME` (kernel/module/kmod.c).
 pub(crate) fn modprobe(args: impl Iterator<Item = OsString>) -> ExitCode {
     let names = args.filter_map(|arg| arg.into_string().ok());
     let names: Vec<String> = names.filter(|name| !name.starts_with('-')).collect();
@@ -199,7 +198,7 @@ pub(crate) fn modprobe(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use super::added;
+    use super::added_alias;
 
     #[test]
     fn only_what_was_added_is_loaded_for() {
@@ -208,9 +207,9 @@ mod tests {
                 "{action}@/devices/x\0ACTION={action}\0DEVPATH=/devices/x\0MODALIAS=pci:v1\0SEQNUM=1\0"
             )
         };
-        assert_eq!(added(message("add").as_bytes()), Some("pci:v1"));
-        assert_eq!(added(message("remove").as_bytes()), None);
-        assert_eq!(added(b"add@/devices/x\0ACTION=add\0"), None);
-        assert_eq!(added(b"\xff\0\0"), None);
+        assert_eq!(added_alias(message("add").as_bytes()), Some("pci:v1"));
+        assert_eq!(added_alias(message("remove").as_bytes()), None);
+        assert_eq!(added_alias(b"add@/devices/x\0ACTION=add\0"), None);
+        assert_eq!(added_alias(b"\xff\0\0"), None);
     }
 }

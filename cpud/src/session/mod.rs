@@ -84,7 +84,7 @@ fn run(spec: Spec) -> Result<Ended> {
         .into_iter()
         .map(|(cache, fd)| Ok((cache, inherit("--9p", fd)?)))
         .collect::<Result<Vec<_>>>()?;
-    sys::close_the_rest_on_exec().context("cannot mark descriptors close-on-exec")?;
+    sys::close_others_on_exec().context("cannot mark descriptors close-on-exec")?;
     // From here on only the control socket ends the session; `wait` reads the signals that matter.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .context("cannot block signals")?;
