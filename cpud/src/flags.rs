@@ -197,7 +197,7 @@ mod tests {
             assert!(parse(&args).is_ok(), "{args:?}");
         }
         assert!(parse(&["-sp".to_owned(), "17011".to_owned()]).is_ok());
-        let refusal = |word: &str| parse(&[word.to_owned()]).unwrap_err().to_string();
+        let refusal = |arg: &str| parse(&[arg.to_owned()]).unwrap_err().to_string();
         assert_eq!(refusal("-x"), "unknown argument -x (see cpud -h)");
         assert_eq!(
             refusal("--prt=1"),
@@ -208,7 +208,7 @@ mod tests {
             "unknown argument -forwards; did you mean -forward?"
         );
         assert!(parse(&["-pk".to_owned()]).is_err());
-        let switched = |word: &str| parse(&[word.to_owned()]).unwrap();
+        let switched = |arg: &str| parse(&[arg.to_owned()]).unwrap();
         assert!(switched("-forward=true").forward && !switched("-forward=false").forward);
         assert!(switched("--pq").post_quantum && !switched("-pq=0").post_quantum);
         assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");

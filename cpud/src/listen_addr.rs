@@ -70,23 +70,23 @@ mod tests {
 
     #[test]
     fn flags_become_addresses() {
-        let place = |network, port| ListenAddr::parse(network, port);
-        assert_eq!(place(None, None).unwrap(), ListenAddr::Tcp(None, 17010));
+        let parse = |network, port| ListenAddr::parse(network, port);
+        assert_eq!(parse(None, None).unwrap(), ListenAddr::Tcp(None, 17010));
         assert_eq!(
-            place(Some("tcp"), Some("22")).unwrap(),
+            parse(Some("tcp"), Some("22")).unwrap(),
             ListenAddr::Tcp(None, 22)
         );
         for text in ["127.0.0.1:22", "[::1]:22"] {
-            let ListenAddr::Tcp(Some(address), 22) = place(None, Some(text)).unwrap() else {
+            let ListenAddr::Tcp(Some(address), 22) = parse(None, Some(text)).unwrap() else {
                 panic!("{text}");
             };
             assert!(address.is_loopback());
         }
         assert_eq!(
-            place(Some("vsock"), Some("7")).unwrap(),
+            parse(Some("vsock"), Some("7")).unwrap(),
             ListenAddr::Vsock(7)
         );
-        let unix = place(Some("unix"), Some("/run/cpud")).unwrap();
+        let unix = parse(Some("unix"), Some("/run/cpud")).unwrap();
         assert_eq!(unix, ListenAddr::Unix("/run/cpud".into()));
         for (network, port) in [
             (None, Some("99999")),
@@ -94,7 +94,7 @@ mod tests {
             (Some("vsock"), Some("-1")),
             (Some("udp"), None),
         ] {
-            assert!(place(network, port).is_err(), "{network:?} {port:?}");
+            assert!(parse(network, port).is_err(), "{network:?} {port:?}");
         }
     }
 }

@@ -372,14 +372,14 @@ mod tests {
 
     #[test]
     fn the_path_has_roots_programs_at_its_end() {
-        for (path, wanted) in [
+        for (path, expected) in [
             ("/usr/bin", "/usr/bin:/usr/local/sbin:/usr/sbin:/sbin"),
             (
                 "/sbin:/usr/sbin:/usr/local/sbin",
                 "/sbin:/usr/sbin:/usr/local/sbin",
             ),
         ] {
-            assert_eq!(with_root_path(OsStr::new(path)), wanted);
+            assert_eq!(with_root_path(OsStr::new(path)), expected);
         }
     }
 }

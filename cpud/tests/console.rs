@@ -1,4 +1,4 @@
-//! The console role with pseudo-terminals for consoles, in a mount and UTS namespace of its own. Needs root
+//! The console role with pseudo-terminals as consoles, in its own mount and UTS namespaces. Needs root
 //! and the tools `unshare` and `setsid`.
 #![allow(
     clippy::unwrap_used,
@@ -24,15 +24,15 @@ const SIZE: Winsize = Winsize {
     ws_ypixel: 0,
 };
 
-/// The role, and the consoles as whoever sits before them sees them.
+/// The console role in its namespaces.
 struct ConsoleFixture {
     role: Child,
-    /// Where all other roles write.
+    /// Where the other roles write.
     said: File,
     directory: tempfile::TempDir,
 }
 
-/// A console: what it shows, and what the role opens.
+/// A console: its master, which shows what is on it, and its slave, which the role opens.
 struct Console {
     shown: File,
     _device: OwnedFd,
@@ -51,7 +51,7 @@ impl Console {
         }
     }
 
-    /// What has come since the last time, until `wanted` is in it.
+    /// Reads until `wanted` has appeared. The result is what has been read.
     fn shows(&mut self, wanted: &str) -> String {
         let mut seen = Vec::new();
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -75,7 +75,7 @@ impl Console {
 }
 
 impl ConsoleFixture {
-    /// Devices by the names of consoles, all of which are there at once.
+    /// Starts the role with these consoles, whose names are in the list of active ones.
     fn new(consoles: &[(&str, &Console)]) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
@@ -84,7 +84,7 @@ impl ConsoleFixture {
         let directory = tempfile::tempdir().unwrap();
         let names: Vec<&str> = consoles.iter().map(|(name, _)| *name).collect();
         fs::write(directory.path().join("active"), names.join(" ")).unwrap();
-        // The devices beneath a file system of our own; only the kernel's /dev/console makes its list count.
+        // The devices are in a tmpfs, with the real /dev/console: without that, the list is not used.
         let script = "cd $1; program=$2; shift 2; mkdir dev; mount -t tmpfs dev dev; touch dev/console dev/null;
             mount --bind /dev/console dev/console; mount --bind /dev/null dev/null
             while [ $# -gt 0 ]; do touch dev/$1; mount --bind $2 dev/$1; shift 2; done
@@ -138,7 +138,7 @@ fn a_console_that_takes_nothing_holds_up_no_other() {
     let mut machine = ConsoleFixture::new(&[("ttyA", &stopped), ("ttyB", &other)]);
     for number in 0..4000 {
         machine.say(&format!("cpud: line {number:04} {}", "x".repeat(80)));
-        // Whoever reads does; the other's lines are kept, and then lost as a whole.
+        // The other console is read all the time. For the one that is not, lines are queued, and then lost.
         if number % 100 == 99 {
             other.shows(&format!("line {number:04}"));
         }
@@ -149,7 +149,7 @@ fn a_console_that_takes_nothing_holds_up_no_other() {
         let whole = format!("cpud: line {number:04} {}\r\n", "x".repeat(80));
         assert_eq!(*line, whole);
     }
-    // It goes on where it is read again.
+    // When it is read again, new lines arrive.
     machine.say("cpud: the end");
     let rest = stopped.shows("cpud: the end\r\n");
     assert!(!rest.contains("line 3000"), "64 KiB are kept");
@@ -193,12 +193,12 @@ fn a_screen_is_drawn_anew_only_where_it_has_changed() {
         "{title:?}"
     );
     assert_eq!(title.matches("\x1b7").count(), 1, "{title:?}");
-    // What changes nothing that is shown draws nothing.
+    // If nothing on the page changes, nothing is drawn.
     machine.run("hostname other");
     sleep(Duration::from_millis(300));
     machine.say("cpud: end");
     assert_eq!(screen.shows("end\r\n"), "cpud: end\r\n");
-    // Another size: all of it, with the last lines.
+    // With another size the whole screen is drawn, and the last lines.
     let size = Winsize { ws_row: 40, ..SIZE };
     let resize = Command::new("stty")
         .args(["-F", &screen.path, "rows", &size.ws_row.to_string()])

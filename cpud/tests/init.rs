@@ -1,4 +1,4 @@
-//! The init role as PID 1 of namespaces of its own, with a file for a console. Needs root and the
+//! The init as PID 1 of its own namespaces, with a file as its console. Needs root and the
 //! tools `unshare` and `nsenter`.
 #![allow(
     clippy::unwrap_used,
@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// A machine: init, and what it starts.
+/// Init, and what it starts.
 struct InitFixture {
     unshare: Child,
     directory: tempfile::TempDir,
@@ -64,12 +64,12 @@ impl InitFixture {
         }
     }
 
-    /// Init, as this side numbers it.
+    /// Init's process number outside.
     fn init(&self) -> u32 {
         children(self.unshare.id()).pop().unwrap()
     }
 
-    /// Runs a shell inside; what it prints.
+    /// Runs a shell script inside. The result is its output.
     fn run(&self, script: &str) -> String {
         let output = Command::new("nsenter")
             .args([
@@ -88,11 +88,11 @@ impl InitFixture {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// The child of init with this word among its arguments.
-    fn child(&self, word: &str) -> Option<u32> {
+    /// The child of init in this role.
+    fn child(&self, role: &str) -> Option<u32> {
         let has = |pid: &u32| {
             let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            line.split('\0').any(|argument| argument == word)
+            line.split('\0').any(|argument| argument == role)
         };
         children(self.init()).into_iter().find(has)
     }
@@ -132,7 +132,7 @@ fn it_makes_a_machine_supervises_and_reaps() {
     );
     assert_eq!(machine.run("readlink /dev/fd"), "/proc/self/fd\n");
 
-    // The words that begin with a dash reached the server, which lives ever more seldom.
+    // The flags have reached the server, which is started again after longer and longer delays.
     machine.wait_for("cannot read the public keys in /nosuch");
     machine.wait_for("ended with status 1 after 0 s; starting it again in 2 s");
 
@@ -161,7 +161,7 @@ fn it_makes_a_machine_supervises_and_reaps() {
 #[test]
 fn it_ends_everything_and_reboots() {
     let mut machine = InitFixture::boot("\n");
-    // An orphan of init's that is deaf to SIGTERM.
+    // An orphan that ignores SIGTERM.
     machine.run(
         "(setsid sh -c \"trap '' TERM; echo deaf >/dev/console; while :; do sleep 0.2; done\" >&- 2>&- &)",
     );
@@ -169,11 +169,11 @@ fn it_ends_everything_and_reboots() {
     let begun = Instant::now();
     signal(machine.init(), "-TERM");
     machine.wait_for("cpud: SIGTERM: reboot\n");
-    // To a PID namespace, reboot(2) is the death of its init.
+    // In a PID namespace, reboot(2) kills its init.
     let status = machine.unshare.wait().unwrap();
     assert!(!status.success());
     let took = begun.elapsed();
-    // Three seconds of grace, and what a busy machine takes for the rest.
+    // Three seconds between SIGTERM and SIGKILL, and what a busy machine needs for the rest.
     assert!(
         (Duration::from_secs(3)..Duration::from_secs(20)).contains(&took),
         "{took:?}"

@@ -1,5 +1,5 @@
 //! The network role on a real link, and the server that announces its addresses: a pair of veths between
-//! two network namespaces, a DHCP server of a hundred lines at the other end. Needs root and the tools
+//! two network namespaces, with a small DHCP server at the other end. Needs root and the tools
 //! `unshare`, `nsenter`, `ip` and `ssh-keygen`.
 #![allow(
     clippy::unwrap_used,
@@ -26,14 +26,14 @@ const NAK: u8 = 6;
 const OURS: [u8; 4] = [10, 9, 0, 50];
 const SERVER: [u8; 4] = [10, 9, 0, 1];
 
-/// `cpud network` and `cpud server` in namespaces of their own, with /etc and the kernel's command line
-/// made up; this thread is in the network namespace at the other end of their eth0.
+/// `cpud network` and `cpud server` in their own namespaces, with an /etc and a kernel command line for the test.
+/// This thread is in the network namespace at the other end of their eth0.
 struct NetworkFixture {
-    /// The network.
+    /// `cpud network`.
     child: Child,
     server: Child,
     console: BufReader<File>,
-    /// The host key's.
+    /// The fingerprint of the host key.
     fingerprint: String,
     directory: tempfile::TempDir,
 }
@@ -49,9 +49,9 @@ impl NetworkFixture {
         fs::create_dir(directory.path().join("etc")).unwrap();
         fs::write(directory.path().join("cmdline"), cmdline).unwrap();
         let key = directory.path().join("key");
-        let keygen = |words: &[&str]| {
+        let keygen = |args: &[&str]| {
             let mut command = Command::new("ssh-keygen");
-            let output = command.args(words).arg("-f").arg(&key).output();
+            let output = command.args(args).arg("-f").arg(&key).output();
             let output = output.expect("ssh-keygen (package openssh-client) is needed");
             String::from_utf8(output.stdout).unwrap()
         };
@@ -69,7 +69,7 @@ impl NetworkFixture {
             .stderr(stderr.try_clone().unwrap())
             .spawn()
             .expect("unshare (package util-linux) is needed");
-        // The namespaces are there when they differ from ours.
+        // Wait until the namespaces have been made.
         let space = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/uts")).unwrap();
         while space(child.id()) == space(std::process::id()) {
             sleep(Duration::from_millis(5));
@@ -112,7 +112,7 @@ impl NetworkFixture {
         machine
     }
 
-    /// What is announced of an address on eth0.
+    /// The announcement of an address on eth0.
     fn announcement(&self, address: &str) -> String {
         let key = &self.fingerprint;
         format!("cpud: eth0 {address} port 17010 host key {key}; try: cpu {address} date")
@@ -125,12 +125,12 @@ impl NetworkFixture {
         line.trim_end().to_owned()
     }
 
-    /// What `ip` prints inside.
-    fn ip(&self, words: &str) -> String {
+    /// The output of `ip` inside.
+    fn ip(&self, args: &str) -> String {
         let pid = self.child.id().to_string();
         let output = Command::new("nsenter")
             .args(["--target", &pid, "--net", "ip"])
-            .args(words.split(' '))
+            .args(args.split(' '))
             .output()
             .unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -145,14 +145,14 @@ impl NetworkFixture {
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Waits until `ip` inside prints a text, or prints it no more.
-    fn wait_until(&self, words: &str, text: &str, present: bool) {
+    /// Waits until the output of `ip` inside contains a text, or does not contain it.
+    fn wait_until(&self, args: &str, text: &str, present: bool) {
         let deadline = Instant::now() + Duration::from_secs(10);
-        while self.ip(words).contains(text) != present {
+        while self.ip(args).contains(text) != present {
             assert!(
                 Instant::now() < deadline,
-                "ip {words} without {text:?}: {}",
-                self.ip(words)
+                "ip {args} without {text:?}: {}",
+                self.ip(args)
             );
             sleep(Duration::from_millis(20));
         }
@@ -162,7 +162,7 @@ impl NetworkFixture {
         fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
     }
 
-    /// How often it has been woken.
+    /// How often the network role has been woken up.
     fn wakes(&self) -> String {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         status
@@ -182,18 +182,18 @@ impl Drop for NetworkFixture {
     }
 }
 
-fn ip(words: &[&str]) {
+fn ip(args: &[&str]) {
     let status = Command::new("ip")
-        .args(words)
+        .args(args)
         .status()
         .expect("ip (package iproute2) is needed");
-    assert!(status.success(), "ip {words:?}");
+    assert!(status.success(), "ip {args:?}");
 }
 
-/// The server's end of the wire.
+/// A DHCP server on this end of the link.
 struct DhcpServer(UdpSocket);
 
-/// What a client has sent.
+/// A message of the client.
 struct DhcpMessage {
     message: Vec<u8>,
     from: SocketAddr,
@@ -219,14 +219,14 @@ impl DhcpServer {
         DhcpMessage { message, from }
     }
 
-    /// The next message, which must be of this kind.
+    /// The next message, which must have this type.
     fn expect(&self, kind: u8) -> DhcpMessage {
         let request = self.receive();
         assert_eq!(request.kind(), kind);
         request
     }
 
-    /// Answers to the address that the client has, else to all.
+    /// Answers to the client's address, or to all if it has none.
     fn answer(&self, request: &DhcpMessage, kind: u8, options: &[(u8, &[u8])]) {
         let mut m = request.message[..240].to_vec();
         m[0] = 2;
@@ -244,8 +244,8 @@ impl DhcpServer {
         self.0.send_to(&m, (to, 68)).unwrap();
     }
 
-    /// Offers and gives an address with these options, however often the client has to ask: the
-    /// kernel drops what is sent in the moment after a carrier came. Others' leases are refused.
+    /// Offers and gives an address with these options, however often the client has to ask: the kernel drops what is
+    /// sent in the moment after the carrier appears. The leases of other servers are refused.
     fn lease(&self, options: &[(u8, &[u8])]) {
         loop {
             let request = self.receive();
@@ -345,7 +345,7 @@ fn a_lease_is_used_renewed_rebound_and_given_up() {
     assert!(!machine.ip("route show").contains("10.9.0"));
     assert!(!machine.file("etc/resolv.conf").contains("nameserver"));
 
-    // Back again, for an hour, in which nothing is to be done.
+    // A lease again, for an hour, during which nothing wakes the role up.
     server.lease(&[MASK, HOUR]);
     machine.wait_until("addr show eth0", "10.9.0.50/24", true);
     sleep(Duration::from_millis(300));
@@ -372,14 +372,14 @@ fn a_cable_put_into_another_network_brings_another_lease() {
         (question.option(50), question.option(54)),
         (Some(OURS.to_vec()), None)
     );
-    // Refused, and offered with another router.
+    // The lease is refused, and a new one is offered with another router.
     server.lease(&[MASK, HOUR, (3, &[10, 9, 0, 9])]);
     assert_eq!(
         machine.line(),
         "cpud: eth0: the lease of 10.9.0.50 has ended"
     );
     machine.wait_until("route show", "default via 10.9.0.9", true);
-    // The same address, but it had been gone.
+    // The same address, announced again because it had gone.
     assert!(machine.line().starts_with("cpud: eth0 10.9.0.50 port"));
 }
 
@@ -428,14 +428,14 @@ fn an_address_on_the_kernels_command_line_is_used_without_dhcp() {
 
 #[test]
 fn a_configured_link_is_left_alone() {
-    // As the kernel's own ip= or a container's runtime leaves it.
+    // As the kernel's own ip= or a container's runtime leaves a link.
     let mut machine = NetworkFixture::new("ip=off\n");
     let pid = machine.child.id().to_string();
-    let inside = |words: &[&str]| {
-        let words = [&["--target", &pid, "--net", "ip"], words].concat();
+    let inside = |args: &[&str]| {
+        let args = [&["--target", &pid, "--net", "ip"], args].concat();
         assert!(
             Command::new("nsenter")
-                .args(words)
+                .args(args)
                 .status()
                 .unwrap()
                 .success()

@@ -1,5 +1,4 @@
-//! The session role as the server starts it: real processes in real mount namespaces, without SSH
-//! and without 9P. Needs root, and says so.
+//! The session role, with real processes in real mount namespaces, but without SSH and 9P. Needs root.
 #![allow(
     clippy::unwrap_used,
     reason = "clippy.toml allows it in tests, but not in their helpers"
@@ -16,16 +15,16 @@ use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 
-/// A session whose control channel this test holds.
+/// A session, and this end of its control channel.
 struct SessionFixture {
     child: Child,
     control: Option<File>,
 }
 
-/// What `cpud session` is given: one variable per line, words, and perhaps a terminal.
+/// Starts `cpud session` with these variables and this command, and perhaps a terminal.
 fn start(
     environment: &[(&str, &str)],
-    words: &[&str],
+    argv: &[&str],
     terminal: Option<&OwnedFd>,
 ) -> SessionFixture {
     assert!(
@@ -52,7 +51,7 @@ fn start(
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
     }
-    let child = command.arg("--").args(words).spawn().unwrap();
+    let child = command.arg("--").args(argv).spawn().unwrap();
     SessionFixture {
         child,
         control: Some(ours.into()),
@@ -60,8 +59,8 @@ fn start(
 }
 
 /// Runs a session to its end.
-fn run(environment: &[(&str, &str)], words: &[&str]) -> Output {
-    let SessionFixture { child, control } = start(environment, words, None);
+fn run(environment: &[(&str, &str)], argv: &[&str]) -> Output {
+    let SessionFixture { child, control } = start(environment, argv, None);
     let output = child.wait_with_output().unwrap();
     drop(control);
     output
@@ -135,7 +134,7 @@ fn what_cannot_run_is_named_in_one_line() {
         b"\x7fELF\x02\x01\x01 not for this machine",
         0o755,
     );
-    for (word, status, message) in [
+    for (program, status, message) in [
         ("nosuch", 127, "nosuch: command not found".to_owned()),
         ("/nosuch", 127, "/nosuch: no such file".to_owned()),
         (
@@ -159,7 +158,7 @@ fn what_cannot_run_is_named_in_one_line() {
             ),
         ),
     ] {
-        let output = run(&[], &[word]);
+        let output = run(&[], &[program]);
         assert_eq!(
             (text(&output.stderr), output.status.code()),
             (format!("cpud: {message}\n").as_str(), Some(status))
@@ -233,7 +232,7 @@ fn sudo_simply_runs_the_command_wherever_the_client_has_one() {
             text(&output.stderr)
         );
     }
-    // Of the session alone; and one that does not name it has its own.
+    // It is bound only in this session, and only where CPU_SUDO names it.
     assert_eq!(
         fs::read(directory.path().join("sudo")).unwrap(),
         b"the client's"
@@ -320,7 +319,7 @@ fn fstab_lines_are_mounted_in_order_and_faults_are_told() {
         "{seen}"
     );
     assert!(name.join("new").exists() && !missing.exists());
-    let told: Vec<_> = text(&output.stderr).lines().collect();
+    let reported: Vec<_> = text(&output.stderr).lines().collect();
     let expected = [
         "fstab line 4 \"too few\": it has 2 of at least 4 fields".to_owned(),
         "fstab line 5 \"a /b none bind 0 0 c /d none bind 0 0\": it has 12 fields, but at most 6 are allowed"
@@ -335,13 +334,13 @@ fn fstab_lines_are_mounted_in_order_and_faults_are_told() {
         "cannot mount nosuchfs none on /mnt: the kernel has no nosuchfs".to_owned(),
         "cannot mount tmpfs none on /: ".to_owned(),
     ];
-    for (line, expected) in told.iter().zip(&expected) {
+    for (line, expected) in reported.iter().zip(&expected) {
         assert!(
             line.starts_with(&format!("cpud: {expected}")),
             "{line}\nis not\n{expected}"
         );
     }
-    assert_eq!(told.len(), expected.len(), "{told:#?}");
+    assert_eq!(reported.len(), expected.len(), "{reported:#?}");
 }
 
 /// A tree with these directories and `etc/hostname`, and the fstab lines that put the machine's programs in it and make it the root.
@@ -383,7 +382,7 @@ fn a_tree_may_be_the_whole_root_with_the_machines_processes_devices_and_run() {
     );
     assert!(tree.path().join("etc/made").exists());
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
-    // What containers do.
+    // As containers do it.
     let pivot = "unshare -m sh -ec 'mount --bind /tmp /tmp; cd /tmp; mkdir old; /usr/sbin/pivot_root . old; test -d old/usr'";
     sh(&environment, pivot);
     sh(&[], pivot);
@@ -433,7 +432,7 @@ fn name_servers_are_the_machines_whatever_etc_says() {
         "nameserver 127.0.0.53\n"
     );
 
-    // As systemd-resolved, NetworkManager and resolvconf have it.
+    // As systemd-resolved, NetworkManager and resolvconf make it.
     for link in [
         "../run/systemd/resolve/stub-resolv.conf",
         "/run/NetworkManager/resolv.conf",
@@ -444,7 +443,7 @@ fn name_servers_are_the_machines_whatever_etc_says() {
         assert_eq!(seen(&fstab), machines);
         assert_eq!(fs::read_link(&file).unwrap(), std::path::Path::new(link));
     }
-    // One without any is left alone, and so is an /etc that is not mounted.
+    // An /etc without the file is left alone.
     fs::remove_file(&file).unwrap();
     let output = run(&[("CPU_FSTAB", &fstab)], &["ls", "-A", "/etc"]);
     assert!(
@@ -489,7 +488,7 @@ fn closed_output_reaches_the_reader_before_the_command_ends() {
 
 #[test]
 fn signals_reach_the_commands_group_only() {
-    // Input only after the signal has done its work: both come by ways of their own.
+    // The input is sent only after the signal has arrived, since they travel independently.
     let script = "trap 'echo caught' TERM; \
         (trap 'echo inner; exit' TERM; echo ready; while :; do sleep 0.1; done); read wait; echo end";
     let mut session = start(&[], &["sh", "-c", script], None);
@@ -529,7 +528,7 @@ fn inherited_signal_settings_are_undone() {
         .unwrap();
     for line in text(&output.stdout).lines() {
         let set = u64::from_str_radix(line.rsplit('\t').next().unwrap(), 16).unwrap();
-        // The bits of signals 32 and 33 are the C library's, which lets nobody change them.
+        // Signals 32 and 33 belong to the C library, which lets nobody change them.
         assert_eq!(set & !(0b11 << 31), 0, "{line}");
     }
     assert_eq!(text(&output.stdout).lines().count(), 2);
@@ -540,7 +539,7 @@ fn inherited_signal_settings_are_undone() {
 #[test]
 fn when_the_client_is_gone_nothing_is_left() {
     let mark = "86421.5";
-    // In the foreground, in a session of its own, orphaned, deaf to SIGHUP, stopped, and breeding.
+    // In the foreground, in a session of its own, orphaned, ignoring SIGHUP, stopped, and forking all the time.
     let script = format!(
         "trap '' HUP TERM; (setsid sleep {mark} &); (sleep {mark} & sleep {mark} & kill -STOP $!);
          (while :; do sleep {mark} & sleep 0.05; done) & echo ready; sleep {mark}"
@@ -590,8 +589,8 @@ fn a_terminal_is_the_sessions_own() {
     drop(pty.slave);
     let mut terminal = File::from(pty.master);
     read_until(&mut terminal, "$ ");
-    // A foreground job that has answered is there to be interrupted.
-    // Job control works: the foreground job has a group of its own, and only it gets the signal.
+    // Job control works: the foreground job has its own process group, and only that gets the signal. It has printed
+    // something, so it is running when it is interrupted.
     terminal
         .write_all(b"sed -u s/here/seen-here/\nhere\n")
         .unwrap();

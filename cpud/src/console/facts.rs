@@ -231,16 +231,16 @@ mod tests {
             ["-t", "ecdsa", "-b", "521"],
             ["-t", "rsa", "-b", "2048"],
         ];
-        for (index, words) in kinds.iter().enumerate() {
+        for (index, args) in kinds.iter().enumerate() {
             let file = directory.path().join(index.to_string());
-            let keygen = |words: &[&str]| {
+            let keygen = |args: &[&str]| {
                 let mut command = Command::new("ssh-keygen");
-                let output = command.args(words).arg("-f").arg(&file).output();
+                let output = command.args(args).arg("-f").arg(&file).output();
                 let output = output.expect("ssh-keygen (package openssh-client) is needed");
                 assert!(output.status.success(), "{output:?}");
                 String::from_utf8(output.stdout).unwrap()
             };
-            keygen(&[&["-q", "-N", ""], &words[..]].concat());
+            keygen(&[&["-q", "-N", ""], &args[..]].concat());
             let shown = keygen(&["-l", "-v"]);
             let drawn = draw(ssh::read_host_key(&file).unwrap().public_key());
             let picture: Vec<&str> = shown.lines().skip(1).collect();

@@ -359,13 +359,13 @@ mod tests {
         let mut facts = facts();
         (facts.host_key, facts.keys) = (None, Vec::new());
         let shown = text(&page(&facts, "", 25, 80));
-        for words in [
+        for text in [
             "   links none",
             "host key none yet",
             "logins nobody: no key",
             "no address yet",
         ] {
-            assert!(shown.contains(words), "{words:?}: {shown}");
+            assert!(shown.contains(text), "{text:?}: {shown}");
         }
         assert!(page(&facts, "", 19, 80).is_empty() && page(&facts, "", 25, 59).is_empty());
     }
@@ -373,12 +373,12 @@ mod tests {
     proptest! {
         #[test]
         fn every_row_fits_whatever_is_in_it(
-            words in proptest::collection::vec(".{0,90}", 6), rows in 0usize..90, columns in 0usize..250
+            texts in proptest::collection::vec(".{0,90}", 6), rows in 0usize..90, columns in 0usize..250
         ) {
             let mut facts = facts();
-            let [host, name, user, from, key, command] = &words[..] else { unreachable!() };
+            let [host, name, user, from, key, command] = &texts[..] else { unreachable!() };
             facts.links.push(link(name, true, &[]));
-            facts.keys.clone_from(&words);
+            facts.keys.clone_from(&texts);
             facts.logins.push(Login {
                 user: user.clone(), from: from.clone(), key: key.clone(), commands: vec![command.clone()],
             });

@@ -174,17 +174,17 @@ mod tests {
 
     #[test]
     fn what_is_told_is_read_and_nobody_adds_lines() {
-        let told = |user: &str, commands: &[&str]| Login {
+        let login_of = |user: &str, commands: &[&str]| Login {
             user: user.to_owned(),
             from: "10.0.2.2".to_owned(),
             key: String::new(),
             commands: commands.iter().map(|&name| name.to_owned()).collect(),
         };
-        let login = told("root", &["bash", "make"]);
+        let login = login_of("root", &["bash", "make"]);
         assert_eq!(Login::read(login.write().as_bytes()), login);
-        let forged = Login::read(told("x\ny\x1b[2J", &[]).write().as_bytes());
-        assert_eq!(forged, told("x\u{fffd}y\u{fffd}[2J", &[]));
-        let most = told(
+        let forged = Login::read(login_of("x\ny\x1b[2J", &[]).write().as_bytes());
+        assert_eq!(forged, login_of("x\u{fffd}y\u{fffd}[2J", &[]));
+        let most = login_of(
             &"\u{10000}".repeat(500),
             &["\u{10000}".repeat(500).as_str(); 30],
         );

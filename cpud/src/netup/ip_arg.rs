@@ -75,17 +75,17 @@ pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
         method,
     };
     match fields[..] {
-        [word] => match autoconf(word) {
+        [value] => match autoconf(value) {
             Ok(method) => return Ok(of(None, method)),
-            Err(error) if word.parse::<Ipv4Addr>().is_err() => {
-                return device(word)
+            Err(error) if value.parse::<Ipv4Addr>().is_err() => {
+                return device(value)
                     .map(|device| of(device, Method::Dhcp))
                     .or(Err(error));
             }
             Err(_) => {}
         },
-        [name, word] if !name.is_empty() && name.parse::<Ipv4Addr>().is_err() => {
-            return Ok(of(device(name)?, autoconf(word)?));
+        [name, method] if !name.is_empty() && name.parse::<Ipv4Addr>().is_err() => {
+            return Ok(of(device(name)?, autoconf(method)?));
         }
         _ => {}
     }
@@ -125,12 +125,12 @@ pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
     })
 }
 
-fn autoconf(word: &str) -> Result<Method, Error> {
-    match word {
+fn autoconf(value: &str) -> Result<Method, Error> {
+    match value {
         "off" | "none" => Ok(Method::Off),
         // BOOTP and RARP are obsolete; DHCP has replaced them.
         "" | "on" | "any" | "dhcp" | "both" | "bootp" | "rarp" => Ok(Method::Dhcp),
-        _ => Err(Error::Autoconf(word.into())),
+        _ => Err(Error::Autoconf(value.into())),
     }
 }
 

@@ -14,8 +14,8 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, VsockAd
 use crate::listen_addr::ListenAddr;
 
 /// A listening socket that does not block.
-pub(super) fn listen(place: &ListenAddr) -> Result<OwnedFd> {
-    let listener: OwnedFd = match place {
+pub(super) fn listen(addr: &ListenAddr) -> Result<OwnedFd> {
+    let listener: OwnedFd = match addr {
         // All addresses, of IPv6 and IPv4 with one socket where the kernel has both.
         ListenAddr::Tcp(None, port) => TcpListener::bind((Ipv6Addr::UNSPECIFIED, *port))
             .or_else(|_| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)))
@@ -27,7 +27,7 @@ pub(super) fn listen(place: &ListenAddr) -> Result<OwnedFd> {
         ListenAddr::Unix(path) => unix(path).map(OwnedFd::from).map_err(anyhow::Error::from),
         ListenAddr::Vsock(port) => vsock(*port).map_err(anyhow::Error::from),
     }
-    .with_context(|| format!("cannot listen on {place}"))?;
+    .with_context(|| format!("cannot listen on {addr}"))?;
     fcntl(&listener, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(listener)
 }
@@ -67,11 +67,11 @@ mod tests {
     #[test]
     fn a_dead_servers_socket_is_taken_over_and_a_living_ones_is_not() {
         let directory = tempfile::tempdir().unwrap();
-        let place = ListenAddr::Unix(directory.path().join("socket"));
-        let first = listen(&place).unwrap();
-        let error = format!("{:#}", listen(&place).unwrap_err());
+        let addr = ListenAddr::Unix(directory.path().join("socket"));
+        let first = listen(&addr).unwrap();
+        let error = format!("{:#}", listen(&addr).unwrap_err());
         assert!(error.contains("in use"), "{error}");
         drop(first);
-        listen(&place).unwrap();
+        listen(&addr).unwrap();
     }
 }

@@ -76,10 +76,10 @@ pub(in super::super) fn look_up(
         .filter_map(|point| source_of(point, &entries))
         .collect();
     let points = points.iter().filter_map(|point| inside(point, clients));
-    let wanted = sources.chain(directory).map(|wanted| (wanted, false));
-    let wanted: Vec<_> = wanted.chain(points.map(|point| (point, true))).collect();
+    let paths = sources.chain(directory).map(|path| (path, false));
+    let paths: Vec<_> = paths.chain(points.map(|point| (point, true))).collect();
     let held = Mutex::new(Vec::new());
-    in_parallel(&wanted, |&((client, path), is_point)| {
+    in_parallel(&paths, |&((client, path), is_point)| {
         if !is_point {
             client.look_up(path);
         } else if let Ok(fd) = client.open_itself(path) {
@@ -148,11 +148,11 @@ fn bind(entry: &Entry, clients: &[ClientTree]) -> Result<()> {
 
     // mount(2): a bind ignores all other flags, so they are set by a remount, which clears the flags of the source's
     // mount unless they are given again. statvfs(3) has the same values for the first four.
-    let wanted = flags(entry.flags & !(fstab::BIND | fstab::REC));
-    if !wanted.is_empty() {
+    let options = flags(entry.flags & !(fstab::BIND | fstab::REC));
+    if !options.is_empty() {
         let kept = statvfs(&target).map_or(0, |fs| fs.flags().bits() & 0xf);
         let all =
-            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::from_bits_truncate(kept) | wanted;
+            MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::from_bits_truncate(kept) | options;
         mount(NONE, &target, NONE, all, NONE).map_err(|errno| {
             anyhow!(
                 "it is bound, but its options could not be set: {}",

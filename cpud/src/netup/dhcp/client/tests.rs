@@ -211,7 +211,7 @@ fn a_lease_for_ever_and_one_for_no_time() {
 }
 
 #[test]
-fn strangers_are_not_heard() {
+fn messages_for_others_are_ignored() {
     let mut bench = Bench::new();
     bench.next();
     let xid = bench.client.xid;
