@@ -8,6 +8,7 @@ mod outputs;
 mod page;
 mod role;
 mod roster;
+mod row;
 mod screen;
 
 use std::fmt::Display;

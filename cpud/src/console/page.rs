@@ -2,67 +2,9 @@
 
 use super::facts::{Facts, LinkFacts};
 use super::roster::Login;
-use super::screen::ascii;
+use super::row::{Row, Style, ascii};
 use crate::listen_addr::ListenAddr;
 use crate::ssh::example_command;
-
-/// The style of a part of a row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Style {
-    Plain,
-    /// Reverse video.
-    Title,
-    Label,
-    Bold,
-}
-
-impl Style {
-    /// The escape sequence (console_codes(4)).
-    fn escape(self) -> &'static str {
-        match self {
-            Self::Plain => "",
-            Self::Title => "\x1b[7m",
-            Self::Label => "\x1b[36m",
-            Self::Bold => "\x1b[1m",
-        }
-    }
-}
-
-/// A row of the page: parts of printable ASCII, together exactly as wide as the screen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Row(Vec<(Style, String)>);
-
-impl Row {
-    /// Truncates the parts, or fills the row with blanks.
-    fn new(columns: usize, parts: Vec<(Style, String)>) -> Self {
-        let mut left = columns;
-        let mut row = Vec::new();
-        let blanks = (Style::Plain, " ".repeat(columns));
-        for (style, text) in parts.into_iter().chain([blanks]) {
-            let mut text = ascii(&text);
-            text.truncate(left);
-            left -= text.len();
-            row.push((style, text));
-        }
-        Self(row)
-    }
-
-    #[cfg(test)]
-    pub(super) fn plain(columns: usize, text: &str) -> Self {
-        Self::new(columns, vec![(Style::Plain, text.to_owned())])
-    }
-
-    /// The row with escape sequences, for a screen.
-    pub(super) fn escapes(&self) -> String {
-        let parts = self.0.iter().filter(|(_, text)| !text.is_empty());
-        parts
-            .map(|(style, text)| match style.escape() {
-                "" => text.clone(),
-                escape => format!("{escape}{text}\x1b[m"),
-            })
-            .collect()
-    }
-}
 
 /// A label and a text.
 type PageEntry = (String, String);
@@ -373,12 +315,12 @@ mod tests {
     proptest! {
         #[test]
         fn every_row_fits_whatever_is_in_it(
-            texts in proptest::collection::vec(".{0,90}", 6), rows in 0usize..90, columns in 0usize..250
+            parts in proptest::collection::vec(".{0,90}", 6), rows in 0usize..90, columns in 0usize..250
         ) {
             let mut facts = facts();
-            let [host, name, user, from, key, command] = &texts[..] else { unreachable!() };
+            let [host, name, user, from, key, command] = &parts[..] else { unreachable!() };
             facts.links.push(link(name, true, &[]));
-            facts.keys.clone_from(&texts);
+            facts.keys.clone_from(&parts);
             facts.logins.push(Login {
                 user: user.clone(), from: from.clone(), key: key.clone(), commands: vec![command.clone()],
             });

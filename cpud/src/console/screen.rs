@@ -4,7 +4,7 @@
 //! The kernel's own messages appear at the cursor, so the cursor stays in the part of the log, and only that part
 //! scrolls. A row is drawn with one write(2), so that no such message can come in between.
 
-use super::page::Row;
+use super::row::{Row, ascii};
 
 /// A screen, and what has been drawn on it.
 pub(super) struct Screen {
@@ -65,12 +65,6 @@ impl Screen {
 /// A line of the log, as it is written to a screen.
 pub(super) fn log_line(line: &str) -> Vec<u8> {
     format!("{}\r\n", ascii(line)).into_bytes()
-}
-
-/// Replaces characters that not every screen can show; each takes one column.
-pub(super) fn ascii(text: &str) -> String {
-    let shown = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
-    text.chars().map(shown).collect()
 }
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use anyhow::Result;
 use cpu_ssh::Mux;
 use russh::server::{Handle, Msg};
 
-pub(super) type Receiver = cpu_ssh::Receiver<Msg>;
-pub(super) type Sender = cpu_ssh::Sender<Msg>;
+pub(super) type ServerReceiver = cpu_ssh::Receiver<Msg>;
+pub(super) type ServerSender = cpu_ssh::Sender<Msg>;
 
 /// The most bytes taken at once from what the client has sent.
 pub(super) const CHUNK: usize = 256 * 1024;
@@ -17,7 +17,7 @@ pub(super) async fn open_forwarded(
     address: &str,
     port: u32,
     from: u32,
-) -> Result<(Receiver, Sender)> {
+) -> Result<(ServerReceiver, ServerSender)> {
     let expected = mux.begin_open();
     let channel = handle
         .channel_open_forwarded_tcpip(address, port, "127.0.0.1", from)

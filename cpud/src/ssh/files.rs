@@ -9,7 +9,7 @@ use cpu_ssh::Stream;
 use ninep::relay::{BATCH_DELAY, Error, Relay, Upstream};
 use tokio::sync::Notify;
 
-use super::channel::{CHUNK, Receiver, Sender};
+use super::channel::{CHUNK, ServerReceiver, ServerSender};
 use super::fd::Fd;
 use crate::console::say;
 
@@ -17,7 +17,12 @@ use crate::console::say;
 const BATCH: usize = 64 * 1024;
 
 /// Starts to relay between the client's channel and the socket whose other end is mounted.
-pub(super) fn relay_files(receiver: Receiver, sender: Sender, socket: Arc<Fd>, server: Upstream) {
+pub(super) fn relay_files(
+    receiver: ServerReceiver,
+    sender: ServerSender,
+    socket: Arc<Fd>,
+    server: Upstream,
+) {
     let shared = Arc::new(FilesRelay {
         relay: Mutex::new(Relay::new(server)),
         answered: Notify::new(),
@@ -50,17 +55,17 @@ impl FilesRelay {
     }
 
     /// Runs until the kernel closes its end.
-    async fn to_client(&self, socket: &Fd, sender: &Sender) {
+    async fn to_client(&self, socket: &Fd, sender: &ServerSender) {
         let mut buffer = BytesMut::new();
         // One timer for everything that is held back: setting it costs as much as a request.
-        let mut company = std::pin::pin!(tokio::time::sleep(BATCH_DELAY));
-        let mut counts = false;
+        let mut batch_timer = std::pin::pin!(tokio::time::sleep(BATCH_DELAY));
+        let mut is_timed = false;
         loop {
-            if !counts && self.with(|relay| relay.has_batch()) {
-                company
+            if !is_timed && self.with(|relay| relay.has_batch()) {
+                batch_timer
                     .as_mut()
                     .reset(tokio::time::Instant::now() + BATCH_DELAY);
-                counts = true;
+                is_timed = true;
             }
             let arrived = tokio::select! {
                 biased;
@@ -68,8 +73,8 @@ impl FilesRelay {
                     Ok(bytes) if !bytes.is_empty() => Some(bytes),
                     _ => return,
                 },
-                () = &mut company, if counts => {
-                    counts = false;
+                () = &mut batch_timer, if is_timed => {
+                    is_timed = false;
                     None
                 }
             };
@@ -99,7 +104,7 @@ impl FilesRelay {
     }
 
     /// Runs until the client ends or the kernel closes its end.
-    async fn to_kernel(&self, receiver: &Receiver, socket: &Fd) {
+    async fn to_kernel(&self, receiver: &ServerReceiver, socket: &Fd) {
         loop {
             // Not dropped while answers are written, since it may have taken something off the queue.
             let mut read = std::pin::pin!(receiver.read(Stream::Data, CHUNK));

@@ -13,7 +13,7 @@ use russh::server::Handle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
-use super::channel::{CHUNK, Receiver, Sender, open_forwarded};
+use super::channel::{CHUNK, ServerReceiver, ServerSender, open_forwarded};
 use super::fd::Fd;
 use super::uroot::{self, UrootPort};
 
@@ -160,7 +160,7 @@ async fn accept(listener: TcpListener, address: String, port: u32, mux: Mux, han
 }
 
 /// Copies bytes in both directions until both have ended.
-pub(super) async fn copy_both(receiver: Receiver, sender: Sender, stream: TcpStream) {
+pub(super) async fn copy_both(receiver: ServerReceiver, sender: ServerSender, stream: TcpStream) {
     let stream = stream.into_std().map(OwnedFd::from);
     let Ok(stream) = stream.and_then(Fd::new) else {
         sender.close().await;

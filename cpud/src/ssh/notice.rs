@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 use tokio::time::{Instant, sleep_until};
 
-use super::channel::Sender;
+use super::channel::ServerSender;
 use crate::session::Descendants;
 
 /// The notice is printed when there has been no output for this long after the end of the command.
@@ -46,7 +46,7 @@ impl LastOutput {
 
 /// Called when the command has ended and its session has not: waits for a silence, then names the processes
 /// that the session waits for.
-pub(super) async fn send(session: Pid, output: &LastOutput, sender: &Sender, terminal: bool) {
+pub(super) async fn send(session: Pid, output: &LastOutput, sender: &ServerSender, terminal: bool) {
     output.silence().await;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let Ok(proc) = Dir::open("/proc", flags, Mode::empty()) else {

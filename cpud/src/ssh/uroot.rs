@@ -7,7 +7,7 @@ use anyhow::Result;
 use cpu_ssh::{Mux, Stream};
 use russh::server::Handle;
 
-use super::channel::{Receiver, Sender, open_forwarded};
+use super::channel::{ServerReceiver, ServerSender, open_forwarded};
 
 /// The identification of u-root's client, and of everything else that uses Go's library.
 const GO_ID_PREFIX: &[u8] = b"SSH-2.0-Go";
@@ -67,7 +67,11 @@ pub(super) struct UrootPort {
 impl UrootPort {
     /// Opens the channel that a connection to the port would have, and sends the nonce, which the client expects
     /// first.
-    pub(super) async fn connect(self, mux: &Mux, handle: &Handle) -> Result<(Receiver, Sender)> {
+    pub(super) async fn connect(
+        self,
+        mux: &Mux,
+        handle: &Handle,
+    ) -> Result<(ServerReceiver, ServerSender)> {
         let (receiver, sender) =
             open_forwarded(mux, handle, &self.address, self.port, self.port).await?;
         sender.send(Stream::Data, self.nonce.into()).await?;

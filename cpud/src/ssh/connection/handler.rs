@@ -13,7 +13,7 @@ use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 use super::requests::{no_copying, refuse};
 use super::{ChannelState, ConnectionHandler};
 use crate::console::Roster;
-use crate::ssh::exec::{PtyRequest, SessionRequest};
+use crate::ssh::exec::{SessionRequest, TerminalRequest};
 use crate::ssh::forward;
 
 impl server::Handler for ConnectionHandler {
@@ -168,7 +168,7 @@ impl server::Handler for ConnectionHandler {
         session: &mut Session,
     ) -> Result<()> {
         if let Some(state) = self.channels.get_mut(&id) {
-            state.request.terminal = Some(PtyRequest {
+            state.request.terminal = Some(TerminalRequest {
                 size: window(columns, rows, x_pixels, y_pixels),
                 modes: modes.to_vec(),
             });

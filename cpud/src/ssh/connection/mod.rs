@@ -20,7 +20,7 @@ use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
 use tokio::sync::watch;
 
 use super::auth;
-use super::channel::{Receiver, Sender};
+use super::channel::{ServerReceiver, ServerSender};
 use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
 use crate::console::{Roster, say};
@@ -145,7 +145,7 @@ struct ConnectionHandler {
     null: File,
     channels: HashMap<ChannelId, ChannelState>,
     /// Channels of the `9p` subsystem that the next command takes, each for a mount in this cache mode.
-    files: Vec<(CacheMode, Receiver, Sender)>,
+    files: Vec<(CacheMode, ServerReceiver, ServerSender)>,
     forwards: Forwards,
     /// The peer's address, and after the login its entry on the machine's screen.
     peer: String,
@@ -155,8 +155,8 @@ struct ConnectionHandler {
 
 /// A session channel that is open.
 struct ChannelState {
-    receiver: Receiver,
-    sender: Sender,
+    receiver: ServerReceiver,
+    sender: ServerSender,
     request: SessionRequest,
     running: Option<Running>,
 }

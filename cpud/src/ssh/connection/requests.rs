@@ -8,7 +8,7 @@ use russh::ChannelId;
 use russh::server::Session;
 
 use super::ConnectionHandler;
-use crate::ssh::channel::Sender;
+use crate::ssh::channel::ServerSender;
 use crate::ssh::exec::{self, FilesSource};
 
 impl ConnectionHandler {
@@ -94,7 +94,7 @@ pub(super) fn no_copying(what: &str) -> String {
 }
 
 /// Writes why a command is not started, and closes its channel.
-pub(super) fn refuse(sender: Sender, why: String) {
+pub(super) fn refuse(sender: ServerSender, why: String) {
     tokio::spawn(async move {
         let line = Bytes::from(format!("cpud: {why}\n"));
         let _ = sender.send(Stream::Stderr, line).await;

@@ -28,7 +28,7 @@ use russh::{Pty, server};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 
-use super::channel::{Receiver, Sender};
+use super::channel::{ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::files::relay_files;
 use super::notice::{self, LastOutput};
@@ -49,7 +49,7 @@ pub(super) struct SessionRequest {
     /// The user who runs the command, if not root.
     pub(super) user: Option<Credentials>,
     pub(super) environment: Vec<(String, String)>,
-    pub(super) terminal: Option<PtyRequest>,
+    pub(super) terminal: Option<TerminalRequest>,
     /// The client's files, each for a mount in this cache mode.
     pub(super) files: Vec<(CacheMode, FilesSource)>,
 }
@@ -57,13 +57,13 @@ pub(super) struct SessionRequest {
 /// How the client's file server is reached.
 pub(super) enum FilesSource {
     /// The `9p` channel of the same connection.
-    Channel(Receiver, Sender),
+    Channel(ServerReceiver, ServerSender),
     /// A port that u-root's client asked for.
     Port(UrootPort, Mux),
 }
 
 /// The terminal of a `pty-req` (RFC 4254, section 6.2).
-pub(super) struct PtyRequest {
+pub(super) struct TerminalRequest {
     pub(super) size: Winsize,
     pub(super) modes: Vec<(Pty, u32)>,
 }
@@ -94,8 +94,8 @@ impl Running {
 /// dropped when the command has ended.
 pub(super) fn start(
     mut request: SessionRequest,
-    receiver: Receiver,
-    sender: Sender,
+    receiver: ServerReceiver,
+    sender: ServerSender,
     handle: server::Handle,
     listed: Option<ListedCommand>,
 ) -> Result<Running> {

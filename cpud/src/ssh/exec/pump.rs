@@ -8,7 +8,7 @@ use cpu_ssh::Stream;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
-use crate::ssh::channel::{CHUNK, Receiver, Sender};
+use crate::ssh::channel::{CHUNK, ServerReceiver, ServerSender};
 use crate::ssh::fd::Fd;
 use crate::ssh::notice::LastOutput;
 
@@ -17,7 +17,7 @@ use crate::ssh::notice::LastOutput;
 const PIPE_GRACE: Duration = Duration::from_secs(1);
 
 /// Copies the client's input to the command. The pipe is closed at the end of the input.
-pub(super) async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
+pub(super) async fn pump_in(receiver: ServerReceiver, to: Arc<Fd>) {
     while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
         if to.write_all(&chunk).await.is_err() {
             receiver.discard();
@@ -29,7 +29,7 @@ pub(super) async fn pump_in(receiver: Receiver, to: Arc<Fd>) {
 /// Copies the command's output to the client, up to the last byte.
 pub(super) async fn pump_out(
     from: Arc<Fd>,
-    (to, stream): (Sender, Stream),
+    (to, stream): (ServerSender, Stream),
     mut ended: watch::Receiver<bool>,
     last_output: LastOutput,
 ) {
@@ -57,7 +57,7 @@ pub(super) async fn pump_out(
 pub(super) async fn deliver(
     mut signals: mpsc::UnboundedReceiver<Signal>,
     control: &Fd,
-    sender: &Sender,
+    sender: &ServerSender,
 ) {
     loop {
         let signal = tokio::select! {

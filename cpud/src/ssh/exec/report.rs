@@ -9,10 +9,10 @@ use cpu_ssh::{Stream, signals};
 use nix::sys::signal::Signal;
 use russh::server;
 
-use crate::ssh::channel::Sender;
+use crate::ssh::channel::ServerSender;
 
 /// Sends the machine's time, which the client compares with its own. Nothing waits for this.
-pub(super) async fn send_clock(sender: &Sender) {
+pub(super) async fn send_clock(sender: &ServerSender) {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     sender
         .report_clock(since_1970.unwrap_or_default().as_secs())
@@ -22,7 +22,7 @@ pub(super) async fn send_clock(sender: &Sender) {
 /// Reports the exit status or the signal, then the end of data, then closes the channel. Called after all output.
 pub(super) async fn report(
     status: std::io::Result<ExitStatus>,
-    sender: &Sender,
+    sender: &ServerSender,
     handle: &server::Handle,
 ) {
     let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);

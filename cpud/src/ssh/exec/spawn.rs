@@ -9,7 +9,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::termios::{SetArg, tcgetattr, tcsetattr};
 use tokio::process::Child;
 
-use super::PtyRequest;
+use super::TerminalRequest;
 use crate::ssh::fd::Fd;
 
 /// A pair of stream sockets, both closed on exec.
@@ -26,7 +26,7 @@ pub(super) fn inherit(fd: &OwnedFd) -> Result<RawFd> {
 }
 
 /// Opens a pseudo-terminal: master and slave, both closed on exec.
-pub(super) fn open_terminal(request: &PtyRequest) -> Result<(OwnedFd, OwnedFd)> {
+pub(super) fn open_terminal(request: &TerminalRequest) -> Result<(OwnedFd, OwnedFd)> {
     let pty = nix::pty::openpty(&request.size, None)
         .context("cannot make a terminal (is devpts mounted on /dev/pts?)")?;
     for end in [&pty.master, &pty.slave] {
