@@ -99,10 +99,10 @@ pub(super) async fn start(
         let line = match connection.server {
             ServerKind::Sshd => command.argv.join(&b' '),
             ServerKind::Cpud => [user, quote::join(&command.argv)].concat(),
-            // No words are a shell there.
+            // There, an empty argv starts a shell.
             ServerKind::URoot => {
                 let port = port.map_or(String::new(), |port| format!("-port9p={port}"));
-                let argv = quote::join(with_empty_words(command.argv));
+                let argv = quote::join(with_empty_arguments(command.argv));
                 [format!("{port} ").into_bytes(), argv].concat()
             }
         };
@@ -112,8 +112,8 @@ pub(super) async fn start(
     Ok((receiver, sender, stdin))
 }
 
-/// u-root's cpud drops empty words, however they are quoted: a shell passes them on.
-fn with_empty_words(argv: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
+/// u-root's cpud drops empty arguments, however they are quoted. A shell passes them on.
+fn with_empty_arguments(argv: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     if !argv.iter().any(Vec::is_empty) {
         return argv;
     }
@@ -121,8 +121,8 @@ fn with_empty_words(argv: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     vec![b"sh".to_vec(), b"-c".to_vec(), script]
 }
 
-/// u-root's cpud waits for the end of standard input after its command has ended. It does not report that end, but its mount of
-/// the files is gone then.
+/// Ends standard input when the files are unmounted. u-root's cpud unmounts them when its command has ended, which it does
+/// not report otherwise, and then waits for the end of standard input.
 fn end_after(stdin: Stdin, unmounted: oneshot::Receiver<()>) {
     tokio::spawn(async move {
         if unmounted.await.is_ok() {
@@ -131,8 +131,8 @@ fn end_after(stdin: Stdin, unmounted: oneshot::Receiver<()>) {
     });
 }
 
-/// Have u-root's cpud get the files through a port of its own; returns the port's number, and a receiver that
-/// fires when the mount of the files is gone.
+/// Serves the files to u-root's cpud through a forwarded port. Returns the port's number, and a receiver that fires when the
+/// files are unmounted.
 async fn serve_at_port(
     connection: &ServerConnection,
     files: FileServer,
@@ -148,12 +148,12 @@ async fn serve_at_port(
     let (ended, unmounted) = oneshot::channel();
     tokio::spawn(async move {
         let served = port.accept(&handle).await.and_then(|(receiver, sender)| {
-            // It mounts without a cache.
+            // u-root's cpud mounts without a cache.
             files.serve(
                 CacheMode::None,
                 BlockingReader::new(receiver, Stream::Data, Handle::current()),
                 BlockingWriter::new(sender, Stream::Data, Handle::current()),
-                // Nobody waits for it if the session has ended.
+                // Fails only if the session has ended.
                 move || {
                     let _ = ended.send(());
                 },

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tracing::debug;
 
 use super::HostKeys;
-use super::port::Expected;
+use super::port::PendingConnection;
 
 /// Something that happened to a channel or to the connection.
 #[derive(Debug)]
@@ -52,7 +52,7 @@ pub(crate) struct Handler {
     events: mpsc::UnboundedSender<ConnectionEvent>,
     /// The server's identification.
     server: Arc<OnceLock<Vec<u8>>>,
-    expected: Expected,
+    expected: PendingConnection,
 }
 
 impl Handler {
@@ -61,7 +61,7 @@ impl Handler {
         host_keys: HostKeys,
         events: mpsc::UnboundedSender<ConnectionEvent>,
         server: Arc<OnceLock<Vec<u8>>>,
-        expected: Expected,
+        expected: PendingConnection,
     ) -> Self {
         Self {
             mux,

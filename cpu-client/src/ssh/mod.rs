@@ -27,7 +27,7 @@ use tracing::debug;
 use crate::spinner::Spinner;
 pub(crate) use handler::{ConnectionEvent, Handler};
 pub(crate) use hostkeys::HostKeys;
-pub(crate) use port::FilesPort;
+pub(crate) use port::ForwardedPort;
 pub(crate) use target::{ConnectOptions, SocketKind, Target};
 
 pub(crate) type ChannelSender = cpu_ssh::Sender<client::Msg>;
@@ -42,7 +42,7 @@ pub(crate) struct ServerConnection {
     pub(crate) mux: Mux,
     pub(crate) events: mpsc::UnboundedReceiver<ConnectionEvent>,
     pub(crate) server: ServerKind,
-    expected: port::Expected,
+    expected: port::PendingConnection,
 }
 
 /// The kind of server, by its SSH identification.
@@ -75,8 +75,8 @@ impl ServerConnection {
     }
 
     /// Requests the port through which u-root's cpud gets the files.
-    pub(crate) async fn ask_for_port(&self) -> Result<FilesPort> {
-        FilesPort::ask(&self.handle, &self.expected).await
+    pub(crate) async fn ask_for_port(&self) -> Result<ForwardedPort> {
+        ForwardedPort::ask(&self.handle, &self.expected).await
     }
 }
 
@@ -88,7 +88,7 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
     let listened = throttle.clone();
     let mux = Mux::new(Side::Client, throttle.clone());
     let (events_tx, events) = mpsc::unbounded_channel();
-    let expected = port::Expected::default();
+    let expected = port::PendingConnection::default();
     let server = Arc::new(OnceLock::new());
     let handler = Handler::new(
         mux.clone(),
