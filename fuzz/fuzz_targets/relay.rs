@@ -1,6 +1,6 @@
 //! Input: `(side[1] n[1] bytes[n])*`. Whatever a kernel and a server send each other, in chunks of any size, the
-//! relay does not panic and does not hold much. With u-root's server every byte passes unchanged, except for the
-//! types in directory listings.
+//! relay does not panic and does not hold much. With u-root's server every byte of a request passes unchanged, and of
+//! the replies none is lost.
 #![no_main]
 
 use std::time::Instant;
@@ -43,9 +43,9 @@ fuzz_target!(|bytes: &[u8]| {
         asking.take_batch(&mut Vec::new());
         assert!(!asking.has_batch());
     }
+    assert!(sent[0].starts_with(&passed[0]));
     for (sent, passed) in sent.iter().zip(&passed) {
-        let is_same = |(sent, passed): (&u8, &u8)| sent == passed || matches!(passed, 0 | 4 | 10);
-        assert!(passed.len() <= sent.len() && sent.iter().zip(passed).all(is_same));
+        assert!(passed.len() <= sent.len());
         // Only the beginning of a message that the framer puts together may be missing.
         assert!(!passes || sent.len() - passed.len() <= 256 * 1024);
     }

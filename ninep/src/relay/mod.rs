@@ -2,8 +2,8 @@
 //!
 //! The kernel sends one request, waits for the reply, sends the next and waits again. With a server that speaks
 //! [`EXTENDED`], requests that belong together cost one round trip. With any other, every byte is passed on
-//! unchanged. u-root's server is not offered the dialect, since it refuses what it does not know; only the types in
-//! its directory listings are corrected (`dirent_type.rs`).
+//! unchanged. u-root's server is not offered the dialect, since it refuses what it does not know; of its replies,
+//! inode numbers and the types in directory listings are corrected (`u_root.rs`).
 //!
 //! * **Walk and getattr.** The kernel walks one name, then asks for the attributes of the file that it found, and for
 //!   stat(2) asks once more. The relay sends a Twalkgetattr instead of the walk. It caches the attributes for the
@@ -21,9 +21,9 @@
 //!
 //! No I/O and no clock: the caller passes in what has arrived, and the time.
 
-mod dirent_type;
 mod framer;
 mod missing_xattr;
+mod u_root;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -167,7 +167,7 @@ impl Relay {
         let is = |kind: Kind, number: u8| number == kind.number() + 1;
         let kinds: &[Kind] = match self.server {
             Upstream::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
-            Upstream::URoot => &[Kind::Readdir],
+            Upstream::URoot => u_root::CORRECTED,
         };
         let whole = |number| kinds.iter().any(|&kind| is(kind, number));
         while let Some(segment) = self.replies.next(&mut chunk, whole)? {
@@ -175,8 +175,8 @@ impl Relay {
                 out.append(&mut self.local_replies);
             }
             match segment {
-                Segment::Whole(_, message) if self.server == Upstream::URoot => {
-                    out.push(dirent_type::correct(message));
+                Segment::Whole(header, message) if self.server == Upstream::URoot => {
+                    out.push(u_root::correct(header.kind, message));
                 }
                 Segment::Whole(header, message) => self.reply(header, message, now, out)?,
                 Segment::Begin(header, bytes) => {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION};
 use ninep::relay::{ATTR_TTL, Error as RelayError, Relay, Upstream};
-use ninep::wire::{Data, Frame, HEADER, Str, Wire};
+use ninep::wire::{Data, Frame, HEADER, Str, WalkVec, Wire};
 
 use super::*;
 
@@ -523,8 +523,8 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
 }
 
 #[test]
-fn types_in_u_roots_directory_listings_are_corrected() {
-    let names = |kind: fn(u8) -> u8| {
+fn types_and_inode_numbers_of_u_roots_server_are_corrected() {
+    let names = |path: u64, kind: fn(u8) -> u8| {
         let mut data = Frame::default();
         data.start(0, 0);
         for (n, (qid, name)) in [(Qid::DIR, "a"), (Qid::SYMLINK, ""), (Qid::FILE, "ccc")]
@@ -535,7 +535,7 @@ fn types_in_u_roots_directory_listings_are_corrected() {
                 qid: Qid {
                     kind: qid,
                     version: 7,
-                    path: 9,
+                    path,
                 },
                 offset: n as u64 + 1,
                 kind: kind(qid),
@@ -555,16 +555,46 @@ fn types_in_u_roots_directory_listings_are_corrected() {
         }
         out.kernel.concat()
     };
-    let theirs = readdir(&names(|qid| qid));
-    let meant = readdir(&names(|qid| match qid {
+    let types = |qid| match qid {
         Qid::DIR => 4,
         Qid::SYMLINK => 10,
         _ => 0,
-    }));
-    assert_eq!(relayed(Upstream::URoot, &theirs), meant);
-    // Correct types are left alone, and so are those of other servers.
-    assert_eq!(relayed(Upstream::URoot, &meant), meant);
+    };
+    let theirs = readdir(&names(9, |qid| qid));
+    assert_eq!(relayed(Upstream::URoot, &theirs), readdir(&names(7, types)));
+    // Correct types are left alone, and so is all that other servers say.
+    let typed = readdir(&names(9, types));
+    assert_eq!(relayed(Upstream::URoot, &typed), readdir(&names(7, types)));
     assert_eq!(relayed(Upstream::Any, &theirs), theirs);
+
+    // All replies with a qid that Linux reads.
+    let replies = |paths: [u64; 2]| {
+        let [qid, other] = paths.map(|path| Qid {
+            kind: Qid::FILE,
+            version: 7,
+            path,
+        });
+        let mut qids = WalkVec::default();
+        assert!(qids.push(qid) && qids.push(other));
+        let attr = Attr {
+            qid,
+            size: 5,
+            ..Attr::default()
+        };
+        let all = [
+            Reply::Attach { qid },
+            Reply::Walk { qids },
+            Reply::Lopen { qid, iounit: 5 },
+            Reply::Lcreate { qid, iounit: 5 },
+            Reply::Getattr { attr },
+        ];
+        all.map(|one| reply(5, &one))
+    };
+    let meant = replies([1 << 40, 0]);
+    for (theirs, meant) in replies([(1 << 40) + 2, 2]).iter().zip(&meant) {
+        assert_eq!(relayed(Upstream::URoot, theirs), *meant);
+        assert_eq!(relayed(Upstream::Any, theirs), *theirs);
+    }
     // A listing that ends too early does no harm.
     for cut in 0..theirs.len() - HEADER {
         let mut short = theirs[..theirs.len() - cut].to_vec();
