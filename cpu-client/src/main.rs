@@ -29,6 +29,7 @@ mod environment;
 mod files;
 mod flags;
 mod programs;
+mod remote;
 mod session;
 mod spinner;
 mod ssh;
@@ -46,7 +47,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Result};
 use binds::Mounts;
 use clap::error::ErrorKind;
-use cpu_proto::{CacheMode, ENV_WAIT};
 use environment::{environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
@@ -173,38 +173,15 @@ fn run(flags: &Flags) -> Result<u8> {
         let connection = spinner
             .shown_during(ssh::connect(&target, &spinner))
             .await?;
-        let caches = environment.caches;
-        if connection.server == ssh::ServerKind::URoot
-            && environment.cache_is_chosen
-            && caches != [CacheMode::None]
-        {
-            anyhow::bail!(
-                "the server is u-root's cpud, which supports only -cache none; \
-                 leave out -cache, and ,cache= in the namespace"
-            );
-        }
-        let for_cpud = environment.for_cpud;
-        let mut environment = environment.variables;
-        if connection.server == ssh::ServerKind::Cpud {
-            environment.retain(|(name, _)| for_cpud.iter().all(|(other, _)| other != name));
-            environment.extend(for_cpud);
-        }
-        if connection.server == ssh::ServerKind::Sshd {
-            // An sshd has an environment of its own; it is sent only what SendEnv names.
-            environment.retain(|(name, _)| target.sends(name));
-        }
-        environment.retain(|(name, _)| target.set_env.iter().all(|(set, _)| set != name));
-        environment.extend(target.set_env.iter().cloned());
-        if connection.server == ssh::ServerKind::Cpud
-            && let Some(wait) = flags.wait()
-        {
-            environment.retain(|(name, _)| name != ENV_WAIT);
-            environment.push((ENV_WAIT.to_owned(), wait.to_string()));
-        }
+        let caches = environment.caches.clone();
+        let cache_is_chosen = environment.cache_is_chosen;
         let command = session::Command {
             argv,
-            environment,
+            environment: connection
+                .server
+                .environment(environment, &target, flags.wait()),
             files: files.map(|files| (files, caches)),
+            cache_is_chosen,
             user: match user {
                 CommandUser::Same(user) => Some(user),
                 CommandUser::Root | CommandUser::RootFor { .. } => None,

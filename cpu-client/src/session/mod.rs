@@ -24,10 +24,11 @@ use tracing::debug;
 
 use crate::clock;
 use crate::files::FileServer;
-use crate::ssh::{ConnectionEvent, ServerConnection, ServerKind};
+use crate::ssh::{ConnectionEvent, ServerConnection};
 use crate::terminal::{self, ESCAPE_HELP, Escape};
 use open::start;
 use signals::{SignalReceiver, forward_window_changes, killed};
+pub(crate) use stdio::Stdin;
 use stdio::{LocalEvent, spawn_input, spawn_output};
 
 /// How long a command may take to end after a TERM or HUP was forwarded to it.
@@ -40,6 +41,8 @@ pub(crate) struct Command {
     pub(crate) environment: Vec<(String, String)>,
     /// This machine's files, if they are served, and the cache modes of their mounts.
     pub(crate) files: Option<(FileServer, Vec<CacheMode>)>,
+    /// Whether the user chose any of these modes.
+    pub(crate) cache_is_chosen: bool,
     /// Its user, if not root.
     pub(crate) user: Option<Credentials>,
     pub(crate) terminal: bool,
@@ -51,20 +54,7 @@ pub(crate) struct Command {
 
 /// Runs the command, and returns the exit status for this process.
 pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> Result<u8> {
-    if command.files.is_some() && connection.server == ServerKind::Sshd {
-        bail!(
-            "the server is not a cpud, so it cannot mount this machine's files; use -9p=false for plain ssh"
-        );
-    }
-    if command.user.is_some() && connection.server != ServerKind::Cpud {
-        bail!(
-            "the server is not this project's cpud and does not support -user; its commands run as {}",
-            match connection.server {
-                ServerKind::Sshd => "the user who logs in",
-                ServerKind::URoot | ServerKind::Cpud => "root",
-            }
-        );
-    }
+    connection.server.check(&command)?;
     let (local_tx, mut local) = mpsc::unbounded_channel();
     let (terminal, input) = (command.terminal, command.input);
     let needs_terminal = command.needs_terminal;
