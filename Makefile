@@ -106,6 +106,7 @@ check test test-all: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UN
 check: ## format, lints, unit and property tests, without root or a virtual machine
 	@scripts/deps build check
 	cargo fmt --check
+	scripts/duplicate-types
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \
 	else set -x; cargo test --workspace --exclude e2e; fi

@@ -91,13 +91,14 @@ impl Cpu<'_> {
         })
     }
 
-    async fn login(&self, incoming: Incoming) -> Result<client::Handle<Client>> {
+    async fn login(&self, incoming: Incoming) -> Result<client::Handle<CpuHandler>> {
         let config = client::Config {
             client_id: SshId::Standard("SSH-2.0-Go".into()),
             ..Default::default()
         };
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).await?;
-        let mut ssh = client::connect_stream(Arc::new(config), stream, Client(incoming)).await?;
+        let mut ssh =
+            client::connect_stream(Arc::new(config), stream, CpuHandler(incoming)).await?;
         ensure!(!ssh.authenticate_none("glenda").await?.success());
         let key = PrivateKey::from_openssh(std::fs::read_to_string(self.key)?)?;
         let hash = if self.second_choice {
@@ -113,9 +114,9 @@ impl Cpu<'_> {
 
 type Incoming = mpsc::UnboundedSender<Channel<client::Msg>>;
 
-struct Client(Incoming);
+struct CpuHandler(Incoming);
 
-impl client::Handler for Client {
+impl client::Handler for CpuHandler {
     type Error = anyhow::Error;
 
     // u-root's client never looks at it.

@@ -65,7 +65,7 @@ impl Cpud {
         let shared = seen.clone();
         runtime.spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let session = Server {
+                let session = CpudHandler {
                     seen: shared.clone(),
                     habit,
                     stalled: Vec::new(),
@@ -97,7 +97,7 @@ impl Cpud {
     }
 }
 
-struct Server {
+struct CpudHandler {
     seen: Transcript,
     habit: Habit,
     /// Channels that get no answer.
@@ -109,7 +109,7 @@ struct Server {
     stdin_ended: Arc<Notify>,
 }
 
-impl server::Handler for Server {
+impl server::Handler for CpudHandler {
     type Error = anyhow::Error;
 
     async fn auth_publickey(&mut self, _: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {

@@ -200,7 +200,7 @@ fn main() -> Result<()> {
     println!("cpu / ssh, medians: {ratio:.2} (to reach: 0.50)\n");
 
     println!("bulk, MiB/s, {} MiB, {CIPHER}, best of three", BULK >> 20);
-    let plain = plain::Server::start()?;
+    let plain = plain::PlainServer::start()?;
     let [cpu, ssh] = &pair;
     let programs = [cpu, ssh, &Program::plain(plain.port)?];
     let mut rates = [(0.0, 0.0); 3];

@@ -12,12 +12,12 @@ use nix::fcntl::{FcntlArg, fcntl};
 const CHUNK: usize = 256 * 1024;
 
 /// The server: a process of its own, as cpud is. Gone when dropped.
-pub(crate) struct Server {
+pub(crate) struct PlainServer {
     child: Child,
     pub(crate) port: u16,
 }
 
-impl Server {
+impl PlainServer {
     pub(crate) fn start() -> Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("plain-server")
@@ -30,7 +30,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for PlainServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

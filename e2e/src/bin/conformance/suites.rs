@@ -11,12 +11,12 @@ use e2e::{root, wait_until};
 use crate::transport::{SuiteRun, there};
 
 /// A suite's summary in a line, and what failed: the suite, or some of its tests.
-type Outcome = (String, BTreeSet<String>);
+type SuiteOutcome = (String, BTreeSet<String>);
 
 /// A program by others that exercises a file system.
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
-    pub(crate) run: fn(&SuiteRun<'_>) -> Result<Outcome>,
+    pub(crate) run: fn(&SuiteRun<'_>) -> Result<SuiteOutcome>,
 }
 
 /// The quick ones first.
@@ -153,7 +153,7 @@ fn local(program: &str, arguments: &[&str]) -> Result<String> {
 }
 
 /// Run a suite that succeeds or fails as a whole; the last line of its output is the summary.
-fn script(run: &SuiteRun<'_>, text: &str, arguments: &[&str]) -> Result<Outcome> {
+fn script(run: &SuiteRun<'_>, text: &str, arguments: &[&str]) -> Result<SuiteOutcome> {
     let (succeeded, said) = run.run(text, arguments, LIMIT)?;
     let failed = if succeeded {
         BTreeSet::new()
@@ -166,7 +166,7 @@ fn script(run: &SuiteRun<'_>, text: &str, arguments: &[&str]) -> Result<Outcome>
 }
 
 /// The suite of POSIX's file system calls: many tests, each with a name.
-fn pjdfstest(run: &SuiteRun<'_>) -> Result<Outcome> {
+fn pjdfstest(run: &SuiteRun<'_>) -> Result<SuiteOutcome> {
     let settings = include_str!("../../../suites/pjdfstest.toml");
     std::fs::write(run.directory.join("pjdfstest.toml"), settings)?;
     let text = include_str!("../../../suites/pjdfstest.sh");
@@ -182,7 +182,7 @@ fn pjdfstest(run: &SuiteRun<'_>) -> Result<Outcome> {
 
 /// A database whose client is killed in the middle of a transaction: here it is whole, and has all that
 /// the writer was told is in it.
-fn sqlite_kill(run: &SuiteRun<'_>) -> Result<Outcome> {
+fn sqlite_kill(run: &SuiteRun<'_>) -> Result<SuiteOutcome> {
     let text = include_str!("../../../suites/sqlite-writer.sh");
     let (mut told, mut kept) = (0, 0);
     for journal in ["delete", "wal"] {

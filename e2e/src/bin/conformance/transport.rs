@@ -17,7 +17,7 @@ pub(crate) const AS_U_ROOT: &str = "as-u-root";
 /// A client and its flags.
 pub(crate) struct Transport {
     pub(crate) name: &'static str,
-    client: Client,
+    client: ClientProgram,
     /// The suites that run over it; none: all.
     only: &'static [&'static str],
 }
@@ -28,7 +28,7 @@ impl Transport {
     }
 }
 
-enum Client {
+enum ClientProgram {
     /// Our own, with these flags.
     Cpu(&'static [&'static str]),
     /// The stand-in: messages of 64 KiB, no extended attributes, names walked one at a time.
@@ -38,22 +38,22 @@ enum Client {
 pub(crate) const TRANSPORTS: &[Transport] = &[
     Transport {
         name: "cpu",
-        client: Client::Cpu(&[]),
+        client: ClientProgram::Cpu(&[]),
         only: &[],
     },
     Transport {
         name: "u-root",
-        client: Client::URoot,
+        client: ClientProgram::URoot,
         only: &[],
     },
     Transport {
         name: "loose",
-        client: Client::Cpu(&["-cache=loose"]),
+        client: ClientProgram::Cpu(&["-cache=loose"]),
         only: &["fsx", "cargo"],
     },
     Transport {
         name: "none",
-        client: Client::Cpu(&["-cache=none"]),
+        client: ClientProgram::Cpu(&["-cache=none"]),
         only: &["fsx"],
     },
 ];
@@ -134,12 +134,12 @@ impl SuiteRun<'_> {
         let port = self.port.to_string();
         let mut command;
         match self.transport.client {
-            Client::Cpu(flags) => {
+            ClientProgram::Cpu(flags) => {
                 command = Command::new(out().join("cpu"));
                 command.arg("-key").arg(out().join("cpu_rsa"));
                 command.args(["-sp", &port]).args(flags).arg("localhost");
             }
-            Client::URoot => {
+            ClientProgram::URoot => {
                 command = Command::new(std::env::current_exe()?);
                 command.args([AS_U_ROOT, &port]);
             }
