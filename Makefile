@@ -107,6 +107,7 @@ check: ## format, lints, unit and property tests, without root or a virtual mach
 	@scripts/deps build check
 	cargo fmt --check
 	scripts/duplicate-types
+	scripts/import-circles
 	cargo clippy --workspace --all-targets -- -D warnings
 	@if cargo nextest --version >/dev/null 2>&1; then set -x; cargo nextest run --workspace --exclude e2e; \
 	else set -x; cargo test --workspace --exclude e2e; fi

@@ -1,50 +1,33 @@
-//! What differs between the kinds of server: this project's cpud, u-root's cpud, and others such as sshd.
+//! What differs between the kinds of server, once it is known which one it is: this project's cpud, u-root's cpud, or
+//! another, such as sshd.
 
 pub(crate) mod uroot;
 
 use anyhow::{Result, bail};
 use cpu_proto::{CacheMode, Credentials, ENV_WAIT, Wait, quote};
-use cpu_ssh::Peer;
 
 use crate::environment::Environment;
-use crate::session::Command;
-use crate::ssh::Target;
-
-/// The identification of u-root's cpud begins with its operating system; its processor follows.
-const U_ROOT_ID_PREFIX: &[u8] = b"SSH-2.0-linux ";
-
-/// The kind of server, by its SSH identification.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ServerKind {
-    /// This project's cpud.
-    Cpud,
-    /// u-root's cpud. It has no shell either, and gets the files through a forwarded port.
-    URoot,
-    /// Anything else, such as sshd: runs commands through a shell.
-    Sshd,
-}
+use crate::ssh::{ServerKind, Target};
 
 impl ServerKind {
-    pub(crate) fn identify(peer: Peer, id: &[u8]) -> Self {
-        match peer {
-            Peer::Ours => Self::Cpud,
-            Peer::Foreign if id.starts_with(U_ROOT_ID_PREFIX) => Self::URoot,
-            Peer::Foreign => Self::Sshd,
-        }
-    }
-
-    /// Fails if the server cannot do what the command asks for.
-    pub(crate) fn check(self, command: &Command) -> Result<()> {
-        if let (Self::URoot, Some((_, caches))) = (self, &command.files)
-            && command.cache_is_chosen
-            && caches != &[CacheMode::None]
+    /// Fails if the server cannot do what is asked for: files, if they are served, mounted in these cache modes, and a
+    /// command that runs as another user than the server's.
+    pub(crate) fn check(
+        self,
+        files: Option<&[CacheMode]>,
+        cache_is_chosen: bool,
+        as_other_user: bool,
+    ) -> Result<()> {
+        if self == Self::URoot
+            && cache_is_chosen
+            && files.is_some_and(|caches| caches != [CacheMode::None])
         {
             bail!(
                 "the server is u-root's cpud, which supports only -cache none; \
                  leave out -cache, and ,cache= in the namespace"
             );
         }
-        if command.files.is_some() && self == Self::Sshd {
+        if self == Self::Sshd && files.is_some() {
             bail!(
                 "the server is not a cpud, so it cannot mount this machine's files; use -9p=false for plain ssh"
             );
@@ -54,7 +37,7 @@ impl ServerKind {
             Self::URoot => "root",
             Self::Sshd => "the user who logs in",
         };
-        if command.user.is_some() {
+        if as_other_user {
             bail!(
                 "the server is not this project's cpud and does not support -user; its commands run as {others_user}"
             );

@@ -8,7 +8,6 @@ use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::files::FileServer;
-use crate::session::Stdin;
 use crate::ssh::ServerConnection;
 
 /// u-root's cpud drops empty arguments, however they are quoted. A shell passes them on.
@@ -18,16 +17,6 @@ pub(super) fn with_empty_arguments(argv: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     }
     let script = [&b"exec "[..], &quote::join(argv)].concat();
     vec![b"sh".to_vec(), b"-c".to_vec(), script]
-}
-
-/// Ends standard input when the files are unmounted. u-root's cpud unmounts them when its command has ended, which it does
-/// not report otherwise, and then waits for the end of standard input.
-pub(crate) fn end_after(stdin: Stdin, unmounted: oneshot::Receiver<()>) {
-    tokio::spawn(async move {
-        if unmounted.await.is_ok() {
-            let _ = tokio::task::spawn_blocking(move || stdin.end()).await;
-        }
-    });
 }
 
 /// Serves the files to u-root's cpud through a forwarded port. Returns the port's number, and a receiver that fires when the

@@ -28,7 +28,6 @@ use crate::ssh::{ConnectionEvent, ServerConnection};
 use crate::terminal::{self, ESCAPE_HELP, Escape};
 use open::start;
 use signals::{SignalReceiver, forward_window_changes, killed};
-pub(crate) use stdio::Stdin;
 use stdio::{LocalEvent, spawn_input, spawn_output};
 
 /// How long a command may take to end after a TERM or HUP was forwarded to it.
@@ -54,7 +53,10 @@ pub(crate) struct Command {
 
 /// Runs the command, and returns the exit status for this process.
 pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> Result<u8> {
-    connection.server.check(&command)?;
+    let caches = command.files.as_ref().map(|(_, caches)| &caches[..]);
+    connection
+        .server
+        .check(caches, command.cache_is_chosen, command.user.is_some())?;
     let (local_tx, mut local) = mpsc::unbounded_channel();
     let (terminal, input) = (command.terminal, command.input);
     let needs_terminal = command.needs_terminal;

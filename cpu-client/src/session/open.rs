@@ -8,11 +8,12 @@ use nix::sys::termios::Termios;
 use russh::ChannelWriteHalf;
 use russh::client::Msg;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::Command;
 use super::stdio::Stdin;
-use crate::remote::{ServerKind, uroot};
-use crate::ssh::{ChannelReceiver, ChannelSender, ServerConnection};
+use crate::remote::uroot;
+use crate::ssh::{ChannelReceiver, ChannelSender, ServerConnection, ServerKind};
 use crate::terminal;
 
 /// Opens the channels and sends all requests, without waiting for replies that are not needed.
@@ -59,7 +60,7 @@ pub(super) async fn start(
     let (receiver, sender) = connection.mux.open(main);
     let stdin = Stdin::new(sender.clone());
     if let Some(unmounted) = unmounted {
-        uroot::end_after(stdin.clone(), unmounted);
+        end_after(stdin.clone(), unmounted);
     }
     if command.terminal {
         let modes = modes.map(cpu_ssh::modes::encode).unwrap_or_default();
@@ -95,4 +96,14 @@ pub(super) async fn start(
     }
     .context(lost)?;
     Ok((receiver, sender, stdin))
+}
+
+/// Ends standard input when the files are unmounted. u-root's cpud unmounts them when its command has ended, which it does
+/// not report otherwise, and then waits for the end of standard input.
+fn end_after(stdin: Stdin, unmounted: oneshot::Receiver<()>) {
+    tokio::spawn(async move {
+        if unmounted.await.is_ok() {
+            let _ = tokio::task::spawn_blocking(move || stdin.end()).await;
+        }
+    });
 }

@@ -78,7 +78,7 @@ fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
 
 /// The command's standard input. After the first call of `end`, sending fails.
 #[derive(Clone)]
-pub(crate) struct Stdin {
+pub(super) struct Stdin {
     to: Arc<Mutex<Option<BlockingWriter<Msg>>>>,
     sender: ChannelSender,
     runtime: Handle,
@@ -104,7 +104,7 @@ impl Stdin {
     }
 
     /// Blocks until the other side has taken what is being sent.
-    pub(crate) fn end(&self) {
+    pub(super) fn end(&self) {
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         if to.take().is_some() {
             // A channel that has gone is reported by its receiver.

@@ -17,14 +17,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use cpu_proto::CLIENT_ID_PREFIX;
-use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive, mux::Side};
+use cpu_ssh::{Mux, Peer, Socket, Throttle, algorithms, keepalive, mux::Side};
 use russh::keys::Algorithm;
 use russh::{SshId, client};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
-use crate::remote::ServerKind;
 use crate::spinner::Spinner;
 pub(crate) use handler::{ConnectionEvent, Handler};
 pub(crate) use hostkeys::HostKeys;
@@ -34,6 +33,9 @@ pub(crate) use target::{ConnectOptions, SocketKind, Target};
 pub(crate) type ChannelSender = cpu_ssh::Sender<client::Msg>;
 pub(crate) type ChannelReceiver = cpu_ssh::Receiver<client::Msg>;
 
+/// The identification of u-root's cpud begins with its operating system; its processor follows.
+const U_ROOT_ID_PREFIX: &[u8] = b"SSH-2.0-linux ";
+
 /// A connection to a server that has accepted the login.
 pub(crate) struct ServerConnection {
     pub(crate) handle: Arc<client::Handle<Handler>>,
@@ -41,6 +43,27 @@ pub(crate) struct ServerConnection {
     pub(crate) events: mpsc::UnboundedReceiver<ConnectionEvent>,
     pub(crate) server: ServerKind,
     expected: port::PendingConnection,
+}
+
+/// The kind of server, by its SSH identification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ServerKind {
+    /// This project's cpud.
+    Cpud,
+    /// u-root's cpud. It has no shell either, and gets the files through a forwarded port.
+    URoot,
+    /// Anything else, such as sshd: runs commands through a shell.
+    Sshd,
+}
+
+impl ServerKind {
+    fn identify(peer: Peer, id: &[u8]) -> Self {
+        match peer {
+            Peer::Ours => Self::Cpud,
+            Peer::Foreign if id.starts_with(U_ROOT_ID_PREFIX) => Self::URoot,
+            Peer::Foreign => Self::Sshd,
+        }
+    }
 }
 
 impl ServerConnection {
