@@ -75,5 +75,5 @@ fn other_servers() -> Result<()> {
         return works(&output).map(drop);
     }
     ensure!(output.stdout.is_empty(), "{output:?}");
-    fails(&output, &["-user", "those of the user who logs in"])
+    fails(&output, &["-user", "run as the user who logs in"])
 }
