@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use cpu_proto::MOUNT_POINT;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -24,6 +25,8 @@ pub(super) enum ExecError {
     NotFound(OsString),
     #[error("{}: no such file", shown(.0))]
     NoFile(OsString),
+    #[error("{}: not in this session's namespace; run {}, or add its directory to -namespace", shown(.0), shown(.1.as_os_str()))]
+    NotInNamespace(OsString, PathBuf),
     #[error("{}: is a directory", shown(.0))]
     Directory(OsString),
     #[error("{}: not executable (its mode has no x)", shown(.0))]
@@ -39,7 +42,10 @@ pub(super) enum ExecError {
 impl ExecError {
     /// The exit status that a shell has in this case.
     pub(super) fn status(&self) -> u8 {
-        if matches!(self, Self::NotFound(_) | Self::NoFile(_)) {
+        if matches!(
+            self,
+            Self::NotFound(_) | Self::NoFile(_) | Self::NotInNamespace(..)
+        ) {
             127
         } else {
             126
@@ -101,6 +107,12 @@ fn c_string(text: &OsStr) -> CString {
     CString::new(text.as_bytes()).unwrap_or_default()
 }
 
+/// The client's file of that absolute path, beneath [`MOUNT_POINT`], if there is one.
+fn through_client(path: &Path) -> Option<PathBuf> {
+    let real = Path::new(MOUNT_POINT).join(path.strip_prefix("/").ok()?);
+    fs::metadata(&real).is_ok().then_some(real)
+}
+
 /// The file of a command: `name` itself if it has a slash, else searched in PATH.
 fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
     if name.as_bytes().contains(&b'/') {
@@ -110,7 +122,10 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
                 Err(ExecError::NotExecutable(name.into()))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(ExecError::NoFile(name.into()))
+                Err(match through_client(Path::new(name)) {
+                    Some(real) => ExecError::NotInNamespace(name.into(), real),
+                    None => ExecError::NoFile(name.into()),
+                })
             }
             // execve(2) reports every other problem.
             Ok(_) | Err(_) => Ok(name.into()),

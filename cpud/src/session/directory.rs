@@ -3,7 +3,8 @@
 //! The machine may have an unrelated directory of that name. So `$PWD` is used as it is only when one of the
 //! session's mounts put it there, when it always is the machine's own (`/`, and what is beneath /proc, /sys, /dev
 //! and the private /tmp), or when no files of the client are mounted. Otherwise the client's directory is entered
-//! through /tmp/cpu, and if it is not there either, the machine's is used.
+//! through /tmp/cpu, and if it is not there either, the machine's is used. A command that is started in the client's
+//! /tmp itself is no exception: what it leaves in the private one would be lost.
 
 use std::env;
 use std::ffi::OsString;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use cpu_proto::MOUNT_POINT;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
 use super::client_tree::ClientTree;
 use crate::console::say;
@@ -49,9 +51,10 @@ impl WorkingDirectory {
         };
         let there = identity(&path);
         let is_ours = client.is_none()
-            || there != self.before
-            || path == root
-            || MACHINES.iter().any(|machines| path.starts_with(machines));
+            || !is_private_tmp(&path)
+                && (there != self.before
+                    || path == root
+                    || MACHINES.iter().any(|machines| path.starts_with(machines)));
         if is_ours && env::set_current_dir(&path).is_ok() {
             return Ok(path);
         }
@@ -73,6 +76,11 @@ impl WorkingDirectory {
         ));
         Ok(root)
     }
+}
+
+/// Whether it is the session's own /tmp, and not one that the namespace has put there.
+fn is_private_tmp(path: &Path) -> bool {
+    path == Path::new("/tmp") && statfs(path).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC)
 }
 
 /// Device and inode number of a directory, if there is one.

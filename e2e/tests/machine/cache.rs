@@ -296,7 +296,7 @@ fn refusals(machine: &Machine) -> Result<()> {
         ),
         (
             &["-9p=false", "-cache=loose"],
-            "9p is false, so no files are there of which anything could be kept; leave -cache out",
+            "-9p=false serves no files, so there is nothing to cache; leave out -cache",
         ),
     ] {
         let command = machine.client.command(flags, &["true"]);

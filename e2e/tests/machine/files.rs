@@ -163,6 +163,37 @@ fn outside_directory(machine: &Machine) -> Result<()> {
     let notice = String::from_utf8(output.stderr)?;
     ensure!(notice.lines().count() == 1, "{notice}");
     ensure!(notice.contains("/tmp/cpu"), "{notice}");
+
+    // The session has a /tmp of its own, but what a command leaves in its working directory must not be lost.
+    let made = tempfile::Builder::new().tempfile_in("/tmp")?;
+    let name = made.path().file_name().context("no name")?;
+    let name = name.to_str().context("an odd name")?;
+    let words = ["sh", "-c", "pwd; echo data >$0", name];
+    let mut command = machine.client.command(&[], &words);
+    command.env("PWD", "/tmp").current_dir("/tmp");
+    let output = machine.client.output(command, b"")?;
+    ensure!(output.stdout == b"/tmp/cpu/tmp\n", "{output:?}");
+    ensure!(std::fs::read(made.path())? == b"data\n");
+    let notice = String::from_utf8(output.stderr)?;
+    ensure!(notice.contains("starting in /tmp/cpu/tmp"), "{notice}");
+
+    // The same for a program: the message has the path by which it can be run.
+    let program = outside.path().join("program");
+    std::fs::write(&program, "#!/bin/sh\necho ran\n")?;
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))?;
+    let program = program.to_str().context("an odd name")?;
+    let command = machine.client.command(&[], &[program]);
+    let output = machine.client.output(command, b"")?;
+    let stderr = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(127), "{stderr}");
+    let real = format!("/tmp/cpu{program}");
+    ensure!(
+        stderr.contains(&format!("not in this session's namespace; run {real},")),
+        "{stderr}"
+    );
+    let command = machine.client.command(&[], &[&real]);
+    let output = machine.client.output(command, b"")?;
+    ensure!(output.stdout == b"ran\n", "{output:?}");
     Ok(())
 }
 
