@@ -95,7 +95,10 @@ fn table(machine: &Machine) -> Result<()> {
 fn refusals(machine: &Machine) -> Result<()> {
     for (flag, complaint) in [
         ("-dbg9p=opne", "no request is called \"opne\""),
-        ("-dbg9p=/nonexistent/file", "cannot write the trace of -dbg9p"),
+        (
+            "-dbg9p=/nonexistent/file",
+            "cannot write the trace of -dbg9p",
+        ),
         ("-stats=perhaps", "write true or false"),
     ] {
         let command = machine.client.command(&[flag], &["true"]);
