@@ -104,7 +104,7 @@ TEST_DEPS := build check kernel qemu media distro trees cross-aarch64 distro-aar
 check test test-all: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UNKNOWN_LINUX_GNU_RUNNER = $(CURDIR)/scripts/test-runner
 
 check: ## format, lints, unit and property tests, without root or a virtual machine
-	@scripts/deps build check
+	@scripts/deps build check media
 	cargo fmt --check
 	scripts/duplicate-types
 	scripts/import-circles
