@@ -8,6 +8,10 @@ use crate::MOUNT_POINT;
 /// Name of the SSH subsystem whose channel carries 9P2000.L.
 const SUBSYSTEM: &str = "9p";
 
+/// Environment variable that says which 9P channels a command takes: those on which the variable was set to the same
+/// value before the subsystem was requested. The command does not get it.
+pub const ENV_FILES: &str = "CPU_FILES";
+
 /// The kernel's mount option `cache=` (`Documentation/filesystems/9p.rst`). In every mode a read(2) asks the client,
 /// and a write(2) has reached the client when it returns, because our server gives qid version 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

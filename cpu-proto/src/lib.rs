@@ -12,7 +12,7 @@ pub mod quote;
 mod wait;
 
 pub use authorized_keys::AuthorizedKeys;
-pub use cache_mode::CacheMode;
+pub use cache_mode::{CacheMode, ENV_FILES};
 pub use credentials::{Credentials, InvalidCredentials};
 pub use fingerprint::fingerprint;
 pub use printable::printable;

@@ -1,6 +1,7 @@
 //! Opens the channels of a command, and sends the requests that start it.
 
 use anyhow::{Context, Result};
+use cpu_proto::ENV_FILES;
 use cpu_ssh::Stream;
 use cpu_ssh::blocking::{BlockingReader, BlockingWriter};
 use futures_util::future::try_join_all;
@@ -43,8 +44,14 @@ pub(super) async fn start(
     let (main, channels) = tokio::try_join!(open(), try_join_all(caches.map(|_| open())))?;
     let lost = "the connection ended while the command was being started";
     if let Some((files, caches)) = files {
+        // Any name that no other command of this connection uses.
+        let name = main.id().to_string();
         for (channel, cache) in channels.into_iter().zip(caches) {
             let (receiver, sender) = connection.mux.open(channel);
+            sender
+                .request(|write| write.set_env(false, ENV_FILES, &name))
+                .await
+                .context(lost)?;
             sender
                 .request(|write| write.request_subsystem(false, cache.subsystem()))
                 .await
@@ -56,6 +63,7 @@ pub(super) async fn start(
                 || {},
             )?;
         }
+        command.environment.push((ENV_FILES.to_owned(), name));
     }
     let (receiver, sender) = connection.mux.open(main);
     let stdin = Stdin::new(sender.clone());

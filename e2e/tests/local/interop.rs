@@ -283,6 +283,24 @@ fn openssh_control_master() -> Result<()> {
     drop(offer);
     let output = ssh.run(&["-o", &path], &["true"])?;
     ensure!(output.status.success(), "{output:?}");
+    // Files that have a name are taken by the command that names them: here in vain, since nobody serves them.
+    let named = ["-o", &path, "-o", "SetEnv=CPU_FILES=mine"];
+    let _offer = ssh
+        .command(&[&named, &["-s"][..]].concat(), &["9p"])
+        .spawn()
+        .map(Hold)?;
+    wait_until("the named files are offered", TIMEOUT, || {
+        let offers = daemon.log().matches("the client serves its files").count();
+        Ok((offers == 2).then_some(()))
+    })?;
+    let output = ssh.run(&["-o", &path], &["env"])?;
+    ensure!(output.status.success(), "{output:?}");
+    let output = ssh.run(&named, &["true"])?;
+    ensure!(output.status.code() == Some(255), "{output:?}");
+    let output = ssh.run(&named, &["env"])?;
+    ensure!(output.status.success(), "{output:?}");
+    let environment = String::from_utf8_lossy(&output.stdout);
+    ensure!(!environment.contains("CPU_FILES"), "{environment}");
     ensure!(master.0.try_wait()?.is_none());
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! russh's callbacks: authentication, the opening of channels, and requests on them.
 
 use anyhow::Result;
-use cpu_proto::{CLIENT_ID_PREFIX, CacheMode};
+use cpu_proto::{CLIENT_ID_PREFIX, CacheMode, ENV_FILES};
 use cpu_ssh::signals;
 use nix::pty::Winsize;
 use russh::keys::{Algorithm, PublicKey};
@@ -11,9 +11,9 @@ use russh::server::{
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
 use super::requests::{no_copying, refuse};
-use super::{ChannelState, ConnectionHandler};
+use super::{ChannelState, ConnectionHandler, FilesChannel};
 use crate::console::Roster;
-use crate::ssh::exec::{SessionRequest, TerminalRequest};
+use crate::ssh::exec::{SessionRequest, TerminalRequest, take_variable};
 use crate::ssh::forward;
 
 impl server::Handler for ConnectionHandler {
@@ -231,9 +231,14 @@ impl server::Handler for ConnectionHandler {
             session.channel_failure(id)?;
             return Ok(());
         };
-        if let Some(state) = self.channels.remove(&id) {
+        if let Some(mut state) = self.channels.remove(&id) {
             self.log(|| "the client serves its files".into());
-            self.files.push((cache, state.receiver, state.sender));
+            self.files.push(FilesChannel {
+                name: take_variable(&mut state.request.environment, ENV_FILES),
+                cache,
+                receiver: state.receiver,
+                sender: state.sender,
+            });
             session.channel_success(id)?;
         }
         Ok(())
@@ -272,7 +277,7 @@ impl ConnectionHandler {
     /// A channel has been closed.
     fn closed(&mut self, id: ChannelId) {
         self.channels.remove(&id);
-        self.files.retain(|(_, _, sender)| !sender.is_closed());
+        self.files.retain(|files| !files.sender.is_closed());
     }
 
     fn is_allowed(&self, key: &PublicKey, algorithm: &Algorithm) -> bool {

@@ -144,8 +144,8 @@ struct ConnectionHandler {
     /// /dev/null, to replace standard output after the login.
     null: File,
     channels: HashMap<ChannelId, ChannelState>,
-    /// Channels of the `9p` subsystem that the next command takes, each for a mount in this cache mode.
-    files: Vec<(CacheMode, ServerReceiver, ServerSender)>,
+    /// Channels of the `9p` subsystem that no command has taken yet.
+    files: Vec<FilesChannel>,
     forwards: Forwards,
     /// The peer's address, and after the login its entry on the machine's screen.
     peer: String,
@@ -159,6 +159,16 @@ struct ChannelState {
     sender: ServerSender,
     request: SessionRequest,
     running: Option<Running>,
+}
+
+/// A channel of the `9p` subsystem.
+struct FilesChannel {
+    /// Which command takes it ([`cpu_proto::ENV_FILES`]). If it has no name, the next one without.
+    name: Option<String>,
+    /// The mode of its mount.
+    cache: CacheMode,
+    receiver: ServerReceiver,
+    sender: ServerSender,
 }
 
 impl Drop for ConnectionHandler {

@@ -2,14 +2,14 @@
 
 use anyhow::Result;
 use bytes::Bytes;
-use cpu_proto::{CacheMode, Credentials, quote};
+use cpu_proto::{CacheMode, Credentials, ENV_FILES, quote};
 use cpu_ssh::Stream;
 use russh::ChannelId;
 use russh::server::Session;
 
 use super::ConnectionHandler;
 use crate::ssh::channel::ServerSender;
-use crate::ssh::exec::{self, FilesSource};
+use crate::ssh::exec::{self, FilesSource, take_variable};
 
 impl ConnectionHandler {
     /// Starts a command and answers the request. Why one cannot be started is written to the channel's standard error,
@@ -49,6 +49,7 @@ impl ConnectionHandler {
             refuse(state.sender.clone(), no_copying("scp"));
             return Ok(());
         }
+        let name = take_variable(&mut request.environment, ENV_FILES);
         request.files = match port {
             Some(port) => vec![(
                 CacheMode::default(),
@@ -56,8 +57,13 @@ impl ConnectionHandler {
             )],
             None => self
                 .files
-                .drain(..)
-                .map(|(cache, receiver, sender)| (cache, FilesSource::Channel(receiver, sender)))
+                .extract_if(.., |files| files.name == name)
+                .map(|files| {
+                    (
+                        files.cache,
+                        FilesSource::Channel(files.receiver, files.sender),
+                    )
+                })
                 .collect(),
         };
         let listed = self

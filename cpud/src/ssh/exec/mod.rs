@@ -101,7 +101,10 @@ pub(super) fn start(
 ) -> Result<Running> {
     let (control_theirs, control) =
         pair().context("cannot make the control socket of a session")?;
-    let wait = take_wait(&mut request.environment);
+    let wait = take_variable(&mut request.environment, ENV_WAIT);
+    let wait: Wait = wait
+        .and_then(|value| value.parse().ok())
+        .unwrap_or_default();
     let mut spec = Spec {
         control: inherit(&control_theirs)?,
         tty: request.terminal.is_some(),
@@ -221,11 +224,11 @@ pub(super) fn start(
     })
 }
 
-/// What to do about processes that the command leaves running. The client sends it as a variable, which the
-/// command does not get.
-fn take_wait(environment: &mut Vec<(String, String)>) -> Wait {
-    let value = environment.iter().rev().find(|(name, _)| name == ENV_WAIT);
-    let wait = value.and_then(|(_, value)| value.parse().ok());
-    environment.retain(|(name, _)| name != ENV_WAIT);
-    wait.unwrap_or_default()
+/// Removes a variable that the client has set for cpud. The command does not get it.
+pub(super) fn take_variable(environment: &mut Vec<(String, String)>, name: &str) -> Option<String> {
+    let set = |(set, _): &(String, String)| set == name;
+    let value = environment.iter().rfind(|variable| set(variable));
+    let value = value.map(|(_, value)| value.clone());
+    environment.retain(|variable| !set(variable));
+    value
 }
