@@ -2,7 +2,7 @@
 //! needs a machine that has files of its own. Runs as root; listens on 127.0.0.1 only; gone when dropped.
 
 use std::fs::File;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::ordinary::as_root;
+use crate::port::Port;
 use crate::{out, wait_until};
 
 /// A running server with a host key of its own.
@@ -21,6 +22,7 @@ pub struct Daemon {
     child: Child,
     /// The TCP port on 127.0.0.1.
     pub port: u16,
+    _reserved: Port,
     directory: TempDir,
 }
 
@@ -124,7 +126,8 @@ impl Daemon {
         if what.starts_with("sshd") {
             std::fs::create_dir_all("/run/sshd").context("cannot make /run/sshd; are you root?")?;
         }
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let reserved = Port::reserve()?;
+        let port = reserved.number();
         let log = directory.path().join("log");
         let output = File::create(&log)?;
         everybody(log, 0o644)?;
@@ -138,6 +141,7 @@ impl Daemon {
         let mut daemon = Self {
             child,
             port,
+            _reserved: reserved,
             directory,
         };
         wait_until(what, Duration::from_mins(1), || {

@@ -9,6 +9,7 @@ pub mod image;
 pub mod lan;
 pub mod monitor;
 pub mod ordinary;
+pub mod port;
 pub mod screen;
 pub mod terminal;
 pub mod tree;

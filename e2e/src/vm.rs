@@ -2,7 +2,6 @@
 //! gone when this value is dropped.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -14,6 +13,7 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 
 use crate::monitor::{self, Monitor};
+use crate::port::Port;
 use crate::{out, root, wait_until};
 
 /// Booting takes seconds; a busy machine without KVM may need much longer.
@@ -24,6 +24,8 @@ pub struct Vm {
     /// None for a machine that another process has booted and will end.
     qemu: Option<Child>,
     port: u16,
+    /// If it was booted here.
+    _reserved: Option<Port>,
     console: File,
     path: PathBuf,
     // Holds the console's file and the monitor's socket.
@@ -57,10 +59,10 @@ impl Vm {
     pub fn start(mut command: Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let path = directory.path().join("console");
-        let port = free_port()?;
+        let port = Port::reserve()?;
         let mut qemu = command
             .args(monitor::arguments(directory.path()))
-            .env("PORT", port.to_string())
+            .env("PORT", port.number().to_string())
             .stdin(Stdio::null())
             .stdout(File::create(&path)?)
             .stderr(File::options().append(true).open(&path)?)
@@ -75,7 +77,8 @@ impl Vm {
         });
         let vm = Self {
             qemu: Some(qemu),
-            port,
+            port: port.number(),
+            _reserved: Some(port),
             console,
             path,
             directory: Some(directory),
@@ -97,6 +100,7 @@ impl Vm {
         Ok(Self {
             qemu: None,
             port: booted.port,
+            _reserved: None,
             console: File::open(&booted.console)?,
             path: booted.console.clone(),
             directory: None,
@@ -179,10 +183,4 @@ impl Drop for Vm {
             let _ = qemu.wait();
         }
     }
-}
-
-/// A port that nobody listens on. Another process could take it before QEMU does; QEMU then says
-/// so and the test fails with its words.
-fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use e2e::client::{ended, fed, finish};
 use e2e::daemon::Daemon;
+use e2e::port::Port;
 use e2e::terminal::Terminal;
 use e2e::user::{User, works};
 use e2e::{cache, stands_still, u_root, wait_until};
@@ -365,12 +366,8 @@ fn openssh_forwards() -> Result<()> {
     let echo = echo()?;
     let whole = "hello\nthere and back";
     ensure!(echoed(echo)? == whole);
-    let free = || -> Result<u16> {
-        Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?
-            .local_addr()?
-            .port())
-    };
-    let local = free()?;
+    let reserved = Port::reserve()?;
+    let local = reserved.number();
     let to_echo = format!("{local}:127.0.0.1:{echo}");
     let from_there = format!("127.0.0.1:0:127.0.0.1:{echo}");
     let strict = [

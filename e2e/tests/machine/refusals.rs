@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::ended;
+use e2e::port::Port;
 
 use crate::{Machine, Test};
 
@@ -75,8 +76,8 @@ fn wrong_host_key(machine: &Machine) -> Result<()> {
 }
 
 fn no_server(machine: &Machine) -> Result<()> {
-    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-    let port = port.to_string();
+    let port = Port::reserve()?;
+    let port = port.number().to_string();
     let command = machine.client.command(&["-sp", &port], &["true"]);
     refused(machine, command, &["localhost", &port, "refused"])
 }
