@@ -30,6 +30,7 @@ pub(crate) fn home(binds: &[Bind], root: &Path, home: &Path) -> Option<Bind> {
         remote: remote.to_owned(),
         local,
         cache: None,
+        read_only: false,
     })
 }
 

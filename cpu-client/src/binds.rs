@@ -50,6 +50,7 @@ pub(crate) fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) ->
                         remote: home.to_owned(),
                         local: home.to_owned(),
                         cache: None,
+                        read_only: false,
                     });
                 }
             }

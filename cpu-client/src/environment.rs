@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use cpu_proto::namespace;
+use cpu_proto::namespace::{self, Bind};
 use cpu_proto::{CacheMode, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
 use rustix::fs::Mode;
+use tracing::debug;
 
 use crate::binds::{Mounts, binds, own_fstab, real_path};
 use crate::user::CommandUser;
@@ -21,6 +22,8 @@ pub(crate) struct Environment {
     pub(crate) caches: Vec<CacheMode>,
     /// Whether the user chose any of them.
     pub(crate) cache_is_chosen: bool,
+    /// The directories that the session binds.
+    pub(crate) binds: Vec<Bind>,
 }
 
 /// The user's home directory. It need not exist.
@@ -28,15 +31,18 @@ pub(crate) fn home() -> PathBuf {
     std::env::home_dir().unwrap_or_else(|| PathBuf::from("/"))
 }
 
-/// The environment of this process, with the session's mounts added.
+/// The environment of this process, with the session's mounts added. `is_sent` says which variables the machine may have.
 pub(crate) fn environment(
     mounts: &Mounts<'_>,
     user: &CommandUser,
     home: &Path,
+    is_sent: impl Fn(&str) -> bool,
 ) -> Result<Environment> {
     let mut all = Vec::new();
     for (name, value) in std::env::vars_os() {
-        if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
+        if name.to_str().is_some_and(|name| !is_sent(name)) {
+            debug!("the variable {} is not sent", name.display());
+        } else if let (Some(name), Some(value)) = (name.to_str(), value.to_str()) {
             all.push((name.to_owned(), value.to_owned()));
         } else {
             warn!(
@@ -106,6 +112,7 @@ pub(crate) fn environment(
         for_cpud,
         caches,
         cache_is_chosen,
+        binds,
     })
 }
 

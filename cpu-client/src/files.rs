@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use cpu_client::export::{Caching, Export, IdMap, prepare_process};
+use cpu_client::export::{Caching, Export, IdMap, Rule, prepare_process};
 use cpu_proto::CacheMode;
 use ninep::observe::Observer;
 use ninep::server::{self, Config};
@@ -26,21 +26,29 @@ pub(crate) struct FileServer {
 
 impl FileServer {
     /// `root` is what the other side sees as `/`, and `home` the user's home directory in it. `ids` maps the owners of
-    /// files, and `observer` sees every request.
+    /// files, `rules` keep some from the machine, and `observer` sees every request.
     pub(crate) fn new(
         root: &Path,
         home: &Path,
         ids: IdMap,
+        rules: &[Rule],
         msize: u32,
         observer: Option<Arc<dyn Observer + Send>>,
     ) -> Result<Self> {
-        let mapped = Export::with_home(root, home)?.with_ids(ids);
+        let mapped = Export::with_home(root, home)?
+            .with_ids(ids)
+            .with_rules(rules);
         Ok(Self {
             exact: Arc::new(mapped.with_caching(Caching::Never)),
             mapped: Arc::new(mapped),
             msize,
             observer,
         })
+    }
+
+    /// The hidden files that the machine asked for: the first few.
+    pub(crate) fn requested_hidden(&self) -> Vec<Vec<u8>> {
+        self.mapped.requested_hidden()
     }
 
     /// Serves a mount of this mode on a new thread, until the other side closes the channel; then calls `ended`. This changes the process

@@ -38,6 +38,7 @@ mod sys;
 mod terminal;
 mod trace;
 mod user;
+mod withheld;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -55,6 +56,7 @@ use stats::Stats;
 use terminal::Tty;
 use tracing::level_filters::LevelFilter;
 use user::CommandUser;
+use withheld::Wishes;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.
 #[global_allocator]
@@ -128,7 +130,37 @@ fn run(flags: &Flags) -> Result<u8> {
         cache: flags.cache,
     };
     let user = CommandUser::of_process(flags.user)?;
-    let environment = environment(&mounts, &user, &home)?;
+    // Only -hidden needs no host.
+    let host = flags.host.as_deref().unwrap_or("localhost");
+    let local_user = local_user();
+    let options = ssh::ConnectOptions {
+        socket: flags.net,
+        host,
+        port: flags.sp.as_deref(),
+        keys: &flags.key,
+        host_key: flags.hk.as_deref(),
+        home: &home,
+        local_user: &local_user,
+    };
+    let target = ssh::Target::new(&options, ssh::config::read)?;
+    let sent: Vec<String> = target.env.iter().cloned().chain(flags.env()).collect();
+    let is_sent = |name: &str| withheld::is_sent(&sent, name) || target.sends(name);
+    let environment = environment(&mounts, &user, &home, is_sent)?;
+    let mut paths = target.withheld.clone();
+    paths.extend(flags.withheld());
+    let rules = withheld::rules(&Wishes {
+        paths,
+        read_only: flags.read_only.0 || target.read_only,
+        only: flags.only.0 || target.only,
+        keys: target.identities.files(),
+        binds: &environment.binds,
+        root: &flags.root,
+        home: &home,
+    });
+    if flags.hidden.0 {
+        let _ = std::io::stdout().write_all(withheld::list(&rules).as_bytes());
+        return Ok(0);
+    }
     let stats = flags.stats.0.then(Arc::<Stats>::default);
     let files = if flags.ninep.0 {
         let observer: Option<Arc<dyn Observer + Send>> = match (stats.clone(), flags.dbg9p.trace()?)
@@ -140,23 +172,14 @@ fn run(flags: &Flags) -> Result<u8> {
             &flags.root,
             &home,
             user.ids(),
+            &rules,
             flags.msize,
             observer,
         )?)
     } else {
         None
     };
-    let local_user = local_user();
-    let options = ssh::ConnectOptions {
-        socket: flags.net,
-        host: &flags.host,
-        port: flags.sp.as_deref(),
-        keys: &flags.key,
-        host_key: flags.hk.as_deref(),
-        home: &home,
-        local_user: &local_user,
-    };
-    let target = ssh::Target::new(&options, ssh::config::read)?;
+    let served = files.clone();
     let argv = flags.argv();
     let input = !flags.no_input.0;
     let tty = match flags.tty() {
@@ -194,6 +217,10 @@ fn run(flags: &Flags) -> Result<u8> {
     });
     // Threads that are blocked in a read must not keep the process alive.
     runtime.shutdown_background();
+    let requested = served.map(|files| files.requested_hidden());
+    if let Some(alarm) = withheld::alarm(host, &requested.unwrap_or_default()) {
+        say!("{alarm}");
+    }
     if let Some(stats) = stats {
         // A failure is ignored: the command's status counts more.
         let _ = std::io::stderr().write_all(stats.to_string().as_bytes());

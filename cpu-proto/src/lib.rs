@@ -5,6 +5,7 @@ mod cache_mode;
 mod credentials;
 mod fingerprint;
 pub mod fstab;
+pub mod glob;
 pub mod namespace;
 pub mod package_note;
 mod printable;

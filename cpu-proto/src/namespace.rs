@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! namespace = [ element *( ":" element ) ]
-//! element   = remote [ "=" local ] [ ",cache=" mode ]     ; split at the first "="
+//! element   = remote [ "=" local ] *( "," option )     ; split at the first "="
+//! option    = "cache=" mode | "ro"
 //! mode      = "none" | "mmap" | "loose"
 //! ```
 //!
@@ -22,6 +23,8 @@ pub struct Bind {
     pub local: String,
     /// The cache mode, if it differs from the session's.
     pub cache: Option<CacheMode>,
+    /// Whether the client refuses every change of it.
+    pub read_only: bool,
 }
 
 /// Why a namespace is refused: the element, and what it should look like.
@@ -52,16 +55,18 @@ pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
             if element.is_empty() {
                 return Err(Error::Empty(namespace.into()));
             }
-            let (paths, cache) = match element.rsplit_once(",cache=") {
-                None => (element, None),
-                Some((paths, word)) => {
-                    let mode = word.parse();
-                    (
-                        paths,
-                        Some(mode.map_err(|why| Error::Cache(element.into(), why))?),
-                    )
+            let (mut paths, mut cache, mut read_only) = (element, None, false);
+            while let Some((rest, option)) = paths.rsplit_once(',') {
+                if let Some(mode) = option.strip_prefix("cache=") {
+                    let mode = mode.parse();
+                    cache = Some(mode.map_err(|why| Error::Cache(element.into(), why))?);
+                } else if option == "ro" {
+                    read_only = true;
+                } else {
+                    break;
                 }
-            };
+                paths = rest;
+            }
             let (remote, local) = paths.split_once('=').unwrap_or((paths, paths));
             if remote.is_empty() || local.is_empty() {
                 return Err(Error::EmptySide(element.into()));
@@ -74,6 +79,7 @@ pub fn parse(namespace: &str) -> Result<Vec<Bind>, Error> {
                 remote: remote.into(),
                 local: local.into(),
                 cache,
+                read_only,
             })
         })
         .collect()
@@ -115,6 +121,7 @@ mod tests {
             remote: "/bin".into(),
             local: "/arm/bin".into(),
             cache: None,
+            read_only: false,
         };
         assert_eq!(
             binds,
@@ -124,6 +131,7 @@ mod tests {
                     remote: "/home".into(),
                     local: "/home".into(),
                     cache: None,
+                    read_only: false,
                 }
             ]
         );
@@ -151,6 +159,25 @@ mod tests {
                 assert!(line.starts_with(&format!("/tmp/cpu{source} /")), "{line}");
             }
         }
+    }
+
+    #[test]
+    fn an_entry_may_be_read_only() {
+        let binds =
+            parse("/usr,ro:/bin=/arm/bin,cache=none,ro:/a,b:/c,ro,cache=loose:/ro").unwrap();
+        let seen: Vec<_> = binds
+            .iter()
+            .map(|bind| (&*bind.local, bind.read_only))
+            .collect();
+        let wanted = [
+            ("/usr", true),
+            ("/arm/bin", true),
+            ("/a,b", false),
+            ("/c", true),
+            ("/ro", false),
+        ];
+        assert_eq!(seen, wanted);
+        assert_eq!(binds[3].cache, Some(CacheMode::Loose));
     }
 
     #[test]

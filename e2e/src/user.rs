@@ -22,6 +22,7 @@ impl User {
         fs::create_dir(user.ssh())?;
         fs::copy(out().join("cpu_rsa"), user.key())?;
         fs::set_permissions(user.key(), PermissionsExt::from_mode(0o600))?;
+        user.configure("")?;
         Ok(user)
     }
 
@@ -40,8 +41,15 @@ impl User {
         self.ssh().join("own")
     }
 
-    /// Write `~/.ssh/config`.
+    /// Write `~/.ssh/config`. New hosts are accepted unless the text says otherwise.
     pub fn configure(&self, text: &str) -> Result<()> {
+        self.configure_exactly(&format!(
+            "{text}\nHost *\nStrictHostKeyChecking accept-new\n"
+        ))
+    }
+
+    /// Write `~/.ssh/config` without that.
+    pub fn configure_exactly(&self, text: &str) -> Result<()> {
         Ok(fs::write(self.ssh().join("config"), text)?)
     }
 

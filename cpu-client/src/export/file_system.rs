@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use ninep::errno::Errno;
 use ninep::fs::{Attach, DirSink, FileSystem, LockOwner, LockStatus, OpenFlags, Result};
-use ninep::msg::{Attr, Flock, Qid, SetAttr, Statfs};
+use ninep::msg::{Attr, DirEntry, Flock, Qid, SetAttr, Statfs};
+use ninep::wire::Str;
 use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno as Os;
 
@@ -60,6 +61,7 @@ impl FileSystem for Export {
     }
 
     fn setattr(&self, node: &Node, file: Option<&File>, attr: &SetAttr) -> Result<()> {
+        self.check_change(node)?;
         self.change(node, file, attr)
     }
 
@@ -71,12 +73,22 @@ impl FileSystem for Export {
         if node.kind() != FileType::Symlink {
             return Err(Errno::EINVAL);
         }
+        self.check_open(node)?;
         let target = rustix::fs::readlinkat(node.fd(), c"", Vec::new()).map_err(os)?;
         Ok(target.into_bytes())
     }
 
     fn open(&self, node: &Node, flags: OpenFlags) -> Result<(File, Qid)> {
+        self.check_open(node)?;
+        let changes = flags.access() != OpenFlags::RDONLY || flags.has(OpenFlags::TRUNC);
+        if changes && node.kind() == FileType::RegularFile {
+            self.check_change(node)?;
+        }
         let file = match node.kind() {
+            FileType::Directory if self.is_empty(node) => File {
+                fd: node.shared_fd(),
+                state: FileState::Empty,
+            },
             FileType::RegularFile if flags.has(OpenFlags::DIRECTORY) => return Err(Errno::ENOTDIR),
             FileType::RegularFile => {
                 let fd = self
@@ -88,11 +100,7 @@ impl FileSystem for Export {
                 }
                 file
             }
-            FileType::Directory
-                if flags.access() != OpenFlags::RDONLY || flags.has(OpenFlags::TRUNC) =>
-            {
-                return Err(Errno::EISDIR);
-            }
+            FileType::Directory if changes => return Err(Errno::EISDIR),
             FileType::Directory => {
                 let flags = OFlags::RDONLY | OFlags::DIRECTORY;
                 File {
@@ -116,6 +124,15 @@ impl FileSystem for Export {
         mode: u32,
         gid: u32,
     ) -> Result<(Node, File, Qid)> {
+        if let Err(refused) = self.check_entry(dir, name) {
+            // Opening an existing file changes no entry.
+            let (node, _) = self.step(dir, name).map_err(|_| refused)?;
+            if flags.has(OpenFlags::EXCL) {
+                return Err(Errno::EEXIST);
+            }
+            let (file, qid) = self.open(&node, flags)?;
+            return Ok((node, file, qid));
+        }
         // An existing file may be a pipe or a device, so it must not be opened by name. Either the file is new, or it is
         // walked to. It may be removed in between, hence the loop.
         for _ in 0..8 {
@@ -128,7 +145,7 @@ impl FileSystem for Export {
                 Ok(fd) => {
                     let fd = Arc::new(fd);
                     let stat = stat::stat(&fd).map_err(os)?;
-                    let node = dir.child(name, fd.clone(), &stat);
+                    let node = dir.child(name, fd.clone(), &stat, &self.policy);
                     let file = File::regular(fd);
                     let qid = self.open_qid(&node, &file)?;
                     return Ok((node, file, qid));
@@ -157,8 +174,10 @@ impl FileSystem for Export {
     }
 
     fn readdir(&self, node: &Node, file: &File, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
-        let FileState::Directory(stream) = &file.state else {
-            return Err(Errno::ENOTDIR);
+        let stream = match &file.state {
+            FileState::Directory(stream) => stream,
+            FileState::Empty => return self.read_empty(node, offset, sink),
+            FileState::Regular(_) => return Err(Errno::ENOTDIR),
         };
         let share = |of: &Node| {
             let place = || of.place_of_device();
@@ -204,6 +223,7 @@ impl FileSystem for Export {
     }
 
     fn mkdir(&self, dir: &Node, name: &[u8], mode: u32, gid: u32) -> Result<Qid> {
+        self.check_entry(dir, name)?;
         Self::make(dir, gid, || {
             rustix::fs::mkdirat(dir.fd(), name, stat::mode(mode))
         })
@@ -212,6 +232,7 @@ impl FileSystem for Export {
     }
 
     fn symlink(&self, dir: &Node, name: &[u8], target: &[u8], gid: u32) -> Result<Qid> {
+        self.check_entry(dir, name)?;
         Self::make(dir, gid, || rustix::fs::symlinkat(target, dir.fd(), name)).map_err(os)?;
         self.made(dir, name)
     }
@@ -224,6 +245,7 @@ impl FileSystem for Export {
         (major, minor): (u32, u32),
         gid: u32,
     ) -> Result<Qid> {
+        self.check_entry(dir, name)?;
         let kind = FileType::from_raw_mode(mode);
         let device = rustix::fs::makedev(major, minor);
         Self::make(dir, gid, || {
@@ -234,6 +256,9 @@ impl FileSystem for Export {
     }
 
     fn link(&self, dir: &Node, name: &[u8], node: &Node) -> Result<()> {
+        self.check_change(node)?;
+        node.access().check_move()?;
+        self.check_entry(dir, name)?;
         if let Some(proc) = &self.proc {
             let flags = AtFlags::SYMLINK_FOLLOW;
             return rustix::fs::linkat(proc, node.number(), dir.fd(), name, flags).map_err(os);
@@ -243,36 +268,68 @@ impl FileSystem for Export {
     }
 
     fn renameat(&self, olddir: &Node, oldname: &[u8], newdir: &Node, newname: &[u8]) -> Result<()> {
+        self.check_rename(olddir, oldname)?;
+        self.check_rename(newdir, newname)?;
         rustix::fs::renameat(olddir.fd(), oldname, newdir.fd(), newname).map_err(os)
     }
 
     fn rename(&self, node: &Node, dir: &Node, name: &[u8]) -> Result<Node> {
         let (up, old) = node.place().map_err(os)?;
         dir.has_room().map_err(os)?;
+        self.check_rename(up, old)?;
+        self.check_rename(dir, name)?;
         rustix::fs::renameat(up.fd(), old, dir.fd(), name).map_err(os)?;
-        Ok(node.moved(dir, name))
+        Ok(node.moved(dir, name, self.policy.child(dir.access(), name)))
     }
 
     fn unlinkat(&self, dir: &Node, name: &[u8], directory: bool) -> Result<()> {
+        self.check_rename(dir, name)?;
         rustix::fs::unlinkat(dir.fd(), name, removal(directory)).map_err(os)
     }
 
     fn remove(&self, node: &Node) -> Result<()> {
         let (up, name) = node.place().map_err(os)?;
+        self.check_rename(up, name)?;
         let directory = node.kind() == FileType::Directory;
         rustix::fs::unlinkat(up.fd(), name, removal(directory)).map_err(os)
     }
 
     fn xattr(&self, node: &Node, name: Option<&[u8]>) -> Result<Vec<u8>> {
+        // Nothing is reported: ls(1) asks for the attributes of every file.
+        if node.access().is_hidden() || self.is_empty(node) {
+            return name.map_or(Ok(Vec::new()), |_| Err(Errno::ENODATA));
+        }
         self.get_xattr(node, name)
     }
 
     fn set_xattr(&self, node: &Node, name: &[u8], value: Option<&[u8]>, flags: u32) -> Result<()> {
+        self.check_change(node)?;
         self.change_xattr(node, name, value, flags)
     }
 
     fn path(&self, node: &Node) -> Vec<u8> {
         node.path()
+    }
+}
+
+impl Export {
+    /// Reads a directory as if it were empty.
+    fn read_empty(&self, node: &Node, offset: u64, sink: &mut DirSink<'_>) -> Result<()> {
+        let up = node.up().unwrap_or(&self.root);
+        let entries = [(&b"."[..], node), (b"..", up)];
+        for (number, (name, node)) in (1..).zip(entries).skip_while(|(n, _)| *n <= offset) {
+            let stat = stat::stat(node.fd()).map_err(os)?;
+            let entry = DirEntry {
+                qid: self.qid(node, &stat),
+                offset: number,
+                kind: libc::DT_DIR,
+                name: Str::new(name).ok_or(Errno::EIO)?,
+            };
+            if !sink.push(&entry) {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

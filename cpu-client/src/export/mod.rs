@@ -14,6 +14,8 @@
 //! | [`dir`], [`cookies`] | reading directories, and the positions of their entries |
 //! | [`lock`] | record locks |
 //! | [`owner`] | owners, here and as the peer sees them; owners of new files |
+//! | [`policy`] | what is hidden, read-only or not there |
+//! | [`kernel_fs`] | file systems of the kernel, which are not served |
 //! | [`xattr`] | extended attributes |
 //! | [`process`] | limits and umask, set once for the process |
 //!
@@ -25,10 +27,12 @@ mod cookies;
 mod dir;
 mod file_system;
 mod inode;
+mod kernel_fs;
 mod lock;
 mod mounts;
 mod node;
 mod owner;
+mod policy;
 mod process;
 mod setattr;
 mod stat;
@@ -48,13 +52,15 @@ use rustix::io::Errno as Os;
 
 pub use node::Node;
 pub use owner::IdMap;
+pub use policy::{Rule, RuleKind};
 pub use process::{Limits, prepare_process};
 
 /// A directory, which can be served to any number of sessions at once.
 pub struct Export {
     root: Node,
-    /// Whether the peer may enter a proc(5) that is mounted in it.
-    shows_procfs: bool,
+    policy: Arc<policy::Policy>,
+    /// Whether file systems of the kernel are shown: only if the directory is in one.
+    shows_kernel: bool,
     devices: Arc<inode::Devices>,
     /// `/proc/self/fd`, if it exists. Through it an `O_PATH` descriptor is opened again for reading or writing.
     proc: Option<Arc<OwnedFd>>,
@@ -100,6 +106,8 @@ pub struct File {
 enum FileState {
     Regular(lock::Held),
     Directory(dir::DirStream),
+    /// A directory that is shown as an empty one.
+    Empty,
 }
 
 fn os(errno: Os) -> Errno {
@@ -122,22 +130,22 @@ impl Export {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
         let stat = stat::stat(&fd).map_err(failed)?;
-        let whole = rustix::fs::statx(rustix::fs::CWD, c"/", AtFlags::empty(), stat::WANTED);
-        let whole = whole.map_err(failed)?;
         let device = stat::device(&stat);
         let flags = OFlags::PATH | OFlags::CLOEXEC;
         let inside = ResolveFlags::IN_ROOT;
         let home = rustix::fs::openat2(&fd, home, flags, Mode::empty(), inside);
         let home = home.and_then(stat::stat).map(|stat| stat::device(&stat));
+        let policy = policy::Policy::new(&fd, &[]);
+        let top = Node::root(fd, &stat, &policy);
         Ok(Self {
-            shows_procfs: stat::FileId::new(&whole) == stat::FileId::new(&stat)
-                || node::is_of_proc(&fd),
             devices: Arc::new(inode::Devices::new(
                 device,
                 home.unwrap_or(device),
                 mounts::mounted(root),
             )),
-            root: Node::root(fd, &stat),
+            shows_kernel: top.is_of_kernel(),
+            root: top,
+            policy: Arc::new(policy),
             proc: node::proc_fds().map(Arc::new),
             locks: Arc::default(),
             cookies: cookies::CookieTotal::default(),
@@ -152,6 +160,22 @@ impl Export {
         Self { ids, ..self }
     }
 
+    /// The same directory, of which these rules keep something from the peer.
+    #[must_use]
+    pub fn with_rules(self, rules: &[Rule]) -> Self {
+        let policy = policy::Policy::new(self.root.owned_fd(), rules);
+        Self {
+            root: self.root.with_access(policy.root()),
+            policy: Arc::new(policy),
+            ..self
+        }
+    }
+
+    /// The hidden paths that peers asked for, as they walked to them: the first few.
+    pub fn requested_hidden(&self) -> Vec<Vec<u8>> {
+        self.policy.requested()
+    }
+
     /// The same directory for peers that cache differently. The locks are shared.
     #[must_use]
     pub fn with_caching(&self, caching: Caching) -> Self {
@@ -161,6 +185,7 @@ impl Export {
             locks: self.locks.clone(),
             cookies: self.cookies.clone(),
             devices: self.devices.clone(),
+            policy: self.policy.clone(),
             caching,
             ..*self
         }
@@ -186,6 +211,49 @@ impl Export {
         let mut attr = stat::attr(self.qid(node, stat), node.size(stat), stat);
         self.ids.attr_to_peer(&mut attr);
         attr
+    }
+
+    /// An error if the peer may not open `node`, and a report of what is hidden.
+    fn check_open(&self, node: &Node) -> Result<()> {
+        if node.access().is_hidden() {
+            self.policy.report(node.path());
+            return Err(Errno::EACCES);
+        }
+        if self.is_empty(node) && node.kind() != rustix::fs::FileType::Directory {
+            return Err(Errno::EACCES);
+        }
+        Ok(())
+    }
+
+    /// An error if the peer may not change `node`.
+    fn check_change(&self, node: &Node) -> Result<()> {
+        if self.is_empty(node) {
+            return Err(Errno::EACCES);
+        }
+        if node.access().is_hidden() {
+            self.policy.report(node.path());
+        }
+        node.access().check_change()
+    }
+
+    /// An error if the peer may not make, replace or remove `name` in a directory.
+    fn check_entry(&self, dir: &Node, name: &[u8]) -> Result<()> {
+        self.check_change(dir)?;
+        let access = self.policy.child(dir.access(), name);
+        if access.is_hidden() {
+            self.policy.report([&dir.path(), &b"/"[..], name].concat());
+        }
+        access.check_move()
+    }
+
+    /// An error if the peer may not give `name` in a directory another name.
+    fn check_rename(&self, dir: &Node, name: &[u8]) -> Result<()> {
+        self.check_entry(dir, name)?;
+        match self.step(dir, name) {
+            Ok((node, _)) => node.access().check_move(),
+            // Then it cannot be renamed either.
+            Err(_) => Ok(()),
+        }
     }
 
     /// The qid of a file that was just created.

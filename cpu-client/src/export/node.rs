@@ -9,6 +9,8 @@ use rustix::io::{Errno, Result};
 use rustix::path::DecInt;
 
 use super::Export;
+use super::kernel_fs;
+use super::policy::{Access, Policy};
 use super::stat::{self, FileId};
 
 /// A file or directory of the export. Clones share the descriptor.
@@ -22,6 +24,8 @@ struct NodeInner {
     kind: FileType,
     /// How its file system differs from others.
     special: Special,
+    /// What the peer may do with it, and beneath it.
+    access: Access,
     /// The peer's number of the user who attached; [`NO_ID`] if he named none.
     user: u32,
     /// The directory and the name in it; `None` at the root. Never changed, so that renames cannot make a cycle.
@@ -40,21 +44,23 @@ enum Special {
     No,
     /// autofs(5): file systems are mounted on its directories when they are used.
     Automount,
-    /// proc(5).
-    Procfs,
-    /// sysfs(5) and configfs: files report one page as their size, though they are shorter.
-    Pages,
+    /// proc(5), sysfs(5) and others that show this machine's kernel and processes ([`kernel_fs`]).
+    Kernel,
+    /// Such a file system whose files report one page as their size, though they are shorter.
+    KernelPages,
 }
 
 /// From Linux's `magic.h`.
 const AUTOFS_SUPER_MAGIC: i64 = 0x187;
-const SYSFS_MAGIC: i64 = 0x6265_6572;
-/// From `fs/configfs/mount.c`.
-const CONFIGFS_MAGIC: i64 = 0x6265_6570;
 
 impl Special {
     /// Determines this for a file. If its directory `up` is on the same file system, the result is the directory's.
-    fn of(fd: &OwnedFd, stat: &Statx, up: Option<&Node>) -> Self {
+    fn of(
+        fd: &OwnedFd,
+        stat: &Statx,
+        up: Option<&Node>,
+        devices: &kernel_fs::DevtmpfsDevices,
+    ) -> Self {
         // The special ones have no block device.
         if stat.stx_dev_major != 0 {
             return Self::No;
@@ -64,16 +70,15 @@ impl Special {
         {
             return up.special;
         }
-        // A file may be mounted by itself. Then its file system does not matter.
-        if FileType::from_raw_mode(stat.stx_mode.into()) != FileType::Directory {
-            return Self::No;
+        if devices.contains(stat::device(stat)) {
+            return Self::Kernel;
         }
         // On a network file system this asks the server, and may fail.
         #[expect(clippy::useless_conversion, reason = "narrower on some architectures")]
         match rustix::fs::fstatfs(fd).map(|stat| i64::from(stat.f_type)) {
             Ok(AUTOFS_SUPER_MAGIC) => Self::Automount,
-            Ok(SYSFS_MAGIC | CONFIGFS_MAGIC) => Self::Pages,
-            Ok(kind) if kind == i64::from(PROC_SUPER_MAGIC) => Self::Procfs,
+            Ok(kind) if kernel_fs::has_page_sizes(kind) => Self::KernelPages,
+            Ok(kind) if kernel_fs::is_kernels(kind) => Self::Kernel,
             _ => Self::No,
         }
     }
@@ -90,10 +95,17 @@ impl Drop for NodeInner {
 }
 
 impl Node {
-    fn new(fd: Arc<OwnedFd>, stat: &Statx, up: Option<(Node, Box<[u8]>)>) -> Self {
+    fn new(
+        fd: Arc<OwnedFd>,
+        stat: &Statx,
+        up: Option<(Node, Box<[u8]>)>,
+        access: Access,
+        devices: &kernel_fs::DevtmpfsDevices,
+    ) -> Self {
         Self(Arc::new(NodeInner {
             user: up.as_ref().map_or(NO_ID, |(up, _)| up.user()),
-            special: Special::of(&fd, stat, up.as_ref().map(|(up, _)| up)),
+            special: Special::of(&fd, stat, up.as_ref().map(|(up, _)| up), devices),
+            access,
             fd,
             id: FileId::new(stat),
             kind: FileType::from_raw_mode(stat.stx_mode.into()),
@@ -104,29 +116,37 @@ impl Node {
         }))
     }
 
-    pub(super) fn root(fd: OwnedFd, stat: &Statx) -> Self {
-        Self::new(fd.into(), stat, None)
+    pub(super) fn root(fd: OwnedFd, stat: &Statx, policy: &Policy) -> Self {
+        Self::new(fd.into(), stat, None, policy.root(), policy.devices())
     }
 
     /// The file `name` in this directory, opened as `fd`.
-    pub(super) fn child(&self, name: &[u8], fd: Arc<OwnedFd>, stat: &Statx) -> Self {
-        Self::new(fd, stat, Some((self.clone(), name.into())))
+    pub(super) fn child(
+        &self,
+        name: &[u8],
+        fd: Arc<OwnedFd>,
+        stat: &Statx,
+        policy: &Policy,
+    ) -> Self {
+        let access = policy.found(&self.0.access, name, stat);
+        let up = Some((self.clone(), name.into()));
+        Self::new(fd, stat, up, access, policy.devices())
     }
 
     /// Walks to `name`. Symbolic links are not followed, but an autofs directory is mounted.
-    fn step(&self, name: &[u8]) -> Result<(Self, Statx)> {
+    fn step(&self, name: &[u8], policy: &Policy) -> Result<(Self, Statx)> {
         self.has_room()?;
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(self.fd(), name, flags, Mode::empty())?;
         let stat = stat::stat(&fd)?;
-        let node = self.child(name, fd.into(), &stat);
+        let node = self.child(name, fd.into(), &stat, policy);
         let is_automount = stat.stx_attributes.contains(StatxAttributes::AUTOMOUNT);
         if is_automount || node.0.special == Special::Automount {
             // If mounting fails, the node is the directory itself, as with lstat(2).
             let flags = flags | OFlags::DIRECTORY;
             if let Ok(mounted) = rustix::fs::openat(self.fd(), name, flags, Mode::empty()) {
                 let stat = stat::stat(&mounted)?;
-                return Ok((self.child(name, mounted.into(), &stat), stat));
+                return Ok((self.child(name, mounted.into(), &stat, policy), stat));
             }
         }
         Ok((node, stat))
@@ -141,14 +161,15 @@ impl Node {
         }
     }
 
-    /// The same file under another name.
-    pub(super) fn moved(&self, dir: &Self, name: &[u8]) -> Self {
+    /// The same file under another name, where the peer has this access to it.
+    pub(super) fn moved(&self, dir: &Self, name: &[u8], access: Access) -> Self {
         Self(Arc::new(NodeInner {
             fd: self.0.fd.clone(),
             id: self.0.id,
             kind: self.0.kind,
             special: self.0.special,
             user: self.0.user,
+            access,
             depth: dir.0.depth.saturating_add(1),
             up: Some((dir.clone(), name.into())),
         }))
@@ -161,6 +182,7 @@ impl Node {
             id: self.0.id,
             kind: self.0.kind,
             special: self.0.special,
+            access: self.0.access.clone(),
             user,
             depth: 0,
             up: None,
@@ -176,9 +198,41 @@ impl Node {
         std::os::fd::AsFd::as_fd(&self.0.fd)
     }
 
+    pub(super) fn owned_fd(&self) -> &OwnedFd {
+        &self.0.fd
+    }
+
+    pub(super) fn shared_fd(&self) -> Arc<OwnedFd> {
+        self.0.fd.clone()
+    }
+
+    /// The root with other rules.
+    pub(super) fn with_access(&self, access: Access) -> Self {
+        Self(Arc::new(NodeInner {
+            fd: self.0.fd.clone(),
+            id: self.0.id,
+            kind: self.0.kind,
+            special: self.0.special,
+            access,
+            user: self.0.user,
+            depth: 0,
+            up: None,
+        }))
+    }
+
     /// The name of the descriptor in `/proc/self/fd`.
     pub(super) fn number(&self) -> DecInt {
         DecInt::from_fd(&self.0.fd)
+    }
+
+    /// What the peer may do with it.
+    pub(super) fn access(&self) -> &Access {
+        &self.0.access
+    }
+
+    /// Whether it shows this machine's kernel and processes.
+    pub(super) fn is_of_kernel(&self) -> bool {
+        matches!(self.0.special, Special::Kernel | Special::KernelPages)
     }
 
     pub(super) fn id(&self) -> FileId {
@@ -193,7 +247,7 @@ impl Node {
     /// ever); files of size 0 it reads to their end, as in proc(5). So a size of one page that may be wrong is reported as
     /// 0. Larger sizes are right, such as those of firmware tables.
     pub(super) fn size(&self, stat: &Statx) -> u64 {
-        let says_page = self.0.special == Special::Pages
+        let says_page = self.0.special == Special::KernelPages
             && self.0.kind == FileType::RegularFile
             && stat.stx_size <= stat.stx_blksize.into();
         if says_page { 0 } else { stat.stx_size }
@@ -246,14 +300,21 @@ impl Node {
 }
 
 impl Export {
-    /// Walks to `name`. A proc(5) in the tree would give access to the processes of this machine, to their memory and
-    /// files, so it is refused unless the whole machine is served.
+    /// Walks to `name`. A file system of the kernel is an empty directory, unless it is what is served.
     pub(super) fn step(&self, dir: &Node, name: &[u8]) -> Result<(Node, Statx)> {
-        let (node, stat) = dir.step(name)?;
-        if node.0.special == Special::Procfs && !self.shows_procfs {
-            return Err(Errno::ACCESS);
+        if self.is_empty(dir) {
+            return Err(Errno::NOENT);
+        }
+        let (node, stat) = dir.step(name, &self.policy)?;
+        if node.0.access.is_absent() {
+            return Err(Errno::NOENT);
         }
         Ok((node, stat))
+    }
+
+    /// Whether a directory is shown without what is in it.
+    pub(super) fn is_empty(&self, node: &Node) -> bool {
+        node.is_of_kernel() && !self.shows_kernel
     }
 
     /// Opens the same file again. `flags` must neither create nor truncate.
@@ -297,23 +358,27 @@ mod tests {
     fn a_tree_deeper_than_any_stack_is_dropped() {
         let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
         let stat = stat::stat(&fd).unwrap();
-        let mut node = Node::root(fd, &stat);
+        let policy = Policy::default();
+        let mut node = Node::root(fd, &stat, &policy);
         for _ in 0..300_000 {
-            node = node.child(b"d", node.0.fd.clone(), &stat);
+            node = node.child(b"d", node.0.fd.clone(), &stat, &policy);
         }
         drop(node);
     }
 
     #[test]
-    fn a_proc_in_the_tree_is_refused() {
-        let mut export = Export::new("/".as_ref()).unwrap();
-        let root = export.root.clone();
-        let (proc, _) = export.step(&root, b"proc").unwrap();
-        export.shows_procfs = false;
-        assert_eq!(export.step(&root, b"proc").err(), Some(Errno::ACCESS));
-        assert_eq!(export.step(&proc, b"sys").err(), Some(Errno::ACCESS));
-        export.step(&root, b"etc").unwrap();
-        // If it is the served directory itself, it is not refused.
+    fn file_systems_of_the_kernel_are_empty() {
+        let export = Export::new("/".as_ref()).unwrap();
+        for name in [b"proc", &b"sys"[..]] {
+            let (node, _) = export.step(&export.root, name).unwrap();
+            assert!(export.is_empty(&node));
+            for name in [b"self", &b"kernel"[..]] {
+                assert_eq!(export.step(&node, name).err(), Some(Errno::NOENT));
+            }
+        }
+        let (etc, _) = export.step(&export.root, b"etc").unwrap();
+        export.step(&etc, b"passwd").unwrap();
+        // If it is the served directory itself, it is shown.
         let export = Export::new("/proc".as_ref()).unwrap();
         export.step(&export.root, b"self").unwrap();
         export.step(&export.root, b"sys").unwrap();
@@ -322,10 +387,11 @@ mod tests {
     #[test]
     fn paths_are_as_walked() {
         let fd = rustix::fs::open(c"/", OFlags::PATH, Mode::empty()).unwrap();
-        let root = Node::root(fd, &stat::stat(rustix::fs::CWD).unwrap());
+        let policy = Policy::default();
+        let root = Node::root(fd, &stat::stat(rustix::fs::CWD).unwrap(), &policy);
         assert_eq!(root.path(), b"/");
-        let (proc, _) = root.step(b"proc").unwrap();
+        let (proc, _) = root.step(b"proc", &policy).unwrap();
         assert_eq!(proc.path(), b"/proc");
-        assert_eq!(proc.step(b"self").unwrap().0.path(), b"/proc/self");
+        assert_eq!(proc.step(b"self", &policy).unwrap().0.path(), b"/proc/self");
     }
 }

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use clap::Parser;
+use cpu_client::export::RuleKind;
 use cpu_proto::{CacheMode, MAX_MSIZE, Wait};
 
 use super::value::{GoBool, socket_kind};
@@ -44,7 +45,7 @@ pub(crate) struct Flags {
 
     /// tcp, unix or vsock (tcp)
     #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = socket_kind,
-          hide_default_value = true, help_heading = CONNECTION)]
+          hide_default_value = true, hide_short_help = true, help_heading = CONNECTION)]
     pub(crate) net: SocketKind,
 
     /// /dir:/there=/here to bind there ($CPU_NAMESPACE, else usual)
@@ -52,7 +53,7 @@ pub(crate) struct Flags {
     pub(crate) namespace: Option<String>,
 
     /// further mounts there, in fstab(5) format ($CPU_FSTAB)
-    #[arg(long, value_name = "FILE", help_heading = FILES)]
+    #[arg(hide_short_help = true, long, value_name = "FILE", help_heading = FILES)]
     pub(crate) fstab: Option<PathBuf>,
 
     /// directory that is served as / (/)
@@ -67,12 +68,43 @@ pub(crate) struct Flags {
     pub(crate) ninep: GoBool,
 
     /// none, mmap or loose: what the machine caches (mmap)
-    #[arg(long, value_name = "MODE", help_heading = FILES)]
+    #[arg(hide_short_help = true, long, value_name = "MODE", help_heading = FILES)]
     pub(crate) cache: Option<CacheMode>,
+
+    /// serve files read-only; /dir,ro in LIST: that one
+    #[arg(long = "ro", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = FILES)]
+    pub(crate) read_only: GoBool,
+
+    /// serve nothing but LIST and the working directory
+    #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = FILES)]
+    pub(crate) only: GoBool,
+
+    /// keep these files from being opened there, may be repeated
+    #[arg(long, value_name = "PATH", action = clap::ArgAction::Append, help_heading = FILES)]
+    pub(crate) hide: Vec<String>,
+
+    /// do not, though -hidden lists them; may be repeated
+    #[arg(long, value_name = "PATH", action = clap::ArgAction::Append, help_heading = FILES)]
+    pub(crate) show: Vec<String>,
+
+    /// print what is hidden
+    #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          hide_short_help = true, help_heading = FILES)]
+    pub(crate) hidden: GoBool,
+
+    /// variables to send too, or with -NAME not; patterns; '*': all
+    #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = SESSION)]
+    pub(crate) env: Option<String>,
 
     /// largest 9P message, in bytes (1048576)
     #[arg(long, value_name = "BYTES", default_value_t = MAX_MSIZE, hide_default_value = true,
           value_parser = clap::value_parser!(u32).range(4096..=i64::from(MAX_MSIZE)),
+          hide_short_help = true,
           help_heading = FILES)]
     pub(crate) msize: u32,
 
@@ -104,7 +136,7 @@ pub(crate) struct Flags {
     pub(crate) no_wait: GoBool,
 
     /// no warnings, no notice of what the session waits for
-    #[arg(long = "q", value_name = "BOOL", default_value = "false", hide_default_value = true,
+    #[arg(hide_short_help = true, long = "q", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) quiet: GoBool,
@@ -122,7 +154,7 @@ pub(crate) struct Flags {
     pub(crate) dbg9p: trace::TraceFilter,
 
     /// print a table of the file requests at the end
-    #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
+    #[arg(hide_short_help = true, long, value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
     pub(crate) stats: GoBool,
@@ -136,8 +168,8 @@ pub(crate) struct Flags {
     help: Option<bool>,
 
     /// The machine: `[user@]host`, or `[user@][host]:port`
-    #[arg(hide = true)]
-    pub(crate) host: String,
+    #[arg(hide = true, required_unless_present = "hidden")]
+    pub(crate) host: Option<String>,
 
     /// What to run there
     #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
@@ -163,6 +195,21 @@ impl Flags {
             (false, true) => Some(Wait::Quiet),
             (false, false) => None,
         }
+    }
+
+    /// The paths of `-hide` and `-show`.
+    pub(crate) fn withheld(&self) -> impl Iterator<Item = (RuleKind, String)> {
+        let hidden = self.hide.iter().map(|path| (RuleKind::Hide, path.clone()));
+        let shown = self.show.iter().map(|path| (RuleKind::Show, path.clone()));
+        hidden.chain(shown)
+    }
+
+    /// The patterns of `-env`.
+    pub(crate) fn env(&self) -> impl Iterator<Item = String> {
+        let patterns = self.env.iter().flat_map(|list| list.split(','));
+        patterns
+            .filter(|pattern| !pattern.is_empty())
+            .map(str::to_owned)
     }
 
     /// The command, as bytes.

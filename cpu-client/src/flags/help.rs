@@ -9,12 +9,12 @@ use super::Flags;
 
 const SYNOPSIS: &str = "cpu [flags] [user@]host [flags] [command args...]";
 
-/// The text of `-h`: all flags on a screen of 24 lines and 80 columns.
+/// The text of `-h`: what most need, on a screen of 24 lines and 80 columns.
 pub(crate) fn help() -> String {
     let mut text = format!("usage: {SYNOPSIS}\n");
     for arg in Flags::command()
         .get_arguments()
-        .filter(|arg| !arg.is_hide_set())
+        .filter(|arg| !arg.is_hide_set() && !arg.is_hide_short_help_set())
     {
         let name = arg.get_long().unwrap_or_default();
         let value = match arg.get_value_names() {
@@ -27,7 +27,9 @@ pub(crate) fn help() -> String {
         let flag = format!("-{name}{value}");
         let _ = writeln!(text, "  {flag:<15} {purpose}");
     }
-    text.push_str("One dash or two, -x=v or -x v. No command means a shell. More in cpu(1).\n");
+    text.push_str(
+        "One dash or two, -x=v or -x v. No command means a shell. More flags in cpu(1).\n",
+    );
     text
 }
 

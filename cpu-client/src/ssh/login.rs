@@ -35,6 +35,13 @@ pub(crate) struct Identities {
     pub(crate) only: bool,
 }
 
+impl Identities {
+    /// The files of private keys that may be read.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        self.named.iter().chain(&self.optional).cloned().collect()
+    }
+}
+
 /// The number of keys that every server lets a client try: one less than sshd's MaxAuthTries.
 const MAX_AUTH_TRIES: usize = 5;
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use cpu_client::export::RuleKind;
 use cpu_proto::DEFAULT_PORT;
 use cpu_ssh::keepalive;
 use tracing::debug;
@@ -13,8 +14,8 @@ use super::destination::split;
 use super::endpoint::Endpoint;
 use super::hostkeys::{HostId, HostKeys};
 use super::login::{self, Identities};
-use super::pattern;
 use crate::terminal::{self, Tty};
+use crate::withheld;
 
 /// The longest time from the first packet to the end of the key exchange. If packets are lost, this is reported within
 /// 15 seconds.
@@ -59,6 +60,14 @@ pub(crate) struct Target {
     pub(crate) set_env: Vec<(String, String)>,
     /// `RequestTTY`
     pub(crate) tty: Option<Tty>,
+    /// `Hide` and `Show`
+    pub(crate) withheld: Vec<(RuleKind, String)>,
+    /// `Env`
+    pub(crate) env: Vec<String>,
+    /// `ReadOnly`
+    pub(crate) read_only: bool,
+    /// `Only`
+    pub(crate) only: bool,
 }
 
 fn port(text: &str) -> Result<u16> {
@@ -129,22 +138,16 @@ impl Target {
             send_env: settings.send_env,
             set_env: settings.set_env,
             tty: settings.tty,
+            withheld: settings.withheld,
+            env: settings.env,
+            read_only: settings.read_only.unwrap_or(false),
+            only: settings.only.unwrap_or(false),
         })
     }
 
     /// Whether `SendEnv` names a variable. A later `-pattern` removes names.
     pub(crate) fn sends(&self, name: &str) -> bool {
-        let mut sent = false;
-        for pattern in &self.send_env {
-            let (adds, pattern) = match pattern.strip_prefix('-') {
-                Some(pattern) => (false, pattern),
-                None => (true, pattern.as_str()),
-            };
-            if pattern::matches(pattern.as_bytes(), name.as_bytes()) {
-                sent = adds;
-            }
-        }
-        sent
+        withheld::includes(self.send_env.iter().map(String::as_str), name).unwrap_or(false)
     }
 }
 
@@ -274,7 +277,7 @@ fn host_keys(
         return HostKeys::pinned(name, &file, others);
     }
     let checking = settings.checking.unwrap_or(Checking {
-        new: NewHost::Accept,
+        new: NewHost::Ask,
         changed_is_accepted: false,
     });
     let hashed = settings.hash_known_hosts.unwrap_or(false);

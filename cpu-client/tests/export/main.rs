@@ -15,6 +15,7 @@ mod locks;
 mod names;
 mod owners;
 mod rights;
+mod withheld;
 
 use std::collections::HashSet;
 use std::fs;

@@ -263,6 +263,59 @@ fn pins(user: &User, port: &str, right: &str, wrong: &str) -> Result<()> {
     Ok(())
 }
 
+/// Without a setting, a person decides, and where there is none nothing is sent and nothing is learned.
+fn new_host_by_default(user: &User, words: &[&str], daemon: &Daemon) -> Result<()> {
+    user.configure_exactly("")?;
+    let file = user.ssh().join("known_hosts");
+    // setsid takes the terminal away.
+    let mut alone = Command::new("setsid");
+    alone
+        .arg("-w")
+        .arg(out().join("cpu"))
+        .arg("-9p=false")
+        .args(words);
+    fails(
+        &ended(alone.env("HOME", user.home()).env_remove("SSH_AUTH_SOCK"))?,
+        &["is new", "SHA256:", "no terminal", "accept-new"],
+    )?;
+    ensure!(!file.exists());
+    ensure!(!daemon.log().contains("logged in"), "{}", daemon.log());
+    let shown = ended(Command::new("ssh-keygen").arg("-lf").arg(daemon.host_key()))?;
+    let shown = works(&shown)?;
+    let fingerprint = shown
+        .split(' ')
+        .nth(1)
+        .context("no fingerprint")?
+        .to_owned();
+    for (answers, status) in [
+        (&["no"][..], 255),
+        (&["maybe", "NO"], 255),
+        (&["SHA256:other", "no"], 255),
+        (&["what", &fingerprint], 0),
+    ] {
+        let mut terminal = user.typed(words)?;
+        terminal.expect_from(0, &fingerprint)?;
+        let mut from = 0;
+        for answer in answers {
+            let question = if from == 0 {
+                "fingerprint])?"
+            } else {
+                "Write yes, no or the fingerprint:"
+            };
+            from = terminal.expect_from(from, question)?;
+            terminal.send(&format!("{answer}\r"))?;
+        }
+        let ended = terminal.wait()?;
+        ensure!(
+            ended.code() == Some(status),
+            "{answers:?}: {}",
+            terminal.screen()
+        );
+        ensure!(file.exists() == (status == 0), "{answers:?}");
+    }
+    Ok(fs::remove_file(file)?)
+}
+
 fn known_hosts() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
     let file = user.ssh().join("known_hosts");
@@ -279,6 +332,7 @@ fn known_hosts() -> Result<()> {
         &user.run(&words)?,
         &["is new", "SHA256:", "StrictHostKeyChecking"],
     )?;
+    new_host_by_default(&user, &words, &daemon)?;
     user.configure("")?;
     let first = user.run(&words)?;
     works(&first)?;
@@ -366,7 +420,7 @@ fn known_hosts() -> Result<()> {
     for (answer, status) in [("no", 255), ("yes", 0), ("", 0)] {
         let mut terminal = user.typed(&words)?;
         if !answer.is_empty() {
-            terminal.expect_from(0, "(yes/no)?")?;
+            terminal.expect_from(0, "(yes/no/[fingerprint])?")?;
             // Longer than a machine may take to answer.
             std::thread::sleep(Duration::from_secs(3));
             terminal.send(&format!("{answer}\r"))?;

@@ -18,6 +18,7 @@ mod root;
 mod sockets;
 mod terminals;
 mod visible;
+mod withheld;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -50,6 +51,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             numbers::OF_ROOT,
             cache::TESTS,
             visible::TESTS,
+            withheld::TESTS,
             mounts::TESTS,
             root::TESTS,
             etc::TESTS,
@@ -68,6 +70,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             cache::TESTS,
             terminals::TESTS,
             owners::TESTS,
+            withheld::TESTS,
             path::OF_USERS,
         ],
         Some(_) => &[files::TESTS, owners::TESTS],

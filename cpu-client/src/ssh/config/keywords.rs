@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use cpu_client::export::RuleKind;
 
 use super::value::{time, yes_or_no};
 use super::{AddressFamily, Checking, NewHost, Proxy, Settings};
@@ -114,6 +115,21 @@ impl Settings {
                         self.set_env.push((name.to_owned(), value.to_owned()));
                     }
                 }
+            }
+            "hide" | "show" => {
+                let kind = match keyword {
+                    "hide" => RuleKind::Hide,
+                    _ => RuleKind::Show,
+                };
+                let paths = arguments.iter().map(|path| (kind, path.clone()));
+                self.withheld.extend(paths);
+            }
+            "env" => self.env.extend(arguments.iter().cloned()),
+            "readonly" => {
+                self.read_only.get_or_insert(yes_or_no(first)?);
+            }
+            "only" => {
+                self.only.get_or_insert(yes_or_no(first)?);
             }
             other => {
                 self.ignored.insert(other.to_owned());

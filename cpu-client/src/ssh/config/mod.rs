@@ -1,5 +1,5 @@
-//! The settings of a host in `~/.ssh/config` and `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a
-//! keyword applies; only IdentityFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
+//! The settings of a host in `~/.config/cpu/config`, which may have the keywords of cpu itself, in `~/.ssh/config` and in
+//! `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only IdentityFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
 
 mod file;
 mod include;
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Result;
+use cpu_client::export::RuleKind;
 
 use crate::terminal::Tty;
 use file::ConfigReader;
@@ -82,6 +83,14 @@ pub(crate) struct Settings {
     /// Patterns of names. One that begins with `-` removes names.
     pub(crate) send_env: Vec<String>,
     pub(crate) set_env: Vec<(String, String)>,
+    /// `Hide` and `Show`: paths that the machine cannot open, and exceptions.
+    pub(crate) withheld: Vec<(RuleKind, String)>,
+    /// `Env`: as `-env`.
+    pub(crate) env: Vec<String>,
+    /// `ReadOnly`
+    pub(crate) read_only: Option<bool>,
+    /// `Only`: nothing but the namespace and the working directory is served.
+    pub(crate) only: Option<bool>,
     /// Keywords without effect in cpu.
     pub(crate) ignored: BTreeSet<String>,
 }
@@ -97,9 +106,10 @@ pub(crate) enum Proxy {
     Command(String),
 }
 
-/// Reads both files.
+/// Reads the files.
 pub(crate) fn read(query: &Query<'_>) -> Result<Settings> {
     let mut reader = ConfigReader::new(query);
+    reader.read(&query.home.join(".config/cpu/config"), true)?;
     reader.read(&query.home.join(".ssh/config"), true)?;
     reader.read(Path::new("/etc/ssh/ssh_config"), false)?;
     Ok(reader.settings)

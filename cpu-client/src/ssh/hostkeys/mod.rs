@@ -1,8 +1,9 @@
 //! Verifies that the machine is the one it claims to be, by its host key.
 //!
 //! The accepted keys come from the file of `-hk`; else from the pin file beside the private key (`KEY.hostkey`, which
-//! mkimage writes); else from OpenSSH's known_hosts files. The key of a host that known_hosts lacks is added, as with
-//! ssh's `StrictHostKeyChecking=accept-new`. A key that differs from the known ones, even in its type, is refused unless
+//! mkimage writes); else from OpenSSH's known_hosts files. Whether the key of a host that known_hosts lacks is right, the
+//! person at the terminal is asked, as by ssh; without a terminal, or with another `StrictHostKeyChecking`, it is refused or
+//! added. A key that differs from the known ones, even in its type, is refused unless
 //! StrictHostKeyChecking is `no`. A key that they revoke is refused in any case. Besides the keys of a pin file, those of known_hosts
 //! are accepted if the private key beside it is a default one, which nobody named.
 

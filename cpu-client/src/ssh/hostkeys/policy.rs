@@ -73,12 +73,26 @@ impl HostKeys {
 /// Asks the person at the terminal whether the key of a new host is right.
 fn confirm(name: &HostId, fingerprint: &str) -> Result<bool> {
     // The spinner may be on this line.
-    let question =
-        format!("\r\x1b[K{name} is new; its host key is {fingerprint}\nIs that right (yes/no)? ");
-    let answer = terminal::ask_line(&question).with_context(|| {
-        format!(
-            "{name} is new, with the host key {fingerprint}, and there is no terminal to ask on"
-        )
-    })?;
-    Ok(answer.trim() == "yes")
+    let mut question = format!(
+        "\r\x1b[KThe host {name} is new: known_hosts has no key for it.\n\
+         Its host key is {fingerprint}\n\
+         Continue and add it to known_hosts (yes/no/[fingerprint])? "
+    );
+    loop {
+        let answer = terminal::ask_line(&question).with_context(|| {
+            format!(
+                "{name} is new, with the host key {fingerprint}, and there is no terminal to ask on; compare \
+                 that with the fingerprint on its console, then pin it with -hk, or let known_hosts learn new \
+                 keys: StrictHostKeyChecking accept-new in ~/.ssh/config"
+            )
+        })?;
+        match answer.trim() {
+            answer if answer.eq_ignore_ascii_case("yes") || answer == fingerprint => {
+                return Ok(true);
+            }
+            // An empty answer may be the end of the terminal.
+            answer if answer.eq_ignore_ascii_case("no") || answer.is_empty() => return Ok(false),
+            _ => "Write yes, no or the fingerprint: ".clone_into(&mut question),
+        }
+    }
 }
