@@ -108,7 +108,7 @@ fn read_only(machine: &Machine) -> Result<()> {
     let home = machine.home.path();
     fs::create_dir_all(home.join("kept"))?;
     fs::write(home.join("kept/file"), "as it was")?;
-    let script = "cat kept/file; rm -f kept/file; mv kept lost; echo x >kept/file; echo x >kept/new; chmod 0 kept/file";
+    let script = "cat kept/file; rm -f kept/file; mv kept/file lost; echo x >kept/file; echo x >kept/new; chmod 0 kept/file";
     let here = home.display();
     let namespace = format!("/lib:/lib64:/usr:/bin:/etc:{here}:{here}/kept,ro");
     for flags in [&["-ro"][..], &["-namespace", &namespace]] {
