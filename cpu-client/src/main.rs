@@ -141,6 +141,7 @@ fn run(flags: &Flags) -> Result<u8> {
         host_key: flags.hk.as_deref(),
         home: &home,
         local_user: &local_user,
+        forward_agent: flags.forward_agent.0,
     };
     let target = ssh::Target::new(&options, ssh::config::read)?;
     let sent: Vec<String> = target.env.iter().cloned().chain(flags.env()).collect();
@@ -210,6 +211,7 @@ fn run(flags: &Flags) -> Result<u8> {
                 CommandUser::Root | CommandUser::RootFor { .. } => None,
             },
             terminal,
+            forward_agent: target.forward_agent.is_some(),
             needs_terminal: matches!(tty, Tty::Yes | Tty::Force),
             input,
         };

@@ -7,7 +7,7 @@
 )]
 
 use std::ffi::{CStr, CString};
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use bytes::BytesMut;
@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::Winsize;
 use nix::sys::signal::SigSet;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, execve, setgroups, setresgid, setresuid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -60,6 +61,30 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let fd = unsafe { libc::accept4(listener.as_raw_fd(), none, std::ptr::null_mut(), flags) };
     let fd = Errno::result(fd)?;
     // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Sends a descriptor through a unix socket (unix(7), `SCM_RIGHTS`).
+pub(crate) fn send_descriptor(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
+    let (fds, byte) = ([fd.as_raw_fd()], [IoSlice::new(&[0])]);
+    let rights = [ControlMessage::ScmRights(&fds)];
+    sendmsg::<()>(socket.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)?;
+    Ok(())
+}
+
+/// Receives a descriptor that [`send_descriptor`] has sent.
+pub(crate) fn receive_descriptor(socket: &OwnedFd) -> io::Result<OwnedFd> {
+    let mut byte = [0];
+    let mut buffer = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!([RawFd; 1]);
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut space), flags)?;
+    let received = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+        _ => None,
+    });
+    let fd = received.ok_or(io::ErrorKind::UnexpectedEof)?;
+    // SAFETY: the kernel has just made this descriptor, so nobody else owns it. There is room for no more than one.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 

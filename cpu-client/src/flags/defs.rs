@@ -117,6 +117,12 @@ pub(crate) struct Flags {
     #[arg(long = "t", action = clap::ArgAction::Count, help_heading = SESSION)]
     pub(crate) terminal: u8,
 
+    /// forward the agent: programs there can log in with its keys
+    #[arg(long = "A", value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          help_heading = SESSION)]
+    pub(crate) forward_agent: GoBool,
+
     /// allocate no terminal there
     #[arg(long = "T", value_name = "BOOL", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",

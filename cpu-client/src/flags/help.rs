@@ -34,7 +34,7 @@ pub(crate) fn help() -> String {
 }
 
 /// Flags of ssh and of u-root's cpu that cpu does not have, and what to do instead.
-const ELSEWHERE: [(&str, &str); 12] = [
+const ELSEWHERE: [(&str, &str); 11] = [
     ("l", "write user@host"),
     ("o", "write it into ~/.ssh/config, as ssh_config(5) says"),
     ("J", "write ProxyJump into ~/.ssh/config"),
@@ -49,7 +49,6 @@ const ELSEWHERE: [(&str, &str); 12] = [
         "R",
         "cpu forwards no ports; ssh -R does, to a cpud -forward",
     ),
-    ("A", "cpu forwards no agent"),
     ("X", "cpu forwards no displays"),
     ("ssh", "-9p=false is plain ssh"),
     ("timeout9p", "cpu waits as long as the connection lives"),

@@ -47,6 +47,8 @@ pub(crate) struct Command {
     pub(crate) terminal: bool,
     /// Whether the session fails if the server allocates no terminal, as with ssh's `-t`.
     pub(crate) needs_terminal: bool,
+    /// Whether an agent is forwarded.
+    pub(crate) forward_agent: bool,
     /// Whether standard input is sent. If not, the command reads end of file at once.
     pub(crate) input: bool,
 }

@@ -89,6 +89,12 @@ pub(super) async fn start(
             .await
             .context(lost)?;
     }
+    if command.forward_agent {
+        sender
+            .request(|write| write.agent_forward(false))
+            .await
+            .context(lost)?;
+    }
     for (name, value) in command.environment {
         sender
             .request(|write| write.set_env(false, name, value))

@@ -1,6 +1,7 @@
 //! russh's callbacks: bytes from the server go into the channels' queues, the rest becomes events.
 
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use cpu_proto::{SERVER_ID_PREFIX, fingerprint};
@@ -10,11 +11,12 @@ use nix::sys::signal::Signal;
 use russh::client::{ChannelOpenHandle, DisconnectReason, Session};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId, ChannelOpenFailure, Names, Sig, client};
+use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::HostKeys;
 use super::port::PendingConnection;
+use super::{HostKeys, agent};
 
 /// Something that happened to a channel or to the connection.
 #[derive(Debug)]
@@ -53,6 +55,8 @@ pub(crate) struct Handler {
     /// The server's identification.
     server: Arc<OnceLock<Vec<u8>>>,
     expected: PendingConnection,
+    /// The socket of the agent that is forwarded.
+    agent: Option<PathBuf>,
 }
 
 impl Handler {
@@ -62,6 +66,7 @@ impl Handler {
         events: mpsc::UnboundedSender<ConnectionEvent>,
         server: Arc<OnceLock<Vec<u8>>>,
         expected: PendingConnection,
+        agent: Option<PathBuf>,
     ) -> Self {
         Self {
             mux,
@@ -69,6 +74,7 @@ impl Handler {
             events,
             server,
             expected,
+            agent,
         }
     }
 
@@ -150,6 +156,34 @@ impl client::Handler for Handler {
             reply
                 .reject(ChannelOpenFailure::AdministrativelyProhibited)
                 .await;
+        }
+        Ok(())
+    }
+
+    async fn server_channel_open_agent_forward(
+        &mut self,
+        channel: Channel<client::Msg>,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<(), Error> {
+        let Some(agent) = &self.agent else {
+            debug!("refused a channel to the agent, which is not forwarded");
+            reply
+                .reject(ChannelOpenFailure::AdministrativelyProhibited)
+                .await;
+            return Ok(());
+        };
+        match UnixStream::connect(agent).await {
+            Ok(stream) => {
+                debug!("the machine uses the agent");
+                let (receiver, sender) = self.mux.open(channel);
+                reply.accept().await;
+                tokio::spawn(agent::copy_both(receiver, sender, stream));
+            }
+            Err(error) => {
+                say!("cannot reach the agent at {}: {error}", agent.display());
+                reply.reject(ChannelOpenFailure::ConnectFailed).await;
+            }
         }
         Ok(())
     }

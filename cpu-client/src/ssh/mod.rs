@@ -1,5 +1,6 @@
 //! Connects to the machine, checks its host key, and logs in.
 
+mod agent;
 pub(crate) mod config;
 mod destination;
 mod endpoint;
@@ -106,6 +107,7 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
         events_tx.clone(),
         server.clone(),
         expected.clone(),
+        target.forward_agent.clone(),
     );
     spinner.set(format!("connecting to {endpoint}"));
     spinner.share(matches!(endpoint, endpoint::Endpoint::Command { .. }));

@@ -41,6 +41,8 @@ pub(crate) struct ConnectOptions<'a> {
     pub(crate) host_key: Option<&'a Path>,
     pub(crate) home: &'a Path,
     pub(crate) local_user: &'a str,
+    /// `-A`
+    pub(crate) forward_agent: bool,
 }
 
 /// Everything that is known before the first packet.
@@ -60,6 +62,8 @@ pub(crate) struct Target {
     pub(crate) set_env: Vec<(String, String)>,
     /// `RequestTTY`
     pub(crate) tty: Option<Tty>,
+    /// The socket of the agent that is forwarded.
+    pub(crate) forward_agent: Option<PathBuf>,
     /// `Hide` and `Show`
     pub(crate) withheld: Vec<(RuleKind, String)>,
     /// `Env`
@@ -120,6 +124,7 @@ impl Target {
         };
         let identities = identities(options, &settings, &tokens)?;
         let host_keys = host_keys(options, &settings, &tokens, &identities)?;
+        let forward_agent = forward_agent(options, &settings, &tokens, &identities)?;
         let interval = settings.alive_interval.unwrap_or(keepalive::INTERVAL);
         let connect_timeout = match (settings.connect_timeout, &endpoint) {
             (Some(limit), _) => Some(limit).filter(|limit| !limit.is_zero()),
@@ -138,6 +143,7 @@ impl Target {
             send_env: settings.send_env,
             set_env: settings.set_env,
             tty: settings.tty,
+            forward_agent,
             withheld: settings.withheld,
             env: settings.env,
             read_only: settings.read_only.unwrap_or(false),
@@ -228,10 +234,7 @@ fn identities(
     let agent = match settings.identity_agent.as_deref() {
         Some("none") => None,
         None | Some("SSH_AUTH_SOCK") => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
-        Some(path) => match path.strip_prefix('$') {
-            Some(name) if !name.starts_with('{') => std::env::var_os(name).map(PathBuf::from),
-            _ => Some(tokens.path(path)?),
-        },
+        Some(path) => socket(path, tokens)?,
     };
     Ok(Identities {
         optional: match (options.keys, &settings.identity_files[..]) {
@@ -243,6 +246,32 @@ fn identities(
         agent: agent.filter(|path| !path.as_os_str().is_empty()),
         only: settings.identities_only.unwrap_or(false),
     })
+}
+
+/// The path of an agent's socket: `$` and the name of a variable that has it, or the path itself.
+fn socket(text: &str, tokens: &Tokens<'_>) -> Result<Option<PathBuf>> {
+    Ok(match text.strip_prefix('$') {
+        Some(name) if !name.starts_with('{') => std::env::var_os(name).map(PathBuf::from),
+        _ => Some(tokens.path(text)?),
+    })
+}
+
+/// The socket of the agent that is forwarded: that of the login, or the one that `ForwardAgent` names.
+fn forward_agent(
+    options: &ConnectOptions<'_>,
+    settings: &Settings,
+    tokens: &Tokens<'_>,
+    identities: &Identities,
+) -> Result<Option<PathBuf>> {
+    let socket = match settings.forward_agent.as_deref() {
+        None | Some("no" | "false") if !options.forward_agent => return Ok(None),
+        None | Some("no" | "false" | "yes" | "true") => identities.agent.clone(),
+        Some(path) => socket(path, tokens)?,
+    };
+    if socket.is_none() && options.forward_agent {
+        warn!("there is no agent to forward: SSH_AUTH_SOCK is not set");
+    }
+    Ok(socket)
 }
 
 fn host_keys(
@@ -297,6 +326,7 @@ mod tests {
             host_key: None,
             home: Path::new("/nosuch"),
             local_user: "ann",
+            forward_agent: false,
         }
     }
 

@@ -53,11 +53,11 @@ impl ExecError {
     }
 }
 
-/// Starts the command, or the user's shell if `argv` is empty, in the current directory `pwd`, with this process's
-/// environment without the variables in `consumed`.
+/// Starts the command, or the user's shell if `argv` is empty, in the current directory, with this process's environment
+/// without the variables in `consumed`, and with those in `set`.
 pub(super) fn start(
     argv: Vec<OsString>,
-    pwd: &Path,
+    set: &[(&str, OsString)],
     consumed: &[&str],
     how: &Spawn<'_>,
 ) -> Result<Pid, ExecError> {
@@ -72,9 +72,13 @@ pub(super) fn start(
     };
     let rest: Vec<CString> = argv.map(|arg| c_string(&arg)).collect();
     let inherited = env::vars_os()
-        .filter(|(name, _)| name != "PWD" && !consumed.iter().any(|gone| name == gone));
+        .filter(|(name, _)| set.iter().all(|(other, _)| name != other))
+        .filter(|(name, _)| !consumed.iter().any(|gone| name == gone));
     let environment: Vec<CString> = inherited
-        .chain([("PWD".into(), pwd.into())])
+        .chain(
+            set.iter()
+                .map(|(name, value)| ((*name).into(), value.clone())),
+        )
         .map(|(mut variable, value)| {
             variable.push("=");
             variable.push(value);

@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the connection as
 //!
 //! ```text
-//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
+//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--agent FD] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
 //! ([`spec`]) with the environment that the client sent, and pipes or a terminal as standard input, output
@@ -21,6 +21,7 @@
 //! When a step fails, one line on standard error says which, on what, and why. Exit statuses of the session itself:
 //! 127 no such command, 126 the command can't be run, 255 no session.
 
+mod agent;
 mod cgroup;
 mod client_tree;
 mod command;
@@ -74,6 +75,7 @@ fn run(spec: Spec) -> Result<Ended> {
         control,
         ninep,
         u_root,
+        agent,
         tty,
         only_command,
         user,
@@ -84,6 +86,7 @@ fn run(spec: Spec) -> Result<Ended> {
         .into_iter()
         .map(|(cache, fd)| Ok((cache, inherit("--9p", fd)?)))
         .collect::<Result<Vec<_>>>()?;
+    let agent = agent.map(|fd| inherit("--agent", fd)).transpose()?;
     sys::close_others_on_exec().context("cannot mark descriptors close-on-exec")?;
     // From here on only the control socket ends the session; `wait` reads the signals that matter.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
@@ -125,13 +128,18 @@ fn run(spec: Spec) -> Result<Ended> {
         nix::unistd::fchown(io::stdin(), Some(user.uid.into()), None)
             .context("cannot give the terminal to the user")?;
     }
+    let mut set = vec![("PWD", directory.clone().into_os_string())];
+    if let Some(connection) = agent {
+        agent::listen(&connection, user.as_ref())?;
+        set.push((agent::ENV_SOCKET, agent::SOCKET.into()));
+    }
     umask(command_umask());
     let how = sys::Spawn {
         tty,
         user: user.as_ref(),
         group: cgroup.as_ref().map(AsFd::as_fd),
     };
-    let status = match command::start(argv, &directory, &CONSUMED, &how) {
+    let status = match command::start(argv, &set, &CONSUMED, &how) {
         Ok(pid) => {
             wait::release_standard_streams(&null)?;
             wait::wait_for_descendants(pid, control, tty, only_command, proc, cgroup.as_ref())

@@ -19,6 +19,8 @@ pub(crate) struct Spec {
     pub(crate) ninep: Vec<(CacheMode, RawFd)>,
     /// The file server is u-root's.
     pub(crate) u_root: bool,
+    /// A socket through which the connection gets the agent's, if an agent is forwarded.
+    pub(crate) agent: Option<RawFd>,
     /// Standard input is the terminal.
     pub(crate) tty: bool,
     /// When the command has ended, end what it has left running.
@@ -36,6 +38,9 @@ impl Spec {
         args.extend(["--control".into(), self.control.to_string().into()]);
         for (cache, fd) in self.ninep {
             args.extend(["--9p".into(), cache.name().into(), fd.to_string().into()]);
+        }
+        if let Some(fd) = self.agent {
+            args.extend(["--agent".into(), fd.to_string().into()]);
         }
         let flags = [
             ("--u-root", self.u_root),
@@ -64,6 +69,7 @@ impl Spec {
                     let mode = mode.context("--9p needs a cache mode")?;
                     spec.ninep.push((mode, descriptor(&arg, args.next())?));
                 }
+                b"--agent" => spec.agent = Some(descriptor(&arg, args.next())?),
                 b"--u-root" => spec.u_root = true,
                 b"--tty" => spec.tty = true,
                 b"--nowait" => spec.only_command = true,
@@ -102,6 +108,7 @@ mod tests {
             control in 3..=i32::MAX,
             ninep in prop::collection::vec((prop::sample::select(vec![CacheMode::None, CacheMode::Mmap, CacheMode::Loose]), 3..=i32::MAX), 0..4),
             (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
+            agent in prop::option::of(3..=i32::MAX),
             user in prop::option::of((any::<u32>(), any::<u32>(), prop::collection::vec(any::<u32>(), 0..4))),
             argv in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..4),
             dashes in prop::sample::select(vec!["--", "--tty", "session", "x"]),
@@ -109,7 +116,7 @@ mod tests {
             let mut argv: Vec<_> = argv.into_iter().map(OsString::from_vec).collect();
             argv.push(dashes.into());
             let user = user.map(|(uid, gid, groups)| Credentials { uid, gid, groups });
-            let spec = Spec { control, ninep, u_root, tty, only_command, user, argv };
+            let spec = Spec { control, ninep, u_root, agent, tty, only_command, user, argv };
             let mut args = spec.clone().args().into_iter();
             prop_assert_eq!(args.next().and_then(|name| Role::from_name(&name)), Some(Role::Session));
             prop_assert_eq!(Spec::parse(args).unwrap(), spec);

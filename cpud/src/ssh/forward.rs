@@ -124,9 +124,10 @@ impl Forwards {
 }
 
 /// Connects to a port of this machine, for ssh -L.
-pub(super) async fn connect(host: &str, port: u32) -> Option<TcpStream> {
+pub(super) async fn connect(host: &str, port: u32) -> Option<OwnedFd> {
     let (ip, port) = (loopback(host)?, u16::try_from(port).ok()?);
-    TcpStream::connect((ip, port)).await.ok()
+    let stream = TcpStream::connect((ip, port)).await.ok()?;
+    stream.into_std().map(OwnedFd::from).ok()
 }
 
 impl Drop for Forwards {
@@ -148,6 +149,9 @@ fn loopback(host: &str) -> Option<IpAddr> {
 async fn accept(listener: TcpListener, address: String, port: u32, mux: Mux, handle: Handle) {
     while let Ok((stream, from)) = listener.accept().await {
         let (mux, handle, address) = (mux.clone(), handle.clone(), address.clone());
+        let Ok(stream) = stream.into_std().map(OwnedFd::from) else {
+            continue;
+        };
         tokio::spawn(async move {
             let from = from.port().into();
             if let Ok((receiver, sender)) =
@@ -160,9 +164,8 @@ async fn accept(listener: TcpListener, address: String, port: u32, mux: Mux, han
 }
 
 /// Copies bytes in both directions until both have ended.
-pub(super) async fn copy_both(receiver: ServerReceiver, sender: ServerSender, stream: TcpStream) {
-    let stream = stream.into_std().map(OwnedFd::from);
-    let Ok(stream) = stream.and_then(Fd::new) else {
+pub(super) async fn copy_both(receiver: ServerReceiver, sender: ServerSender, stream: OwnedFd) {
+    let Ok(stream) = Fd::new(stream) else {
         sender.close().await;
         return;
     };

@@ -1,6 +1,7 @@
 //! SSH: the server role ([`server`]) accepts connections, and for each starts a process in the connection
 //! role ([`connection`]), which speaks the protocol.
 
+mod agent;
 mod announce;
 mod auth;
 mod channel;

@@ -1,6 +1,7 @@
 //! What needs no guest: the client and a cpud, a stock sshd or a stand-in of u-root's on this very machine.
 //! The tests run side by side, those of each user at the same time.
 
+mod agent;
 mod edges;
 mod go;
 mod interop;
@@ -24,6 +25,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
     match user.map(|user| user.name) {
         None => &[
             ssh::TESTS,
+            agent::TESTS,
             login::TESTS,
             interop::TESTS,
             go::TESTS,
@@ -34,6 +36,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
         ],
         Some("ann") => &[
             ssh::TESTS,
+            agent::TESTS,
             login::TESTS,
             tty::TESTS,
             edges::TESTS,

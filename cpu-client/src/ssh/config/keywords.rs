@@ -35,6 +35,9 @@ impl Settings {
             "identityagent" => {
                 self.identity_agent.get_or_insert(first.to_owned());
             }
+            "forwardagent" => {
+                self.forward_agent.get_or_insert(first.to_owned());
+            }
             "userknownhostsfile" => {
                 self.user_known_hosts
                     .get_or_insert_with(|| arguments.to_vec());

@@ -65,6 +65,8 @@ pub(crate) struct Settings {
     pub(crate) identities_only: Option<bool>,
     /// `none`, a path, or `SSH_AUTH_SOCK`.
     pub(crate) identity_agent: Option<String>,
+    /// `ForwardAgent`: `yes`, `no`, a path, or the name of a variable after a `$`.
+    pub(crate) forward_agent: Option<String>,
     pub(crate) user_known_hosts: Option<Vec<String>>,
     pub(crate) checking: Option<Checking>,
     /// `HostKeyAlias`: the name in known_hosts files.

@@ -193,6 +193,14 @@ impl server::Handler for ConnectionHandler {
         Ok(session.channel_failure(id)?)
     }
 
+    async fn agent_request(&mut self, id: ChannelId, _: &mut Session) -> Result<bool> {
+        let state = self.channels.get_mut(&id);
+        let state = state.filter(|state| state.running.is_none());
+        Ok(state
+            .map(|state| state.request.agent = Some(self.mux.clone()))
+            .is_some())
+    }
+
     async fn window_change_request(
         &mut self,
         id: ChannelId,

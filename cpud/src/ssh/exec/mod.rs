@@ -28,6 +28,7 @@ use russh::{Pty, server};
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 
+use super::agent;
 use super::channel::{ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::files::relay_files;
@@ -50,6 +51,8 @@ pub(super) struct SessionRequest {
     pub(super) user: Option<Credentials>,
     pub(super) environment: Vec<(String, String)>,
     pub(super) terminal: Option<TerminalRequest>,
+    /// Whether the client forwards an agent, and through what.
+    pub(super) agent: Option<Mux>,
     /// The client's files, each for a mount in this cache mode.
     pub(super) files: Vec<(CacheMode, FilesSource)>,
 }
@@ -122,6 +125,13 @@ pub(super) fn start(
         files.push((from, Arc::new(Fd::for_files(ours)?)));
         files_theirs.push(theirs);
     }
+    let mut agent = None;
+    if let Some(mux) = request.agent {
+        let (ours, theirs) = pair().context("cannot make a socket pair for the agent")?;
+        spec.agent = Some(inherit(&theirs)?);
+        files_theirs.push(theirs);
+        agent = Some((ours, mux));
+    }
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("cpud").args(spec.args());
     let mut terminal = None;
@@ -148,6 +158,9 @@ pub(super) fn start(
     drop((control_theirs, files_theirs));
 
     let (ended_tx, ended) = watch::channel(false);
+    if let Some((session, mux)) = agent {
+        agent::forward(session, mux, handle.clone(), ended.clone());
+    }
     let last_output = LastOutput::now();
     let (input, outputs) = if let Some(terminal) = &terminal {
         (terminal.clone(), vec![(terminal.clone(), Stream::Data)])
