@@ -40,6 +40,8 @@ pub struct Socket<S> {
     /// Until when what is queued is delayed, unless the throttle ends the delay.
     delay: Option<Pin<Box<Sleep>>>,
     shutdown_deadline: Option<Pin<Box<Sleep>>>,
+    /// How many of the first bytes that are written have been sent already.
+    sent_before: usize,
     /// After our own shutdown: how long to wait for that of the peer.
     linger: Option<Pin<Box<Sleep>>>,
 }
@@ -55,7 +57,16 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> Socket<S> {
             hangup_timer: None,
             delay: None,
             shutdown_deadline: None,
+            sent_before: 0,
             linger: None,
+        }
+    }
+
+    /// Wraps a stream on which the identification, with its line end, has been sent before: `length` bytes.
+    pub fn after_identification(inner: S, throttle: Throttle, length: usize) -> Self {
+        Self {
+            sent_before: length,
+            ..Self::new(inner, throttle)
         }
     }
 
@@ -160,6 +171,11 @@ impl<S: AsyncRead + AsyncWrite + AsFd + Unpin> AsyncWrite for Socket<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if this.sent_before > 0 {
+            let length = this.sent_before.min(buf.len());
+            this.sent_before -= length;
+            return Poll::Ready(Ok(length));
+        }
         // Do not delay what is queued already.
         let is_free = this.unsent.is_empty() || this.delay.is_some();
         let delays = this.throttle.take_may_delay() && is_free;

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         return init::main(&args.collect::<Vec<_>>());
     }
     match run(role) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => status,
         Err(error) => {
             say(format_args!("{error:#}"));
             ExitCode::FAILURE
@@ -58,28 +58,31 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(role: Option<Role>) -> Result<()> {
+fn run(role: Option<Role>) -> Result<ExitCode> {
     let args: Vec<String> = std::env::args_os()
         .skip(if role.is_some() { 2 } else { 1 })
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
     #[cfg(feature = "docs")]
     if let Some(directory) = manual::requested_directory() {
-        return manual::write(flags::page(), &directory);
+        manual::write(flags::page(), &directory)?;
+        return Ok(ExitCode::SUCCESS);
     }
     match (role, args.first().map(String::as_str)) {
         (Some(Role::Network), _) => match netup::run()? {},
         (Some(Role::Console), _) => match console::run(flags::parse(&args)?)? {},
-        (Some(Role::Modules), _) => Ok(modules::run()?),
-        (Some(Role::Connection), _) => ssh::run_connection(&flags::parse(&args)?),
+        (Some(Role::Modules), _) => modules::run()?,
+        (Some(Role::Connection), _) => {
+            let offence = ssh::run_connection(&flags::parse(&args)?)?;
+            return Ok(offence.map_or(ExitCode::SUCCESS, |offence| offence.exit_status().into()));
+        }
         (_, Some("-h" | "-help" | "--help")) => {
             print!("{}", flags::help());
-            Ok(())
         }
         (_, Some("-V" | "-version" | "--version")) => {
             println!("cpud {}", env!("CARGO_PKG_VERSION"));
-            Ok(())
         }
-        (role, _) => ssh::serve(&flags::parse(&args)?, role == Some(Role::Server)),
+        (role, _) => ssh::serve(&flags::parse(&args)?, role == Some(Role::Server))?,
     }
+    Ok(ExitCode::SUCCESS)
 }

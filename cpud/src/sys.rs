@@ -88,6 +88,22 @@ pub(crate) fn receive_descriptor(socket: &OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sets from how many bytes on poll(2) reports a TCP socket as readable (socket(7), `SO_RCVLOWAT`).
+pub(crate) fn set_receive_low_water(socket: BorrowedFd<'_>, bytes: u16) -> io::Result<()> {
+    let bytes = libc::c_int::from(bytes);
+    // SAFETY: the kernel reads one int behind the pointer, whose size it is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size_of_val(&bytes) as libc::socklen_t,
+        )
+    };
+    Ok(Errno::result(result).map(drop)?)
+}
+
 /// read(2) into the spare capacity of a buffer, which need not be initialised.
 pub(crate) fn read_into(fd: BorrowedFd<'_>, buffer: &mut BytesMut) -> nix::Result<usize> {
     let room = buffer.spare_capacity_mut();

@@ -5,6 +5,7 @@
 pub mod client;
 pub mod daemon;
 pub mod delay;
+pub mod flood;
 pub mod image;
 pub mod lan;
 pub mod monitor;

@@ -29,6 +29,8 @@ pub(super) fn listen(addr: &ListenAddr) -> Result<OwnedFd> {
     }
     .with_context(|| format!("cannot listen on {addr}"))?;
     fcntl(&listener, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    // As many as the kernel allows (net.core.somaxconn, usually 4096), where std asks for 128.
+    socket::listen(&listener, Backlog::MAXALLOWABLE)?;
     Ok(listener)
 }
 
@@ -56,7 +58,6 @@ fn vsock(port: u32) -> nix::Result<OwnedFd> {
     )?;
     let anywhere = VsockAddr::new(libc::VMADDR_CID_ANY, port);
     socket::bind(listener.as_raw_fd(), &anywhere)?;
-    socket::listen(&listener, Backlog::MAXCONN)?;
     Ok(listener)
 }
 

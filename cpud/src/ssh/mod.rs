@@ -1,6 +1,7 @@
 //! SSH: the server role ([`server`]) accepts connections, and for each starts a process in the connection
 //! role ([`connection`]), which speaks the protocol.
 
+mod admission;
 mod agent;
 mod announce;
 mod auth;
@@ -12,10 +13,15 @@ mod files;
 mod forward;
 mod listen;
 mod notice;
+mod penalties;
+mod refusals;
 mod server;
+mod source;
 mod uroot;
+mod waiting;
 
 pub(crate) use announce::example_command;
 pub(crate) use auth::read_host_key;
 pub(crate) use connection::run as run_connection;
+pub(crate) use penalties::Offence;
 pub(crate) use server::serve;

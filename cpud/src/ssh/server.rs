@@ -1,10 +1,11 @@
 //! The server role: listens, and gives every connection a process of its own. So a crash of one connection,
 //! or the memory that it takes, does not affect the others, and each process is single-threaded.
+//! Who gets a process, and when, [`admission`] decides.
 
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use std::{fmt, io};
 
 use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
@@ -12,21 +13,24 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::admission::{self, Admission, Stage, Stranger};
 use super::announce::Announcer;
+use super::connection::LOGIN_GRACE;
+use super::penalties::{Offence, Penalties};
+use super::refusals::Refusals;
+use super::waiting::WaitingPeer;
 use super::{auth, listen};
 use crate::console::say;
 use crate::flags::ServerOptions;
+use crate::listen_addr::ListenAddr;
 use crate::role::Role;
 
-/// The most connections at one time; the next one waits in the kernel's queue until one of them ends.
-const MAX_CONNECTIONS: usize = 256;
+/// The most connections that have logged in at one time; the next one waits in the kernel's queue until one of them
+/// ends. They have this room for themselves, and so have those that log in.
+const MAX_LOGGED_IN: usize = 256;
 
-/// The most connections at one time that have not logged in. When there are more, the oldest is ended, so
-/// that peers that never log in keep nobody out.
-const MAX_UNAUTHENTICATED: usize = 128;
-
-/// No connection is ended for that before it has had this time to log in.
-const MIN_LOGIN_TIME: Duration = Duration::from_secs(10);
+/// The most connections accepted before anything else gets its turn.
+const ACCEPT_BATCH: usize = 64;
 
 /// The pause after a failure to accept, so that one that lasts does not take the whole processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
@@ -45,96 +49,27 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     ));
     drop((keys, host_key));
     let announcer = announce.then(|| Announcer::new(options.listen.clone(), fingerprint));
-    let mut announcer = announcer.and_then(|announcer| announcer.inspect_err(cannot_announce).ok());
+    let announcer = announcer.and_then(|announcer| announcer.inspect_err(cannot_announce).ok());
 
     let mut ended = SigSet::empty();
     ended.add(Signal::SIGCHLD);
     ended.thread_block().context("cannot block SIGCHLD")?;
     let ended = SignalFd::with_flags(&ended, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
         .context("cannot make a signalfd")?;
-
-    let mut connections: Vec<ConnectionProcess> = Vec::new();
+    let mut server = Server {
+        options,
+        listener,
+        ended,
+        announcer,
+        waiting: Vec::new(),
+        connections: Vec::new(),
+        penalties: Penalties::default(),
+        refusals: Refusals::default(),
+    };
     loop {
-        while let Ok(Some(_)) = ended.read_signal() {}
-        connections.retain_mut(|connection| matches!(connection.child.try_wait(), Ok(None)));
-        // The oldest of too many has to go, once it has had the time that a login takes.
-        let mut unauthenticated = connections
-            .iter()
-            .filter(|connection| connection.login.is_some());
-        let oldest = unauthenticated
-            .next()
-            .filter(|_| unauthenticated.count() + 1 >= MAX_UNAUTHENTICATED);
-        let time_left = oldest.map(|oldest| MIN_LOGIN_TIME.saturating_sub(oldest.since.elapsed()));
-        let must_wait = time_left.filter(|time_left| !time_left.is_zero());
-        let room = connections.len() < MAX_CONNECTIONS && must_wait.is_none();
-        let logins = connections
-            .iter()
-            .filter_map(|connection| connection.login.as_ref());
-        // Nobody writes to these pipes; poll(2) reports their end in any case.
-        let logins = logins.map(|login| PollFd::new(login.as_fd(), PollFlags::empty()));
-        let events = if room {
-            PollFlags::POLLIN
-        } else {
-            PollFlags::empty()
-        };
-        let mut wake = vec![
-            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
-            PollFd::new(listener.as_fd(), events),
-        ];
-        wake.extend(logins);
-        let news = announcer.as_ref().map(AsFd::as_fd);
-        wake.extend(news.map(|news| PollFd::new(news, PollFlags::POLLIN)));
-        let timeout = must_wait.map_or(PollTimeout::NONE, |wait| {
-            // One millisecond more, since poll(2) counts whole ones.
-            PollTimeout::try_from(wait + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-        });
-        if nix::poll::poll(&mut wake, timeout).is_err() {
-            continue; // interrupted
-        }
-        let is_ready: Vec<bool> = wake.iter().map(|fd| fd.any() == Some(true)).collect();
-        drop(wake);
-        if let Some(all) = &mut announcer
-            && is_ready.last() == Some(&true)
-            && let Err(error) = all.update()
-        {
-            cannot_announce(&error);
-            announcer = None;
-        }
-        let logged_in = is_ready.get(2..).unwrap_or_default();
-        let unauthenticated = connections
-            .iter_mut()
-            .filter(|connection| connection.login.is_some());
-        for (connection, _) in unauthenticated
-            .zip(logged_in)
-            .filter(|(_, is_ready)| **is_ready)
-        {
-            connection.login = None;
-        }
-        if !room || is_ready.get(1) != Some(&true) {
-            continue;
-        }
-        match crate::sys::accept(listener.as_fd()) {
-            Ok(stream) => {
-                if time_left.is_some() {
-                    let oldest = connections.iter_mut().find(|one| one.login.is_some());
-                    if let Some(oldest) = oldest {
-                        say("too many peers have not logged in; the oldest connection is closed");
-                        let _ = oldest.child.kill();
-                        oldest.login = None;
-                    }
-                }
-                match spawn(options, stream) {
-                    Ok(connection) => connections.push(connection),
-                    Err(error) => say(format_args!("{error:#}")),
-                }
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-            Err(error) => {
-                // Out of descriptors or memory, or a peer that has gone again: none of these lasts.
-                say(format_args!("cannot accept a connection: {error}"));
-                std::thread::sleep(ACCEPT_RETRY);
-            }
-        }
+        server.reap();
+        let deadline = server.admit();
+        server.sleep(deadline);
     }
 }
 
@@ -144,18 +79,237 @@ fn cannot_announce(error: &io::Error) {
     ));
 }
 
+struct Server<'a> {
+    options: &'a ServerOptions,
+    listener: OwnedFd,
+    /// Reports the end of children.
+    ended: SignalFd,
+    announcer: Option<Announcer>,
+    waiting: Vec<WaitingPeer>,
+    connections: Vec<ConnectionProcess>,
+    penalties: Penalties,
+    refusals: Refusals,
+}
+
 /// A process that serves one connection.
 struct ConnectionProcess {
     child: Child,
-    since: Instant,
-    /// A pipe that ends when the peer has logged in.
-    login: Option<OwnedFd>,
+    /// What is known of the peer, and a pipe that ends when it has logged in.
+    login: Option<(Stranger, OwnedFd)>,
+    /// The peer, for its penalties.
+    peer: Stranger,
+}
+
+impl Server<'_> {
+    /// Forgets processes that have ended, and counts what their peers have done.
+    fn reap(&mut self) {
+        while let Ok(Some(_)) = self.ended.read_signal() {}
+        let now = Instant::now();
+        self.connections
+            .retain_mut(|connection| match connection.child.try_wait() {
+                Ok(None) => true,
+                ended => {
+                    let status = ended.ok().flatten().and_then(|status| status.code());
+                    if let Some(offence) = status.and_then(Offence::from_exit_status) {
+                        self.penalties.add(connection.peer.source, offence, now);
+                    }
+                    false
+                }
+            });
+    }
+
+    /// Gives processes to peers that wait, or sends them away, as far as that can be decided now. The result is when there
+    /// is more to decide even if nothing happens.
+    fn admit(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        let late = |peer: &WaitingPeer| peer.peer.since + LOGIN_GRACE <= now;
+        while let Some(index) = self.waiting.iter().position(late) {
+            self.penalise(index, Offence::GraceExceeded);
+            self.refuse(
+                index,
+                format_args!("it did not log in within {LOGIN_GRACE:?}"),
+            );
+        }
+        let deadline = loop {
+            let waiting: Vec<Stranger> = self.waiting.iter().map(|waiting| waiting.peer).collect();
+            let logins = self.connections.iter().enumerate();
+            let (indices, served): (Vec<usize>, Vec<Stranger>) = logins
+                .filter_map(|(index, one)| Some((index, one.login.as_ref()?.0)))
+                .unzip();
+            match admission::decide(&waiting, &served, &self.penalties, now) {
+                Admission::Serve(index) => {
+                    let peer = self.waiting.swap_remove(index);
+                    match spawn(self.options, peer) {
+                        Ok(connection) => self.connections.push(connection),
+                        Err(error) => say(format_args!("{error:#}")),
+                    }
+                }
+                Admission::End(index) => {
+                    let connection = &mut self.connections[indices[index]];
+                    if let Some((peer, _)) = connection.login.take() {
+                        let _ = connection.child.kill();
+                        if peer.progress < Stage::Authentication {
+                            let offence = Offence::NoAuthentication;
+                            self.penalties.add(peer.source, offence, now);
+                        }
+                        say("too many peers have not logged in; the oldest connection is closed");
+                    }
+                }
+                Admission::Refuse(mut indices) => {
+                    // From the last on, since the last takes the place of the one that goes.
+                    indices.sort_unstable();
+                    for index in indices.into_iter().rev() {
+                        self.penalise(index, Offence::NoAuthentication);
+                        self.refuse(index, "too many peers have not logged in");
+                    }
+                }
+                Admission::Wait(deadline) => break deadline,
+            }
+        };
+        let oldest = self.waiting.iter().map(|waiting| waiting.peer.since).min();
+        let late = oldest.map(|oldest| oldest + LOGIN_GRACE);
+        let rest = self.refusals.due();
+        deadline.into_iter().chain(late).chain(rest).min()
+    }
+
+    /// Sends a peer away that waits.
+    fn refuse(&mut self, index: usize, why: impl fmt::Display) {
+        let peer = self.waiting.swap_remove(index);
+        let line = self
+            .refusals
+            .line(&peer.address, &why.to_string(), Instant::now());
+        if let Some(line) = line {
+            say(line);
+        }
+        peer.reset();
+    }
+
+    fn penalise(&mut self, index: usize, offence: Offence) {
+        let source = self.waiting[index].peer.source;
+        self.penalties.add(source, offence, Instant::now());
+    }
+
+    /// Sleeps until something happens, or until `deadline`, and takes note of what has happened.
+    fn sleep(&mut self, deadline: Option<Instant>) {
+        let logins = self.connections.iter().filter_map(|one| one.login.as_ref());
+        let is_full = self.connections.len() - logins.clone().count() >= MAX_LOGGED_IN;
+        let accepts = if is_full {
+            PollFlags::empty()
+        } else {
+            PollFlags::POLLIN
+        };
+        let mut fds = vec![
+            PollFd::new(self.ended.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.listener.as_fd(), accepts),
+        ];
+        fds.extend(logins.map(|(_, pipe)| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        let waiting = self.waiting.iter();
+        fds.extend(waiting.map(|waiting| PollFd::new(waiting.as_fd(), waiting.events())));
+        let news = self.announcer.as_ref().map(AsFd::as_fd);
+        fds.extend(news.map(|news| PollFd::new(news, PollFlags::POLLIN)));
+        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // One millisecond more, since poll(2) counts whole ones.
+            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
+        });
+        if nix::poll::poll(&mut fds, timeout).is_err() {
+            return; // interrupted
+        }
+        let mut events = fds
+            .iter()
+            // nix does not know POLLRDHUP, which means no less than this one here.
+            .map(|fd| fd.revents().unwrap_or(PollFlags::POLLHUP))
+            .collect::<Vec<_>>()
+            .into_iter();
+        drop(fds);
+        let (_, can_accept) = (
+            events.next(),
+            events.next().is_some_and(|events| !events.is_empty()),
+        );
+        for one in self
+            .connections
+            .iter_mut()
+            .filter(|one| one.login.is_some())
+        {
+            if events.next().is_some_and(|events| !events.is_empty()) {
+                one.read_login();
+            }
+        }
+        let looks: Vec<_> = self
+            .waiting
+            .iter_mut()
+            .map(|peer| match events.next() {
+                Some(events) if !events.is_empty() => peer.look(events),
+                _ => Ok(()),
+            })
+            .collect();
+        for (index, look) in looks.into_iter().enumerate().rev() {
+            if let Err(why) = look {
+                self.penalise(index, Offence::NoAuthentication);
+                self.refuse(index, why);
+            }
+        }
+        if events.next().is_some_and(|events| !events.is_empty()) {
+            self.announce();
+        }
+        if can_accept {
+            self.accept();
+        }
+        if let Some(rest) = self.refusals.rest(Instant::now()) {
+            say(rest);
+        }
+    }
+
+    fn announce(&mut self) {
+        if let Some(announcer) = &mut self.announcer
+            && let Err(error) = announcer.update()
+        {
+            cannot_announce(&error);
+            self.announcer = None;
+        }
+    }
+
+    fn accept(&mut self) {
+        let has_addresses = matches!(self.options.listen, ListenAddr::Tcp(..));
+        for _ in 0..ACCEPT_BATCH {
+            match crate::sys::accept(self.listener.as_fd()) {
+                Ok(socket) => {
+                    let peer = WaitingPeer::greet(socket, has_addresses, Instant::now());
+                    self.waiting.extend(peer);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    // Out of descriptors or memory: neither lasts.
+                    say(format_args!("cannot accept a connection: {error}"));
+                    std::thread::sleep(ACCEPT_RETRY);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl ConnectionProcess {
+    /// The process writes a byte when its peer asks to be authenticated, and closes the pipe when it has logged in.
+    fn read_login(&mut self) {
+        if let Some((peer, pipe)) = &mut self.login {
+            match nix::unistd::read(pipe, &mut [0]) {
+                Ok(1..) => peer.progress = Stage::Authentication,
+                _ => self.login = None,
+            }
+        }
+    }
 }
 
 /// Starts `cpud connection`, with the socket as its standard input, and as its standard output a pipe that it
 /// closes after the login.
-fn spawn(options: &ServerOptions, stream: OwnedFd) -> Result<ConnectionProcess> {
+fn spawn(options: &ServerOptions, waiting: WaitingPeer) -> Result<ConnectionProcess> {
     let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+    let peer = Stranger {
+        since: Instant::now(),
+        ..waiting.peer
+    };
     let mut command = Command::new("/proc/self/exe");
     command
         .arg(Role::Connection.name())
@@ -163,7 +317,7 @@ fn spawn(options: &ServerOptions, stream: OwnedFd) -> Result<ConnectionProcess> 
         .arg(&options.public_keys)
         .arg("-hk")
         .arg(&options.host_key)
-        .stdin(Stdio::from(stream))
+        .stdin(Stdio::from(waiting.into_socket()?))
         .stdout(Stdio::from(theirs));
     if options.forward {
         command.arg("-forward");
@@ -178,7 +332,7 @@ fn spawn(options: &ServerOptions, stream: OwnedFd) -> Result<ConnectionProcess> 
     let child = command.spawn();
     Ok(ConnectionProcess {
         child: child.context("cannot start a process for a connection")?,
-        since: Instant::now(),
-        login: Some(login),
+        peer,
+        login: Some((peer, login)),
     })
 }

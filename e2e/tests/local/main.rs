@@ -9,6 +9,7 @@ mod login;
 mod me;
 mod sessions;
 mod ssh;
+mod strangers;
 mod tty;
 
 use std::process::ExitCode;
@@ -32,6 +33,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             tty::TESTS,
             edges::TESTS,
             sessions::TESTS,
+            strangers::TESTS,
             me::TESTS,
         ],
         Some("ann") => &[

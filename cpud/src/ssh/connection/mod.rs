@@ -8,26 +8,27 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cpu_proto::{CacheMode, SERVER_ID_PREFIX};
+use cpu_proto::CacheMode;
 use cpu_ssh::mux::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive};
 use russh::keys::PublicKey;
 use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
 use tokio::sync::watch;
 
-use super::auth;
 use super::channel::{ServerReceiver, ServerSender};
 use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
+use super::penalties::Offence;
+use super::{auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
 
 /// How long a peer may take to log in: people look for tokens and passphrases. The same as sshd's LoginGraceTime.
-const LOGIN_GRACE: Duration = Duration::from_mins(2);
+pub(super) const LOGIN_GRACE: Duration = Duration::from_mins(2);
 
 /// How long it takes to refuse a wrong key: long enough to slow down guessing, too short to annoy somebody
 /// whose agent offers five keys.
@@ -36,8 +37,9 @@ const REJECTION_TIME: Duration = Duration::from_millis(100);
 /// How many keys a peer may offer. Nobody can guess a key, and an agent may hold more than russh's default of ten.
 const MAX_OFFERS: usize = 64;
 
-/// Serves the connection on standard input until it ends.
-pub(crate) fn run(options: &ServerOptions) -> Result<()> {
+/// Serves the connection on standard input until it ends. The server has sent the identification. The result is what a
+/// peer has done that did not log in.
+pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     let keys = auth::read_public_keys(&options.public_keys)?;
     let host_key = auth::read_host_key(&options.host_key)?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
@@ -54,14 +56,13 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     let _ = socket.set_nodelay(true);
     socket.set_nonblocking(true)?;
 
+    let identification = waiting::identification();
     let mut preferred = algorithms::preferred();
     if options.post_quantum {
         algorithms::only_post_quantum(&mut preferred);
     }
     let config = Arc::new(server::Config {
-        server_id: SshId::Standard(
-            format!("{SERVER_ID_PREFIX}{}", env!("CARGO_PKG_VERSION")).into(),
-        ),
+        server_id: SshId::Standard(identification.clone().into()),
         methods: MethodSet::from(&[MethodKind::PublicKey][..]),
         max_auth_attempts: MAX_OFFERS,
         auth_rejection_time: REJECTION_TIME,
@@ -77,10 +78,13 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     });
     let throttle = Throttle::default();
     let (logged_in_tx, logged_in) = watch::channel(None);
+    let offence = Arc::new(Mutex::new(Some(Offence::NoAuthentication)));
     let handler = ConnectionHandler {
         mux: Mux::new(Side::Server, throttle.clone()),
         keys,
         logged_in: logged_in_tx,
+        offence: offence.clone(),
+        has_asked: false,
         null,
         channels: HashMap::new(),
         files: Vec::new(),
@@ -96,7 +100,8 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     runtime.block_on(async {
         let socket = tokio::net::TcpStream::from_std(socket)?;
         let serve = async {
-            let socket = Socket::new(socket, throttle.clone());
+            let sent = identification.len() + "\r\n".len();
+            let socket = Socket::after_identification(socket, throttle.clone(), sent);
             let session = server::run_stream(config, socket, handler).await?;
             session.await
         };
@@ -105,10 +110,12 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
                 Err(error) if options.debug => say(format_args!("connection ended: {error:#}")),
                 _ => {}
             },
-            why = watch(logged_in, &throttle, options.alive) => say(why),
+            why = watch(logged_in, &throttle, options.alive, &offence) => say(why),
         }
-        Ok(())
-    })
+        anyhow::Ok(())
+    })?;
+    let offence = *offence.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(offence)
 }
 
 /// Returns when the connection has to end, with the reason: the peer has not logged in in time, or does not answer
@@ -117,6 +124,7 @@ async fn watch(
     mut logged_in: watch::Receiver<Option<server::Handle>>,
     throttle: &Throttle,
     interval: Duration,
+    offence: &Mutex<Option<Offence>>,
 ) -> String {
     let login = logged_in.wait_for(Option::is_some);
     let login = tokio::time::timeout(LOGIN_GRACE, login).await;
@@ -124,7 +132,10 @@ async fn watch(
         Ok(Some(handle)) if !interval.is_zero() => handle,
         // Peers are not probed, or the connection has ended already.
         Ok(_) => return std::future::pending().await,
-        Err(_) => return format!("a peer did not log in within {LOGIN_GRACE:?}"),
+        Err(_) => {
+            *offence.lock().unwrap_or_else(PoisonError::into_inner) = Some(Offence::GraceExceeded);
+            return format!("a peer did not log in within {LOGIN_GRACE:?}");
+        }
     };
     let probe = || {
         let handle = handle.clone();
@@ -141,6 +152,10 @@ struct ConnectionHandler {
     mux: Mux,
     keys: Vec<PublicKey>,
     logged_in: watch::Sender<Option<server::Handle>>,
+    /// What the peer has done if it goes now.
+    offence: Arc<Mutex<Option<Offence>>>,
+    /// The server knows that the peer has asked to be authenticated.
+    has_asked: bool,
     /// /dev/null, to replace standard output after the login.
     null: File,
     channels: HashMap<ChannelId, ChannelState>,
@@ -178,6 +193,10 @@ impl Drop for ConnectionHandler {
 }
 
 impl ConnectionHandler {
+    fn set_offence(&self, offence: Option<Offence>) {
+        *self.offence.lock().unwrap_or_else(PoisonError::into_inner) = offence;
+    }
+
     fn log(&self, line: impl FnOnce() -> String) {
         if self.debug {
             say(line());
