@@ -21,6 +21,8 @@ pub(crate) struct ServerOptions {
     pub(crate) forward: bool,
     /// Exchange keys by ML-KEM only.
     pub(crate) post_quantum: bool,
+    /// Refuse key files that others may read or change. If it is not given, a server does unless init has started it.
+    pub(crate) strict_modes: Option<bool>,
     /// How long a silent peer is left alone; zero means for ever.
     pub(crate) alive: Duration,
     /// Report every step on standard error.
@@ -54,6 +56,11 @@ const FLAGS: &[Flag] = &[
         "exchange keys by ML-KEM only, which u-root's cpu and ssh before 9.9 lack",
     ),
     (
+        "strictmodes",
+        "",
+        "refuse key files that others may read or change (true, but not for init)",
+    ),
+    (
         "alive",
         "SEC",
         "probe a client that has been silent for SEC seconds; 0: never (15)",
@@ -71,7 +78,7 @@ pub(crate) fn help() -> String {
     let mut text = format!("usage: {}\n\n", SYNOPSIS.replace('\n', "\n       "));
     for (name, value, purpose) in FLAGS {
         let flag = format!("-{name} {value}");
-        let _ = writeln!(text, "  {flag:<11} {purpose}");
+        let _ = writeln!(text, "  {flag:<12} {purpose}");
     }
     text
 }
@@ -84,6 +91,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         host_key: PathBuf::from("/host_key"),
         forward: false,
         post_quantum: false,
+        strict_modes: None,
         alive: cpu_ssh::keepalive::INTERVAL,
         debug: false,
     };
@@ -108,6 +116,9 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
             Some("hk") => options.host_key = value()?.into(),
             Some("forward") => options.forward = boolean(name, inline.as_deref())?,
             Some("pq") => options.post_quantum = boolean(name, inline.as_deref())?,
+            Some("strictmodes") => {
+                options.strict_modes = Some(boolean(name, inline.as_deref())?);
+            }
             Some("alive") => {
                 let seconds = value()?.parse::<u32>();
                 let seconds = seconds.context("-alive needs a number of seconds")?;

@@ -199,8 +199,12 @@ fn cpud(directory: &Path) -> Command {
 }
 
 fn cpud_with_keys(directory: &Path, keys: &Path) -> Command {
+    // Of whatever owner and mode the file is, its copy is root's. If there is none, cpud says so.
+    let copy = directory.join("keys");
+    let _ = std::fs::copy(keys, &copy);
+    let _ = std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o644));
     let mut command = Command::new(out().join("cpud"));
-    command.arg("-d").arg("-pk").arg(keys);
+    command.arg("-d").arg("-pk").arg(copy);
     command.arg("-hk").arg(directory.join("host_key"));
     command
 }

@@ -186,6 +186,11 @@ impl Mux {
         peer
     }
 
+    /// How many channels are open.
+    pub fn channels(&self) -> usize {
+        lock(&self.0.table).channels.len()
+    }
+
     /// Who the peer is.
     pub fn peer(&self) -> Peer {
         lock(&self.0.table).peer

@@ -78,7 +78,7 @@ impl Facts {
             self.keys = keys.iter().map(describe).collect();
         }
         if self.host_key.is_none() {
-            let key = ssh::read_host_key(&self.options.host_key);
+            let key = ssh::read_host_key(&self.options.host_key, false);
             self.host_key = key.ok().map(|key| draw(key.public_key()));
         }
     }
@@ -242,7 +242,7 @@ mod tests {
             };
             keygen(&[&["-q", "-N", ""], &args[..]].concat());
             let shown = keygen(&["-l", "-v"]);
-            let drawn = draw(ssh::read_host_key(&file).unwrap().public_key());
+            let drawn = draw(ssh::read_host_key(&file, false).unwrap().public_key());
             let picture: Vec<&str> = shown.lines().skip(1).collect();
             assert_eq!(drawn.randomart, picture, "{shown}");
             assert!(shown.contains(&drawn.fingerprint), "{shown}");

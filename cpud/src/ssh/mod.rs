@@ -17,6 +17,7 @@ mod penalties;
 mod refusals;
 mod server;
 mod source;
+mod strict_modes;
 mod uroot;
 mod waiting;
 

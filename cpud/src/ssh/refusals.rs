@@ -57,8 +57,8 @@ mod tests {
     fn a_flood_is_five_lines_and_a_number() {
         let now = Instant::now();
         let mut refusals = Refusals::default();
-        let first = refusals.line("192.0.2.1", "it has gone", now);
-        let text = "the connection from 192.0.2.1 is closed: it has gone";
+        let first = refusals.line("192.0.2.1", "it does not speak SSH", now);
+        let text = "the connection from 192.0.2.1 is closed: it does not speak SSH";
         assert_eq!(first.as_deref(), Some(text));
         let said = (0..1000).filter_map(|_| refusals.line("192.0.2.1", "x", now));
         assert_eq!(said.count(), 4);
@@ -69,7 +69,10 @@ mod tests {
             "996 more connections were closed"
         );
         assert_eq!((refusals.due(), refusals.rest(due)), (None, None));
-        assert_eq!(refusals.line("192.0.2.1", "it has gone", due), first);
+        assert_eq!(
+            refusals.line("192.0.2.1", "it does not speak SSH", due),
+            first
+        );
         for _ in 0..9 {
             refusals.line("192.0.2.1", "x", due);
         }

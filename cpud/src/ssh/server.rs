@@ -18,7 +18,7 @@ use super::announce::Announcer;
 use super::connection::LOGIN_GRACE;
 use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
-use super::waiting::WaitingPeer;
+use super::waiting::{Farewell, WaitingPeer};
 use super::{auth, listen};
 use crate::console::say;
 use crate::flags::ServerOptions;
@@ -35,11 +35,12 @@ const ACCEPT_BATCH: usize = 64;
 /// The pause after a failure to accept, so that one that lasts does not take the whole processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
-/// Listens for ever. With `announce`, the machine's addresses are announced on the console.
+/// Listens for ever. With `announce`, as a child of init, the machine's addresses are announced on the console.
 pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     // Read now, so that what would make every login fail is reported at once.
-    let keys = auth::read_public_keys(&options.public_keys)?;
-    let host_key = auth::read_host_key(&options.host_key)?;
+    let strict = options.strict_modes.unwrap_or(!announce);
+    let keys = auth::read_public_keys(&options.public_keys, strict)?;
+    let host_key = auth::read_host_key(&options.host_key, strict)?;
     let listener = listen::listen(&options.listen)?;
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
     say(format_args!(
@@ -58,6 +59,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
         .context("cannot make a signalfd")?;
     let mut server = Server {
         options,
+        strict,
         listener,
         ended,
         announcer,
@@ -81,6 +83,8 @@ fn cannot_announce(error: &io::Error) {
 
 struct Server<'a> {
     options: &'a ServerOptions,
+    /// Key files that others may read or change are not used.
+    strict: bool,
     listener: OwnedFd,
     /// Reports the end of children.
     ended: SignalFd,
@@ -139,7 +143,7 @@ impl Server<'_> {
             match admission::decide(&waiting, &served, &self.penalties, now) {
                 Admission::Serve(index) => {
                     let peer = self.waiting.swap_remove(index);
-                    match spawn(self.options, peer) {
+                    match spawn(self.options, self.strict, peer) {
                         Ok(connection) => self.connections.push(connection),
                         Err(error) => say(format_args!("{error:#}")),
                     }
@@ -246,7 +250,10 @@ impl Server<'_> {
         for (index, look) in looks.into_iter().enumerate().rev() {
             if let Err(why) = look {
                 self.penalise(index, Offence::NoAuthentication);
-                self.refuse(index, why);
+                match why {
+                    Farewell::Gone => drop(self.waiting.swap_remove(index)),
+                    Farewell::NoSsh => self.refuse(index, "it does not speak SSH"),
+                }
             }
         }
         if events.next().is_some_and(|events| !events.is_empty()) {
@@ -304,7 +311,7 @@ impl ConnectionProcess {
 
 /// Starts `cpud connection`, with the socket as its standard input, and as its standard output a pipe that it
 /// closes after the login.
-fn spawn(options: &ServerOptions, waiting: WaitingPeer) -> Result<ConnectionProcess> {
+fn spawn(options: &ServerOptions, strict: bool, waiting: WaitingPeer) -> Result<ConnectionProcess> {
     let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
     let peer = Stranger {
         since: Instant::now(),
@@ -317,6 +324,7 @@ fn spawn(options: &ServerOptions, waiting: WaitingPeer) -> Result<ConnectionProc
         .arg(&options.public_keys)
         .arg("-hk")
         .arg(&options.host_key)
+        .arg(format!("-strictmodes={strict}"))
         .stdin(Stdio::from(waiting.into_socket()?))
         .stdout(Stdio::from(theirs));
     if options.forward {

@@ -19,6 +19,15 @@ pub(super) fn identification() -> String {
     format!("{SERVER_ID_PREFIX}{}", env!("CARGO_PKG_VERSION"))
 }
 
+/// Why a peer does not wait any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Farewell {
+    /// It has closed the connection.
+    Gone,
+    /// It has sent something else than an SSH client does.
+    NoSsh,
+}
+
 /// A peer that waits.
 pub(super) struct WaitingPeer {
     pub(super) socket: OwnedFd,
@@ -66,12 +75,12 @@ impl WaitingPeer {
         }
     }
 
-    /// Looks at what has arrived. The error says why the peer has to go.
-    pub(super) fn look(&mut self, events: PollFlags) -> Result<(), &'static str> {
+    /// Looks at what has arrived.
+    pub(super) fn look(&mut self, events: PollFlags) -> Result<(), Farewell> {
         let gone =
             PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::from_bits_retain(libc::POLLRDHUP);
         if events.intersects(gone) {
-            return Err("it has gone");
+            return Err(Farewell::Gone);
         }
         let mut first_bytes = [0; MAX_FIRST_BYTES];
         let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
@@ -83,11 +92,10 @@ impl WaitingPeer {
             self.peer.progress = Stage::KeyExchange;
             return Ok(());
         }
-        self.peer.progress =
-            admission::progress(&first_bytes[..length]).ok_or("it does not speak SSH")?;
+        self.peer.progress = admission::progress(&first_bytes[..length]).ok_or(Farewell::NoSsh)?;
         // The bytes stay, so it is readable only when there are more.
         let more = u16::try_from(length + 1).unwrap_or(u16::MAX);
-        sys::set_receive_low_water(self.as_fd(), more).map_err(|_| "it has gone")
+        sys::set_receive_low_water(self.as_fd(), more).map_err(|_| Farewell::Gone)
     }
 
     /// The socket, for a process that serves the peer.

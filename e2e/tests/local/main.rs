@@ -5,6 +5,7 @@ mod agent;
 mod edges;
 mod go;
 mod interop;
+mod limits;
 mod login;
 mod me;
 mod sessions;
@@ -34,6 +35,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             edges::TESTS,
             sessions::TESTS,
             strangers::TESTS,
+            limits::TESTS,
             me::TESTS,
         ],
         Some("ann") => &[

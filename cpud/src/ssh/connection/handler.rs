@@ -37,7 +37,7 @@ impl server::Handler for ConnectionHandler {
         Ok(if self.is_allowed(offer.public_key, offer.algorithm) {
             Auth::Accept
         } else {
-            self.set_offence(Some(Offence::FailedAuthentication));
+            self.refused();
             Auth::reject()
         })
     }
@@ -45,7 +45,7 @@ impl server::Handler for ConnectionHandler {
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
         self.asked();
         if !self.is_allowed(key.public_key, key.algorithm) {
-            self.set_offence(Some(Offence::FailedAuthentication));
+            self.refused();
             return Ok(Auth::reject());
         }
         self.log(|| {
@@ -62,8 +62,10 @@ impl server::Handler for ConnectionHandler {
     }
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<()> {
-        self.set_offence(None);
-        self.logged_in.send_replace(Some(session.handle()));
+        self.login.send_modify(|login| {
+            (login.handle, login.offence) = (Some(session.handle()), None);
+            login.has_succeeded = true;
+        });
         // The server sees the end of the pipe that this closes.
         nix::unistd::dup2_stdout(&self.null)?;
         Ok(())
@@ -76,6 +78,10 @@ impl server::Handler for ConnectionHandler {
         session: &mut Session,
     ) -> Result<()> {
         let id = channel.id();
+        if !self.has_room_for_channel() {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
+            return Ok(());
+        }
         self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
         let (receiver, sender) = self.mux.open(channel);
         // Forget those that this side has closed.
@@ -105,6 +111,10 @@ impl server::Handler for ConnectionHandler {
             reply
                 .reject(ChannelOpenFailure::AdministrativelyProhibited)
                 .await;
+            return Ok(());
+        }
+        if !self.has_room_for_channel() {
+            reply.reject(ChannelOpenFailure::ResourceShortage).await;
             return Ok(());
         }
         self.mux.identify(session.remote_sshid(), CLIENT_ID_PREFIX);
@@ -153,10 +163,11 @@ impl server::Handler for ConnectionHandler {
         value: &str,
         session: &mut Session,
     ) -> Result<()> {
+        let has_room = self.has_room_for_variable(name, value);
         if let Some(state) = self.channels.get_mut(&id) {
             // environ(7): no `=` in a name, and no NUL.
             let is_valid = !name.is_empty() && !name.contains(['=', '\0']) && !value.contains('\0');
-            if is_valid {
+            if is_valid && has_room {
                 state.request.environment.push((name.into(), value.into()));
                 session.channel_success(id)?;
             } else {
@@ -177,6 +188,9 @@ impl server::Handler for ConnectionHandler {
         modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<()> {
+        if !self.has_room_for_variable("TERM", term) {
+            return Ok(session.channel_failure(id)?);
+        }
         if let Some(state) = self.channels.get_mut(&id) {
             state.request.terminal = Some(TerminalRequest {
                 size: window(columns, rows, x_pixels, y_pixels),
@@ -298,11 +312,18 @@ impl ConnectionHandler {
         self.files.retain(|files| !files.sender.is_closed());
     }
 
-    /// The peer asks to be authenticated, so it gets more time. The server is told once.
+    /// The peer asks to be authenticated. The server is told once, since it gives it more time.
     fn asked(&mut self) {
-        if !std::mem::replace(&mut self.has_asked, true) {
+        if self.login.borrow().attempts == 0 {
             let _ = nix::unistd::write(std::io::stdout(), b"a");
         }
+        self.login.send_modify(|login| login.attempts += 1);
+    }
+
+    /// A key may not log in.
+    fn refused(&mut self) {
+        let offence = Some(Offence::FailedAuthentication);
+        self.login.send_modify(|login| login.offence = offence);
     }
 
     fn is_allowed(&self, key: &PublicKey, algorithm: &Algorithm) -> bool {

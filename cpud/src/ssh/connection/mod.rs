@@ -2,13 +2,15 @@
 //! only. The user's name does not matter, since the machine has no users.
 
 mod handler;
+mod limits;
+mod login;
 mod requests;
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -26,22 +28,23 @@ use super::penalties::Offence;
 use super::{auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
-
-/// How long a peer may take to log in: people look for tokens and passphrases. The same as sshd's LoginGraceTime.
-pub(super) const LOGIN_GRACE: Duration = Duration::from_mins(2);
+pub(super) use login::LOGIN_GRACE;
+use login::LoginState;
 
 /// How long it takes to refuse a wrong key: long enough to slow down guessing, too short to annoy somebody
 /// whose agent offers five keys.
 const REJECTION_TIME: Duration = Duration::from_millis(100);
 
-/// How many keys a peer may offer. Nobody can guess a key, and an agent may hold more than russh's default of ten.
+/// How many keys a peer may offer. Nobody can guess a key, so sshd's six would protect nothing, and would keep out people
+/// whose agents hold more keys than that. russh's default is ten.
 const MAX_OFFERS: usize = 64;
 
 /// Serves the connection on standard input until it ends. The server has sent the identification. The result is what a
 /// peer has done that did not log in.
 pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
-    let keys = auth::read_public_keys(&options.public_keys)?;
-    let host_key = auth::read_host_key(&options.host_key)?;
+    let strict = options.strict_modes.unwrap_or(false);
+    let keys = auth::read_public_keys(&options.public_keys, strict)?;
+    let host_key = auth::read_host_key(&options.host_key, strict)?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let socket = TcpStream::from(socket);
     // The processes that are started must not inherit the socket.
@@ -77,14 +80,11 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
         ..Default::default()
     });
     let throttle = Throttle::default();
-    let (logged_in_tx, logged_in) = watch::channel(None);
-    let offence = Arc::new(Mutex::new(Some(Offence::NoAuthentication)));
+    let login = LoginState::new();
     let handler = ConnectionHandler {
         mux: Mux::new(Side::Server, throttle.clone()),
         keys,
-        logged_in: logged_in_tx,
-        offence: offence.clone(),
-        has_asked: false,
+        login: login.clone(),
         null,
         channels: HashMap::new(),
         files: Vec::new(),
@@ -103,6 +103,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
             let sent = identification.len() + "\r\n".len();
             let socket = Socket::after_identification(socket, throttle.clone(), sent);
             let session = server::run_stream(config, socket, handler).await?;
+            login.send_modify(|login| login.handle = Some(session.handle()));
             session.await
         };
         tokio::select! {
@@ -110,32 +111,26 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
                 Err(error) if options.debug => say(format_args!("connection ended: {error:#}")),
                 _ => {}
             },
-            why = watch(logged_in, &throttle, options.alive, &offence) => say(why),
+            why = watch(&login, &throttle, options.alive) => say(why),
         }
         anyhow::Ok(())
     })?;
-    let offence = *offence.lock().unwrap_or_else(PoisonError::into_inner);
+    let offence = login.borrow().offence;
     Ok(offence)
 }
 
 /// Returns when the connection has to end, with the reason: the peer has not logged in in time, or does not answer
 /// any more. After the login a peer that is silent is probed every `interval`.
 async fn watch(
-    mut logged_in: watch::Receiver<Option<server::Handle>>,
+    login: &watch::Sender<LoginState>,
     throttle: &Throttle,
     interval: Duration,
-    offence: &Mutex<Option<Offence>>,
 ) -> String {
-    let login = logged_in.wait_for(Option::is_some);
-    let login = tokio::time::timeout(LOGIN_GRACE, login).await;
-    let handle = match login.map(|login| login.ok().and_then(|handle| handle.clone())) {
+    let handle = match login::wait(login, throttle).await {
         Ok(Some(handle)) if !interval.is_zero() => handle,
         // Peers are not probed, or the connection has ended already.
         Ok(_) => return std::future::pending().await,
-        Err(_) => {
-            *offence.lock().unwrap_or_else(PoisonError::into_inner) = Some(Offence::GraceExceeded);
-            return format!("a peer did not log in within {LOGIN_GRACE:?}");
-        }
+        Err(why) => return why,
     };
     let probe = || {
         let handle = handle.clone();
@@ -151,11 +146,7 @@ async fn watch(
 struct ConnectionHandler {
     mux: Mux,
     keys: Vec<PublicKey>,
-    logged_in: watch::Sender<Option<server::Handle>>,
-    /// What the peer has done if it goes now.
-    offence: Arc<Mutex<Option<Offence>>>,
-    /// The server knows that the peer has asked to be authenticated.
-    has_asked: bool,
+    login: watch::Sender<LoginState>,
     /// /dev/null, to replace standard output after the login.
     null: File,
     channels: HashMap<ChannelId, ChannelState>,
@@ -193,10 +184,6 @@ impl Drop for ConnectionHandler {
 }
 
 impl ConnectionHandler {
-    fn set_offence(&self, offence: Option<Offence>) {
-        *self.offence.lock().unwrap_or_else(PoisonError::into_inner) = offence;
-    }
-
     fn log(&self, line: impl FnOnce() -> String) {
         if self.debug {
             say(line());

@@ -1,0 +1,94 @@
+//! A peer's way to its login: what it has done so far, how long it may take, and the end of those that do not get there.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use cpu_ssh::Throttle;
+use russh::{Disconnect, server};
+use tokio::sync::watch;
+
+use crate::console::say;
+use crate::ssh::Offence;
+
+/// How long a peer may take to log in: people look for tokens and passphrases. The same as sshd's LoginGraceTime.
+pub(in crate::ssh) const LOGIN_GRACE: Duration = Duration::from_mins(2);
+
+/// How long after a refused key a message that russh leaves without an answer may have been the beginning of an attempt.
+const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+
+/// What is known of a peer's login.
+pub(super) struct LoginState {
+    /// To send messages with, once there is a session.
+    pub(super) handle: Option<server::Handle>,
+    pub(super) has_succeeded: bool,
+    /// How often it has asked to be authenticated.
+    pub(super) attempts: u32,
+    /// What it has done if it goes now.
+    pub(super) offence: Option<Offence>,
+}
+
+impl LoginState {
+    /// Shared by the handler, which changes it, and [`wait`].
+    pub(super) fn new() -> watch::Sender<Self> {
+        watch::Sender::new(Self {
+            handle: None,
+            has_succeeded: false,
+            attempts: 0,
+            offence: Some(Offence::NoAuthentication),
+        })
+    }
+}
+
+/// Returns the session's handle when the peer has logged in, or why its connection has to end.
+pub(super) async fn wait(
+    login: &watch::Sender<LoginState>,
+    throttle: &Throttle,
+) -> Result<Option<server::Handle>, String> {
+    let unanswered = unanswered(login.subscribe(), throttle);
+    let mut changes = login.subscribe();
+    tokio::select! {
+        succeeded = changes.wait_for(|login| login.has_succeeded) => {
+            Ok(succeeded.ok().and_then(|login| login.handle.clone()))
+        }
+        () = tokio::time::sleep(LOGIN_GRACE) => {
+            login.send_modify(|login| login.offence = Some(Offence::GraceExceeded));
+            Err(format!("a peer did not log in within {LOGIN_GRACE:?}"))
+        }
+        never = unanswered => match never {},
+    }
+}
+
+/// Ends a session whose peer waits for an answer that it will not get: after a refused key it has sent something that is no
+/// further attempt. That is how paramiko behaves, which requests the service anew for each key (RFC 4253, section 10);
+/// russh answers the first such request only, and has no callback for the others.
+async fn unanswered(mut login: watch::Receiver<LoginState>, throttle: &Throttle) -> Infallible {
+    loop {
+        let (refused, handle) = {
+            let login = login.borrow_and_update();
+            let refused = login.offence == Some(Offence::FailedAuthentication);
+            (refused, login.handle.clone())
+        };
+        // What has arrived until now was the attempt.
+        let _ = throttle.was_active();
+        // A second time, since what has arrived may be the beginning of an attempt.
+        let is_quiet = |changed: Result<_, _>| changed.is_err();
+        let quiet = is_quiet(tokio::time::timeout(ATTEMPT_TIME, login.changed()).await)
+            && refused
+            && throttle.was_active()
+            && is_quiet(tokio::time::timeout(ATTEMPT_TIME, login.changed()).await);
+        if !quiet {
+            continue;
+        }
+        say(
+            "a peer waits for an answer to a second service request after a wrong key; its connection is closed",
+        );
+        let told = "the server answers one service request for each connection: \
+                    connect anew for the next key, or offer the right key first";
+        if let Some(handle) = handle {
+            let reason = Disconnect::ServiceNotAvailable;
+            let _ = handle.disconnect(reason, told.into(), String::new()).await;
+        }
+        // The session ends by itself when this has been sent.
+        return std::future::pending().await;
+    }
+}
