@@ -85,7 +85,7 @@ impl ConsoleFixture {
         let names: Vec<&str> = consoles.iter().map(|(name, _)| *name).collect();
         fs::write(directory.path().join("active"), names.join(" ")).unwrap();
         // The devices are in a tmpfs, with the real /dev/console: without that, the list is not used.
-        let script = "cd $1; program=$2; shift 2; mkdir dev; mount -t tmpfs dev dev; touch dev/console dev/null;
+        let script = "cd $1; program=$2; shift 2; mkdir dev; mount -t tmpfs dev dev; touch dev/console dev/null dev/kmsg;
             mount --bind /dev/console dev/console; mount --bind /dev/null dev/null
             while [ $# -gt 0 ]; do touch dev/$1; mount --bind $2 dev/$1; shift 2; done
             mount --bind active /sys/class/tty/console/active; mount --rbind dev /dev;
@@ -166,6 +166,8 @@ fn a_console_that_appears_is_told_what_was_said_before() {
     fs::write(&active, "ttyA ttyB").unwrap();
     machine.say("cpud: two");
     second.shows("cpud: one\u{fffd}[2J\r\ncpud: two\r\n");
+    // The kernel's log has them too, with a priority that keeps them off the consoles.
+    machine.run("grep -qx '<7>cpud: one.*2J' /dev/kmsg && grep -qx '<7>cpud: two' /dev/kmsg");
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,8 @@ struct ConsoleRole {
     /// The beginning of a line whose end has not arrived.
     partial_line: Vec<u8>,
     last_lines: VecDeque<String>,
+    /// The kernel's log, in which lines stay longer than on a screen (dmesg(1)).
+    kernel_log: Option<File>,
     facts: Facts,
     /// None if the kernel has no network.
     netlink: Option<Netlink>,
@@ -76,6 +78,7 @@ impl ConsoleRole {
             outputs: Vec::new(),
             partial_line: Vec::new(),
             last_lines: VecDeque::new(),
+            kernel_log: File::options().append(true).open("/dev/kmsg").ok(),
             facts: Facts::new(options),
             netlink: Netlink::new().ok(),
             listener: roster::listener()
@@ -164,6 +167,10 @@ impl ConsoleRole {
     }
 
     fn say(&mut self, line: String) {
+        if let Some(kernel_log) = &mut self.kernel_log {
+            // With the lowest priority, which the kernel does not write to the consoles. If there is too much, it drops some.
+            let _ = kernel_log.write_all(format!("<7>{line}\n").as_bytes());
+        }
         self.outputs
             .retain_mut(|output| !output.is_up_to_date || output.line(&line).is_ok());
         if self.last_lines.len() == LAST_LINES {

@@ -4,6 +4,7 @@
 mod admission;
 mod agent;
 mod announce;
+mod audit;
 mod auth;
 mod channel;
 mod connection;

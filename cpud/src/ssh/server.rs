@@ -15,9 +15,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::admission::{self, Admission, Stage, Stranger};
 use super::announce::Announcer;
-use super::connection::LOGIN_GRACE;
+use super::connection::{LOGIN_GRACE, REFUSED};
 use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
+use super::source::PeerSource;
 use super::waiting::{Farewell, WaitingPeer};
 use super::{auth, listen};
 use crate::console::say;
@@ -31,6 +32,9 @@ const MAX_LOGGED_IN: usize = 256;
 
 /// The most connections accepted before anything else gets its turn.
 const ACCEPT_BATCH: usize = 64;
+
+/// The most bytes of a process's report.
+const MAX_REPORT: usize = 1024;
 
 /// The pause after a failure to accept, so that one that lasts does not take the whole processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
@@ -100,8 +104,10 @@ struct ConnectionProcess {
     child: Child,
     /// What is known of the peer, and a pipe that ends when it has logged in.
     login: Option<(Stranger, OwnedFd)>,
-    /// The peer, for its penalties.
-    peer: Stranger,
+    source: PeerSource,
+    address: String,
+    /// What the process has written into the pipe: [`super::connection::ASKED`], or [`REFUSED`] and why.
+    report: Vec<u8>,
 }
 
 impl Server<'_> {
@@ -109,17 +115,23 @@ impl Server<'_> {
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let now = Instant::now();
+        let mut refused = Vec::new();
         self.connections
             .retain_mut(|connection| match connection.child.try_wait() {
                 Ok(None) => true,
                 ended => {
                     let status = ended.ok().flatten().and_then(|status| status.code());
                     if let Some(offence) = status.and_then(Offence::from_exit_status) {
-                        self.penalties.add(connection.peer.source, offence, now);
+                        self.penalties.add(connection.source, offence, now);
+                        let why = connection.refusal();
+                        refused.extend(why.map(|why| (connection.address.clone(), why)));
                     }
                     false
                 }
             });
+        for (address, why) in refused {
+            self.say_refused(&address, &why);
+        }
     }
 
     /// Gives processes to peers that wait, or sends them away, as far as that can be decided now. The result is when there
@@ -179,13 +191,14 @@ impl Server<'_> {
     /// Sends a peer away that waits.
     fn refuse(&mut self, index: usize, why: impl fmt::Display) {
         let peer = self.waiting.swap_remove(index);
-        let line = self
-            .refusals
-            .line(&peer.address, &why.to_string(), Instant::now());
-        if let Some(line) = line {
+        self.say_refused(&peer.address, &why.to_string());
+        peer.reset();
+    }
+
+    fn say_refused(&mut self, address: &str, why: &str) {
+        if let Some(line) = self.refusals.line(address, why, Instant::now()) {
             say(line);
         }
-        peer.reset();
     }
 
     fn penalise(&mut self, index: usize, offence: Offence) {
@@ -236,7 +249,7 @@ impl Server<'_> {
             .filter(|one| one.login.is_some())
         {
             if events.next().is_some_and(|events| !events.is_empty()) {
-                one.read_login();
+                one.read_report();
             }
         }
         let looks: Vec<_> = self
@@ -298,14 +311,30 @@ impl Server<'_> {
 }
 
 impl ConnectionProcess {
-    /// The process writes a byte when its peer asks to be authenticated, and closes the pipe when it has logged in.
-    fn read_login(&mut self) {
-        if let Some((peer, pipe)) = &mut self.login {
-            match nix::unistd::read(pipe, &mut [0]) {
-                Ok(1..) => peer.progress = Stage::Authentication,
-                _ => self.login = None,
+    /// Reads what the process reports. The end of the pipe means that the peer has logged in, or that the process ends.
+    fn read_report(&mut self) {
+        let Some((peer, pipe)) = &mut self.login else {
+            return;
+        };
+        let mut bytes = [0; MAX_REPORT];
+        match nix::unistd::read(pipe, &mut bytes) {
+            Ok(length @ 1..) => {
+                peer.progress = Stage::Authentication;
+                self.report.extend_from_slice(&bytes[..length]);
+                self.report.truncate(MAX_REPORT);
             }
+            _ => self.login = None,
         }
+    }
+
+    /// Why the peer of a process that has ended has not logged in.
+    fn refusal(&mut self) -> Option<String> {
+        while self.login.is_some() {
+            self.read_report();
+        }
+        let text = String::from_utf8_lossy(&self.report);
+        let (_, why) = text.split_once(char::from(REFUSED))?;
+        Some(why.to_owned())
     }
 }
 
@@ -317,6 +346,7 @@ fn spawn(options: &ServerOptions, strict: bool, waiting: WaitingPeer) -> Result<
         since: Instant::now(),
         ..waiting.peer
     };
+    let address = waiting.address.clone();
     let mut command = Command::new("/proc/self/exe");
     command
         .arg(Role::Connection.name())
@@ -340,7 +370,9 @@ fn spawn(options: &ServerOptions, strict: bool, waiting: WaitingPeer) -> Result<
     let child = command.spawn();
     Ok(ConnectionProcess {
         child: child.context("cannot start a process for a connection")?,
-        peer,
         login: Some((peer, login)),
+        source: peer.source,
+        address,
+        report: Vec::new(),
     })
 }

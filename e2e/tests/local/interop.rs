@@ -258,7 +258,7 @@ fn openssh_control_master() -> Result<()> {
         );
     }
     ensure!(
-        daemon.log().matches(" logged in with ").count() == 1,
+        daemon.log().matches(" logged in\n").count() == 1,
         "{}",
         daemon.log()
     );

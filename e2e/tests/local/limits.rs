@@ -25,7 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// A script with `paramiko`, a `transport` that has connected, and the user's `key`. The result is what it prints.
-fn paramiko(port: u16, user: &User, script: &str) -> Result<String> {
+pub(crate) fn paramiko(port: u16, user: &User, script: &str) -> Result<String> {
     let start = format!(
         "import paramiko, time\n\
          transport = paramiko.Transport(('127.0.0.1', {port}))\n\

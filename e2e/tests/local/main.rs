@@ -2,6 +2,7 @@
 //! The tests run side by side, those of each user at the same time.
 
 mod agent;
+mod audit;
 mod edges;
 mod go;
 mod interop;
@@ -36,6 +37,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             sessions::TESTS,
             strangers::TESTS,
             limits::TESTS,
+            audit::TESTS,
             me::TESTS,
         ],
         Some("ann") => &[

@@ -11,8 +11,9 @@ use russh::server::{
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
 use super::requests::{no_copying, refuse};
-use super::{ChannelState, ConnectionHandler, FilesChannel};
+use super::{ASKED, ChannelState, ConnectionHandler, FilesChannel};
 use crate::console::Roster;
+use crate::ssh::audit::{Who, word};
 use crate::ssh::exec::{SessionRequest, TerminalRequest, take_variable};
 use crate::ssh::{Offence, forward};
 
@@ -30,14 +31,14 @@ impl server::Handler for ConnectionHandler {
 
     async fn auth_publickey_offered(
         &mut self,
-        _user: &str,
+        user: &str,
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth> {
         self.asked();
         Ok(if self.is_allowed(offer.public_key, offer.algorithm) {
             Auth::Accept
         } else {
-            self.refused();
+            self.refused(user, offer.public_key);
             Auth::reject()
         })
     }
@@ -45,19 +46,15 @@ impl server::Handler for ConnectionHandler {
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
         self.asked();
         if !self.is_allowed(key.public_key, key.algorithm) {
-            self.refused();
+            self.refused(user, key.public_key);
             return Ok(Auth::reject());
         }
-        self.log(|| {
-            format!(
-                "{user} logged in with {}",
-                cpu_proto::fingerprint(key.public_key)
-            )
-        });
         let is_it = |known: &&PublicKey| known.key_data() == key.public_key.key_data();
-        let known = self.keys.iter().find(is_it);
-        let comment = known.map(|known| known.comment().to_string());
-        self.roster = Roster::new(user, self.peer.clone(), &comment.unwrap_or_default());
+        if let Some(known) = self.keys.iter().find(is_it) {
+            let comment = known.comment().to_string();
+            self.roster = Roster::new(user, self.peer.clone(), &comment);
+            self.who = Some(Who::new(user, &self.peer, known));
+        }
         Ok(Auth::Accept)
     }
 
@@ -66,6 +63,9 @@ impl server::Handler for ConnectionHandler {
             (login.handle, login.offence) = (Some(session.handle()), None);
             login.has_succeeded = true;
         });
+        if let Some(who) = &self.who {
+            who.log_in();
+        }
         // The server sees the end of the pipe that this closes.
         nix::unistd::dup2_stdout(&self.null)?;
         Ok(())
@@ -315,15 +315,19 @@ impl ConnectionHandler {
     /// The peer asks to be authenticated. The server is told once, since it gives it more time.
     fn asked(&mut self) {
         if self.login.borrow().attempts == 0 {
-            let _ = nix::unistd::write(std::io::stdout(), b"a");
+            let _ = nix::unistd::write(std::io::stdout(), &[ASKED]);
         }
         self.login.send_modify(|login| login.attempts += 1);
     }
 
     /// A key may not log in.
-    fn refused(&mut self) {
-        let offence = Some(Offence::FailedAuthentication);
-        self.login.send_modify(|login| login.offence = offence);
+    fn refused(&mut self, user: &str, key: &PublicKey) {
+        self.login.send_modify(|login| {
+            login.offence = Some(Offence::FailedAuthentication);
+            login.refused += 1;
+            let (user, key) = (word(user), cpu_proto::fingerprint(key));
+            login.last_refused = format!("{user} with key {key}");
+        });
     }
 
     fn is_allowed(&self, key: &PublicKey, algorithm: &Algorithm) -> bool {

@@ -13,6 +13,12 @@ use crate::ssh::Offence;
 /// How long a peer may take to log in: people look for tokens and passphrases. The same as sshd's LoginGraceTime.
 pub(in crate::ssh) const LOGIN_GRACE: Duration = Duration::from_mins(2);
 
+/// What is written into the server's pipe when the peer asks to be authenticated for the first time.
+pub(in crate::ssh) const ASKED: u8 = b'a';
+
+/// What is written there before the reason, when a peer has gone without having logged in.
+pub(in crate::ssh) const REFUSED: u8 = b'r';
+
 /// How long after a refused key a message that russh leaves without an answer may have been the beginning of an attempt.
 const ATTEMPT_TIME: Duration = Duration::from_secs(3);
 
@@ -23,27 +29,53 @@ pub(super) struct LoginState {
     pub(super) has_succeeded: bool,
     /// How often it has asked to be authenticated.
     pub(super) attempts: u32,
+    /// How many keys have been refused.
+    pub(super) refused: u32,
+    /// Who offered the last of them, and which it is.
+    pub(super) last_refused: String,
     /// What it has done if it goes now.
     pub(super) offence: Option<Offence>,
 }
 
 impl LoginState {
+    /// Tells the server why the peer has not logged in. It says so, unless there is too much to say.
+    pub(super) fn report_refusal(&self) {
+        let why = self.refusal();
+        if !why.is_empty() {
+            let report = [&[REFUSED], why.as_bytes()].concat();
+            let _ = nix::unistd::write(std::io::stdout(), &report);
+        }
+    }
+
+    fn refusal(&self) -> String {
+        match self.offence {
+            Some(Offence::FailedAuthentication) => {
+                let (refused, last) = (self.refused, &self.last_refused);
+                format!("it offered {refused} key(s) that may not log in, the last one as {last}")
+            }
+            Some(Offence::GraceExceeded) => format!("it did not log in within {LOGIN_GRACE:?}"),
+            Some(Offence::NoAuthentication) | None => String::new(),
+        }
+    }
+
     /// Shared by the handler, which changes it, and [`wait`].
     pub(super) fn new() -> watch::Sender<Self> {
         watch::Sender::new(Self {
             handle: None,
             has_succeeded: false,
             attempts: 0,
+            refused: 0,
+            last_refused: String::new(),
             offence: Some(Offence::NoAuthentication),
         })
     }
 }
 
-/// Returns the session's handle when the peer has logged in, or why its connection has to end.
+/// Returns the session's handle when the peer has logged in, or an error when it has had its time.
 pub(super) async fn wait(
     login: &watch::Sender<LoginState>,
     throttle: &Throttle,
-) -> Result<Option<server::Handle>, String> {
+) -> Result<Option<server::Handle>, ()> {
     let unanswered = unanswered(login.subscribe(), throttle);
     let mut changes = login.subscribe();
     tokio::select! {
@@ -52,7 +84,7 @@ pub(super) async fn wait(
         }
         () = tokio::time::sleep(LOGIN_GRACE) => {
             login.send_modify(|login| login.offence = Some(Offence::GraceExceeded));
-            Err(format!("a peer did not log in within {LOGIN_GRACE:?}"))
+            Err(())
         }
         never = unanswered => match never {},
     }

@@ -21,6 +21,7 @@ use russh::keys::PublicKey;
 use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
 use tokio::sync::watch;
 
+use super::audit::Who;
 use super::channel::{ServerReceiver, ServerSender};
 use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
@@ -28,8 +29,8 @@ use super::penalties::Offence;
 use super::{auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
-pub(super) use login::LOGIN_GRACE;
 use login::LoginState;
+pub(super) use login::{ASKED, LOGIN_GRACE, REFUSED};
 
 /// How long it takes to refuse a wrong key: long enough to slow down guessing, too short to annoy somebody
 /// whose agent offers five keys.
@@ -54,7 +55,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     let peer = socket
         .peer_addr()
         .map(|peer| peer.ip().to_canonical().to_string());
-    let peer = peer.unwrap_or_default();
+    let peer = peer.unwrap_or_else(|_| "a local socket".to_owned());
     // Fails for other sockets, which send without delay. All kinds are read and written alike.
     let _ = socket.set_nodelay(true);
     socket.set_nonblocking(true)?;
@@ -90,6 +91,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
         files: Vec::new(),
         forwards: Forwards::new(options.forward),
         peer,
+        who: None,
         roster: None,
         debug: options.debug,
     };
@@ -111,12 +113,15 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
                 Err(error) if options.debug => say(format_args!("connection ended: {error:#}")),
                 _ => {}
             },
-            why = watch(&login, &throttle, options.alive) => say(why),
+            why = watch(&login, &throttle, options.alive) => if let Some(why) = why {
+                say(why);
+            },
         }
         anyhow::Ok(())
     })?;
-    let offence = login.borrow().offence;
-    Ok(offence)
+    let login = login.borrow();
+    login.report_refusal();
+    Ok(login.offence)
 }
 
 /// Returns when the connection has to end, with the reason: the peer has not logged in in time, or does not answer
@@ -125,12 +130,13 @@ async fn watch(
     login: &watch::Sender<LoginState>,
     throttle: &Throttle,
     interval: Duration,
-) -> String {
+) -> Option<String> {
     let handle = match login::wait(login, throttle).await {
         Ok(Some(handle)) if !interval.is_zero() => handle,
         // Peers are not probed, or the connection has ended already.
         Ok(_) => return std::future::pending().await,
-        Err(why) => return why,
+        // The server says so.
+        Err(()) => return None,
     };
     let probe = || {
         let handle = handle.clone();
@@ -140,7 +146,9 @@ async fn watch(
     };
     let silence =
         keepalive::wait_for_silence(throttle, interval, keepalive::MAX_UNANSWERED, probe).await;
-    format!("a peer has not answered for {silence:?}; its connection is closed")
+    Some(format!(
+        "a peer has not answered for {silence:?}; its connection is closed"
+    ))
 }
 
 struct ConnectionHandler {
@@ -153,8 +161,9 @@ struct ConnectionHandler {
     /// Channels of the `9p` subsystem that no command has taken yet.
     files: Vec<FilesChannel>,
     forwards: Forwards,
-    /// The peer's address, and after the login its entry on the machine's screen.
+    /// The peer's address, and after the login who it is and its entry on the machine's screen.
     peer: String,
+    who: Option<Who>,
     roster: Option<Roster>,
     debug: bool,
 }

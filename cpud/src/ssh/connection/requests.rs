@@ -70,12 +70,17 @@ impl ConnectionHandler {
             .roster
             .as_ref()
             .map(|roster| roster.list(&request.argv));
+        let Some(who) = &self.who else {
+            return Ok(());
+        };
+        let audit = who.start(&request.argv);
         let started = exec::start(
             request,
             state.receiver.clone(),
             state.sender.clone(),
             session.handle(),
             listed,
+            audit,
         );
         match started {
             Ok(running) => {

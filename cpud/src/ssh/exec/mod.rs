@@ -29,6 +29,7 @@ use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
 
 use super::agent;
+use super::audit::SessionAudit;
 use super::channel::{ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::files::relay_files;
@@ -94,13 +95,14 @@ impl Running {
 }
 
 /// Starts the command. Tasks do the rest, up to the exit status and the close of the channel. `listed` is
-/// dropped when the command has ended.
+/// dropped when the command has ended, and `audit` when all of its output has been sent.
 pub(super) fn start(
     mut request: SessionRequest,
     receiver: ServerReceiver,
     sender: ServerSender,
     handle: server::Handle,
     listed: Option<ListedCommand>,
+    mut audit: SessionAudit,
 ) -> Result<Running> {
     let (control_theirs, control) =
         pair().context("cannot make the control socket of a session")?;
@@ -171,11 +173,11 @@ pub(super) fn start(
             vec![(stdout, Stream::Data), (stderr, Stream::Stderr)],
         )
     };
-    tokio::spawn(pump_in(receiver, input));
+    tokio::spawn(pump_in(receiver, input, audit.transferred()));
     let outputs: Vec<_> = outputs
         .into_iter()
         .map(|(from, stream)| {
-            let to = (sender.clone(), stream);
+            let to = (sender.clone(), stream, audit.transferred());
             tokio::spawn(pump_out(from, to, ended.clone(), last_output.clone()))
         })
         .collect();
@@ -229,6 +231,8 @@ pub(super) fn start(
         for output in outputs {
             let _ = output.await;
         }
+        audit.set_status(status.as_ref().ok().copied());
+        drop(audit);
         report(status, &sender, &handle).await;
     });
     Ok(Running {

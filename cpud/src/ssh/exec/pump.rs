@@ -8,6 +8,7 @@ use cpu_ssh::Stream;
 use nix::sys::signal::Signal;
 use tokio::sync::{mpsc, watch};
 
+use crate::ssh::audit::Transferred;
 use crate::ssh::channel::{CHUNK, ServerReceiver, ServerSender};
 use crate::ssh::fd::Fd;
 use crate::ssh::notice::LastOutput;
@@ -17,19 +18,20 @@ use crate::ssh::notice::LastOutput;
 const PIPE_GRACE: Duration = Duration::from_secs(1);
 
 /// Copies the client's input to the command. The pipe is closed at the end of the input.
-pub(super) async fn pump_in(receiver: ServerReceiver, to: Arc<Fd>) {
+pub(super) async fn pump_in(receiver: ServerReceiver, to: Arc<Fd>, transferred: Arc<Transferred>) {
     while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
         if to.write_all(&chunk).await.is_err() {
             receiver.discard();
             return;
         }
+        transferred.add_received(chunk.len());
     }
 }
 
 /// Copies the command's output to the client, up to the last byte.
 pub(super) async fn pump_out(
     from: Arc<Fd>,
-    (to, stream): (ServerSender, Stream),
+    (to, stream, transferred): (ServerSender, Stream, Arc<Transferred>),
     mut ended: watch::Receiver<bool>,
     last_output: LastOutput,
 ) {
@@ -46,9 +48,11 @@ pub(super) async fn pump_out(
         let Some(bytes) = read.ok().filter(|bytes| !bytes.is_empty()) else {
             return;
         };
+        let length = bytes.len();
         if to.send(stream, bytes).await.is_err() {
             return;
         }
+        transferred.add_sent(length);
         last_output.renew();
     }
 }

@@ -1,0 +1,139 @@
+//! What cpud says about who has logged in and what he ran: one line each, which nobody can forge. The servers run on this
+//! machine.
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::client::ended;
+use e2e::daemon::{Daemon, keygen};
+use e2e::user::{User, board, works};
+use e2e::wait_until;
+
+use crate::Test;
+use crate::limits::paramiko;
+
+pub(crate) const TESTS: &[Test] = &[
+    ("audit_has_logins_and_sessions", sessions),
+    ("audit_has_keys_that_may_not_log_in", refusals),
+    ("audit_lines_are_not_forged", forgery),
+];
+
+/// `SHA256:...` of a key.
+fn fingerprint(user: &User) -> Result<String> {
+    let shown = works(&ended(
+        Command::new("ssh-keygen").arg("-lf").arg(user.key()),
+    )?)?;
+    Ok(shown
+        .split(' ')
+        .nth(1)
+        .context("no fingerprint")?
+        .to_owned())
+}
+
+/// Waits for a line that begins and ends so.
+fn expect(daemon: &Daemon, begin: &str, end: &str) -> Result<String> {
+    let found = wait_until(
+        &format!("{begin} ... {end}"),
+        Duration::from_secs(20),
+        || {
+            let log = daemon.log();
+            let is_it = |line: &&str| line.starts_with(begin) && line.ends_with(end);
+            Ok(log.lines().find(is_it).map(str::to_owned))
+        },
+    );
+    found.with_context(|| daemon.log())
+}
+
+fn sessions() -> Result<()> {
+    let (daemon, user) = board()?;
+    let who = format!(
+        "cpud: root from 127.0.0.1 with key {} cpu",
+        fingerprint(&user)?
+    );
+    let script = "cat; echo err >&2; exit 3";
+    let mut command = user.cpu(&["board", "sh", "-c", script]);
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no input")?
+        .write_all(b"hello\n")?;
+    child.wait()?;
+    expect(&daemon, &who, " logged in")?;
+    expect(&daemon, &who, " starts sh")?;
+    let line = expect(
+        &daemon,
+        &format!("{who} ran sh: status 3, "),
+        " s, 6 bytes in, 10 bytes out",
+    )?;
+    ensure!(!line.contains("cat"), "{line}");
+    user.run(&["board", "sh", "-c", "kill -KILL $$"])?;
+    expect(
+        &daemon,
+        &format!("{who} ran sh: signal SIGKILL, "),
+        " bytes out",
+    )?;
+    let mut gone = user.cpu(&["board", "sleep", "1000"]).spawn()?;
+    expect(&daemon, &who, " starts sleep")?;
+    gone.kill()?;
+    gone.wait()?;
+    expect(&daemon, &format!("{who} ran sleep: "), " bytes out")?;
+    Ok(())
+}
+
+fn refusals() -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    std::fs::remove_file(user.key())?;
+    keygen(&user.key(), &["-t", "ed25519"], "")?;
+    let words = [
+        "-o",
+        "StrictHostKeyChecking=no",
+        "-o",
+        "UserKnownHostsFile=/dev/null",
+    ];
+    for _ in 0..10 {
+        let mut ssh = Command::new("ssh");
+        ssh.args(["-F", "none", "-p", &daemon.port.to_string(), "-l", "ann"])
+            .args(words);
+        ssh.arg("-i")
+            .arg(user.key())
+            .args(["127.0.0.1", "true"])
+            .env_remove("SSH_AUTH_SOCK");
+        ensure!(!ended(&mut ssh)?.status.success());
+    }
+    let begin =
+        "cpud: the connection from 127.0.0.1 is closed: it offered 1 key(s) that may not log in, ";
+    let end = format!("the last one as ann with key {}", fingerprint(&user)?);
+    expect(&daemon, begin, &end)?;
+    let lines = daemon.log().matches(begin).count();
+    ensure!(lines <= 5, "{}", daemon.log());
+    Ok(())
+}
+
+fn forgery() -> Result<()> {
+    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    paramiko(
+        daemon.port,
+        &user,
+        "transport.auth_publickey('x\\ncpud: y\" logged in', key)\n\
+         channel = transport.open_session()\n\
+         channel.exec_command(b\"'ls: status 0'\")\n\
+         channel.recv_exit_status()\n",
+    )?;
+    let who = format!(
+        "cpud: \"x\u{fffd}cpud: y\\\" logged in\" from 127.0.0.1 with key {} cpu",
+        fingerprint(&user)?
+    );
+    expect(&daemon, &who, " logged in")?;
+    expect(
+        &daemon,
+        &format!("{who} ran \"ls: status 0\": status 127, "),
+        " bytes out",
+    )?;
+    Ok(())
+}
