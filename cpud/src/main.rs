@@ -10,6 +10,7 @@ mod listen_addr;
 mod modules;
 mod netup;
 mod role;
+mod rootfs;
 mod session;
 mod ssh;
 mod sudo;
@@ -38,6 +39,8 @@ fn main() -> ExitCode {
         Some("sudo") => return sudo::main(args),
         _ => {}
     }
+    // What ps(1), top(1) and the kernel's messages show; without it, the name of the file that was executed, which is `exe`.
+    let _ = nix::sys::prctl::set_name(c"cpud");
     let first = args.next();
     let role = first.as_deref().and_then(Role::from_name);
     if role == Some(Role::Session) {
@@ -59,8 +62,14 @@ fn main() -> ExitCode {
 }
 
 fn run(role: Option<Role>) -> Result<ExitCode> {
+    // A connection is also told who its peer is, for ps(1).
+    let words = match role {
+        None => 1,
+        Some(Role::Connection) => 3,
+        Some(_) => 2,
+    };
     let args: Vec<String> = std::env::args_os()
-        .skip(if role.is_some() { 2 } else { 1 })
+        .skip(words)
         .map(|arg| arg.to_string_lossy().into_owned())
         .collect();
     #[cfg(feature = "docs")]

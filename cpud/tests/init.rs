@@ -48,6 +48,46 @@ impl InitFixture {
         machine
     }
 
+    /// Boots with the kernel's rootfs as its root, as a tmpfs: with `/init`, a key that may log in, and a host key.
+    fn boot_initramfs() -> Self {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "PID namespaces: run this test as root, or by make check"
+        );
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::write(directory.path().join("cmdline"), "ip=off\n").unwrap();
+        fs::write(directory.path().join("console"), "").unwrap();
+        // The libraries and the shell are this computer's.
+        let script = "cd $1; mkdir root; mount -t tmpfs -o mode=1777 root root; cp $2 root/init;
+            ssh-keygen -q -t ed25519 -N '' -f root/host_key; mv root/host_key.pub root/key.pub
+            mkdir root/proc root/sys root/dev root/etc
+            for name in /usr /bin /lib /lib64; do
+                [ ! -e $name ] || { mkdir root$name; mount --rbind $name root$name; }
+            done
+            mount -t proc proc root/proc; mount --bind cmdline root/proc/cmdline
+            mount -t tmpfs dev root/dev; touch root/dev/null root/dev/console
+            mount --bind /dev/null root/dev/null; mount --bind console root/dev/console
+            cp root/host_key root/key.pub .
+            exec chroot root /init";
+        let unshare = Command::new("unshare")
+            .args([
+                "--pid",
+                "--fork",
+                "--kill-child",
+                "--mount",
+                "--net",
+                "--uts",
+            ])
+            .args(["sh", "-ec", script, "sh"])
+            .arg(directory.path())
+            .arg(env!("CARGO_BIN_EXE_cpud"))
+            .spawn()
+            .expect("unshare (package util-linux) is needed");
+        let machine = Self { unshare, directory };
+        machine.wait_for("serving on port 17010");
+        machine
+    }
+
     fn console(&self) -> String {
         fs::read_to_string(self.directory.path().join("console")).unwrap()
     }
@@ -77,6 +117,7 @@ impl InitFixture {
                 &self.init().to_string(),
                 "--pid",
                 "--mount",
+                "--root",
                 "--uts",
                 "--net",
                 "sh",
@@ -156,6 +197,20 @@ fn it_makes_a_machine_supervises_and_reaps() {
         .map(|pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default())
         .collect();
     assert!(!states.contains(") Z "), "{states}");
+}
+
+#[test]
+fn its_root_is_root_s_and_its_processes_have_names() {
+    let machine = InitFixture::boot_initramfs();
+    assert_eq!(machine.run("stat -c %a /"), "755\n");
+    let names = machine.run("cat /proc/[0-9]*/comm | sort | uniq -c");
+    let names: Vec<&str> = names.split_whitespace().collect();
+    assert!(
+        names.contains(&"cpud") && !names.contains(&"exe"),
+        "{names:?}"
+    );
+    assert_eq!(machine.run("cat /proc/1/comm"), "cpud\n");
+    assert!(machine.child("server").is_some());
 }
 
 #[test]

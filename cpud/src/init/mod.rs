@@ -77,6 +77,7 @@ fn boot() {
         // The kernel panics when its init ends, so only its own log will be seen.
         let _ = std::fs::write("/dev/kmsg", format!("<2>cpud: {panic}"));
     }));
+    mounts::restrict_root();
     mounts::mount_all();
     say(format_args!(
         "version {} is init",

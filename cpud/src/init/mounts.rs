@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use crate::console::say;
+use crate::rootfs;
 
 struct Mount {
     fstype: &'static str,
@@ -75,6 +76,20 @@ const LINKS: &[(&str, &str)] = &[
     ("/dev/stdout", "/proc/self/fd/1"),
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
+
+/// Takes the right to write to `/` from others than its owner, where the root is in memory: the kernel makes its rootfs, if it is
+/// a tmpfs, with mode 1777 (tmpfs(5)).
+pub(super) fn restrict_root() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let is_open = fs::metadata("/").is_ok_and(|meta| meta.mode() & 0o022 != 0);
+    if is_open
+        && rootfs::is_in_memory()
+        && let Err(error) = fs::set_permissions("/", fs::Permissions::from_mode(0o755))
+    {
+        say(format_args!("cannot set the mode of /: {error}"));
+    }
+}
 
 /// Mounts the file systems that are not mounted already, as by a container's runtime or an earlier init.
 pub(super) fn mount_all() {

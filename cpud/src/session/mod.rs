@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the connection as
 //!
 //! ```text
-//! cpud session --control FD [--9p CACHE FD]... [--u-root] [--agent FD] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
+//! cpud session [--from USER@ADDRESS] --control FD [--9p CACHE FD]... [--u-root] [--agent FD] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
 //! ([`spec`]) with the environment that the client sent, and pipes or a terminal as standard input, output
@@ -72,6 +72,7 @@ pub(crate) fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn run(spec: Spec) -> Result<Ended> {
     let Spec {
+        from: _,
         control,
         ninep,
         u_root,

@@ -12,6 +12,8 @@ use crate::role::Role;
 /// What a session process is to do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Spec {
+    /// Who has logged in, and from where, for ps(1).
+    pub(crate) from: String,
     /// The control socket. Each byte is the number of a signal to deliver, and the end of the stream means that the
     /// client has gone. The session ends the other direction when the command has ended.
     pub(crate) control: RawFd,
@@ -35,6 +37,7 @@ impl Spec {
     /// The arguments of the process, after the program's name.
     pub(crate) fn args(self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec![Role::Session.name().into()];
+        args.extend(["--from".into(), self.from.into()]);
         args.extend(["--control".into(), self.control.to_string().into()]);
         for (cache, fd) in self.ninep {
             args.extend(["--9p".into(), cache.name().into(), fd.to_string().into()]);
@@ -63,6 +66,10 @@ impl Spec {
         let mut spec = Self::default();
         while let Some(arg) = args.next() {
             match arg.as_encoded_bytes() {
+                b"--from" => {
+                    let from = args.next().context("--from needs a peer")?;
+                    spec.from = from.to_string_lossy().into_owned();
+                }
                 b"--control" => control = Some(descriptor(&arg, args.next())?),
                 b"--9p" => {
                     let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
@@ -105,6 +112,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
+            from in "[^\0]{0,20}",
             control in 3..=i32::MAX,
             ninep in prop::collection::vec((prop::sample::select(vec![CacheMode::None, CacheMode::Mmap, CacheMode::Loose]), 3..=i32::MAX), 0..4),
             (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
@@ -116,7 +124,7 @@ mod tests {
             let mut argv: Vec<_> = argv.into_iter().map(OsString::from_vec).collect();
             argv.push(dashes.into());
             let user = user.map(|(uid, gid, groups)| Credentials { uid, gid, groups });
-            let spec = Spec { control, ninep, u_root, agent, tty, only_command, user, argv };
+            let spec = Spec { from, control, ninep, u_root, agent, tty, only_command, user, argv };
             let mut args = spec.clone().args().into_iter();
             prop_assert_eq!(args.next().and_then(|name| Role::from_name(&name)), Some(Role::Session));
             prop_assert_eq!(Spec::parse(args).unwrap(), spec);

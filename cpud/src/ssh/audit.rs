@@ -35,18 +35,26 @@ pub(super) fn word(text: &str) -> String {
 
 /// Who has logged in, as the lines name him.
 #[derive(Clone, Debug)]
-pub(super) struct Who(Arc<str>);
+pub(super) struct Who {
+    /// In the lines.
+    text: Arc<str>,
+    /// `user@address`, in the titles of processes.
+    peer: Arc<str>,
+}
 
 impl Who {
     /// A user name, an address, and a key with its comment.
     pub(super) fn new(user: &str, address: &str, key: &PublicKey) -> Self {
         let (user, comment) = (word(user), word(key.comment().as_str_lossy()));
         let fingerprint = cpu_proto::fingerprint(key);
-        Self(format!("{user} from {address} with key {fingerprint} {comment}").into())
+        Self {
+            text: format!("{user} from {address} with key {fingerprint} {comment}").into(),
+            peer: format!("{user}@{address}").into(),
+        }
     }
 
     pub(super) fn log_in(&self) {
-        say(format_args!("{} logged in", self.0));
+        say(format_args!("{} logged in", self.text));
     }
 
     /// A session begins that runs these words.
@@ -55,7 +63,7 @@ impl Who {
             || "a shell".to_owned(),
             |command| word(&String::from_utf8_lossy(command)),
         );
-        say(format_args!("{} starts {command}", self.0));
+        say(format_args!("{} starts {command}", self.text));
         SessionAudit {
             who: self.clone(),
             command,
@@ -95,6 +103,11 @@ pub(super) struct SessionAudit {
 }
 
 impl SessionAudit {
+    /// Who runs it, as `user@address`.
+    pub(super) fn peer(&self) -> &str {
+        &self.who.peer
+    }
+
     pub(super) fn transferred(&self) -> Arc<Transferred> {
         self.transferred.clone()
     }
@@ -114,7 +127,7 @@ impl SessionAudit {
         let seconds = self.began.elapsed().as_secs_f64();
         let received = self.transferred.received.load(Ordering::Relaxed);
         let sent = self.transferred.sent.load(Ordering::Relaxed);
-        let (who, command) = (&self.who.0, &self.command);
+        let (who, command) = (&self.who.text, &self.command);
         format!(
             "{who} ran {command}: {status}, {seconds:.1} s, {received} bytes in, {sent} bytes out"
         )
@@ -156,7 +169,7 @@ mod tests {
             "ann from 192.0.2.7 with key {} ann@desk",
             cpu_proto::fingerprint(&key)
         );
-        assert_eq!(&*who.0, begin);
+        assert_eq!(&*who.text, begin);
         let mut session = who.start(&[b"make".to_vec(), b"all".to_vec()]);
         session.transferred().add_received(3);
         session.transferred().add_sent(70);

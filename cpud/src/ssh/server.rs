@@ -3,6 +3,7 @@
 //! Who gets a process, and when, [`admission`] decides.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{fmt, io};
@@ -349,7 +350,9 @@ fn spawn(options: &ServerOptions, strict: bool, waiting: WaitingPeer) -> Result<
     let address = waiting.address.clone();
     let mut command = Command::new("/proc/self/exe");
     command
+        .arg0("cpud")
         .arg(Role::Connection.name())
+        .arg(&address)
         .arg("-pk")
         .arg(&options.public_keys)
         .arg("-hk")

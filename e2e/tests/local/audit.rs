@@ -18,6 +18,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("audit_has_logins_and_sessions", sessions),
     ("audit_has_keys_that_may_not_log_in", refusals),
     ("audit_lines_are_not_forged", forgery),
+    ("audit_processes_say_what_they_are_and_for_whom", titles),
 ];
 
 /// `SHA256:...` of a key.
@@ -135,5 +136,45 @@ fn forgery() -> Result<()> {
         &format!("{who} ran \"ls: status 0\": status 127, "),
         " bytes out",
     )?;
+    Ok(())
+}
+
+/// Each process below another one: its name, and its arguments up to `--`.
+fn processes_below(pid: u32) -> Result<Vec<(String, String)>> {
+    let mut found = Vec::new();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+    for child in children.split_whitespace() {
+        let name = std::fs::read_to_string(format!("/proc/{child}/comm"))?;
+        let line = std::fs::read_to_string(format!("/proc/{child}/cmdline"))?.replace('\0', " ");
+        found.push((name.trim().to_owned(), line));
+        found.extend(processes_below(child.parse()?)?);
+    }
+    Ok(found)
+}
+
+fn titles() -> Result<()> {
+    let (daemon, user) = board()?;
+    let mut running = user.cpu(&["board", "sleep", "1000"]).spawn()?;
+    let found = wait_until("the command", Duration::from_secs(20), || {
+        let found = processes_below(daemon.pid()).unwrap_or_default();
+        Ok(found
+            .iter()
+            .any(|(name, _)| name == "sleep")
+            .then_some(found))
+    });
+    running.kill()?;
+    running.wait()?;
+    let found = found?;
+    let begins = [
+        ("cpud", "cpud connection 127.0.0.1 -pk "),
+        ("cpud", "cpud session --from root@127.0.0.1 --control "),
+        ("sleep", "sleep 1000 "),
+    ];
+    ensure!(found.len() == begins.len(), "{found:?}");
+    for ((name, line), (expected, begin)) in found.iter().zip(begins) {
+        ensure!(name == expected && line.starts_with(begin), "{found:?}");
+    }
+    let own = std::fs::read_to_string(format!("/proc/{}/comm", daemon.pid()))?;
+    ensure!(own == "cpud\n", "{own}");
     Ok(())
 }

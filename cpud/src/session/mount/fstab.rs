@@ -17,17 +17,14 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat};
-use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::statvfs;
 
 use super::NONE;
 use crate::console::say;
+use crate::rootfs;
 use crate::session::client_tree::{ClientFile, ClientTree, in_parallel};
 use crate::session::namespace::root;
 use crate::session::shown;
-
-/// From linux/magic.h: the root of an initramfs, where it is not a tmpfs.
-const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 
 /// Mounts the lines of `text`. The result is the mount points.
 pub(in super::super) fn mount_all(text: &OsStr, clients: &[ClientTree]) -> Vec<PathBuf> {
@@ -227,8 +224,7 @@ fn is_root(target: &Path) -> bool {
 
 fn make_target(target: &Path, directory: bool) -> Result<()> {
     let device = |path: &str| fs::metadata(path).map(|meta| meta.dev()).ok();
-    let in_memory =
-        statfs("/").is_ok_and(|fs| [TMPFS_MAGIC, RAMFS_MAGIC].contains(&fs.filesystem_type()));
+    let in_memory = rootfs::is_in_memory();
     let mut allowed = [device("/tmp"), if in_memory { device("/") } else { None }]
         .into_iter()
         .flatten();

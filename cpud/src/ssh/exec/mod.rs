@@ -111,6 +111,7 @@ pub(super) fn start(
         .and_then(|value| value.parse().ok())
         .unwrap_or_default();
     let mut spec = Spec {
+        from: audit.peer().to_owned(),
         control: inherit(&control_theirs)?,
         tty: request.terminal.is_some(),
         only_command: wait == Wait::No,
