@@ -1,10 +1,11 @@
 //! `cpu`: log in to a machine over SSH, and serve this machine's files to it through the same
 //! connection.
 
-/// Prints a line on standard error, in one write. A failure is ignored: then nobody reads it.
+/// Prints a line on standard error, in one write, without what a terminal would act on: the text may be the server's. A
+/// failure is ignored: then nobody reads it.
 macro_rules! say {
     ($($text:tt)*) => {{
-        let line = format!("cpu: {}\n", format_args!($($text)*));
+        let line = format!("cpu: {}\n", cpu_proto::printable(&format!($($text)*)));
         let _ = std::io::Write::write_all(&mut std::io::stderr(), line.as_bytes());
     }};
 }

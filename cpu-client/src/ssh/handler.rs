@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-use cpu_proto::{SERVER_ID_PREFIX, fingerprint};
+use cpu_proto::{SERVER_ID_PREFIX, fingerprint, printable};
 use cpu_ssh::mux::Violation;
 use cpu_ssh::{Mux, signals};
 use nix::sys::signal::Signal;
@@ -99,8 +99,7 @@ impl client::Handler for Handler {
 
     /// Prints what the server says before the login (`Banner` of sshd_config(5)).
     async fn auth_banner(&mut self, banner: &str, _: &mut Session) -> Result<(), Error> {
-        let is_plain = |c: &char| !c.is_control() || matches!(c, '\n' | '\t');
-        let text: String = banner.chars().filter(is_plain).collect();
+        let text: String = banner.lines().map(|line| printable(line) + "\n").collect();
         // A failure is ignored: then nobody reads it.
         let _ = std::io::stderr().write_all(text.as_bytes());
         Ok(())

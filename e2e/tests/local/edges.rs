@@ -145,19 +145,24 @@ fn interrupted() -> Result<()> {
 }
 
 fn refused_terminal() -> Result<()> {
-    let (daemon, user) = (
-        Daemon::sshd_with(&["PermitTTY no", "Banner /etc/hostname"])?,
-        User::new()?,
-    );
+    let user = User::new()?;
+    let banner = user.home().join("banner");
+    fs::write(&banner, "welcome\n\x1b]0;title\x07to \x1b[2Jthe lab\n")?;
+    let banner = format!("Banner {}", banner.display());
+    let daemon = Daemon::sshd_with(&["PermitTTY no", &banner])?;
     user.configure(&format!(
         "Host sshd\nHostName 127.0.0.1\nIdentityFile ~/.ssh/own\nPort {}\nSetEnv TERM=vt52\n",
         daemon.port
     ))?;
-    let banner = fs::read_to_string("/etc/hostname")?;
     let output = user.run(&["-namespace", "", "sshd", "true"])?;
     works(&output)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    ensure!(stderr.contains(&banner), "{stderr}");
+    // Nothing of it commands the terminal.
+    ensure!(
+        stderr.contains("welcome\n") && stderr.contains("the lab\n"),
+        "{stderr}"
+    );
+    ensure!(!stderr.contains(['\x1b', '\x07']), "{stderr:?}");
 
     // A shell without a terminal over there, and this terminal as it is used to be.
     let mut terminal = user.typed(&["-namespace", "", "sshd"])?;
