@@ -7,6 +7,7 @@ mod console;
 mod flags;
 mod init;
 mod listen_addr;
+mod memory;
 mod modules;
 mod netup;
 mod role;

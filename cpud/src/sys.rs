@@ -64,6 +64,18 @@ pub(crate) fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Sets the calling thread's nice value (setpriority(2)), which children inherit.
+pub(crate) fn set_nice(nice: i32) -> nix::Result<()> {
+    // SAFETY: the call takes numbers only. 0 is the calling thread.
+    Errno::result(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) }).map(drop)
+}
+
+/// The calling thread's nice value.
+pub(crate) fn nice() -> i32 {
+    // SAFETY: the call takes numbers only. It cannot fail for the calling thread.
+    unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
+}
+
 /// Sends a descriptor through a unix socket (unix(7), `SCM_RIGHTS`).
 pub(crate) fn send_descriptor(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
     let (fds, byte) = ([fd.as_raw_fd()], [IoSlice::new(&[0])]);
@@ -192,6 +204,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) user: Option<&'a Credentials>,
     /// The control group that it starts in.
     pub(crate) group: Option<BorrowedFd<'a>>,
+    /// Runs in the new process first.
+    pub(crate) prepare: Option<fn()>,
 }
 
 /// Starts `file` with `args` (including the zeroth) and `environment` as the leader of a new session, with all signals
@@ -210,6 +224,9 @@ pub(crate) fn spawn_leader(
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     match fork_into(how.group)? {
         ForkResult::Child => {
+            if let Some(prepare) = how.prepare {
+                prepare();
+            }
             let ready = become_leader(how.tty).and_then(|()| how.user.map_or(Ok(()), become_user));
             let Err(errno) = ready.and_then(|()| execve(file, args, environment));
             let _ = nix::unistd::write(&writer, &(errno as i32).to_ne_bytes());

@@ -2,12 +2,14 @@
 //! One thread, one loop, which never ends by itself:
 //!
 //! 1. block all signals, so that none is lost and none kills this process;
-//! 2. make the pipe of the log ([`crate::console`]), mount the boot file systems ([`mounts`]), set the host name;
+//! 2. make the pipe of the log ([`crate::console`]), mount the boot file systems ([`mounts`]), set limits
+//!    ([`limits`]) and the host name;
 //! 3. for ever: reap dead processes, start the children that are due ([`children`]), sleep until a signal arrives.
 //!    The sleep has a time-out only while a dead child waits for its restart.
 //! 4. On a signal to end, end all processes in order ([`power`]).
 
 mod children;
+pub(crate) mod limits;
 mod mounts;
 mod power;
 
@@ -79,6 +81,7 @@ fn boot() {
     }));
     mounts::restrict_root();
     mounts::mount_all();
+    limits::set();
     say(format_args!(
         "version {} is init",
         env!("CARGO_PKG_VERSION")

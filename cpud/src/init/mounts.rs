@@ -49,9 +49,11 @@ const MOUNTS: &[Mount] = &[
         NOSUID_NOEXEC,
         "ptmxmode=0666,mode=0620,gid=5",
     ),
-    fs("tmpfs", "/dev/shm", NOSUID_NODEV, "mode=1777"),
-    fs("tmpfs", "/run", NOSUID_NODEV, "mode=0755"),
-    fs("tmpfs", "/tmp", NOSUID_NODEV, "mode=1777"),
+    // What is in a tmpfs cannot be reclaimed, so all of them together must leave memory for the rest. Sessions have a /tmp of
+    // their own.
+    fs("tmpfs", "/dev/shm", NOSUID_NODEV, "mode=1777,size=10%"),
+    fs("tmpfs", "/run", NOSUID_NODEV, "mode=0755,size=5%"),
+    fs("tmpfs", "/tmp", NOSUID_NODEV, "mode=1777,size=5%"),
     fs("cgroup2", "/sys/fs/cgroup", NOSUID_NODEV_NOEXEC, ""),
     fs("debugfs", "/sys/kernel/debug", NOSUID_NODEV_NOEXEC, ""),
     fs("tracefs", "/sys/kernel/tracing", NOSUID_NODEV_NOEXEC, ""),

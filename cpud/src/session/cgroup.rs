@@ -34,6 +34,10 @@ impl Cgroup {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return None,
             _ => {}
         }
+        if let Some(limit) = max_processes() {
+            // Without the controller there is no such file, and no limit.
+            let _ = fs::write(path.join("pids.max"), limit.to_string());
+        }
         Some(Self {
             inner: directory(&path)?,
             outer: directory(&outer)?,
@@ -49,6 +53,12 @@ impl Cgroup {
             let _ = nix::unistd::write(&file, b"1");
         }
     }
+}
+
+/// The most processes and threads of a session: a quarter of what the kernel has room for.
+fn max_processes() -> Option<u64> {
+    let all = fs::read_to_string("/proc/sys/kernel/threads-max").ok()?;
+    Some(all.trim().parse::<u64>().ok()? / 4)
 }
 
 /// Kills what a session process has left because it was killed itself. Does nothing after a session that ended

@@ -53,6 +53,7 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal, raise, sigprocmask};
 use nix::sys::stat::{Mode, umask};
 
 use crate::console::say;
+use crate::init::limits;
 use crate::sys::{self, Ended};
 use mount::{fstab, v9fs};
 
@@ -139,6 +140,7 @@ fn run(spec: Spec) -> Result<Ended> {
         tty,
         user: user.as_ref(),
         group: cgroup.as_ref().map(AsFd::as_fd),
+        prepare: Some(limits::reset),
     };
     let status = match command::start(argv, &set, &CONSUMED, &how) {
         Ok(pid) => {

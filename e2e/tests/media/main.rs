@@ -4,6 +4,7 @@
 mod distributions;
 mod network;
 mod screen;
+mod small;
 mod stick;
 
 use std::path::Path;
@@ -22,6 +23,7 @@ fn main() {
     let trials = [
         stick::TESTS,
         screen::TESTS,
+        small::TESTS,
         network::TESTS,
         distributions::TESTS,
     ]

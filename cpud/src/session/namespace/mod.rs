@@ -12,6 +12,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 use super::mount::{NONE, mount_error};
+use crate::memory;
 
 /// Leaves the machine's mount namespace. What is mounted from here on is not seen outside, and goes with the last
 /// process of the session.
@@ -30,6 +31,10 @@ pub(super) fn make_private() -> Result<()> {
     })
 }
 
+/// The part of the available memory that the /tmp of a session may take. Two sessions that fill theirs leave memory for a third
+/// to log in.
+const TMP_PERCENT: u64 = 40;
+
 /// Mounts a new tmpfs on /tmp, and on /tmp/local the machine's root without the mounts beneath it.
 pub(super) fn make_tmp() -> Result<()> {
     let tmp = Path::new("/tmp");
@@ -38,8 +43,21 @@ pub(super) fn make_tmp() -> Result<()> {
             .context("cannot make /tmp, on which the session's files are mounted")?;
     }
     let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-    mount(Some("cpu"), tmp, Some("tmpfs"), flags, Some("mode=1777"))
-        .map_err(|errno| mount_error("tmpfs", tmp, errno))?;
+    let mut options = "mode=1777".to_owned();
+    if let Some(available) = memory::available() {
+        let size = available / 100 * TMP_PERCENT;
+        // A file takes about a kilobyte besides its contents. (0 would mean no limit.)
+        let files = (size / 4096).max(1024);
+        options = format!("{options},size={},nr_inodes={files}", size.max(4096));
+    }
+    mount(
+        Some("cpu"),
+        tmp,
+        Some("tmpfs"),
+        flags,
+        Some(options.as_str()),
+    )
+    .map_err(|errno| mount_error("tmpfs", tmp, errno))?;
     for point in [MOUNT_POINT, LOCAL_POINT] {
         fs::create_dir(point).with_context(|| format!("cannot make {point}"))?;
     }

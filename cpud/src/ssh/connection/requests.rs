@@ -8,6 +8,7 @@ use russh::ChannelId;
 use russh::server::Session;
 
 use super::ConnectionHandler;
+use crate::init::limits;
 use crate::ssh::channel::ServerSender;
 use crate::ssh::exec::{self, FilesSource, take_variable};
 
@@ -85,6 +86,8 @@ impl ConnectionHandler {
         match started {
             Ok(running) => {
                 state.running = Some(running);
+                // What it copies from now on is the session's work.
+                limits::stop_preferring();
                 session.channel_success(id)?;
             }
             Err(error) => refuse(state.sender.clone(), format!("{error:#}")),
