@@ -57,7 +57,7 @@ use stats::Stats;
 use terminal::Tty;
 use tracing::level_filters::LevelFilter;
 use user::CommandUser;
-use withheld::Wishes;
+use withheld::FileLimits;
 
 /// musl's own allocator maps and unmaps memory for every packet: seven times slower.
 #[global_allocator]
@@ -150,7 +150,7 @@ fn run(flags: &Flags) -> Result<u8> {
     let environment = environment(&mounts, &user, &home, is_sent)?;
     let mut paths = target.withheld.clone();
     paths.extend(flags.withheld());
-    let rules = withheld::rules(&Wishes {
+    let rules = withheld::rules(&FileLimits {
         paths,
         read_only: flags.read_only.0 || target.read_only,
         only: flags.only.0 || target.only,

@@ -70,7 +70,7 @@ const SECRETS: [&str; 10] = [
 
 /// What the flags and the configuration say about files.
 #[derive(Debug)]
-pub(crate) struct Wishes<'a> {
+pub(crate) struct FileLimits<'a> {
     /// Paths that are hidden or shown, in order: those of the configuration, then those of the flags.
     pub(crate) paths: Vec<(RuleKind, String)>,
     /// Whether nothing may be changed.
@@ -88,27 +88,27 @@ pub(crate) struct Wishes<'a> {
 }
 
 /// The rules, in the order in which they apply.
-pub(crate) fn rules(wishes: &Wishes<'_>) -> Vec<Rule> {
+pub(crate) fn rules(limits: &FileLimits<'_>) -> Vec<Rule> {
     let rule = |kind, path: String| Rule { path, kind };
     let mut rules = Vec::new();
-    if wishes.only {
+    if limits.only {
         let here = std::env::current_dir().ok();
-        let here = here.as_deref().and_then(|here| inside(wishes.root, here));
-        let locals = wishes.binds.iter().map(|bind| bind.local.clone());
+        let here = here.as_deref().and_then(|here| inside(limits.root, here));
+        let locals = limits.binds.iter().map(|bind| bind.local.clone());
         rules.extend(locals.chain(here).map(|path| rule(RuleKind::Only, path)));
         if rules.is_empty() {
             // A path that nothing has: nothing is served.
             rules.push(rule(RuleKind::Only, "/\0".into()));
         }
     }
-    if wishes.read_only {
+    if limits.read_only {
         rules.push(rule(RuleKind::ReadOnly, "/".into()));
     }
-    let read_only = wishes.binds.iter().filter(|bind| bind.read_only);
+    let read_only = limits.binds.iter().filter(|bind| bind.read_only);
     rules.extend(read_only.map(|bind| rule(RuleKind::ReadOnly, bind.local.clone())));
-    let table = TABLE.map(|(kind, path)| rule(kind, absolute(path, wishes.home)));
+    let table = TABLE.map(|(kind, path)| rule(kind, absolute(path, limits.home)));
     rules.extend(table);
-    for key in &wishes.keys {
+    for key in &limits.keys {
         let mut pin = key.clone().into_os_string();
         pin.push(".hostkey");
         for file in [key.clone(), pin.into()] {
@@ -117,12 +117,12 @@ pub(crate) fn rules(wishes: &Wishes<'_>) -> Vec<Rule> {
             let paths = [path, real];
             let paths = paths.iter().flatten();
             rules.extend(
-                paths.filter_map(|path| Some(rule(RuleKind::Hide, inside(wishes.root, path)?))),
+                paths.filter_map(|path| Some(rule(RuleKind::Hide, inside(limits.root, path)?))),
             );
         }
     }
-    let chosen = wishes.paths.iter();
-    rules.extend(chosen.map(|(kind, path)| rule(*kind, absolute(path, wishes.home))));
+    let chosen = limits.paths.iter();
+    rules.extend(chosen.map(|(kind, path)| rule(*kind, absolute(path, limits.home))));
     rules
 }
 
@@ -227,7 +227,7 @@ mod tests {
     #[test]
     fn the_later_rule_is_the_users() {
         let home = Path::new("/home/ann");
-        let wishes = Wishes {
+        let limits = FileLimits {
             paths: vec![(RuleKind::Show, "~/.aws".into())],
             read_only: false,
             only: false,
@@ -236,7 +236,7 @@ mod tests {
             root: Path::new("/"),
             home,
         };
-        let rules = rules(&wishes);
+        let rules = rules(&limits);
         let last = rules.last().unwrap();
         assert_eq!((last.kind, &*last.path), (RuleKind::Show, "/home/ann/.aws"));
         let list = list(&rules);
