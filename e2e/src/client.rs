@@ -1,4 +1,4 @@
-//! The real `cpu`, run as a user runs it, from a home directory of the test's own.
+//! Runs the real `cpu` as a user does, with a home directory made for the test.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A server on this very machine: our cpud, a stock sshd, or diod. For what needs no guest, and for what
-//! needs a machine that has files of its own. Runs as root; listens on 127.0.0.1 only; gone when dropped.
+//! A server on this computer, for tests that need no virtual machine, or a server whose system has files of its own: our cpud,
+//! a stock sshd, or diod. It runs as root, listens on 127.0.0.1 only, and ends when the value is dropped.
 
 use std::fs::File;
 use std::net::TcpStream;

@@ -1,4 +1,4 @@
-//! What mkimage makes, and how tests boot it.
+//! Makes images with mkimage and boots them.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A network of the test's own: a network namespace with a bridge, which machines are plugged into and
-//! dnsmasq answers on. Needs root. Gone when dropped.
+//! A test's own network: a network namespace with a bridge, to which machines are connected and on which dnsmasq answers.
+//! Needs root. Everything is removed when the value is dropped.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

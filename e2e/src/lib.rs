@@ -1,6 +1,6 @@
-//! What the end-to-end tests need: a booted machine, the real client, a terminal to run it in.
+//! What end-to-end tests use: booted machines, the real client, terminals.
 //!
-//! Nothing here is skipped when a tool is missing: a test that cannot run has failed.
+//! No test is skipped because a tool is missing: a test that cannot run has failed.
 
 pub mod client;
 pub mod daemon;

@@ -1,4 +1,4 @@
-//! QEMU's monitor (QMP, docs/interop/qmp-spec.rst of QEMU): what happens to a machine from outside, and what its screen shows.
+//! QEMU's monitor (QMP, docs/interop/qmp-spec.rst of QEMU): events such as a pulled cable, and pictures of the screen.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;

@@ -1,6 +1,6 @@
-//! Tests as an ordinary user: a process with his numbers, groups and umask and a home directory on a file
-//! system of its own, in a private mount namespace. Root stays its saved user ID, so that a test can start
-//! the servers that it needs ([`as_root`]); what it executes otherwise is the user's and has no way back.
+//! Runs tests as an ordinary user: a process with that user's IDs, groups and umask, and a home directory on a file system of
+//! its own, in a private mount namespace. Root stays its saved user ID, so that a test can start servers ([`as_root`]);
+//! programs that it executes otherwise are the user's and cannot become root.
 
 use std::fs;
 use std::io::Write as _;

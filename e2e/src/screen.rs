@@ -1,5 +1,4 @@
-//! What is on a machine's screen, as somebody in front of it sees it: QEMU's picture, read by a font that
-//! is learned from a picture whose text is known.
+//! Reads the text on a machine's screen from QEMU's picture of it. The font is learned from a picture whose text is known.
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! A terminal with a program in it, typed into and read by a test.
+//! A program in a terminal. The test types into it and reads the screen.
 
 use std::io::{Read, Write};
 use std::process::Child;

@@ -1,4 +1,4 @@
-//! Trees of Debian's packages, as a container or another machine has them. `scripts/deps trees` fetches them.
+//! Trees of Debian packages, like those of a container or another machine. `scripts/deps trees` downloads them.
 
 use std::path::Path;
 use std::process::Command;

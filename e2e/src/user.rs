@@ -1,4 +1,4 @@
-//! A user of the client on this machine, and what he sees of it.
+//! A user of the client on this computer: a home directory with a key and a configuration.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! A machine in QEMU: booted by the same script that `make qemu` uses, its console in a file,
-//! gone when this value is dropped.
+//! A machine in QEMU, booted by the script that `make qemu` uses, with its console in a file. It ends when the value is
+//! dropped.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;

@@ -1,4 +1,4 @@
-//! What is in the machine's root: cpud, the keys, and the directories that sessions mount on.
+//! The machine's root file system: cpud, the keys, and the directories on which sessions mount.
 
 use std::fs;
 use std::io;

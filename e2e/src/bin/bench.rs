@@ -1,6 +1,5 @@
-//! `make bench`: what images take to make, and what commands cost on a booted machine, in time and in 9P
-//! requests. All in one
-//! run on one machine, so that the lines can be compared; the spread shows the noise.
+//! `make bench`: how long images take to make, and what commands on a booted machine cost in time and 9P requests. Everything
+//! is measured in one run, so that the lines can be compared; the spread shows the noise.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! u-root's `cpu`.
+//! A stand-in for u-root's `cpu`.
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;

@@ -1,5 +1,5 @@
-//! Stand-ins for u-root's two programs: they send, in the same order, what the Go programs were seen to send, and read what those read.
-//! Files are served by our own 9P server.
+//! Stand-ins for u-root's two programs. They send what the Go programs were observed to send, in the same order, and parse
+//! what those parse. Our own 9P server serves the files.
 
 mod client;
 mod nine;

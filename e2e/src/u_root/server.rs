@@ -1,4 +1,4 @@
-//! u-root's `cpud`: it mounts nothing and runs nothing, but reads a file of the client's and prints what it was asked for.
+//! A stand-in for u-root's `cpud`: it mounts and runs nothing, but reads a file of the client and prints the command.
 
 use std::fmt::Write as _;
 use std::io::Write as _;

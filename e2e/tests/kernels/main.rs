@@ -1,5 +1,5 @@
-//! Kernels that take minutes to compile and are not the general one: for flash ROMs, locked down, for ARM. After
-//! `make flash hardened aarch64`; one after the other, since each boots a machine.
+//! Tests of kernels that take minutes to compile: for flash ROMs, hardened, for ARM. They need `make flash hardened aarch64`,
+//! and run one after the other, since each boots a machine.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

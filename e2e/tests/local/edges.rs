@@ -1,5 +1,4 @@
-//! What happens at the edges of a session: a place that is full, a key that interrupts, a server that refuses.
-//! The servers run on this machine.
+//! Unusual ends and beginnings of sessions: full disks, interrupts, refusals. The servers run on this computer.
 
 use std::fs::{self, File};
 use std::io::Read as _;

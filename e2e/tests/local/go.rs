@@ -1,4 +1,4 @@
-//! Either half of u-root's pair, played by a stand-in, with the other half of ours; and servers that are worse.
+//! One program of u-root's pair, played by a stand-in, with the other one of ours; and servers that behave worse.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};

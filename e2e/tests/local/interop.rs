@@ -1,4 +1,4 @@
-//! OpenSSH's client with our server. With go.rs, what docs/interop.md is the table of.
+//! OpenSSH's client with our server. docs/interop.md has a table of what this file and go.rs test.
 
 use std::fs;
 use std::io::{Read, Write};

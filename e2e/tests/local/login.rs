@@ -1,4 +1,4 @@
-//! Logging in takes as long as it takes a person, and works with many keys. The servers run on this machine.
+//! A login may take as long as a person needs, and works with many keys. The servers run on this computer.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

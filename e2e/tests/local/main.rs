@@ -1,5 +1,5 @@
-//! What needs no guest: the client and a cpud, a stock sshd or a stand-in of u-root's on this very machine.
-//! The tests run side by side, those of each user at the same time.
+//! Tests that need no virtual machine: the client with a cpud, a stock sshd or a stand-in of u-root's on this computer. They
+//! run side by side, and the users' tests at the same time.
 
 mod agent;
 mod audit;

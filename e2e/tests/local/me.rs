@@ -1,4 +1,4 @@
-//! `-user me`: who the command is, on this very machine.
+//! `-user me`: the user of the command, on this computer.
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::client::ended;

@@ -1,5 +1,5 @@
-//! The session role, where it needs root itself (a user namespace in which one is root has no control groups of its
-//! own), and what a session waits for.
+//! What a session waits for, and tests of the session role that need real root: root of a user namespace cannot make control
+//! groups.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;

@@ -1,5 +1,5 @@
-//! The client is the ssh you know: its configuration, keys, host keys, and a stock sshd as the
-//! other side. The servers run on this machine.
+//! cpu behaves as ssh: its configuration, keys and host keys, and a stock sshd as the server. The servers run on this
+//! computer.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};

@@ -1,4 +1,4 @@
-//! Terminals, escapes and signals as ssh has them. The servers run on this machine.
+//! Terminals, escapes and signals, as with ssh. The servers run on this computer.
 
 use std::io::Read;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! What the machine keeps of this machine's files in each cache mode, as cpu(1) promises it.
+//! What the machine caches of the client's files in each mode, as cpu(1) says.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

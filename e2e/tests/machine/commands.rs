@@ -1,4 +1,4 @@
-//! Commands: what they print, how they end, what they read.
+//! Commands: their output, exit status and input.
 
 use std::io::Read;
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! What a session has of /etc: this machine's, but for the name servers.
+//! A session's /etc is the client's, except for the name servers.
 
 use std::fs;
 use std::os::unix::fs::symlink;

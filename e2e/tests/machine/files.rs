@@ -1,4 +1,4 @@
-//! Files: where a session starts, what it makes here, what it mounts.
+//! Files: the directory in which a session starts, changes made there, and its mounts.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};

@@ -1,4 +1,4 @@
-//! Programs there that wait for changes which are made here.
+//! Programs on the machine that wait for changes made here.
 
 use std::fs::{self, OpenOptions};
 use std::io::{BufRead, BufReader, Write};

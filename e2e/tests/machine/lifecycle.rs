@@ -1,4 +1,4 @@
-//! What is left when sessions end, and what the machine does when nobody asks anything of it.
+//! What remains when sessions end, and what an idle machine does.
 
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! One side that stalls must not stop the other, nor grow.
+//! When one side stalls, the other goes on, and memory does not grow.
 
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};

@@ -1,5 +1,5 @@
-//! What a user does with one booted machine. The machine boots once; the tests then run one after
-//! the other, since some of them measure it: as root, then those of files, terminals and ssh as ordinary users.
+//! Tests of one booted machine. It boots once; the tests run one after the other, since some of them measure the machine:
+//! first those of files, terminals and owners as ordinary users, then all as root.
 
 mod cache;
 mod commands;

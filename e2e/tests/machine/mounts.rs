@@ -1,7 +1,7 @@
-//! What a session sees of this machine: the five combinations of 9P, binds and fstab.
+//! The client's files in a session, with and without 9P, binds and fstab.
 //!
-//! The machine has no programs, so the static `cpud -V` stands for one; where a machine with files
-//! of its own is needed, cpud runs on this one.
+//! Since the machine has no programs, the static `cpud -V` is used as one. Where the machine must have files of its own, cpud
+//! runs on this computer.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

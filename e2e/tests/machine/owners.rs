@@ -1,4 +1,4 @@
-//! What an ordinary user finds on a machine whose commands are root's, or with `-user me` his own.
+//! Owners of files in a session of an ordinary user, whose command is root's or, with `-user me`, the user's own.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};

@@ -1,5 +1,5 @@
-//! On a long path every wait counts. A proxy makes the path long; what a session takes longer than without
-//! it, divided by the time of a round trip, is how often it waited.
+//! The number of round trips, measured through a proxy that makes the path long: the additional time of a session divided by
+//! the time of a round trip.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Stdio;

@@ -1,4 +1,4 @@
-//! Each thing that must be refused: one clear line, exit 255, soon.
+//! Everything that is refused: with one clear line, exit status 255, and soon.
 
 use std::net::TcpListener;
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! Other ways to a cpud than TCP, with files: a second one on the machine, which has vsock with a loopback and 9P.
+//! Sessions with files through unix and vsock sockets, with a second cpud on the machine.
 
 use std::fs;
 

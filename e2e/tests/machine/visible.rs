@@ -1,4 +1,4 @@
-//! What a person sees of the requests for files.
+//! Traces and tables of file requests, as the user sees them.
 
 use anyhow::{Context, Result, ensure};
 

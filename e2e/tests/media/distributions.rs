@@ -1,4 +1,4 @@
-//! Debian's kernels with their modules: from a package, as if one ran here, on a stick, for ARM.
+//! Debian's kernels with their modules: from a package, as if the kernel ran here, on a stick, and for ARM.
 
 use std::path::Path;
 use std::process::Command;

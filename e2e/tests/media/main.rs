@@ -1,5 +1,5 @@
-//! What mkimage makes is booted as a user boots it: the stick, the network, the download, three machines
-//! at once, Debian's kernels. Two at a time: most of what a boot takes is waiting for firmware and DHCP.
+//! Boots what mkimage makes as a user does: the stick, the network, the download, three machines at once, Debian's kernels.
+//! Two tests run at a time, since most of a boot is waiting for firmware and DHCP.
 
 mod distributions;
 mod network;

@@ -1,4 +1,4 @@
-//! A machine with little memory, on which sessions take all that they can get.
+//! A machine with little memory, whose sessions take all they can get.
 
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

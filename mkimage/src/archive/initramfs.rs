@@ -1,6 +1,5 @@
-//! Reads an initramfs as the kernel does (Documentation/driver-api/early-userspace/
-//! buffer-format.rst): newc archives one after the other, each perhaps compressed, with zeros between
-//! them. Pure; the bytes may be a stranger's.
+//! Parses an initramfs as the kernel does (Documentation/driver-api/early-userspace/buffer-format.rst): newc archives one
+//! after the other, each of them perhaps compressed, with zeros between them. No I/O. The bytes may come from anybody.
 
 use std::fmt::{self, Write as _};
 use std::ops::Range;

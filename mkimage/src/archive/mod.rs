@@ -1,4 +1,4 @@
-//! Archive formats: each is written or read in a file of its own, from bytes to bytes.
+//! Archive formats. Each file writes or parses one.
 
 pub(crate) mod compress;
 pub(crate) mod deb;

@@ -1,6 +1,5 @@
-//! newc archives, as the kernel unpacks them (Documentation/driver-api/early-userspace/
-//! buffer-format.rst). Same tree, same bytes: every owner is root, every time the one given, entries
-//! are in the order of their names. Pure.
+//! Writes newc archives, as the kernel unpacks them (Documentation/driver-api/early-userspace/buffer-format.rst). The same
+//! tree gives the same bytes: every owner is root, every time is the given one, and entries are sorted by name. No I/O.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};

@@ -1,5 +1,5 @@
-//! A tar archive (ustar, tar(5)) of one directory. Same files, same bytes: the owner is root, the time the one
-//! given.
+//! Writes a tar archive (ustar, tar(5)) of one directory. The same files give the same bytes: the owner is root, the time is
+//! the given one.
 
 use std::fs::File;
 use std::io;

@@ -1,5 +1,4 @@
-//! The command line: this file is its top; each command is a file with its options, as clap reads them, and
-//! what it does with them.
+//! The command line. Each command is a file with its options, as clap parses them, and what it does.
 
 mod bundle;
 mod initramfs;

@@ -1,4 +1,4 @@
-//! Firmware files of a directory such as /lib/firmware, compressed or not, put into the tree of an initramfs.
+//! Copies firmware files from a directory such as /lib/firmware, compressed or not, into the tree of an initramfs.
 
 use std::fs;
 use std::io;

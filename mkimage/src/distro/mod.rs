@@ -1,5 +1,5 @@
-//! A distribution's kernel, as it is, with an initramfs that has cpud and just the modules that an
-//! appliance needs: nothing is compiled.
+//! Uses a distribution's kernel as it is, with an initramfs of cpud and the modules that an appliance needs. Nothing is
+//! compiled.
 
 pub(crate) mod firmware;
 mod modules;

@@ -1,5 +1,5 @@
-//! The files of a kernel's package or directory, by name. What was unpacked lies in one file that has no
-//! name, so that nothing of it stays, however mkimage ends.
+//! The files of a kernel's package or directory, by name. Unpacked data are in one unnamed temporary file, so nothing remains,
+//! however mkimage ends.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};

@@ -1,4 +1,4 @@
-//! What an image is: `recognise` reads it, `print` writes what was found as text.
+//! Describes an image: `recognise` parses it, `print` writes what was found.
 
 mod print;
 mod recognise;

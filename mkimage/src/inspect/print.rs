@@ -1,4 +1,4 @@
-//! What was recognised in an image, as text for people: each level two spaces further in.
+//! Prints what was recognised in an image; each level is indented by two more spaces.
 
 use std::fmt::{Display, Write as _};
 

@@ -1,5 +1,4 @@
-//! Recognises an image by its bytes, and finds what is inside, down to the keys. The file may be a
-//! stranger's.
+//! Recognises an image by its contents, and finds what is inside, down to the keys. The file may come from anybody.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _};

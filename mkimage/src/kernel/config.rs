@@ -1,5 +1,5 @@
-//! Kernel configuration: the fragments of `kernel-configs/`, merged, and compared with the `.config`
-//! that the kernel's own tool made of them. Pure.
+//! Kernel configuration: merges the fragments of `kernel-configs/` and compares them with the `.config` that the kernel's own
+//! tool made of them. No I/O.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! What a kernel image says of itself in its header. Pure; the bytes may be a stranger's.
+//! Parses the header of a kernel image. No I/O. The bytes may come from anybody.
 
 use crate::arch::Arch;
 

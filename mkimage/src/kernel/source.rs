@@ -1,4 +1,4 @@
-//! The kernel's source: found, fetched when there is none, checked, unpacked into the cache.
+//! Finds or downloads the kernel's source, checks it, and unpacks it into the cache.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

@@ -1,5 +1,5 @@
-//! What a boot medium is made of, read from files: the kernel with what `mkimage kernel` has put beside it,
-//! the client, and the keys.
+//! Reads the inputs of a boot medium: the kernel with the files that `mkimage kernel` has put beside it, the client, and the
+//! keys.
 
 use std::fs;
 use std::path::Path;

@@ -1,7 +1,7 @@
-//! `make bench-9p`: cpu's file server beside Debian's diod, on one booted machine: same kernel, same
-//! directory, same message size, same cache mode, in turn. cpu's goes through SSH as a user's does;
-//! diod's is plain TCP. Also cpu's server over plain TCP, which tells SSH's part from the server's, and cpu
-//! with the messages that it uses unless told otherwise. docs/performance.md has a run of it.
+//! `make bench-9p`: compares cpu's file server with Debian's diod on one booted machine: the same kernel, directory, message
+//! size and cache mode, in turn. cpu's requests go through SSH, as a user's do; diod's over plain TCP. cpu's server is also
+//! measured over plain TCP, which separates SSH's part from the server's, and with the message size that cpu uses by default.
+//! docs/performance.md has the results of a run.
 
 mod guest;
 mod session;

@@ -1,4 +1,4 @@
-//! A session on the machine whose command runs workloads when told to.
+//! A session on the machine whose command runs a workload for each line that it reads.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};

@@ -1,4 +1,4 @@
-//! What is measured, each in the directory that [`prepare`] has filled.
+//! The workloads that are measured. Each runs in the directory that [`prepare`] has filled.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

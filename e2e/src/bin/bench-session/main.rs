@@ -1,6 +1,6 @@
-//! `make bench-session`: what a session costs beside OpenSSH's on this machine, in one run: the time of a
-//! command that does nothing, bulk in and out, a long path; and round trips, through a proxy that holds
-//! every byte for 25 ms. docs/performance.md has a run of it.
+//! `make bench-session`: compares a session with OpenSSH's on this machine, in one run: the time of a command that does
+//! nothing, bulk input and output, the same over a long path, and the number of round trips, measured through a proxy that
+//! delays every byte by 25 ms. docs/performance.md has the results of a run.
 
 mod plain;
 

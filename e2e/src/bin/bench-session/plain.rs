@@ -1,5 +1,5 @@
-//! A session without SSH: a command's input and output through TCP on loopback and through two programs, as
-//! they are. What it costs is nobody's cryptography, so it is the most that bulk can reach here.
+//! A session without SSH: a command's input and output go through TCP on loopback and through two programs, unencrypted. This
+//! is the most that bulk transfers can reach on this machine.
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};

@@ -1,6 +1,7 @@
-//! `make conformance`: file system test suites by others, run in a session on a booted machine, in a directory of this one: once as our
-//! own pair serves it, once with u-root's habits, and some in other cache modes. At the end a table of the outcomes is printed, which
-//! docs/conformance.md has too, with the reasons for the failures in e2e/suites/explained. Arguments choose suites and transports by name.
+//! `make conformance`: runs external test suites for file systems in a session on a booted machine, in a directory of this
+//! computer: with our own pair, with the requests of u-root's programs, and some in other cache modes. Arguments select suites
+//! and transports by name. At the end it prints the table of outcomes; docs/conformance.md has it too, with the reasons for
+//! failures from e2e/suites/explained.
 
 mod suites;
 mod transport;

@@ -1,4 +1,5 @@
-//! The suites: what each works on, the script in e2e/suites that runs it on the machine, how its output is read.
+//! The suites: the directory each works on, the script in e2e/suites that runs it on the machine, and how its output is
+//! parsed.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! How the files reach the machine: by our own pair, or by the habits of u-root's.
+//! How the machine reaches the files: through our own pair, or with the requests of u-root's programs.
 
 use std::fmt::Write as _;
 use std::fs::File;
