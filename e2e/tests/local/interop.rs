@@ -230,7 +230,8 @@ fn openssh_control_master() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let path = format!("ControlPath={}/shared", ssh.user.home().display());
-    let master = ["-o", &path, "-o", "ControlMaster=yes", "-N"];
+    let send = "SendEnv=CPU_FILES";
+    let master = ["-o", &path, "-o", "ControlMaster=yes", "-o", send, "-N"];
     let mut master = Hold(ssh.command(&master, &[]).spawn()?);
     wait_until("the connection is shared", Duration::from_mins(1), || {
         let check = ["-o", &path, "-O", "check"];
@@ -285,20 +286,22 @@ fn openssh_control_master() -> Result<()> {
     let output = ssh.run(&["-o", &path], &["true"])?;
     ensure!(output.status.success(), "{output:?}");
     // Files that have a name are taken by the command that names them: here in vain, since nobody serves them.
-    let named = ["-o", &path, "-o", "SetEnv=CPU_FILES=mine"];
-    let _offer = ssh
-        .command(&[&named, &["-s"][..]].concat(), &["9p"])
-        .spawn()
-        .map(Hold)?;
+    let named = |options: &[&str], command: &str| {
+        let sent = ["-o", &path, "-o", send];
+        let mut command = ssh.command(&[&sent, options].concat(), &[command]);
+        command.env("CPU_FILES", "mine");
+        command
+    };
+    let _offer = named(&["-s"], "9p").spawn().map(Hold)?;
     wait_until("the named files are offered", TIMEOUT, || {
         let offers = daemon.log().matches("the client serves its files").count();
         Ok((offers == 2).then_some(()))
     })?;
     let output = ssh.run(&["-o", &path], &["env"])?;
     ensure!(output.status.success(), "{output:?}");
-    let output = ssh.run(&named, &["true"])?;
+    let output = ended(&mut named(&[], "true"))?;
     ensure!(output.status.code() == Some(255), "{output:?}");
-    let output = ssh.run(&named, &["env"])?;
+    let output = ended(&mut named(&[], "env"))?;
     ensure!(output.status.success(), "{output:?}");
     let environment = String::from_utf8_lossy(&output.stdout);
     ensure!(!environment.contains("CPU_FILES"), "{environment}");

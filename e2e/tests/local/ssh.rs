@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -38,7 +39,7 @@ fn configuration() -> Result<()> {
     let port = daemon.port;
     user.configure(
         "Include board.conf\nMatch host=127.0.0.1 user bob\n  SetEnv FROM_CONFIG=yes BOB=1\n\
-         Host board-*\n  ForwardAgent yes\n  Port 1\n  SetEnv FROM_CONFIG=yes LATE=no\n",
+         Host board-*\n  ForwardX11 yes\n  Port 1\n  SetEnv FROM_CONFIG=yes LATE=no\n",
     )?;
     fs::write(
         user.ssh().join("board.conf"),
@@ -61,7 +62,7 @@ fn configuration() -> Result<()> {
 
     let output = user.run(&["-d", "board-1", "true"])?;
     let stderr = String::from_utf8(output.stderr)?;
-    ensure!(stderr.matches("forwardagent").count() == 1, "{stderr}");
+    ensure!(stderr.matches("forwardx11").count() == 1, "{stderr}");
 
     // There is no terminal here.
     user.configure("Include board.conf\nHost board-1\n  RequestTTY force\n")?;
@@ -189,7 +190,7 @@ impl Agent {
             socket: socket.to_owned(),
         };
         wait_until("ssh-agent listens", Duration::from_mins(1), || {
-            Ok(socket.exists().then_some(()))
+            Ok(UnixStream::connect(socket).is_ok().then_some(()))
         })?;
         Ok(agent)
     }
