@@ -8,10 +8,10 @@ fuzz_target!(|bytes: &[u8]| {
     if let Ok(parts) = archive::read(bytes) {
         for part in &parts {
             for entry in &part.entries {
-                let _ = part.contents(entry);
+                let _ = (part.name(entry), part.contents(entry));
             }
         }
-        let _ = archive::list(&parts);
+        let _ = archive::list(&parts, std::io::sink());
     }
     let _ = archive::first_newc(bytes);
 });

@@ -13,6 +13,7 @@ use crate::arch::Arch;
 use crate::archive::newc::{EntryBody, FileTree};
 use crate::program;
 use crate::progress::Progress;
+use crate::read::{self, MAX_FILE, MAX_KEYS};
 
 /// What the machine's directories are: mount points for a session's binds, and the usual rest of a
 /// root.
@@ -81,7 +82,7 @@ pub(crate) fn appliance(
     let mut add = |name: &str, mode, bytes| {
         tree.insert(name.to_owned(), (mode, EntryBody::File(bytes)));
     };
-    let program = read("cpud (make programs)", cpud)?;
+    let program = read("cpud (make programs)", cpud, MAX_FILE)?;
     program::check(&program, arch).map_err(|reason| Error::Program {
         path: cpud.to_owned(),
         reason,
@@ -136,7 +137,7 @@ impl std::str::FromStr for ExtraFile {
 pub(crate) fn add(tree: &mut FileTree, extras: &[ExtraFile]) -> Result<(), Error> {
     for extra in extras {
         let name = &extra.destination;
-        let bytes = read("the file of --file", &extra.source)?;
+        let bytes = read("the file of --file", &extra.source, MAX_FILE)?;
         // Not all of the permission bits: they depend on who made the file, and with what umask.
         let mode = extra.mode.unwrap_or_else(|| {
             let executable = fs::metadata(&extra.source)
@@ -168,8 +169,8 @@ fn directory_mode(name: &str) -> u32 {
     }
 }
 
-fn read(what: &'static str, path: &Path) -> Result<Vec<u8>, Error> {
-    fs::read(path).map_err(|source| Error::Read {
+fn read(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, Error> {
+    read::whole(path, max).map_err(|source| Error::Read {
         what,
         path: path.to_owned(),
         source,
@@ -198,7 +199,7 @@ fn public_keys(paths: &[PathBuf], progress: Progress) -> Result<Vec<u8>, Error> 
 
 /// A file of public keys as it is, and the lines that let nobody in; some line must let somebody in.
 pub(crate) fn public_key(path: &Path) -> Result<(Vec<u8>, Vec<LeftOut>), Error> {
-    let bytes = read("the public key (mkimage keys)", path)?;
+    let bytes = read("the public key (mkimage keys)", path, MAX_KEYS)?;
     let has = |words: &[u8]| bytes.windows(words.len()).any(|part| part == words);
     if has(b"PRIVATE KEY-----") || has(b"PuTTY-User-Key-File") {
         return Err(Error::PrivateKey(path.to_owned()));
@@ -212,7 +213,7 @@ pub(crate) fn public_key(path: &Path) -> Result<(Vec<u8>, Vec<LeftOut>), Error> 
 }
 
 fn private_host_key(path: &Path) -> Result<Vec<u8>, Error> {
-    let bytes = read("the machine's host key (mkimage keys)", path)?;
+    let bytes = read("the machine's host key (mkimage keys)", path, MAX_KEYS)?;
     let key = PrivateKey::from_openssh(&bytes).map_err(|reason| Error::HostKey {
         path: path.to_owned(),
         reason,

@@ -18,4 +18,5 @@ mod media;
 mod program;
 mod progress;
 mod publish;
+mod read;
 mod tools;

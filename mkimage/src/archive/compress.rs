@@ -1,34 +1,16 @@
-//! Compression in formats that the kernel's own decompressors read, and decompression.
+//! Compression in formats that the kernel's own decompressors read.
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
 
-use liblzma::stream::{Action, Check, Filters, LzmaOptions, MtStreamBuilder, Status, Stream};
+use liblzma::stream::{Check, Filters, LzmaOptions, MtStreamBuilder, Stream};
 
 use crate::arch::Arch;
 
-/// No initramfs of ours comes near; a small file that unpacks to more is a bomb.
-pub(crate) const MAX_UNPACKED: usize = 1 << 30;
-
-/// What the dictionary of an xz stream may take.
-const MAX_MEMORY: u64 = 1 << 28;
-
-/// Why something was not compressed or unpacked.
+/// A failure of the compressor.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A failure of the compressor.
-    #[error("cannot compress the archive")]
-    Compress(#[source] io::Error),
-    /// By the name of the compression.
-    #[error("its {0} data is damaged or truncated")]
-    Damaged(&'static str, #[source] io::Error),
-    /// By the name of the compression.
-    #[error("it is compressed by {0}, which mkimage cannot read")]
-    Unread(&'static str),
-    /// Too small for what it unpacks to.
-    #[error("it unpacks to more than {MAX_UNPACKED} bytes")]
-    Bomb,
-}
+#[error("cannot compress the archive")]
+pub(crate) struct Error(#[source] io::Error);
 
 /// How an archive is compressed.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
@@ -61,7 +43,7 @@ impl Compression {
             Self::Gzip => gzip(&archive),
             Self::None => Ok(archive),
         }
-        .map_err(Error::Compress)
+        .map_err(Error)
     }
 }
 
@@ -145,152 +127,12 @@ pub(crate) fn xz_file(
     Ok(())
 }
 
-/// How compressed data begins (the kernel's lib/decompress.c), and what it is called.
-const MAGICS: [(&[u8], &str); 7] = [
-    (b"\xfd7zXZ\0", "xz"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
-    (b"\x1f\x8b", "gzip"),
-    (b"\x02\x21\x4c\x18", "lz4"),
-    (b"\x5d\0\0", "lzma"),
-    (b"BZh", "bzip2"),
-    (b"\x89LZO", "lzo"),
-];
-
-/// Compressed data made whole.
-pub(crate) struct Unpacked {
-    /// Name of the compression.
-    pub(crate) by: &'static str,
-    pub(crate) bytes: Vec<u8>,
-    /// How long the compressed data was; more may follow it.
-    pub(crate) consumed: usize,
-}
-
-/// Unpack what is compressed at the beginning of `bytes`; `None` when nothing is.
-pub(crate) fn unpack_first(bytes: &[u8]) -> Result<Option<Unpacked>, Error> {
-    let Some((_, by)) = MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)) else {
-        return Ok(None);
-    };
-    let mut rest = bytes;
-    let unpacked = match *by {
-        "xz" => Stream::new_stream_decoder(MAX_MEMORY, 0)
-            .map_err(io::Error::from)
-            .and_then(|stream| lzma(&mut rest, stream)),
-        "lzma" => Stream::new_lzma_decoder(MAX_MEMORY)
-            .map_err(io::Error::from)
-            .and_then(|stream| lzma(&mut rest, stream)),
-        "gzip" => drain(flate2::bufread::GzDecoder::new(&mut rest)),
-        "zstd" => zstd::stream::read::Decoder::with_buffer(&mut rest)
-            .and_then(|decoder| drain(decoder.single_frame())),
-        "lz4" => lz4(&mut rest),
-        other => return Err(Error::Unread(other)),
-    };
-    let unpacked = unpacked.map_err(|error| Error::Damaged(by, error))?;
-    if unpacked.len() > MAX_UNPACKED {
-        return Err(Error::Bomb);
-    }
-    Ok(Some(Unpacked {
-        by,
-        bytes: unpacked,
-        consumed: bytes.len() - rest.len(),
-    }))
-}
-
-/// All that a decoder gives, or a little more than is allowed.
-fn drain(decoder: impl io::Read) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    decoder
-        .take(MAX_UNPACKED as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
-/// The crate's own readers take what follows the end for damage.
-fn lzma(rest: &mut &[u8], mut stream: Stream) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    loop {
-        if bytes.len() == bytes.capacity() {
-            bytes.reserve(bytes.len().max(1 << 16));
-        }
-        let before = (stream.total_in(), bytes.len());
-        let status = stream.process_vec(rest, &mut bytes, Action::Run)?;
-        let consumed = stream.total_in() - before.0;
-        *rest = &rest[usize::try_from(consumed).unwrap_or(rest.len())..];
-        if status == Status::StreamEnd || bytes.len() > MAX_UNPACKED {
-            return Ok(bytes);
-        }
-        if consumed == 0 && bytes.len() == before.1 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-}
-
-/// The old frames of lz4, which the kernel uses (lib/decompress_unlz4.c): blocks of at most 8 MiB, each
-/// after its length, up to the end or to what is no length.
-fn lz4(rest: &mut &[u8]) -> io::Result<Vec<u8>> {
-    const BLOCK: usize = 8 << 20;
-    let mut bytes = Vec::new();
-    let mut at = 4;
-    while let Some(length) = rest.get(at..at + 4) {
-        let length = length
-            .iter()
-            .rev()
-            .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-        // The longest that a block can be, when nothing could be made shorter.
-        if length == 0 || length > BLOCK + BLOCK / 255 + 16 {
-            break;
-        }
-        let block = rest
-            .get(at + 4..at + 4 + length)
-            .ok_or(io::ErrorKind::UnexpectedEof)?;
-        let block = lz4_flex::block::decompress(block, BLOCK).map_err(io::Error::other)?;
-        bytes.extend(block);
-        at += 4 + length;
-        if bytes.len() > MAX_UNPACKED {
-            break;
-        }
-    }
-    *rest = rest.get(at..).unwrap_or_default();
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn archive() -> Vec<u8> {
         b"070701 and a program ".repeat(5000)
-    }
-
-    const ALL: [Compression; 3] = [Compression::Xz, Compression::Zstd, Compression::Gzip];
-
-    #[test]
-    fn every_form_unpacks_to_the_archive_and_says_where_it_ends() {
-        for compression in ALL {
-            let mut packed = compression.apply(archive(), Arch::X86_64).unwrap();
-            let length = packed.len();
-            packed.extend(b"070701");
-            let unpacked = unpack_first(&packed).unwrap().unwrap();
-            assert!(unpacked.bytes == archive(), "{}", unpacked.by);
-            assert_eq!(unpacked.consumed, length, "{}", unpacked.by);
-        }
-        assert_eq!(
-            Compression::None.apply(archive(), Arch::X86_64).unwrap(),
-            archive()
-        );
-        assert!(unpack_first(&archive()).unwrap().is_none());
-    }
-
-    #[test]
-    fn old_lz4_frames_are_read() {
-        let block = lz4_flex::block::compress(&archive());
-        let length = u32::try_from(block.len()).unwrap().to_le_bytes();
-        let frame = [b"\x02\x21\x4c\x18", &length[..], &block].concat();
-        let unpacked = unpack_first(&frame).unwrap().unwrap();
-        assert!(unpacked.bytes == archive());
-        assert_eq!(unpacked.consumed, frame.len());
-        assert!(unpack_first(&frame[..frame.len() - 1]).is_err());
     }
 
     #[test]
@@ -300,27 +142,6 @@ mod tests {
             Compression::Xz.apply(archive(), Arch::X86_64).unwrap()[..8],
             *b"\xfd7zXZ\0\0\x01"
         );
-    }
-
-    #[test]
-    fn every_truncation_is_an_error() {
-        for compression in ALL {
-            let packed = compression.apply(archive(), Arch::X86_64).unwrap();
-            for length in 6..packed.len() {
-                assert!(
-                    unpack_first(&packed[..length]).is_err(),
-                    "{length} bytes were taken"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_bomb_is_refused() {
-        let packed = Compression::Zstd
-            .apply(vec![0; MAX_UNPACKED + 1], Arch::X86_64)
-            .unwrap();
-        assert!(matches!(unpack_first(&packed), Err(Error::Bomb)));
     }
 
     #[test]
@@ -337,12 +158,5 @@ mod tests {
             .read_to_end(&mut found)
             .unwrap();
         assert!(found == bytes);
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_are_read_or_refused(bytes: Vec<u8>, which in 0..MAGICS.len()) {
-            let _ = unpack_first(&[MAGICS[which].0, &bytes].concat());
-        }
     }
 }

@@ -4,12 +4,15 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom};
 use std::path::{Component, Path};
 
+use super::decompress;
 use crate::arch::Arch;
 
 /// Longer than any control file.
 const MAX_CONTROL: u64 = 1 << 20;
-/// A kernel package unpacks to some hundred megabytes.
-const MAX_DATA: u64 = 4 << 30;
+/// A kernel package unpacks to 100 MB, with modules that are not compressed to 500 MB. Most of it is kept on disk.
+const MAX_DATA: u64 = 960 << 20;
+/// Some 5,000 files are in one.
+const MAX_FILES: usize = 1 << 15;
 
 /// Why a package cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +21,14 @@ pub(crate) enum Error {
     Format,
     #[error("it is a package for {got}, and the machine is {wanted} (--arch)")]
     Machine { got: String, wanted: Arch },
-    #[error("it is compressed by {0}, which mkimage cannot read")]
-    Compression(String),
+    #[error("it has {0}, of a kind that mkimage cannot read")]
+    Member(String),
+    #[error(
+        "it has more than {MAX_FILES} files: do not use it, or unpack it yourself (dpkg-deb -x)"
+    )]
+    Files,
+    #[error(transparent)]
+    Unpack(decompress::Error),
     #[error("cannot read it")]
     Open(#[source] io::Error),
     #[error("it is damaged or truncated")]
@@ -30,6 +39,11 @@ pub(crate) enum Error {
     Keep(#[source] io::Error),
 }
 
+/// What a failure to read means.
+pub(crate) fn unread(error: io::Error) -> Error {
+    decompress::in_reader(error).map_or_else(Error::Damaged, Error::Unpack)
+}
+
 /// Give every regular file of a package for `arch` to `keep`, with its path from the root without the first `/`.
 /// Paths with `..` in them are left out.
 pub(crate) fn unpack(
@@ -38,13 +52,30 @@ pub(crate) fn unpack(
     mut keep: impl FnMut(String, &mut dyn Read) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let file = File::open(path).map_err(Error::Open)?;
+    let whole = file.metadata().map_err(Error::Open)?.len();
     let mut members = Members::new(file)?;
     let mut data = false;
     while let Some((name, content)) = members.next()? {
-        if let Some(suffix) = name.strip_prefix("control.tar") {
-            check_machine(decompress(suffix, content)?.take(MAX_CONTROL), arch)?;
-        } else if let Some(suffix) = name.strip_prefix("data.tar") {
-            unpack_data(decompress(suffix, content)?.take(MAX_DATA), &mut keep)?;
+        let suffixes = ["", ".xz", ".gz", ".zst"].map(Some);
+        let (control, files) = (
+            name.strip_prefix("control.tar"),
+            name.strip_prefix("data.tar"),
+        );
+        if control
+            .or(files)
+            .is_some_and(|_| !suffixes.contains(&control.or(files)))
+        {
+            return Err(Error::Member(name));
+        }
+        let packed = content.limit().min(whole);
+        let read = |max| {
+            let content = BufReader::new(content);
+            decompress::reader(content, packed, max).map_err(Error::Unpack)
+        };
+        if control.is_some() {
+            check_machine(read(MAX_CONTROL)?, arch)?;
+        } else if files.is_some() {
+            unpack_data(read(MAX_DATA)?, &mut keep)?;
             data = true;
         }
     }
@@ -96,28 +127,15 @@ impl Members {
     }
 }
 
-fn decompress(suffix: &str, content: io::Take<File>) -> Result<Box<dyn Read>, Error> {
-    let content = BufReader::new(content);
-    Ok(match suffix {
-        "" => Box::new(content),
-        ".xz" => Box::new(liblzma::bufread::XzDecoder::new(content)),
-        ".gz" => Box::new(flate2::bufread::GzDecoder::new(content)),
-        ".zst" => {
-            Box::new(zstd::stream::read::Decoder::with_buffer(content).map_err(Error::Damaged)?)
-        }
-        other => return Err(Error::Compression(other.to_owned())),
-    })
-}
-
 fn check_machine(control: impl Read, arch: Arch) -> Result<(), Error> {
     let mut archive = tar::Archive::new(control);
-    for entry in archive.entries().map_err(Error::Damaged)? {
-        let mut entry = entry.map_err(Error::Damaged)?;
+    for entry in archive.entries().map_err(unread)? {
+        let mut entry = entry.map_err(unread)?;
         if !entry.path().is_ok_and(|path| path.ends_with("control")) {
             continue;
         }
         let mut text = String::new();
-        entry.read_to_string(&mut text).map_err(Error::Damaged)?;
+        entry.read_to_string(&mut text).map_err(unread)?;
         let got = text
             .lines()
             .find_map(|line| line.strip_prefix("Architecture: "));
@@ -140,10 +158,10 @@ fn unpack_data(
     let mut archive = tar::Archive::new(data);
     // A name that did not fit into its own header (tar(5), GNU long names). The crate would read one of
     // any length into memory.
-    let mut long = None;
-    let entries = archive.entries().map_err(Error::Damaged)?;
+    let (mut long, mut count) = (None, 0);
+    let entries = archive.entries().map_err(unread)?;
     for entry in entries.raw(true) {
-        let mut entry = entry.map_err(Error::Damaged)?;
+        let mut entry = entry.map_err(unread)?;
         let kind = entry.header().entry_type();
         if kind.is_gnu_longname() {
             let length = entry.size();
@@ -151,7 +169,7 @@ fn unpack_data(
                 return Err(Error::LongName(length));
             }
             let mut name = Vec::new();
-            entry.read_to_end(&mut name).map_err(Error::Damaged)?;
+            entry.read_to_end(&mut name).map_err(unread)?;
             long = Some(
                 String::from_utf8_lossy(&name)
                     .trim_end_matches('\0')
@@ -163,6 +181,10 @@ fn unpack_data(
         let name = long.take().unwrap_or(short);
         if !kind.is_file() {
             continue;
+        }
+        count += 1;
+        if count > MAX_FILES {
+            return Err(Error::Files);
         }
         if let Some(name) = plain(Path::new(&name)) {
             keep(name, &mut entry)?;
@@ -194,6 +216,7 @@ pub(crate) mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::compress::Compression;
     use super::*;
 
     fn tar(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -242,7 +265,7 @@ pub(crate) mod tests {
         let mut files = BTreeMap::new();
         unpack(file.path(), Arch::X86_64, |name, reader| {
             let mut bytes = Vec::new();
-            reader.read_to_end(&mut bytes).map_err(Error::Damaged)?;
+            reader.read_to_end(&mut bytes).map_err(unread)?;
             files.insert(name, bytes);
             Ok(())
         })?;
@@ -284,6 +307,33 @@ pub(crate) mod tests {
         };
         assert_eq!(unpacked(&long(300)).unwrap().len(), 1);
         assert!(matches!(unpacked(&long(9000)), Err(Error::LongName(_))));
+    }
+
+    fn with_data(data: &[u8]) -> Vec<u8> {
+        [b"!<arch>\n".to_vec(), member("data.tar.xz", data)].concat()
+    }
+
+    #[test]
+    fn bombs_are_refused_before_they_fill_the_disk() {
+        let fill = |length: usize| {
+            let files: [(&str, &[u8]); 1] = [("./boot/x", &vec![0; length])];
+            Compression::Xz.apply(tar(&files), Arch::X86_64).unwrap()
+        };
+        assert_eq!(unpacked(&with_data(&fill(30 << 20))).unwrap().len(), 1);
+        let result = unpacked(&with_data(&fill(33 << 20)));
+        let bomb = matches!(result, Err(Error::Unpack(decompress::Error::Bomb { .. })));
+        assert!(bomb, "{result:?}");
+
+        let many = |count| {
+            let mut entry = tar(&[("boot/x", b"")]);
+            entry.truncate(512);
+            Compression::Xz
+                .apply(entry.repeat(count), Arch::X86_64)
+                .unwrap()
+        };
+        assert!(unpacked(&with_data(&many(MAX_FILES))).is_ok());
+        let result = unpacked(&with_data(&many(MAX_FILES + 1)));
+        assert!(matches!(result, Err(Error::Files)), "{result:?}");
     }
 
     #[test]

@@ -1,16 +1,22 @@
 //! Parses an initramfs as the kernel does (Documentation/driver-api/early-userspace/buffer-format.rst): newc archives one
 //! after the other, each of them perhaps compressed, with zeros between them. No I/O. The bytes may come from anybody.
 
-use std::fmt::{self, Write as _};
+use std::borrow::Cow;
+use std::fmt;
+use std::io::{self, Write};
 use std::ops::Range;
 
-use super::compress::{self, MAX_UNPACKED};
+use super::decompress::{self, MAX_UNPACKED, Sum};
 
 /// Bytes of an entry's header: six of magic, thirteen numbers of eight hexadecimal digits.
 const HEADER: usize = 110;
 /// The kernel's own limit, PATH_MAX.
 const MAX_NAME: usize = 4096;
 const TRAILER: &[u8] = b"TRAILER!!!";
+/// Entries of one archive, of which the largest that distributions make has some ten thousand.
+const MAX_ENTRIES: usize = 1 << 17;
+/// Bytes of all names of one archive.
+const MAX_NAMES: usize = 16 << 20;
 
 /// Why it cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +33,19 @@ pub enum Error {
     /// The header at this byte makes no sense.
     #[error("the header of an entry at byte {0} of the archive is damaged")]
     Header(usize),
+    /// More than a list of them should have.
+    #[error(
+        "an archive in it has more than {MAX_ENTRIES} files, or names of more than {MAX_NAMES} bytes: do not use it"
+    )]
+    Entries,
     /// What is compressed cannot be unpacked.
     #[error(transparent)]
-    Compression(#[from] compress::Error),
+    Compression(#[from] decompress::Error),
 }
 
 /// One part: an archive with all its entries.
 #[derive(Debug)]
-pub struct Part {
+pub struct Part<'a> {
     /// How it was compressed.
     pub by: Option<&'static str>,
     /// How long it is in the file.
@@ -42,14 +53,13 @@ pub struct Part {
     /// Its files, in their order.
     pub entries: Vec<NewcEntry>,
     /// The archive, not compressed.
-    pub bytes: Vec<u8>,
+    pub bytes: Cow<'a, [u8]>,
 }
 
 /// A file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewcEntry {
-    /// Without a leading `/`.
-    pub name: Vec<u8>,
+    name: Range<usize>,
     /// Type and permission bits, as in `st_mode`.
     pub mode: u32,
     owner: (u32, u32),
@@ -58,7 +68,12 @@ pub struct NewcEntry {
     contents: Range<usize>,
 }
 
-impl Part {
+impl Part<'_> {
+    /// The name of a file, without a leading `/`.
+    pub fn name(&self, entry: &NewcEntry) -> &[u8] {
+        self.bytes.get(entry.name.clone()).unwrap_or_default()
+    }
+
     /// What is in a file, or in a symbolic link.
     pub fn contents(&self, entry: &NewcEntry) -> &[u8] {
         self.bytes.get(entry.contents.clone()).unwrap_or_default()
@@ -66,21 +81,21 @@ impl Part {
 }
 
 /// Every part.
-pub fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
-    let (mut parts, mut at, mut total) = (Vec::new(), 0, 0);
+pub fn read(bytes: &[u8]) -> Result<Vec<Part<'_>>, Error> {
+    let (mut parts, mut at, mut sum) = (Vec::new(), 0, Sum::default());
     loop {
         at += bytes[at..].iter().take_while(|byte| **byte == 0).count();
         let rest = &bytes[at..];
         if rest.is_empty() {
             break;
         }
-        let part = if let Some(unpacked) = compress::unpack_first(rest)? {
+        let part = if let Some(unpacked) = decompress::unpack_first(rest, MAX_UNPACKED)? {
             let (entries, _) = entries(&unpacked.bytes)?;
             Part {
                 by: Some(unpacked.by),
                 packed: unpacked.consumed,
                 entries,
-                bytes: unpacked.bytes,
+                bytes: unpacked.bytes.into(),
             }
         } else if is_newc(rest) {
             let (entries, length) = entries(rest)?;
@@ -88,15 +103,14 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
                 by: None,
                 packed: length,
                 entries,
-                bytes: rest[..length].to_vec(),
+                bytes: rest[..length].into(),
             }
         } else {
             return Err(Error::Format(at));
         };
         at += part.packed;
-        total += part.bytes.len();
-        if total > MAX_UNPACKED {
-            return Err(compress::Error::Bomb.into());
+        if part.by.is_some() {
+            sum.add(part.packed, part.bytes.len())?;
         }
         parts.push(part);
     }
@@ -107,13 +121,13 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part>, Error> {
 }
 
 /// The archive at the beginning of `bytes`, when there is a whole one, whatever follows it.
-pub fn first_newc(bytes: &[u8]) -> Option<Part> {
+pub fn first_newc(bytes: &[u8]) -> Option<Part<'_>> {
     let (entries, length) = entries(bytes).ok()?;
     Some(Part {
         by: None,
         packed: length,
         entries,
-        bytes: bytes[..length].to_vec(),
+        bytes: bytes[..length].into(),
     })
 }
 
@@ -121,7 +135,10 @@ pub fn first_newc(bytes: &[u8]) -> Option<Part> {
 pub fn unpack(bytes: &[u8]) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
     for part in read(bytes)? {
-        all.extend(part.bytes);
+        match part.bytes {
+            Cow::Owned(bytes) if all.is_empty() => all = bytes,
+            bytes => all.extend_from_slice(&bytes),
+        }
         all.resize(all.len().next_multiple_of(4), 0);
     }
     Ok(all)
@@ -133,7 +150,7 @@ fn is_newc(bytes: &[u8]) -> bool {
 
 /// The entries of one archive or of several, up to what is none, and how long they are.
 fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
-    let (mut all, mut at) = (Vec::new(), 0);
+    let (mut all, mut at, mut names) = (Vec::new(), 0, 0);
     loop {
         let header = bytes.get(at..at + HEADER).ok_or(Error::Truncated)?;
         if !is_newc(header) {
@@ -172,8 +189,13 @@ fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
             }
             return Ok((all, at));
         }
+        names += name.len();
+        if all.len() == MAX_ENTRIES || names > MAX_NAMES {
+            return Err(Error::Entries);
+        }
+        let slash = usize::from(name.starts_with(b"/"));
         all.push(NewcEntry {
-            name: name.strip_prefix(b"/").unwrap_or(name).to_vec(),
+            name: name_at + slash..name_at + name.len(),
             mode: number(1)?,
             owner: (number(2)?, number(3)?),
             links: number(4)?,
@@ -183,25 +205,23 @@ fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
     }
 }
 
-/// The lines of `--list`, like those of ls -l.
-pub fn list(parts: &[Part]) -> String {
-    let mut text = String::new();
+/// Write the lines of `--list`, like those of ls -l.
+pub fn list(parts: &[Part<'_>], mut to: impl Write) -> io::Result<()> {
     for part in parts {
-        let by = part.by.map_or_else(String::new, |by| format!(" by {by}"));
         let (packed, whole) = (part.packed, part.bytes.len());
-        let _ = match part.by {
-            Some(_) => writeln!(text, "{whole} bytes, {packed} when compressed{by}:"),
-            None => writeln!(text, "{whole} bytes, not compressed:"),
-        };
+        match part.by {
+            Some(by) => writeln!(to, "{whole} bytes, {packed} when compressed by {by}:"),
+            None => writeln!(to, "{whole} bytes, not compressed:"),
+        }?;
         for entry in &part.entries {
-            let _ = writeln!(text, "{}", Line(part, entry));
+            writeln!(to, "{}", Line(part, entry))?;
         }
     }
-    text
+    to.flush()
 }
 
 /// An entry as ls -l shows it.
-struct Line<'a>(&'a Part, &'a NewcEntry);
+struct Line<'a>(&'a Part<'a>, &'a NewcEntry);
 
 impl fmt::Display for Line<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -236,10 +256,12 @@ impl fmt::Display for Line<'_> {
             _ => entry.contents.len().to_string(),
         };
         let (user, group) = entry.owner;
-        let name = entry.name.escape_ascii();
+        let name = part.name(entry).escape_ascii();
         write!(f, " {:>3} {user}:{group} {size:>10} {name}", entry.links)?;
         if kind == 'l' {
-            write!(f, " -> {}", part.contents(entry).escape_ascii())?;
+            let to = part.contents(entry);
+            let to = to.get(..MAX_NAME).unwrap_or(to);
+            write!(f, " -> {}", to.escape_ascii())?;
         }
         Ok(())
     }
@@ -268,7 +290,7 @@ mod tests {
         ]
         .map(|(name, mode, body)| (name.to_owned(), (mode, body)))
         .into();
-        newc::pack(&tree, 7).unwrap()
+        newc::pack(tree, 7).unwrap()
     }
 
     #[test]
@@ -293,7 +315,7 @@ mod tests {
         assert_eq!(by, [None, Some("xz"), Some("zstd"), None, Some("gzip")]);
         for (index, part) in parts.iter().enumerate() {
             let entry = &part.entries[2];
-            assert_eq!(entry.name, format!("init{index}").as_bytes());
+            assert_eq!(part.name(entry), format!("init{index}").as_bytes());
             assert_eq!(part.contents(entry), b"a program");
         }
         assert_eq!(read(&unpack(&bytes).unwrap()).unwrap()[0].entries.len(), 20);
@@ -301,7 +323,9 @@ mod tests {
 
     #[test]
     fn a_list_looks_like_that_of_ls() {
-        let text = list(&read(&archive("init")).unwrap());
+        let mut text = Vec::new();
+        list(&read(&archive("init")).unwrap(), &mut text).unwrap();
+        let text = String::from_utf8(text).unwrap();
         let lines: Vec<_> = text.lines().skip(1).collect();
         assert_eq!(
             lines,
@@ -332,6 +356,50 @@ mod tests {
         assert!(read(&zeros).is_err());
     }
 
+    #[test]
+    fn parts_count_together_and_entries_are_counted() {
+        let packed = Compression::Xz
+            .apply(archive("init"), Arch::X86_64)
+            .unwrap();
+        assert_eq!(read(&packed.repeat(100)).unwrap().len(), 100);
+        let mut large = archive("init");
+        large.resize(1 << 20, 0);
+        let packed = Compression::Xz.apply(large, Arch::X86_64).unwrap();
+        assert!(read(&packed.repeat(20)).is_ok());
+        let bytes = packed.repeat(40);
+        let bomb = read(&bytes);
+        let bomb = matches!(
+            bomb,
+            Err(Error::Compression(decompress::Error::Bomb { .. }))
+        );
+        assert!(bomb, "40 parts of 1 MiB out of {} bytes each", packed.len());
+
+        let entry = |name: &str, times: usize| {
+            let file = |_| (name.to_owned(), (0o644, EntryBody::File(Vec::new())));
+            let one = newc::pack([file(0)].into(), 7).unwrap();
+            let end = (HEADER + name.len() + 1).next_multiple_of(4);
+            [
+                one[..end].repeat(times),
+                newc::pack(FileTree::new(), 7).unwrap(),
+            ]
+            .concat()
+        };
+        assert_eq!(
+            read(&entry("x", MAX_ENTRIES)).unwrap()[0].entries.len(),
+            MAX_ENTRIES
+        );
+        assert!(matches!(
+            read(&entry("x", MAX_ENTRIES + 1)),
+            Err(Error::Entries)
+        ));
+        let long = "x".repeat(MAX_NAME - 1);
+        assert!(read(&entry(&long, MAX_NAMES / MAX_NAME)).is_ok());
+        assert!(matches!(
+            read(&entry(&long, 2 + MAX_NAMES / MAX_NAME)),
+            Err(Error::Entries)
+        ));
+    }
+
     proptest! {
         #[test]
         fn any_change_of_a_byte_is_read_or_refused(at in 0..600_usize, value: u8) {
@@ -339,7 +407,7 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = value;
             if let Ok(parts) = read(&bytes) {
-                let _ = list(&parts);
+                let _ = list(&parts, io::sink());
             }
         }
 

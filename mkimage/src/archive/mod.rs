@@ -2,6 +2,7 @@
 
 pub(crate) mod compress;
 pub(crate) mod deb;
+pub(crate) mod decompress;
 mod initramfs;
 pub(crate) mod newc;
 pub(crate) mod tar;

@@ -33,12 +33,19 @@ pub(crate) enum EntryBody {
 pub(crate) type FileTree = BTreeMap<String, (u32, EntryBody)>;
 
 /// The archive's bytes. `epoch` is the time of every entry, in seconds since 1970.
-pub(crate) fn pack(tree: &FileTree, epoch: u32) -> Result<Vec<u8>, Error> {
+pub(crate) fn pack(tree: FileTree, epoch: u32) -> Result<Vec<u8>, Error> {
     let mut archive = Vec::new();
+    append(&mut archive, tree, epoch)?;
+    Ok(archive)
+}
+
+/// Add the archive's bytes to others. Each file is dropped as soon as it is in: all modules of a kernel are not twice in
+/// memory.
+pub(crate) fn append(archive: &mut Vec<u8>, tree: FileTree, epoch: u32) -> Result<(), Error> {
     // The kernel takes two files of one inode number and more than one link for the same file.
     for (inode, (name, (mode, body))) in (1..).zip(tree) {
-        let entry = Builder::new(name).ino(inode).mtime(epoch).mode(*mode);
-        let (entry, contents) = match body {
+        let entry = Builder::new(&name).ino(inode).mtime(epoch).mode(mode);
+        let (entry, contents) = match &body {
             EntryBody::Directory => (
                 entry.nlink(2).set_mode_file_type(ModeFileType::Directory),
                 &[][..],
@@ -56,13 +63,13 @@ pub(crate) fn pack(tree: &FileTree, epoch: u32) -> Result<Vec<u8>, Error> {
                 (entry.set_mode_file_type(ModeFileType::Char), &[][..])
             }
         };
-        let size = u32::try_from(contents.len()).map_err(|_| Error::TooBig(name.clone()))?;
-        let mut writer = entry.write(&mut archive, size);
+        let size = u32::try_from(contents.len()).map_err(|_| Error::TooBig(name))?;
+        let mut writer = entry.write(&mut *archive, size);
         writer.write_all(contents)?;
         writer.finish()?;
     }
-    trailer(&mut archive)?;
-    Ok(archive)
+    trailer(&mut *archive)?;
+    Ok(())
 }
 
 #[cfg(test)]
@@ -89,7 +96,7 @@ mod tests {
 
     #[test]
     fn another_reader_finds_what_was_packed() {
-        let packed = pack(&tree(), 7).unwrap();
+        let packed = pack(tree(), 7).unwrap();
         let mut archive = packed.as_slice();
         let mut found = Vec::new();
         loop {
@@ -121,7 +128,7 @@ mod tests {
 
     #[test]
     fn same_tree_and_time_give_the_same_bytes() {
-        assert_eq!(pack(&tree(), 7).unwrap(), pack(&tree(), 7).unwrap());
-        assert_ne!(pack(&tree(), 7).unwrap(), pack(&tree(), 8).unwrap());
+        assert_eq!(pack(tree(), 7).unwrap(), pack(tree(), 7).unwrap());
+        assert_ne!(pack(tree(), 7).unwrap(), pack(tree(), 8).unwrap());
     }
 }

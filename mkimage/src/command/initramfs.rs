@@ -1,17 +1,17 @@
 //! `mkimage initramfs`.
 
-use std::io::Write as _;
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
-use crate::archive::{self, compress, newc};
+use crate::archive::{self, compress, decompress, newc};
 use crate::distro::{self, firmware};
 use crate::initramfs::ExtraFile;
 use crate::progress::Progress;
-use crate::{epoch, initramfs, publish};
+use crate::{epoch, initramfs, publish, read};
 
 /// Pack cpud and the keys into the archive that the kernel unpacks as its root
 #[derive(clap::Args)]
@@ -105,10 +105,11 @@ impl InitramfsArgs {
             tree.extend(chosen.tree);
         }
         initramfs::add(&mut tree, &self.files)?;
-        let archive = newc::pack(&tree, epoch::from_environment()?)?;
+        let archive = newc::pack(tree, epoch::from_environment()?)?;
         let mut bytes = self.compress.apply(archive, common.arch)?;
         if let Some(path) = &self.append {
-            let mut first = read(path)?.0;
+            let mut first = read(path)?;
+            parts(path, &first)?;
             first.resize(first.len().next_multiple_of(4), 0);
             first.append(&mut bytes);
             bytes = first;
@@ -121,19 +122,21 @@ impl InitramfsArgs {
 }
 
 fn list(path: &Path) -> Result<()> {
-    let text = archive::list(&read(path)?.1);
-    match std::io::stdout().write_all(text.as_bytes()) {
+    let bytes = read(path)?;
+    let parts = parts(path, &bytes)?;
+    match archive::list(&parts, BufWriter::new(std::io::stdout().lock())) {
         // As with | head.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         written => Ok(written?),
     }
 }
 
-/// An initramfs that is whole, and what is in it.
-fn read(path: &Path) -> Result<(Vec<u8>, Vec<archive::Part>)> {
-    let bytes = std::fs::read(path)
-        .with_context(|| format!("cannot read the initramfs {}", path.display()))?;
-    let parts = archive::read(&bytes)
-        .with_context(|| format!("{} cannot be read as an initramfs", path.display()))?;
-    Ok((bytes, parts))
+fn read(path: &Path) -> Result<Vec<u8>> {
+    read::whole(path, decompress::MAX_UNPACKED)
+        .with_context(|| format!("cannot read the initramfs {}", path.display()))
+}
+
+/// What is in an initramfs, which is whole.
+fn parts<'a>(path: &Path, bytes: &'a [u8]) -> Result<Vec<archive::Part<'a>>> {
+    archive::read(bytes).with_context(|| format!("cannot use the initramfs {}", path.display()))
 }

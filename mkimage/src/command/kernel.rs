@@ -8,10 +8,11 @@ use anyhow::{Context as _, Result, bail};
 use super::CommonOptions;
 use crate::arch::Arch;
 use crate::archive::compress::Compression;
+use crate::archive::decompress::MAX_UNPACKED;
 use crate::archive::{self, newc};
 use crate::distro::{PrebuiltKernel, firmware};
 use crate::progress::Progress;
-use crate::{cache, epoch, kernel, publish};
+use crate::{cache, epoch, kernel, publish, read};
 
 /// Get the kernel's source into the cache, and say where it is.
 pub(crate) fn fetch(progress: Progress) -> Result<()> {
@@ -141,10 +142,11 @@ impl KernelArgs {
         let common = &self.common;
         let _lock = common.lock(progress)?;
         let initramfs = common.given_or(self.initramfs.as_ref(), "initramfs.cpio.xz");
-        let packed = std::fs::read(&initramfs)
+        let packed = read::whole(&initramfs, MAX_UNPACKED)
             .with_context(|| format!("cannot read the initramfs {}", initramfs.display()))?;
         let archive = archive::unpack(&packed)
             .with_context(|| format!("cannot use the initramfs {}", initramfs.display()))?;
+        drop(packed);
         let found = self
             .prebuilt
             .find(self.modules_dir.as_ref(), common.arch, progress)?;
@@ -218,7 +220,7 @@ impl KernelArgs {
             Some(directory) => firmware::add(&mut chosen.tree, names, directory)?,
             None => names.into_iter().collect(),
         };
-        archive.extend(newc::pack(&chosen.tree, epoch::from_environment()?)?);
+        newc::append(&mut archive, chosen.tree, epoch::from_environment()?)?;
         let whole = archive.len();
         let task = progress.task("compressing", None);
         let initrd = compression.apply(archive, common.arch)?;

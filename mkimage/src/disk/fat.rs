@@ -17,6 +17,8 @@ pub(crate) struct Window<'a> {
     file: &'a File,
     range: Range<u64>,
     position: u64,
+    /// How many bytes may be read yet.
+    budget: u64,
 }
 
 impl<'a> Window<'a> {
@@ -25,12 +27,23 @@ impl<'a> Window<'a> {
             file,
             range,
             position: 0,
+            budget: u64::MAX,
         }
+    }
+
+    /// One that may be a stranger's. In a damaged file system a directory may have no end, and files may share their
+    /// clusters. Of a whole one everything is read once, with an entry of the table for each cluster.
+    pub(crate) fn untrusted(file: &'a File, range: Range<u64>) -> io::Result<Self> {
+        let length = range.end.saturating_sub(range.start);
+        Ok(Self {
+            budget: length.min(file.metadata()?.len()).saturating_mul(4),
+            ..Self::new(file, range)
+        })
     }
 
     /// How much of a buffer lies within, once the file is positioned.
     fn prepare(&mut self, length: usize) -> io::Result<usize> {
-        let at = self.range.start + self.position;
+        let at = self.range.start.saturating_add(self.position);
         let room = self.range.end.saturating_sub(at);
         self.file.seek(SeekFrom::Start(at))?;
         Ok(usize::try_from(room).map_or(length, |room| room.min(length)))
@@ -42,6 +55,9 @@ impl Read for Window<'_> {
         let length = self.prepare(buffer.len())?;
         let done = self.file.read(&mut buffer[..length])?;
         self.position += done as u64;
+        // However short, a read costs the time of a sector.
+        let left = self.budget.checked_sub((done as u64).max(super::SECTOR));
+        self.budget = left.ok_or_else(|| io::Error::other("a directory or file has no end"))?;
         Ok(done)
     }
 }

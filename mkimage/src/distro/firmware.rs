@@ -4,8 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
-use crate::archive::compress;
+use crate::archive::decompress::{self, Sum};
 use crate::archive::newc::{EntryBody, FileTree};
+use crate::read::{self, MAX_FILE};
 
 /// Why there is no firmware.
 #[derive(Debug, thiserror::Error)]
@@ -15,7 +16,12 @@ pub(crate) enum Error {
     Unread(PathBuf, #[source] io::Error),
     /// A file that ends in .xz or .zst and does not unpack.
     #[error("cannot unpack the firmware {0}; reinstall it, or give another --firmware")]
-    Damaged(PathBuf, #[source] compress::Error),
+    Damaged(PathBuf, #[source] decompress::Error),
+    /// More than memory should hold.
+    #[error(
+        "the firmware that the modules need from {0} is too much for memory: choose fewer with --modules"
+    )]
+    Memory(PathBuf, #[source] decompress::Error),
     /// A file that ends in .xz or .zst and is not compressed.
     #[error("the firmware {0} is not compressed as its name says")]
     Misnamed(PathBuf),
@@ -28,7 +34,7 @@ pub(crate) fn add(
     directory: &Path,
 ) -> Result<Vec<String>, Error> {
     fs::read_dir(directory).map_err(|source| Error::Unread(directory.to_owned(), source))?;
-    let mut missing = Vec::new();
+    let (mut missing, mut sum) = (Vec::new(), Sum::default());
     for name in names {
         let plain = Path::new(&name)
             .components()
@@ -41,12 +47,14 @@ pub(crate) fn add(
             missing.push(name);
             continue;
         };
-        let packed = fs::read(&path).map_err(|source| Error::Unread(path.clone(), source))?;
+        let packed =
+            read::whole(&path, MAX_FILE).map_err(|source| Error::Unread(path.clone(), source))?;
+        let length = packed.len();
         let is_compressed = path
             .extension()
             .is_some_and(|end| end == "xz" || end == "zst");
         let bytes = if is_compressed {
-            match compress::unpack_first(&packed) {
+            match decompress::unpack_first(&packed, MAX_FILE) {
                 Ok(Some(unpacked)) => unpacked.bytes,
                 Ok(None) => return Err(Error::Misnamed(path)),
                 Err(source) => return Err(Error::Damaged(path, source)),
@@ -54,6 +62,8 @@ pub(crate) fn add(
         } else {
             packed
         };
+        sum.add(length, bytes.len())
+            .map_err(|source| Error::Memory(directory.to_owned(), source))?;
         let place = format!("lib/firmware/{name}");
         for (end, _) in place.match_indices('/') {
             tree.insert(place[..end].to_owned(), (0o755, EntryBody::Directory));
@@ -88,7 +98,14 @@ mod tests {
 
         let mut cut = Compression::Xz.apply(vec![7; 9999], Arch::X86_64).unwrap();
         cut.truncate(40);
-        for (name, bytes) in [("cut.bin", &cut[..]), ("plain.bin", b"not compressed")] {
+        let bomb = Compression::Xz
+            .apply(vec![0; 40 << 20], Arch::X86_64)
+            .unwrap();
+        for (name, bytes) in [
+            ("cut.bin", &cut[..]),
+            ("plain.bin", b"not compressed"),
+            ("bomb.bin", &bomb),
+        ] {
             fs::write(dir.path().join(format!("{name}.xz")), bytes).unwrap();
             let error = add(&mut tree, [name.to_owned()], dir.path()).unwrap_err();
             assert!(error.to_string().contains(name), "{error}");

@@ -15,6 +15,7 @@ use crate::archive::deb;
 use crate::kernel::config::{self, KernelConfig};
 use crate::kernel::image;
 use crate::progress::Progress;
+use crate::read::{self, MAX_FILE};
 use modules::{ModuleSet, Selection};
 use store::Store;
 
@@ -81,7 +82,10 @@ impl PrebuiltKernel {
         };
         let release = newest("boot/vmlinuz-").ok_or_else(none)?;
         let read = |name: String| store.read(&name);
-        let image = read(format!("boot/vmlinuz-{release}")).map_err(|_| none())?;
+        let image = read(format!("boot/vmlinuz-{release}")).map_err(|source| Error::Read {
+            path: deb.join(format!("boot/vmlinuz-{release}")),
+            source,
+        })?;
         image::header_for(&image, arch).map_err(|source| Error::Image {
             path: deb.to_owned(),
             source,
@@ -116,7 +120,7 @@ impl PrebuiltKernel {
     /// A kernel and the directory of its modules. Its configuration is beside it under the name that
     /// has `config` for `vmlinuz`.
     pub(crate) fn from_files(kernel: &Path, modules: &Path, arch: Arch) -> Result<Self, Error> {
-        let image = fs::read(kernel).map_err(|source| Error::Read {
+        let image = read::whole(kernel, MAX_FILE).map_err(|source| Error::Read {
             path: kernel.to_owned(),
             source,
         })?;
@@ -138,7 +142,7 @@ impl PrebuiltKernel {
         let config = name
             .contains("vmlinuz")
             .then(|| kernel.with_file_name(name.replace("vmlinuz", "config")))
-            .and_then(|path| fs::read(path).ok());
+            .and_then(|path| read::whole(&path, MAX_FILE).ok());
         Ok(Self {
             image,
             config,
@@ -186,7 +190,7 @@ fn unpack(package: &Path, arch: Arch) -> Result<Store, deb::Error> {
         Some(name) => store
             .add(name.to_owned(), reader)
             .map_err(|error| match error {
-                store::Error::Read(source) => deb::Error::Damaged(source),
+                store::Error::Read(source) => deb::unread(source),
                 store::Error::Write(source) => deb::Error::Keep(source),
             }),
         None => Ok(()),

@@ -7,6 +7,8 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::read::{self, MAX_FILE};
+
 /// Why a file was not added.
 #[derive(Debug)]
 pub(super) enum Error {
@@ -100,9 +102,10 @@ impl Store {
     /// A file's bytes.
     pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
         match self {
-            Self::Directory { root, .. } => fs::read(root.join(name)),
+            Self::Directory { root, .. } => read::whole(&root.join(name), MAX_FILE),
             Self::Unpacked { file, names, .. } => {
                 let (start, length) = names.get(name).ok_or(io::ErrorKind::NotFound)?;
+                read::within(*length as u64, MAX_FILE)?;
                 let mut bytes = vec![0; *length];
                 file.read_exact_at(&mut bytes, *start)?;
                 Ok(bytes)

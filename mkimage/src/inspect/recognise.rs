@@ -1,20 +1,21 @@
 //! Recognises an image by its contents, and finds what is inside, down to the keys. The file may come from anybody.
 
+mod disk;
+
+use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _};
+use std::io::{Read as _, Seek as _};
 use std::path::Path;
 
 use super::report::{
-    DiskReport, Error, FileContents, ImageContents, ImageReport, KernelReport, KeyFile,
-    NotableFile, PartReport, PartitionReport, UkiSection, VolumeEntry,
+    Error, ImageContents, ImageReport, KernelReport, KeyFile, NotableFile, PartReport, UkiSection,
 };
 use crate::arch::Arch;
-use crate::archive::compress::{self, MAX_UNPACKED};
+use crate::archive::decompress::{self, MAX_UNPACKED};
 use crate::archive::{self, NewcEntry, Part};
-use crate::disk::{SECTOR, Window};
 use crate::kernel::image;
+use crate::read::{self, MAX_FILE, MAX_KEYS};
 use cpu_proto::{AuthorizedKeys, package_note};
-use gpt::partition::Partition;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
 use object::read::pe::PeFile64;
@@ -33,129 +34,40 @@ pub(super) fn file(path: &Path) -> Result<ImageReport, Error> {
         compressed: None,
         contents,
     };
-    if is_disk(&start) {
-        return Ok(report(ImageContents::Disk(disk(&file)?)));
+    if disk::is_disk(&start) {
+        return Ok(report(ImageContents::Disk(disk::report(&file)?)));
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_UNPACKED as u64).read_to_end(&mut bytes)?;
+    if let Some(unpacked) = disk::unpacked(&file)? {
+        return Ok(ImageReport {
+            compressed: Some((unpacked.by, unpacked.size)),
+            ..report(ImageContents::Disk(disk::report(&unpacked.file)?))
+        });
+    }
+    file.rewind()?;
+    let bytes = read::to_end(file, MAX_UNPACKED)?;
     if is_kernel(&bytes) {
         return Ok(report(ImageContents::Kernel(kernel(&bytes)?)));
     }
-    match compress::unpack_first(&bytes) {
-        Ok(Some(unpacked)) if is_disk(&unpacked.bytes) => {
-            drop(bytes);
-            let image = tempfile::tempfile()?;
-            io::copy(&mut unpacked.bytes.as_slice(), &mut &image)?;
-            Ok(ImageReport {
-                compressed: Some((unpacked.by, unpacked.bytes.len())),
-                ..report(ImageContents::Disk(disk(&image)?))
-            })
-        }
-        Ok(Some(unpacked)) if image::header(&unpacked.bytes).is_ok() => Ok(ImageReport {
-            compressed: Some((unpacked.by, unpacked.bytes.len())),
+    if image::header(&decompress::start(&bytes, START)).is_ok()
+        && let Some(unpacked) = decompress::unpack_first(&bytes, MAX_FILE).map_err(Error::Unpack)?
+    {
+        return Ok(ImageReport {
+            compressed: Some((unpacked.by, unpacked.bytes.len() as u64)),
             ..report(ImageContents::Kernel(kernel(&unpacked.bytes)?))
-        }),
-        _ => match archive::read(&bytes) {
-            Ok(parts) => Ok(report(ImageContents::Initramfs(initramfs(&parts)))),
-            Err(archive::Error::Format(0) | archive::Error::Empty) => Err(Error::Unknown),
-            Err(error) => Err(error.into()),
-        },
+        });
+    }
+    match archive::read(&bytes) {
+        Ok(parts) => Ok(report(ImageContents::Initramfs(initramfs(&parts)?))),
+        Err(archive::Error::Format(0) | archive::Error::Empty) => Err(Error::Unknown),
+        Err(error) => Err(error.into()),
     }
 }
 
-fn is_disk(bytes: &[u8]) -> bool {
-    bytes.get(512..520) == Some(b"EFI PART")
-}
+/// How much of the beginning of a file shows what it is.
+const START: u64 = 1024;
 
 fn is_kernel(bytes: &[u8]) -> bool {
     image::header(bytes).is_ok() || sections(bytes).is_some()
-}
-
-fn disk(file: &File) -> Result<DiskReport, Error> {
-    let table = gpt::GptConfig::new()
-        .open_from_device(file.try_clone()?)
-        .map_err(Error::Table)?;
-    let mut boot_code = [0; 440];
-    let mut reader = file;
-    reader.rewind()?;
-    reader.read_exact(&mut boot_code)?;
-    let partitions = table.partitions().iter();
-    Ok(DiskReport {
-        guid: *table.guid(),
-        has_boot_code: boot_code.iter().any(|byte| *byte != 0),
-        partitions: partitions
-            .map(|(number, partition)| self::partition(file, *number, partition))
-            .collect(),
-    })
-}
-
-fn partition(file: &File, number: u32, partition: &Partition) -> PartitionReport {
-    let (first, last) = (partition.first_lba, partition.last_lba);
-    let start = first.checked_mul(SECTOR);
-    let end = last.checked_add(1).and_then(|end| end.checked_mul(SECTOR));
-    let files = start.zip(end).map(|(start, end)| {
-        let window = Window::new(file, start..end);
-        let volume = fatfs::FileSystem::new(window, fatfs::FsOptions::new())?;
-        let mut entries = Vec::new();
-        directory(&volume.root_dir(), "", 0, &mut entries);
-        Ok(entries)
-    });
-    PartitionReport {
-        number,
-        name: partition.name.clone(),
-        kind: partition.part_type_guid.guid,
-        is_bootable: partition.flags & 4 != 0,
-        first_sector: first,
-        bytes: last
-            .saturating_sub(first)
-            .saturating_add(1)
-            .saturating_mul(SECTOR),
-        files,
-    }
-}
-
-/// How deep directories are followed; a damaged one may contain itself.
-const MAX_DEPTH: usize = 8;
-/// How much of a file is looked at.
-const MAX_FILE: u64 = 1 << 28;
-
-fn directory(
-    directory: &fatfs::Dir<'_, Window<'_>>,
-    path: &str,
-    depth: usize,
-    entries: &mut Vec<VolumeEntry>,
-) {
-    for entry in directory.iter() {
-        let entry = match entry {
-            Ok(entry) => entry,
-            Err(error) => {
-                let path = path.to_owned();
-                return entries.push(VolumeEntry::Damaged { path, error });
-            }
-        };
-        let name = format!("{path}/{}", entry.file_name().escape_debug());
-        if entry.is_dir() {
-            if !name.ends_with("/.") && !name.ends_with("/..") && depth < MAX_DEPTH {
-                self::directory(&entry.to_dir(), &name, depth + 1, entries);
-            }
-            continue;
-        }
-        let mut bytes = Vec::new();
-        let contents = match entry.to_file().take(MAX_FILE).read_to_end(&mut bytes) {
-            Err(error) => FileContents::Unreadable(error),
-            Ok(length) if (length as u64) < entry.len().min(MAX_FILE) => {
-                FileContents::Short(length)
-            }
-            Ok(_) if is_kernel(&bytes) => FileContents::Kernel(kernel(&bytes)),
-            Ok(length) if length < 1 << 20 => FileContents::Keys(keys(&bytes)),
-            Ok(_) => FileContents::Keys(KeyFile::Public(Vec::new())),
-        };
-        entries.push(VolumeEntry::File {
-            path: name,
-            bytes: entry.len(),
-            contents,
-        });
-    }
 }
 
 /// Public keys, and whether a file is a private one.
@@ -199,7 +111,7 @@ fn kernel(bytes: &[u8]) -> Result<KernelReport, Error> {
                 }
                 ".initrd" => UkiSection::Initramfs {
                     bytes: data.len(),
-                    parts: initramfs(&archive::read(data)?),
+                    parts: initramfs(&archive::read(data)?)?,
                 },
                 _ => continue,
             });
@@ -213,12 +125,15 @@ fn kernel(bytes: &[u8]) -> Result<KernelReport, Error> {
         starts_under_efi: header.efi,
         version: header.version.or_else(|| banner(&whole)),
         command_line: command_line(&whole),
-        initramfs: built_in(&whole).map(|part| part_report(&part)),
+        initramfs: built_in(&whole)
+            .map(|part| initramfs(&[part]))
+            .transpose()?
+            .and_then(|mut all| all.pop()),
     })
 }
 
 /// The kernel proper, which is compressed in a bzImage (Documentation/arch/x86/boot.rst).
-fn unpacked_kernel(bytes: &[u8], arch: Arch) -> Result<Vec<u8>, Error> {
+fn unpacked_kernel(bytes: &[u8], arch: Arch) -> Result<Cow<'_, [u8]>, Error> {
     let number = |at: usize| {
         let bytes = bytes.get(at..at + 4).unwrap_or_default();
         bytes
@@ -227,7 +142,7 @@ fn unpacked_kernel(bytes: &[u8], arch: Arch) -> Result<Vec<u8>, Error> {
             .fold(0, |sum, byte| sum << 8 | usize::from(*byte))
     };
     let start = match arch {
-        Arch::Aarch64 => return Ok(bytes.to_vec()),
+        Arch::Aarch64 => return Ok(bytes.into()),
         Arch::X86_64 => {
             let sectors = match bytes.get(0x1f1) {
                 None | Some(0) => 4,
@@ -237,9 +152,9 @@ fn unpacked_kernel(bytes: &[u8], arch: Arch) -> Result<Vec<u8>, Error> {
         }
     };
     let payload = bytes.get(start..).unwrap_or_default();
-    match compress::unpack_first(payload).map_err(Error::Kernel)? {
-        Some(unpacked) => Ok(unpacked.bytes),
-        None => Ok(bytes.to_vec()),
+    match decompress::unpack_first(payload, MAX_FILE).map_err(Error::Kernel)? {
+        Some(unpacked) => Ok(unpacked.bytes.into()),
+        None => Ok(bytes.into()),
     }
 }
 
@@ -257,13 +172,19 @@ fn banner(kernel: &[u8]) -> Option<String> {
 /// The built-in command line: a text by itself that names a console. Those that the kernel has in its
 /// own messages are no options, or not at the beginning of a text.
 fn command_line(kernel: &[u8]) -> Option<String> {
+    let mut seen = 0;
     find(kernel, b"console=").find_map(|at| {
-        let before = &kernel[..at];
+        // A text that names several is read once.
+        if at < seen {
+            return None;
+        }
+        let before = &kernel[at.saturating_sub(MAX_WORDS).max(seen)..at];
         let from = before
             .iter()
             .rposition(|byte| !is_printable(*byte))
             .map_or(0, |end| end + 1);
-        let words = word_run(kernel.get(from..)?);
+        let words = word_run(kernel.get(at - before.len() + from..)?);
+        seen = at - before.len() + from + words.len();
         // A text of the kernel's own has a sentence's marks, or a format's.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" =,._-:/@".contains(&byte);
         let all_options = words.bytes().all(plain) || words.contains('"');
@@ -276,8 +197,10 @@ fn command_line(kernel: &[u8]) -> Option<String> {
 }
 
 /// The archive that a kernel was built with, not compressed by itself.
-fn built_in(kernel: &[u8]) -> Option<Part> {
-    find(kernel, b"070701").find_map(|at| archive::first_newc(&kernel[at..]))
+fn built_in(kernel: &[u8]) -> Option<Part<'_>> {
+    // Of the few texts that begin so in front of it, none is the header of an entry.
+    let mut tries = find(kernel, b"070701").take(16);
+    tries.find_map(|at| archive::first_newc(&kernel[at..]))
 }
 
 fn find<'a>(bytes: &'a [u8], wanted: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
@@ -293,17 +216,33 @@ fn is_printable(byte: u8) -> bool {
     (b' '..=b'~').contains(&byte)
 }
 
+/// The longest text that is read; the kernel's own limit for its command line is 2048.
+const MAX_WORDS: usize = 4096;
+
 /// Printable characters from the beginning of `bytes`.
 fn word_run(bytes: &[u8]) -> &str {
+    let bytes = bytes.get(..MAX_WORDS).unwrap_or(bytes);
     let end = bytes.iter().position(|byte| !is_printable(*byte));
     str::from_utf8(&bytes[..end.unwrap_or(bytes.len())]).unwrap_or_default()
 }
 
-fn initramfs(parts: &[Part]) -> Vec<PartReport> {
-    parts.iter().map(part_report).collect()
+fn initramfs(parts: &[Part<'_>]) -> Result<Vec<PartReport>, Error> {
+    // Of several files of the name, as a stranger may make, each would be read.
+    let bytes = parts.iter().flat_map(|part| {
+        let named = part
+            .entries
+            .iter()
+            .filter(|entry| part.name(entry) == b"key.pub");
+        named.map(|entry| part.contents(entry).len())
+    });
+    let bytes = bytes.sum();
+    if bytes as u64 > MAX_KEYS {
+        return Err(Error::Keys(bytes));
+    }
+    Ok(parts.iter().map(part_report).collect())
 }
 
-fn part_report(part: &Part) -> PartReport {
+fn part_report(part: &Part<'_>) -> PartReport {
     let notable = part.entries.iter();
     PartReport {
         compressed: part.by.map(|by| (by, part.packed)),
@@ -315,12 +254,12 @@ fn part_report(part: &Part) -> PartReport {
     }
 }
 
-fn notable_file(part: &Part, entry: &NewcEntry) -> Option<NotableFile> {
+fn notable_file(part: &Part<'_>, entry: &NewcEntry) -> Option<NotableFile> {
     if entry.mode & 0o170_000 != 0o100_000 {
         return None;
     }
     let contents = part.contents(entry);
-    Some(match entry.name.as_slice() {
+    Some(match part.name(entry) {
         b"init" => NotableFile::Init {
             cpud: cpud_version(contents),
             bytes: contents.len(),
@@ -330,10 +269,12 @@ fn notable_file(part: &Part, entry: &NewcEntry) -> Option<NotableFile> {
             mode: entry.mode & 0o7777,
             key: PrivateKey::from_openssh(contents).map(|key| key.public_key().clone()),
         },
-        name if contents.starts_with(b"-----BEGIN") => NotableFile::Other {
-            name: name.escape_ascii().to_string(),
-            keys: keys(contents),
-        },
+        name if contents.starts_with(b"-----BEGIN") && contents.len() as u64 <= MAX_KEYS => {
+            NotableFile::Other {
+                name: name.escape_ascii().to_string(),
+                keys: keys(contents),
+            }
+        }
         _ => return None,
     })
 }
@@ -373,6 +314,8 @@ mod tests {
             Some("console=tty0 console=ttyS0,115200 quiet panic=10")
         );
         assert_eq!(command_line(b"console=\0console=%s\0"), None);
+        // Each text is read once, however often it says the word.
+        assert_eq!(command_line(&b"console=%".repeat(1 << 16)), None);
     }
 
     /// A program of one segment, a note with this description (elf(5)).

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::arch::Arch;
 use crate::archive;
-use crate::archive::compress;
+use crate::archive::decompress;
 
 /// Why an image is not recognised.
 #[derive(Debug, thiserror::Error)]
@@ -21,17 +21,23 @@ pub(crate) enum Error {
     Read(#[from] io::Error),
     #[error("its partition table is damaged")]
     Table(#[source] gpt::GptError),
+    #[error("its partition table is not one of up to 1024 entries of 128 bytes")]
+    OddTable,
     #[error("its kernel is damaged")]
-    Kernel(#[source] compress::Error),
+    Kernel(#[source] decompress::Error),
     #[error("the initramfs is damaged")]
     Archive(#[from] archive::Error),
+    #[error(transparent)]
+    Unpack(decompress::Error),
+    #[error("its /key.pub has {0} bytes, which is no list of keys")]
+    Keys(usize),
 }
 
 /// A file that was recognised.
 pub(super) struct ImageReport {
     pub(super) size: u64,
     /// The compression of the whole file and the size without it.
-    pub(super) compressed: Option<(&'static str, usize)>,
+    pub(super) compressed: Option<(&'static str, u64)>,
     pub(super) contents: ImageContents,
 }
 

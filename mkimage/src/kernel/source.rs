@@ -1,13 +1,15 @@
 //! Finds or downloads the kernel's source, checks it, and unpacks it into the cache.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
 use super::patches;
+use crate::archive::decompress;
 use crate::cache::{self, CacheDirectory};
 use crate::lock::{self, Lock};
 use crate::progress::Progress;
@@ -20,6 +22,9 @@ const PACKAGED: &str = "/usr/src/linux-source-6.12.tar.xz";
 /// as distributions that build from the same tarball have it too.
 const PINNED_URL: &str = "https://cdn.kernel.org/pub/linux/kernel/v6.x/linux-6.12.80.tar.xz";
 const PINNED_SHA256: &str = "c92591d896e79ecddbc3319136f0c2f855e832b397de7593f013ad7590a43e53";
+
+/// What a tarball may unpack to: Linux 6.12 comes to 1.5 GB.
+const MAX_SOURCE: u64 = 4 << 30;
 
 /// Why there is no source.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +45,11 @@ pub(crate) enum Error {
     Fetch(#[source] tools::Error),
     #[error("cannot unpack the kernel source {path}")]
     Unpack { path: PathBuf, source: tools::Error },
+    #[error("cannot unpack the kernel source {path}")]
+    Packed {
+        path: PathBuf,
+        source: decompress::Error,
+    },
     #[error("cannot patch the kernel source {path}")]
     Patch { path: PathBuf, source: tools::Error },
     #[error("cannot put the kernel source into {path}")]
@@ -119,21 +129,15 @@ impl KernelSource {
         let sha256 = sha256.get(..16).unwrap_or(sha256);
         let tree = cache.directory("source")?;
         let tree = tree.join(format!("{sha256}-{}", patches::identity()));
-        let lock = Lock::beside(&tree, progress)?;
+        let _lock = Lock::beside(&tree, progress)?;
         if tree.exists() {
             return Ok(tree);
         }
-        tools::require(&[
-            Tool {
-                program: "tar",
-                package: "tar",
-            },
-            Tool {
-                program: "xz",
-                package: "xz-utils",
-            },
-            patches::PATCH,
-        ])?;
+        let tar = Tool {
+            program: "tar",
+            package: "tar",
+        };
+        tools::require(&[tar, patches::PATCH])?;
         let task = progress.task("unpacking", None);
         let part = tree.with_extension("part");
         let place = |source| Error::Place {
@@ -145,18 +149,10 @@ impl KernelSource {
             fs::remove_dir_all(&part).map_err(place)?;
         }
         fs::create_dir(&part).map_err(place)?;
-        let mut tar = tools::command("tar");
-        tar.args(["-x", "--strip-components=1", "--no-same-owner", "-f"])
-            .arg(path)
-            .arg("-C")
-            .arg(&part)
-            .stdin(lock.for_child()?);
-        tools::run(tar, &tree.with_extension("log"), progress, |_| ()).map_err(|source| {
-            Error::Unpack {
-                path: path.clone(),
-                source,
-            }
-        })?;
+        if let Err(error) = untar(path, &part, progress) {
+            let _ = fs::remove_dir_all(&part);
+            return Err(error);
+        }
         check_source(&part).map_err(|_| Error::NotAKernel(path.clone()))?;
         patches::apply(&part, progress).map_err(|source| Error::Patch {
             path: path.clone(),
@@ -165,6 +161,54 @@ impl KernelSource {
         fs::rename(&part, &tree).map_err(place)?;
         drop(task);
         Ok(tree)
+    }
+}
+
+/// Unpack a tarball into a directory. What comes out of it is limited, so mkimage itself decompresses for tar.
+fn untar(path: &Path, into: &Path, progress: Progress) -> Result<(), Error> {
+    let unread = |source| Error::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let packed = |source| Error::Packed {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(unread)?;
+    let length = file.metadata().map_err(unread)?.len();
+    let mut archive =
+        decompress::reader(BufReader::new(file), length, MAX_SOURCE).map_err(packed)?;
+    let (end, mut input) = io::pipe().map_err(unread)?;
+    let mut tar = tools::command("tar");
+    tar.args([
+        "-x",
+        "--strip-components=1",
+        "--no-same-owner",
+        "-f",
+        "-",
+        "-C",
+    ])
+    .arg(into)
+    .stdin(end);
+    let log = into.with_extension("log");
+    let (unpacked, copied) = std::thread::scope(|scope| {
+        let tar = scope.spawn(|| tools::run(tar, &log, progress, |_| ()));
+        let copied = io::copy(&mut archive, &mut input);
+        drop(input);
+        (tar.join(), copied)
+    });
+    // tar reads to the end of the archive, or says why not.
+    if let Err(error) = copied
+        && error.kind() != io::ErrorKind::BrokenPipe
+    {
+        return Err(decompress::in_reader(error).map_or_else(unread, packed));
+    }
+    match unpacked {
+        Ok(done) => done.map_err(|source| Error::Unpack {
+            path: path.to_owned(),
+            source,
+        }),
+        Err(panic) => std::panic::resume_unwind(panic),
     }
 }
 
@@ -187,19 +231,8 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSour
         }])?;
         let task = progress.task("fetching", None);
         let part = path.with_added_extension("part");
-        let mut curl = tools::command("curl");
-        curl.args([
-            "--fail",
-            "--silent",
-            "--show-error",
-            "--location",
-            "--retry",
-            "3",
-            "--output",
-        ])
-        .arg(&part)
-        .arg(PINNED_URL)
-        .stdin(lock.for_child()?);
+        let mut curl = curl(PINNED_URL, &part);
+        curl.stdin(lock.for_child()?);
         // A proxy is part of where one is, not of what is fetched.
         for proxy in [
             "https_proxy",
@@ -218,6 +251,38 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSour
         drop(task);
     }
     KernelSource::tarball(path)
+}
+
+/// What a tarball that is fetched may have; that of Linux 6.12 has 148 MB.
+const MAX_FETCHED: &str = "400M";
+
+/// curl, as it fetches a file: by HTTPS alone, wherever it is sent to; not for ever, neither from a server that sends nothing
+/// (5,000 bytes a second, over a minute) nor from one that never ends; and nothing from ~/.curlrc.
+fn curl(url: &str, to: &Path) -> Command {
+    let mut curl = tools::command("curl");
+    curl.args(["--disable", "--fail", "--silent", "--show-error"])
+        .args([
+            "--proto",
+            "=https",
+            "--location",
+            "--proto-redir",
+            "=https",
+            "--max-redirs",
+            "5",
+        ])
+        .args([
+            "--connect-timeout",
+            "30",
+            "--speed-limit",
+            "5000",
+            "--speed-time",
+            "60",
+        ])
+        .args(["--max-time", "7200", "--max-filesize", MAX_FETCHED])
+        .args(["--retry", "3", "--retry-max-time", "7200", "--output"])
+        .arg(to)
+        .arg(url);
+    curl
 }
 
 /// Give what was fetched its name when it is what was expected, else remove it.
@@ -256,6 +321,8 @@ fn hash(path: &Path) -> Result<String, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arch::Arch;
+    use crate::archive::compress::Compression;
 
     #[test]
     fn only_the_expected_bytes_are_accepted() {
@@ -272,6 +339,45 @@ mod tests {
         fs::write(&part, "abc").unwrap();
         accept(&part, &path, abc).unwrap();
         assert!(path.exists());
+    }
+
+    /// What a tarball of a directory `linux` with these files in it unpacks to.
+    fn untarred(files: &[(&str, &[u8])]) -> (tempfile::TempDir, Result<(), Error>) {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (name, bytes) in files {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(bytes.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, format!("linux/{name}"), *bytes)
+                .unwrap();
+        }
+        let packed = Compression::Xz
+            .apply(tar.into_inner().unwrap(), Arch::HERE)
+            .unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (path, into) = (dir.path().join("linux.tar.xz"), dir.path().join("part"));
+        fs::write(&path, packed).unwrap();
+        fs::create_dir(&into).unwrap();
+        let done = untar(&path, &into, Progress::silent());
+        (dir, done)
+    }
+
+    #[test]
+    fn a_tarball_is_unpacked_and_a_bomb_is_not() {
+        let (dir, done) = untarred(&[("Makefile", b"all:"), ("Kconfig", b"config X")]);
+        done.unwrap();
+        check_source(&dir.path().join("part")).unwrap();
+        let zeros = vec![0; 20 << 20];
+        let (dir, done) = untarred(&[("a", &zeros), ("b", &zeros), ("c", &zeros)]);
+        let bomb = matches!(
+            done,
+            Err(Error::Packed {
+                source: decompress::Error::Bomb { .. },
+                ..
+            })
+        );
+        assert!(bomb, "{done:?}");
+        assert!(!dir.path().join("part/c").exists());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Reads the inputs of a boot medium: the kernel with the files that `mkimage kernel` has put beside it, the client, and the
 //! keys.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use crate::arch::Arch;
-use crate::{initramfs, program};
+use crate::archive::decompress::MAX_UNPACKED;
+use crate::{initramfs, program, read};
 
 /// What the machine boots with.
 pub(crate) struct Boot {
@@ -75,11 +75,12 @@ pub(crate) fn read_boot(kernel: &Path) -> Result<Boot> {
 
 /// Read a file that must be there; `what` says what it is, and which command makes it.
 pub(crate) fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {what} {}", path.display()))
+    read::whole(path, MAX_UNPACKED)
+        .with_context(|| format!("cannot read {what} {}", path.display()))
 }
 
 fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match fs::read(path) {
+    match read::whole(path, MAX_UNPACKED) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         result => result
             .map(Some)

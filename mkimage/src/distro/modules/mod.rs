@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use self::modinfo::{Module, info, module_name};
 use super::store::Store;
-use crate::archive::compress;
+use crate::archive::decompress::{self, Sum};
 use crate::archive::newc::FileTree;
+use crate::read::MAX_FILE;
 
 /// Why there are no modules.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +30,16 @@ pub(crate) enum Error {
     Needs(String, String),
     #[error("the module {path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
+    #[error("cannot unpack the module {path}")]
+    Packed {
+        path: PathBuf,
+        source: decompress::Error,
+    },
+    #[error("the modules of {path} are too much for memory: choose fewer with --modules")]
+    Memory {
+        path: PathBuf,
+        source: decompress::Error,
+    },
     #[error("the module {path} is of kernel {got}, and the kernel is {wanted}")]
     OtherKernel {
         path: PathBuf,
@@ -84,7 +95,8 @@ impl<'a> ModuleSet<'a> {
         })
     }
 
-    fn read(&self, name: &str) -> Result<Module, Error> {
+    /// One module; `sum` counts all that are read.
+    fn read(&self, name: &str, sum: &mut Sum) -> Result<Module, Error> {
         let path = self.origin.join(&self.paths[name]);
         let packed = self
             .store
@@ -93,16 +105,21 @@ impl<'a> ModuleSet<'a> {
                 path: path.clone(),
                 source,
             })?;
-        let damaged = |reason: String| Error::Damaged {
-            path: path.clone(),
-            reason,
-        };
-        let bytes = match compress::unpack_first(&packed) {
+        let length = packed.len();
+        let bytes = match decompress::unpack_first(&packed, MAX_FILE) {
             Ok(Some(unpacked)) => unpacked.bytes,
             Ok(None) => packed,
-            Err(error) => return Err(damaged(error.to_string())),
+            Err(source) => return Err(Error::Packed { path, source }),
         };
-        let info = info(&bytes).map_err(|error| damaged(error.to_string()))?;
+        sum.add(length, bytes.len())
+            .map_err(|source| Error::Memory {
+                path: self.origin.to_owned(),
+                source,
+            })?;
+        let info = info(&bytes).map_err(|error| Error::Damaged {
+            path,
+            reason: error.to_string(),
+        })?;
         Ok(Module { bytes, info })
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::index::pack;
 use super::modinfo::Module;
 use super::{Error, ModuleSet, Selection};
+use crate::archive::decompress::Sum;
 
 impl ModuleSet<'_> {
     /// The modules of a list with all that they need, for the kernel of this release.
@@ -16,11 +17,12 @@ impl ModuleSet<'_> {
     ) -> Result<Selection, Error> {
         let mut pending: VecDeque<String> = self.names(list)?.into_iter().collect();
         let mut chosen: BTreeMap<String, Module> = BTreeMap::new();
+        let mut sum = Sum::default();
         while let Some(name) = pending.pop_front() {
             if chosen.contains_key(&name) {
                 continue;
             }
-            let module = self.read(&name)?;
+            let module = self.read(&name, &mut sum)?;
             if let Some(magic) = module.values("vermagic").next()
                 && magic.split(' ').next() != Some(release)
             {
