@@ -8,6 +8,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
 use crate::progress::Progress;
 
 /// How many of the last lines of a log an error shows.
@@ -108,10 +110,25 @@ pub(crate) fn has_header(compiler: &str, header: &str) -> Result<bool, Error> {
 }
 
 /// Run something short to the end. What it says is shown when it fails.
-pub(crate) fn run_short(mut command: Command, progress: Progress) -> Result<(), Error> {
+pub(crate) fn run_short(command: Command, progress: Progress) -> Result<(), Error> {
+    run_limited(command, u64::MAX, progress)
+}
+
+/// Like [`run_short`]; a program that writes more than `max` bytes to a file is killed.
+pub(crate) fn run_limited(mut command: Command, max: u64, progress: Progress) -> Result<(), Error> {
     progress.detail(format_args!("+ {}", shell_text(&command)));
     let output = command
-        .output()
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(|child| {
+            if max < u64::MAX {
+                let (current, maximum) = (Some(max), Some(max));
+                let limit = Rlimit { current, maximum };
+                prlimit(Some(Pid::from_child(&child)), Resource::Fsize, limit)?;
+            }
+            child.wait_with_output()
+        })
         .map_err(|source| cannot_run(command.get_program(), source))?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);

@@ -66,7 +66,7 @@ impl UsbArgs {
         let device = self
             .device
             .as_ref()
-            .map(|path| Device::find(path, self.size, self.force))
+            .map(|path| Device::open(path, self.size, self.force))
             .transpose()?;
         let (boot, client_files) = self.inputs.read(common, self.include_private_key)?;
         if let Some(device) = &device {

@@ -1,8 +1,10 @@
 //! Writes an image to a stick. First it checks, in /sys and /proc, that this cannot be the wrong disk;
-//! afterwards it reads the stick back and compares.
+//! afterwards it reads the stick back and compares. The disk is opened once, before it is checked: its name may mean
+//! another one later, and its number too, but not while it is open.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -59,6 +61,7 @@ impl Default for PseudoFileSystems {
 
 /// A disk that may be written to.
 pub(crate) struct Device {
+    disk: File,
     path: PathBuf,
     model: String,
     size: u64,
@@ -74,40 +77,58 @@ impl std::fmt::Display for Device {
 }
 
 impl Device {
-    /// Look at a disk that shall take `need` bytes.
-    pub(crate) fn find(path: &Path, need: u64, force: bool) -> Result<Self, Error> {
-        let data = fs::metadata(path).map_err(|source| Error::Io {
-            what: "look at",
-            path: path.to_owned(),
-            source,
-        })?;
+    /// Open a disk that shall take `need` bytes, and look at it.
+    pub(crate) fn open(path: &Path, need: u64, force: bool) -> Result<Self, Error> {
+        let failed = |what| {
+            move |source| Error::Io {
+                what,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let flags = |flags: OFlags| i32::try_from(flags.bits()).unwrap_or(0);
+        // With O_PATH it is not opened, which would already do something to a tape or a terminal.
+        let name = File::options()
+            .read(true)
+            .custom_flags(flags(OFlags::PATH))
+            .open(path);
+        let name = name.map_err(failed("look at"))?;
+        let data = name.metadata().map_err(failed("look at"))?;
         if !data.file_type().is_block_device() {
             return Err(Error::NoDisk(path.to_owned()));
         }
+        // With O_EXCL the kernel refuses a disk that is mounted, and mounts none that is open so (open(2)).
+        let disk = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(flags(OFlags::EXCL))
+            .open(format!("/proc/self/fd/{}", name.as_raw_fd()));
         let number = format!("{}:{}", major(data.rdev()), minor(data.rdev()));
-        PseudoFileSystems::default().find(path, &number, need, force)
+        // Why a disk is not to be opened is known better here.
+        let (model, size) = PseudoFileSystems::default().check(path, &number, need, force)?;
+        Ok(Self {
+            disk: disk.map_err(failed("open"))?,
+            path: path.to_owned(),
+            model,
+            size,
+        })
     }
 
     /// Write the image, wait until it is on the disk, and compare.
     pub(crate) fn write(&self, image: &File, progress: Progress) -> Result<(), Error> {
-        // With O_EXCL the kernel refuses a disk that is mounted, or was just now (open(2)).
-        let exclusive = i32::try_from(OFlags::EXCL.bits()).unwrap_or(0);
-        let mut disk = File::options()
-            .read(true)
-            .write(true)
-            .custom_flags(exclusive)
-            .open(&self.path)
-            .map_err(self.failed("open"))?;
+        let mut disk = &self.disk;
+        disk.rewind().map_err(self.failed("write"))?;
         self.each_chunk(image, "writing", progress, |chunk, _| {
             disk.write_all(chunk).map_err(self.failed("write"))
         })?;
         disk.sync_all().map_err(self.failed("write"))?;
-        self.compare(image, &mut disk, progress)
+        self.compare(image, progress)
     }
 
-    fn compare(&self, image: &File, disk: &mut File, progress: Progress) -> Result<(), Error> {
+    fn compare(&self, image: &File, progress: Progress) -> Result<(), Error> {
         // What is compared must come from the disk, not from memory.
-        fadvise(&*disk, 0, None, Advice::DontNeed)
+        let mut disk = &self.disk;
+        fadvise(disk, 0, None, Advice::DontNeed)
             .map_err(|error| self.failed("read back")(error.into()))?;
         disk.rewind().map_err(self.failed("read back"))?;
         let mut buffer = vec![0; CHUNK];
@@ -161,7 +182,14 @@ impl Device {
 }
 
 impl PseudoFileSystems {
-    fn find(&self, path: &Path, number: &str, need: u64, force: bool) -> Result<Device, Error> {
+    /// The model and the size of a disk that may be written to.
+    fn check(
+        &self,
+        path: &Path,
+        number: &str,
+        need: u64,
+        force: bool,
+    ) -> Result<(String, u64), Error> {
         let directory = self.sys.join("dev/block").join(number);
         let read = |name: &str| {
             let text = fs::read_to_string(directory.join(name)).unwrap_or_default();
@@ -203,11 +231,7 @@ impl PseudoFileSystems {
                 need,
             });
         }
-        Ok(Device {
-            path: path.to_owned(),
-            model,
-            size,
-        })
+        Ok((model, size))
     }
 
     /// Who uses the disk or one of its partitions: a mount, a swap area, another device on top.
@@ -294,7 +318,14 @@ mod tests {
                 sys: self.dir.path().join("sys"),
                 proc: self.dir.path().join("proc"),
             };
-            kernel.find(Path::new("/dev/sdb"), number, need, force)
+            let path = Path::new("/dev/sdb");
+            let (model, size) = kernel.check(path, number, need, force)?;
+            Ok(Device {
+                disk: tempfile::tempfile().unwrap(),
+                path: path.to_owned(),
+                model,
+                size,
+            })
         }
     }
 
@@ -351,7 +382,7 @@ mod tests {
         assert!(matches!(error, Err(Error::TooSmall { .. })));
         let file = tempfile::NamedTempFile::new().unwrap();
         assert!(matches!(
-            Device::find(file.path(), 1, true),
+            Device::open(file.path(), 1, true),
             Err(Error::NoDisk(_))
         ));
     }
@@ -363,6 +394,7 @@ mod tests {
         let disk = tempfile::NamedTempFile::new().unwrap();
         disk.as_file().set_len(4 << 20).unwrap();
         let device = Device {
+            disk: disk.reopen().unwrap(),
             path: disk.path().to_owned(),
             model: String::new(),
             size: 4 << 20,
@@ -370,19 +402,34 @@ mod tests {
         device.write(&image, Progress::silent()).unwrap();
         let bytes = fs::read(disk.path()).unwrap();
         assert!(bytes[..3 << 20].iter().all(|byte| *byte == 7) && bytes.len() == 4 << 20);
-        let mut written = disk.reopen().unwrap();
-        assert!(
-            device
-                .compare(&image, &mut written, Progress::silent())
-                .is_ok()
-        );
+        assert!(device.compare(&image, Progress::silent()).is_ok());
         // In the middle of a later chunk.
         let broken = (2 << 20) + 5;
         disk.as_file().write_all_at(&[8], broken).unwrap();
-        match device.compare(&image, &mut written, Progress::silent()) {
+        match device.compare(&image, Progress::silent()) {
             Err(Error::Differs { offset, .. }) => assert_eq!(offset, broken),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn the_disk_that_was_checked_is_written_whatever_its_name_means_later() {
+        let image = tempfile::tempfile().unwrap();
+        (&image).write_all(b"image").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("sdb"), dir.path().join("moved"));
+        fs::write(&path, "checked").unwrap();
+        let device = Device {
+            disk: File::options().read(true).write(true).open(&path).unwrap(),
+            path: path.clone(),
+            model: String::new(),
+            size: 7,
+        };
+        fs::rename(&path, &moved).unwrap();
+        fs::write(&path, "another").unwrap();
+        device.write(&image, Progress::silent()).unwrap();
+        assert_eq!(fs::read(&moved).unwrap(), b"imageed");
+        assert_eq!(fs::read(&path).unwrap(), b"another");
     }
 
     #[test]
@@ -390,6 +437,11 @@ mod tests {
         let image = tempfile::tempfile().unwrap();
         (&image).write_all(b"image").unwrap();
         let full = Device {
+            disk: File::options()
+                .read(true)
+                .write(true)
+                .open("/dev/full")
+                .unwrap(),
             path: "/dev/full".into(),
             model: String::new(),
             size: 1 << 20,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read as _};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -231,7 +232,7 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSour
         }])?;
         let task = progress.task("fetching", None);
         let part = path.with_added_extension("part");
-        let mut curl = curl(PINNED_URL, &part);
+        let mut curl = curl(PINNED_URL, &part, MAX_FETCHED);
         curl.stdin(lock.for_child()?);
         // A proxy is part of where one is, not of what is fetched.
         for proxy in [
@@ -245,8 +246,7 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSour
                 curl.env(proxy, value);
             }
         }
-        tools::run(curl, &path.with_added_extension("log"), progress, |_| ())
-            .map_err(Error::Fetch)?;
+        download(curl, &part, MAX_FETCHED, progress)?;
         accept(&part, &path, PINNED_SHA256)?;
         drop(task);
     }
@@ -254,11 +254,11 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSour
 }
 
 /// What a tarball that is fetched may have; that of Linux 6.12 has 148 MB.
-const MAX_FETCHED: &str = "400M";
+const MAX_FETCHED: u64 = 400_000_000;
 
 /// curl, as it fetches a file: by HTTPS alone, wherever it is sent to; not for ever, neither from a server that sends nothing
 /// (5,000 bytes a second, over a minute) nor from one that never ends; and nothing from ~/.curlrc.
-fn curl(url: &str, to: &Path) -> Command {
+fn curl(url: &str, to: &Path, max: u64) -> Command {
     let mut curl = tools::command("curl");
     curl.args(["--disable", "--fail", "--silent", "--show-error"])
         .args([
@@ -278,11 +278,27 @@ fn curl(url: &str, to: &Path) -> Command {
             "--speed-time",
             "60",
         ])
-        .args(["--max-time", "7200", "--max-filesize", MAX_FETCHED])
+        .args(["--max-time", "7200", "--max-filesize"])
+        .arg(max.to_string())
         .args(["--retry", "3", "--retry-max-time", "7200", "--output"])
         .arg(to)
         .arg(url);
     curl
+}
+
+/// Run curl. Before version 8.4 it cannot limit what comes without its length; the kernel does.
+fn download(curl: Command, part: &Path, max: u64, progress: Progress) -> Result<(), Error> {
+    tools::run_limited(curl, max, progress).map_err(|mut error| {
+        let _ = fs::remove_file(part);
+        if let tools::Error::Refused { status, said, .. } = &mut error {
+            *said = match (status.signal(), said.lines().last()) {
+                (Some(_), _) => format!("it was sent more than {max} bytes"),
+                // The others are of the attempts before.
+                (None, last) => last.unwrap_or_default().to_owned(),
+            };
+        }
+        Error::Fetch(error)
+    })
 }
 
 /// Give what was fetched its name when it is what was expected, else remove it.
@@ -378,6 +394,101 @@ mod tests {
         );
         assert!(bomb, "{done:?}");
         assert!(!dir.path().join("part/c").exists());
+    }
+
+    /// A server for HTTPS: `/file` is one of five bytes, `/endless` has no length, `/away` leads to HTTP.
+    const SERVER: &str = r#"
+import http.server, ssl, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == "/away":
+            self.send_response(302)
+            self.send_header("Location", "http://127.0.0.1:%d/file" % self.server.server_port)
+        else:
+            self.send_response(200)
+        if self.path == "/file":
+            self.send_header("Content-Length", "5")
+        self.end_headers()
+        if self.path == "/file":
+            self.wfile.write(b"bytes")
+        if self.path == "/endless":
+            for _ in range(100):
+                self.wfile.write(bytes(1 << 20))
+server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+context.load_cert_chain(sys.argv[1])
+server.socket = context.wrap_socket(server.socket, server_side=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"#;
+
+    /// The server's key and its certificate for 127.0.0.1, of no use elsewhere.
+    const CERTIFICATE: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgld+wQP687YWdapV/
+X/kyJQoLa67qLW5Wo6nqaeOThZyhRANCAARu5kf8GHgGXGkV7GfdU+GKk48rEeIT
+ruyCP1qi08jyIXWhi4OOI8oT+3BbmZ9b3SF8vqrwQhxqiQ86quoZidyP
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBnDCCAUGgAwIBAgIUYDdlu6+LQ1qqfC67xoDGzhPRubYwCgYIKoZIzj0EAwIw
+FDESMBAGA1UEAwwJbG9jYWxob3N0MCAXDTI2MTEzMDEyMDQ1OVoYDzIxMjYxMTA2
+MTIwNDU5WjAUMRIwEAYDVQQDDAlsb2NhbGhvc3QwWTATBgcqhkjOPQIBBggqhkjO
+PQMBBwNCAARu5kf8GHgGXGkV7GfdU+GKk48rEeITruyCP1qi08jyIXWhi4OOI8oT
++3BbmZ9b3SF8vqrwQhxqiQ86quoZidyPo28wbTAdBgNVHQ4EFgQUsNo8sKpkbGA8
+oeGEqZg8M3pcSokwHwYDVR0jBBgwFoAUsNo8sKpkbGA8oeGEqZg8M3pcSokwDwYD
+VR0TAQH/BAUwAwEB/zAaBgNVHREEEzARgglsb2NhbGhvc3SHBH8AAAEwCgYIKoZI
+zj0EAwIDSQAwRgIhAOv2vqEsKvw7CXgUBNMmv1NHXKHNvxh7kY+CpekD6HmxAiEA
+t7uPi4Q2Z4ktGik+GCZNJ3nMGet2OFSsxnz5l/iJinI=
+-----END CERTIFICATE-----
+";
+
+    #[test]
+    fn curl_keeps_to_https_and_to_the_size() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pem, part) = (dir.path().join("pem"), dir.path().join("part"));
+        fs::write(&pem, CERTIFICATE).unwrap();
+        let mut server = Command::new("python3")
+            .args(["-c", SERVER])
+            .arg(&pem)
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut port = String::new();
+        let mut output = BufReader::new(server.stdout.take().unwrap());
+        io::BufRead::read_line(&mut output, &mut port).unwrap();
+        let fetch = |scheme: &str, path: &str| {
+            let url = format!("{scheme}://127.0.0.1:{}/{path}", port.trim());
+            let mut curl = curl(&url, &part, 1 << 20);
+            curl.env("CURL_CA_BUNDLE", &pem).env("no_proxy", "*");
+            match download(curl, &part, 1 << 20, Progress::silent()) {
+                Ok(()) => Ok(fs::read_to_string(&part).unwrap()),
+                Err(Error::Fetch(error)) => Err(error.to_string()),
+                Err(error) => panic!("{error}"),
+            }
+        };
+        assert_eq!(fetch("https", "file").as_deref(), Ok("bytes"));
+        for (scheme, path, reason) in [
+            (
+                "http",
+                "file",
+                "Protocol \"http\" not supported or disabled",
+            ),
+            (
+                "https",
+                "away",
+                "Protocol \"http\" not supported or disabled",
+            ),
+            ("https", "endless", "sent more than 1048576 bytes"),
+        ] {
+            let error = fetch(scheme, path).unwrap_err();
+            // Newer versions of curl say it themselves.
+            let said = error.contains(reason) || error.contains("Maximum file size exceeded");
+            assert!(said && error.lines().count() == 1, "{error}");
+            assert!(!part.exists());
+        }
+        server.kill().unwrap();
+        server.wait().unwrap();
     }
 
     #[test]
