@@ -51,11 +51,9 @@ pub(crate) fn environment(
             );
         }
     }
-    let find = |name: &str| {
-        let found = all.iter().find(|(other, _)| other == name);
-        found.map(|(_, value)| value.clone())
-    };
-    let mut binds = binds(mounts, find(ENV_NAMESPACE).as_deref(), home)?;
+    // These are for this process too, whether or not the machine may have them.
+    let own = |name: &str| std::env::var(name).ok();
+    let mut binds = binds(mounts, own(ENV_NAMESPACE).as_deref(), home)?;
     for bind in &mut binds {
         if let Some(real) = real_path(mounts.root, &bind.local) {
             bind.local = real;
@@ -73,8 +71,8 @@ pub(crate) fn environment(
         }
     }
     let cache_is_chosen = mounts.cache.is_some() || chosen().next().is_some();
-    let own = own_fstab(mounts.fstab, find(ENV_FSTAB))?;
-    let text = namespace::to_fstab(&binds, default_mode) + &own;
+    let fstab = own_fstab(mounts.fstab, own(ENV_FSTAB))?;
+    let text = namespace::to_fstab(&binds, default_mode) + &fstab;
     let mut for_cpud = vec![(ENV_UMASK.to_owned(), format!("{:04o}", umask()))];
     let is_ordinary = mounts.ninep && *user != CommandUser::Root;
     let is_roots = matches!(user, CommandUser::RootFor { .. });
@@ -85,7 +83,7 @@ pub(crate) fn environment(
         }
         if is_roots && let Some(bind) = as_root::home(&binds, mounts.root, home) {
             binds.push(bind);
-            let text = namespace::to_fstab(&binds, default_mode) + &own;
+            let text = namespace::to_fstab(&binds, default_mode) + &fstab;
             for_cpud.push((ENV_FSTAB.to_owned(), text));
         }
     }
