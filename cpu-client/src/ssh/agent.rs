@@ -1,4 +1,9 @@
 //! Copies between a channel that the server has opened and the agent here, which it is forwarded to.
+//!
+//! The agent takes this connection for one of a local program: only who has exchanged keys can say otherwise
+//! (`session-bind@openssh.com` in OpenSSH's PROTOCOL.agent), and russh keeps what that needs to itself. So the machine can only
+//! list the keys and use them. It can neither have the agent load a library of this machine (`SSH_AGENTC_ADD_SMARTCARD_KEY`,
+//! CVE-2023-38408), nor add, remove or lock keys.
 
 use cpu_ssh::Stream;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -9,6 +14,32 @@ use super::{ChannelReceiver, ChannelSender};
 /// The most bytes that are copied at once. Messages of agents are short.
 const CHUNK: usize = 16 * 1024;
 
+/// The longest request, as in OpenSSH's agent.
+const MAX_REQUEST: usize = 256 * 1024;
+
+/// The numbers of the requests that are passed on (draft-miller-ssh-agent): to list the keys, to sign, and extensions.
+const PASSED: [u8; 3] = [11, 13, 27];
+
+/// A request that every agent answers with a failure, since it has no known number.
+const REFUSED: [u8; 5] = [0, 0, 0, 1, 0];
+
+/// Takes the first request off `bytes`, if it is complete: what is passed on. `Err` if it is too long.
+fn next_request(bytes: &mut Vec<u8>) -> Result<Option<Vec<u8>>, ()> {
+    let Some((&length, rest)) = bytes.split_first_chunk() else {
+        return Ok(None);
+    };
+    let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+    if length > MAX_REQUEST {
+        return Err(());
+    }
+    let Some(request) = rest.get(..length) else {
+        return Ok(None);
+    };
+    let is_passed = request.first().is_some_and(|kind| PASSED.contains(kind));
+    let whole: Vec<u8> = bytes.drain(..length + 4).collect();
+    Ok(Some(if is_passed { whole } else { REFUSED.to_vec() }))
+}
+
 /// Copies in both directions until both have ended.
 pub(super) async fn copy_both(
     receiver: ChannelReceiver,
@@ -17,10 +48,20 @@ pub(super) async fn copy_both(
 ) {
     let (mut from_agent, mut to_agent) = stream.split();
     let requests = async {
+        let mut bytes = Vec::new();
         while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
-            if to_agent.write_all(&chunk).await.is_err() {
-                receiver.discard();
-                return;
+            bytes.extend_from_slice(&chunk);
+            loop {
+                let written = match next_request(&mut bytes) {
+                    Ok(None) => break,
+                    Ok(Some(request)) => to_agent.write_all(&request).await.is_ok(),
+                    Err(()) => false,
+                };
+                if !written {
+                    receiver.discard();
+                    let _ = to_agent.shutdown().await;
+                    return;
+                }
             }
         }
         let _ = to_agent.shutdown().await;
@@ -37,4 +78,27 @@ pub(super) async fn copy_both(
     };
     tokio::join!(requests, replies);
     sender.close().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_requests_that_use_keys_are_passed_on() {
+        let request = |kind: u8, body: &[u8]| {
+            let length = u32::try_from(body.len() + 1).unwrap().to_be_bytes();
+            [&length[..], &[kind], body].concat()
+        };
+        let (list, sign) = (request(11, b""), request(13, b"key and data"));
+        let load = request(20, b"\0\0\0\x08/lib/x.so\0\0\0\0");
+        let mut bytes = [&list[..], &load, &sign, &[0; 4], &sign[..7]].concat();
+        for wanted in [&list[..], &REFUSED, &sign, &REFUSED] {
+            assert_eq!(next_request(&mut bytes), Ok(Some(wanted.to_vec())));
+        }
+        assert_eq!(next_request(&mut bytes), Ok(None));
+        assert_eq!(bytes, &sign[..7]);
+        assert_eq!(next_request(&mut vec![0xff; 4]), Err(()));
+        assert_eq!(next_request(&mut vec![0; 3]), Ok(None));
+    }
 }
