@@ -34,14 +34,14 @@ fn query(host: &str) -> Query<'_> {
 fn the_first_value_wins_and_lists_grow() {
     let text = "User early\nHost board b?\n  Port=2222\n  user late\n  IdentityFile ~/a\n\
                 Host !board *\n  Port 1\nHost *\n  IdentityFile ~/b\n  port 3\n  SetEnv A=1 B=2\n\
-                SetEnv A=3 C=4\n  ForwardAgent yes\n";
+                SetEnv A=3 C=4\n  ForwardX11 yes\n";
     let found = settings("board", text);
     assert_eq!(found.user.as_deref(), Some("early"));
     assert_eq!(found.port, Some(2222));
     assert_eq!(found.identity_files, ["~/a", "~/b"]);
     let set = [("A", "1"), ("B", "2")].map(|(n, v)| (n.to_owned(), v.to_owned()));
     assert_eq!(found.set_env, set);
-    assert!(found.ignored.contains("forwardagent"));
+    assert!(found.ignored.contains("forwardx11"));
     assert_eq!(settings("other", text).port, Some(1));
     assert_eq!(settings("bx", text).port, Some(2222));
 }
