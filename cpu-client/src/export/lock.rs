@@ -189,7 +189,10 @@ impl Export {
             Err(errno @ (Os::MFILE | Os::NFILE)) => Err(os(errno)),
             Err(_) => Ok(None),
         };
-        if let Some(fd) = reopened(OFlags::RDWR)? {
+        // What is read-only is not opened for writing: nobody could execute it meanwhile.
+        if !node.access().is_read_only()
+            && let Some(fd) = reopened(OFlags::RDWR)?
+        {
             return Ok(fd);
         }
         let flags = rustix::fs::fcntl_getfl(&file.fd).map_err(os)?;

@@ -215,8 +215,10 @@ impl Export {
 
     /// An error if the peer may not open `node`, and a report of what is hidden.
     fn check_open(&self, node: &Node) -> Result<()> {
-        if node.access().is_hidden() {
+        if node.access().is_secret() {
             self.policy.report(node.path());
+        }
+        if node.access().is_hidden() {
             return Err(Errno::EACCES);
         }
         if self.is_empty(node) && node.kind() != rustix::fs::FileType::Directory {
@@ -230,7 +232,7 @@ impl Export {
         if self.is_empty(node) {
             return Err(Errno::EACCES);
         }
-        if node.access().is_hidden() {
+        if node.access().is_secret() {
             self.policy.report(node.path());
         }
         node.access().check_change()
@@ -238,12 +240,23 @@ impl Export {
 
     /// An error if the peer may not make, replace or remove `name` in a directory.
     fn check_entry(&self, dir: &Node, name: &[u8]) -> Result<()> {
+        self.entry(dir, name)?.check_move()
+    }
+
+    /// An error if the peer may not make the directory `name` in a directory. A new one is reached by this name only, so it
+    /// may be on the way to what is hidden.
+    fn check_mkdir(&self, dir: &Node, name: &[u8]) -> Result<()> {
+        self.entry(dir, name)?.check_change()
+    }
+
+    /// The access of `name` in a directory that the peer may change.
+    fn entry(&self, dir: &Node, name: &[u8]) -> Result<policy::Access> {
         self.check_change(dir)?;
         let access = self.policy.child(dir.access(), name);
-        if access.is_hidden() {
+        if access.is_secret() {
             self.policy.report([&dir.path(), &b"/"[..], name].concat());
         }
-        access.check_move()
+        Ok(access)
     }
 
     /// An error if the peer may not give `name` in a directory another name.
@@ -251,8 +264,9 @@ impl Export {
         self.check_entry(dir, name)?;
         match self.step(dir, name) {
             Ok((node, _)) => node.access().check_move(),
-            // Then it cannot be renamed either.
-            Err(_) => Ok(()),
+            Err(Os::NOENT) => Ok(()),
+            // It may exist all the same: a peer that uses up the descriptors must not get around the rules.
+            Err(errno) => Err(os(errno)),
         }
     }
 

@@ -367,6 +367,30 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_examined_is_not_renamed_or_removed() {
+        use super::super::{Rule, RuleKind};
+        use ninep::fs::FileSystem;
+        let directory = tempfile::tempdir().unwrap();
+        let other = directory.path().join("other");
+        std::fs::write(directory.path().join("key"), "key").unwrap();
+        std::fs::hard_link(directory.path().join("key"), &other).unwrap();
+        let rule = Rule {
+            path: "/key".into(),
+            kind: RuleKind::Hide,
+        };
+        let export = Export::new(directory.path()).unwrap().with_rules(&[rule]);
+        // As deep as a peer can get by renaming directories.
+        let mut deep = export.root.clone();
+        while deep.has_room().is_ok() {
+            deep = export.root.moved(&deep, b"d", Access::default());
+        }
+        assert!(export.unlinkat(&deep, b"other", false).is_err());
+        let root = &export.root;
+        assert!(export.renameat(&deep, b"other", root, b"x").is_err());
+        assert!(other.exists());
+    }
+
+    #[test]
     fn file_systems_of_the_kernel_are_empty() {
         let export = Export::new("/".as_ref()).unwrap();
         for name in [b"proc", &b"sys"[..]] {

@@ -3,7 +3,8 @@
 //! A rule is found by walking, not by comparing paths: each [`Node`](super::Node) has a [`Access`], which says what holds
 //! for it and which rules may still match below. So no other name of a file gets around a rule: directories on the way to one,
 //! and files that one names, are known by their identity too, whatever symbolic link, mount or hard link leads to them when
-//! cpu starts. The peer can neither rename nor link what a rule concerns.
+//! cpu starts. Where symbolic links lead, rules are added, since files are replaced there too. The peer can neither rename nor
+//! link what a rule concerns.
 
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
@@ -41,13 +42,19 @@ pub struct Rule {
 /// The most entries of a directory that are examined when cpu starts, and the most directories beneath a hidden one.
 const MAX_ENTRIES: usize = 10_000;
 
+/// The most links that a path leads through, as in the kernel.
+const MAX_LINKS: usize = 40;
+
 /// The most paths that are remembered for the user.
 const MAX_REPORTED: usize = 16;
+
+/// A rule, and the names of its path.
+type Names = (Vec<Vec<u8>>, RuleKind);
 
 /// The rules.
 #[derive(Default)]
 pub(super) struct Policy {
-    rules: Vec<(Vec<Vec<u8>>, RuleKind)>,
+    rules: Vec<Names>,
     /// The access to files that exist when cpu starts.
     known: HashMap<FileId, KnownFile>,
     devices: kernel_fs::DevtmpfsDevices,
@@ -96,6 +103,16 @@ impl Access {
     /// Whether it may be seen only.
     pub(super) fn is_hidden(&self) -> bool {
         self.is(|inner| inner.is_hidden || inner.is_outside)
+    }
+
+    /// Whether a rule hides it, so that it is of interest to the user that the peer wants it.
+    pub(super) fn is_secret(&self) -> bool {
+        self.is(|inner| inner.is_hidden)
+    }
+
+    /// Whether it only leads to what the peer may have.
+    pub(super) fn is_outside(&self) -> bool {
+        self.is(|inner| inner.is_outside)
     }
 
     /// Whether it may not be changed.
@@ -160,11 +177,108 @@ impl Policy {
             devices: kernel_fs::DevtmpfsDevices::mounted(),
             ..Self::default()
         };
+        for _ in 0..MAX_LINKS {
+            if !policy.follow_links(root) {
+                break;
+            }
+        }
         let start = policy.root();
         if start.0.is_some() {
             policy.learn(root, b"", &start);
         }
         policy
+    }
+
+    /// Adds rules for the paths to which symbolic links lead. Returns whether there were any.
+    fn follow_links(&mut self, root: &OwnedFd) -> bool {
+        let mut found = Vec::new();
+        self.find_links(root, &[], &self.root(), &mut found);
+        found.retain(|(_, rule)| !self.rules.contains(rule));
+        // Each applies where the one does that it comes from.
+        found.sort_by_key(|(index, _)| *index);
+        found.dedup();
+        let is_new = !found.is_empty();
+        for (index, rule) in found.into_iter().rev() {
+            self.rules.insert(index + 1, rule);
+        }
+        is_new
+    }
+
+    /// Finds the links on the paths of rules beneath a directory, and the rules for where they lead, each with the number of
+    /// the rule that it comes from.
+    fn find_links(
+        &self,
+        root: &OwnedFd,
+        dir: &[Vec<u8>],
+        access: &Access,
+        found: &mut Vec<(usize, Names)>,
+    ) {
+        let Some(inner) = access.0.as_deref() else {
+            return;
+        };
+        let dir_path = joined(dir);
+        for name in self.next_names(root, &dir_path, inner) {
+            let below = self.child(access, &name);
+            let path: Vec<_> = dir.iter().chain([&name]).cloned().collect();
+            let flags = OFlags::PATH | OFlags::NOFOLLOW;
+            let Some(fd) = open(root, &joined(&path), flags) else {
+                continue;
+            };
+            let kind = stat::stat(&fd).map(|stat| FileType::from_raw_mode(stat.stx_mode.into()));
+            if kind == Ok(FileType::Directory) {
+                self.find_links(root, &path, &below, found);
+            }
+            let target = match rustix::fs::readlinkat(&fd, c"", Vec::new()) {
+                Ok(target) if kind == Ok(FileType::Symlink) => target,
+                _ => continue,
+            };
+            let target = resolved(dir, target.as_bytes());
+            // What leads to a directory above itself would hide that.
+            if path.starts_with(&target) {
+                continue;
+            }
+            for &(index, depth) in &inner.pending {
+                let Some((names, kind)) = self.rules.get(index) else {
+                    continue;
+                };
+                let Some([pattern, rest @ ..]) = names.get(depth..) else {
+                    continue;
+                };
+                let applies = match kind {
+                    RuleKind::Hide => !rest.is_empty() || below.is(|inner| inner.is_hidden),
+                    RuleKind::ReadOnly => true,
+                    // A link to something hidden does not show it.
+                    RuleKind::Show => !rest.is_empty(),
+                    RuleKind::Only => false,
+                };
+                if applies && glob::matches(pattern, &name) {
+                    let names = target.iter().chain(rest).cloned().collect();
+                    found.push((index, (names, *kind)));
+                }
+            }
+        }
+    }
+
+    /// The names in a directory, existing or not, that the next names of rules match.
+    fn next_names(&self, root: &OwnedFd, path: &[u8], dir: &Inner) -> Vec<Vec<u8>> {
+        let mut names = Vec::new();
+        for &(index, depth) in &dir.pending {
+            let Some(name) = self
+                .rules
+                .get(index)
+                .and_then(|(names, _)| names.get(depth))
+            else {
+                continue;
+            };
+            if glob::is_pattern(name) {
+                names.extend(entries(root, path, name));
+            } else {
+                names.push(name.clone());
+            }
+        }
+        names.sort();
+        names.dedup();
+        names
     }
 
     /// The devices of devtmpfs.
@@ -270,28 +384,7 @@ impl Policy {
         let Some(inner) = dir.0.clone() else {
             return;
         };
-        let mut names = Vec::new();
-        for &(index, depth) in &inner.pending {
-            let Some(name) = self
-                .rules
-                .get(index)
-                .and_then(|(names, _)| names.get(depth))
-            else {
-                continue;
-            };
-            if glob::is_pattern(name) {
-                names.extend(
-                    entries(root, path)
-                        .into_iter()
-                        .filter(|entry| glob::matches(name, entry)),
-                );
-            } else {
-                names.push(name.clone());
-            }
-        }
-        names.sort();
-        names.dedup();
-        for name in names {
+        for name in self.next_names(root, path, &inner) {
             let path = [path, b"/", &name].concat();
             let access = self.child(dir, &name);
             let Some(stat) = find(root, &path) else {
@@ -308,7 +401,8 @@ impl Policy {
         }
     }
 
-    /// Records the files in a hidden directory that have several names.
+    /// Records the files in a hidden directory that have several names, and those elsewhere to which symbolic links in it
+    /// lead, unless everybody may read them.
     fn learn_links(&mut self, root: &OwnedFd, path: Vec<u8>, access: &Access) {
         if access.is(|inner| !inner.is_hidden) {
             return;
@@ -320,7 +414,7 @@ impl Policy {
             if seen > MAX_ENTRIES {
                 return;
             }
-            for name in entries(root, &path) {
+            for name in entries(root, &path, b"*") {
                 let path = [&path, &b"/"[..], &name].concat();
                 let access = self.child(&access, &name);
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -328,10 +422,20 @@ impl Policy {
                 let Ok(stat) = rustix::fs::statx(root, relative, flags, stat::WANTED) else {
                     continue;
                 };
-                if is_directory(&stat) {
-                    directories.push((path, access));
-                } else if stat.stx_nlink > 1 {
-                    self.record(&stat, &access);
+                match FileType::from_raw_mode(stat.stx_mode.into()) {
+                    FileType::Directory => directories.push((path, access)),
+                    FileType::Symlink => {
+                        let target = find(root, &path);
+                        let is_private = |target: &Statx| {
+                            let kind = FileType::from_raw_mode(target.stx_mode.into());
+                            kind == FileType::RegularFile && target.stx_mode & 0o004 == 0
+                        };
+                        if let Some(target) = target.filter(is_private) {
+                            self.record(&target, &access);
+                        }
+                    }
+                    _ if stat.stx_nlink > 1 => self.record(&stat, &access),
+                    _ => {}
                 }
             }
         }
@@ -375,8 +479,31 @@ fn find(root: &OwnedFd, path: &[u8]) -> Option<Statx> {
     stat::stat(open(root, path, OFlags::PATH)?).ok()
 }
 
-/// The first names in a directory.
-fn entries(root: &OwnedFd, path: &[u8]) -> Vec<Vec<u8>> {
+/// The path of names.
+fn joined(names: &[Vec<u8>]) -> Vec<u8> {
+    let names = names.iter().flat_map(|name| [&b"/"[..], name.as_slice()]);
+    names.collect::<Vec<_>>().concat()
+}
+
+/// The path to which a symbolic link in a directory leads.
+fn resolved(dir: &[Vec<u8>], target: &[u8]) -> Vec<Vec<u8>> {
+    let mut names = if target.starts_with(b"/") {
+        Vec::new()
+    } else {
+        dir.to_vec()
+    };
+    for name in target.split(|&b| b == b'/') {
+        match name {
+            b"" | b"." => {}
+            b".." => drop(names.pop()),
+            name => names.push(name.to_vec()),
+        }
+    }
+    names
+}
+
+/// The first names in a directory that a pattern matches.
+fn entries(root: &OwnedFd, path: &[u8], pattern: &[u8]) -> Vec<Vec<u8>> {
     let Some(fd) = open(root, path, OFlags::RDONLY | OFlags::DIRECTORY) else {
         return Vec::new();
     };
@@ -385,7 +512,7 @@ fn entries(root: &OwnedFd, path: &[u8]) -> Vec<Vec<u8>> {
     };
     let names = dir.filter_map(|entry| Some(entry.ok()?.file_name().to_bytes().to_vec()));
     names
-        .filter(|name| name != b"." && name != b"..")
+        .filter(|name| name != b"." && name != b".." && glob::matches(pattern, name))
         .take(MAX_ENTRIES)
         .collect()
 }

@@ -162,7 +162,7 @@ fn no_other_name_leads_to_what_is_hidden() {
         );
     }
     assert_eq!(rename(&mut raw, ("h/work", "file"), ("h", "file")), None);
-    // Places that the user will fill.
+    // Places that the user will fill. An empty directory there is what programs make, and it stays there.
     raw.walk(0, 3, "h").unwrap();
     for made in [".aws2", ".new"] {
         let mkdir = Request::Mkdir {
@@ -171,9 +171,19 @@ fn no_other_name_leads_to_what_is_hidden() {
             mode: 0o700,
             gid: 0,
         };
-        let refused = (made == ".new").then_some(Errno::EACCES);
-        assert_eq!(errno(raw.ask(&mkdir)), refused, "{made}");
+        assert_eq!(errno(raw.ask(&mkdir)), None, "{made}");
     }
+    assert_eq!(
+        rename(&mut raw, ("h", ".aws2"), ("h", ".new")),
+        Some(Errno::EACCES)
+    );
+    let in_it = create(&mut raw, 12, "h/.new", "token", WRONLY, 0o600);
+    assert_eq!(in_it, Err(Errno::EACCES));
+    fs::remove_dir(served.path("h/.new")).unwrap();
+    assert_eq!(
+        rename(&mut raw, ("h", ".aws2"), ("h", ".new")),
+        Some(Errno::EACCES)
+    );
     fs::remove_file(served.path("h/.netrc")).unwrap();
     let symlink = Request::Symlink {
         dfid: 3,
@@ -195,6 +205,85 @@ fn no_other_name_leads_to_what_is_hidden() {
         Some(Errno::EACCES)
     );
     assert_eq!(fs::read(served.path("h/.ssh/id")).unwrap(), b"h/.ssh/id");
+}
+
+#[test]
+fn where_symbolic_links_lead_is_hidden_whatever_is_there_later() {
+    let (served, _) = home(&[]);
+    for directory in ["h/dot", "h/dot/new", "h/dot/ssh"] {
+        served.mkdir(directory);
+    }
+    for file in ["h/dot/netrc", "h/dot/key", "h/dot/public", "h/dot/aws"] {
+        served.write(file, "old");
+    }
+    chmod(&served, &[("h/dot/aws", 0o600)]);
+    fs::remove_file(served.path("h/.netrc")).unwrap();
+    for (link, target) in [
+        ("h/.netrc", "dot/a"),
+        ("h/dot/a", "netrc"),
+        ("h/.new", "dot/new"),
+        ("h/.ssh/key", "../dot/key"),
+        ("h/.ssh/x.pub", "../dot/public"),
+        ("h/.ssh/config_key", "id"),
+        ("h/.aws/credentials", "../dot/aws"),
+    ] {
+        symlink(target, served.path(link)).unwrap();
+    }
+    let export = rules(&served, &[]);
+    let mut raw = session(&export);
+    // As most programs write files.
+    for file in ["h/dot/netrc", "h/dot/key"] {
+        served.write("h/tmp", "new");
+        fs::rename(served.path("h/tmp"), served.path(file)).unwrap();
+    }
+    served.write("h/dot/new/token", "t");
+    for hidden in [
+        "h/dot/netrc",
+        "h/dot/key",
+        "h/dot/new/token",
+        "h/dot/aws",
+        "h/.ssh/id",
+    ] {
+        let got = opened(&mut raw, hidden, RDONLY);
+        assert_eq!(got, Some(Errno::EACCES), "{hidden}");
+    }
+    for shown in ["h/dot/public", "h/dot", "h/dot/new"] {
+        assert_eq!(opened(&mut raw, shown, RDONLY), None, "{shown}");
+    }
+    // Nothing else is put where the user's programs will write.
+    for (from, to) in [
+        (("h", "dot"), ("h", "x")),
+        (("h/dot", "a"), ("h/dot", "b")),
+        (("h/dot", "new"), ("h/dot", "b")),
+        (("h/work", "file"), ("h/dot", "netrc")),
+    ] {
+        let got = rename(&mut raw, from, to);
+        assert_eq!(got, Some(Errno::EACCES), "{from:?} {to:?}");
+    }
+    // A link to something hidden can be seen, without an alarm.
+    let asked = export.requested_hidden().len();
+    raw.walk(0, 1, "h/.netrc").unwrap();
+    assert_eq!(errno(raw.ask(&Request::Readlink { fid: 1 })), None);
+    assert_eq!(export.requested_hidden().len(), asked);
+}
+
+#[test]
+fn a_lock_opens_nothing_read_only_for_writing() {
+    let (served, export) = home(&[(RuleKind::ReadOnly, "/h/work")]);
+    let mut raw = session(&export);
+    raw.open(1, "h/work/file", RDONLY).unwrap();
+    let lock = |kind| Request::Lock {
+        fid: 1,
+        kind,
+        flags: 0,
+        start: 0,
+        length: 0,
+        proc_id: 1,
+        client_id: text("c"),
+    };
+    assert_eq!(errno(raw.ask(&lock(Flock::WRITE))), Some(Errno::EBADF));
+    assert_eq!(errno(raw.ask(&lock(Flock::READ))), None);
+    assert_eq!(fs::read(served.path("h/work/file")).unwrap(), b"file");
 }
 
 #[test]
@@ -324,6 +413,8 @@ fn only_what_is_named_exists() {
         rename(&mut raw, ("h/work", "file"), ("h", "file")),
         Some(Errno::EACCES)
     );
+    // That is no alarm: no rule hides it.
+    assert!(export.requested_hidden().is_empty());
     // What is hidden stays hidden there.
     assert_eq!(opened(&mut raw, "h/.ssh/id", RDONLY), Some(Errno::EACCES));
     assert_eq!(opened(&mut raw, "h/.ssh/config", RDONLY), None);
