@@ -8,8 +8,12 @@ use cpu_proto::glob;
 use cpu_proto::namespace::Bind;
 use cpu_proto::printable;
 
-/// What is hidden unless the user shows it: private keys, and what logs in elsewhere.
-const TABLE: [(RuleKind, &str); 42] = [
+/// What is hidden unless the user shows it: private keys, and what logs in elsewhere. Programs replace a file by a new one that
+/// has a similar name before, hence the `*`.
+const TABLE: [(RuleKind, &str); 45] = [
+    (RuleKind::Hide, "/run/user/*/containers/auth.json*"),
+    (RuleKind::Hide, "/run/secrets*"),
+    (RuleKind::Hide, "/tmp/krb5cc_*"),
     (RuleKind::Hide, "~/.ssh/*"),
     (RuleKind::Show, "~/.ssh/config*"),
     (RuleKind::Show, "~/.ssh/known_hosts*"),
@@ -23,22 +27,22 @@ const TABLE: [(RuleKind, &str); 42] = [
     (RuleKind::Hide, "~/.config/gcloud"),
     (RuleKind::Hide, "~/.config/rclone"),
     (RuleKind::Hide, "~/.kube"),
-    (RuleKind::Hide, "~/.docker/config.json"),
-    (RuleKind::Hide, "~/.config/containers/auth.json"),
-    (RuleKind::Hide, "~/.terraform.d/credentials.tfrc.json"),
-    (RuleKind::Hide, "~/.vault-token"),
-    (RuleKind::Hide, "~/.netrc"),
+    (RuleKind::Hide, "~/.docker/config.json*"),
+    (RuleKind::Hide, "~/.config/containers/auth.json*"),
+    (RuleKind::Hide, "~/.terraform.d/credentials.tfrc.json*"),
+    (RuleKind::Hide, "~/.vault-token*"),
+    (RuleKind::Hide, "~/.netrc*"),
     (RuleKind::Hide, "~/.authinfo*"),
-    (RuleKind::Hide, "~/.pgpass"),
-    (RuleKind::Hide, "~/.my.cnf"),
-    (RuleKind::Hide, "~/.git-credentials"),
-    (RuleKind::Hide, "~/.config/git/credentials"),
+    (RuleKind::Hide, "~/.pgpass*"),
+    (RuleKind::Hide, "~/.my.cnf*"),
+    (RuleKind::Hide, "~/.git-credentials*"),
+    (RuleKind::Hide, "~/.config/git/credentials*"),
     (RuleKind::Hide, "~/.config/gh"),
     (RuleKind::Hide, "~/.config/hub"),
     (RuleKind::Hide, "~/.config/glab-cli"),
-    (RuleKind::Hide, "~/.pypirc"),
+    (RuleKind::Hide, "~/.pypirc*"),
     (RuleKind::Hide, "~/.cargo/credentials*"),
-    (RuleKind::Hide, "~/.gem/credentials"),
+    (RuleKind::Hide, "~/.gem/credentials*"),
     (RuleKind::Hide, "~/.mozilla"),
     (RuleKind::Hide, "~/.thunderbird"),
     (RuleKind::Hide, "~/.config/chromium"),
@@ -54,14 +58,26 @@ const TABLE: [(RuleKind, &str); 42] = [
     (RuleKind::Hide, "~/.var/app/*"),
 ];
 
-/// Names of variables that are not sent unless `-env` adds them: secrets, and sockets of this machine.
-const SECRETS: [&str; 10] = [
-    "*_TOKEN",
-    "*_SECRET*",
-    "*_PASSWORD",
-    "*_API_KEY",
-    "AWS_SECRET*",
+/// Names of variables that are not sent unless `-env` adds them, in either case: secrets, and sockets of this machine.
+const SECRETS: [&str; 22] = [
+    "*TOKEN",
+    "*SECRET*",
+    "*PASSWORD",
+    "*PASSWD",
+    "*PASSPHRASE",
+    "*_PASS",
+    "SSHPASS",
+    "MYSQL_PWD",
+    "*APIKEY",
+    "*API_KEY",
+    "*ACCESS_KEY",
+    "*PRIVATE_KEY",
+    "*CREDENTIAL",
+    "*_PAT",
+    "*_JWT",
     "AWS_SESSION*",
+    "OP_SESSION*",
+    "BW_SESSION",
     "SSH_AUTH_SOCK",
     "SSH_AGENT_PID",
     "GPG_AGENT_INFO",
@@ -106,8 +122,11 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Vec<Rule> {
     }
     let read_only = limits.binds.iter().filter(|bind| bind.read_only);
     rules.extend(read_only.map(|bind| rule(RuleKind::ReadOnly, bind.local.clone())));
-    let table = TABLE.map(|(kind, path)| rule(kind, absolute(path, limits.home)));
-    rules.extend(table);
+    let all = |kind, path: &str| {
+        let paths = absolute(path, limits.root, limits.home);
+        paths.into_iter().map(move |path| rule(kind, path))
+    };
+    rules.extend(TABLE.iter().flat_map(|(kind, path)| all(*kind, path)));
     for key in &limits.keys {
         let mut pin = key.clone().into_os_string();
         pin.push(".hostkey");
@@ -122,7 +141,7 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Vec<Rule> {
         }
     }
     let chosen = limits.paths.iter();
-    rules.extend(chosen.map(|(kind, path)| rule(*kind, absolute(path, limits.home))));
+    rules.extend(chosen.flat_map(|(kind, path)| all(*kind, path)));
     rules
 }
 
@@ -133,17 +152,38 @@ fn inside(root: &Path, path: &Path) -> Option<String> {
     Some(format!("/{rest}"))
 }
 
-/// An absolute path in the served tree: `~` is the home, and another relative path is one of the working directory.
-fn absolute(path: &str, home: &Path) -> String {
-    let home = home.to_string_lossy();
+/// Absolute paths in the served tree. `~` is the home in it, and also this machine's if that is in it elsewhere, as with
+/// `-root /home`; another relative path is one of the working directory.
+fn absolute(path: &str, root: &Path, home: &Path) -> Vec<String> {
     match path.strip_prefix('~') {
-        Some("") => home.into_owned(),
-        Some(rest) if rest.starts_with('/') => format!("{home}{rest}"),
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+            let there = format!("{}{rest}", home.display());
+            let real = home.canonicalize().unwrap_or_else(|_| home.into());
+            let real = served(root, &format!("{}{rest}", real.display()));
+            let real = real.filter(|real| *real != there);
+            [there].into_iter().chain(real).collect()
+        }
+        _ if path.starts_with('/') => vec![path.to_owned()],
         _ => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-            path.to_string_lossy().into_owned()
+            served(root, &path.to_string_lossy()).into_iter().collect()
         }
     }
+}
+
+/// A path of this machine, whose names may be patterns, as the served tree has it. None if it is elsewhere, or if what is served
+/// is part of it: that was asked for.
+fn served(root: &Path, path: &str) -> Option<String> {
+    let root = root.canonicalize().ok()?;
+    let mut names = path.split('/').filter(|name| !name.is_empty());
+    for part in root.components().skip(1) {
+        let part = part.as_os_str().as_encoded_bytes();
+        names
+            .next()
+            .filter(|name| glob::matches(name.as_bytes(), part))?;
+    }
+    let rest: Vec<_> = names.collect();
+    (!rest.is_empty()).then(|| format!("/{}", rest.join("/")))
 }
 
 /// The rules about hidden files, as lines for the configuration.
@@ -193,7 +233,8 @@ pub(crate) fn includes<'a>(
 
 /// Whether a variable is sent. `patterns` are those of `-env` and the configuration.
 pub(crate) fn is_sent(patterns: &[String], name: &str) -> bool {
-    let is_secret = |pattern: &&str| glob::matches(pattern.as_bytes(), name.as_bytes());
+    let upper = name.to_ascii_uppercase();
+    let is_secret = |pattern: &&str| glob::matches(pattern.as_bytes(), upper.as_bytes());
     includes(patterns.iter().map(String::as_str), name)
         .unwrap_or_else(|| !SECRETS.iter().any(is_secret))
 }
@@ -215,9 +256,25 @@ mod tests {
             "MY_SECRET_X",
             "OPENAI_API_KEY",
             "SSH_AUTH_SOCK",
+            "SECRET_KEY_BASE",
+            "PGPASSWORD",
+            "SSHPASS",
+            "TF_VAR_db_password",
+            "BORG_PASSPHRASE",
+            "BW_SESSION",
         ] {
             assert!(!sent(&[], secret), "{secret}");
             assert!(sent(&["*"], secret) && sent(&[secret], secret), "{secret}");
+        }
+        for plain in [
+            "PWD",
+            "OLDPWD",
+            "SSH_ASKPASS",
+            "GIT_ASKPASS",
+            "XDG_SESSION_ID",
+            "PATH",
+        ] {
+            assert!(sent(&[], plain), "{plain}");
         }
         assert!(sent(&[], "LANG") && sent(&["GITHUB_TOKEN"], "LANG"));
         assert!(!sent(&["-LANG"], "LANG") && !sent(&["-*"], "LANG"));
@@ -241,9 +298,32 @@ mod tests {
         assert_eq!((last.kind, &*last.path), (RuleKind::Show, "/home/ann/.aws"));
         let list = list(&rules);
         assert!(
-            list.starts_with("Hide /home/ann/.ssh/*\nShow /home/ann/.ssh/config*\n"),
+            list.contains("Hide /home/ann/.ssh/*\nShow /home/ann/.ssh/config*\n"),
             "{list}"
         );
+    }
+
+    #[test]
+    fn the_home_is_found_beneath_another_root() {
+        let directory = tempfile::tempdir().unwrap();
+        let top = directory.path().canonicalize().unwrap();
+        let home = top.join("home/ann");
+        std::fs::create_dir_all(home.join(".ssh/sub")).unwrap();
+        let usual = format!("{}/.ssh/*", home.display());
+        for (root, also) in [
+            ("home/ann", Some("/.ssh/*")),
+            ("home", Some("/ann/.ssh/*")),
+            ("home/ann/.ssh", Some("/*")),
+            ("home/ann/.ssh/sub", None),
+        ] {
+            let paths = absolute("~/.ssh/*", &top.join(root), &home);
+            let wanted: Vec<_> = [usual.as_str()].into_iter().chain(also).collect();
+            assert_eq!(paths, wanted, "{root}");
+        }
+        assert_eq!(absolute("~/.ssh/*", Path::new("/"), &home), [usual]);
+        assert_eq!(absolute("/x", &home, &home), ["/x"]);
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(absolute("x", &here, &home), ["/x"]);
     }
 
     #[test]
