@@ -5,11 +5,43 @@
 //! list the keys and use them. It can neither have the agent load a library of this machine (`SSH_AGENTC_ADD_SMARTCARD_KEY`,
 //! CVE-2023-38408), nor add, remove or lock keys.
 
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
 use cpu_ssh::Stream;
+use rustix::fs::{Mode, OFlags};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::{ChannelReceiver, ChannelSender};
+
+/// The agent that is forwarded. It is the one whose socket has this path when cpu starts: while files are served, the machine
+/// could put a link to any other socket of the user there.
+pub(super) struct ForwardedAgent {
+    path: PathBuf,
+    socket: rustix::io::Result<OwnedFd>,
+}
+
+impl ForwardedAgent {
+    pub(super) fn new(path: PathBuf) -> Self {
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let socket = rustix::fs::open(&path, flags, Mode::empty());
+        Self { path, socket }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) async fn connect(&self) -> io::Result<UnixStream> {
+        let socket = self
+            .socket
+            .as_ref()
+            .map_err(|errno| io::Error::from(*errno))?;
+        UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
+    }
+}
 
 /// The most bytes that are copied at once. Messages of agents are short.
 const CHUNK: usize = 16 * 1024;
@@ -83,6 +115,29 @@ pub(super) async fn copy_both(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_agent_is_the_one_that_was_there_at_first() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent");
+        let listen = |name: &str| {
+            let listener = std::os::unix::net::UnixListener::bind(directory.path().join(name));
+            let listener = listener.unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        };
+        let (agent, other) = (listen("agent"), listen("other"));
+        let forwarded = ForwardedAgent::new(path.clone());
+        std::fs::rename(&path, directory.path().join("away")).unwrap();
+        std::os::unix::fs::symlink("other", &path).unwrap();
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().unwrap();
+        runtime.block_on(forwarded.connect()).unwrap();
+        agent.accept().unwrap();
+        assert!(other.accept().is_err());
+        let missing = ForwardedAgent::new(directory.path().join("none"));
+        assert!(runtime.block_on(missing.connect()).is_err());
+    }
 
     #[test]
     fn only_requests_that_use_keys_are_passed_on() {

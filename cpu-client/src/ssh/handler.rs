@@ -11,7 +11,6 @@ use nix::sys::signal::Signal;
 use russh::client::{ChannelOpenHandle, DisconnectReason, Session};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId, ChannelOpenFailure, Names, Sig, client};
-use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -55,8 +54,8 @@ pub(crate) struct Handler {
     /// The server's identification.
     server: Arc<OnceLock<Vec<u8>>>,
     expected: PendingConnection,
-    /// The socket of the agent that is forwarded.
-    agent: Option<PathBuf>,
+    /// The agent that is forwarded.
+    agent: Option<agent::ForwardedAgent>,
 }
 
 impl Handler {
@@ -74,7 +73,7 @@ impl Handler {
             events,
             server,
             expected,
-            agent,
+            agent: agent.map(agent::ForwardedAgent::new),
         }
     }
 
@@ -172,7 +171,7 @@ impl client::Handler for Handler {
                 .await;
             return Ok(());
         };
-        match UnixStream::connect(agent).await {
+        match agent.connect().await {
             Ok(stream) => {
                 debug!("the machine uses the agent");
                 let (receiver, sender) = self.mux.open(channel);
@@ -180,7 +179,10 @@ impl client::Handler for Handler {
                 tokio::spawn(agent::copy_both(receiver, sender, stream));
             }
             Err(error) => {
-                say!("cannot reach the agent at {}: {error}", agent.display());
+                say!(
+                    "cannot reach the agent at {}: {error}",
+                    agent.path().display()
+                );
                 reply.reject(ChannelOpenFailure::ConnectFailed).await;
             }
         }
