@@ -8,8 +8,8 @@ use cpu_proto::glob;
 use cpu_proto::namespace::Bind;
 use cpu_proto::printable;
 
-/// What is hidden unless the user shows it: private keys, and what logs in elsewhere; and what is read-only. Programs replace a file by a new one that
-/// has a similar name before, hence the `*`.
+/// What is hidden unless the user shows it: private keys, and what logs in elsewhere; and what is read-only. Programs replace a
+/// file by a new one that has a similar name before, hence the `*`.
 const TABLE: [(RuleKind, &str); 48] = [
     // What ssh and cpu on this machine do next time. A key in a .pub file is one that the user may let in elsewhere.
     (RuleKind::ReadOnly, "~/.config/cpu"),
