@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 use cpu_client::export::{Rule, RuleKind};
 use cpu_proto::glob;
 use cpu_proto::namespace::Bind;
-use cpu_proto::printable;
+use cpu_proto::{printable, quote};
 
 /// What is hidden unless the user shows it: private keys, and what logs in elsewhere; and what is read-only. Programs replace a
 /// file by a new one that has a similar name before, hence the `*`.
-const TABLE: [(RuleKind, &str); 48] = [
+const TABLE: [(RuleKind, &str); 56] = [
     // What ssh and cpu on this machine do next time. A key in a .pub file is one that the user may let in elsewhere.
     (RuleKind::ReadOnly, "~/.config/cpu"),
     (RuleKind::ReadOnly, "~/.ssh/config*"),
+    (RuleKind::ReadOnly, "~/.ssh/known_hosts*"),
     (RuleKind::ReadOnly, "~/.ssh/*.pub"),
     (RuleKind::Hide, "/run/user/*/containers/auth.json*"),
     (RuleKind::Hide, "/run/secrets*"),
@@ -59,7 +60,14 @@ const TABLE: [(RuleKind, &str); 48] = [
     (RuleKind::Hide, "~/.config/op"),
     (RuleKind::Hide, "~/snap/firefox"),
     (RuleKind::Hide, "~/snap/chromium"),
-    (RuleKind::Hide, "~/.var/app/*"),
+    (RuleKind::Hide, "~/.librewolf"),
+    (RuleKind::Hide, "~/.s3cfg*"),
+    (RuleKind::Hide, "~/.boto*"),
+    (RuleKind::Hide, "~/.oci"),
+    (RuleKind::Hide, "~/.msmtprc*"),
+    (RuleKind::Hide, "~/.kaggle"),
+    (RuleKind::Hide, "~/.pki"),
+    (RuleKind::Hide, "~/.electrum"),
 ];
 
 /// Names of variables that are not sent unless `-env` adds them, in either case: secrets, and sockets of this machine.
@@ -206,7 +214,14 @@ pub(crate) fn alarm(host: &str, requested: &[Vec<u8>]) -> Option<String> {
         .iter()
         .map(|path| printable(&String::from_utf8_lossy(path)))
         .collect();
-    let example = names.first()?;
+    let name = names.first()?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@~".contains(c);
+    // The name may be the machine's choice, and people copy the line into a shell.
+    let example = if name.chars().all(is_plain) {
+        name.clone()
+    } else {
+        String::from_utf8_lossy(&quote::join([name])).into_owned()
+    };
     let more = match names.len() {
         1 => String::new(),
         many => format!(" and {} more", many - 1),
@@ -335,9 +350,11 @@ mod tests {
         assert_eq!(alarm("board", &[]), None);
         let one = alarm("board", &[b"/home/a\n/.netrc".to_vec()]).unwrap();
         assert!(
-            one.contains(".netrc, which is hidden") && !one.contains('\n'),
+            one.contains(".netrc', which is hidden") && !one.contains('\n'),
             "{one}"
         );
+        let odd = alarm("board", &[b"/a; reboot".to_vec()]).unwrap();
+        assert!(odd.contains("-show '/a; reboot' shows"), "{odd}");
         let two = alarm("board", &[b"/a".to_vec(), b"/b".to_vec()]).unwrap();
         assert!(two.starts_with("board asked for /a and 1 more"), "{two}");
     }
