@@ -41,7 +41,8 @@ ifdef CROSS
 endif
 
 keys: programs ## the user's key and the machine's host key, unless they exist
-	@test -e $(OUT)/cpu_rsa || $(MKIMAGE) keys -o $(OUT)
+	@# The demo and the tests log in with nobody there to type a passphrase.
+	@test -e $(OUT)/cpu_rsa || $(MKIMAGE) keys --no-passphrase -o $(OUT)
 
 initramfs: keys ## cpud and the keys, as the machine's root file system
 	$(MKIMAGE) initramfs --arch $(ARCH) -o $(OUT)

@@ -243,7 +243,8 @@ mod tests {
     impl ApplianceInputs {
         fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
-            keys::make(dir.path(), keys::KeyType::Ed25519, Progress::silent()).unwrap();
+            let kind = keys::KeyType::Ed25519;
+            keys::make(dir.path(), kind, || Ok(None), Progress::silent()).unwrap();
             fs::write(
                 dir.path().join("cpud"),
                 program::tests::elf(Arch::HERE, None),
@@ -271,7 +272,7 @@ mod tests {
     fn the_kernel_and_cpud_find_what_they_need() {
         let inputs = ApplianceInputs::new();
         let tree = inputs
-            .appliance("cpu_ed25519.pub", "ssh_host_ed25519_key")
+            .appliance("cpu_rsa.pub", "ssh_host_ed25519_key")
             .unwrap();
         let mode = |name: &str| tree[name].0;
         let content = |name: &str| match &tree[name].1 {
@@ -287,7 +288,7 @@ mod tests {
         );
         assert_eq!(
             content("key.pub"),
-            fs::read(inputs.path("cpu_ed25519.pub")).unwrap()
+            fs::read(inputs.path("cpu_rsa.pub")).unwrap()
         );
         assert_eq!(mode("tmp"), 0o1777);
         assert!(matches!(
@@ -304,9 +305,9 @@ mod tests {
     #[test]
     fn no_private_key_is_taken_for_a_public_one() {
         let inputs = ApplianceInputs::new();
-        let result = inputs.appliance("cpu_ed25519", "ssh_host_ed25519_key");
+        let result = inputs.appliance("cpu_rsa", "ssh_host_ed25519_key");
         assert!(matches!(result, Err(Error::PrivateKey(_))));
-        let public = fs::read_to_string(inputs.path("cpu_ed25519.pub")).unwrap();
+        let public = fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
         let both = format!("{public}PuTTY-User-Key-File-3: ssh-ed25519\n");
         fs::write(inputs.path("both"), both).unwrap();
         let result = inputs.appliance("both", "ssh_host_ed25519_key");
@@ -316,7 +317,7 @@ mod tests {
     #[test]
     fn somebody_can_log_in_with_each_file_of_keys() {
         let inputs = ApplianceInputs::new();
-        let good = fs::read_to_string(inputs.path("cpu_ed25519.pub")).unwrap();
+        let good = fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
         let with = |text: &str| {
             fs::write(inputs.path("keys"), text).unwrap();
             let left_out = public_key(&inputs.path("keys")).map(|(_, left_out)| left_out.len());
@@ -343,8 +344,7 @@ mod tests {
 
     #[test]
     fn a_public_host_key_is_refused() {
-        let result =
-            ApplianceInputs::new().appliance("cpu_ed25519.pub", "ssh_host_ed25519_key.pub");
+        let result = ApplianceInputs::new().appliance("cpu_rsa.pub", "ssh_host_ed25519_key.pub");
         assert!(matches!(result, Err(Error::HostKey { .. })));
     }
 
@@ -352,7 +352,7 @@ mod tests {
     fn more_files_come_with_their_directories() {
         let inputs = ApplianceInputs::new();
         let mut tree = inputs
-            .appliance("cpu_ed25519.pub", "ssh_host_ed25519_key")
+            .appliance("cpu_rsa.pub", "ssh_host_ed25519_key")
             .unwrap();
         let extra = |text: &str| -> ExtraFile {
             let source = inputs.path("cpud").display().to_string();

@@ -2,6 +2,7 @@
 //! client knows it. All in OpenSSH's formats.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use getrandom::SysRng;
@@ -16,15 +17,17 @@ use crate::publish::{self, PRIVATE, PUBLIC};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     #[error("cannot make the directory {path}")]
-    Directory {
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Directory { path: PathBuf, source: io::Error },
+    #[error("cannot ask for a passphrase; --no-passphrase makes a key without one")]
+    Passphrase(#[source] io::Error),
     #[error("cannot make a key")]
     Generate(#[from] ssh_key::Error),
     #[error(transparent)]
     File(#[from] publish::Error),
 }
+
+/// The user's key, whatever its type. The client looks for `~/.ssh/cpu_rsa` when it is told nothing.
+const FILE_NAME: &str = "cpu_rsa";
 
 /// What the user's key is.
 #[derive(Clone, Copy)]
@@ -34,14 +37,6 @@ pub(crate) enum KeyType {
 }
 
 impl KeyType {
-    /// The client looks for `~/.ssh/cpu_rsa` when it is told nothing.
-    fn file_name(self) -> &'static str {
-        match self {
-            Self::Rsa { .. } => "cpu_rsa",
-            Self::Ed25519 => "cpu_ed25519",
-        }
-    }
-
     fn generate(self, comment: &str) -> Result<PrivateKey, ssh_key::Error> {
         // A kernel that gives no random numbers is one where nothing can go on.
         let mut random = UnwrapErr(SysRng);
@@ -70,13 +65,18 @@ pub(crate) struct KeyPairs {
 }
 
 /// Make both keys in `directory`, and the file by which the client pins the machine's. Nothing that
-/// exists is overwritten, nor anything written when one of the files exists.
-pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Result<KeyPairs, Error> {
+/// exists is overwritten, nor anything written when one of the files exists. `passphrase` is called once that is certain.
+pub(crate) fn make(
+    directory: &Path,
+    kind: KeyType,
+    passphrase: impl FnOnce() -> io::Result<Option<String>>,
+    progress: Progress,
+) -> Result<KeyPairs, Error> {
     fs::create_dir_all(directory).map_err(|source| Error::Directory {
         path: directory.to_owned(),
         source,
     })?;
-    let user_path = directory.join(kind.file_name());
+    let user_path = directory.join(FILE_NAME);
     let host_path = directory.join("ssh_host_ed25519_key");
     let pin_path = beside(&user_path, ".hostkey");
     let all = [
@@ -89,8 +89,12 @@ pub(crate) fn make(directory: &Path, kind: KeyType, progress: Progress) -> Resul
     if let Some(path) = all.into_iter().find(|path| path.symlink_metadata().is_ok()) {
         return Err(publish::Error::Exists(path).into());
     }
+    let passphrase = passphrase().map_err(Error::Passphrase)?;
     let task = progress.task("making keys", None);
-    let user = kind.generate("cpu")?;
+    let mut user = kind.generate("cpu")?;
+    if let Some(passphrase) = passphrase {
+        user = user.encrypt(&mut UnwrapErr(SysRng), passphrase)?;
+    }
     let host = KeyType::Ed25519.generate("cpu appliance")?;
     drop(task);
     let pin = format!("{}\n", host.public_key().to_openssh()?);
@@ -128,7 +132,22 @@ mod tests {
     use super::*;
 
     fn make_in(dir: &Path) -> Result<KeyPairs, Error> {
-        make(dir, KeyType::Ed25519, Progress::silent())
+        make(dir, KeyType::Ed25519, || Ok(None), Progress::silent())
+    }
+
+    #[test]
+    fn a_passphrase_opens_the_key_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let passphrase = || Ok(Some("sesame".to_owned()));
+        let made = make(dir.path(), KeyType::Ed25519, passphrase, Progress::silent()).unwrap();
+        let private = PrivateKey::read_openssh_file(&made.user.path).unwrap();
+        assert!(private.is_encrypted() && private.decrypt("open").is_err());
+        let public = PublicKey::read_openssh_file(beside(&made.user.path, ".pub")).unwrap();
+        let opened = private.decrypt("sesame").unwrap();
+        assert_eq!(opened.public_key().key_data(), public.key_data());
+        // Nobody could type one at the machine's boot.
+        let host = PrivateKey::read_openssh_file(&made.host.path).unwrap();
+        assert!(!host.is_encrypted());
     }
 
     #[test]
@@ -160,8 +179,9 @@ mod tests {
     fn one_file_in_the_way_leaves_all_as_it_was() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("ssh_host_ed25519_key.pub"), "mine").unwrap();
+        let asked = || panic!("there is no use for an answer");
         assert!(matches!(
-            make_in(dir.path()),
+            make(dir.path(), KeyType::Ed25519, asked, Progress::silent()),
             Err(Error::File(publish::Error::Exists(_)))
         ));
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);

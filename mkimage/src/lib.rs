@@ -15,6 +15,7 @@ mod kernel;
 mod keys;
 mod lock;
 mod media;
+mod passphrase;
 mod program;
 mod progress;
 mod publish;

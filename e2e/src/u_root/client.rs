@@ -46,7 +46,7 @@ fn quoted(words: &[&str]) -> String {
 pub struct Cpu<'a> {
     /// Of the server, on 127.0.0.1.
     pub port: u16,
-    /// An RSA key.
+    /// A private key.
     pub key: &'a Path,
     /// What it serves, if it serves files.
     pub root: Option<&'a Path>,

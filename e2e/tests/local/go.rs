@@ -1,6 +1,7 @@
 //! One program of u-root's pair, played by a stand-in, with the other one of ours; and servers that behave worse.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -21,8 +22,11 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 fn go_client_plain() -> Result<()> {
-    let daemon = Daemon::cpud()?;
-    let key = out().join("cpu_rsa");
+    // RSA, as u-root's usually is; on the machine it logs in with what mkimage makes when no type is named.
+    let directory = tempfile::tempdir()?;
+    let key = directory.path().join("cpu_rsa");
+    rsa_key(directory.path())?;
+    let daemon = Daemon::cpud_for(&key.with_extension("pub"))?;
     let cpu = |environment, terminal| u_root::Cpu {
         port: daemon.port,
         key: &key,
@@ -60,7 +64,15 @@ fn go_client_plain() -> Result<()> {
     Ok(())
 }
 
-/// A key for the stand-in, RSA as u-root's usually is, and a user with a file.
+/// `cpu_rsa` of this type in a directory, as mkimage makes it.
+fn rsa_key(directory: &Path) -> Result<()> {
+    let mut mkimage = Command::new(out().join("mkimage"));
+    let flags = ["keys", "--type", "rsa", "--no-passphrase", "-o"];
+    works(&ended(mkimage.args(flags).arg(directory))?)?;
+    Ok(())
+}
+
+/// A key for the stand-in and one for its user, RSA as u-root's usually are, and a user with a file.
 fn with_go_server(habit: u_root::Habit) -> Result<(u_root::Cpud, User, tempfile::TempDir)> {
     let directory = tempfile::tempdir()?;
     let host_key = directory.path().join("host_key");
@@ -69,11 +81,10 @@ fn with_go_server(habit: u_root::Habit) -> Result<(u_root::Cpud, User, tempfile:
     fs::create_dir_all(root.join("etc"))?;
     fs::write(root.join("etc/motd"), "a file of the client\n")?;
     fs::write(root.join("file"), "not for thieves\n")?;
-    Ok((
-        u_root::Cpud::start(&host_key, habit)?,
-        User::new()?,
-        directory,
-    ))
+    let user = User::new()?;
+    rsa_key(directory.path())?;
+    fs::copy(directory.path().join("cpu_rsa"), user.key())?;
+    Ok((u_root::Cpud::start(&host_key, habit)?, user, directory))
 }
 
 fn go_cpu(server: &u_root::Cpud, user: &User, flags: &[&str], words: &[&str]) -> Result<Output> {

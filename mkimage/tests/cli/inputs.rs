@@ -22,13 +22,8 @@ pub(crate) struct Inputs(tempfile::TempDir);
 impl Inputs {
     pub(crate) fn new() -> Self {
         let inputs = Self(tempfile::tempdir().expect("a temporary directory"));
-        let output = inputs.run(&["keys", "--type", "ed25519"]);
+        let output = inputs.run(&["keys", "--no-passphrase"]);
         assert!(output.status.success(), "{output:?}");
-        // The usual names, so that no test has to name them.
-        for suffix in ["", ".pub", ".hostkey"] {
-            let from = inputs.path(&format!("cpu_ed25519{suffix}"));
-            fs::rename(from, inputs.path(&format!("cpu_rsa{suffix}"))).expect("the key");
-        }
         inputs.write("cpud", &elf(X86_64, false));
         inputs.write("cpu", &elf(X86_64, false));
         inputs.write("cpukernel", &kernel());

@@ -3,5 +3,6 @@
 
 mod bombs;
 mod inputs;
+mod keys;
 mod promises;
 mod refusals;
