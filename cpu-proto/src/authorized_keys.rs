@@ -6,6 +6,8 @@ use std::fmt;
 use ssh_key::public::RsaPublicKey;
 use ssh_key::{Algorithm, PublicKey};
 
+use crate::key_options::{KeyOptions, OptionFault};
+
 /// The sizes in bits of RSA keys whose signatures can be verified: those of the `rsa` crate.
 const RSA_BITS: std::ops::RangeInclusive<u32> = 1024..=8192;
 
@@ -13,9 +15,20 @@ const RSA_BITS: std::ops::RangeInclusive<u32> = 1024..=8192;
 #[derive(Debug, Default)]
 pub struct AuthorizedKeys {
     /// The keys that can log in.
-    pub keys: Vec<PublicKey>,
+    pub keys: Vec<AuthorizedKey>,
     /// Lines that are not used.
     pub left_out: Vec<LeftOut>,
+}
+
+/// A line with a key.
+#[derive(Clone, Debug)]
+pub struct AuthorizedKey {
+    /// Line number, from 1.
+    pub line: usize,
+    /// The key, with its comment.
+    pub key: PublicKey,
+    /// What its holder may do.
+    pub options: KeyOptions,
 }
 
 /// A line that is not used.
@@ -36,10 +49,13 @@ impl fmt::Display for LeftOut {
 /// What is wrong with a line. The message continues "line 1" or the name of a file.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// Options would restrict the key in sshd. Since every key may do everything here, a key with options is not
-    /// accepted, rather than given more rights than its line grants.
+    /// An option that is not known. It may restrict the key in sshd, so the key is not accepted, rather than given more
+    /// rights than its line grants.
     #[error("has options ({0}), which are not supported")]
     Options(String),
+    /// An option whose value cannot be read, or that must not occur twice.
+    #[error("has an option that is malformed ({0})")]
+    BadOption(String),
     /// A certificate of any type.
     #[error(
         "is a certificate, which is not supported: give the plain public key, the .pub file without -cert"
@@ -72,6 +88,15 @@ pub enum Fault {
     NoKey(String),
 }
 
+impl From<OptionFault> for Fault {
+    fn from(fault: OptionFault) -> Self {
+        match fault {
+            OptionFault::Unknown(option) => Self::Options(option),
+            OptionFault::Malformed(option) => Self::BadOption(option),
+        }
+    }
+}
+
 impl AuthorizedKeys {
     /// Parses all lines; blank lines and comments (`#`) are skipped.
     pub fn parse(bytes: &[u8]) -> Self {
@@ -89,7 +114,11 @@ impl AuthorizedKeys {
                 continue;
             }
             match parse_line(line) {
-                Ok(key) => all.keys.push(key),
+                Ok((key, options)) => all.keys.push(AuthorizedKey {
+                    line: index + 1,
+                    key,
+                    options,
+                }),
                 Err(fault) => {
                     // Report a key of several lines once.
                     if let Some(end) = end_of_block(line) {
@@ -119,7 +148,7 @@ fn end_of_block(line: &str) -> Option<&'static str> {
 }
 
 /// `[options] type base64 [comment]`.
-fn parse_line(line: &str) -> Result<PublicKey, Fault> {
+fn parse_line(line: &str) -> Result<(PublicKey, KeyOptions), Fault> {
     if line.starts_with('\u{feff}') {
         return Err(Fault::ByteOrderMark);
     }
@@ -131,11 +160,11 @@ fn parse_line(line: &str) -> Result<PublicKey, Fault> {
     }
     let no_options = match parse_key(line) {
         Err(fault @ Fault::NoKey(_)) => fault,
-        result => return result,
+        result => return result.map(|key| (key, KeyOptions::default())),
     };
     let (options, key) = split_options(line);
     match parse_key(key) {
-        Ok(_) => Err(Fault::Options(options.into())),
+        Ok(key) => Ok((key, KeyOptions::parse(options)?)),
         Err(Fault::NoKey(_)) => Err(no_options),
         Err(fault) => Err(fault),
     }
@@ -200,7 +229,7 @@ mod tests {
         assert_eq!(parse(&text), (2, vec![]));
         let all = AuthorizedKeys::parse(format!("{ED25519} #1 caf\u{e9}").as_bytes());
         assert_eq!(
-            all.keys[0].comment().as_bytes(),
+            all.keys[0].key.comment().as_bytes(),
             "user@host #1 caf\u{e9}".as_bytes()
         );
         assert_eq!(
@@ -218,14 +247,14 @@ mod tests {
             ("nonsense", "is not a public key"),
             ("ssh-rsa AAAA me", "is not a public key"),
             (
-                "from=\"10.0.0.1\",no-pty %",
-                "has options (from=\"10.0.0.1\",no-pty)",
+                "from=\"10.0.0.1\",permitopen=\"a # b:1\" %",
+                "has options (permitopen=\"a # b:1\")",
             ),
             (
-                "command=\"echo \\\" # x\" %",
-                "has options (command=\"echo \\\" # x\")",
+                "from=\"10.0.0.1/8\" %",
+                "has an option that is malformed (from=\"10.0.0.1/8\")",
             ),
-            ("restrict\t%", "has options (restrict)"),
+            ("tunnel=\"0\"\t%", "has options (tunnel=\"0\")"),
             ("cert-authority %", "has options (cert-authority)"),
             (
                 "ssh-ed25519-cert-v01@openssh.com AAAA me",
@@ -261,6 +290,20 @@ mod tests {
                 "{line}: {told:?}"
             );
         }
+    }
+
+    #[test]
+    fn options_belong_to_their_line() {
+        let text = format!("{ED25519}\ncommand=\"echo \\\" # x\",no-pty\t{ECDSA}\n");
+        let all = AuthorizedKeys::parse(text.as_bytes());
+        // An open quotation is no command.
+        assert_eq!((all.keys.len(), all.left_out.len()), (1, 1));
+        let text = text.replace("\\\" #", "\\\"a b\\\"");
+        let all = AuthorizedKeys::parse(text.as_bytes());
+        assert_eq!(all.keys[0].options, KeyOptions::default());
+        let options = &all.keys[1].options;
+        assert_eq!(options.command.as_deref(), Some("echo \"a b\" x"));
+        assert!(!options.pty && all.keys[1].line == 2);
     }
 
     #[test]

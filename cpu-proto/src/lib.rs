@@ -6,16 +6,19 @@ mod credentials;
 mod fingerprint;
 pub mod fstab;
 pub mod glob;
+mod key_options;
 pub mod namespace;
 pub mod package_note;
+mod peer_patterns;
 mod printable;
 pub mod quote;
 mod wait;
 
-pub use authorized_keys::AuthorizedKeys;
+pub use authorized_keys::{AuthorizedKey, AuthorizedKeys};
 pub use cache_mode::{CacheMode, ENV_FILES};
 pub use credentials::{Credentials, InvalidCredentials};
 pub use fingerprint::fingerprint;
+pub use key_options::{Denial, KeyOptions};
 pub use printable::printable;
 pub use wait::{ENV_WAIT, Wait};
 

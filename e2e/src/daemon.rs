@@ -38,8 +38,14 @@ impl Daemon {
 
     /// The same, for the keys of this file.
     pub fn cpud_for(keys: &Path) -> Result<Self> {
+        Self::cpud_for_with(keys, None)
+    }
+
+    /// The same with a flag more.
+    pub fn cpud_for_with(keys: &Path, flag: Option<&str>) -> Result<Self> {
         Self::start("cpud", |directory, port| {
             let mut command = cpud_with_keys(directory, keys);
+            command.args(flag);
             command.args(["-port", &format!("127.0.0.1:{port}")]);
             command
         })

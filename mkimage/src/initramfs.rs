@@ -327,12 +327,12 @@ mod tests {
         };
         assert_eq!(with(&format!("# two kinds\n\n{good}{ECDSA}")), Ok(0));
         assert_eq!(
-            with(&format!("{good}ssh-rsa AAAA me\nrestrict {good}")),
+            with(&format!("{good}ssh-rsa AAAA me\nno-touch-required {good}")),
             Ok(2)
         );
         let refused = |text: &str| with(text).unwrap_err();
         assert!(refused("# none\n").ends_with("keys has no key in it that could log in"));
-        let options = refused(&format!("from=\"10.0.0.1\" {good}"));
+        let options = refused(&format!("permitopen=\"a:1\" {good}"));
         assert!(
             options.contains("could log in: line 1 has options"),
             "{options}"

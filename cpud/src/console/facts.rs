@@ -75,7 +75,7 @@ impl Facts {
             // The server reports what is wrong with them.
             let file = std::fs::read(&self.options.public_keys).unwrap_or_default();
             let keys = AuthorizedKeys::parse(&file).keys;
-            self.keys = keys.iter().map(describe).collect();
+            self.keys = keys.iter().map(|key| describe(&key.key)).collect();
         }
         if self.host_key.is_none() {
             let key = ssh::read_host_key(&self.options.host_key, false);

@@ -24,7 +24,7 @@ const MAX_WAITING: usize = 512;
 const KEX_TIME: Duration = Duration::from_secs(3);
 /// How long a peer that has named itself waits until it gets a process without having begun the key exchange. Every known
 /// client begins it at once.
-const PATIENCE: Duration = Duration::from_secs(1);
+const KEXINIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it has to log in, if it has exchanged keys.
 const LOGIN_TIME: Duration = Duration::from_secs(10);
 
@@ -43,7 +43,7 @@ pub(super) enum Stage {
 
 /// A peer that has not logged in.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Stranger {
+pub(super) struct UnauthenticatedPeer {
     pub(super) source: PeerSource,
     pub(super) progress: Stage,
     /// Since when it has waited, or had its process.
@@ -65,8 +65,8 @@ pub(super) enum Admission {
 
 /// Decides what to do about the peers that wait and those that have processes.
 pub(super) fn decide(
-    waiting: &[Stranger],
-    served: &[Stranger],
+    waiting: &[UnauthenticatedPeer],
+    served: &[UnauthenticatedPeer],
     penalties: &Penalties,
     now: Instant,
 ) -> Admission {
@@ -75,7 +75,7 @@ pub(super) fn decide(
     }
     let count = count(served);
     let of = |source| count.get(&source).copied().unwrap_or(0);
-    let mut candidates: Vec<(usize, &Stranger)> = waiting
+    let mut candidates: Vec<(usize, &UnauthenticatedPeer)> = waiting
         .iter()
         .enumerate()
         .filter(|(_, peer)| peer.progress >= Stage::Identified)
@@ -102,7 +102,7 @@ pub(super) fn decide(
         let has_room = own < limit && served.len() < MAX_UNAUTHENTICATED;
         if peer.progress < Stage::KeyExchange {
             // It may be anything, so nobody makes room for it.
-            let patient = peer.since + PATIENCE;
+            let patient = peer.since + KEXINIT_TIMEOUT;
             if has_room && !is_penalised {
                 if patient <= now {
                     return Admission::Serve(index);
@@ -116,7 +116,7 @@ pub(super) fn decide(
         }
         let heaviest = count.values().max().copied().unwrap_or(0);
         // Whom a lack of room is due to, and whether they have a right to some time all the same.
-        let is_rival = |rival: &Stranger| {
+        let is_rival = |rival: &UnauthenticatedPeer| {
             if own < limit {
                 heaviest <= own || of(rival.source) == heaviest
             } else {
@@ -124,7 +124,7 @@ pub(super) fn decide(
             }
         };
         let is_too_heavy = own < limit && heaviest > own + 1;
-        let ends = |rival: &Stranger| match rival.progress {
+        let ends = |rival: &UnauthenticatedPeer| match rival.progress {
             _ if is_too_heavy => rival.since,
             Stage::Authentication => rival.since + LOGIN_TIME,
             _ => rival.since + KEX_TIME,
@@ -142,9 +142,9 @@ pub(super) fn decide(
 
 /// Those of too many that wait who have to go: they come from the source that has most, and have waited longest. As many
 /// may wait that have begun the key exchange as others; those others may be about to.
-fn surplus(waiting: &[Stranger]) -> Vec<usize> {
+fn surplus(waiting: &[UnauthenticatedPeer]) -> Vec<usize> {
     let count = count(waiting);
-    let is_earnest = |peer: &Stranger| peer.progress >= Stage::KeyExchange;
+    let is_earnest = |peer: &UnauthenticatedPeer| peer.progress >= Stage::KeyExchange;
     let earnest = waiting.iter().filter(|peer| is_earnest(peer)).count();
     let goes = earnest > MAX_WAITING / 2;
     let key = |index: &usize| {
@@ -159,7 +159,7 @@ fn surplus(waiting: &[Stranger]) -> Vec<usize> {
 }
 
 /// How many of these peers each source has.
-fn count(peers: &[Stranger]) -> BTreeMap<PeerSource, usize> {
+fn count(peers: &[UnauthenticatedPeer]) -> BTreeMap<PeerSource, usize> {
     let mut count = BTreeMap::new();
     for peer in peers {
         *count.entry(peer.source).or_default() += 1;
@@ -202,8 +202,13 @@ mod tests {
     const LAB: PeerSource = PeerSource::V4([192, 0, 2, 1]);
     const HOME: PeerSource = PeerSource::V4([192, 0, 2, 2]);
 
-    fn peers(count: usize, source: PeerSource, progress: Stage, since: Instant) -> Vec<Stranger> {
-        let peer = Stranger {
+    fn peers(
+        count: usize,
+        source: PeerSource,
+        progress: Stage,
+        since: Instant,
+    ) -> Vec<UnauthenticatedPeer> {
+        let peer = UnauthenticatedPeer {
             source,
             progress,
             since,
@@ -231,7 +236,7 @@ mod tests {
         let now = Instant::now();
         let mut penalties = Penalties::default();
         let waiting = peers(1, LAB, Stage::Identified, now);
-        let later = now + PATIENCE;
+        let later = now + KEXINIT_TIMEOUT;
         let verdict = decide(&waiting, &[], &penalties, now);
         assert_eq!(verdict, Admission::Wait(Some(later)));
         let verdict = decide(&waiting, &[], &penalties, later);
@@ -302,7 +307,7 @@ mod tests {
             (Stage::Identified, 2),
             (Stage::Connected, 3),
         ];
-        let waiting = waiting.map(|(progress, later)| Stranger {
+        let waiting = waiting.map(|(progress, later)| UnauthenticatedPeer {
             source: LAB,
             progress,
             since: now + Duration::from_millis(later),
@@ -315,7 +320,7 @@ mod tests {
     fn when_all_is_full_the_heaviest_source_loses_first_and_at_once() {
         let now = Instant::now();
         let none = Penalties::default();
-        let mut served: Vec<Stranger> = (0..MAX_UNAUTHENTICATED - 3)
+        let mut served: Vec<UnauthenticatedPeer> = (0..MAX_UNAUTHENTICATED - 3)
             .flat_map(|number| peers(1, source(number), Stage::KeyExchange, now))
             .collect();
         served.extend(peers(3, LAB, Stage::Authentication, now));
@@ -323,7 +328,7 @@ mod tests {
         let verdict = decide(&waiting, &served, &none, now);
         assert_eq!(verdict, Admission::End(MAX_UNAUTHENTICATED - 3));
         // Among equals the oldest, and not before its time.
-        let mut served: Vec<Stranger> = (0..MAX_UNAUTHENTICATED)
+        let mut served: Vec<UnauthenticatedPeer> = (0..MAX_UNAUTHENTICATED)
             .flat_map(|number| peers(1, source(number), Stage::KeyExchange, now))
             .collect();
         served[9].since = now.checked_sub(Duration::from_millis(1)).unwrap();

@@ -5,16 +5,20 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cpu_proto::AuthorizedKeys;
-use russh::keys::{PrivateKey, PublicKey};
+use cpu_proto::{AuthorizedKey, AuthorizedKeys};
+use russh::keys::PrivateKey;
 
 use super::strict_modes;
 use crate::console::say;
 
 /// The public keys of a file in `authorized_keys` format (sshd(8)). A line that cannot be read is
-/// reported and left out; a file without any key is an error, since nobody could log in. With `strict`, so is one that
+/// left out, and with `is_said` reported; a file without any key is an error, since nobody could log in. With `strict`, so is one that
 /// others may change.
-pub(super) fn read_public_keys(path: &Path, strict: bool) -> Result<Vec<PublicKey>> {
+pub(super) fn read_public_keys(
+    path: &Path,
+    strict: bool,
+    is_said: bool,
+) -> Result<Vec<AuthorizedKey>> {
     let read = || -> std::io::Result<(File, Vec<u8>)> {
         let (mut file, mut bytes) = (File::open(path)?, Vec::new());
         file.read_to_end(&mut bytes)?;
@@ -26,7 +30,7 @@ pub(super) fn read_public_keys(path: &Path, strict: bool) -> Result<Vec<PublicKe
         strict_modes::check_public(path, &file)?;
     }
     let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
-    for line in left_out {
+    for line in left_out.iter().filter(|_| is_said) {
         say(format_args!("{}: {line}", path.display()));
     }
     if keys.is_empty() {
@@ -103,9 +107,11 @@ mod tests {
     fn no_key_at_all_is_an_error_that_says_so() {
         let file = std::env::temp_dir().join(format!("cpud-keys-{}", std::process::id()));
         std::fs::write(&file, "# none\n").unwrap();
-        let error = read_public_keys(&file, false).unwrap_err().to_string();
+        let error = read_public_keys(&file, false, true)
+            .unwrap_err()
+            .to_string();
         std::fs::write(&file, [ED25519.as_bytes(), b" caf\xe9\n"].concat()).unwrap();
-        assert_eq!(read_public_keys(&file, false).unwrap().len(), 1);
+        assert_eq!(read_public_keys(&file, false, true).unwrap().len(), 1);
         std::fs::remove_file(&file).unwrap();
         assert!(error.contains("nobody could log in"), "{error}");
     }

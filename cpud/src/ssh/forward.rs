@@ -37,6 +37,11 @@ impl Forwards {
         }
     }
 
+    /// Forwards no ports on this connection.
+    pub(super) fn forbid(&mut self) {
+        self.allowed = false;
+    }
+
     /// Forwards a port of this machine to the client, if that is allowed. `port` 0 means any; it becomes the
     /// number that was granted.
     pub(super) async fn listen(

@@ -14,7 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-use super::admission::{self, Admission, Stage, Stranger};
+use super::admission::{self, Admission, Stage, UnauthenticatedPeer};
 use super::announce::Announcer;
 use super::connection::{LOGIN_GRACE, REFUSED};
 use super::penalties::{Offence, Penalties};
@@ -44,7 +44,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     // Read now, so that what would make every login fail is reported at once.
     let strict = options.strict_modes.unwrap_or(!announce);
-    let keys = auth::read_public_keys(&options.public_keys, strict)?;
+    let keys = auth::read_public_keys(&options.public_keys, strict, true)?;
     let host_key = auth::read_host_key(&options.host_key, strict)?;
     let listener = listen::listen(&options.listen)?;
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
@@ -104,7 +104,7 @@ struct Server<'a> {
 struct ConnectionProcess {
     child: Child,
     /// What is known of the peer, and a pipe that ends when it has logged in.
-    login: Option<(Stranger, OwnedFd)>,
+    login: Option<(UnauthenticatedPeer, OwnedFd)>,
     source: PeerSource,
     address: String,
     /// What the process has written into the pipe: [`super::connection::ASKED`], or [`REFUSED`] and why.
@@ -148,9 +148,10 @@ impl Server<'_> {
             );
         }
         let deadline = loop {
-            let waiting: Vec<Stranger> = self.waiting.iter().map(|waiting| waiting.peer).collect();
+            let waiting: Vec<UnauthenticatedPeer> =
+                self.waiting.iter().map(|waiting| waiting.peer).collect();
             let logins = self.connections.iter().enumerate();
-            let (indices, served): (Vec<usize>, Vec<Stranger>) = logins
+            let (indices, served): (Vec<usize>, Vec<UnauthenticatedPeer>) = logins
                 .filter_map(|(index, one)| Some((index, one.login.as_ref()?.0)))
                 .unzip();
             match admission::decide(&waiting, &served, &self.penalties, now) {
@@ -343,7 +344,7 @@ impl ConnectionProcess {
 /// closes after the login.
 fn spawn(options: &ServerOptions, strict: bool, waiting: WaitingPeer) -> Result<ConnectionProcess> {
     let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    let peer = Stranger {
+    let peer = UnauthenticatedPeer {
         since: Instant::now(),
         ..waiting.peer
     };

@@ -10,7 +10,7 @@ use cpu_proto::SERVER_ID_PREFIX;
 use nix::poll::PollFlags;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt, sockopt};
 
-use super::admission::{self, MAX_FIRST_BYTES, Stage, Stranger};
+use super::admission::{self, MAX_FIRST_BYTES, Stage, UnauthenticatedPeer};
 use super::source::PeerSource;
 use crate::sys;
 
@@ -31,7 +31,7 @@ pub(super) enum Farewell {
 /// A peer that waits.
 pub(super) struct WaitingPeer {
     pub(super) socket: OwnedFd,
-    pub(super) peer: Stranger,
+    pub(super) peer: UnauthenticatedPeer,
     /// Its address, or what it is called without one.
     pub(super) address: String,
 }
@@ -56,7 +56,7 @@ impl WaitingPeer {
         let progress = Stage::Connected;
         (sent == greeting.len()).then_some(Self {
             socket,
-            peer: Stranger {
+            peer: UnauthenticatedPeer {
                 source,
                 progress,
                 since,

@@ -9,6 +9,7 @@ mod interop;
 mod limits;
 mod login;
 mod me;
+mod options;
 mod sessions;
 mod ssh;
 mod strangers;
@@ -37,6 +38,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             sessions::TESTS,
             strangers::TESTS,
             limits::TESTS,
+            options::TESTS,
             audit::TESTS,
             me::TESTS,
         ],

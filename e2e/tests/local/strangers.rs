@@ -31,7 +31,7 @@ pub(crate) const TESTS: &[Test] = &[
     ),
 ];
 
-const STRANGERS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const FLOODED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
 /// `ssh` from an address, which runs `true`; how long that took.
@@ -59,7 +59,7 @@ fn usual(daemon: &Daemon, user: &User) -> Result<Duration> {
 
 /// Every login succeeds, from elsewhere half a second later than usual, from the strangers' address five.
 fn logins(daemon: &Daemon, user: &User, usual: Duration) -> Result<()> {
-    for (from, delay) in [(ELSEWHERE, 500), (STRANGERS, 5000)] {
+    for (from, delay) in [(ELSEWHERE, 500), (FLOODED, 5000)] {
         for _ in 0..5 {
             let took = login(user, daemon.port, from)
                 .with_context(|| format!("from {from}: {}", daemon.log()))?;
@@ -74,7 +74,7 @@ fn come_again() -> Result<()> {
     for hello in [flood::NOTHING, flood::NAME] {
         let (daemon, user) = (Daemon::cpud()?, User::new()?);
         let usual = usual(&daemon, &user)?;
-        let flood = Flood::again(daemon.port, STRANGERS, hello, 2000)?;
+        let flood = Flood::again(daemon.port, FLOODED, hello, 2000)?;
         wait_until("2000 connections", Duration::from_mins(1), || {
             Ok((flood.made() > 2000).then_some(()))
         })?;
@@ -92,7 +92,7 @@ fn in_a_second() -> Result<()> {
     for hello in [flood::NOTHING, flood::NAME] {
         let (daemon, user) = (Daemon::cpud()?, User::new()?);
         let usual = usual(&daemon, &user)?;
-        let flood = Flood::each_second(daemon.port, STRANGERS, hello, 200)?;
+        let flood = Flood::each_second(daemon.port, FLOODED, hello, 200)?;
         wait_until("600 connections", Duration::from_mins(1), || {
             Ok((flood.made() > 600).then_some(()))
         })?;
@@ -103,7 +103,7 @@ fn in_a_second() -> Result<()> {
 
 fn eight() -> Result<()> {
     let (daemon, user) = (Daemon::cpud()?, User::new()?);
-    let _flood = Flood::again(daemon.port, STRANGERS, flood::KEY_EXCHANGE, 50)?;
+    let _flood = Flood::again(daemon.port, FLOODED, flood::KEY_EXCHANGE, 50)?;
     let children = || -> Result<usize> {
         let file = format!("/proc/{0}/task/{0}/children", daemon.pid());
         Ok(std::fs::read_to_string(file)?.split_whitespace().count())
@@ -117,7 +117,7 @@ fn eight() -> Result<()> {
     })?;
     drop(others);
     // The eight hold their places no longer than a key exchange may take.
-    let took = login(&user, daemon.port, STRANGERS)?;
+    let took = login(&user, daemon.port, FLOODED)?;
     ensure!(took < Duration::from_secs(5), "{took:?}");
     ensure!(children()? <= 9, "{} processes", children()?);
     Ok(())
@@ -149,11 +149,11 @@ fn wrong_keys() -> Result<()> {
     std::fs::copy(&wrong, other.key())?;
     for _ in 0..10 {
         ensure!(
-            login(&other, daemon.port, STRANGERS).is_err(),
+            login(&other, daemon.port, FLOODED).is_err(),
             "a wrong key logged in"
         );
     }
-    let took = login(&user, daemon.port, STRANGERS)?;
+    let took = login(&user, daemon.port, FLOODED)?;
     ensure!(took < Duration::from_secs(2), "{took:?}");
     Ok(())
 }

@@ -235,7 +235,13 @@ fn notable(file: &NotableFile, level: usize, text: &mut String) {
             };
             line(text, level, format_args!("/key.pub: {who} log in"));
             for key in &logins.keys {
-                line(text, level + 1, format_args!("key {}", describe(key)));
+                let options = if key.options == cpu_proto::KeyOptions::default() {
+                    ""
+                } else {
+                    ", with options that limit it"
+                };
+                let key = describe(&key.key);
+                line(text, level + 1, format_args!("key {key}{options}"));
             }
             for fault in &logins.left_out {
                 line(text, level + 1, fault);

@@ -82,7 +82,8 @@ fn keys(bytes: &[u8]) -> KeyFile {
             Err(_) => KeyFile::Public(Vec::new()),
         };
     }
-    KeyFile::Public(AuthorizedKeys::parse(bytes).keys)
+    let keys = AuthorizedKeys::parse(bytes).keys;
+    KeyFile::Public(keys.into_iter().map(|key| key.key).collect())
 }
 
 /// The sections of a unified kernel image.

@@ -52,27 +52,36 @@ fn keys_that_are_none_or_the_wrong_half() {
     let said = refused(&inputs, &["initramfs", "--key", &bad]);
     says(&said, &["bad has no key", "line 2 is not a public key"]);
     let public = std::fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
-    inputs.write("bad", format!("from=\"10.0.0.1\" {public}").as_bytes());
+    inputs.write("bad", format!("permitopen=\"a:1\" {public}").as_bytes());
     for command in ["initramfs", "usb"] {
         let said = refused(&inputs, &[command, "--key", &bad]);
         says(
             &said,
-            &["could log in: line 1 has options (from=\"10.0.0.1\")"],
+            &["could log in: line 1 has options (permitopen=\"a:1\")"],
         );
     }
 
     // One that counts is enough; the others are told, then and later.
-    inputs.write("mixed", format!("{public}restrict {public}").as_bytes());
+    let mixed = format!("{public}permitopen=\"a:1\" {public}restrict {public}");
+    inputs.write("mixed", mixed.as_bytes());
     let mixed = inputs.path("mixed").display().to_string();
     let made = inputs.run(&["initramfs", "--key", &mixed]);
-    let told = "line 2 has options (restrict), which are not supported; it is left out";
+    let told = "line 2 has options (permitopen=\"a:1\"), which are not supported; it is left out";
     says(&String::from_utf8_lossy(&made.stderr), &["mixed: ", told]);
     assert!(made.status.success(), "{made:?}");
     let archive = inputs.path("initramfs.cpio.xz").display().to_string();
     let inspected = mkimage(&["inspect", &archive]).output().unwrap();
     let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
-    says(&said, &["/key.pub: may log in", told]);
-    assert_eq!(said.matches("key ssh-ed25519 SHA256:").count(), 1, "{said}");
+    says(
+        &said,
+        &[
+            "/key.pub: may log in",
+            told,
+            ", with options that limit it\n",
+        ],
+    );
+    assert_eq!(said.matches("key ssh-ed25519 SHA256:").count(), 2, "{said}");
+    assert_eq!(said.matches("with options").count(), 1, "{said}");
 }
 
 #[test]

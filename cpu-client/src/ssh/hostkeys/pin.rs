@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cpu_proto::authorized_keys::LeftOut;
-use cpu_proto::{AuthorizedKeys, fingerprint};
+use cpu_proto::{AuthorizedKey, AuthorizedKeys, KeyOptions, fingerprint};
 use russh::keys::PublicKey;
 
 use super::HostId;
@@ -21,7 +21,14 @@ pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>> {
     if keys.is_empty() {
         bail!("the host key file {} holds no key", file.display());
     }
-    Ok(keys)
+    let restricted = keys.iter().find(|key| key.options != KeyOptions::default());
+    if let Some(AuthorizedKey { line, .. }) = restricted {
+        bail!(
+            "the host key file {}: line {line} has options, which are for keys of users",
+            file.display()
+        );
+    }
+    Ok(keys.into_iter().map(|key| key.key).collect())
 }
 
 /// An error unless `key` is one of `keys`, which are those of `file`, or is in the known_hosts files `others`.

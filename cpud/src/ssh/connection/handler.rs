@@ -1,7 +1,9 @@
 //! russh's callbacks: authentication, the opening of channels, and requests on them.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::Result;
-use cpu_proto::{CLIENT_ID_PREFIX, CacheMode, ENV_FILES};
+use cpu_proto::{AuthorizedKey, CLIENT_ID_PREFIX, CacheMode, Denial, ENV_FILES};
 use cpu_ssh::signals;
 use nix::pty::Winsize;
 use russh::keys::{Algorithm, PublicKey};
@@ -35,25 +37,32 @@ impl server::Handler for ConnectionHandler {
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth> {
         self.asked();
-        Ok(if self.is_allowed(offer.public_key, offer.algorithm) {
-            Auth::Accept
-        } else {
-            self.refused(user, offer.public_key);
-            Auth::reject()
+        Ok(match self.authorize(offer.public_key, offer.algorithm) {
+            Ok(_) => Auth::Accept,
+            Err(denial) => {
+                self.refused(user, offer.public_key, denial);
+                Auth::reject()
+            }
         })
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
         self.asked();
-        if !self.is_allowed(key.public_key, key.algorithm) {
-            self.refused(user, key.public_key);
-            return Ok(Auth::reject());
-        }
-        let is_it = |known: &&PublicKey| known.key_data() == key.public_key.key_data();
-        if let Some(known) = self.keys.iter().find(is_it) {
-            let comment = known.comment().to_string();
-            self.roster = Roster::new(user, self.peer.clone(), &comment);
-            self.who = Some(Who::new(user, &self.peer, known));
+        match self.authorize(key.public_key, key.algorithm) {
+            Ok(authorized) => {
+                let (key, options) = (authorized.key.clone(), authorized.options.clone());
+                let comment = key.comment().to_string();
+                self.roster = Roster::new(user, self.peer.clone(), &comment);
+                self.who = Some(Who::new(user, &self.peer, &key));
+                if !options.port_forwarding {
+                    self.forwards.forbid();
+                }
+                self.options = options;
+            }
+            Err(denial) => {
+                self.refused(user, key.public_key, denial);
+                return Ok(Auth::reject());
+            }
         }
         Ok(Auth::Accept)
     }
@@ -188,7 +197,7 @@ impl server::Handler for ConnectionHandler {
         modes: &[(Pty, u32)],
         session: &mut Session,
     ) -> Result<()> {
-        if !self.has_room_for_variable("TERM", term) {
+        if !self.options.pty || !self.has_room_for_variable("TERM", term) {
             return Ok(session.channel_failure(id)?);
         }
         if let Some(state) = self.channels.get_mut(&id) {
@@ -219,7 +228,7 @@ impl server::Handler for ConnectionHandler {
 
     async fn agent_request(&mut self, id: ChannelId, _: &mut Session) -> Result<bool> {
         let state = self.channels.get_mut(&id);
-        let state = state.filter(|state| state.running.is_none());
+        let state = state.filter(|state| state.running.is_none() && self.options.agent_forwarding);
         Ok(state
             .map(|state| state.request.agent = Some(self.mux.clone()))
             .is_some())
@@ -259,7 +268,9 @@ impl server::Handler for ConnectionHandler {
             refuse(state.sender.clone(), no_copying("sftp"));
             return Ok(());
         }
-        let Some(cache) = CacheMode::from_subsystem(name) else {
+        // With files, the client would decide what program a forced command is.
+        let cache = CacheMode::from_subsystem(name).filter(|_| self.options.command.is_none());
+        let Some(cache) = cache else {
             session.channel_failure(id)?;
             return Ok(());
         };
@@ -321,23 +332,39 @@ impl ConnectionHandler {
     }
 
     /// A key may not log in.
-    fn refused(&mut self, user: &str, key: &PublicKey) {
+    fn refused(&mut self, user: &str, key: &PublicKey, denial: Option<Denial>) {
         self.login.send_modify(|login| {
             login.offence = Some(Offence::FailedAuthentication);
             login.refused += 1;
             let (user, key) = (word(user), cpu_proto::fingerprint(key));
-            login.last_refused = format!("{user} with key {key}");
+            let why = denial.map(|denial| format!(": {denial}"));
+            login.last_refused = format!("{user} with key {key}{}", why.unwrap_or_default());
         });
     }
 
-    fn is_allowed(&self, key: &PublicKey, algorithm: &Algorithm) -> bool {
+    /// The line with this key that lets the peer log in. The error is why the last such line does not, if there is one.
+    fn authorize(
+        &self,
+        key: &PublicKey,
+        algorithm: &Algorithm,
+    ) -> Result<&AuthorizedKey, Option<Denial>> {
         // Signatures with SHA-1 can be forged.
-        let sha1 = matches!(algorithm, Algorithm::Rsa { hash: None });
-        !sha1
-            && self
-                .keys
-                .iter()
-                .any(|known| known.key_data() == key.key_data())
+        if matches!(algorithm, Algorithm::Rsa { hash: None }) {
+            return Err(None);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.unwrap_or_default().as_secs();
+        let address = self.peer.parse().ok();
+        let mut denied = None;
+        for line in &self.keys {
+            if line.key.key_data() == key.key_data() {
+                match line.options.allow(address, now) {
+                    Ok(()) => return Ok(line),
+                    Err(denial) => denied = Some(denial),
+                }
+            }
+        }
+        Err(denied)
     }
 }
 

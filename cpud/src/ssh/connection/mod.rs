@@ -14,10 +14,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cpu_proto::CacheMode;
+use cpu_proto::{AuthorizedKey, CacheMode, KeyOptions};
 use cpu_ssh::mux::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive};
-use russh::keys::PublicKey;
 use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
 use tokio::sync::watch;
 
@@ -44,7 +43,8 @@ const MAX_OFFERS: usize = 64;
 /// peer has done that did not log in.
 pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     let strict = options.strict_modes.unwrap_or(false);
-    let keys = auth::read_public_keys(&options.public_keys, strict)?;
+    // The server has said which lines are left out.
+    let keys = auth::read_public_keys(&options.public_keys, strict, false)?;
     let host_key = auth::read_host_key(&options.host_key, strict)?;
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let socket = TcpStream::from(socket);
@@ -85,6 +85,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     let handler = ConnectionHandler {
         mux: Mux::new(Side::Server, throttle.clone()),
         keys,
+        options: KeyOptions::default(),
         login: login.clone(),
         null,
         channels: HashMap::new(),
@@ -153,7 +154,9 @@ async fn watch(
 
 struct ConnectionHandler {
     mux: Mux,
-    keys: Vec<PublicKey>,
+    keys: Vec<AuthorizedKey>,
+    /// What the key allows with which the peer has logged in.
+    options: KeyOptions,
     login: watch::Sender<LoginState>,
     /// /dev/null, to replace standard output after the login.
     null: File,

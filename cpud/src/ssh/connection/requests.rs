@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bytes::Bytes;
-use cpu_proto::{CacheMode, Credentials, ENV_FILES, quote};
+use cpu_proto::{CacheMode, Credentials, ENV_FILES, ENV_FSTAB_LC, quote};
 use cpu_ssh::Stream;
 use russh::ChannelId;
 use russh::server::Session;
@@ -30,6 +30,16 @@ impl ConnectionHandler {
         }
         let mut request = std::mem::take(&mut state.request);
         let (port, command) = self.forwards.take_files(command, &request.environment);
+        let (port, command) = match &self.options.command {
+            Some(forced) => {
+                force(&mut request.environment, command);
+                (None, forced.as_bytes())
+            }
+            None => (port, command),
+        };
+        request
+            .environment
+            .extend_from_slice(&self.options.environment);
         let parsed = Credentials::take(command).map_err(|error| error.to_string());
         let parsed = parsed.and_then(|(user, command)| match quote::split(command) {
             Ok(argv) => Ok((user, argv)),
@@ -96,6 +106,19 @@ impl ConnectionHandler {
     }
 }
 
+/// Prepares the environment for the command of the key's line. What the client has sent could make it another command:
+/// `PATH`, mounts, `LD_PRELOAD`. The command gets the terminal's name, the language, and what the client asked for.
+fn force(environment: &mut Vec<(String, String)>, asked: &[u8]) {
+    environment.retain(|(name, _)| {
+        let is_language = name == "LANG" || name == "LANGUAGE" || name.starts_with("LC_");
+        (name == "TERM" || is_language) && name != ENV_FSTAB_LC
+    });
+    if !asked.is_empty() {
+        let asked = String::from_utf8_lossy(asked).replace('\0', "");
+        environment.push(("SSH_ORIGINAL_COMMAND".to_owned(), asked));
+    }
+}
+
 /// Whether this is the command that `scp -O`, and every scp before OpenSSH 9, runs on a server. Nobody types that.
 fn is_scp(argv: &[Vec<u8>]) -> bool {
     argv.first().is_some_and(|program| program == b"scp")
@@ -116,4 +139,33 @@ pub(super) fn refuse(sender: ServerSender, why: String) {
         let _ = sender.request(russh::ChannelWriteHalf::eof).await;
         sender.close().await;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forced_command_gets_nothing_that_could_change_it() {
+        let variable = |name: &str| (name.to_owned(), "x".to_owned());
+        let names = [
+            "TERM",
+            "PATH",
+            "LC_ALL",
+            "LD_PRELOAD",
+            "CPU_FSTAB",
+            ENV_FSTAB_LC,
+            "PWD",
+            "SHELL",
+            "CPU_SUDO",
+            "LANG",
+        ];
+        let mut environment: Vec<_> = names.into_iter().map(variable).collect();
+        force(&mut environment, b"'rm' '-r'");
+        let kept: Vec<&str> = environment.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(kept, ["TERM", "LC_ALL", "LANG", "SSH_ORIGINAL_COMMAND"]);
+        assert_eq!(environment[3].1, "'rm' '-r'");
+        force(&mut environment, b"");
+        assert_eq!(environment.len(), 3);
+    }
 }
