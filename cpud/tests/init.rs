@@ -214,6 +214,39 @@ fn its_root_is_root_s_and_its_processes_have_names() {
 }
 
 #[test]
+fn the_host_key_of_an_initramfs_is_in_no_file_when_it_serves() {
+    let machine = InitFixture::boot_initramfs();
+    let kept = fs::read_to_string(machine.directory.path().join("host_key")).unwrap();
+    assert!(kept.contains("PRIVATE KEY"));
+    assert_eq!(machine.run("ls /host_key*"), "/host_key.pub\n");
+    let public = fs::read_to_string(machine.directory.path().join("key.pub")).unwrap();
+    let shown = machine.run("cat /host_key.pub");
+    let words = |line: &str| line.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    assert_eq!(words(&shown).trim(), words(&public));
+    // Nor is it in an argument, a variable, or a descriptor of a process that runs.
+    // In brackets, so that the script and grep do not contain it.
+    let (first, rest) = kept.lines().nth(2).unwrap().split_at(1);
+    let secret = format!("[{first}]{rest}");
+    let found = "cd /proc; grep -sl -e KEY [0-9]*/cmdline [0-9]*/environ; for fd in [0-9]*/fd/*; do
+        case $(readlink $fd) in pipe:*) timeout .2 grep -sq -e KEY $fd && echo $fd;; /*key*) echo $fd;; esac; done";
+    let found = machine.run(&found.replace("KEY", &secret));
+    assert_eq!(found, "");
+    // A server that is started again has the same one.
+    let fingerprint = "host key SHA256:";
+    signal(machine.child("server").unwrap(), "-KILL");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while machine.console().matches(fingerprint).count() < 2 {
+        assert!(Instant::now() < deadline, "{}", machine.console());
+        sleep(Duration::from_millis(20));
+    }
+    let console = machine.console();
+    let keys = console.split(fingerprint).skip(1);
+    let mut keys: Vec<&str> = keys.map(|rest| &rest[..43]).collect();
+    keys.dedup();
+    assert_eq!(keys.len(), 1, "{console}");
+}
+
+#[test]
 fn it_ends_everything_and_reboots() {
     let mut machine = InitFixture::boot("\n");
     // An orphan that ignores SIGTERM.

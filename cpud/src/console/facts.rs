@@ -11,7 +11,7 @@ use super::roster::Login;
 use crate::flags::ServerOptions;
 use crate::listen_addr::ListenAddr;
 use crate::netup::netlink::{Address, NetlinkEvent};
-use crate::ssh;
+use crate::ssh::host_key;
 
 /// A link of the machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -78,8 +78,8 @@ impl Facts {
             self.keys = keys.iter().map(|key| describe(&key.key)).collect();
         }
         if self.host_key.is_none() {
-            let key = ssh::read_host_key(&self.options.host_key, false);
-            self.host_key = key.ok().map(|key| draw(key.public_key()));
+            let key = host_key::read_public(&self.options.host_key);
+            self.host_key = key.ok().map(|key| draw(&key));
         }
     }
 
@@ -242,7 +242,7 @@ mod tests {
             };
             keygen(&[&["-q", "-N", ""], &args[..]].concat());
             let shown = keygen(&["-l", "-v"]);
-            let drawn = draw(ssh::read_host_key(&file, false).unwrap().public_key());
+            let drawn = draw(&host_key::read_public(&file).unwrap());
             let picture: Vec<&str> = shown.lines().skip(1).collect();
             assert_eq!(drawn.randomart, picture, "{shown}");
             assert!(shown.contains(&drawn.fingerprint), "{shown}");

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use crate::console::say;
 use crate::modules;
 use crate::role::Role;
+use crate::ssh::host_key::PrivateHostKey;
 use crate::sys::{self, Ended};
 
 const FIRST_DELAY: Duration = Duration::from_secs(1);
@@ -26,6 +27,8 @@ const HEALTHY_LIFETIME: Duration = Duration::from_mins(1);
 pub(super) struct Children {
     table: Vec<Child>,
     flags: Vec<OsString>,
+    /// The machine's host key, if it is in no file any more.
+    host_key: Option<PrivateHostKey>,
     /// Everything is being ended, so their ends are not reported.
     pub(super) ending: bool,
 }
@@ -47,7 +50,11 @@ enum ChildState {
 
 impl Children {
     /// All are due, and none has been started.
-    pub(super) fn new(flags: Vec<OsString>, is_pid_1: bool) -> Self {
+    pub(super) fn new(
+        flags: Vec<OsString>,
+        host_key: Option<PrivateHostKey>,
+        is_pid_1: bool,
+    ) -> Self {
         let now = Instant::now();
         // Only PID 1 owns the consoles, and not every image has modules.
         let console = is_pid_1.then_some(Role::Console);
@@ -65,6 +72,7 @@ impl Children {
         Self {
             table,
             flags,
+            host_key,
             ending: false,
         }
     }
@@ -115,7 +123,7 @@ impl Children {
             if !matches!(child.state, ChildState::Due(at) if at <= now) {
                 continue;
             }
-            match child.start(&self.flags) {
+            match child.start(&self.flags, self.host_key.as_ref()) {
                 Ok(pid) => child.state = ChildState::Alive { pid, since: now },
                 Err(errno) => {
                     let delay = child.schedule_restart(Duration::ZERO, now);
@@ -161,7 +169,7 @@ impl Child {
         delay
     }
 
-    fn start(&self, flags: &[OsString]) -> nix::Result<Pid> {
+    fn start(&self, flags: &[OsString], host_key: Option<&PrivateHostKey>) -> nix::Result<Pid> {
         // This works even if the file has been removed. /init is for the case that /proc is not mounted.
         let program = if Path::new("/proc/self/exe").exists() {
             c"/proc/self/exe"
@@ -177,7 +185,14 @@ impl Child {
         });
         // Arguments and variables of a process cannot contain a NUL.
         let c_strings = |bytes| CString::new(bytes).unwrap_or_default();
-        let args: Vec<CString> = names.into_iter().chain(flags).map(c_strings).collect();
+        // Without a pipe, the server says what it cannot read.
+        let host_key = host_key.filter(|_| self.role == Role::Server);
+        let host_key = host_key.and_then(|host_key| host_key.pipe().ok());
+        let host_key_flag = host_key
+            .iter()
+            .map(|(_, name)| format!("-hk={name}").into_bytes());
+        let args = names.into_iter().chain(flags).chain(host_key_flag);
+        let args: Vec<CString> = args.map(c_strings).collect();
         let environment: Vec<CString> = variables.map(c_strings).collect();
         sys::spawn_leader(program, &args, &environment, &sys::Spawn::default())
     }
@@ -207,7 +222,7 @@ mod tests {
 
     #[test]
     fn only_dead_children_are_due() {
-        let mut children = Children::new(Vec::new(), false);
+        let mut children = Children::new(Vec::new(), None, false);
         let now = Instant::now();
         for (index, child) in children.table.iter_mut().enumerate() {
             let pid = Pid::from_raw(1000 + i32::try_from(index).unwrap());

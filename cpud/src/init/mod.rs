@@ -26,6 +26,8 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use crate::cmdline;
 use crate::console::{pipe_output, say};
+use crate::flags;
+use crate::ssh::host_key::{self, PrivateHostKey};
 use children::Children;
 use power::Shutdown;
 
@@ -48,7 +50,13 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
             errno.desc()
         ));
     }
-    let mut children = Children::new(arguments(args, is_pid_1), is_pid_1);
+    let flags = arguments(args, is_pid_1);
+    let host_key = if is_pid_1 {
+        take_host_key(&flags)
+    } else {
+        None
+    };
+    let mut children = Children::new(flags, host_key, is_pid_1);
     let signals = AllSignals::new();
     loop {
         let now = Instant::now();
@@ -124,6 +132,13 @@ fn arguments(args: &[OsString], is_pid_1: bool) -> Vec<OsString> {
         0
     };
     args.iter().skip(begin).cloned().collect()
+}
+
+/// Takes the host key out of the initramfs. The server gets it from here each time that it is started.
+fn take_host_key(flags: &[OsString]) -> Option<PrivateHostKey> {
+    let flags = flags.iter().map(|flag| flag.to_string_lossy().into_owned());
+    let options = flags::parse(&flags.collect::<Vec<_>>()).ok()?;
+    host_key::take(&options.host_key)
 }
 
 /// A signalfd for all signals.

@@ -12,6 +12,7 @@ mod exec;
 mod fd;
 mod files;
 mod forward;
+pub(crate) mod host_key;
 mod listen;
 mod notice;
 mod penalties;
@@ -23,7 +24,6 @@ mod uroot;
 mod waiting;
 
 pub(crate) use announce::example_command;
-pub(crate) use auth::read_host_key;
 pub(crate) use connection::run as run_connection;
 pub(crate) use penalties::Offence;
 pub(crate) use server::serve;

@@ -17,6 +17,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::admission::{self, Admission, Stage, UnauthenticatedPeer};
 use super::announce::Announcer;
 use super::connection::{LOGIN_GRACE, REFUSED};
+use super::host_key::PrivateHostKey;
 use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
 use super::source::PeerSource;
@@ -45,7 +46,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     // Read now, so that what would make every login fail is reported at once.
     let strict = options.strict_modes.unwrap_or(!announce);
     let keys = auth::read_public_keys(&options.public_keys, strict, true)?;
-    let host_key = auth::read_host_key(&options.host_key, strict)?;
+    let host_key = PrivateHostKey::read(&options.host_key, strict)?;
     let listener = listen::listen(&options.listen)?;
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
     say(format_args!(
@@ -53,7 +54,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
         options.listen,
         keys.len(),
     ));
-    drop((keys, host_key));
+    drop(keys);
     let announcer = announce.then(|| Announcer::new(options.listen.clone(), fingerprint));
     let announcer = announcer.and_then(|announcer| announcer.inspect_err(cannot_announce).ok());
 
@@ -65,6 +66,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     let mut server = Server {
         options,
         strict,
+        host_key,
         listener,
         ended,
         announcer,
@@ -88,8 +90,9 @@ fn cannot_announce(error: &io::Error) {
 
 struct Server<'a> {
     options: &'a ServerOptions,
-    /// Key files that others may read or change are not used.
+    /// Key files that others may change are not used.
     strict: bool,
+    host_key: PrivateHostKey,
     listener: OwnedFd,
     /// Reports the end of children.
     ended: SignalFd,
@@ -157,7 +160,7 @@ impl Server<'_> {
             match admission::decide(&waiting, &served, &self.penalties, now) {
                 Admission::Serve(index) => {
                     let peer = self.waiting.swap_remove(index);
-                    match spawn(self.options, self.strict, peer) {
+                    match self.spawn(peer) {
                         Ok(connection) => self.connections.push(connection),
                         Err(error) => say(format_args!("{error:#}")),
                     }
@@ -282,6 +285,49 @@ impl Server<'_> {
         }
     }
 
+    /// Starts `cpud connection`, with the socket as its standard input, and as its standard output a pipe that it
+    /// closes after the login.
+    fn spawn(&self, waiting: WaitingPeer) -> Result<ConnectionProcess> {
+        let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        let peer = UnauthenticatedPeer {
+            since: Instant::now(),
+            ..waiting.peer
+        };
+        let options = self.options;
+        let (_host_key, host_key) = self.host_key.pipe()?;
+        let address = waiting.address.clone();
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("cpud")
+            .arg(Role::Connection.name())
+            .arg(&address)
+            .arg("-pk")
+            .arg(&options.public_keys)
+            .arg("-hk")
+            .arg(host_key)
+            .arg(format!("-strictmodes={}", self.strict))
+            .stdin(Stdio::from(waiting.into_socket()?))
+            .stdout(Stdio::from(theirs));
+        if options.forward {
+            command.arg("-forward");
+        }
+        if options.post_quantum {
+            command.arg("-pq");
+        }
+        command.arg(format!("-alive={}", options.alive.as_secs()));
+        if options.debug {
+            command.arg("-d");
+        }
+        let child = command.spawn();
+        Ok(ConnectionProcess {
+            child: child.context("cannot start a process for a connection")?,
+            login: Some((peer, login)),
+            source: peer.source,
+            address,
+            report: Vec::new(),
+        })
+    }
+
     fn announce(&mut self) {
         if let Some(announcer) = &mut self.announcer
             && let Err(error) = announcer.update()
@@ -338,45 +384,4 @@ impl ConnectionProcess {
         let (_, why) = text.split_once(char::from(REFUSED))?;
         Some(why.to_owned())
     }
-}
-
-/// Starts `cpud connection`, with the socket as its standard input, and as its standard output a pipe that it
-/// closes after the login.
-fn spawn(options: &ServerOptions, strict: bool, waiting: WaitingPeer) -> Result<ConnectionProcess> {
-    let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
-    let peer = UnauthenticatedPeer {
-        since: Instant::now(),
-        ..waiting.peer
-    };
-    let address = waiting.address.clone();
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg0("cpud")
-        .arg(Role::Connection.name())
-        .arg(&address)
-        .arg("-pk")
-        .arg(&options.public_keys)
-        .arg("-hk")
-        .arg(&options.host_key)
-        .arg(format!("-strictmodes={strict}"))
-        .stdin(Stdio::from(waiting.into_socket()?))
-        .stdout(Stdio::from(theirs));
-    if options.forward {
-        command.arg("-forward");
-    }
-    if options.post_quantum {
-        command.arg("-pq");
-    }
-    command.arg(format!("-alive={}", options.alive.as_secs()));
-    if options.debug {
-        command.arg("-d");
-    }
-    let child = command.spawn();
-    Ok(ConnectionProcess {
-        child: child.context("cannot start a process for a connection")?,
-        login: Some((peer, login)),
-        source: peer.source,
-        address,
-        report: Vec::new(),
-    })
 }

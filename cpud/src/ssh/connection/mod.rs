@@ -24,6 +24,7 @@ use super::audit::Who;
 use super::channel::{ServerReceiver, ServerSender};
 use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
+use super::host_key::PrivateHostKey;
 use super::penalties::Offence;
 use super::{auth, waiting};
 use crate::console::{Roster, say};
@@ -45,7 +46,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     let strict = options.strict_modes.unwrap_or(false);
     // The server has said which lines are left out.
     let keys = auth::read_public_keys(&options.public_keys, strict, false)?;
-    let host_key = auth::read_host_key(&options.host_key, strict)?;
+    let host_key = PrivateHostKey::read(&options.host_key, false)?.into_private_key();
     let socket = std::io::stdin().as_fd().try_clone_to_owned()?;
     let socket = TcpStream::from(socket);
     // The processes that are started must not inherit the socket.

@@ -1,0 +1,166 @@
+//! The machine's private host key. It is read from its file once, when cpud starts; the processes that need it get it
+//! through a pipe. So on a machine it need not lie in any file ([`take`]), and it is in no argument and no variable.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use russh::keys::{PrivateKey, PublicKey};
+
+use super::strict_modes;
+use crate::console::say;
+use crate::{rootfs, sys};
+
+/// The most bytes of a key, which fit into a pipe. One of RSA with 16384 bits has a fifth of that.
+const MAX_KEY: u64 = 60 * 1024;
+
+/// A key, as it is in its file.
+pub(crate) struct PrivateHostKey {
+    text: String,
+    key: PrivateKey,
+}
+
+impl PrivateHostKey {
+    /// Reads a key from a file, or from the inherited descriptor N if the name is `fd:N`. Only OpenSSH's format is read, in
+    /// which ssh-keygen has written all keys since 2019: the older formats and their ciphers would be a twentieth of the
+    /// program. With `strict`, a file that others may read is an error.
+    pub(crate) fn read(path: &Path, strict: bool) -> Result<Self> {
+        let name = path.display();
+        let descriptor = path.to_str().and_then(|path| path.strip_prefix("fd:"));
+        let descriptor = descriptor.and_then(|number| number.parse().ok());
+        let read = || -> std::io::Result<(File, String)> {
+            let file = match descriptor {
+                Some(number) => File::from(sys::inherit(number)?),
+                None => File::open(path)?,
+            };
+            let mut text = String::new();
+            (&file).take(MAX_KEY).read_to_string(&mut text)?;
+            Ok((file, text))
+        };
+        let (file, text) = read().with_context(|| {
+            format!(
+                "cannot read the host key {name} (make one: ssh-keygen -t ed25519 -N '' -f FILE, and give -hk FILE)"
+            )
+        })?;
+        if strict {
+            strict_modes::check_private(path, &file)?;
+        }
+        let key = PrivateKey::from_openssh(&text).with_context(|| {
+            format!(
+                "{name} is not a private key in OpenSSH's format (ssh-keygen -p -N '' -f FILE converts an older format)"
+            )
+        })?;
+        if key.is_encrypted() {
+            bail!(
+                "{name} has a passphrase, which nobody is there to type (ssh-keygen -p -N '' -f FILE removes it)"
+            );
+        }
+        Ok(Self { text, key })
+    }
+
+    pub(crate) fn public_key(&self) -> &PublicKey {
+        self.key.public_key()
+    }
+
+    pub(super) fn into_private_key(self) -> PrivateKey {
+        self.key
+    }
+
+    /// A pipe that holds the key, for a process that is about to be started, and the value of its `-hk`.
+    pub(crate) fn pipe(&self) -> Result<(OwnedFd, String)> {
+        let (read, write) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        File::from(write).write_all(self.text.as_bytes())?;
+        fcntl(&read, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        let name = format!("fd:{}", read.as_raw_fd());
+        Ok((read, name))
+    }
+}
+
+/// Reads the key of a machine and removes its file, if that came with the initramfs: else every session could copy it. The
+/// public key stays, as `FILE.pub`. None if the file is elsewhere, or cannot be read, which the server reports.
+pub(crate) fn take(path: &Path) -> Option<PrivateHostKey> {
+    let device = |path: &Path| std::fs::metadata(path).map(|meta| meta.dev()).ok();
+    if !rootfs::is_in_memory() || device(path)? != device(Path::new("/"))? {
+        return None;
+    }
+    let key = PrivateHostKey::read(path, false).ok()?;
+    let remove = || -> Result<()> {
+        let public = key.public_key().to_openssh()? + "\n";
+        std::fs::write(path.with_added_extension("pub"), public)?;
+        Ok(std::fs::remove_file(path)?)
+    };
+    if let Err(error) = remove() {
+        say(format_args!(
+            "cannot remove the host key {}: {error:#}",
+            path.display()
+        ));
+    }
+    Some(key)
+}
+
+/// The public key, as long as the private key's file is there, or afterwards.
+pub(crate) fn read_public(path: &Path) -> Result<PublicKey> {
+    if let Ok(key) = PrivateHostKey::read(path, false) {
+        return Ok(key.public_key().clone());
+    }
+    let file = File::open(path.with_added_extension("pub"))?;
+    let mut text = String::new();
+    let length = file.take(MAX_KEY).read_to_string(&mut text)?;
+    ensure!(length > 0, "empty");
+    Ok(PublicKey::from_openssh(&text)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use russh::keys::Algorithm;
+
+    use super::*;
+
+    #[test]
+    fn a_host_key_is_in_openssh_s_format_and_open() {
+        use russh::keys::ssh_key::LineEnding;
+
+        let file = std::env::temp_dir().join(format!("cpud-host-key-{}", std::process::id()));
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            let key = PrivateHostKey::read(&file, false).map(PrivateHostKey::into_private_key);
+            key.map_err(|error| format!("{error:#}"))
+        };
+        let random = &mut russh::keys::key::safe_rng();
+        let key = PrivateKey::random(random, Algorithm::Ed25519).unwrap();
+        let open = read(&key.to_openssh(LineEnding::LF).unwrap()).unwrap();
+        assert_eq!(open.public_key().key_data(), key.public_key().key_data());
+        let locked = key.encrypt(random, "secret").unwrap();
+        let error = read(&locked.to_openssh(LineEnding::LF).unwrap()).unwrap_err();
+        assert!(error.contains("has a passphrase"), "{error}");
+        let error = read("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
+        assert!(error.unwrap_err().contains("ssh-keygen -p"));
+        std::fs::remove_file(&file).unwrap();
+    }
+
+    #[test]
+    fn a_key_that_did_not_come_with_the_initramfs_stays() {
+        use russh::keys::ssh_key::LineEnding;
+
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("host_key");
+        let key = PrivateKey::random(&mut russh::keys::key::safe_rng(), Algorithm::Ed25519);
+        let text = key.unwrap().to_openssh(LineEnding::LF).unwrap();
+        std::fs::write(&file, &text).unwrap();
+        assert!(take(&file).is_none());
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), *text);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        // What a pipe holds is what was in the file.
+        let (pipe, _) = PrivateHostKey::read(&file, false)
+            .unwrap_or_else(|error| panic!("{error}"))
+            .pipe()
+            .unwrap();
+        let mut piped = String::new();
+        File::from(pipe).read_to_string(&mut piped).unwrap();
+        assert_eq!(piped, *text);
+    }
+}
