@@ -1,4 +1,3 @@
-
 use super::*;
 use crate::arch::Arch;
 use crate::archive::compress::Compression;
