@@ -76,6 +76,7 @@ fn greedy_sessions() -> Result<()> {
 
     let mut bomb = start("bomb() { bomb | bomb & }; bomb; cat")?;
     std::thread::sleep(Duration::from_secs(10));
+    log_in("during a fork bomb")?;
     hang_up(&mut bomb)?;
     log_in("after a fork bomb")?;
 
