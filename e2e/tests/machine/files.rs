@@ -20,7 +20,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("programs_make_rename_link_and_remove_files", all_operations),
     ("extended_attributes_are_the_same_on_both_sides", attributes),
     ("locks_there_and_here_exclude_each_other", locks),
-    ("files_without_a_size_are_read_to_their_end", no_size),
     ("a_file_that_became_shorter_ends_there", shortened),
     ("flock_is_a_record_lock_of_the_process", whole_file_locks),
     (
@@ -77,19 +76,6 @@ fn whole_file_locks(machine: &Machine) -> Result<()> {
         ensure!(child.wait()?.success());
     }
     ensure!(here(lockable)?);
-    Ok(())
-}
-
-/// As sysfs and proc(5) have them.
-fn no_size(machine: &Machine) -> Result<()> {
-    for mode in ["none", "mmap", "loose"] {
-        for file in ["/sys/devices/system/cpu/online", "/proc/version"] {
-            let there = format!("/tmp/cpu{file}");
-            let command = machine.client.command(&["-cache", mode], &["cat", &there]);
-            let output = machine.client.output(command, b"")?;
-            ensure!(output.stdout == std::fs::read(file)?, "{mode}: {output:?}");
-        }
-    }
     Ok(())
 }
 

@@ -29,6 +29,9 @@ fn stderr(output: &Output) -> String {
 /// A home directory with a private key and a configuration.
 fn with_key(home: &Path) -> Result<()> {
     let ssh = home.join(".ssh");
+    if ssh.exists() {
+        fs::remove_dir_all(&ssh)?;
+    }
     fs::create_dir_all(&ssh)?;
     fs::create_dir_all(home.join(".aws"))?;
     fs::write(ssh.join("id_secret"), "PRIVATE")?;
