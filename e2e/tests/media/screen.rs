@@ -58,7 +58,8 @@ pub(crate) fn is_shown(vm: &Vm, client: &Client, (rows, columns): (usize, usize)
         "\n sessions root from 10.0.2.2 ",
         ": sh ",
         &format!("\n      try cpu {address} date"),
-        "\ncpud: serving on port 17010, 1 key(s) may log in",
+        // The last lines of the log.
+        " starts sh\n",
     ] {
         ensure!(
             seen.contains(expected),
