@@ -28,12 +28,20 @@ fn on_the_machine(machine: &Machine, net: &str, port: &str, absent: &str) -> Res
          {cpu} -sp {port} -root /tmp/cpu local sh -c 'cat {file}; echo back >{file}'; \
          kill $server; cat /tmp/tries >&2"
     );
-    let shown = machine.client.sh(&script)?;
+    // The key of a login is hidden, and here another login in the session uses it.
+    let key = out().join("cpu_rsa").canonicalize()?.display().to_string();
+    let pin = format!("{key}.hostkey");
+    let sh = |script: &str| {
+        let flags = ["-show", &key, "-show", &pin];
+        let command = machine.client.command(&flags, &["sh", "-c", script]);
+        machine.client.output(command, b"")
+    };
+    let shown = sh(&script)?;
     let expected = format!("cpu\nthrough {net}\n");
     ensure!(shown.stdout == expected.as_bytes(), "{shown:?}");
     ensure!(fs::read_to_string(machine.home.path().join(net))? == "back\n");
     let absent = format!("{cpu} -sp {absent} -9p=false local true");
-    let output = machine.client.sh(&absent)?;
+    let output = sh(&absent)?;
     fails(&output, &["cannot connect to "])
 }
 
