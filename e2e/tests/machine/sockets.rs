@@ -29,7 +29,11 @@ fn on_the_machine(machine: &Machine, net: &str, port: &str, absent: &str) -> Res
          kill $server; cat /tmp/tries >&2"
     );
     // The key of a login is hidden, and here another login in the session uses it.
-    let key = out().join("cpu_rsa").canonicalize()?.display().to_string();
+    let key = e2e::out()
+        .join("cpu_rsa")
+        .canonicalize()?
+        .display()
+        .to_string();
     let pin = format!("{key}.hostkey");
     let sh = |script: &str| {
         let flags = ["-show", &key, "-show", &pin];
