@@ -1,7 +1,7 @@
 //! What of this machine's files and environment the other machine does not get: the rules for files, from a table, the
 //! configuration and the flags, and the patterns for variables.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use cpu_client::export::{Rule, RuleKind};
 use cpu_proto::glob;
@@ -143,7 +143,9 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Vec<Rule> {
         let mut pin = key.clone().into_os_string();
         pin.push(".hostkey");
         for file in [key.clone(), pin.into()] {
-            let path = std::path::absolute(&file).ok();
+            // Rules have no `..`; the real path is there anyway.
+            let is_plain = |path: &PathBuf| !path.components().any(|c| c == Component::ParentDir);
+            let path = std::path::absolute(&file).ok().filter(is_plain);
             let real = file.canonicalize().ok();
             let paths = [path, real];
             let paths = paths.iter().flatten();
