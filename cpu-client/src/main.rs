@@ -142,7 +142,7 @@ fn run(flags: &Flags) -> Result<u8> {
         host_key: flags.hk.as_deref(),
         home: &home,
         local_user: &local_user,
-        forward_agent: flags.forward_agent.0,
+        forward_agent: flags.forward_agent.map(|flag| flag.0),
     };
     let target = ssh::Target::new(&options, ssh::config::read)?;
     let sent: Vec<String> = target.env.iter().cloned().chain(flags.env()).collect();
@@ -152,13 +152,13 @@ fn run(flags: &Flags) -> Result<u8> {
     paths.extend(flags.withheld());
     let rules = withheld::rules(&FileLimits {
         paths,
-        read_only: flags.read_only.0 || target.read_only,
-        only: flags.only.0 || target.only,
+        read_only: flags.read_only.map_or(target.read_only, |flag| flag.0),
+        only: flags.only.map_or(target.only, |flag| flag.0),
         keys: target.identities.files(),
         binds: &environment.binds,
         root: &flags.root,
         home: &home,
-    });
+    })?;
     if flags.hidden.0 {
         let _ = std::io::stdout().write_all(withheld::list(&rules).as_bytes());
         return Ok(0);

@@ -3,6 +3,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use anyhow::{Result, bail};
 use cpu_client::export::{Rule, RuleKind};
 use cpu_proto::glob;
 use cpu_proto::namespace::Bind;
@@ -115,8 +116,8 @@ pub(crate) struct FileLimits<'a> {
     pub(crate) home: &'a Path,
 }
 
-/// The rules, in the order in which they apply.
-pub(crate) fn rules(limits: &FileLimits<'_>) -> Vec<Rule> {
+/// The rules, in the order in which they apply. An error if a path has `..`, which no rule would match.
+pub(crate) fn rules(limits: &FileLimits<'_>) -> Result<Vec<Rule>> {
     let rule = |kind, path: String| Rule { path, kind };
     let mut rules = Vec::new();
     if limits.only {
@@ -154,9 +155,15 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Vec<Rule> {
             );
         }
     }
-    let chosen = limits.paths.iter();
-    rules.extend(chosen.flat_map(|(kind, path)| all(*kind, path)));
-    rules
+    for (kind, path) in &limits.paths {
+        if path.split('/').any(|name| name == "..") {
+            bail!(
+                "the path {path:?} that is to be hidden or shown has \"..\" in it; write where it leads"
+            );
+        }
+        rules.extend(all(*kind, path));
+    }
+    Ok(rules)
 }
 
 /// A path of this machine, as the served tree has it.
@@ -314,7 +321,7 @@ mod tests {
             root: Path::new("/"),
             home,
         };
-        let rules = rules(&limits);
+        let rules = rules(&limits).unwrap();
         let last = rules.last().unwrap();
         assert_eq!((last.kind, &*last.path), (RuleKind::Show, "/home/ann/.aws"));
         let list = list(&rules);
@@ -322,6 +329,21 @@ mod tests {
             list.contains("Hide /home/ann/.ssh/*\nShow /home/ann/.ssh/config*\n"),
             "{list}"
         );
+    }
+
+    #[test]
+    fn a_path_that_no_rule_would_match_is_refused() {
+        let limits = FileLimits {
+            paths: vec![(RuleKind::Hide, "~/a/../b".into())],
+            read_only: false,
+            only: false,
+            keys: Vec::new(),
+            binds: &[],
+            root: Path::new("/"),
+            home: Path::new("/home/ann"),
+        };
+        let error = rules(&limits).unwrap_err().to_string();
+        assert!(error.contains("~/a/../b"), "{error}");
     }
 
     #[test]

@@ -72,16 +72,16 @@ pub(crate) struct Flags {
     pub(crate) cache: Option<CacheMode>,
 
     /// serve files read-only; /dir,ro in LIST: that one
-    #[arg(long = "ro", value_name = "BOOL", default_value = "false", hide_default_value = true,
+    #[arg(long = "ro", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = FILES)]
-    pub(crate) read_only: GoBool,
+    pub(crate) read_only: Option<GoBool>,
 
     /// serve nothing but LIST and the working directory
-    #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
+    #[arg(long, value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = FILES)]
-    pub(crate) only: GoBool,
+    pub(crate) only: Option<GoBool>,
 
     /// keep these files from being opened there, may be repeated
     #[arg(long, value_name = "PATH", action = clap::ArgAction::Append, help_heading = FILES)]
@@ -118,10 +118,10 @@ pub(crate) struct Flags {
     pub(crate) terminal: u8,
 
     /// forward the agent: programs there can log in with its keys
-    #[arg(long = "A", value_name = "BOOL", default_value = "false", hide_default_value = true,
+    #[arg(long = "A", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]
-    pub(crate) forward_agent: GoBool,
+    pub(crate) forward_agent: Option<GoBool>,
 
     /// allocate no terminal there
     #[arg(long = "T", value_name = "BOOL", default_value = "false", hide_default_value = true,

@@ -106,6 +106,10 @@ mod tests {
         assert!(!read("-9p=false host").ninep.0);
         assert_eq!(read("-9p host").host.as_deref(), Some("host"));
         assert!(read("-stats host").stats.0 && !read("-stats=0 host").stats.0);
+        let read_only = |line: &str| read(line).read_only.map(|flag| flag.0);
+        assert_eq!(read_only("host"), None);
+        assert_eq!(read_only("-ro host"), Some(true));
+        assert_eq!(read_only("-ro=false host"), Some(false));
         assert!(refuse("-9p=maybe host").contains("write true or false"));
     }
 

@@ -41,8 +41,8 @@ pub(crate) struct ConnectOptions<'a> {
     pub(crate) host_key: Option<&'a Path>,
     pub(crate) home: &'a Path,
     pub(crate) local_user: &'a str,
-    /// `-A`
-    pub(crate) forward_agent: bool,
+    /// `-A`, if given.
+    pub(crate) forward_agent: Option<bool>,
 }
 
 /// Everything that is known before the first packet.
@@ -263,12 +263,12 @@ fn forward_agent(
     tokens: &Tokens<'_>,
     identities: &Identities,
 ) -> Result<Option<PathBuf>> {
-    let socket = match settings.forward_agent.as_deref() {
-        None | Some("no" | "false") if !options.forward_agent => return Ok(None),
-        None | Some("no" | "false" | "yes" | "true") => identities.agent.clone(),
-        Some(path) => socket(path, tokens)?,
+    let socket = match (options.forward_agent, settings.forward_agent.as_deref()) {
+        (Some(false), _) | (None, None | Some("no" | "false")) => return Ok(None),
+        (_, None | Some("no" | "false" | "yes" | "true")) => identities.agent.clone(),
+        (_, Some(path)) => socket(path, tokens)?,
     };
-    if socket.is_none() && options.forward_agent {
+    if socket.is_none() && options.forward_agent == Some(true) {
         warn!("there is no agent to forward: SSH_AUTH_SOCK is not set");
     }
     Ok(socket)
@@ -326,7 +326,7 @@ mod tests {
             host_key: None,
             home: Path::new("/nosuch"),
             local_user: "ann",
-            forward_agent: false,
+            forward_agent: None,
         }
     }
 

@@ -52,6 +52,8 @@ fn forwarded() -> Result<()> {
     // From the configuration, and not where it says no.
     user.configure("Host 127.0.0.1\nForwardAgent yes\n")?;
     works(&run(&[], SIGNS)?)?;
+    // The command line wins.
+    ensure!(!run(&["-A=false"], SIGNS)?.status.success());
     user.configure(
         "Host 127.0.0.1\nForwardAgent ~/.ssh/agent\nIdentityAgent none\nIdentityFile ~/.ssh/own\n",
     )?;

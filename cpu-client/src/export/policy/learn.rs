@@ -167,17 +167,12 @@ impl Policy {
     }
 
     fn record(&mut self, stat: &Statx, access: &Access) {
-        let born = if is_directory(stat) {
-            None
-        } else {
-            birth(stat)
-        };
         let known = self
             .known
             .entry(FileId::new(stat))
             .or_insert_with(|| KnownFile {
                 access: access.clone(),
-                born,
+                born: birth(stat),
             });
         known.access = known.access.and(access);
     }

@@ -1,6 +1,6 @@
 //! What of the tree is kept from the peer: rules for paths, and which of them apply to a file.
 //!
-//! A rule is found by walking, not by comparing paths: each [`Node`](super::Node) has a [`Access`], which says what holds
+//! A rule is found by walking, not by comparing paths: each [`Node`](super::Node) has an [`Access`], which says what holds
 //! for it and which rules may still match below. So no other name of a file gets around a rule: directories on the way to one,
 //! and files that one names, are known by their identity too, whatever symbolic link, mount or hard link leads to them when
 //! cpu starts. Where symbolic links lead, rules are added, since files are replaced there too. The peer can neither rename nor
@@ -8,7 +8,7 @@
 
 mod learn;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -57,7 +57,7 @@ pub(super) struct Policy {
     /// The access to files that exist when cpu starts.
     known: HashMap<FileId, KnownFile>,
     devices: kernel_fs::DevtmpfsDevices,
-    requested: Mutex<BTreeMap<Vec<u8>, u64>>,
+    requested: Mutex<BTreeSet<Vec<u8>>>,
 }
 
 struct KnownFile {
@@ -272,8 +272,8 @@ impl Policy {
             .requested
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if requested.len() < MAX_REPORTED || requested.contains_key(&path) {
-            *requested.entry(path).or_default() += 1;
+        if requested.len() < MAX_REPORTED {
+            requested.insert(path);
         }
     }
 
@@ -283,7 +283,7 @@ impl Policy {
             .requested
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        requested.keys().cloned().collect()
+        requested.iter().cloned().collect()
     }
 }
 
