@@ -30,7 +30,9 @@ pub(crate) fn paramiko(port: u16, user: &User, script: &str) -> Result<String> {
         "import paramiko, time\n\
          transport = paramiko.Transport(('127.0.0.1', {port}))\n\
          transport.start_client()\n\
-         key = paramiko.RSAKey.from_private_key_file('{}')\n",
+         for kind in paramiko.Ed25519Key, paramiko.RSAKey:\n    \
+             try: key = kind.from_private_key_file('{}')\n    \
+             except paramiko.SSHException: pass\n",
         user.key().display()
     );
     // Debian's, which has the package.
