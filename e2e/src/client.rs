@@ -122,7 +122,7 @@ pub fn fed(command: &mut Command, input: &[u8]) -> Result<Output> {
     let input = input.to_vec();
     let writer = std::thread::spawn(move || {
         if let Some(mut stdin) = stdin {
-            // The command may end without reading all.
+            // The command may end without reading all of its input.
             let _ = stdin.write_all(&input);
         }
     });

@@ -121,14 +121,14 @@ impl Daemon {
 
     fn start_as_root(what: &str, command: impl Fn(&Path, u16) -> Command) -> Result<Self> {
         let directory = tempfile::tempdir()?;
-        // The user who runs the tests, and his umask, may be others.
+        // Whatever user and umask the tests run with.
         let everybody = |file: PathBuf, mode| {
             let mode = PermissionsExt::from_mode(mode);
             std::fs::set_permissions(&file, mode).with_context(|| file.display().to_string())
         };
         everybody(directory.path().to_owned(), 0o755)?;
         keygen(&directory.path().join("host_key"), &["-t", "ed25519"], "")?;
-        // Of Debian's sshd, which makes it in its start script.
+        // Debian's sshd needs it; its start script makes it.
         if what.starts_with("sshd") {
             std::fs::create_dir_all("/run/sshd").context("cannot make /run/sshd; are you root?")?;
         }
@@ -189,12 +189,12 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
         let _ = as_root(|| {
-            // The number of one that was waited for may be another process's by now.
+            // The pid of a process that was waited for may belong to another one by now.
             if self.child.try_wait()?.is_none() {
                 kill(pid?, Signal::SIGTERM)?;
             }
             self.child.wait()?;
-            // What root made the user can't remove.
+            // The user cannot remove what root made.
             Ok(std::fs::remove_dir_all(self.directory.path())?)
         });
     }
@@ -205,7 +205,7 @@ fn cpud(directory: &Path) -> Command {
 }
 
 fn cpud_with_keys(directory: &Path, keys: &Path) -> Command {
-    // Of whatever owner and mode the file is, its copy is root's. If there is none, cpud says so.
+    // Whatever the file's owner and mode, its copy is root's. If the file is missing, cpud says so.
     let copy = directory.join("keys");
     let _ = std::fs::copy(keys, &copy);
     let _ = std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o644));

@@ -33,7 +33,7 @@ impl<'a> Monitor<'a> {
         let mut ask = |request: String| -> Result<()> {
             writeln!(&socket, "{request}")?;
             loop {
-                // The greeting and events come in between.
+                // The greeting and events may come before the reply.
                 let line = answers.next().context("QEMU's monitor has ended")??;
                 if line.starts_with("{\"return\"") {
                     return Ok(());

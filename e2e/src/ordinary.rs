@@ -36,7 +36,7 @@ pub const USERS: [Ordinary; 2] = [
         id: 204_321,
         has_entry: true,
     },
-    // As on a system whose directory service is not there.
+    // As on a system whose directory service cannot be reached.
     Ordinary {
         name: "zoe",
         id: 530_977,
@@ -89,7 +89,7 @@ impl Ordinary {
             self.enter_passwd()?;
         }
 
-        // The programs, and keys that nobody but he may read.
+        // The programs, and keys that only this user may read.
         let of_root = |name| std::env::var_os(name).with_context(|| format!("{name} is not set"));
         let (programs, own) = (PathBuf::from(of_root("E2E_ROOT_OUT")?), out());
         fs::create_dir(&own)?;

@@ -19,7 +19,7 @@ pub fn debian(arch: &str, into: &Path) -> Result<()> {
         .map(|entry| Ok(entry?.path()))
         .collect::<Result<_>>()?;
     packages.retain(|package| package.extension().is_some_and(|kind| kind == "deb"));
-    // base-files comes first: its links are what the others' files go through.
+    // base-files comes first: files of other packages are unpacked through its links.
     packages.sort();
     for package in packages {
         let mut dpkg = Command::new("dpkg-deb");

@@ -97,7 +97,7 @@ pub fn board() -> Result<(Daemon, User)> {
         "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
         daemon.port
     ))?;
-    // The first time it is new, which would be told in the middle of everything.
+    // The first login adds the host to known_hosts and says so, which tests do not expect later.
     works(&user.run(&["board", "true"])?)?;
     Ok((daemon, user))
 }

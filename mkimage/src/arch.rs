@@ -114,7 +114,7 @@ const AARCH64: ArchFacts = ArchFacts {
         program: "aarch64-linux-gnu-gcc",
         package: "gcc-aarch64-linux-gnu",
     },
-    // The serial lines of most boards and servers; one that a machine does not have does no harm.
+    // The serial ports of most boards and servers; one that a machine does not have does no harm.
     command_line: "console=tty0 console=ttyS0,115200 console=ttyAMA0,115200 quiet panic=10",
     elf_machine: elf::EM_AARCH64,
     has_bcj_filter: false,

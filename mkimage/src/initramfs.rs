@@ -138,7 +138,7 @@ pub(crate) fn add(tree: &mut FileTree, extras: &[ExtraFile]) -> Result<(), Error
     for extra in extras {
         let name = &extra.destination;
         let bytes = read("the file of --file", &extra.source, MAX_FILE)?;
-        // Not all of the permission bits: they depend on who made the file, and with what umask.
+        // Only some of the permission bits: the others depend on the umask of whoever made the file.
         let mode = extra.mode.unwrap_or_else(|| {
             let executable = fs::metadata(&extra.source)
                 .is_ok_and(|file| file.permissions().mode() & 0o111 != 0);

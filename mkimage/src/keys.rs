@@ -38,7 +38,7 @@ pub(crate) enum KeyType {
 
 impl KeyType {
     fn generate(self, comment: &str) -> Result<PrivateKey, ssh_key::Error> {
-        // A kernel that gives no random numbers is one where nothing can go on.
+        // Without random numbers from the kernel no key can be made.
         let mut random = UnwrapErr(SysRng);
         let pair = match self {
             Self::Rsa { bits } => {
@@ -145,7 +145,7 @@ mod tests {
         let public = PublicKey::read_openssh_file(beside(&made.user.path, ".pub")).unwrap();
         let opened = private.decrypt("sesame").unwrap();
         assert_eq!(opened.public_key().key_data(), public.key_data());
-        // Nobody could type one at the machine's boot.
+        // Nobody could type a passphrase when the machine boots.
         let host = PrivateKey::read_openssh_file(&made.host.path).unwrap();
         assert!(!host.is_encrypted());
     }

@@ -45,7 +45,7 @@ fn ask(question: &str) -> io::Result<String> {
     );
     hidden.special_codes[SpecialCodeIndex::VEOL] = interrupt;
     hidden.special_codes[SpecialCodeIndex::VEOL2] = quit;
-    // What was typed before the question is no answer.
+    // Input typed before the question is discarded.
     tcsetattr(stdin(), OptionalActions::Flush, &hidden)?;
     let answer = io::stderr()
         .write_all(question.as_bytes())

@@ -101,7 +101,7 @@ pub(crate) mod tests {
             error,
             NotRunnable::Dynamic("/lib64/ld-linux-x86-64.so.2".to_owned())
         );
-        // This test itself is one, as a compiler makes it.
+        // This test is itself an ELF file made by the compiler.
         let real = std::fs::read(std::env::current_exe().unwrap()).unwrap();
         if cfg!(target_env = "gnu") {
             assert!(matches!(

@@ -47,7 +47,7 @@ impl Progress {
     /// One line.
     pub(crate) fn say(self, line: impl Display) {
         if !self.quiet {
-            // Nobody who reads is no reason to stop working.
+            // A closed standard error does not stop the work.
             let _ = writeln!(std::io::stderr(), "{line}");
         }
     }
@@ -64,7 +64,7 @@ impl Progress {
     /// Begin a step of `total` units; of unknown length when `None`.
     pub(crate) fn task(self, title: &'static str, total: Option<u64>) -> Task {
         let terminal = std::io::stderr().is_terminal();
-        // Among the lines of -v a bar would only be torn.
+        // The lines of -v would tear a bar apart.
         let bar = if self.quiet || self.verbose || !terminal {
             ProgressBar::hidden()
         } else {

@@ -97,7 +97,7 @@ impl Draft {
                     _ => link(&between).and_then(|()| fs::rename(&between, &self.path)),
                 }
             }
-            // A file system where a file without a name can never get one.
+            // The file system does not support linking an unnamed file.
             Err(error) if error.kind() == io::ErrorKind::NotFound => self.copy(mode),
             linked => linked,
         }

@@ -163,7 +163,7 @@ pub(crate) fn run(
         .stdout(writer.try_clone().map_err(cannot_run)?)
         .stderr(writer);
     let mut child = command.spawn().map_err(cannot_run)?;
-    // Its copies of the pipe's end would keep the output from ending.
+    // Open copies of the pipe's end would keep its reader from seeing the end.
     drop(command);
     for line in BufReader::new(output).split(b'\n') {
         let mut line = line.map_err(cannot_run)?;

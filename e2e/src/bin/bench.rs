@@ -20,7 +20,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("ls -l /usr/bin", &["ls", "-l", "/usr/bin"]),
     (
         "python3 -c 'import json, email, http.client, asyncio'",
-        // Not what a version manager puts before it in the PATH.
+        // Debian's, not one that a version manager puts before it in PATH.
         &[
             "/usr/bin/python3",
             "-c",

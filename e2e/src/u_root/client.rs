@@ -119,7 +119,7 @@ struct CpuHandler(Incoming);
 impl client::Handler for CpuHandler {
     type Error = anyhow::Error;
 
-    // u-root's client never looks at it.
+    // u-root's client ignores it.
     async fn check_server_key(&mut self, _: &PublicKeyOrCertificate) -> Result<bool> {
         Ok(true)
     }
@@ -185,7 +185,7 @@ async fn run(cpu: &Cpu<'_>, words: &[&str]) -> Result<Ran> {
     let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
     let (mut channel, input) = channel.split();
     let feed = async {
-        // The command may end without reading all.
+        // The command may end without reading all of its input.
         let _ = input.data(cpu.input).await;
         if cpu.terminal.is_none() {
             let _ = input.eof().await;
@@ -233,7 +233,7 @@ fn serve(root: &Path, mut stream: russh::ChannelStream<client::Msg>) -> Result<(
     let mut reader = there.try_clone()?;
     let mut writer = there;
     std::thread::spawn(move || {
-        // Of versions it knows just this one, and its own library's; to any other it says that it does not.
+        // It knows this version and that of its own library, and answers any other with "unknown".
         let mut first = [0; VERSION_REQUEST];
         reader.read_exact(&mut first)?;
         if !first.ends_with(VERSION) {

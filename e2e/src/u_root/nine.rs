@@ -40,7 +40,7 @@ pub(super) fn read_file(stream: &mut TcpStream, path: &str) -> Result<String> {
             n_uname: NO_ID,
         },
     )?;
-    // A walk of one name at a time, as u-root's habit is.
+    // u-root walks one name at a time.
     let mut fid = 0;
     for name in path.split('/').filter(|name| !name.is_empty()) {
         let mut names = WalkVec::default();

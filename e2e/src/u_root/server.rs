@@ -176,7 +176,7 @@ impl server::Handler for CpudHandler {
         _: u32,
         _: &mut Session,
     ) -> Result<bool> {
-        // The listener stays, as that of a slow server would: the client must refuse by itself.
+        // The listener stays open, as a slow server's would: the client itself must refuse.
         self.seen.add(format!("cancel {address}"));
         Ok(true)
     }

@@ -27,7 +27,7 @@ fn forwarded() -> Result<()> {
         let words = [flags, &[&port, "127.0.0.1", "sh", "-c", script]].concat();
         ended(user.cpu(&words).env("SSH_AUTH_SOCK", &socket))
     };
-    // The first time the host is new, which is told.
+    // The first login says that the host is new.
     works(&run(&[], "true")?)?;
     for flags in [&["-A"][..], &["-A", "-user", "me"]] {
         let output = run(flags, SIGNS)?;
@@ -37,7 +37,7 @@ fn forwarded() -> Result<()> {
         );
         ensure!(output.stderr.is_empty(), "{output:?}");
     }
-    // Nobody else may use it.
+    // Only its owner may use it.
     let output = run(
         &["-A"],
         "stat -c '%a %U' /tmp/.ssh-agent /tmp/.ssh-agent/socket",
@@ -49,7 +49,7 @@ fn forwarded() -> Result<()> {
         String::from_utf8_lossy(&output.stdout).starts_with("none"),
         "{output:?}"
     );
-    // From the configuration, and not where it says no.
+    // ForwardAgent of the configuration, yes and no.
     user.configure("Host 127.0.0.1\nForwardAgent yes\n")?;
     works(&run(&[], SIGNS)?)?;
     // The command line wins.
@@ -60,7 +60,7 @@ fn forwarded() -> Result<()> {
     works(&run(&[], SIGNS)?)?;
     user.configure("Host 127.0.0.1\nForwardAgent no\nIdentityFile ~/.ssh/own\n")?;
     ensure!(!run(&[], SIGNS)?.status.success());
-    // An agent that has ended is an error there and a line here.
+    // If the agent has ended, the program there gets an error and cpu prints a line.
     drop(agent);
     let output = run(&["-A"], "ssh-add -l; echo $?")?;
     ensure!(output.stdout != b"0\n", "{output:?}");

@@ -29,7 +29,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn lost_output() -> Result<()> {
     let (_daemon, user) = board()?;
-    // The loss and the end arrive in any order.
+    // The loss and the exit status may arrive in either order.
     for _ in 0..20 {
         let mut command = user.cpu(&["board", "echo", "lost"]);
         command.stdout(File::options().write(true).open("/dev/full")?);
@@ -77,7 +77,7 @@ fn ignored_signals() -> Result<()> {
         let mut from = child.stdout.take().context("no output")?;
         let mut ready = [0; 6];
         from.read_exact(&mut ready)?;
-        // Then one that is not ignored; before it an INT, which is the first: only a second one ends cpu.
+        // Then a signal that is not ignored. The INT before it is the first one, and only a second one ends cpu.
         for signal in [Signal::SIGINT, Signal::SIGUSR1] {
             kill(pid, signal)?;
             std::thread::sleep(Duration::from_secs(1));
@@ -156,21 +156,21 @@ fn refused_terminal() -> Result<()> {
     let output = user.run(&["-namespace", "", "sshd", "true"])?;
     works(&output)?;
     let stderr = String::from_utf8_lossy(&output.stderr);
-    // Nothing of it commands the terminal.
+    // Nothing in it controls the terminal.
     ensure!(
         stderr.contains("welcome\n") && stderr.contains("the lab\n"),
         "{stderr}"
     );
     ensure!(!stderr.contains(['\x1b', '\x07']), "{stderr:?}");
 
-    // A shell without a terminal over there, and this terminal as it is used to be.
+    // A shell without a remote terminal, and the local terminal unchanged.
     let mut terminal = user.typed(&["-namespace", "", "sshd"])?;
     let at = terminal.expect_from(0, "PTY allocation request failed")?;
     terminal.send("tty; exit 5\r")?;
     let at = terminal.expect_from(at, "tty; exit 5\r\n")?;
     terminal.expect_from(at, "not a tty")?;
     ensure!(terminal.wait()?.code() == Some(5), "{}", terminal.screen());
-    // Who asks for one with -t does not go on without.
+    // With -t, cpu does not go on without one.
     let output = user.run(&["-tt", "-namespace", "", "sshd", "true"])?;
     ensure!(output.status.code() == Some(255), "{output:?}");
     drop(daemon);

@@ -50,14 +50,14 @@ fn go_client_plain() -> Result<()> {
         "{ran:?}"
     );
     ensure!(ran.status == Some(6), "{ran:?}");
-    // No words: the shell.
+    // Without a command: the shell.
     let shell = [("PATH", "/usr/bin:/bin"), ("SHELL", "/usr/bin/id")];
     let ran = cpu(&shell, Some((80, 24))).run(&[])?;
     ensure!(
         ran.status == Some(0) && ran.stdout.starts_with("uid="),
         "{ran:?}"
     );
-    // A nonce and a port that were never given are nobody's.
+    // A nonce and a port that were never handed out are refused.
     let forged = [("PATH", "/usr/bin:/bin"), ("CPUNONCE", "ab")];
     let ran = run(&forged, &["-port9p=50000", "true"])?;
     ensure!(ran.status == Some(127) && ran.connections == 0, "{ran:?}");
@@ -135,7 +135,7 @@ fn go_server() -> Result<()> {
     );
     ensure!(rest.contains(&"cancel 127.0.0.1"), "{seen:?}");
 
-    // It mounts as it always does; a wish that it cannot hear is refused here.
+    // It mounts as always; an option that it cannot be told is refused here.
     for flags in [
         ["-cache=loose", "-namespace=/etc"],
         ["-cache=mmap", "-namespace="],
@@ -152,14 +152,14 @@ fn go_server() -> Result<()> {
     let flags = ["-root", &root, "-namespace=/etc", "-cache=none"];
     works(&go_cpu(&server, &user, &flags, &["ls"])?)?;
 
-    // It drops empty words and waits for the end of standard input, which stays open here until it has ended.
+    // It drops empty arguments and waits for the end of standard input, which stays open here until the command has ended.
     let (stdin, _open) = std::io::pipe()?;
     let mut command = go_command(&server, &user, &flags, &["printf", "", "it's"]);
     let stdout = works(&ended(command.stdin(stdin))?)?;
     let words = r#"words ["sh", "-c", "exec 'printf' '' 'it'\"'\"'s'"]"#;
     ensure!(stdout.starts_with(words), "{stdout}");
 
-    // In a terminal, and without words.
+    // In a terminal, and without a command.
     let port = format!("-sp={}", server.port);
     let own = user.key().display().to_string();
     let mut terminal = user.typed(&[&port, "-key", &own, "127.0.0.1"])?;
@@ -170,7 +170,7 @@ fn go_server() -> Result<()> {
     let last = &seen[from.context("no session")?..];
     ensure!(last == ["session", "pty xterm 80 24", "exec  "], "{last:?}");
 
-    // Without files there is no port, no nonce, and a failure is one.
+    // Without files there is no port and no nonce, and a failing command is reported as such.
     let output = go_cpu(&server, &user, &["-9p=false"], &["false"])?;
     ensure!(output.status.code() == Some(1), "{output:?}");
     let seen = server.seen();

@@ -71,7 +71,7 @@ impl<'a> Ssh<'a> {
     fn command(&self, options: &[&str], words: &[&str]) -> Command {
         let mut command = Command::new("ssh");
         command
-            // Of an option that is given twice, the first counts.
+            // ssh takes the first of an option that is given twice.
             .args(options)
             .args(self.options())
             .args(["-p", &self.daemon.port.to_string()])
@@ -96,7 +96,7 @@ fn openssh_commands() -> Result<()> {
         output.stdout == b"out\n" && output.stderr == b"err\n",
         "{output:?}"
     );
-    // No shell: what sshd's would expand stays as it is.
+    // cpud uses no shell: what sshd's shell would expand stays as it is.
     let output = ssh.run(&[], &["echo", "$HOME", "'a  b'", "*"])?;
     ensure!(works(&output)? == "$HOME a  b *\n");
     let output = fed(&mut ssh.command(&[], &["cat"]), b"to and fro")?;
@@ -118,7 +118,7 @@ fn openssh_commands() -> Result<()> {
     ensure!(output.status.code() == Some(4), "{output:?}");
     ensure!(output.stdout.starts_with(b"in "), "{output:?}");
 
-    // The command goes with its client.
+    // The command ends with its client.
     let marker = format!("{}", 100_000 + std::process::id());
     let mut client = ssh.command(&[], &["sleep", &marker]).spawn()?;
     let runs = || -> Result<bool> {
@@ -188,7 +188,7 @@ fn openssh_slow() -> Result<()> {
     let daemon = Daemon::cpud()?;
     let ssh = Ssh::new(&daemon)?;
     let input = much(48);
-    // Longer than an unanswered keep-alive is waited for.
+    // Longer than the time-out of an unanswered keep-alive.
     let mut command = ssh.command(&[], &["sh -c 'sleep 75; exec cat'"]);
     let asleep = {
         let input = input.clone();
@@ -263,7 +263,7 @@ fn openssh_control_master() -> Result<()> {
         "{}",
         daemon.log()
     );
-    // The connection holds nothing of a command that has ended, with a terminal or without.
+    // The connection keeps no descriptor of a command that has ended, with a terminal or without.
     let before = descriptors_below(&daemon)?;
     for number in 0..20 {
         let terminal = if number % 2 == 0 { "-T" } else { "-tt" };
@@ -273,7 +273,7 @@ fn openssh_control_master() -> Result<()> {
     wait_until("what the commands had is let go", TIMEOUT, || {
         Ok((descriptors_below(&daemon)? <= before).then_some(()))
     })?;
-    // Files that were offered and taken back are not the next command's.
+    // Files that were offered and withdrawn are not used by the next command.
     let offer = ssh
         .command(&["-o", &path, "-s"], &["9p"])
         .spawn()
@@ -285,7 +285,7 @@ fn openssh_control_master() -> Result<()> {
     drop(offer);
     let output = ssh.run(&["-o", &path], &["true"])?;
     ensure!(output.status.success(), "{output:?}");
-    // Files that have a name are taken by the command that names them: here in vain, since nobody serves them.
+    // A channel with an id is taken by the command that names it; here in vain, since nobody serves files on it.
     let named = |options: &[&str], command: &str| {
         let sent = ["-o", &path, "-o", send];
         let mut command = ssh.command(&[&sent, options].concat(), &[command]);
@@ -319,7 +319,7 @@ fn descriptors_below(daemon: &Daemon) -> Result<usize> {
     ensure!(!children.trim().is_empty(), "no connection");
     let counts = children.split_whitespace().map(|pid| {
         match std::fs::read_dir(format!("/proc/{pid}/fd")) {
-            // It has just ended.
+            // The service has just ended.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(0),
             listing => Ok(listing?.count()),
         }
@@ -356,7 +356,7 @@ fn echo() -> Result<u16> {
         for stream in listener.incoming().flatten() {
             std::thread::spawn(move || {
                 let (mut from, mut to) = (&stream, &stream);
-                // Speaks first, as many servers do.
+                // The server speaks first, as many do.
                 let _ = to.write_all(b"hello\n");
                 let _ = std::io::copy(&mut from, &mut to);
             });
@@ -410,7 +410,7 @@ fn openssh_forwards() -> Result<()> {
             .is_err()
             .then_some(()))
     })?;
-    // A silent service keeps nothing of channels that their client has closed.
+    // Channels that the client has closed do not stay open towards a silent service.
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0))?;
     let go = u_root::Cpu {
         port: told.port,
@@ -495,7 +495,7 @@ fn faults(daemon: &Daemon) -> Result<Vec<String>> {
 }
 
 fn ssh_audit() -> Result<()> {
-    // u-root's programs know no other exchange than the one that is warned of.
+    // u-root's programs know no other key exchange than the one that ssh-audit warns of.
     let daemon = Daemon::cpud()?;
     for fault in faults(&daemon)? {
         ensure!(fault.contains("curve25519-sha256"), "{fault}");

@@ -35,7 +35,7 @@ pub(crate) fn paramiko(port: u16, user: &User, script: &str) -> Result<String> {
              except paramiko.SSHException: pass\n",
         user.key().display()
     );
-    // Debian's, which has the package.
+    // Debian's python3, for which python3-paramiko is installed.
     let mut command = Command::new("/usr/bin/python3");
     works(&ended(command.args(["-c", &(start + script)]))?)
 }
@@ -61,7 +61,7 @@ fn service_requests() -> Result<()> {
     );
     let line = "a peer waits for an answer to a second service request";
     ensure!(daemon.log().contains(line), "{}", daemon.log());
-    // Who takes his time after a wrong key is left alone.
+    // A client that pauses after a wrong key is not disconnected.
     let printed = paramiko(
         daemon.port,
         &user,

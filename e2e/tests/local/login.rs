@@ -125,7 +125,7 @@ fn slow() -> Result<()> {
 fn asked() -> Result<()> {
     let daemon = Daemon::cpud_with("-alive=1")?;
     let (path, user) = (Delay::start(daemon.port, Duration::ZERO)?, User::new()?);
-    // Idle, but there.
+    // Idle, but connected.
     let flag = format!("-sp={}", path.port);
     let mut idle = ssh(&user, path.port, &user.key());
     let idle = idle.args(["sleep", "6"]).stderr(Stdio::piped()).spawn()?;
@@ -186,7 +186,7 @@ fn many_keys() -> Result<()> {
     works(&ended(
         command.arg("true").env("SSH_AUTH_SOCK", &agent.socket),
     )?)?;
-    // This one takes six, of whatever name.
+    // This server accepts six offers, whatever the user name.
     let root = if nix::unistd::getuid().is_root() {
         ""
     } else {
@@ -201,7 +201,7 @@ fn many_keys() -> Result<()> {
     let told = stderr.lines().filter(|line| !line.contains("is new"));
     ensure!(told.count() == 1, "{stderr}");
     works(&to(&sshd, &format!("{root}IdentityFile ~/.ssh/right\n"))?)?;
-    // All of them are refused.
+    // All keys are refused.
     let stranger = Daemon::cpud_for(&sshd.host_key())?;
     fails(&to(&stranger, "")?, &["refuses all 16 keys", "may log in"])
 }

@@ -50,14 +50,14 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             edges::TESTS,
             me::TESTS,
         ],
-        // OpenSSH's programs refuse who has no entry in passwd(5).
+        // OpenSSH's programs refuse a user without an entry in passwd(5).
         Some(_) => &[],
     }
 }
 
 fn main() -> Result<ExitCode> {
     let mut arguments = Arguments::from_args();
-    // Most of the time they wait.
+    // The tests wait most of the time.
     arguments.test_threads.get_or_insert(8);
     if let Some(user) = expected()? {
         user.become_user()?;

@@ -27,7 +27,7 @@ fn command() -> Result<()> {
         let seen = works(&user.run(&words)?)?;
         ensure!(seen == wanted, "{flags:?}: {seen}");
     }
-    // A shell too, and what it starts.
+    // Also in a shell, and in what the shell starts.
     let mut shell = user.cpu(&["-user", "me", "-T", "board"]);
     shell.env("SHELL", "/bin/sh");
     let output = e2e::client::fed(&mut shell, b"sh -c 'id -u'; exit 3\n")?;
@@ -71,7 +71,7 @@ fn other_servers() -> Result<()> {
     let output = user.run(&words)?;
     let is_root = nix::unistd::geteuid().is_root();
     if is_root {
-        // Who runs cpu is root, so there is nobody else to be.
+        // The user who runs cpu is root, so -user me changes nothing.
         return works(&output).map(drop);
     }
     ensure!(output.stdout.is_empty(), "{output:?}");

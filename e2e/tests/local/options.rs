@@ -142,7 +142,7 @@ fn forced() -> Result<()> {
             "{output:?}"
         );
     }
-    // With files of its own the client would choose the command.
+    // With files of its own, the client could replace the command.
     let output = keys.ssh(options, &["-s"], &["9p"])?;
     ensure!(!output.status.success(), "{output:?}");
     ensure!(

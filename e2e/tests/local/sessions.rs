@@ -32,7 +32,7 @@ pub(crate) const TESTS: &[Test] = &[
 const MARK: &str = "86423.5";
 
 fn control_group() -> Result<()> {
-    // In a mount namespace of its own, since this machine may have no cgroup v2 mounted.
+    // In its own mount namespace, since this machine may not have cgroup v2 mounted.
     let script =
         "mount -t cgroup2 none /sys/fs/cgroup && exec \"$0\" session --control $1 -- sh -c \"$2\"";
     let breed = format!(
@@ -97,7 +97,7 @@ fn waiting_is_told() -> Result<()> {
         line.contains(": sleep (pid ") && line.contains("; cpu -nowait "),
         "{line:?}"
     );
-    // A terminal over there is raw here.
+    // With a remote terminal, the local one is raw.
     let line = told(&["-tt"], LEAVES_A_SLEEPER)?;
     ensure!(
         line.contains("sleep (pid ") && line.ends_with("rest\r\n"),
@@ -115,7 +115,7 @@ fn waiting_is_told() -> Result<()> {
 fn ends_with_its_command() -> Result<()> {
     for script in [
         "setsid -f sleep 65432.1 </dev/null >/dev/null 2>&1; echo done; exit 7",
-        // One that has the output open, and is deaf to SIGHUP.
+        // A process that has the output open and ignores SIGHUP.
         "nohup sleep 65432.1 & echo done; exit 7",
     ] {
         let output = on_daemon(&["-nowait"], script)?;

@@ -64,7 +64,7 @@ fn configuration() -> Result<()> {
     let stderr = String::from_utf8(output.stderr)?;
     ensure!(stderr.matches("forwardx11").count() == 1, "{stderr}");
 
-    // There is no terminal here.
+    // No local terminal.
     user.configure("Include board.conf\nHost board-1\n  RequestTTY force\n")?;
     for (words, status) in [
         (&["board-1", "test", "-t", "0"][..], 0),
@@ -98,7 +98,7 @@ fn proxies() -> Result<()> {
     ))?;
     ensure!(works(&user.run(&["board", "echo", "there"])?)? == "there\n");
 
-    // ssh finds its configuration by the password file, not by $HOME: so it is told here.
+    // ssh finds its configuration by passwd(5), not by $HOME, so it is named here.
     let bin = user.home().join("bin");
     fs::create_dir(&bin)?;
     fs::write(
@@ -126,7 +126,7 @@ fn several_keys() -> Result<()> {
     let words = [&port, "-key", &wrong, "127.0.0.1", "true"];
     fails(&user.run(&words)?, &["refuses the key", &wrong])?;
 
-    // The usual names are tried without a flag.
+    // Default key names are tried without a flag.
     fs::rename(user.key(), user.ssh().join("id_rsa"))?;
     works(&user.run(&[&port, "127.0.0.1", "true"])?)?;
     fs::set_permissions(user.ssh().join("id_rsa"), PermissionsExt::from_mode(0o644))?;
@@ -157,7 +157,7 @@ fn passphrase() -> Result<()> {
         terminal.screen()
     );
 
-    // Nobody to ask; setsid takes the terminal away.
+    // Nobody can be asked: setsid takes the terminal away.
     let mut command = Command::new("setsid");
     command
         .arg("-w")
@@ -216,7 +216,7 @@ fn agent() -> Result<()> {
     let socket = user.ssh().join("agent");
     let _agent = Agent::start(&socket, &user.key())?;
     let port = format!("-sp={}", daemon.port);
-    // Only the agent has it now.
+    // Now only the agent has the key.
     fs::remove_file(user.key())?;
     let words = [&port, "127.0.0.1", "true"];
     let run = || ended(user.cpu(&words).env("SSH_AUTH_SOCK", &socket));
@@ -230,7 +230,7 @@ fn agent() -> Result<()> {
     let only = "IdentityAgent ~/.ssh/agent\nIdentitiesOnly yes\nIdentityFile ~/.ssh/other\n";
     user.configure(only)?;
     fails(&user.run(&words)?, &["refuses the key", "other"])?;
-    // A file with the public half alone means a key of the agent's; so does the public file itself.
+    // If only the public key file exists, the key is the agent's; also if the .pub file itself is named.
     let public = fs::read_to_string(out().join("cpu_rsa.pub"))?;
     fs::write(user.ssh().join("token.pub"), public)?;
     for name in ["token", "token.pub"] {
@@ -345,7 +345,7 @@ fn known_hosts() -> Result<()> {
     works(&again)?;
     ensure!(again.stderr.is_empty(), "{again:?}");
 
-    // ssh itself finds what is written for it.
+    // ssh itself finds the host key that cpu has written.
     let finds = |name: &str| {
         let mut find = Command::new("ssh-keygen");
         Ok::<_, anyhow::Error>(
@@ -394,7 +394,7 @@ fn known_hosts() -> Result<()> {
         &user.run(&words)?,
         &["known_hosts line 3", "SHA256:", "another machine"],
     )?;
-    // Of another type too: it is not for the machine to choose what it is known by.
+    // Also with a key of another type: the machine must not choose by which key it is known.
     let rsa = user.ssh().join("rsa");
     keygen(&rsa, &["-t", "rsa", "-b", "2048"], "")?;
     let rsa_key = fs::read_to_string(rsa.with_extension("pub"))?;
@@ -422,7 +422,7 @@ fn known_hosts() -> Result<()> {
         let mut terminal = user.typed(&words)?;
         if !answer.is_empty() {
             terminal.expect_from(0, "(yes/no/[fingerprint])?")?;
-            // Longer than a machine may take to answer.
+            // Longer than the connect time-out.
             std::thread::sleep(Duration::from_secs(3));
             terminal.send(&format!("{answer}\r"))?;
         }
@@ -451,14 +451,14 @@ fn stock_sshd() -> Result<()> {
         daemon.port
     ))?;
     let run = |words: &[&str]| user.run(&[&["-namespace", "", "sshd"], words].concat());
-    // The other side's shell reads the words, as with ssh.
+    // The remote shell parses the words, as with ssh.
     let output = run(&["echo $((6*7)) | tr 4 5; exit 3"])?;
     ensure!(
         output.status.code() == Some(3) && output.stdout == b"52\n",
         "{output:?}"
     );
     ensure!(run(&["kill -TERM $$"])?.status.code() == Some(143));
-    // Words are joined by blanks and nothing more.
+    // Arguments are joined by blanks, without quoting.
     let output = run(&["echo", "a  b", "'c  d'", "$((1+1))"])?;
     ensure!(works(&output)? == "a b c  d 2\n", "{output:?}");
     signals_to_sshd(&user)?;
@@ -485,7 +485,7 @@ fn stock_sshd() -> Result<()> {
 /// To root's commands sshd passes no signals on ("session signalling requires privilege separation"): cpu, which
 /// asked for it, ends by itself then. Others' get them.
 fn signals_to_sshd(user: &User) -> Result<()> {
-    // It ends by itself, since nobody tells it to.
+    // It must end by itself: nobody signals it.
     let script =
         "trap 'echo got TERM; exit 9' TERM; echo ready; for i in $(seq 300); do sleep 0.1; done";
     let mut child = user
@@ -507,7 +507,7 @@ fn signals_to_sshd(user: &User) -> Result<()> {
 /// has gone is not waited for.
 fn alive() -> Result<()> {
     let (sshd, cpud) = (Daemon::sshd()?, Daemon::cpud()?);
-    // The tests of either wait most of the time.
+    // Tests of both kinds wait most of the time.
     std::thread::scope(|scope| {
         let sshd = scope.spawn(|| is_asked(&sshd, &["-namespace", ""]));
         is_asked(&cpud, &[])?;
@@ -522,7 +522,7 @@ fn is_asked(daemon: &Daemon, flags: &[&str]) -> Result<()> {
          StrictHostKeyChecking no\nPort {}\nServerAliveInterval 1\nServerAliveCountMax 2\n",
         path.port
     ))?;
-    // More than the time that a silent server has.
+    // Longer than a silent server is waited for.
     let long = Duration::from_secs(5);
     let words = [flags, &["board", "head", "-c", "60000000", "/dev/zero"]].concat();
     let mut child = user.cpu(&words).stdout(Stdio::piped()).spawn()?;
@@ -620,7 +620,7 @@ fn kinds_of_keys() -> Result<()> {
         let output = ended(&mut ssh)?;
         ensure!(works(&output)? == format!("{name}\n"), "{output:?}");
     }
-    // The machine's own key is not in the file.
+    // The key that the machine presents is not in the file.
     let own = user.key().display().to_string();
     let output = user.run(&[&port, "-key", &own, "127.0.0.1", "true"])?;
     fails(&output, &["refuses the key"])

@@ -81,7 +81,7 @@ fn come_again() -> Result<()> {
         logins(&daemon, &user, usual)?;
         let log = daemon.log();
         let line = "the connection from 127.0.0.2 is closed: too many peers have not logged in";
-        // A flood of connections is not one of lines.
+        // A flood of connections must not become a flood of log lines.
         let lines = log.matches(line).count();
         ensure!((1..50).contains(&lines), "{lines} lines: {log}");
     }
@@ -116,7 +116,7 @@ fn eight() -> Result<()> {
         Ok((children()? == 11).then_some(()))
     })?;
     drop(others);
-    // The eight hold their places no longer than a key exchange may take.
+    // The eight connections keep their places no longer than a key exchange may take.
     let took = login(&user, daemon.port, FLOODED)?;
     ensure!(took < Duration::from_secs(5), "{took:?}");
     ensure!(children()? <= 9, "{} processes", children()?);

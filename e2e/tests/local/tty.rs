@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
 fn flags() -> Result<()> {
     let (_daemon, user) = board()?;
     let show = "tty; [ -t 0 ] && stty size";
-    // Here is no terminal.
+    // Without a local terminal.
     let output = user.run(&["-t", "board", "tty"])?;
     ensure!(output.stdout == b"not a tty\n", "{output:?}");
     ensure!(
@@ -51,14 +51,14 @@ fn flags() -> Result<()> {
     let output = finish(child)?;
     ensure!(works(&output)?.is_empty(), "{output:?}");
 
-    // And here is one. With an output redirected, only -t makes one there.
+    // With a local terminal. If the output is redirected, only -t allocates a remote one.
     let shell = |words: &str| -> Result<String> {
         let line = format!(
             "{} -9p=false {words} 2>&1 | cat; echo en''d",
             out().join("cpu").display()
         );
         let command = pty_process::blocking::Command::new("sh").args(["-c", &line]);
-        // A shell believes in its directory more than in PWD.
+        // A shell trusts getcwd(2) more than PWD.
         let command = command
             .env("HOME", user.home())
             .env("PWD", "/")
@@ -122,7 +122,7 @@ fn escapes() -> Result<()> {
     let at = terminal.expect_from(at, "Escapes")?;
     let at = terminal.expect_from(at, "~~")?;
     terminal.send("~~kept\r")?;
-    // Echoed, and then from cat.
+    // First the echo, then cat's output.
     let at = terminal.expect_from(at, "~kept")?;
     let at = terminal.expect_from(at, "~kept")?;
     ensure!(
@@ -157,7 +157,7 @@ fn signals() -> Result<()> {
             "trap 'echo got; exit {status}' {name}; echo ready; while :; do sleep 0.1; done"
         );
         let mut command = user.cpu(&["board", "sh", "-c", &script]);
-        // The shell tells there how its sleep ended.
+        // The remote shell prints how its sleep ended.
         command.stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn()?;
         let mut from = child.stdout.take().context("no output")?;

@@ -166,7 +166,7 @@ fn exact(machine: &Machine, mode: &str) -> Result<()> {
     ensure!(after == "new 212\nold 1, new 2new\nto\n", "{after}");
     ensure!(mapped == "old 1\nnew 2\n", "{mapped}");
 
-    // Through what is held open, too.
+    // Also through descriptors that are held open.
     fs::write(directory.join("held"), "old 1")?;
     let before = there.say("exec 3<held; dd bs=5 count=1 <&3 2>/dev/null; echo")?;
     fs::write(directory.join("held"), "old 1, new 2")?;
@@ -179,13 +179,13 @@ fn exact(machine: &Machine, mode: &str) -> Result<()> {
     ensure!(fs::read(directory.join("held"))? == b"there\n");
     ensure!(there.say("exec 4>&-")?.is_empty());
 
-    // A file held open to append that grew here meanwhile; see cpu(1).
+    // A file that is open for appending there and meanwhile grew here; see cpu(1).
     let log = directory.join("log");
     fs::write(&log, "here 1\n")?;
     ensure!(there.say("exec 6>>log; cat log")? == "here 1\n");
     fs::write(&log, "here 1\nhere 2\n")?;
     if mode == "mmap" {
-        // It looks where the end is.
+        // The program looks up where the end is.
         ensure!(there.say("stat -c %s log")? == "14\n");
     }
     ensure!(there.say("echo there >&6; exec 6>&-")?.is_empty());
@@ -230,7 +230,7 @@ fn loose(machine: &Machine) -> Result<()> {
         "{appended}{grows:?}"
     );
     there.end()?;
-    // The next session begins anew.
+    // The next session starts with nothing cached.
     let again = machine.client.command(&["-cache=loose"], &["ls", "loose"]);
     let output = machine.client.output(again, b"")?;
     ensure!(
@@ -275,7 +275,7 @@ fn one_entry(machine: &Machine) -> Result<()> {
     change(&kept)?;
     let after = look(&mut there)?;
     ensure!(after == "kept/gone\n", "{after}");
-    // Two mounts are two file systems, of the same files: mv has to copy.
+    // Two mounts of the same files are two file systems: mv has to copy.
     let moved = there.say("mv new kept/moved && cat kept/moved; echo")?;
     ensure!(moved == "new 2\n", "{moved}");
     ensure!(fs::read(kept.join("moved"))? == b"new 2" && !exact.join("new").exists());

@@ -28,7 +28,7 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 fn date_and_uname(machine: &Machine) -> Result<()> {
-    // As the README says it: from the output directory, with a relative key.
+    // As in the README: from the output directory, with a relative path of the key.
     let output = ended(
         std::process::Command::new("./cpu")
             .current_dir(e2e::out())

@@ -13,7 +13,7 @@ pub(crate) const TESTS: &[Test] = &[("names_are_asked_of_the_machines_servers", 
 fn name_servers(machine: &Machine) -> Result<()> {
     let etc = machine.home.path().join("etc");
     fs::create_dir(&etc)?;
-    // As every desktop with systemd-resolved has it.
+    // As on every desktop with systemd-resolved.
     let link = Path::new("../run/systemd/resolve/stub-resolv.conf");
     symlink(link, etc.join("resolv.conf"))?;
     fs::write(etc.join("nsswitch.conf"), "hosts: files\n")?;
@@ -24,7 +24,7 @@ fn name_servers(machine: &Machine) -> Result<()> {
         let output = machine.client.output(command, b"")?;
         let stdout = String::from_utf8(output.stdout)?;
         ensure!(output.stderr.is_empty(), "{stdout}");
-        // The server that QEMU's DHCP names.
+        // The name server that QEMU's DHCP announces.
         ensure!(stdout.starts_with("# Written by cpud"), "{stdout}");
         ensure!(stdout.contains("\nnameserver 10.0.2.3\n"), "{stdout}");
         ensure!(

@@ -67,7 +67,7 @@ fn whole_file_locks(machine: &Machine) -> Result<()> {
         let other = machine
             .client
             .run(&["flock", "-n", &name.to_string(), "true"])?;
-        // flock(1) says 1 if it is excluded.
+        // flock(1) exits with 1 if somebody else has the lock.
         let status = i32::from(!others);
         ensure!(other.status.code() == Some(status), "{script}: {other:?}");
         ensure!(here(lockable)? == records, "{script}");
@@ -120,7 +120,7 @@ fn same_directory(machine: &Machine) -> Result<()> {
     ensure!(output.stdout == want.as_bytes(), "{output:?}");
     ensure!(output.stderr.is_empty(), "{output:?}");
 
-    // What a program that changed its directory leaves in PWD is not believed, and said.
+    // A PWD that a program left behind when it changed its directory is not believed, and cpu says so.
     let mut command = machine.client.command(&[], &["sh", "-c", "pwd; ls"]);
     command.env("PWD", "/usr").current_dir(&work);
     let output = machine.client.output(command, b"")?;
@@ -163,7 +163,7 @@ fn outside_directory(machine: &Machine) -> Result<()> {
     let notice = String::from_utf8(output.stderr)?;
     ensure!(notice.contains("starting in /tmp/cpu/tmp"), "{notice}");
 
-    // The same for a program: the message has the path by which it can be run.
+    // The same for a program: the message names the path by which it can be run.
     let program = outside.path().join("program");
     std::fs::write(&program, "#!/bin/sh\necho ran\n")?;
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755))?;

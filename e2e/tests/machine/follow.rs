@@ -20,7 +20,7 @@ fn tail(
     name: &str,
     mut then: impl FnMut(&str) -> Result<bool>,
 ) -> Result<()> {
-    // Of the time that is far too long; without it nothing would end a tail that sees nothing.
+    // A generous limit, without which a tail that sees nothing would never end.
     let words = ["timeout", "60", "tail", "-n", "+1", flag, name];
     let mut command = machine.client.command(&[], &words);
     command.stdin(Stdio::null()).stdout(Stdio::piped());

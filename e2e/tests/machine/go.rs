@@ -55,7 +55,7 @@ fn go_client(machine: &Machine) -> Result<()> {
     let here = ended(Command::new("sha256sum").arg("/usr/bin/python3"))?;
     ensure!(ran.stdout.as_bytes() == here.stdout, "{ran:?}");
 
-    // Nothing listens over there: nobody else can take the connection.
+    // No port is open on the machine: nobody else can take the connection.
     let ran = run(&["cat", "/proc/net/tcp", "/proc/net/tcp6"])?;
     let port = format!(":{:04X} ", ran.port.context("no port")?);
     ensure!(
@@ -63,7 +63,7 @@ fn go_client(machine: &Machine) -> Result<()> {
         "{ran:?}"
     );
 
-    // Its file server says of no name what it is of.
+    // Its file server gives no file type in directory entries.
     let names = "import os; print(sorted((e.name, e.is_file(), e.is_dir(), e.is_symlink()) \
                  for e in os.scandir('.')))";
     let tree = machine.home.path().join("types");
@@ -111,7 +111,7 @@ fn go_input(machine: &Machine) -> Result<()> {
         input: &input,
         second_choice: false,
     };
-    // By then more waits than may; the files that are read are larger than a window.
+    // By then more is queued than the limit; the files that are read are larger than a window.
     let script = "sleep 5; sha256sum /usr/bin/python3 $(command -v bash git); sha256sum";
     let ran = cpu.run(&["sh", "-c", script])?;
     let here = fed(

@@ -35,7 +35,7 @@ fn wrong_clock(machine: &Machine) -> Result<()> {
     let line = told(&[], &["true"])?;
     ensure!(line.contains("days behind this one's"), "{line:?}");
     ensure!(told(&["-q"], &["true"])?.is_empty(), "-q");
-    // As the line says, less what the shell does.
+    // Run the command that the line advises, with what a shell would insert.
     let advice = line.split_once("cpu HOST ").context("no advice")?.1;
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let words = advice.replace("$(date +%s) sets it\n", &now.to_string());
@@ -111,7 +111,7 @@ fn two_hundred(machine: &Machine) -> Result<()> {
             .try_for_each(|lane| lane.join().ok().context("a thread panicked")?)
     })?;
     ensure!(before.contains("zombies 0"), "{before}");
-    // What has just ended may take a moment to go.
+    // A process that has just ended may take a moment to disappear.
     let mut after = String::new();
     wait_until("all is as before", Duration::from_secs(10), || {
         after = leftovers(machine)?;
@@ -129,8 +129,8 @@ fn idle(machine: &Machine) -> Result<()> {
             $(grep ctxt /proc/$p/status | tr -dc '0-9\n'); done; }; \
         look > /tmp/before; sleep 10; look > /tmp/after; \
         cat /tmp/before; echo ==; cat /tmp/after";
-    // A router advertises itself every few minutes (QEMU's, each 200 to 600 s), and the network role
-    // hears of it. What runs by itself runs in each of three windows.
+    // A router advertises itself every few minutes (QEMU's every 200 to 600 s), and the network role
+    // wakes up for it. Activity of cpud's own would appear in each of three windows.
     let mut windows = Vec::new();
     for _ in 0..3 {
         let seen = machine.client.sh_ok(script)?;

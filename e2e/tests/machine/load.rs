@@ -47,7 +47,7 @@ fn peak_here() -> Result<u64> {
     let mut peaks = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let entry = entry?.path();
-        // What has ended meanwhile, and what is no process, has none.
+        // A process that has ended meanwhile has none, and neither have the other entries of /proc.
         if std::fs::read_link(entry.join("exe")).is_ok_and(|exe| exe == program)
             && let Ok(status) = std::fs::read_to_string(entry.join("status"))
             && let Ok(peak) = parse_peak_memory(&status)
@@ -143,7 +143,7 @@ fn stalled_input(machine: &Machine) -> Result<()> {
 }
 
 fn stalled_output(machine: &Machine) -> Result<()> {
-    // Writes more than every buffer holds, and beside it reads files of this machine.
+    // Writes more than all buffers hold, and at the same time reads files of this machine.
     let script = "seq 1000000 & \
         for i in 1 2 3 4 5 6 7 8; do cat /usr/bin/* 2>/dev/null | head -c 2000000 | cksum > /dev/null; echo $i >> ~/progress; done; \
         wait";
@@ -154,7 +154,7 @@ fn stalled_output(machine: &Machine) -> Result<()> {
         .stdout(Stdio::piped())
         .spawn()?;
     let mut stdout = child.stdout.take().context("no stdout")?;
-    // Nobody reads for a while; the files must go on meanwhile.
+    // Nobody reads the output for a while; file requests must go on meanwhile.
     let done = e2e::wait_until(
         "eight rounds of reading files",
         Duration::from_mins(3),

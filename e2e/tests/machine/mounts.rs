@@ -107,7 +107,7 @@ fn without_binds(machine: &Machine) -> Result<()> {
         let output = prepared(&["/bin/true"])?;
         ensure!(output.status.code() == Some(127), "{output:?}");
     }
-    // What an fstab brings is there beside the files.
+    // The mounts of an fstab are there in addition to the files.
     let binds = ["bin", "lib", "lib64", "usr"]
         .map(|name| format!("/tmp/cpu/{name} /{name} none bind 0 0\n"));
     let file = machine.home.path().join("binds");
@@ -122,7 +122,7 @@ fn without_binds(machine: &Machine) -> Result<()> {
     );
     ensure!(!has(&table, "/home", "9p"), "{table}");
 
-    // Whatever is covered, /dev too, the session has what it needs.
+    // Even if an fstab covers /dev and others, the session has what it needs.
     let flags = ["-namespace", "/bin:/lib:/lib64:/usr:/dev"];
     let mut command = machine.client.command(&flags, &["sh", "-c", "exit 7"]);
     command.env("PWD", "/");
@@ -162,7 +162,7 @@ fn plain(machine: &Machine) -> Result<()> {
     for name in ["proc", "tmp", "usr"] {
         ensure!(listing.lines().any(|line| line == name), "{listing}");
     }
-    // Without files of here, PWD is of there.
+    // Without the client's files, PWD is a directory of the machine.
     let mut command = local(machine, &daemon, &flags, &["/bin/pwd"]);
     command.env("PWD", "/usr");
     let output = machine.client.output(command, b"")?;
@@ -318,7 +318,7 @@ impl Drop for Virtiofsd {
 
 impl Virtiofsd {
     fn start(socket: &Path, shared: &Path) -> Result<Self> {
-        // The C one came with QEMU until 7.2; its successor has a package of its own.
+        // The one in C came with QEMU until 7.2; its successor has its own package.
         let places = ["/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd"];
         let program = places.iter().find(|place| Path::new(place).exists());
         let program = program.context("no virtiofsd: package qemu-system-common, or virtiofsd")?;

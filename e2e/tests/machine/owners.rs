@@ -117,7 +117,7 @@ fn repository(machine: &Machine) -> Result<()> {
     here(Command::new("git").args(["init", "-q"]).arg(&repository))?;
     here(&mut git(&repository, &["add", "-A"]))?;
     here(&mut git(&repository, &["commit", "-q", "-m", "all"]))?;
-    // An index that is as young as its files has them read again in any case.
+    // git reads files again in any case if they are as young as the index.
     let index = repository.join(".git/index");
     here(
         Command::new("find")
@@ -130,11 +130,11 @@ fn repository(machine: &Machine) -> Result<()> {
     let opened = files_opened(machine, &[])?;
     ensure!(opened < FILES / 2, "{opened} files opened");
     ensure!(fs::read(&index)? == before, "the index is another");
-    // Without the word that git is told, it reads them all.
+    // Without core.checkStat=minimal, git reads all of them.
     let all = files_opened(machine, &["GIT_CONFIG_COUNT=0", "GIT_OPTIONAL_LOCKS=0"])?;
     ensure!(all > FILES, "{all} files opened");
 
-    // One file is changed there: its entry is another one, and no more.
+    // One file is changed there: only its entry in the index may differ.
     machine
         .client
         .sh_ok("cd repository && echo new >d0/f0 && git add d0/f0 && git status --short")?;
@@ -178,7 +178,7 @@ fn package(machine: &Machine, name: &str, (uid, gid): (u32, u32)) -> Result<()> 
         "Package: x\nVersion: 1\nArchitecture: all\nMaintainer: A <a@b>\nDescription: x\n";
     fs::write(tree.join("DEBIAN/control"), control)?;
     fs::write(tree.join("file"), "x")?;
-    // He is to put it into the package whosever it is.
+    // The file's owner must not matter when it is packed.
     fs::set_permissions(tree.join("file"), PermissionsExt::from_mode(0o644))?;
     as_root(|| Ok(chown(tree.join("file"), Some(uid), Some(gid))?))?;
     let package = machine.home.path().join(name);
@@ -238,7 +238,7 @@ fn refused(machine: &Machine) -> Result<()> {
     ensure!(owner(&home.join("stranger's"))? == STRANGER);
     ensure!(owner(&home.join("roots"))? == (0, 0));
     ensure!(home.join("roots").metadata()?.mode() & 0o7777 != 0o666);
-    // To a group that he is in, as here; and back to his own, which is root's there.
+    // To a group that the user is in, as is allowed here; and back to his own, which there is root's.
     let seen = machine.client.sh_ok(
         "chgrp 100 file; stat -c %u:%g file; chgrp 0 file; stat -c %u:%g file \"stranger's\" roots",
     )?;
@@ -258,7 +258,7 @@ fn archives(machine: &Machine) -> Result<()> {
         member.metadata()?.mode() & 0o7777 == 0o600,
         "the umask was not applied"
     );
-    // Who asks for the owner by name is told that it can't be.
+    // If the owner is requested explicitly, the refusal is reported.
     let output = machine
         .client
         .sh("tar xf others.tar -C others --same-owner")?;
@@ -277,7 +277,7 @@ fn home(machine: &Machine) -> Result<()> {
          python3 -c 'import os, pwd; print(os.path.samefile(pwd.getpwuid(0).pw_dir, os.environ[\"HOME\"]))'",
     )?;
     ensure!(seen == "user bar\nsame\n/root\nTrue\n", "{seen}");
-    // A namespace that has something else there keeps it.
+    // If the namespace binds something else at /root, that stays.
     let flags = ["-namespace=/lib:/lib64:/usr:/bin:/etc:/home:/root=/etc"];
     let words = ["sh", "-c", "[ /root -ef /etc ] && echo etc"];
     let output = machine
@@ -351,7 +351,7 @@ fn himself(machine: &Machine) -> Result<()> {
         ensure!(owner(&machine.home.path().join(made))? == his());
     }
 
-    // What takes a capability of root's works; mount(8) itself refuses who is not root, mount(2) does not.
+    // Operations that need a capability work. mount(8) refuses users other than root by itself; mount(2) does not.
     let seen = as_me(
         machine,
         "set -e; dmesg | head -n 1 | wc -l; ip link set lo mtu 65535; ip link set lo mtu 65536

@@ -21,7 +21,7 @@ pub(crate) const TESTS: &[Test] = &[
         )
     }),
     (
-        // To be mounted, used and unmounted; docs/performance.md lists them.
+        // Round trips to mount, use and unmount; docs/performance.md lists them.
         "path_with_the_default_namespace_is_waited_for_13_times",
         |machine| within(machine, 13.0, &[], &["/tmp/local/init", "-V"]),
     ),
@@ -45,7 +45,7 @@ const HOP: Duration = Duration::from_millis(250);
 fn time(client: &Client, flags: &[&str], words: &[&str]) -> Result<Duration> {
     let times = (0..3).map(|_| {
         let start = Instant::now();
-        // A directory that is there with and without files.
+        // A directory that exists with and without the client's files.
         let mut command = client.command(flags, words);
         command.env("PWD", "/");
         let output = client.output(command, b"")?;
@@ -68,7 +68,7 @@ fn within(machine: &Machine, most: f64, flags: &[&str], words: &[&str]) -> Resul
     let waits = waits(machine, flags, words)?;
     println!("{waits:.1} round trips");
     ensure!(waits <= most, "{waits:.1} round trips, not {most} at most");
-    // As many as SSH cannot do without; else nothing was measured.
+    // At least as many as SSH itself needs; otherwise nothing was measured.
     ensure!(
         waits > 5.0,
         "{waits:.1} round trips: no session takes so few"

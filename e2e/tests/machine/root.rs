@@ -83,7 +83,7 @@ fn whole(machine: &Machine) -> Result<()> {
     ensure!(stdout.starts_with(&wanted), "{stdout} is not {wanted}");
     ensure!(fs::read_to_string(home.join("made"))? == "made\n");
     ensure!(!Path::new("/tmp/mine").exists());
-    // Of the machine itself nothing was changed.
+    // The machine's own files are unchanged.
     let mounts = machine.client.sh_ok("cat /proc/1/mounts")?;
     ensure!(!mounts.contains("9p"), "{mounts}");
     Ok(())
@@ -113,7 +113,7 @@ fn other(machine: &Machine) -> Result<()> {
     );
 
     make(&["run", "usr", "lib", "lib64"])?;
-    // In the elements' order: what comes after it is mounted in it.
+    // In the order of the elements: a later one is mounted inside an earlier one.
     let script = "grep -E '^cpu (/|/usr) ' /proc/mounts; ls / | tr '\\n' ' '";
     let output = run(",cache=loose:/usr:/bin:/lib:/lib64", &["sh", "-c", script])?;
     let said = text(output)?;

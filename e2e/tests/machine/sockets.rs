@@ -28,7 +28,7 @@ fn on_the_machine(machine: &Machine, net: &str, port: &str, absent: &str) -> Res
          {cpu} -sp {port} -root /tmp/cpu local sh -c 'cat {file}; echo back >{file}'; \
          kill $server; cat /tmp/tries >&2"
     );
-    // The key of a login is hidden, and here another login in the session uses it.
+    // The login's key is hidden by default, but here a second login inside the session uses it.
     let key = e2e::out()
         .join("cpu_rsa")
         .canonicalize()?

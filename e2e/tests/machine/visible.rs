@@ -61,7 +61,7 @@ fn table(machine: &Machine) -> Result<()> {
     };
     let number = |text: &str| text.parse::<u64>();
     ensure!(number(row("read")?[2])? >= 12, "{text}");
-    // The time that all took is more than that of one kind, and each has a unit.
+    // The total time exceeds that of each kind, and each time has a unit.
     let time = |word: &str| -> Result<f64> {
         let row = row(word)?;
         let time = row.last().copied().unwrap_or_default();

@@ -58,7 +58,7 @@ fn runs_on_debian(vm: &Vm, key: &Path) -> Result<()> {
         name.starts_with("cpu ") && name.contains("+deb"),
         "{stdout}"
     );
-    // The card's by its device, the file system by the kernel's own call of modprobe.
+    // The card's module is found by its device, the file system's by the kernel's call of modprobe.
     for module in ["virtio_net ", "9p ", "9pnet_fd "] {
         ensure!(
             stdout.lines().any(|line| line.starts_with(module)),

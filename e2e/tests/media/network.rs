@@ -23,7 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
 
 fn serving(lan: &mut Lan) -> Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
-    // dnsmasq reads as a user of its own.
+    // dnsmasq reads the files as another user.
     let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     std::fs::set_permissions(directory.path(), readable)?;
     make(
@@ -138,7 +138,7 @@ fn fleet() -> Result<()> {
 
 /// The inventory and the play of docs/fleet.md; what a machine has no chip for, it makes up.
 fn with_ansible(lan: &Lan, addresses: &[String]) -> Result<()> {
-    // Below the namespace, where the machines see it.
+    // Below the directory that the machines can reach.
     let directory = tempfile::tempdir_in(root().join("target"))?;
     let inventory = format!(
         "[boards]\n{}\n\n[boards:vars]\nansible_connection=local\n",

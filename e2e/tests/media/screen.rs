@@ -38,7 +38,7 @@ pub(crate) fn is_shown(vm: &Vm, client: &Client, (rows, columns): (usize, usize)
     output.read_exact(&mut text)?;
     let text = String::from_utf8(text)?;
 
-    // What the kernel has is what is seen.
+    // The screen shows what the kernel has in its buffer.
     let monitor = vm.monitor()?;
     let font = Font::learn(&monitor.screen()?, &text, columns)?;
     let seen = font.read(&monitor.screen()?);
@@ -58,7 +58,7 @@ pub(crate) fn is_shown(vm: &Vm, client: &Client, (rows, columns): (usize, usize)
         "\n sessions root from 10.0.2.2 ",
         ": sh ",
         &format!("\n      try cpu {address} date"),
-        // The last lines of the log.
+        // Then come the last lines of the log.
         " starts sh\n",
     ] {
         ensure!(
@@ -111,7 +111,7 @@ fn later() -> Result<()> {
         let all = ["is init", "serving on port 17010", announced.trim_end()];
         Ok(all.iter().all(|line| said.contains(line)).then_some(()))
     })?;
-    // And what is said from now on, as the first one: a session's words to the daemons' standard error.
+    // It also gets new messages, as the first one does: a session writes to cpud's standard error.
     let home = Home::new()?;
     let client = Client::new(vm.port(), &home);
     client.sh_ok("echo 'cpud: a word for everybody' > /proc/1/fd/2")?;

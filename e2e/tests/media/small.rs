@@ -51,7 +51,7 @@ fn greedy_sessions() -> Result<()> {
         ensure!(begun.elapsed() < LOGIN, "{when}: {:?}", begun.elapsed());
         Ok(())
     };
-    // Somebody who does nothing, and who must not notice.
+    // An idle bystander, whose session must survive.
     let mut bystander = start("cat; exit 7")?;
     log_in("before")?;
 
@@ -68,7 +68,7 @@ fn greedy_sessions() -> Result<()> {
         filler.wait()?;
     }
 
-    // tail(1) keeps all that it reads until a line ends.
+    // tail(1) buffers everything until the end of a line, so it eats memory.
     let mut eaters = start("for i in 1 2 3 4 5 6 7 8; do tail /dev/zero & done; wait; cat")?;
     std::thread::sleep(Duration::from_secs(20));
     log_in("while processes take all memory")?;

@@ -103,7 +103,7 @@ fn download() -> Result<()> {
         directory.path(),
         &["--cpu", &paths[0], "--key", &paths[1]],
     )?;
-    // As somebody who has only the archive.
+    // As a user who has only the archive.
     let there = directory.path().join("there");
     std::fs::create_dir(&there)?;
     let script = "tar -xJf ../cpu-appliance-x86_64.tar.xz && cd cpu-appliance-x86_64 && \

@@ -99,7 +99,8 @@ pub(crate) fn xz_file(
     to: &File,
     mut step: impl FnMut(),
 ) -> io::Result<()> {
-    // What is on a stick is compressed already: small kernels are worth finding twice, large ones cannot be.
+    // The files on a stick are compressed already. Only a window that holds a whole kernel finds the second copy of it,
+    // and a large kernel would need too large a window.
     let large = data > LARGE as u64;
     let mut options = LzmaOptions::new_preset(if large { 0 } else { 3 })?;
     if !large {

@@ -225,7 +225,7 @@ pub(crate) mod tests {
             let mut header = tar::Header::new_ustar();
             header.set_size(bytes.len() as u64);
             header.set_mode(0o644);
-            // Names that the crate would not write.
+            // The crate refuses to write some of these names.
             header.as_mut_bytes()[..name.len()].copy_from_slice(name.as_bytes());
             header.set_cksum();
             archive.append(&header, *bytes).unwrap();

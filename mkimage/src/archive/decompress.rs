@@ -240,7 +240,7 @@ fn zstd<R: BufRead>(from: R) -> io::Result<zstd::stream::read::Decoder<'static, 
 fn cause(by: &'static str, error: io::Error) -> Error {
     let inner = error.get_ref();
     let lzma = inner.and_then(|inner| inner.downcast_ref::<liblzma::stream::Error>());
-    // zstd's own words for ZSTD_error_frameParameter_windowTooLarge.
+    // The text of ZSTD_error_frameParameter_windowTooLarge.
     if matches!(lzma, Some(liblzma::stream::Error::MemLimit))
         || error.to_string().contains("requires too much memory")
     {
@@ -287,7 +287,7 @@ fn lz4(rest: &mut &[u8], limit: u64) -> io::Result<Vec<u8>> {
             .iter()
             .rev()
             .fold(0, |sum, byte| sum << 8 | usize::from(*byte));
-        // The longest that a block can be, when nothing could be made shorter.
+        // The largest size of a block, reached when nothing in it can be compressed.
         if length == 0 || length > BLOCK + BLOCK / 255 + 16 {
             break;
         }

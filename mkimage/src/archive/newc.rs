@@ -42,7 +42,7 @@ pub(crate) fn pack(tree: FileTree, epoch: u32) -> Result<Vec<u8>, Error> {
 /// Add the archive's bytes to others. Each file is dropped as soon as it is in: all modules of a kernel are not twice in
 /// memory.
 pub(crate) fn append(archive: &mut Vec<u8>, tree: FileTree, epoch: u32) -> Result<(), Error> {
-    // The kernel takes two files of one inode number and more than one link for the same file.
+    // The kernel takes two entries with the same inode number and more than one link for one file.
     for (inode, (name, (mode, body))) in (1..).zip(tree) {
         let entry = Builder::new(&name).ino(inode).mtime(epoch).mode(mode);
         let (entry, contents) = match &body {

@@ -103,7 +103,7 @@ fn files(
     stick: Vec<u8>,
 ) -> FileList {
     let (menu, text) = boot_files::menu(arch, &boot);
-    // No directories here: what is in one lies beside the rest.
+    // The archive has no directories: their files lie beside the rest.
     let menu = menu.rsplit('/').next().unwrap_or(&menu).to_owned();
     let kernel = std::mem::take(&mut boot.kernel);
     let mut files = vec![

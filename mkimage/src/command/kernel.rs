@@ -197,7 +197,7 @@ impl KernelArgs {
             publish::replace(&common.path("cpukernel.gz"), publish::PRIVATE, &small)?;
             progress.made(&common.path("cpukernel.gz"), small.len(), started);
         }
-        // Of a kernel that was taken before; this one has both inside.
+        // Left from a prebuilt kernel; this kernel has both inside.
         publish::remove(&common.path("cpuinitrd"))?;
         publish::remove(&common.path("cpukernel.cmdline"))?;
         progress.made(&path, built.image.len(), started);

@@ -74,7 +74,7 @@ pub fn main() -> ExitCode {
             eprintln!("mkimage: {}", in_one_line(&error.to_string()));
             return ExitCode::from(2);
         }
-        // Help and version are no errors.
+        // Help and version are not errors.
         Err(error) => error.exit(),
     };
     let progress = Progress::new(arguments.quiet, arguments.verbose);

@@ -86,7 +86,7 @@ impl NetbootArgs {
         let script = netboot::script(boot.initrd.is_some(), boot.command_line.as_deref());
         let efi = boot_files::efi_program(common.arch, &boot)
             .with_context(|| format!("cannot serve {}", path.display()))?;
-        // dnsmasq reads as nobody, so all of it is public, and says so.
+        // dnsmasq reads the files as nobody, so all of them are readable by everybody, which is said.
         let all = [
             ("cpukernel", Some(boot.kernel)),
             ("cpuinitrd", boot.initrd),

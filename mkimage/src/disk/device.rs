@@ -87,7 +87,7 @@ impl Device {
             }
         };
         let flags = |flags: OFlags| i32::try_from(flags.bits()).unwrap_or(0);
-        // With O_PATH it is not opened, which would already do something to a tape or a terminal.
+        // O_PATH does not open the device, which would already affect a tape or a terminal.
         let name = File::options()
             .read(true)
             .custom_flags(flags(OFlags::PATH))
@@ -104,7 +104,7 @@ impl Device {
             .custom_flags(flags(OFlags::EXCL))
             .open(format!("/proc/self/fd/{}", name.as_raw_fd()));
         let number = format!("{}:{}", major(data.rdev()), minor(data.rdev()));
-        // Why a disk is not to be opened is known better here.
+        // The reason why a disk cannot be opened is better known here than to the kernel.
         let (model, size) = PseudoFileSystems::default().check(path, &number, need, force)?;
         Ok(Self {
             disk: disk.map_err(failed("open"))?,

@@ -55,7 +55,7 @@ impl Read for Window<'_> {
         let length = self.prepare(buffer.len())?;
         let done = self.file.read(&mut buffer[..length])?;
         self.position += done as u64;
-        // However short, a read costs the time of a sector.
+        // Even a short read takes as long as a sector.
         let left = self.budget.checked_sub((done as u64).max(super::SECTOR));
         self.budget = left.ok_or_else(|| io::Error::other("a directory or file has no end"))?;
         Ok(done)
@@ -158,7 +158,7 @@ impl<'a> Volume<'a> {
     /// Write the files; whatever was there before gets the one time too. Returns how many bytes of the
     /// volume are in use, from its beginning.
     pub(crate) fn fill(&self, files: &FileList, seconds: u32) -> Result<u64, Error> {
-        // The crate wants it for ever; a program makes one image.
+        // The crate wants a 'static reference, and the program makes one image.
         let time: &'static FixedTime = Box::leak(Box::new(FixedTime::new(seconds)));
         let options = FsOptions::new().time_provider(time);
         let window = Window::new(self.file, self.range.clone());
@@ -192,8 +192,8 @@ impl<'a> Volume<'a> {
         let cluster = u64::from(stats.cluster_size());
         drop(root);
         system.unmount()?;
-        // Clusters are taken from the first one on, and none is ever given back; what is before them
-        // is the tables.
+        // Clusters are allocated from the first one on and never freed; before them
+        // are the tables.
         let tables = self.range.end - self.range.start - clusters * cluster;
         let used = (tables + (clusters - free) * cluster).next_multiple_of(4096);
         self.tidy(tables, usize::try_from(cluster).unwrap_or(512))?;

@@ -122,7 +122,7 @@ impl Layout {
             part_guid: self.guid(16),
             first_lba: range.start / SECTOR,
             last_lba: range.end / SECTOR - 1,
-            // So that the boot code takes this one.
+            // The boot code looks for the partition with this flag.
             flags: PartitionAttributes::BOOTABLE.bits(),
             name: "cpu".to_owned(),
         };

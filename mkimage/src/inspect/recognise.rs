@@ -175,7 +175,7 @@ fn banner(kernel: &[u8]) -> Option<String> {
 fn command_line(kernel: &[u8]) -> Option<String> {
     let mut seen = 0;
     find(kernel, b"console=").find_map(|at| {
-        // A text that names several is read once.
+        // A string that names several is parsed once.
         if at < seen {
             return None;
         }
@@ -186,7 +186,7 @@ fn command_line(kernel: &[u8]) -> Option<String> {
             .map_or(0, |end| end + 1);
         let words = word_run(kernel.get(at - before.len() + from..)?);
         seen = at - before.len() + from + words.len();
-        // A text of the kernel's own has a sentence's marks, or a format's.
+        // Strings of the kernel's code contain punctuation or format directives.
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b" =,._-:/@".contains(&byte);
         let all_options = words.bytes().all(plain) || words.contains('"');
         let named = words.split_ascii_whitespace().any(|word| {
@@ -199,7 +199,7 @@ fn command_line(kernel: &[u8]) -> Option<String> {
 
 /// The archive that a kernel was built with, not compressed by itself.
 fn built_in(kernel: &[u8]) -> Option<Part<'_>> {
-    // Of the few texts that begin so in front of it, none is the header of an entry.
+    // Strings before it that begin with the same magic are not headers of an entry.
     let mut tries = find(kernel, b"070701").take(16);
     tries.find_map(|at| archive::first_newc(&kernel[at..]))
 }
@@ -228,7 +228,7 @@ fn word_run(bytes: &[u8]) -> &str {
 }
 
 fn initramfs(parts: &[Part<'_>]) -> Result<Vec<PartReport>, Error> {
-    // Of several files of the name, as a stranger may make, each would be read.
+    // A hostile archive may have several files of that name; without this each would be read.
     let bytes = parts.iter().flat_map(|part| {
         let named = part
             .entries
@@ -315,7 +315,7 @@ mod tests {
             Some("console=tty0 console=ttyS0,115200 quiet panic=10")
         );
         assert_eq!(command_line(b"console=\0console=%s\0"), None);
-        // Each text is read once, however often it says the word.
+        // Each string is parsed once, however often it contains the word.
         assert_eq!(command_line(&b"console=%".repeat(1 << 16)), None);
     }
 

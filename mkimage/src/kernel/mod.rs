@@ -123,11 +123,11 @@ pub(crate) fn build(
         source.identity().as_bytes(),
         compiler.as_bytes(),
         options.arch.facts().kernel_name.as_bytes(),
-        // Else two kernels made in turn would compile most of each other's objects again.
+        // Otherwise two kernels built alternately would each recompile most of the other's objects.
         options.fragments.join(",").as_bytes(),
     ]);
 
-    // A directory may change under the same name, so only make can tell what is still right.
+    // A directory's contents may change, so only make can tell what is up to date.
     let finished = match source {
         KernelSource::Tarball { .. } => {
             let requested = requested.to_string();
@@ -251,11 +251,11 @@ fn keep_finished(path: &Path, built: &Built) -> Result<(), Error> {
             .map(|(size, name)| format!("{size} {name}"))
             .collect();
         fs::write(directory.path().join("parts"), parts.join("\n"))?;
-        // Gone under this name after the move; else it is removed with all in it.
+        // After the rename there is nothing under this name; otherwise the directory is removed with its contents.
         fs::rename(directory.path(), path)
     };
     match write() {
-        // Another mkimage was faster with the same bytes.
+        // Another mkimage has just published the same bytes.
         Err(_) if read_finished(path).is_some() => Ok(()),
         result => result.map_err(keep),
     }?;

@@ -234,7 +234,7 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSour
         let part = path.with_added_extension("part");
         let mut curl = curl(PINNED_URL, &part, MAX_FETCHED);
         curl.stdin(lock.for_child()?);
-        // A proxy is part of where one is, not of what is fetched.
+        // The proxy belongs to the user's network, not to the download.
         for proxy in [
             "https_proxy",
             "HTTPS_PROXY",
@@ -293,7 +293,7 @@ fn download(curl: Command, part: &Path, max: u64, progress: Progress) -> Result<
         if let tools::Error::Refused { status, said, .. } = &mut error {
             *said = match (status.signal(), said.lines().last()) {
                 (Some(_), _) => format!("it was sent more than {max} bytes"),
-                // The others are of the attempts before.
+                // The earlier lines belong to earlier attempts.
                 (None, last) => last.unwrap_or_default().to_owned(),
             };
         }

@@ -37,7 +37,7 @@ impl BuildTree {
         let config_file = self.objects.join(".config");
         let text = requested.to_string();
         if !fs::read(&asked_file).is_ok_and(|old| old == text.as_bytes()) || !config_file.exists() {
-            // Only a .config that has passed the check below may be taken for one that needs none.
+            // A .config skips the check below only if it has passed it before.
             let unchecked = self.objects.join("unchecked.config");
             let _ = fs::remove_file(&asked_file);
             let _ = fs::remove_file(self.compiled());
@@ -95,7 +95,7 @@ impl BuildTree {
         let archive = self.objects.join("initramfs.cpio");
         let initramfs = fs::metadata(&archive).map_err(failed("read", &archive))?;
         let mut parts = vec![(initramfs.len(), "the initramfs".to_owned())];
-        // The architecture's own code is one level further down.
+        // The architecture's code is one level further down.
         for beneath in ["", "arch"] {
             parts.extend(self.parts_beneath(beneath)?);
         }
@@ -112,7 +112,7 @@ impl BuildTree {
         {
             let built_in = entry.path().join("built-in.a");
             let name = Path::new(directory).join(entry.file_name());
-            // usr is the initramfs.
+            // The directory usr holds the initramfs.
             if name == Path::new("usr") || !built_in.exists() {
                 continue;
             }
@@ -143,7 +143,7 @@ impl BuildTree {
             .arg(format!("O={}", self.objects.display()))
             .arg(format!("ARCH={}", self.arch.facts().kernel_name))
             .arg(format!("CROSS_COMPILE={}", self.arch.cross_prefix()))
-            // Who, where, when and how often is in the banner, and so in the image's bytes.
+            // User, host, date and build number are in the banner, and so in the image.
             .env("KBUILD_BUILD_USER", "cpu")
             .env("KBUILD_BUILD_HOST", "appliance")
             .env("KBUILD_BUILD_VERSION", "1")

@@ -60,7 +60,7 @@ pub(crate) fn efi_program(arch: Arch, boot: &Boot) -> Result<Vec<u8>, Error> {
 /// What a directory has of it: all but the kernel and its menus.
 pub(crate) fn support_files(arch: Arch, boot: Boot, client_files: ClientFiles) -> FileList {
     let key = client_files.key_name.as_str();
-    // The scripts boot this machine unless they are told otherwise.
+    // The scripts boot this architecture by default.
     let machine = format!("ARCH:-{arch}");
     let text = |text: &str| {
         let text = text.replace("ARCH:-x86_64", &machine);

@@ -95,7 +95,7 @@ fn an_initramfs_that_becomes_very_large() {
     assert!(inputs.run(&["initramfs"]).status.success());
     let file = |name: &str| inputs.path(name).display().to_string();
     let dir = inputs.dir().display().to_string();
-    // Of 1.5 GiB, one of many parts, one that is a newc archive as far as it is read.
+    // Each of 1.5 GiB: one with many parts, one that begins as a newc archive.
     inputs.write("zstd", &zstd(zeros(1536 * MIB)));
     inputs.write("gzip", &gzip(zeros(300 * MIB)));
     inputs.write("parts", &xz(zeros(30 * MIB)).repeat(50));
@@ -149,7 +149,7 @@ fn a_package_that_becomes_very_large() {
         &[&path, "unpack to more than", "unpack it yourself"],
     );
 
-    // An honest one is unpacked, whatever is wrong with its kernel.
+    // A package of ordinary size is unpacked, whatever is wrong with its kernel.
     let mut data = tar_header("boot/vmlinuz-6.1", 20 * MIB);
     data.resize(512 + (20 << 20), 0);
     inputs.write("bomb.deb", &package(&xz(&data[..])));
@@ -180,7 +180,7 @@ fn modules_that_become_very_large() {
         "--modules-dir",
         &modules,
     ];
-    // A program without .modinfo is a module that needs nothing.
+    // An ELF file without .modinfo counts as a module without dependencies.
     let module = crate::inputs::elf(crate::inputs::X86_64, false);
     inputs.write("6.1/big.ko.xz", &xz(module.chain(zeros(200 * MIB))));
     refused(
@@ -210,7 +210,7 @@ fn a_stick_is_mostly_zeros_and_no_bomb() {
     let path = inputs.path("usbstick.xz").display().to_string();
     let packed = inputs.path("usbstick.xz").metadata().expect("it").len();
     assert!(packed * 16 < 48 * MIB, "{packed}");
-    // The file that it is unpacked into is long, and yet takes little of the disk.
+    // The file it is unpacked into is sparse: long, but small on the disk.
     let output = crate::inputs::mkimage(&["inspect", &path])
         .output()
         .expect("mkimage runs");

@@ -91,7 +91,7 @@ pub(crate) fn elf(machine: u16, dynamic: bool) -> Vec<u8> {
 
 /// The header of a bzImage that UEFI can start, and enough behind it to take a moment.
 pub(crate) fn kernel() -> Vec<u8> {
-    // Marsaglia's xorshift: nothing in it can be made shorter, as in a real one.
+    // Marsaglia's xorshift: like a real kernel, it cannot be compressed.
     let mut state = 1_u64;
     let mut next = || {
         state ^= state << 13;

@@ -5,7 +5,7 @@ use crate::inputs::{AARCH64, Inputs, X86_64, elf, mkimage};
 /// The one line that mkimage says about it.
 fn refused(inputs: &Inputs, arguments: &[&str]) -> String {
     let before = inputs.names();
-    // Without the lines that tell of progress.
+    // Without the progress lines.
     let output = inputs.run(&[&["-q"], arguments].concat());
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(
@@ -61,7 +61,7 @@ fn keys_that_are_none_or_the_wrong_half() {
         );
     }
 
-    // One that counts is enough; the others are told, then and later.
+    // One valid line is enough; the others are reported.
     let mixed = format!("{public}permitopen=\"a:1\" {public}restrict {public}");
     inputs.write("mixed", mixed.as_bytes());
     let mixed = inputs.path("mixed").display().to_string();

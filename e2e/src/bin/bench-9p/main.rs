@@ -88,8 +88,8 @@ fn main() -> Result<()> {
     let counts = Arc::new(Counts::default());
     let tcp = serve_tcp(counts.clone())?;
     let diod = Daemon::diod()?;
-    // The guest must leave a processor to the servers: of two that have none of their own here, one waits
-    // for a lock of the other's and keeps it from running, and times are of that.
+    // The guest must leave one processor to the servers: two virtual processors that share the host's processors
+    // with them wait for each other's locks, and that wait is what would be measured.
     let processors = std::thread::available_parallelism()?.get();
     let processors = processors.saturating_sub(1).clamp(1, 2).to_string();
     let vm = Vm::boot_kernel(&out().join("cpukernel"), &["-smp", &processors])?;

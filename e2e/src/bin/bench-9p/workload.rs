@@ -90,7 +90,7 @@ pub(crate) fn prepare(directory: &Path, smaller: usize) -> Result<()> {
     for n in 0..BULK / smaller / CHUNK {
         bulk.write_all(&vec![u8::try_from(n % 251)?; CHUNK])?;
     }
-    // Whole hundreds: a directory and 99 files in it.
+    // One hundred entries each: a directory and its 99 files.
     for n in 0..ENTRIES / smaller / 100 {
         let sub = directory.join("tree").join(format!("directory{n}"));
         fs::create_dir_all(&sub)?;
@@ -104,7 +104,7 @@ pub(crate) fn prepare(directory: &Path, smaller: usize) -> Result<()> {
         fs::create_dir_all(&sub)?;
         fs::write(sub.join(format!("file{n}.c")), format!("int f{n}(void);\n"))?;
     }
-    // What is as young as the index, git reads again each time.
+    // git reads a file again each time if it is as young as the index.
     std::thread::sleep(Duration::from_millis(1100));
     for words in [
         &["init", "-q"][..],
@@ -184,7 +184,7 @@ fn random_reads(smaller: usize) -> Result<Duration> {
     let mut page = vec![0; PAGE];
     let start = Instant::now();
     let file = File::open("bulk")?;
-    // The same places each time (a generator of Knuth's).
+    // The same offsets in each run (Knuth's linear congruential generator).
     let mut at: usize = 1;
     for _ in 0..READS / smaller {
         at = at

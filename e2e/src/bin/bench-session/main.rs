@@ -134,7 +134,7 @@ impl Program {
     fn small_behind_bulk(&self) -> Result<Vec<Duration>> {
         let mut command = self.line(&["sh", "-c", "'cat /dev/zero & exec cat >&2'"]);
         if self.name == "cpu" {
-            // It takes words as they are; ssh's go through a shell.
+            // It takes the arguments as they are; ssh's pass through a shell.
             command = self.line(&["sh", "-c", "cat /dev/zero & exec cat >&2"]);
         }
         command
@@ -246,7 +246,7 @@ fn main() -> Result<()> {
     round_trips("a session without files", cpud.port, &flags, &["true"])?;
     drop((cpud, sshd));
     let vm = Vm::boot()?;
-    // A program of the machine itself: what is left are the mounts.
+    // A program of the machine itself, so that only the mounts are measured.
     round_trips(
         "files, nothing bound",
         vm.port(),
@@ -303,7 +303,7 @@ fn round_trips(what: &str, port: u16, flags: &[&str], words: &[&str]) -> Result<
             millis(at)
         );
     };
-    // A step: what went by in both directions until nothing did for most of a hop.
+    // A step is what passed in both directions until nothing did for most of a hop.
     let mut last = Duration::ZERO;
     for (when, from_client, size) in passed {
         if when.saturating_sub(last) > HOP / 2 && there + back > 0 {

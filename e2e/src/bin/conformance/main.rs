@@ -155,7 +155,7 @@ fn run_suite(
     let passed =
         passed.map(|what| format!("PASSED, although it is in e2e/suites/explained: {what}"));
     let surprises: Vec<String> = not_explained.chain(passed).collect();
-    // What a failed suite left behind is kept for a look.
+    // What a failed suite left behind is kept for inspection.
     if surprises.is_empty() {
         std::fs::remove_dir_all(&directory)?;
     }

@@ -124,7 +124,7 @@ impl Sources {
                 "bindings",
             ],
         )?;
-        // The one that rust-toolchain.toml names.
+        // The toolchain that rust-toolchain.toml names.
         let mut rustc = Command::new("rustc");
         let output = rustc
             .args(["--print", "sysroot"])
@@ -199,7 +199,7 @@ fn sqlite_kill(run: &SuiteRun<'_>) -> Result<SuiteOutcome> {
         child.kill()?;
         child.wait()?;
         under_way.with_context(|| run.said().unwrap_or_default())?;
-        // The last line may be half of one.
+        // The last line may be incomplete.
         let done = lines();
         let done = done.rsplit_once('\n').map_or("", |(whole, _)| whole);
         let last: u64 = done.lines().last().context("no lines")?.parse()?;

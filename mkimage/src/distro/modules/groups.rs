@@ -33,7 +33,7 @@ const GROUPS: [(&str, &[&str]); 3] = [
             "efivarfs",
             "msr",
             "cpuid",
-            // What users of such machines ask for; the kernels that mkimage builds have it in part.
+            // What users of such machines need; the kernels that mkimage builds have some of it.
             "8021q",
             "bridge",
             "tun",
@@ -95,9 +95,9 @@ impl ModuleSet<'_> {
     /// The names of a list: groups, `all`, modules, patterns of their names, or paths beneath `kernel/`.
     pub(super) fn names(&self, list: &[String]) -> Result<BTreeSet<String>, Error> {
         let mut names = BTreeSet::new();
-        // Whatever else is asked for: without these there is no session.
+        // Always included: without these there is no session.
         names.extend(ALWAYS.iter().flat_map(|member| self.members(member)));
-        // The other groups come on top of what every machine has.
+        // The other groups are added to what every machine needs.
         let only_groups = list
             .iter()
             .all(|name| GROUPS.iter().any(|(group, _)| group == name));

@@ -39,7 +39,7 @@ impl ModuleSet<'_> {
                     return Err(Error::Needs(name, needed));
                 }
             }
-            // What should be loaded around it may be missing. ext4 and others name an algorithm (`pre: crc32c`), an
+            // Soft dependencies may be missing. ext4 and others name an algorithm (`pre: crc32c`), which is an
             // alias of several modules; the one that runs on every processor is called crc32c_generic.
             for soft in module.soft_needs() {
                 let generic = format!("{soft}_generic");

@@ -33,7 +33,7 @@ pub(super) fn unpacked(packed: &File) -> Result<Option<UnpackedDisk>, Error> {
         return Ok(None);
     };
     let mut chunk = Vec::new();
-    // What is damaged will be told by whoever unpacks it.
+    // Whoever unpacks it will report the damage.
     let read = (&mut decoder).take(START).read_to_end(&mut chunk);
     if read.is_err() || !is_disk(&chunk) {
         return Ok(None);
@@ -100,7 +100,7 @@ pub(super) fn report(file: &File) -> Result<DiskReport, Error> {
     reader.rewind()?;
     reader.read_exact(&mut boot_code)?;
     let partitions = table.partitions().iter();
-    // No two partitions share a sector; if some did, all of it could be read once for each.
+    // Read at most the size of the disk in all: partitions that overlap would be read again and again.
     let mut left = size;
     Ok(DiskReport {
         guid: *table.guid(),
@@ -260,7 +260,7 @@ mod tests {
             made.create_file("file").unwrap().write_all(b"x").unwrap();
         });
         assert_eq!(files(&file).len(), 1);
-        // Sixteen directories, each of which is the root.
+        // Sixteen directory entries, each of which points to the root.
         let mut entry = [0; 32];
         entry[..11].copy_from_slice(b"DIR        ");
         (entry[11], entry[26]) = (0x10, 2);

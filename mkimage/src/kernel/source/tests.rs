@@ -144,7 +144,7 @@ fn curl_keeps_to_https_and_to_the_size() {
         ("https", "endless", "sent more than 1048576 bytes"),
     ] {
         let error = fetch(scheme, path).unwrap_err();
-        // Newer versions of curl say it themselves.
+        // Newer versions of curl report it themselves.
         let said = error.contains(reason) || error.contains("Maximum file size exceeded");
         assert!(said && error.lines().count() == 1, "{error}");
         assert!(!part.exists());
