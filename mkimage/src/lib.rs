@@ -5,6 +5,7 @@
 mod arch;
 pub mod archive;
 mod cache;
+mod carried;
 pub mod command;
 mod disk;
 mod distro;
@@ -16,6 +17,7 @@ mod keys;
 mod lock;
 mod media;
 mod passphrase;
+mod plan;
 mod program;
 mod progress;
 mod publish;

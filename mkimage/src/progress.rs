@@ -37,6 +37,15 @@ impl Progress {
         Self::new(true, false)
     }
 
+    /// The flags by which another mkimage says as much.
+    pub(crate) fn flags(self) -> &'static [&'static str] {
+        match (self.quiet, self.verbose) {
+            (true, _) => &["--quiet"],
+            (_, true) => &["--verbose"],
+            _ => &[],
+        }
+    }
+
     /// One line for those who asked for details.
     pub(crate) fn detail(self, line: impl Display) {
         if self.verbose {

@@ -50,6 +50,16 @@ pub(crate) enum Error {
     },
 }
 
+impl Error {
+    /// Of what a program said, keep only the last line: the ones before it are progress or belong to earlier attempts.
+    pub(crate) fn with_last_line(mut self) -> Self {
+        if let Self::Refused { said, .. } = &mut self {
+            *said = said.lines().last().unwrap_or_default().to_owned();
+        }
+        self
+    }
+}
+
 /// Fail when tools are missing, and name all of them at once.
 pub(crate) fn require(tools: &[Tool]) -> Result<(), Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -80,6 +90,22 @@ pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
         }
     }
     command
+}
+
+/// Give a program that fetches something the user's proxies: they belong to his network, not to what is fetched.
+pub(crate) fn pass_proxies(command: &mut Command) {
+    for name in [
+        "http_proxy",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "no_proxy",
+    ] {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
 }
 
 /// What a program prints.

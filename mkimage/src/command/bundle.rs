@@ -9,12 +9,13 @@ use anyhow::{Context as _, Result, ensure};
 use data_encoding::HEXLOWER;
 use sha2::{Digest as _, Sha256};
 
+use super::prepare::PrepareArgs;
 use super::{CommonOptions, InputArgs};
 use crate::archive::{compress, tar};
 use crate::disk::FileList;
 use crate::epoch;
 use crate::media::inputs::{Boot, ClientFiles};
-use crate::media::{boot_files, stick};
+use crate::media::{boot_files, stick, syslinux};
 use crate::progress::Progress;
 use crate::publish::{self, Draft};
 
@@ -35,6 +36,9 @@ pub(crate) struct BundleArgs {
     #[command(flatten)]
     inputs: InputArgs,
 
+    #[command(flatten)]
+    prepare: PrepareArgs,
+
     /// Size of the stick's image, as in 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = super::parse_size)]
     size: u64,
@@ -48,14 +52,20 @@ impl BundleArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
+        if common.arch.facts().has_bios && !self.prepare.dry_run {
+            syslinux::boot_code()?;
+        }
+        if !self.inputs.prepare(&self.prepare, common, progress)? {
+            return Ok(());
+        }
         let _lock = common.lock(progress)?;
         let name = format!("cpu-appliance-{}", common.arch);
         let path = common.path(&name);
 
-        let on_stick = self.inputs.read(common, false)?;
+        let on_stick = self.inputs.read(common, false, progress)?;
         let stick = boot_files::files(common.arch, on_stick.0, on_stick.1)?;
         let image = stick::make(common.arch, &common.output, self.size, stick, progress)?;
-        let (boot, client_files) = self.inputs.read(common, !self.no_private_key)?;
+        let (boot, client_files) = self.inputs.read(common, !self.no_private_key, progress)?;
         if client_files.private_key.is_some() {
             progress.say(super::PRIVATE_KEY_WARNING);
         }
@@ -150,6 +160,7 @@ mod tests {
             kernel: image::tests::kernel(Arch::X86_64),
             initrd: None,
             command_line: None,
+            efi_stub: None,
             config: None,
         };
         let client_files = ClientFiles {

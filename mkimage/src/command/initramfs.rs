@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 
-use super::CommonOptions;
+use super::{CommonOptions, prepare};
 use crate::archive::{self, compress, decompress, newc};
 use crate::distro::{self, firmware};
 use crate::initramfs::ExtraFile;
+use crate::plan::{self, Product};
 use crate::progress::Progress;
 use crate::{epoch, initramfs, publish, read};
 
@@ -77,6 +78,14 @@ impl InitramfsArgs {
         }
         let started = Instant::now();
         let common = &self.common;
+        let mut needed = Vec::new();
+        if self.keys.is_empty() || self.host_key.is_none() {
+            needed.push(Product::Keys);
+        }
+        if self.cpud.is_none() {
+            needed.push(Product::Programs);
+        }
+        prepare::all(&needed, common, progress)?;
         let _lock = common.lock(progress)?;
         let keys = match self.keys.as_slice() {
             [] => vec![common.path("cpu_rsa.pub")],
@@ -116,6 +125,7 @@ impl InitramfsArgs {
         }
         let path = common.path(&format!("initramfs.cpio{}", self.compress.suffix()));
         publish::replace(&path, publish::PRIVATE, &bytes)?;
+        plan::record(&common.output, Product::Initramfs)?;
         progress.made(&path, bytes.len(), started);
         Ok(())
     }

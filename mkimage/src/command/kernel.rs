@@ -5,12 +5,14 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
 
-use super::CommonOptions;
+use super::kernel_from::KernelFrom;
+use super::{CommonOptions, prepare};
 use crate::arch::Arch;
 use crate::archive::compress::Compression;
 use crate::archive::decompress::MAX_UNPACKED;
 use crate::archive::{self, newc};
 use crate::distro::{PrebuiltKernel, firmware};
+use crate::plan::{self, Product};
 use crate::progress::Progress;
 use crate::{cache, epoch, kernel, publish, read};
 
@@ -111,6 +113,10 @@ struct PrebuiltArgs {
     #[arg(long)]
     host_kernel: bool,
 
+    /// Use the kernel that is at hand
+    #[arg(long, value_name = "WHERE")]
+    kernel_from: Option<KernelFrom>,
+
     /// Use this kernel, with the modules of --modules-dir
     #[arg(long, value_name = "FILE", requires = "modules_dir")]
     kernel: Option<PathBuf>,
@@ -130,6 +136,8 @@ impl PrebuiltArgs {
             Some(PrebuiltKernel::of_host(arch)?)
         } else if let (Some(kernel), Some(modules)) = (&self.kernel, modules) {
             Some(PrebuiltKernel::from_files(kernel, modules, arch)?)
+        } else if let Some(kernel_from) = self.kernel_from {
+            kernel_from.prebuilt(arch, progress)?
         } else {
             None
         })
@@ -138,6 +146,9 @@ impl PrebuiltArgs {
 
 impl KernelArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
+        if self.initramfs.is_none() {
+            prepare::all(&[Product::Initramfs], &self.common, progress)?;
+        }
         let started = Instant::now();
         let common = &self.common;
         let _lock = common.lock(progress)?;
@@ -200,6 +211,7 @@ impl KernelArgs {
         // Left from a prebuilt kernel; this kernel has both inside.
         publish::remove(&common.path("cpuinitrd"))?;
         publish::remove(&common.path("cpukernel.cmdline"))?;
+        plan::record(&common.output, Product::Kernel)?;
         progress.made(&path, built.image.len(), started);
         Ok(())
     }
@@ -243,6 +255,7 @@ impl KernelArgs {
         )?;
         publish::replace(&initrd_path, publish::PRIVATE, &initrd)?;
         publish::replace(&path, publish::PUBLIC, &kernel.image)?;
+        plan::record(&common.output, Product::Kernel)?;
         let count = chosen.count;
         progress.say(format!(
             "{}: {count} modules, {whole} bytes before compression",

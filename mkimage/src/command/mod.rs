@@ -4,8 +4,11 @@ mod bundle;
 mod initramfs;
 mod inspect;
 mod kernel;
+mod kernel_from;
 mod keys;
 mod netboot;
+mod prepare;
+mod programs;
 mod usb;
 
 use std::fs;
@@ -15,9 +18,11 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+use self::prepare::PrepareArgs;
 use crate::arch::Arch;
 use crate::lock::Lock;
 use crate::media::inputs::{self, Boot, ClientFiles};
+use crate::plan::Product;
 use crate::progress::Progress;
 
 /// Makes the keys, the initramfs, the kernel and the boot media of a cpu appliance.
@@ -39,6 +44,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Commands {
     Keys(keys::KeysArgs),
+    Programs(programs::ProgramsArgs),
     Initramfs(initramfs::InitramfsArgs),
     /// Get the kernel's source into the cache, and say where it is
     Fetch,
@@ -80,6 +86,7 @@ pub fn main() -> ExitCode {
     let progress = Progress::new(arguments.quiet, arguments.verbose);
     let done = match arguments.command {
         Commands::Keys(options) => options.run(progress),
+        Commands::Programs(options) => options.run(progress),
         Commands::Initramfs(options) => options.run(progress),
         Commands::Fetch => kernel::fetch(progress),
         Commands::Kernel(options) => options.run(progress),
@@ -160,9 +167,30 @@ struct InputArgs {
 }
 
 impl InputArgs {
+    /// Make what is missing of it, in the directory. False if nothing is to be done after that.
+    fn prepare(
+        &self,
+        prepare: &PrepareArgs,
+        common: &CommonOptions,
+        progress: Progress,
+    ) -> Result<bool> {
+        // Who names a kernel knows what is in it.
+        let product = match &self.kernel {
+            Some(_) => Product::Programs,
+            None => Product::Kernel,
+        };
+        prepare.run(product, common, progress)
+    }
+
     /// Read all of it.
-    fn read(&self, common: &CommonOptions, private_key: bool) -> Result<(Boot, ClientFiles)> {
-        let boot = inputs::read_boot(&common.given_or(self.kernel.as_ref(), "cpukernel"))?;
+    fn read(
+        &self,
+        common: &CommonOptions,
+        private_key: bool,
+        progress: Progress,
+    ) -> Result<(Boot, ClientFiles)> {
+        let kernel = common.given_or(self.kernel.as_ref(), "cpukernel");
+        let boot = inputs::read_boot(&kernel, common.arch, progress)?;
         let client_files = inputs::read_client_files(
             common.arch,
             &common.given_or(self.cpu.as_ref(), "cpu"),

@@ -8,9 +8,11 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::CommonOptions;
+use super::prepare::PrepareArgs;
 use crate::kernel::image;
 use crate::media::netboot::{self, DhcpMode};
 use crate::media::{boot_files, inputs};
+use crate::plan::Product;
 use crate::progress::Progress;
 use crate::publish::{self, PUBLIC};
 
@@ -39,6 +41,9 @@ pub(crate) struct NetbootArgs {
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
 
+    #[command(flatten)]
+    prepare: PrepareArgs,
+
     /// Boot on this network, whose addresses another server gives out
     #[arg(long, value_name = "ADDRESS", conflicts_with = "range")]
     subnet: Option<Ipv4Addr>,
@@ -56,9 +61,12 @@ impl NetbootArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
+        if self.kernel.is_none() && !self.prepare.run(Product::Kernel, common, progress)? {
+            return Ok(());
+        }
         let _lock = common.lock(progress)?;
         let path = common.given_or(self.kernel.as_ref(), "cpukernel");
-        let boot = inputs::read_boot(&path)?;
+        let boot = inputs::read_boot(&path, common.arch, progress)?;
         image::header_for(&boot.kernel, common.arch)
             .with_context(|| format!("cannot serve {}", path.display()))?;
         let dhcp = match (self.range, self.subnet) {

@@ -7,10 +7,12 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use super::prepare::PrepareArgs;
 use super::{CommonOptions, InputArgs};
 use crate::disk;
 use crate::disk::device::Device;
 use crate::media::stick::{self, StickImage};
+use crate::media::syslinux;
 use crate::media::{boot_files, inputs};
 use crate::progress::Progress;
 use crate::publish;
@@ -19,19 +21,23 @@ use crate::publish;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
-  mkimage usb -o out/x86_64
-  dd if=out/x86_64/usbstick of=/dev/sdX bs=1M conv=fsync
-  mkimage usb -o out/x86_64 --device /dev/sdX
+  mkimage usb -o board
+  dd if=board/usbstick of=/dev/sdX bs=1M conv=fsync
+  mkimage usb -o board --device /dev/sdX
 
 Writes usbstick, usbstick.bmap (for bmaptool) and usbstick.xz. What goes into the image is taken from
 DIR: cpukernel, cpu.config, cpu, cpu_rsa.pub, cpu_rsa.hostkey, and cpuinitrd and cpukernel.cmdline
-where mkimage kernel has made them.")]
+where mkimage kernel has made them. What is not there is made first, and what is older than the files it
+is made of is made again: keys, programs, initramfs, kernel (--dry-run shows the commands).")]
 pub(crate) struct UsbArgs {
     #[command(flatten)]
     common: CommonOptions,
 
     #[command(flatten)]
     inputs: InputArgs,
+
+    #[command(flatten)]
+    prepare: PrepareArgs,
 
     /// Size of the image, as in 64M or 1G
     #[arg(long, value_name = "SIZE", default_value = "64M", value_parser = super::parse_size)]
@@ -62,13 +68,22 @@ impl UsbArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
+        if common.arch.facts().has_bios && !self.prepare.dry_run {
+            // Before anything is made that takes minutes.
+            syslinux::boot_code()?;
+        }
+        if !self.inputs.prepare(&self.prepare, common, progress)? {
+            return Ok(());
+        }
         let _lock = common.lock(progress)?;
         let device = self
             .device
             .as_ref()
             .map(|path| Device::open(path, self.size, self.force))
             .transpose()?;
-        let (boot, client_files) = self.inputs.read(common, self.include_private_key)?;
+        let (boot, client_files) = self
+            .inputs
+            .read(common, self.include_private_key, progress)?;
         if let Some(device) = &device {
             self.ask(device)?;
         }

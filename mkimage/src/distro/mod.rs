@@ -1,6 +1,7 @@
 //! Uses a distribution's kernel as it is, with an initramfs of cpud and the modules that an appliance needs. Nothing is
 //! compiled.
 
+pub(crate) mod apt;
 pub(crate) mod firmware;
 mod modules;
 mod store;
@@ -107,7 +108,7 @@ impl PrebuiltKernel {
         let kernel = if running.exists() {
             running
         } else {
-            newest(Path::new("/boot"), "vmlinuz-").unwrap_or(running)
+            newest_of(Path::new("/boot"), "vmlinuz-", "").unwrap_or(running)
         };
         if !kernel.exists() {
             return Err(Error::NoHostKernel(kernel));
@@ -224,13 +225,13 @@ fn directory(path: &Path) -> Result<Store, Error> {
     })
 }
 
-/// The entry of a directory that is last in the order of its versions' numbers.
-fn newest(directory: &Path, prefix: &str) -> Option<PathBuf> {
+/// The entry of a directory, of those whose names begin and end so, that is last in the order of its versions' numbers.
+fn newest_of(directory: &Path, prefix: &str, suffix: &str) -> Option<PathBuf> {
     fs::read_dir(directory)
         .ok()?
         .flatten()
         .filter_map(|entry| entry.file_name().into_string().ok())
-        .filter(|name| name.starts_with(prefix))
+        .filter(|name| name.starts_with(prefix) && name.ends_with(suffix))
         .max_by_key(|name| numbers(name))
         .map(|name| directory.join(name))
 }
@@ -300,7 +301,9 @@ mod tests {
         for name in ["vmlinuz-6.9.1", "vmlinuz-6.12.0", "vmlinuz.old", "zzz"] {
             fs::write(dir.path().join(name), "").unwrap();
         }
-        let found = newest(dir.path(), "vmlinuz-").unwrap();
+        let found = newest_of(dir.path(), "vmlinuz-", "").unwrap();
         assert!(found.ends_with("vmlinuz-6.12.0"), "{found:?}");
+        let found = newest_of(dir.path(), "vmlinuz-", ".1").unwrap();
+        assert!(found.ends_with("vmlinuz-6.9.1"), "{found:?}");
     }
 }

@@ -168,6 +168,18 @@ pub(crate) fn build(
     Ok(built)
 }
 
+/// Whether the cache has the objects of a kernel of the usual configuration, or of another that is close to it.
+pub(crate) fn was_compiled(arch: Arch, cache: &CacheDirectory) -> bool {
+    let trees = cache
+        .directory("objects")
+        .ok()
+        .and_then(|path| fs::read_dir(path).ok());
+    let image = arch.facts().kernel_image;
+    trees.is_some_and(|mut trees| {
+        trees.any(|tree| tree.is_ok_and(|tree| tree.path().join(image).exists()))
+    }) && check_tools(arch).is_ok()
+}
+
 /// The fragments, and what this build adds to them.
 fn configuration(options: &BuildOptions<'_>) -> Result<KernelConfig, Error> {
     let line = options.command_line;

@@ -234,18 +234,7 @@ fn fetch_pinned(cache: &CacheDirectory, progress: Progress) -> Result<KernelSour
         let part = path.with_added_extension("part");
         let mut curl = curl(PINNED_URL, &part, MAX_FETCHED);
         curl.stdin(lock.for_child()?);
-        // The proxy belongs to the user's network, not to the download.
-        for proxy in [
-            "https_proxy",
-            "HTTPS_PROXY",
-            "ALL_PROXY",
-            "NO_PROXY",
-            "no_proxy",
-        ] {
-            if let Some(value) = std::env::var_os(proxy) {
-                curl.env(proxy, value);
-            }
-        }
+        tools::pass_proxies(&mut curl);
         download(curl, &part, MAX_FETCHED, progress)?;
         accept(&part, &path, PINNED_SHA256)?;
         drop(task);

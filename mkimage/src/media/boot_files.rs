@@ -50,6 +50,7 @@ pub(crate) fn efi_program(arch: Arch, boot: &Boot) -> Result<Vec<u8>, Error> {
         (None, None) => boot.kernel.clone(),
         (initrd, line) => uki::build(
             arch,
+            boot.efi_stub.clone(),
             &boot.kernel,
             initrd.as_deref().unwrap_or_default(),
             line.as_deref().unwrap_or_default(),
@@ -121,6 +122,7 @@ mod tests {
             kernel: image::tests::kernel(arch),
             initrd: None,
             command_line: None,
+            efi_stub: None,
             config: Some(b"CONFIG_X=y\n".to_vec()),
         }
     }

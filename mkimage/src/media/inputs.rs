@@ -6,7 +6,12 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 
 use crate::arch::Arch;
+use crate::archive::deb;
 use crate::archive::decompress::MAX_UNPACKED;
+use crate::cache::CacheDirectory;
+use crate::distro::apt;
+use crate::media::uki;
+use crate::progress::Progress;
 use crate::{initramfs, program, read};
 
 /// What the machine boots with.
@@ -17,6 +22,8 @@ pub(crate) struct Boot {
     pub(crate) initrd: Option<Vec<u8>>,
     /// A command line that is not inside the kernel.
     pub(crate) command_line: Option<String>,
+    /// systemd's EFI stub, if the two are not inside the kernel and the stub can be had.
+    pub(crate) efi_stub: Option<Vec<u8>>,
     /// The kernel's configuration, when it is known.
     pub(crate) config: Option<Vec<u8>>,
 }
@@ -61,16 +68,44 @@ pub(crate) fn read_client_files(
 }
 
 /// A kernel with what `mkimage kernel` has put beside it.
-pub(crate) fn read_boot(kernel: &Path) -> Result<Boot> {
+pub(crate) fn read_boot(kernel: &Path, arch: Arch, progress: Progress) -> Result<Boot> {
     let beside = |name: &str| optional(&kernel.with_file_name(name));
     let command_line = beside("cpukernel.cmdline")?
         .map(|line| String::from_utf8_lossy(&line).trim_end().to_owned());
+    let initrd = beside("cpuinitrd")?;
+    let is_whole = initrd.is_none() && command_line.is_none();
     Ok(Boot {
-        initrd: beside("cpuinitrd")?,
+        efi_stub: if is_whole {
+            None
+        } else {
+            efi_stub(arch, progress)?
+        },
+        initrd,
         command_line,
         config: beside("cpu.config")?,
         kernel: read("the kernel (mkimage kernel)", kernel)?,
     })
+}
+
+/// systemd's stub: the one that is installed here, else that of Debian's package.
+fn efi_stub(arch: Arch, progress: Progress) -> Result<Option<Vec<u8>>> {
+    if let Some(stub) = optional(&uki::installed_stub(arch))? {
+        return Ok(Some(stub));
+    }
+    if !apt::is_here() {
+        return Ok(None);
+    }
+    let cache = CacheDirectory::from_environment()?;
+    let package = apt::efi_stub(arch, &cache, progress)?;
+    let mut stub = None;
+    deb::unpack(&package, arch, |name, reader| {
+        if name.ends_with(arch.facts().efi_stub) {
+            stub = Some(read::to_end(reader, MAX_UNPACKED).map_err(deb::unread)?);
+        }
+        Ok(())
+    })
+    .with_context(|| format!("cannot use the package {}", package.display()))?;
+    Ok(stub)
 }
 
 /// Read a file that must be there; `what` says what it is, and which command makes it.

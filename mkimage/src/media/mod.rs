@@ -4,5 +4,5 @@ pub(crate) mod boot_files;
 pub(crate) mod inputs;
 pub(crate) mod netboot;
 pub(crate) mod stick;
-mod syslinux;
+pub(crate) mod syslinux;
 mod uki;

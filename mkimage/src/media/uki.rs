@@ -15,7 +15,7 @@ pub(crate) enum Error {
     )]
     NoStub(PathBuf),
     #[error("the stub {0} is no EFI program that can be added to")]
-    Stub(PathBuf),
+    Stub(&'static str),
     #[error("the kernel and the initramfs are too big for an EFI program")]
     TooBig,
 }
@@ -23,19 +23,24 @@ pub(crate) enum Error {
 /// Put them together.
 pub(crate) fn build(
     arch: Arch,
+    stub: Option<Vec<u8>>,
     kernel: &[u8],
     initrd: &[u8],
     command_line: &str,
 ) -> Result<Vec<u8>, Error> {
-    let path = Path::new("/usr/lib/systemd/boot/efi").join(arch.facts().efi_stub);
-    let stub = std::fs::read(&path).map_err(|_| Error::NoStub(path.clone()))?;
+    let stub = stub.ok_or_else(|| Error::NoStub(installed_stub(arch)))?;
     // The kernel comes last: it may unpack itself over what follows it in memory.
     let sections: [(&str, &[u8]); 3] = [
         (".cmdline", command_line.as_bytes()),
         (".initrd", initrd),
         (".linux", kernel),
     ];
-    add_sections(stub, &sections)?.ok_or(Error::Stub(path))
+    add_sections(stub, &sections)?.ok_or(Error::Stub(arch.facts().efi_stub))
+}
+
+/// Where systemd's stub is installed.
+pub(crate) fn installed_stub(arch: Arch) -> PathBuf {
+    Path::new("/usr/lib/systemd/boot/efi").join(arch.facts().efi_stub)
 }
 
 /// The program with more sections of data after its own (PE format: Microsoft's "PE Format", headers and

@@ -4,5 +4,6 @@
 mod bombs;
 mod inputs;
 mod keys;
+mod plan;
 mod promises;
 mod refusals;

@@ -31,6 +31,10 @@ fn outputs(directory: &Path) -> BTreeMap<String, Vec<u8>> {
         let entry = entry.expect("an entry");
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy().into_owned();
+        if name == ".mkimage" {
+            // The arguments of the last run, which name the directory.
+            continue;
+        }
         if path.is_dir() {
             let inner = outputs(&path).into_iter();
             found.extend(inner.map(|(file, bytes)| (format!("{name}/{file}"), bytes)));
