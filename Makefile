@@ -18,7 +18,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo carry docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -88,9 +88,23 @@ qemu: cpukernel ## boot the machine in this terminal; Ctrl-C ends it
 	@echo "When it serves, in another terminal: cd $(OUT) && ./cpu -key cpu_rsa localhost date"
 	@ARCH=$(ARCH) qemu/run
 
-demo: cpukernel ## boot a machine, run commands on it with this computer's files
-	@scripts/deps qemu
-	@qemu/demo
+# With programs that compile fast, and a kernel that need not be compiled where there is one.
+demo: ## boot a machine, run commands on it with this computer's files: two minutes, in out/quick
+	@scripts/deps build qemu
+	$(MAKE) PROFILE=$(STICK_PROFILE) OUT=out/quick MKIMAGE=out/quick/mkimage initramfs
+	out/quick/mkimage kernel -o out/quick --kernel-from auto
+	@OUT=out/quick qemu/demo
+
+# mkimage for those who have neither Rust nor a compiler.
+carry: ## mkimage with cpu and cpud for both architectures inside, in out/carry
+	@scripts/deps build cross-aarch64
+	$(MAKE) programs
+	$(MAKE) ARCH=aarch64 programs
+	for arch in x86_64 aarch64; do for program in cpu cpud; do \
+		mkdir -p out/carry/$$arch && xz -9ek --check=crc32 -c out/$$arch/$$program >out/carry/$$arch/$$program.xz || exit; \
+	done; done
+	MKIMAGE_CARRY=$(CURDIR)/out/carry cargo build --profile $(PROFILE) --target $(TARGET) -p mkimage --features carry
+	@install -D -C -t out/carry $(BIN)/mkimage
 
 docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 	@scripts/deps build
