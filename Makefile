@@ -18,7 +18,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo carry docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -106,6 +106,41 @@ carry: ## mkimage with cpu and cpud for both architectures inside, in out/carry
 	MKIMAGE_CARRY=$(CURDIR)/out/carry cargo build --profile $(PROFILE) --target $(TARGET) -p mkimage --features carry
 	@install -D -C -t out/carry $(BIN)/mkimage
 
+PREFIX := /usr/local
+MANDIR = $(DESTDIR)$(PREFIX)/share/man
+install: ## the programs, manual pages, completions and cpud's service of out/x86_64, beneath PREFIX and DESTDIR
+	@test -x $(OUT)/cpu -a -e $(OUT)/man/cpu.1 || { echo "install: nothing is built: run make programs docs first, not as root" >&2; exit 1; }
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(OUT)/cpu $(OUT)/mkimage
+	install -D -t $(DESTDIR)$(PREFIX)/sbin $(OUT)/cpud
+	install -D -m 644 -t $(MANDIR)/man1 $(OUT)/man/cpu.1 $(OUT)/man/mkimage.1
+	install -D -m 644 -t $(MANDIR)/man8 $(OUT)/man/cpud.8
+	for name in cpu cpud mkimage; do \
+		install -D -m 644 $(OUT)/completions/$$name.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/$$name && \
+		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/zsh/site-functions $(OUT)/completions/_$$name && \
+		install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d $(OUT)/completions/$$name.fish || exit; \
+	done
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|/usr/sbin/cpud|$(PREFIX)/sbin/cpud|' cpud/dist/cpud.service >$(DESTDIR)$(PREFIX)/lib/systemd/system/cpud.service
+
+uninstall: ## what make install has installed; /etc/cpud and /var/lib/cpud stay
+	cd $(DESTDIR)$(PREFIX) && rm -f bin/cpu bin/mkimage sbin/cpud lib/systemd/system/cpud.service \
+		$(foreach page,man1/cpu.1 man1/mkimage.1 man8/cpud.8,share/man/$(page)) \
+		$(foreach name,cpu cpud mkimage,share/bash-completion/completions/$(name) \
+			share/zsh/site-functions/_$(name) share/fish/vendor_completions.d/$(name).fish)
+
+dist: carry docs ## what a release consists of: archives, Debian packages, an OCI image and checksums, in out/dist
+	@scripts/deps dist
+	scripts/dist x86_64 aarch64
+
+check-packages: programs docs ## install, use, upgrade and purge the Debian packages, on a system to throw away (scripts/fresh check-packages)
+	@scripts/deps dist
+	scripts/dist $(HOST)
+	@scripts/check-packages
+
+check-carry: carry ## from make carry's mkimage alone to a stick that boots
+	@scripts/deps media qemu firmware
+	@scripts/check-carry
+
 docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 	@scripts/deps build
 	for program in cpu cpud mkimage; do cargo run -q --features docs --bin $$program -- write-docs $(OUT) || exit; done
@@ -144,7 +179,7 @@ test-all: ## test, then the kernels for flash ROMs, hardened and for ARM, and ot
 	$(MAKE) flash hardened
 	$(MAKE) aarch64
 	cargo test --workspace --test kernels
-	scripts/fresh PROFILE=quick programs demo usb stick netboot bundle
+	scripts/fresh PROFILE=quick programs demo usb stick netboot bundle check-packages check-carry
 
 reproducible: cpukernel ## make everything twice and compare byte for byte (compiles a kernel)
 	@scripts/deps kernel media
