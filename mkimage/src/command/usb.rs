@@ -5,12 +5,12 @@ use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
 use super::prepare::PrepareArgs;
 use super::{CommonOptions, InputArgs};
 use crate::disk;
-use crate::disk::device::Device;
+use crate::disk::device::{self, Device};
 use crate::media::stick::{self, StickImage};
 use crate::media::syslinux;
 use crate::media::{boot_files, inputs};
@@ -51,8 +51,8 @@ pub(crate) struct UsbArgs {
     #[arg(long, value_name = "DIR")]
     dtbs: Option<PathBuf>,
 
-    /// Write the image to this stick too, and compare it afterwards
-    #[arg(long, value_name = "DEVICE")]
+    /// Write the image to this stick too, and compare it afterwards; without DEVICE, say which there are
+    #[arg(long, value_name = "DEVICE", num_args = 0..=1, default_missing_value = WHICH)]
     device: Option<PathBuf>,
 
     /// Write to a DEVICE that does not say it is removable
@@ -64,10 +64,16 @@ pub(crate) struct UsbArgs {
     yes: bool,
 }
 
+/// Stands for a DEVICE that was not named.
+const WHICH: &str = "?";
+
 impl UsbArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
+        if self.device.as_deref() == Some(Path::new(WHICH)) {
+            return Err(self.which_device());
+        }
         if common.arch.facts().has_bios && !self.prepare.dry_run {
             // Before anything is made that takes minutes.
             syslinux::boot_code()?;
@@ -115,6 +121,15 @@ impl UsbArgs {
             progress.say(format!("{device}: written and compared"));
         }
         Ok(())
+    }
+
+    fn which_device(&self) -> anyhow::Error {
+        match device::candidates(self.size).as_slice() {
+            [] => anyhow!(
+                "there is no stick that an image could be written to: plug one in, unmount it"
+            ),
+            found => anyhow!("--device wants one of: {}", found.join("; ")),
+        }
     }
 
     fn ask(&self, device: &Device) -> Result<()> {

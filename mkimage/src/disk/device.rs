@@ -68,12 +68,25 @@ pub(crate) struct Device {
 }
 
 impl std::fmt::Display for Device {
-    /// As a person knows it.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (path, model) = (self.path.display(), &self.model);
-        let tenths = self.size / 100_000_000;
-        write!(f, "{path} ({model}, {}.{} GB)", tenths / 10, tenths % 10)
+        f.write_str(&described(&self.path, &self.model, self.size))
     }
+}
+
+/// The disks that an image of `need` bytes could be written to, each as a person knows it, with its partitions.
+pub(crate) fn candidates(need: u64) -> Vec<String> {
+    PseudoFileSystems::default().candidates(need)
+}
+
+/// As a person knows a disk.
+fn described(path: &Path, model: &str, size: u64) -> String {
+    let tenths = size / 100_000_000;
+    format!(
+        "{} ({model}, {}.{} GB)",
+        path.display(),
+        tenths / 10,
+        tenths % 10
+    )
 }
 
 impl Device {
@@ -182,6 +195,34 @@ impl Device {
 }
 
 impl PseudoFileSystems {
+    fn candidates(&self, need: u64) -> Vec<String> {
+        let disks = fs::read_dir(self.sys.join("dev/block"))
+            .into_iter()
+            .flatten();
+        let mut found: Vec<String> = disks
+            .flatten()
+            .filter_map(|disk| {
+                let name = device_name(&disk.path())?;
+                let path = Path::new("/dev").join(&name);
+                let number = disk.file_name().to_string_lossy().into_owned();
+                let (model, size) = self.check(&path, &number, need, false).ok()?;
+                let parts = fs::read_dir(disk.path()).into_iter().flatten().flatten();
+                let mut parts: Vec<String> = parts
+                    .map(|part| part.file_name().to_string_lossy().into_owned())
+                    .filter(|part| part.starts_with(&name))
+                    .collect();
+                parts.sort();
+                let parts = match parts.as_slice() {
+                    [] => "no partitions".to_owned(),
+                    parts => parts.join(" "),
+                };
+                Some(format!("{} with {parts}", described(&path, &model, size)))
+            })
+            .collect();
+        found.sort();
+        found
+    }
+
     /// The model and the size of a disk that may be written to.
     fn check(
         &self,
@@ -255,11 +296,7 @@ impl PseudoFileSystems {
         });
         let swaps = fs::read_to_string(self.proc.join("swaps")).unwrap_or_default();
         let swap = parts.iter().find_map(|(directory, _)| {
-            let event = fs::read_to_string(directory.join("uevent")).ok()?;
-            let name = event
-                .lines()
-                .find_map(|line| line.strip_prefix("DEVNAME="))?;
-            let device = format!("/dev/{name}");
+            let device = format!("/dev/{}", device_name(directory)?);
             swaps
                 .lines()
                 .any(|line| line.split_whitespace().next() == Some(&device))
@@ -274,6 +311,15 @@ impl PseudoFileSystems {
         });
         mounted.or(swap).or(holder)
     }
+}
+
+/// The name in /dev of a device with a directory in /sys.
+fn device_name(directory: &Path) -> Option<String> {
+    let event = fs::read_to_string(directory.join("uevent")).ok()?;
+    let name = event
+        .lines()
+        .find_map(|line| line.strip_prefix("DEVNAME="))?;
+    Some(name.to_owned())
 }
 
 #[cfg(test)]

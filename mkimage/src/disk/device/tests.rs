@@ -56,6 +56,26 @@ fn a_stick_is_found_with_its_model_and_size() {
 }
 
 #[test]
+fn candidates_are_the_sticks_that_nobody_uses() {
+    let stick = FakeStick::new();
+    let kernel = || PseudoFileSystems {
+        sys: stick.dir.path().join("sys"),
+        proc: stick.dir.path().join("proc"),
+    };
+    stick.put("sys/dev/block/8:0/size", "2097152\n");
+    stick.put("sys/dev/block/8:0/removable", "0\n");
+    stick.put("sys/dev/block/8:0/uevent", "DEVNAME=sda\n");
+    let found = kernel().candidates(1 << 26);
+    assert_eq!(found, ["/dev/sdb (Nice Stick 1000, 1.0 GB) with sdb1"]);
+    assert!(kernel().candidates(1 << 40).is_empty());
+    stick.put(
+        "proc/self/mountinfo",
+        "22 1 8:17 / /media/x rw - ext4 /dev/sdb1 rw\n",
+    );
+    assert!(kernel().candidates(1 << 26).is_empty());
+}
+
+#[test]
 fn nothing_in_use_is_taken() {
     let uses = [
         (
