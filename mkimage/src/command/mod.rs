@@ -9,6 +9,7 @@ mod keys;
 mod netboot;
 mod prepare;
 mod programs;
+mod qemu;
 mod usb;
 
 use std::fs;
@@ -52,6 +53,7 @@ enum Commands {
     Usb(usb::UsbArgs),
     Netboot(netboot::NetbootArgs),
     Bundle(bundle::BundleArgs),
+    Qemu(qemu::QemuArgs),
     Inspect(inspect::InspectArgs),
 }
 
@@ -93,6 +95,7 @@ pub fn main() -> ExitCode {
         Commands::Usb(options) => options.run(progress),
         Commands::Netboot(options) => options.run(progress),
         Commands::Bundle(options) => options.run(progress),
+        Commands::Qemu(options) => options.run(progress),
         Commands::Inspect(options) => options.run(),
     };
     match done {
