@@ -93,6 +93,9 @@ impl Plan {
     }
 
     fn add(&mut self, product: Product, place: &Place<'_>) -> io::Result<()> {
+        if self.steps.iter().any(|step| step.product == product) {
+            return Ok(());
+        }
         let times = times(place.directory, product)?;
         let missing = times.iter().find(|(_, time)| time.is_none());
         if let Some((name, _)) = missing {

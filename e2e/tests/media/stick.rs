@@ -1,7 +1,7 @@
 //! The stick's image under both kinds of firmware, and the download.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::client::{Client, Home};
@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_stick_boots_under_a_bios_with_its_prompt", bios),
     ("a_stick_boots_under_uefi", uefi),
     ("a_stick_is_told_by_inspect", inspect),
+    ("a_stick_is_made_from_nothing_by_one_command", from_nothing),
     ("the_download_works_with_nothing_but_qemu", download),
 ];
 
@@ -59,6 +60,44 @@ fn uefi() -> Result<()> {
     runs_date(&vm)?;
     let home = Home::new()?;
     is_shown(&vm, &Client::new(vm.port(), &home), GOP)
+}
+
+/// In an empty directory, of programs that are beside mkimage and Debian's kernel; nobody is there to ask for a passphrase.
+fn from_nothing() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let output = Command::new(out().join("mkimage"))
+        .args(["usb", "--kernel-from", "package"])
+        .stdin(Stdio::null())
+        .current_dir(&directory)
+        .output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{stderr}");
+    for step in ["keys", "programs", "initramfs", "kernel"] {
+        ensure!(
+            stderr.contains(&format!(": mkimage {step} -o .")),
+            "{step}: {stderr}"
+        );
+    }
+    let vm = boot(&[
+        "-nographic",
+        "-hda",
+        &directory.path().join("usbstick").display().to_string(),
+    ])?;
+    date_of(&vm, directory.path())
+}
+
+/// What a user types who has only this directory.
+fn date_of(vm: &Vm, directory: &Path) -> Result<()> {
+    let output = Command::new("./cpu")
+        .args(["-key", "cpu_rsa", "-sp", &vm.port().to_string()])
+        .args(["localhost", "date", "+%s"])
+        .env("PWD", directory)
+        .current_dir(directory)
+        .output()?;
+    ensure!(output.status.success(), "{output:?}");
+    let seconds: i64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    ensure!(seconds > 1_700_000_000, "{seconds}");
+    Ok(())
 }
 
 fn inspect() -> Result<()> {
@@ -120,15 +159,5 @@ fn download() -> Result<()> {
         .env_remove("DISPLAY")
         .env_remove("WAYLAND_DISPLAY")
         .current_dir(&here);
-    let vm = Vm::start(script)?;
-    let output = Command::new("./cpu")
-        .args(["-key", "cpu_rsa", "-sp", &vm.port().to_string()])
-        .args(["localhost", "date", "+%s"])
-        .env("PWD", &here)
-        .current_dir(&here)
-        .output()?;
-    ensure!(output.status.success(), "{output:?}");
-    let seconds: i64 = String::from_utf8(output.stdout)?.trim().parse()?;
-    ensure!(seconds > 1_700_000_000, "{seconds}");
-    Ok(())
+    date_of(&Vm::start(script)?, &here)
 }

@@ -177,12 +177,18 @@ impl InputArgs {
         common: &CommonOptions,
         progress: Progress,
     ) -> Result<bool> {
-        // Who names a kernel knows what is in it.
-        let product = match &self.kernel {
-            Some(_) => Product::Programs,
-            None => Product::Kernel,
-        };
-        prepare.run(product, common, progress)
+        let mut needed = Vec::new();
+        // Who names a kernel knows which keys are in it.
+        if self.kernel.is_none() && self.key.is_none() {
+            needed.push(Product::Keys);
+        }
+        if self.cpu.is_none() {
+            needed.push(Product::Programs);
+        }
+        if self.kernel.is_none() {
+            needed.push(Product::Kernel);
+        }
+        prepare.run(&needed, common, progress)
     }
 
     /// Read all of it.

@@ -61,7 +61,7 @@ impl NetbootArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
-        if self.kernel.is_none() && !self.prepare.run(Product::Kernel, common, progress)? {
+        if self.kernel.is_none() && !self.prepare.run(&[Product::Kernel], common, progress)? {
             return Ok(());
         }
         let _lock = common.lock(progress)?;

@@ -23,15 +23,15 @@ pub(crate) struct PrepareArgs {
 }
 
 impl PrepareArgs {
-    /// Make what is missing before `product` can be used. False if nothing is to be done after that.
+    /// Make what is missing before these can be used. False if nothing is to be done after that.
     pub(crate) fn run(
         &self,
-        product: Product,
+        products: &[Product],
         common: &CommonOptions,
         progress: Progress,
     ) -> Result<bool> {
         let kernel_from = self.kernel_from.to_string();
-        let plan = Plan::of(&[product], &place(common, &kernel_from))
+        let plan = Plan::of(products, &place(common, &kernel_from))
             .with_context(|| format!("cannot look for what is in {}", common.output.display()))?;
         if !self.dry_run {
             run(&plan, progress)?;

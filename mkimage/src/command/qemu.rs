@@ -51,7 +51,7 @@ impl QemuArgs {
             },
         };
         tools::require(&[program])?;
-        if !self.prepare.run(Product::Kernel, common, progress)? {
+        if !self.prepare.run(&[Product::Kernel], common, progress)? {
             return Ok(());
         }
         let kernel = common.path("cpukernel");

@@ -119,7 +119,20 @@ impl UsbArgs {
         if let Some(device) = device {
             device.write(&written, progress)?;
             progress.say(format!("{device}: written and compared"));
+        } else {
+            let image = common.path("usbstick");
+            progress.say(format!(
+                "Next: dd if={} of=/dev/sdX bs=1M conv=fsync",
+                image.display()
+            ));
         }
+        let key = common
+            .given_or(self.inputs.key.as_ref(), "cpu_rsa.pub")
+            .with_extension("");
+        progress.say(format!(
+            "The machine shows its address when it serves: cpu -key {} ADDRESS date",
+            key.display()
+        ));
         Ok(())
     }
 
