@@ -22,4 +22,5 @@ mod program;
 mod progress;
 mod publish;
 mod read;
+mod rom;
 mod tools;

@@ -119,6 +119,17 @@ pub(crate) fn unpack_first(bytes: &[u8], max: u64) -> Result<Option<Unpacked>, E
     }))
 }
 
+/// Unpack an `.lzma` file whatever its properties, to `limit` bytes or less; more may follow it.
+pub(crate) fn lzma_alone(bytes: &[u8], limit: u64) -> Result<Vec<u8>, Error> {
+    let mut rest = bytes;
+    let unpacked = some("lzma", &mut rest, limit)?;
+    if unpacked.len() as u64 > limit {
+        let packed = bytes.len() as u64;
+        return Err(Error::Bomb { packed, limit });
+    }
+    Ok(unpacked)
+}
+
 /// How the data begins that is compressed at the beginning of `bytes`: some `length` bytes of it, or none.
 pub(crate) fn start(mut bytes: &[u8], length: u64) -> Vec<u8> {
     let by = name(bytes);

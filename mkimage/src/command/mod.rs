@@ -1,6 +1,7 @@
 //! The command line. Each command is a file with its options, as clap parses them, and what it does.
 
 mod bundle;
+mod flash;
 mod initramfs;
 mod inspect;
 mod kernel;
@@ -53,6 +54,7 @@ enum Commands {
     Usb(usb::UsbArgs),
     Netboot(netboot::NetbootArgs),
     Bundle(bundle::BundleArgs),
+    Flash(flash::FlashArgs),
     Qemu(qemu::QemuArgs),
     Inspect(inspect::InspectArgs),
 }
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
         Commands::Usb(options) => options.run(progress),
         Commands::Netboot(options) => options.run(progress),
         Commands::Bundle(options) => options.run(progress),
+        Commands::Flash(options) => options.run(progress),
         Commands::Qemu(options) => options.run(progress),
         Commands::Inspect(options) => options.run(),
     };

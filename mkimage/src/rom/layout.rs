@@ -1,0 +1,296 @@
+//! Puts changed files back into their volume. No other file moves: what runs in place was linked for its address, and
+//! what is found by its address stays where it is. Removed files leave gaps, which pads fill.
+
+use super::volume::FirmwareVolume;
+use super::volume::file::FirmwareFile;
+
+/// A volume has no room for a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NoRoom {
+    /// Bytes that it has too many for the largest gap.
+    pub(super) missing: usize,
+}
+
+/// Bytes of the smallest pad.
+const SMALLEST: usize = 24;
+/// The most bytes of a pad whose size has 24 bits, as a multiple of eight.
+const LARGEST: usize = 0xff_fff8;
+
+/// Bytes between files that are in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Gap {
+    begin: usize,
+    end: usize,
+    /// Behind the last file: it needs no pad.
+    is_last: bool,
+}
+
+impl Gap {
+    /// Whether a pad can fill the bytes between two offsets.
+    fn can_be_padded(length: usize) -> bool {
+        length == 0 || length >= SMALLEST
+    }
+
+    /// Where a file can begin in it, with its content aligned and gaps around it that pads can fill.
+    fn room_for(self, file: &FirmwareFile) -> Option<usize> {
+        let header = file.header_length();
+        let alignment = file.alignment().max(8);
+        let mut content = (self.begin + header).next_multiple_of(alignment);
+        while !Self::can_be_padded(content - header - self.begin) {
+            content += alignment;
+        }
+        let begin = content - header;
+        self.ends_well(begin, file).then_some(begin)
+    }
+
+    /// Whether a file that begins there leaves a gap that a pad can fill.
+    fn ends_well(self, begin: usize, file: &FirmwareFile) -> bool {
+        let end = begin + file.length();
+        if self.is_last {
+            return end <= self.end;
+        }
+        let rest = self.end.checked_sub(end.next_multiple_of(8));
+        rest.is_some_and(Self::can_be_padded)
+    }
+}
+
+/// The gaps of a volume whose files in use are these, in order.
+fn gaps(volume: &FirmwareVolume, files: &[FirmwareFile]) -> Vec<Gap> {
+    let mut gaps = Vec::new();
+    let mut begin = volume.first();
+    for file in files {
+        if begin < file.offset {
+            gaps.push(Gap {
+                begin,
+                end: file.offset,
+                is_last: false,
+            });
+        }
+        begin = (file.offset + file.length()).next_multiple_of(8);
+    }
+    if begin < volume.length() {
+        gaps.push(Gap {
+            begin,
+            end: volume.length(),
+            is_last: true,
+        });
+    }
+    gaps
+}
+
+/// Put files into a volume that they were taken from: where they were if they fit there, else into the first gap.
+pub(super) fn arrange(
+    volume: &mut FirmwareVolume,
+    changed: Vec<FirmwareFile>,
+) -> Result<(), NoRoom> {
+    let erased = volume.erased;
+    let all = std::mem::take(&mut volume.files);
+    let (old_pads, mut used): (Vec<_>, Vec<_>) =
+        all.into_iter().partition(|file| file.is_gap(erased));
+    for mut file in changed {
+        let gaps = gaps(volume, &used);
+        let length = file.length();
+        let at_home = gaps.iter().any(|gap| {
+            (gap.begin..gap.end).contains(&file.offset)
+                && Gap::can_be_padded(file.offset - gap.begin)
+                && gap.ends_well(file.offset, &file)
+        });
+        if !at_home {
+            let place = gaps.iter().find_map(|gap| gap.room_for(&file));
+            let largest = gaps.iter().map(|gap| gap.end - gap.begin).max();
+            file.offset = match place {
+                Some(place) if !file.is_fixed() && length <= volume.largest_file() => place,
+                _ => {
+                    // By alignment more may be missing than by size.
+                    let missing = length.saturating_sub(largest.unwrap_or(0));
+                    return Err(NoRoom {
+                        missing: missing.max(8),
+                    });
+                }
+            };
+        }
+        let index = used.partition_point(|other| other.offset < file.offset);
+        used.insert(index, file);
+    }
+    for gap in gaps(volume, &used).into_iter().rev() {
+        if gap.is_last {
+            continue;
+        }
+        let index = used.partition_point(|other| other.offset < gap.begin);
+        let is_same =
+            |pad: &&FirmwareFile| pad.offset == gap.begin && pad.length() == gap.end - gap.begin;
+        let pads = match old_pads.iter().find(is_same) {
+            Some(pad) => vec![pad.clone()],
+            None => fill(gap, erased),
+        };
+        used.splice(index..index, pads);
+    }
+    volume.files = used;
+    Ok(())
+}
+
+/// Pads that fill a gap.
+fn fill(gap: Gap, erased: u8) -> Vec<FirmwareFile> {
+    let mut pads = Vec::new();
+    let mut at = gap.begin;
+    while at < gap.end {
+        let rest = gap.end - at;
+        // What is left must be fillable too.
+        let length = if rest <= LARGEST {
+            rest
+        } else {
+            (rest - SMALLEST).min(LARGEST)
+        };
+        pads.push(FirmwareFile::pad(at, length, erased));
+        at += length;
+    }
+    pads
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::volume::file::PAD;
+    use super::super::volume::file::testing::{file, with_attributes};
+    use super::super::volume::section::testing::{leaf, sections};
+    use super::super::volume::testing::volume;
+    use super::*;
+
+    /// A file of so many bytes, header included.
+    fn sized(name: u8, length: usize) -> FirmwareFile {
+        file(
+            name,
+            7,
+            sections(vec![leaf(0x19, &vec![name; length - 28])]),
+        )
+    }
+
+    /// The file at another offset.
+    fn moved(offset: usize, mut file: FirmwareFile) -> FirmwareFile {
+        file.offset = offset;
+        file
+    }
+
+    fn offsets(volume: &FirmwareVolume) -> Vec<(usize, u8, usize)> {
+        let files = volume.files.iter();
+        files
+            .map(|file| (file.offset, file.name.as_bytes()[0], file.length()))
+            .collect()
+    }
+
+    /// Whether reading what is written gives the same.
+    fn reads_back(volume: &FirmwareVolume) {
+        let mut bytes = Vec::new();
+        volume.write(&mut bytes);
+        let mut reader = super::super::reader::Reader::new(bytes.len());
+        let again = FirmwareVolume::parse_faithfully(&bytes, 0, &mut reader).unwrap();
+        assert_eq!(offsets(&again), offsets(volume));
+    }
+
+    fn three() -> FirmwareVolume {
+        volume(4096, vec![sized(1, 100), sized(2, 200), sized(3, 100)])
+    }
+
+    #[test]
+    fn a_removed_file_becomes_a_pad_and_nothing_moves() {
+        let mut volume = three();
+        volume.files.remove(1);
+        arrange(&mut volume, Vec::new()).unwrap();
+        assert_eq!(
+            offsets(&volume),
+            [(72, 1, 100), (176, 0xff, 200), (376, 3, 100)]
+        );
+        assert_eq!(volume.files[1].kind, PAD);
+        reads_back(&volume);
+    }
+
+    #[test]
+    fn a_file_that_shrinks_stays_and_one_that_grows_goes_where_room_is() {
+        let mut shrunk = three();
+        let old = shrunk.files.remove(1);
+        let new = moved(old.offset, sized(2, 150));
+        arrange(&mut shrunk, vec![new]).unwrap();
+        assert_eq!(
+            offsets(&shrunk),
+            [(72, 1, 100), (176, 2, 150), (328, 0xff, 48), (376, 3, 100)]
+        );
+        reads_back(&shrunk);
+
+        let mut grown = three();
+        grown.files.remove(1);
+        let new = moved(176, sized(2, 201));
+        arrange(&mut grown, vec![new]).unwrap();
+        assert_eq!(
+            offsets(&grown),
+            [(72, 1, 100), (176, 0xff, 200), (376, 3, 100), (480, 2, 201)]
+        );
+        reads_back(&grown);
+    }
+
+    #[test]
+    fn a_gap_that_no_pad_fills_is_avoided() {
+        let mut volume = three();
+        volume.files.remove(1);
+        // 8 bytes would be left.
+        let new = moved(176, sized(2, 192));
+        arrange(&mut volume, vec![new]).unwrap();
+        assert_eq!(volume.files.last().unwrap().offset, 480);
+        reads_back(&volume);
+    }
+
+    #[test]
+    fn content_is_aligned_in_its_volume() {
+        for (attributes, alignment) in [(0x08, 16), (0x10, 128), (0x18, 512), (0x20, 1024)] {
+            let mut volume = three();
+            volume.files.remove(1);
+            let new = moved(176, with_attributes(sized(2, 300), attributes));
+            arrange(&mut volume, vec![new]).unwrap();
+            let file = volume.files.last().unwrap();
+            assert_eq!((file.offset + 24) % alignment, 0);
+            assert_eq!(file.alignment(), alignment);
+            reads_back(&volume);
+        }
+        let alignment = |attributes| with_attributes(sized(1, 50), attributes).alignment();
+        assert_eq!(
+            [0x28, 0x30, 0x38, 0x02, 0x3a].map(alignment),
+            [4 << 10, 32 << 10, 64 << 10, 128 << 10, 16 << 20]
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_says_what_is_missing() {
+        let free = 4096 - 480;
+        for (length, expected) in [
+            (free, Ok(())),
+            (free + 1, Err(NoRoom { missing: 8 })),
+            (free + 1000, Err(NoRoom { missing: 1000 })),
+        ] {
+            let mut volume = three();
+            volume.files.remove(1);
+            let new = moved(176, sized(2, length));
+            assert_eq!(arrange(&mut volume, vec![new]), expected, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_fixed_file_never_moves() {
+        let mut volume = three();
+        volume.files.remove(1);
+        let new = moved(176, with_attributes(sized(2, 300), 0x04));
+        assert!(arrange(&mut volume, vec![new]).is_err());
+    }
+
+    #[test]
+    fn gaps_larger_than_a_pad_take_several() {
+        let gap = Gap {
+            begin: 72,
+            end: 72 + LARGEST + 8,
+            is_last: false,
+        };
+        let pads = fill(gap, 0xff);
+        assert_eq!(
+            pads.iter().map(FirmwareFile::length).collect::<Vec<_>>(),
+            [LARGEST - 16, 24]
+        );
+        assert_eq!(pads[1].offset, 72 + LARGEST - 16);
+    }
+}

@@ -1,0 +1,93 @@
+//! The programs in files: PE32 sections, and the machines that they run on.
+
+use super::error::Error;
+use super::volume::file::FirmwareFile;
+use super::volume::section::{Content, PE32, Sections};
+
+/// Put a program in place of the one in a file.
+pub(super) fn replace(file: &mut FirmwareFile, program: &[u8]) -> Result<(), Error> {
+    fn inside(sections: &mut Sections, program: &[u8]) -> Result<bool, Error> {
+        for section in &mut sections.list {
+            let is_done = match &mut section.content {
+                Content::Bytes(bytes) if section.kind == PE32 => {
+                    *bytes = program.to_vec();
+                    true
+                }
+                Content::Sections(sections) => inside(sections, program)?,
+                Content::Packed(packed) => {
+                    let is_done = inside(&mut packed.sections, program)?;
+                    if is_done {
+                        packed.pack()?;
+                    }
+                    is_done
+                }
+                _ => false,
+            };
+            if is_done {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+    let is_done = match &mut file.sections {
+        Some(sections) => inside(sections, program)?,
+        None => false,
+    };
+    if is_done {
+        Ok(())
+    } else {
+        Err(Error::NoProgram(file.title()))
+    }
+}
+
+/// The program of a file.
+pub(super) fn of(sections: &Sections) -> Option<&[u8]> {
+    sections
+        .list
+        .iter()
+        .find_map(|section| match &section.content {
+            Content::Bytes(bytes) if section.kind == PE32 => Some(bytes.as_slice()),
+            Content::Sections(sections) => of(sections),
+            Content::Packed(packed) => of(&packed.sections),
+            _ => None,
+        })
+}
+
+/// The firmware starts programs for its own machine only.
+pub(super) fn check_machine(file: &FirmwareFile, new: &[u8]) -> Result<(), Error> {
+    let old = file.sections.as_ref().and_then(of);
+    let old = old.ok_or_else(|| Error::NoProgram(file.title()))?;
+    let new = machine(new).ok_or_else(|| {
+        Error::Machine("the kernel is no EFI program (CONFIG_EFI_STUB)".to_owned())
+    })?;
+    match machine(old) {
+        Some(old) if old == new => Ok(()),
+        old => Err(Error::Machine(format!(
+            "the kernel is a program for {}, and {} in the ROM is one for {}",
+            machine_name(Some(new)),
+            file.title(),
+            machine_name(old)
+        ))),
+    }
+}
+
+/// The machine of a PE file (IMAGE_FILE_MACHINE_*).
+fn machine(program: &[u8]) -> Option<u16> {
+    let at = program.get(0x3c..0x40)?;
+    let at = usize::try_from(u32::from_le_bytes(at.try_into().ok()?)).ok()?;
+    let header = program.get(at..at.checked_add(6)?)?;
+    let is_pe = program.starts_with(b"MZ") && header.starts_with(b"PE\0\0");
+    is_pe.then(|| u16::from_le_bytes([header[4], header[5]]))
+}
+
+fn machine_name(machine: Option<u16>) -> String {
+    match machine {
+        Some(0x8664) => "x86_64".to_owned(),
+        Some(0x014c) => "32-bit x86".to_owned(),
+        Some(0xaa64) => "aarch64".to_owned(),
+        Some(0x01c2 | 0x01c4) => "32-bit ARM".to_owned(),
+        Some(0x5064) => "riscv64".to_owned(),
+        Some(other) => format!("machine {other:#x}"),
+        None => "an unknown machine".to_owned(),
+    }
+}
