@@ -1,7 +1,7 @@
 //! `mkimage flash`.
 
 use std::io::{ErrorKind, Write as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
@@ -61,6 +61,12 @@ impl FlashArgs {
                 written => Ok(written?),
             };
         };
+        let same = |path: &Path| path.canonicalize().ok();
+        ensure!(
+            same(&output).is_none_or(|output| same(&self.rom) != Some(output)),
+            "{} is the ROM itself, which is needed to go back: choose another name with -o",
+            output.display()
+        );
         let kernel = self
             .kernel
             .map(|path| {
@@ -76,7 +82,7 @@ impl FlashArgs {
             remove: self.remove,
             replace: kernel.map(|kernel| (self.replace, kernel)),
         };
-        let task = progress.task("compressing", None);
+        let task = progress.task("editing", None);
         let result =
             rom::apply(&image, &edit).with_context(|| format!("cannot edit the ROM {rom}"))?;
         drop(task);

@@ -77,7 +77,7 @@ fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Erro
             return Err(Error::NotFound(word.clone()));
         }
         for file in found {
-            if !names::is_removable(file.kind) {
+            if !is_removable(file) {
                 return Err(Error::Needed(
                     file.title(),
                     file.name,
@@ -164,6 +164,14 @@ fn is_meant(word: &str, file: &FirmwareFile) -> bool {
     Pattern::new(word).is_ok_and(|pattern| pattern.matches_with(&name, options))
 }
 
+/// Whether the firmware may do without it.
+fn is_removable(file: &FirmwareFile) -> bool {
+    names::is_removable(file.kind)
+        && file
+            .user_interface()
+            .is_none_or(|name| !names::is_needed(&name))
+}
+
 /// The largest files that could be removed too.
 fn removable(rom: &Rom, plan: &Changes<'_>) -> String {
     let mut files = Vec::new();
@@ -171,7 +179,7 @@ fn removable(rom: &Rom, plan: &Changes<'_>) -> String {
         files_of(volume, &mut files);
     }
     files.retain(|file| {
-        names::is_removable(file.kind)
+        is_removable(file)
             && !plan.remove.contains(&file.name)
             && plan.replace.is_none_or(|(guid, _)| guid != file.name)
     });

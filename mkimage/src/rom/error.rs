@@ -58,9 +58,7 @@ pub(crate) enum Error {
     NotFound(String),
     #[error("{0} stands for {1} files: name one by its GUID ({2})")]
     Ambiguous(String, usize, String),
-    #[error(
-        "{0} ({1}) is {2}, which the firmware does not start without: only drivers, applications and data can be removed"
-    )]
+    #[error("{0} ({1}, {2}) cannot be removed: the firmware does not start without it")]
     Needed(String, Uuid, &'static str),
     #[error("{0} contains no program (PE32 section) to replace")]
     NoProgram(String),

@@ -67,6 +67,53 @@ pub(super) fn is_removable(kind: u8) -> bool {
     matches!(kind, 0x02 | 0x07 | 0x09 | 0x0a | 0x0c | 0x0e)
 }
 
+/// Drivers that the firmware does not start without, with the names that edk2 gives them: those of the architectural protocols
+/// (PI specification, volume 2, chapter 12), those that they need, and those of the bus that everything is on.
+const NEEDED: [&str; 33] = [
+    "BdsDxe",
+    "CpuDxe",
+    "ArmCpuDxe",
+    "ArmGicDxe",
+    "CapsuleRuntimeDxe",
+    "Metronome",
+    "MonotonicCounterRuntimeDxe",
+    "PcRtc",
+    "PcatRealTimeClockRuntimeDxe",
+    "RealTimeClock",
+    "ResetSystemRuntimeDxe",
+    "ResetSystemDxe",
+    "RuntimeDxe",
+    "SecurityStubDxe",
+    "LocalApicTimerDxe",
+    "HpetTimerDxe",
+    "8254TimerDxe",
+    "TimerDxe",
+    "ArmTimerDxe",
+    "VariableRuntimeDxe",
+    "VariableSmmRuntimeDxe",
+    "VariableSmm",
+    "FaultTolerantWriteDxe",
+    "FvbServicesRuntimeDxe",
+    "EmuVariableFvbRuntimeDxe",
+    "WatchdogTimer",
+    "PcdDxe",
+    "DevicePathDxe",
+    "CpuIo2Dxe",
+    "PciHostBridgeDxe",
+    "PciBusDxe",
+    // The boot manager waits for it.
+    "HiiDatabase",
+    // OVMF's boot manager calls it without asking whether it is there.
+    "S3SaveStateDxe",
+];
+
+/// Whether the firmware does not start without the file of this name.
+pub(super) fn is_needed(name: &str) -> bool {
+    NEEDED
+        .iter()
+        .any(|needed| needed.eq_ignore_ascii_case(name))
+}
+
 /// Drivers by what they are for, with the names that edk2 gives them.
 const GROUPS: [(&str, &[&str]); 6] = [
     (

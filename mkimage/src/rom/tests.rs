@@ -200,6 +200,7 @@ fn what_the_firmware_needs_is_not_removed() {
     let before = rom();
     for word in [
         "DxeCore",
+        "BdsDxe",
         "SecMain",
         "*",
         "09090909-0909-0909-0909-090909090909",
@@ -358,5 +359,6 @@ fn a_packaged_rom_takes_a_kernel_where_the_shell_was() {
     // The second volume has what the processor starts.
     assert!(edited[0x34_8000..] == image[0x34_8000..]);
     let told = refusal(&image, &kernel(2_900_000));
-    assert!(told.contains("VariableRuntimeDxe"), "{told}");
+    assert!(told.contains("TlsDxe 644670"), "{told}");
+    assert!(!told.contains("VariableRuntimeDxe"), "{told}");
 }

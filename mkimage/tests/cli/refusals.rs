@@ -38,6 +38,26 @@ fn a_cpud_that_could_not_run() {
 }
 
 #[test]
+fn a_rom_that_is_none_or_would_be_overwritten() {
+    let inputs = Inputs::new();
+    inputs.write("rom", &[0xff; 4096]);
+    let rom = inputs.path("rom").display().to_string();
+    let said = refused(&inputs, &["flash", "--rom", &rom, "--remove", "usb"]);
+    says(&said, &["rom", "no ROM of UEFI firmware"]);
+    says(
+        &refused(&inputs, &["flash", "--rom", &rom]),
+        &["nothing to do"],
+    );
+    let over = ["flash", "--rom", &rom, "--remove", "usb", "-o", &rom];
+    let output = mkimage(&over).output().unwrap();
+    assert!(!output.status.success());
+    says(
+        &String::from_utf8_lossy(&output.stderr),
+        &["rom is the ROM itself"],
+    );
+}
+
+#[test]
 fn keys_that_are_none_or_the_wrong_half() {
     let inputs = Inputs::new();
     let private = inputs.path("cpu_rsa").display().to_string();
