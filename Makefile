@@ -18,7 +18,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash flash-demo hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -27,8 +27,8 @@ deps: ## install what all targets need (Debian, Ubuntu), or list what is missing
 
 # For x86_64 only: the configurations of the flash and hardened kernels, and the stick with Debian's kernel.
 ifneq ($(ARCH),x86_64)
-ifneq ($(filter flash hardened stick,$(MAKECMDGOALS)),)
-$(error $(filter flash hardened stick,$(MAKECMDGOALS)): there is none for $(ARCH), only for x86_64)
+ifneq ($(filter flash flash-demo hardened stick,$(MAKECMDGOALS)),)
+$(error $(filter flash flash-demo hardened stick,$(MAKECMDGOALS)): there is none for $(ARCH), only for x86_64)
 endif
 endif
 
@@ -50,6 +50,14 @@ initramfs: keys ## cpud and the keys, as the machine's root file system
 flash: initramfs ## a kernel for flash ROMs, in out/flash (docs/flash.md)
 	@scripts/deps kernel
 	$(MKIMAGE) kernel -o out/flash --initramfs $(OUT)/initramfs.cpio.xz --config common,flash --max-size 2883584
+
+# What the ROM of Debian's package ovmf starts a kernel without.
+FLASH_REMOVE := network,usb,disks,setup,screen,tpm,EbcDxe,*ShellCommand,BootScriptExecutorDxe,Ps2KeyboardDxe,PlatformDxe,$\
+QemuKernelLoaderFsDxe,EnglishDxe,NullMemoryTestDxe,SioBusDxe,AmdSevDxe,VirtioRngDxe
+flash-demo: flash ## boot a machine from nothing but a flash chip with the kernel in it, run commands on it
+	@scripts/deps qemu firmware
+	$(MKIMAGE) flash --rom /usr/share/OVMF/OVMF_CODE_4M.fd --kernel out/flash/cpukernel --remove '$(FLASH_REMOVE)' -o out/flash/rom.img
+	@OUT=$(OUT) ROM=$(CURDIR)/out/flash/rom.img qemu/demo
 
 hardened: initramfs ## a locked-down kernel for machines with everything on USB, in out/hardened
 	@scripts/deps kernel
@@ -154,7 +162,7 @@ TEST_DEPS := build check kernel qemu media distro trees cross-aarch64 distro-aar
 check test test-all: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UNKNOWN_LINUX_GNU_RUNNER = $(CURDIR)/scripts/test-runner
 
 check: ## format, lints, unit and property tests, without root or a virtual machine
-	@scripts/deps build check media
+	@scripts/deps build check media firmware
 	cargo fmt --check
 	scripts/duplicate-types
 	scripts/import-circles

@@ -50,6 +50,34 @@ pub fn boot_stick(directory: &Path, firmware: &[&str], arch: &str) -> Result<Vm>
     Vm::start(script)
 }
 
+/// Put a kernel into a ROM in place of the UEFI Shell, with what Linux does without removed.
+pub fn flash(rom: &Path, kernel: &Path, output: &Path) -> Result<()> {
+    let words: [&OsStr; 7] = [
+        "flash".as_ref(),
+        "--rom".as_ref(),
+        rom.as_os_str(),
+        "--kernel".as_ref(),
+        kernel.as_os_str(),
+        "--remove".as_ref(),
+        REMOVED.as_ref(),
+    ];
+    mkimage(output, &words)
+}
+
+/// What the firmware needs to start a kernel out of its own ROM is left.
+const REMOVED: &str = "network,usb,disks,setup,screen,tpm,EbcDxe,*ShellCommand,BootScriptExecutorDxe,\
+    Ps2KeyboardDxe,PlatformDxe,QemuKernelLoaderFsDxe,EnglishDxe,NullMemoryTestDxe,SioBusDxe,AmdSevDxe,VirtioRngDxe";
+
+/// Boot a machine that has nothing but a flash chip: no disk, no `-kernel`, and a network card that cannot boot.
+pub fn boot_rom(rom: &Path) -> Result<Vm> {
+    let drive = format!("if=pflash,format=raw,readonly=on,file={}", rom.display());
+    let mut script = Command::new("bash");
+    script
+        .arg(root().join("qemu/QEMU"))
+        .args(["-nographic", "-drive", &drive]);
+    Vm::start(script)
+}
+
 /// That a machine runs this machine's programs.
 pub fn runs_date(vm: &Vm) -> Result<()> {
     let home = Home::new()?;

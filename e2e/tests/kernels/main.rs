@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::client::{Client, Home};
-use e2e::image::{OVMF, boot_stick, mkimage, runs_arm, runs_date};
+use e2e::image::{self, OVMF, boot_stick, mkimage, runs_arm, runs_date};
 use e2e::vm::Vm;
 use e2e::{out, root};
 use libtest_mimic::{Arguments, Trial};
@@ -17,6 +17,7 @@ type Test = (&'static str, fn() -> Result<()>);
 
 const TESTS: &[Test] = &[
     ("flash_kernel_boots_under_uefi_and_is_small", flash),
+    ("flash_kernel_boots_from_nothing_but_its_rom", flash_rom),
     (
         "everything_on_usb_and_the_kernel_is_locked_down",
         usb_and_hardened,
@@ -54,6 +55,15 @@ fn flash() -> Result<()> {
     mkimage(directory.path(), &words)?;
     let vm = boot_stick(directory.path(), &["-drive", OVMF], "x86_64")?;
     runs_date(&vm)
+}
+
+fn flash_rom() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let rom = directory.path().join("rom");
+    let kernel = root().join("out/flash/cpukernel");
+    let firmware = Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd");
+    image::flash(firmware, &kernel, &rom).context("no out/flash/cpukernel: make flash")?;
+    runs_date(&image::boot_rom(&rom)?)
 }
 
 /// Network and disk are on USB, and not even root gets below the kernel.

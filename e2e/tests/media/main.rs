@@ -2,6 +2,7 @@
 //! Two tests run at a time, since most of a boot is waiting for firmware and DHCP.
 
 mod distributions;
+mod flash;
 mod network;
 mod screen;
 mod small;
@@ -24,6 +25,7 @@ fn main() {
         stick::TESTS,
         screen::TESTS,
         small::TESTS,
+        flash::TESTS,
         network::TESTS,
         distributions::TESTS,
     ]
