@@ -173,6 +173,40 @@ fn a_kernel_takes_the_place_of_the_shell_and_only_its_volume_changes() {
 }
 
 #[test]
+fn a_result_with_any_other_change_is_not_given_away() {
+    let before = rom();
+    let after = apply(&before, &remove(&["usb"])).unwrap();
+    let changes = |names: &[u8], replace| Changes {
+        within: 0..before.len(),
+        remove: names
+            .iter()
+            .map(|name| Uuid::from_bytes([*name; 16]))
+            .collect(),
+        replace,
+    };
+    let check = |after: &[u8], changes| verify::result(&before, after, &changes);
+    check(&after, changes(&[4], None)).unwrap();
+    check(&before, changes(&[], None)).unwrap();
+    // Too little and too much is removed.
+    assert!(check(&before, changes(&[4], None)).is_err());
+    assert!(check(&after, changes(&[], None)).is_err());
+    let more = apply(&before, &remove(&["usb", "network"])).unwrap();
+    assert!(check(&more, changes(&[4], None)).is_err());
+    for offset in [0x10, 0x4fff, 0x5010, 0x5900, after.len() - 1] {
+        let mut damaged = after.clone();
+        damaged[offset] ^= 1;
+        assert!(check(&damaged, changes(&[4], None)).is_err(), "{offset:#x}");
+    }
+    assert!(check(&after[..after.len() - 1], changes(&[4], None)).is_err());
+    // Another kernel than the one that was given.
+    let [one, other] = [3000, 3001].map(|length| pe(0x8664, length));
+    let shell = Uuid::from_bytes([3; 16]);
+    let after = apply(&before, &kernel(3000)).unwrap();
+    check(&after, changes(&[], Some((shell, &one)))).unwrap();
+    assert!(check(&after, changes(&[], Some((shell, &other)))).is_err());
+}
+
+#[test]
 fn files_are_named_by_guid_name_and_pattern() {
     let before = rom();
     let text = |edit: &Edit| {
