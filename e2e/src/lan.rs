@@ -23,13 +23,16 @@ pub enum Card {
     Plain,
     /// Nothing; and what comes to it is tagged with VLAN 0 and a priority (IEEE 802.1Q, 6.7), as by some switches.
     Tagged,
+    /// Nothing; and the network is the VLAN with this number.
+    Vlan(u16),
 }
 
-/// Takes frames between a TAP device and QEMU's UDP socket, and tags those to QEMU. Python, since the
-/// device is had by an ioctl(2) (tuntap.rst of the kernel).
+/// Takes frames between a TAP device and QEMU's UDP socket, and tags those to QEMU; with the number of a VLAN it takes only
+/// frames from QEMU that are tagged so. Python, since the device is had by an ioctl(2) (tuntap.rst of the kernel).
 const TAGGER: &str = "
 import fcntl, os, select, socket, struct, sys
-tap, mine, other = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+tap, mine, other, vlan = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+tag = struct.pack('>HH', 0x8100, vlan or 0xa000)
 device = os.open('/dev/net/tun', os.O_RDWR)
 fcntl.ioctl(device, 0x400454ca, struct.pack('16sH22x', tap.encode(), 0x1002))  # TUNSETIFF: IFF_TAP | IFF_NO_PI
 wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,10 +40,14 @@ wire.bind(('127.0.0.1', mine))
 while True:
     for ready in select.select([device, wire], [], [])[0]:
         if ready is wire:
-            os.write(device, wire.recv(65536))
+            frame = wire.recv(65536)
+            if not vlan:
+                os.write(device, frame)
+            elif frame[12:16] == tag:
+                os.write(device, frame[:12] + frame[16:])
         else:
             frame = os.read(device, 65536)
-            wire.sendto(frame[:12] + b'\\x81\\0\\xa0\\0' + frame[12:], ('127.0.0.1', other))
+            wire.sendto(frame[:12] + tag + frame[12:], ('127.0.0.1', other))
 ";
 
 /// The network, with its server at 192.168.77.1.
@@ -117,7 +124,8 @@ impl Lan {
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
             .args(["-m", "512M", "-no-reboot", "-nographic", "-netdev"])
             .arg(match card {
-                Card::Tagged => self.tag(&tap)?,
+                Card::Tagged => self.tag(&tap, 0)?,
+                Card::Vlan(number) => self.tag(&tap, number)?,
                 _ => format!("tap,id=net0,ifname={tap},script=no,downscript=no"),
             })
             .arg("-device")
@@ -126,7 +134,7 @@ impl Lan {
                 number + 1,
                 match card {
                     Card::Ipxe => "",
-                    Card::Plain | Card::Tagged => ",romfile=",
+                    Card::Plain | Card::Tagged | Card::Vlan(_) => ",romfile=",
                 }
             ))
             .args(arguments);
@@ -137,11 +145,11 @@ impl Lan {
     }
 
     /// Run the tagger on a TAP device; what QEMU is to be told.
-    fn tag(&mut self, tap: &str) -> Result<String> {
+    fn tag(&mut self, tap: &str, vlan: u16) -> Result<String> {
         // Nobody else is in this network namespace.
         let (mine, other) = ("7001", "7002");
         let mut command = self.command("python3");
-        command.args(["-c", TAGGER, tap, mine, other]);
+        command.args(["-c", TAGGER, tap, mine, other, &vlan.to_string()]);
         self.children
             .push(command.spawn().context("cannot run python3")?);
         Ok(format!(

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_network_that_tags_frames_with_priorities_serves_a_machine",
         tagged,
     ),
+    ("a_machine_serves_on_a_vlan", vlan),
 ];
 
 fn serving(lan: &mut Lan) -> Result<tempfile::TempDir> {
@@ -95,6 +96,29 @@ fn tagged() -> Result<()> {
     let kernel = out().join("cpukernel").display().to_string();
     let vm = lan.boot(Card::Tagged, &["-kernel", &kernel])?;
     answers(&lan, &vm)
+}
+
+/// The cable has nothing but the VLAN.
+fn vlan() -> Result<()> {
+    let mut lan = Lan::new()?;
+    let _directory = serving(&mut lan)?;
+    let kernel = out().join("cpukernel").display().to_string();
+    let append = "vlan=eth0.5:eth0 vlan=eth0.x:eth0 ip=eth0.5:dhcp";
+    let vm = lan.boot(Card::Vlan(5), &["-kernel", &kernel, "-append", append])?;
+    let console = vm.console();
+    let refused = "vlan=eth0.x:eth0 on the kernel's command line is ignored: ";
+    ensure!(console.contains(refused), "{console}");
+    let line = vm.announcement().context("nothing was announced")?;
+    let address = line
+        .split_once("eth0.5 ")
+        .and_then(|(_, rest)| rest.split(' ').next());
+    let address = address.with_context(|| line.clone())?;
+    let output = cpu(&lan, &[address, "uname", "-n"]).output()?;
+    ensure!(
+        output.status.success() && output.stdout == b"cpu\n",
+        "{output:?}"
+    );
+    Ok(())
 }
 
 /// As docs/fleet.md has it.
