@@ -60,6 +60,20 @@ pub fn wait_until<T>(
 }
 
 /// Waits until what counts up has begun, and has then stood still for a second.
+/// Whether a process of this computer has this in its arguments.
+pub fn is_running(mark: &str) -> Result<bool> {
+    for entry in std::fs::read_dir("/proc")? {
+        // It may just have ended.
+        let line = std::fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        // Not a shell, whose script has the mark too.
+        let mut arguments = line.split(|byte| *byte == 0);
+        if arguments.any(|argument| argument == mark.as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 pub fn stands_still(count: &AtomicUsize) {
     let (mut before, mut quiet) = (0, 0);
     while quiet < 20 {

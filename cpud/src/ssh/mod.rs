@@ -18,6 +18,7 @@ mod notice;
 mod penalties;
 mod refusals;
 mod server;
+mod sessions;
 mod source;
 mod strict_modes;
 mod uroot;

@@ -92,6 +92,7 @@ impl ConnectionHandler {
             session.handle(),
             listed,
             audit,
+            &self.sessions,
         );
         match started {
             Ok(running) => {
