@@ -62,6 +62,11 @@ impl Who {
         say(&self.whole);
     }
 
+    /// Something else that has to do with him.
+    pub(super) fn say(&self, line: &str) {
+        say(format_args!("{}: {line}", self.short));
+    }
+
     /// A session begins that runs these words.
     pub(super) fn start(&self, argv: &[Vec<u8>]) -> SessionAudit {
         let command = argv.first().map_or_else(

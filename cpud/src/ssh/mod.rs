@@ -7,6 +7,7 @@ mod announce;
 mod audit;
 mod auth;
 mod channel;
+mod clock;
 mod connection;
 mod exec;
 mod fd;
