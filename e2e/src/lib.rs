@@ -12,6 +12,7 @@ pub mod monitor;
 pub mod ordinary;
 pub mod port;
 pub mod screen;
+pub mod soak;
 pub mod terminal;
 pub mod tree;
 pub mod u_root;
@@ -59,7 +60,6 @@ pub fn wait_until<T>(
     }
 }
 
-/// Waits until what counts up has begun, and has then stood still for a second.
 /// Whether a process of this computer has this in its arguments.
 pub fn is_running(mark: &str) -> Result<bool> {
     for entry in std::fs::read_dir("/proc")? {
@@ -74,6 +74,7 @@ pub fn is_running(mark: &str) -> Result<bool> {
     Ok(false)
 }
 
+/// Waits until what counts up has begun, and has then stood still for a second.
 pub fn stands_still(count: &AtomicUsize) {
     let (mut before, mut quiet) = (0, 0);
     while quiet < 20 {
