@@ -1,6 +1,7 @@
 //! A test's own network: a network namespace with a bridge, to which machines are connected and on which dnsmasq answers.
 //! Needs root. Everything is removed when the value is dropped.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -83,7 +84,7 @@ impl Lan {
     }
 
     /// A program on this network.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
@@ -110,7 +111,7 @@ impl Lan {
 
     /// Boot a machine that is plugged in; `arguments` are QEMU's. Wait until it serves. A card with iPXE
     /// in it boots by that, one without by what the firmware has.
-    pub fn boot(&mut self, card: Card, arguments: &[&str]) -> Result<Vm> {
+    pub fn boot(&mut self, card: Card, arguments: &[impl AsRef<OsStr>]) -> Result<Vm> {
         let number = self.machines.fetch_add(1, Ordering::Relaxed);
         let tap = format!("tap{number}");
         for words in [

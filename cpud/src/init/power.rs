@@ -1,5 +1,6 @@
-//! How the machine ends: on the signals of busybox's, sysvinit's and systemd's init, and on requests for runlevel 0 or 6,
-//! all processes get SIGTERM, and SIGKILL a little later; then sync(2) and reboot(2).
+//! How the machine ends: on the signals of busybox's, sysvinit's and systemd's init, and on requests for runlevel 0 or 6, cpud's
+//! own processes get SIGTERM, on which sessions end their commands; then the others get it, and SIGKILL a little later; then
+//! sync(2) and reboot(2).
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -14,9 +15,9 @@ use super::events::{Event, Events};
 
 /// The time between the request and SIGTERM, in which the command that has made it ends, and its client gets its status.
 const NOTICE: Duration = Duration::from_secs(1);
-/// The time between SIGTERM and SIGKILL: one second more than sessions give their commands.
+/// The time that cpud's own processes have to end: one second more than sessions give their commands.
 const GRACE: Duration = Duration::from_secs(3);
-/// The time to wait after SIGKILL. Only processes that hang in the kernel take longer, perhaps for ever.
+/// The time to wait after each signal to the others. Only processes that hang in the kernel outlive the second, perhaps for ever.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 
 /// What an event asks init for.
@@ -87,17 +88,23 @@ pub(super) fn kill_all(children: &mut Children, events: &Events, is_pid_1: bool)
     if is_pid_1 {
         wait_for_end(children, events, NOTICE);
     }
-    for (signal, wait) in [(Signal::SIGTERM, GRACE), (Signal::SIGKILL, KILL_GRACE)] {
-        if is_pid_1 {
+    // Connections and sessions are in the server's group. Commands are not: their sessions send them SIGHUP.
+    let end_children = |children: &mut Children, signal, wait| {
+        for leader in children.alive() {
+            let _ = killpg(leader, signal);
+        }
+        wait_for_end(children, events, wait);
+    };
+    end_children(children, Signal::SIGTERM, GRACE);
+    if is_pid_1 {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             // Fails only if there is no other process.
             let _ = kill(Pid::from_raw(-1), signal);
             let _ = kill(Pid::from_raw(-1), Signal::SIGCONT);
-        } else {
-            for leader in children.alive() {
-                let _ = killpg(leader, signal);
-            }
+            wait_for_end(children, events, KILL_GRACE);
         }
-        wait_for_end(children, events, wait);
+    } else {
+        end_children(children, Signal::SIGKILL, KILL_GRACE);
     }
     children.ending = false;
 }

@@ -184,8 +184,11 @@ impl Drop for Cgroup {
 fn own_directory() -> Option<PathBuf> {
     let is_v2 = statfs(ROOT).is_ok_and(|fs| fs.filesystem_type() == CGROUP2_SUPER_MAGIC);
     let groups = is_v2.then(|| fs::read_to_string("/proc/self/cgroup").ok())??;
-    let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    Some(Path::new(ROOT).join(path))
+    let path = groups.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(PathBuf::from(format!(
+        "{ROOT}{}",
+        path.trim_end_matches('/')
+    )))
 }
 
 fn directory(path: &Path) -> Option<OwnedFd> {

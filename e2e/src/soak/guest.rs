@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Table, timed};
+use super::{Table, random_below, timed};
 use crate::client::{Client, Home};
 use crate::vm::Vm;
-use crate::{out, root};
+use crate::{out, root, wait_until};
 
 /// Of a login on an emulated machine that does nothing else; the promise for hardware is a tenth of this.
 pub const LOGIN: Duration = Duration::from_secs(100);
@@ -23,6 +23,14 @@ pub const FILLER: &str = "cat /dev/zero >/tmp/fill; cat";
 pub const EATERS: &str = "for i in 1 2 3 4 5 6 7 8; do tail /dev/zero & done; wait; cat";
 /// Forks as fast as it can.
 pub const BOMB: &str = "bomb() { bomb | bomb & }; bomb; cat";
+
+/// How long the processes sleep, by which they are found.
+const MARK: &str = "86424.5";
+/// Reads files without end, and leaves a process in the background that ignores SIGHUP.
+const READER: &str =
+    "trap '' HUP; (setsid sleep 86424.5 &); while :; do cat /usr/bin/[a-f]* >/dev/null; done";
+/// How long a killed session may take to be gone there.
+const GONE: Duration = Duration::from_mins(1);
 
 /// How long they may do so before somebody logs in.
 const TIME: Duration = Duration::from_secs(10);
@@ -92,7 +100,28 @@ impl Guest {
         Ok(())
     }
 
+    /// Kills a client at a random moment while it serves files.
+    fn kill_reader(&self) -> Result<Duration> {
+        let is_running = || -> Result<bool> {
+            let all = self.client.sh_ok("cat /proc/[0-9]*/cmdline")?;
+            Ok(all.contains(&format!("sleep\0{MARK}")))
+        };
+        let mut reader = self.start(READER)?;
+        wait_until("files are read", LOGIN, || Ok(is_running()?.then_some(())))?;
+        std::thread::sleep(random_below(Duration::from_secs(2)));
+        timed(|| {
+            hang_up(&mut reader)?;
+            wait_until("everything is gone", LOGIN, || {
+                Ok((!is_running()?).then_some(()))
+            })
+        })
+    }
+
     pub(super) fn suffer(&self, table: &mut Table) {
+        for _ in 0..3 {
+            let what = "small guest: client killed while it serves files";
+            table.add(what, GONE, self.kill_reader());
+        }
         for (what, script) in [
             ("small guest: login while /tmp is filled", FILLER),
             ("small guest: login while memory is eaten", EATERS),

@@ -9,7 +9,6 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::{Table, random_below, timed};
-use crate::client::{Client, Home};
 use crate::daemon::{Daemon, keygen};
 use crate::flood::{self, Flood};
 use crate::user::{User, works};
@@ -36,7 +35,6 @@ pub(super) const SCENARIOS: &[fn(&SoakServer, &mut Table)] =
 /// A cpud with two users, each with a key of his own.
 pub struct SoakServer {
     daemon: Daemon,
-    home: Home,
     users: [User; 2],
     /// What a login may take longer than usual beside strangers of another address.
     delay: Duration,
@@ -62,7 +60,6 @@ impl SoakServer {
         }
         Ok(Self {
             daemon,
-            home: Home::new()?,
             users,
             delay,
         })
@@ -82,13 +79,17 @@ impl SoakServer {
         self.users[0].log_in_from(self.daemon.port, from)
     }
 
-    /// Starts a command with the files of this computer.
-    fn with_files(&self, script: &str) -> Result<Child> {
-        let client = Client::new(self.daemon.port, &self.home);
-        let host_key = format!("-hk={}", self.daemon.host_key().display());
-        let mut command = client.command(&["-q", &host_key], &["sh", "-c", script]);
-        command.stdin(Stdio::null()).stdout(Stdio::null());
-        Ok(command.stderr(Stdio::null()).spawn()?)
+    /// Starts a command that has a process in the background, which ignores SIGHUP, and writes without end; returns when it runs.
+    fn run(&self) -> Result<Child> {
+        let script =
+            format!("trap '' HUP; (setsid sleep {MARK} &); while :; do cat /usr/bin/env; done");
+        let mut command = self.users[0].cpu(&["-q", "board", "sh", "-c", &script]);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        let client = command.spawn()?;
+        wait_until("the command runs", SILENCE, || {
+            Ok(crate::is_running(MARK)?.then_some(()))
+        })?;
+        Ok(client)
     }
 
     /// The processes below the server whose role this is.
@@ -163,7 +164,7 @@ fn half_open(server: &SoakServer, table: &mut Table) {
 
 fn each_second(server: &SoakServer, table: &mut Table) {
     let usual = server.usual();
-    let flood = Flood::each_second(server.daemon.port, FLOODED, flood::KEY_EXCHANGE, 200);
+    let flood = Flood::each_second(server.daemon.port, FLOODED, flood::NAME, 200);
     let flood = flood.and_then(|flood| {
         wait_until("400 connections", Duration::from_mins(1), || {
             Ok((flood.made() > 400).then_some(()))
@@ -183,27 +184,30 @@ fn each_second(server: &SoakServer, table: &mut Table) {
     }
 }
 
-/// Clients, connections and sessions that are killed at random moments while files are read.
+/// Clients, connections and sessions that are killed at random moments.
 fn killed(server: &SoakServer, table: &mut Table) {
     for victim in ["client", "connection", "session"] {
         for _ in 0..3 {
             let took = kill_one(server, victim);
-            table.add("killed while files are read: all is gone", GONE, took);
+            table.add(
+                "client, connection or session killed: all is gone",
+                GONE,
+                took,
+            );
         }
     }
 }
 
 fn kill_one(server: &SoakServer, victim: &str) -> Result<Duration> {
-    let script = format!(
-        "trap '' HUP; (setsid sleep {MARK} &); while :; do cat /usr/bin/[a-f]* >/dev/null; done"
-    );
-    let mut client = server.with_files(&script)?;
-    std::thread::sleep(random_below(Duration::from_secs(2)));
+    let mut client = server.run()?;
+    std::thread::sleep(random_below(Duration::from_secs(1)));
     let took = timed(|| {
         match victim {
             "client" => client.kill()?,
             role => {
-                for process in server.processes(role)? {
+                let processes = server.processes(role)?;
+                ensure!(!processes.is_empty(), "there is no {role}");
+                for process in processes {
                     // It may just have ended.
                     let _ = kill(process, Signal::SIGKILL);
                 }
@@ -213,8 +217,6 @@ fn kill_one(server: &SoakServer, victim: &str) -> Result<Duration> {
     });
     client.kill()?;
     client.wait()?;
-    // What was started in the last moment, if the process to kill did not exist yet.
-    server.is_idle()?;
     took
 }
 
@@ -253,9 +255,8 @@ fn floods(server: &SoakServer, table: &mut Table) {
 /// A client that stops, as on a computer that is suspended.
 fn frozen(server: &SoakServer, table: &mut Table) {
     let usual = server.usual();
-    let script = format!("sleep {MARK} & while :; do ls -lR /usr/share >/dev/null; done");
-    let took = server.with_files(&script).and_then(|mut client| {
-        std::thread::sleep(Duration::from_secs(1) + random_below(Duration::from_secs(1)));
+    let took = server.run().and_then(|mut client| {
+        std::thread::sleep(random_below(Duration::from_secs(1)));
         let pid = Pid::from_raw(i32::try_from(client.id())?);
         kill(pid, Signal::SIGSTOP)?;
         let what = "a frozen client: another's login";

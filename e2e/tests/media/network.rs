@@ -89,12 +89,21 @@ fn uefi_ipxe() -> Result<()> {
     answers(&lan, &vm)
 }
 
+/// QEMU's arguments for the kernel that make has built, and for an initramfs that lies beside it, as in qemu/run.
+fn machine() -> Vec<String> {
+    let (kernel, initrd) = (out().join("cpukernel"), out().join("cpuinitrd"));
+    let mut arguments = vec!["-kernel".to_owned(), kernel.display().to_string()];
+    if initrd.exists() {
+        arguments.extend(["-initrd".to_owned(), initrd.display().to_string()]);
+    }
+    arguments
+}
+
 /// A card that filters VLANs, as virtio's does, drops such frames for a kernel that knows of no VLANs.
 fn tagged() -> Result<()> {
     let mut lan = Lan::new()?;
     let _directory = serving(&mut lan)?;
-    let kernel = out().join("cpukernel").display().to_string();
-    let vm = lan.boot(Card::Tagged, &["-kernel", &kernel])?;
+    let vm = lan.boot(Card::Tagged, &machine())?;
     answers(&lan, &vm)
 }
 
@@ -102,9 +111,9 @@ fn tagged() -> Result<()> {
 fn vlan() -> Result<()> {
     let mut lan = Lan::new()?;
     let _directory = serving(&mut lan)?;
-    let kernel = out().join("cpukernel").display().to_string();
     let append = "vlan=eth0.5:eth0 vlan=eth0.x:eth0 ip=eth0.5:dhcp";
-    let vm = lan.boot(Card::Vlan(5), &["-kernel", &kernel, "-append", append])?;
+    let arguments = [machine(), vec!["-append".to_owned(), append.to_owned()]].concat();
+    let vm = lan.boot(Card::Vlan(5), &arguments)?;
     let console = vm.console();
     let refused = "vlan=eth0.x:eth0 on the kernel's command line is ignored: ";
     ensure!(console.contains(refused), "{console}");
@@ -125,9 +134,8 @@ fn vlan() -> Result<()> {
 fn fleet() -> Result<()> {
     let mut lan = Lan::new()?;
     let _directory = serving(&mut lan)?;
-    let kernel = out().join("cpukernel").display().to_string();
     let machines: Vec<Vm> = (0..3)
-        .map(|_| lan.boot(Card::Plain, &["-kernel", &kernel]))
+        .map(|_| lan.boot(Card::Plain, &machine()))
         .collect::<Result<_>>()?;
     let addresses: Vec<String> = machines.iter().map(Vm::address).collect::<Result<_>>()?;
     let hosts = addresses.join(",");
