@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::listen_addr::ListenAddr;
+use crate::session::SessionLimits;
 
 /// The settings of the server and of its connections.
 #[derive(Clone, Debug)]
@@ -25,6 +26,8 @@ pub(crate) struct ServerOptions {
     pub(crate) strict_modes: Option<bool>,
     /// How long a silent peer is left alone; zero means for ever.
     pub(crate) alive: Duration,
+    /// The most that a session may take.
+    pub(crate) session_limits: SessionLimits,
     /// Report every step on standard error.
     pub(crate) debug: bool,
 }
@@ -65,6 +68,16 @@ const FLAGS: &[Flag] = &[
         "SEC",
         "probe a client that has been silent for SEC seconds; 0: never (15)",
     ),
+    (
+        "session-pids",
+        "N",
+        "the most processes of a session (a quarter of the kernel's)",
+    ),
+    (
+        "session-memory",
+        "SIZE",
+        "the most memory of a session: bytes, or with K, M or G (all)",
+    ),
     ("d", "", "log each step on standard error"),
     ("V", "", "print the version"),
     ("h", "", "print this help"),
@@ -93,6 +106,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         post_quantum: false,
         strict_modes: None,
         alive: cpu_ssh::keepalive::INTERVAL,
+        session_limits: SessionLimits::default(),
         debug: false,
     };
     let (mut network, mut port) = (None, None);
@@ -124,6 +138,16 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
                 let seconds = seconds.context("-alive needs a number of seconds")?;
                 options.alive = Duration::from_secs(seconds.into());
             }
+            Some("session-pids") => {
+                let number = value()?.parse::<u64>().ok().filter(|&number| number > 0);
+                let number = number.context("-session-pids needs a number of processes")?;
+                options.session_limits.processes = Some(number);
+            }
+            Some("session-memory") => {
+                let size = size(&value()?);
+                let size = size.context("-session-memory needs a size, such as 512M")?;
+                options.session_limits.memory = Some(size);
+            }
             Some("d") => options.debug = boolean(name, inline.as_deref())?,
             Some(what @ ("h" | "V" | "help" | "version" | "init")) => {
                 bail!("-{what} must be the only argument: cpud -{what}")
@@ -145,6 +169,20 @@ fn boolean(name: &str, value: Option<&str>) -> Result<bool> {
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
         Some(other) => bail!("{name}={other}: write true or false"),
     }
+}
+
+/// A number of bytes, or with K, M or G of 2^10, 2^20 or 2^30 bytes. Not zero.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        _ => return None,
+    };
+    let size = digits.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    (size > 0).then_some(size)
 }
 
 /// The flag whose name is nearest to this one, unless more than half of the letters differ.
@@ -222,6 +260,30 @@ mod tests {
         let switched = |arg: &str| parse(&[arg.to_owned()]).unwrap();
         assert!(switched("-forward=true").forward && !switched("-forward=false").forward);
         assert!(switched("--pq").post_quantum && !switched("-pq=0").post_quantum);
+        let memory = |size: &str| {
+            let options = parse(&[format!("-session-memory={size}")]).ok()?;
+            options.session_limits.memory
+        };
+        assert_eq!(memory("512M"), Some(512 << 20));
+        assert_eq!(memory("1g"), Some(1 << 30));
+        assert_eq!(memory("4096"), Some(4096));
+        for wrong in [
+            "",
+            "M",
+            "0",
+            "0K",
+            "1T",
+            "1MM",
+            "-1",
+            "1.5G",
+            "99999999999G",
+        ] {
+            assert_eq!(memory(wrong), None, "{wrong}");
+        }
+        assert_eq!(
+            refusal("-session-pids=0"),
+            "-session-pids needs a number of processes"
+        );
         assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");
         assert!(refusal("-init").contains("only argument"));
         assert!(help().lines().all(|line| line.len() <= 90), "{}", help());

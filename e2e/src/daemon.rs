@@ -61,6 +61,25 @@ impl Daemon {
         })
     }
 
+    /// The same where there is no cgroup v2 at its usual place.
+    pub fn cpud_without_cgroups() -> Result<Self> {
+        Self::cpud_in("mount -t tmpfs none /sys/fs/cgroup", &[])
+    }
+
+    /// The same in a mount namespace that a script changes, with flags more.
+    pub fn cpud_in(script: &str, flags: &[&str]) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let cpud = cpud(directory);
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-ec"]);
+            command.arg(format!("{script}; exec \"$@\"")).arg("sh");
+            command.arg(cpud.get_program()).args(cpud.get_args());
+            command.args(flags);
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
     /// The same at [`Self::socket`] instead of a port.
     pub fn cpud_at_a_socket() -> Result<Self> {
         Self::start("cpud", |directory, _| {

@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the connection as
 //!
 //! ```text
-//! cpud session [--from USER@ADDRESS] --control FD [--9p CACHE FD]... [--u-root] [--agent FD] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
+//! cpud session [--from USER@ADDRESS] --control FD [--9p CACHE FD]... [--u-root] [--agent FD] [--tty] [--nowait] [--pids N] [--memory BYTES] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
 //! ([`spec`]) with the environment that the client sent, and pipes or a terminal as standard input, output
@@ -34,7 +34,7 @@ mod spec;
 mod sudo;
 mod wait;
 
-pub(crate) use cgroup::kill_leftovers;
+pub(crate) use cgroup::{SessionLimits, kill_all_leftovers, kill_leftovers};
 pub(crate) use descendants::Descendants;
 pub(crate) use spec::Spec;
 
@@ -80,6 +80,7 @@ fn run(spec: Spec) -> Result<Ended> {
         agent,
         tty,
         only_command,
+        limits,
         user,
         argv,
     } = spec;
@@ -101,7 +102,7 @@ fn run(spec: Spec) -> Result<Ended> {
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.context("cannot open /dev/null")?;
 
-    let cgroup = cgroup::Cgroup::new();
+    let cgroup = cgroup::Cgroup::new(limits);
 
     let directory = directory::WorkingDirectory::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;

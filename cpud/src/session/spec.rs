@@ -2,11 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use cpu_proto::{CacheMode, Credentials};
 
-use super::shown;
+use super::{SessionLimits, shown};
 use crate::role::Role;
 
 /// What a session process is to do.
@@ -27,6 +28,8 @@ pub(crate) struct Spec {
     pub(crate) tty: bool,
     /// When the command has ended, end what it has left running.
     pub(crate) only_command: bool,
+    /// What its processes may take.
+    pub(crate) limits: SessionLimits,
     /// The user who runs the command, if not root.
     pub(crate) user: Option<Credentials>,
     /// The command and its arguments. Empty for the user's shell.
@@ -52,6 +55,15 @@ impl Spec {
         ];
         let flags = flags.into_iter().filter(|(_, is_set)| *is_set);
         args.extend(flags.map(|(flag, _)| flag.into()));
+        let limits = [
+            ("--pids", self.limits.processes),
+            ("--memory", self.limits.memory),
+        ];
+        for (flag, limit) in limits {
+            if let Some(limit) = limit {
+                args.extend([flag.into(), limit.to_string().into()]);
+            }
+        }
         if let Some(user) = self.user {
             args.extend(["--user".into(), user.to_string().into()]);
         }
@@ -70,16 +82,18 @@ impl Spec {
                     let from = args.next().context("--from needs a peer")?;
                     spec.from = from.to_string_lossy().into_owned();
                 }
-                b"--control" => control = Some(descriptor(&arg, args.next())?),
+                b"--control" => control = Some(number(&arg, args.next())?),
                 b"--9p" => {
                     let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
                     let mode = mode.context("--9p needs a cache mode")?;
-                    spec.ninep.push((mode, descriptor(&arg, args.next())?));
+                    spec.ninep.push((mode, number(&arg, args.next())?));
                 }
-                b"--agent" => spec.agent = Some(descriptor(&arg, args.next())?),
+                b"--agent" => spec.agent = Some(number(&arg, args.next())?),
                 b"--u-root" => spec.u_root = true,
                 b"--tty" => spec.tty = true,
                 b"--nowait" => spec.only_command = true,
+                b"--pids" => spec.limits.processes = Some(number(&arg, args.next())?),
+                b"--memory" => spec.limits.memory = Some(number(&arg, args.next())?),
                 b"--user" => {
                     let numbers = args.next().and_then(|user| user.to_str()?.parse().ok());
                     spec.user = Some(numbers.context("--user needs a user's numbers")?);
@@ -96,9 +110,9 @@ impl Spec {
     }
 }
 
-fn descriptor(flag: &OsStr, number: Option<OsString>) -> Result<RawFd> {
+fn number<N: FromStr>(flag: &OsStr, number: Option<OsString>) -> Result<N> {
     let number = number.and_then(|number| number.to_str()?.parse().ok());
-    number.with_context(|| format!("{} needs a descriptor's number", shown(flag)))
+    number.with_context(|| format!("{} needs a number", shown(flag)))
 }
 
 #[cfg(test)]
@@ -117,6 +131,7 @@ mod tests {
             ninep in prop::collection::vec((prop::sample::select(vec![CacheMode::None, CacheMode::Mmap, CacheMode::Loose]), 3..=i32::MAX), 0..4),
             (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
             agent in prop::option::of(3..=i32::MAX),
+            (processes, memory) in any::<(Option<u64>, Option<u64>)>(),
             user in prop::option::of((any::<u32>(), any::<u32>(), prop::collection::vec(any::<u32>(), 0..4))),
             argv in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..4),
             dashes in prop::sample::select(vec!["--", "--tty", "session", "x"]),
@@ -124,7 +139,8 @@ mod tests {
             let mut argv: Vec<_> = argv.into_iter().map(OsString::from_vec).collect();
             argv.push(dashes.into());
             let user = user.map(|(uid, gid, groups)| Credentials { uid, gid, groups });
-            let spec = Spec { from, control, ninep, u_root, agent, tty, only_command, user, argv };
+            let limits = SessionLimits { processes, memory };
+            let spec = Spec { from, control, ninep, u_root, agent, tty, only_command, limits, user, argv };
             let mut args = spec.clone().args().into_iter();
             prop_assert_eq!(args.next().and_then(|name| Role::from_name(&name)), Some(Role::Session));
             prop_assert_eq!(Spec::parse(args).unwrap(), spec);

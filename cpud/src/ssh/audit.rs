@@ -1,4 +1,5 @@
-//! The lines that say who has logged in, and what he ran. What comes from a peer is in each of them one word, or in
+//! The lines that say who has logged in, and what he ran. The first has the key; the others have its number, which is that of
+//! the connection's process, and fit on a screen of 80 columns. What comes from a peer is in each of them one word, or in
 //! quotes, so that no line says what a peer wants it to say; [`say`] keeps it one line.
 
 use std::os::unix::process::ExitStatusExt as _;
@@ -36,8 +37,10 @@ pub(super) fn word(text: &str) -> String {
 /// Who has logged in, as the lines name him.
 #[derive(Clone, Debug)]
 pub(super) struct Who {
-    /// In the lines.
-    text: Arc<str>,
+    /// In the first line.
+    whole: Arc<str>,
+    /// In the others.
+    short: Arc<str>,
     /// `user@address`, in the titles of processes.
     peer: Arc<str>,
 }
@@ -47,14 +50,21 @@ impl Who {
     pub(super) fn new(user: &str, address: &str, key: &PublicKey) -> Self {
         let (user, comment) = (word(user), word(key.comment().as_str_lossy()));
         let fingerprint = cpu_proto::fingerprint(key);
+        let short = format!("login {}: {user}", std::process::id());
         Self {
-            text: format!("{user} from {address} with key {fingerprint} {comment}").into(),
+            whole: format!("{short} from {address} with key {fingerprint} {comment}").into(),
+            short: short.into(),
             peer: format!("{user}@{address}").into(),
         }
     }
 
     pub(super) fn log_in(&self) {
-        say(format_args!("{} logged in", self.text));
+        say(&self.whole);
+    }
+
+    /// Something else that has to do with him.
+    pub(super) fn say(&self, line: &str) {
+        say(format_args!("{}: {line}", self.short));
     }
 
     /// A session begins that runs these words.
@@ -63,7 +73,7 @@ impl Who {
             || "a shell".to_owned(),
             |command| word(&String::from_utf8_lossy(command)),
         );
-        say(format_args!("{} starts {command}", self.text));
+        say(format_args!("{} starts {command}", self.short));
         SessionAudit {
             who: self.clone(),
             command,
@@ -129,7 +139,7 @@ impl SessionAudit {
         let (seconds, tenths) = (tenths / 10, tenths % 10);
         let received = self.transferred.received.load(Ordering::Relaxed);
         let sent = self.transferred.sent.load(Ordering::Relaxed);
-        let (who, command) = (&self.who.text, &self.command);
+        let (who, command) = (&self.who.short, &self.command);
         format!(
             "{who} ran {command}: {status}, {seconds}.{tenths} s, {received} bytes in, {sent} bytes out"
         )
@@ -167,11 +177,12 @@ mod tests {
     fn the_end_of_a_session_has_all_of_it() {
         let key = PublicKey::from_openssh(KEY).unwrap();
         let who = Who::new("ann", "192.0.2.7", &key);
-        let begin = format!(
-            "ann from 192.0.2.7 with key {} ann@desk",
-            cpu_proto::fingerprint(&key)
+        let begin = format!("login {}: ann", std::process::id());
+        let fingerprint = cpu_proto::fingerprint(&key);
+        assert_eq!(
+            &*who.whole,
+            format!("{begin} from 192.0.2.7 with key {fingerprint} ann@desk")
         );
-        assert_eq!(&*who.text, begin);
         let mut session = who.start(&[b"make".to_vec(), b"all".to_vec()]);
         session.transferred().add_received(3);
         session.transferred().add_sent(70);

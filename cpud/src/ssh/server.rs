@@ -27,6 +27,7 @@ use crate::console::say;
 use crate::flags::ServerOptions;
 use crate::listen_addr::ListenAddr;
 use crate::role::Role;
+use crate::session::kill_all_leftovers;
 
 /// The most connections that have logged in at one time; the next one waits in the kernel's queue until one of them
 /// ends. They have this room for themselves, and so have those that log in.
@@ -48,6 +49,9 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     let keys = auth::read_public_keys(&options.public_keys, strict, true)?;
     let host_key = PrivateHostKey::read(&options.host_key, strict)?;
     let listener = listen::listen(&options.listen)?;
+    for line in options.session_limits.enable() {
+        say(line);
+    }
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
     say(format_args!(
         "serving on {}, {} key(s) may log in, host key {fingerprint}",
@@ -119,11 +123,12 @@ impl Server<'_> {
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let now = Instant::now();
-        let mut refused = Vec::new();
+        let (mut refused, mut has_ended) = (Vec::new(), false);
         self.connections
             .retain_mut(|connection| match connection.child.try_wait() {
                 Ok(None) => true,
                 ended => {
+                    has_ended = true;
                     let status = ended.ok().flatten().and_then(|status| status.code());
                     if let Some(offence) = status.and_then(Offence::from_exit_status) {
                         self.penalties.add(connection.source, offence, now);
@@ -133,6 +138,10 @@ impl Server<'_> {
                     false
                 }
             });
+        if has_ended {
+            // Of a connection that was killed together with its session.
+            kill_all_leftovers();
+        }
         for (address, why) in refused {
             self.say_refused(&address, &why);
         }
@@ -315,6 +324,13 @@ impl Server<'_> {
             command.arg("-pq");
         }
         command.arg(format!("-alive={}", options.alive.as_secs()));
+        let limits = [
+            ("-session-pids", options.session_limits.processes),
+            ("-session-memory", options.session_limits.memory),
+        ];
+        for (flag, limit) in limits {
+            command.args(limit.map(|limit| format!("{flag}={limit}")));
+        }
         if options.debug {
             command.arg("-d");
         }

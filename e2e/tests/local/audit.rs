@@ -47,12 +47,18 @@ fn expect(daemon: &Daemon, begin: &str, end: &str) -> Result<String> {
     found.with_context(|| daemon.log())
 }
 
+/// Waits for a line that ends so. The result is `cpud: login NUMBER`.
+fn starts(daemon: &Daemon, end: &str) -> Result<String> {
+    let line = expect(daemon, "cpud: login ", end)?;
+    let who = line
+        .strip_suffix(end)
+        .and_then(|who| who.strip_suffix(": "));
+    Ok(who.with_context(|| line.clone())?.to_owned())
+}
+
 fn sessions() -> Result<()> {
     let (daemon, user) = board()?;
-    let who = format!(
-        "cpud: root from 127.0.0.1 with key {} cpu",
-        fingerprint(&user)?
-    );
+    let end = format!(": root from 127.0.0.1 with key {} cpu", fingerprint(&user)?);
     let script = "cat; echo err >&2; exit 3";
     let mut command = user.cpu(&["board", "sh", "-c", script]);
     let mut child = command
@@ -65,25 +71,29 @@ fn sessions() -> Result<()> {
         .context("no input")?
         .write_all(b"hello\n")?;
     child.wait()?;
-    expect(&daemon, &who, " logged in")?;
-    expect(&daemon, &who, " starts sh")?;
+    let who = starts(&daemon, "root starts sh")?;
+    expect(&daemon, &who, &end)?;
     let line = expect(
         &daemon,
-        &format!("{who} ran sh: status 3, "),
+        &format!("{who}: root ran sh: status 3, "),
         " s, 6 bytes in, 10 bytes out",
     )?;
-    ensure!(!line.contains("cat"), "{line}");
+    ensure!(!line.contains("cat") && line.len() < 80, "{line}");
+    // Another login has another number, and the same key.
+    user.run(&["board", "id"])?;
+    let other = starts(&daemon, "root starts id")?;
+    ensure!(other != who, "{other}");
+    expect(&daemon, &other, &end)?;
     user.run(&["board", "sh", "-c", "kill -KILL $$"])?;
-    expect(
-        &daemon,
-        &format!("{who} ran sh: signal SIGKILL, "),
-        " bytes out",
-    )?;
+    let killed = |line: &str| line.contains(": root ran sh: signal SIGKILL, ");
+    wait_until("a killed command", Duration::from_secs(20), || {
+        Ok(daemon.log().lines().any(killed).then_some(()))
+    })?;
     let mut gone = user.cpu(&["board", "sleep", "1000"]).spawn()?;
-    expect(&daemon, &who, " starts sleep")?;
+    let who = starts(&daemon, "root starts sleep")?;
     gone.kill()?;
     gone.wait()?;
-    expect(&daemon, &format!("{who} ran sleep: "), " bytes out")?;
+    expect(&daemon, &format!("{who}: root ran sleep: "), " bytes out")?;
     Ok(())
 }
 
@@ -126,14 +136,16 @@ fn forgery() -> Result<()> {
          channel.exec_command(b\"'ls: status 0'\")\n\
          channel.recv_exit_status()\n",
     )?;
-    let who = format!(
-        "cpud: \"x\u{fffd}cpud: y\\\" logged in\" from 127.0.0.1 with key {} cpu",
+    let forger = "\"x\u{fffd}cpud: y\\\" logged in\"";
+    let who = starts(&daemon, &format!("{forger} starts \"ls: status 0\""))?;
+    let end = format!(
+        ": {forger} from 127.0.0.1 with key {} cpu",
         fingerprint(&user)?
     );
-    expect(&daemon, &who, " logged in")?;
+    expect(&daemon, &who, &end)?;
     expect(
         &daemon,
-        &format!("{who} ran \"ls: status 0\": status 127, "),
+        &format!("{who}: {forger} ran \"ls: status 0\": status 127, "),
         " bytes out",
     )?;
     Ok(())

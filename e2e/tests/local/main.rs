@@ -11,6 +11,7 @@ mod login;
 mod me;
 mod options;
 mod sessions;
+mod soak;
 mod ssh;
 mod strangers;
 mod tty;
@@ -37,6 +38,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             edges::TESTS,
             sessions::TESTS,
             strangers::TESTS,
+            soak::TESTS,
             limits::TESTS,
             options::TESTS,
             audit::TESTS,

@@ -2,7 +2,9 @@
 //! Two tests run at a time, since most of a boot is waiting for firmware and DHCP.
 
 mod distributions;
+mod limits;
 mod network;
+mod power;
 mod screen;
 mod small;
 mod stick;
@@ -24,6 +26,8 @@ fn main() {
         stick::TESTS,
         screen::TESTS,
         small::TESTS,
+        power::TESTS,
+        limits::TESTS,
         network::TESTS,
         distributions::TESTS,
     ]

@@ -17,7 +17,8 @@ use anyhow::{Context, Result};
 use cpu_proto::{AuthorizedKey, CacheMode, KeyOptions};
 use cpu_ssh::mux::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive};
-use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
+use russh::{ChannelId, Disconnect, MethodKind, MethodSet, SshId, server};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::audit::Who;
@@ -26,6 +27,7 @@ use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
 use super::host_key::PrivateHostKey;
 use super::penalties::Offence;
+use super::sessions::Sessions;
 use super::{auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
@@ -39,6 +41,12 @@ const REJECTION_TIME: Duration = Duration::from_millis(100);
 /// How many keys a peer may offer. Nobody can guess a key, so sshd's six would protect nothing, and would keep out people
 /// whose agents hold more keys than that. russh's default is ten.
 const MAX_OFFERS: usize = 64;
+
+/// How long sessions may take to end when this process is told to end: longer than they give their commands.
+const SESSIONS_END: Duration = Duration::from_secs(5);
+
+/// How long the peer may take to read the last messages then.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
 
 /// Serves the connection on standard input until it ends. The server has sent the identification. The result is what a
 /// peer has done that did not log in.
@@ -83,6 +91,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     });
     let throttle = Throttle::default();
     let login = LoginState::new();
+    let sessions = Sessions::new(options.session_limits);
     let handler = ConnectionHandler {
         mux: Mux::new(Side::Server, throttle.clone()),
         keys,
@@ -92,6 +101,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
         channels: HashMap::new(),
         files: Vec::new(),
         forwards: Forwards::new(options.forward),
+        sessions: sessions.clone(),
         peer,
         who: None,
         roster: None,
@@ -118,9 +128,11 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
             why = watch(&login, &throttle, options.alive) => if let Some(why) = why {
                 say(why);
             },
+            () = shut_down(&sessions, &login) => {}
         }
         anyhow::Ok(())
     })?;
+    sessions.kill_last_strays();
     let login = login.borrow();
     login.report_refusal();
     Ok(login.offence)
@@ -153,6 +165,26 @@ async fn watch(
     ))
 }
 
+/// Returns when this process is told to end, as when the machine is powered off, and has done so: its commands are hung up, and
+/// their clients have got the rest of their output and how they ended.
+async fn shut_down(sessions: &Sessions, login: &watch::Sender<LoginState>) {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        // Then the signal ends the process at once.
+        return std::future::pending().await;
+    };
+    terminate.recv().await;
+    sessions.end(SESSIONS_END).await;
+    let handle = login.borrow().handle.clone();
+    if let Some(handle) = handle {
+        let why = "the server is shutting down".to_owned();
+        let sent = handle.disconnect(Disconnect::ByApplication, why, String::new());
+        // The connection ends when the message has been sent, and this with it.
+        if sent.await.is_ok() {
+            tokio::time::sleep(LAST_MESSAGES).await;
+        }
+    }
+}
+
 struct ConnectionHandler {
     mux: Mux,
     keys: Vec<AuthorizedKey>,
@@ -165,6 +197,7 @@ struct ConnectionHandler {
     /// Channels of the `9p` subsystem that no command has taken yet.
     files: Vec<FilesChannel>,
     forwards: Forwards,
+    sessions: Arc<Sessions>,
     /// The peer's address, and after the login who it is and its entry on the machine's screen.
     peer: String,
     who: Option<Who>,

@@ -12,10 +12,9 @@ mod spawn;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cpu_proto::{CacheMode, Credentials, ENV_WAIT, Wait};
@@ -34,15 +33,13 @@ use super::channel::{ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::files::relay_files;
 use super::notice::{self, LastOutput};
+use super::sessions::Sessions;
 use super::uroot::UrootPort;
 use crate::console::{ListedCommand, say};
-use crate::session::{Spec, kill_leftovers};
+use crate::session::Spec;
 use pump::{deliver, pump_in, pump_out};
 use report::{report, send_clock};
 use spawn::{inherit, open_terminal, pair, take_pipes};
-
-/// How often the processes are killed that a killed session has left; they take a moment to die.
-const KILL_ATTEMPTS: u32 = 20;
 
 /// What the client has asked for on a session channel.
 #[derive(Default)]
@@ -103,6 +100,7 @@ pub(super) fn start(
     handle: server::Handle,
     listed: Option<ListedCommand>,
     mut audit: SessionAudit,
+    sessions: &Arc<Sessions>,
 ) -> Result<Running> {
     let (control_theirs, control) =
         pair().context("cannot make the control socket of a session")?;
@@ -116,6 +114,7 @@ pub(super) fn start(
         tty: request.terminal.is_some(),
         only_command: wait == Wait::No,
         user: request.user,
+        limits: sessions.limits,
         argv: request.argv.into_iter().map(OsString::from_vec).collect(),
         ..Spec::default()
     };
@@ -158,6 +157,9 @@ pub(super) fn start(
     let mut child = Command::from(command)
         .spawn()
         .context("cannot start a session process")?;
+    let process = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let process = Pid::from_raw(process.context("the session process has no number")?);
+    let session = sessions.begin(process);
     drop((control_theirs, files_theirs));
 
     let (ended_tx, ended) = watch::channel(false);
@@ -199,8 +201,8 @@ pub(super) fn start(
         }
     }
     let (signals_tx, signals) = mpsc::unbounded_channel();
-    let session = child.id().and_then(|pid| i32::try_from(pid).ok());
     let (is_terminal, client) = (terminal.is_some(), sender.clone());
+    let told_to_end = session.told_to_end();
     tokio::spawn(async move {
         let Ok(control) = Fd::new(control) else {
             return;
@@ -208,25 +210,21 @@ pub(super) fn start(
         let notices = async {
             send_clock(&client).await;
             control.ended().await;
-            if let Some(pid) = session.filter(|_| wait == Wait::Yes) {
-                notice::send(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
+            if wait == Wait::Yes {
+                notice::send(process, &last_output, &client, is_terminal).await;
             }
             std::future::pending::<()>().await;
         };
         tokio::select! {
             () = deliver(signals, &control, &client) => {}
             () = notices => {}
+            () = told_to_end => notice::ending(&client, is_terminal).await,
         }
     });
     tokio::spawn(async move {
-        let session = child.id();
         let status = child.wait().await;
-        for _ in 0..KILL_ATTEMPTS {
-            if session.is_none_or(|session| kill_leftovers(session).is_ok()) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+        session.ended(signal.is_some()).await;
         drop(listed);
         ended_tx.send_replace(true);
         for output in outputs {
@@ -235,6 +233,7 @@ pub(super) fn start(
         audit.set_status(status.as_ref().ok().copied());
         drop(audit);
         report(status, &sender, &handle).await;
+        drop(session);
     });
     Ok(Running {
         control: signals_tx,
