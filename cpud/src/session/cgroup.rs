@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open, openat};
@@ -19,6 +19,10 @@ pub(super) struct Cgroup {
     /// The group that this process is in; open, since a mount may cover its path.
     outer: OwnedFd,
     inner: OwnedFd,
+    /// Its `cgroup.procs` and `cgroup.kill`, open for writing, since a process in a user namespace may not open them. Kernels
+    /// before 5.14 have no such file as the second.
+    processes: OwnedFd,
+    kill: Option<OwnedFd>,
     name: String,
 }
 
@@ -38,20 +42,30 @@ impl Cgroup {
             // Without the controller there is no such file, and no limit.
             let _ = fs::write(path.join("pids.max"), limit.to_string());
         }
+        let inner = directory(&path)?;
+        let file = |name: &str| {
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(&inner, name, flags, Mode::empty()).ok()
+        };
         Some(Self {
-            inner: directory(&path)?,
+            processes: file("cgroup.procs")?,
+            kill: file("cgroup.kill"),
+            inner,
             outer: directory(&outer)?,
             name,
         })
     }
 
-    /// Kills all processes in it (Linux 5.14).
+    /// Kills all processes in it. The caller kills them one by one in any case.
     pub(super) fn kill(&self) {
-        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        if let Ok(file) = openat(&self.inner, "cgroup.kill", flags, Mode::empty()) {
-            // An older kernel has no such file. The caller kills the processes one by one in any case.
-            let _ = nix::unistd::write(&file, b"1");
+        if let Some(kill) = &self.kill {
+            let _ = nix::unistd::write(kill, b"1");
         }
+    }
+
+    /// Its directory and its `cgroup.procs`, for a process that is to start in the group.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.inner.as_fd(), self.processes.as_fd()]
     }
 }
 
@@ -76,13 +90,6 @@ pub(crate) fn kill_leftovers(session: u32) -> io::Result<()> {
 
 fn name(session: u32) -> String {
     format!("cpu-session-{session}")
-}
-
-impl AsFd for Cgroup {
-    /// For a process that is to start in the group.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.as_fd()
-    }
 }
 
 impl Drop for Cgroup {

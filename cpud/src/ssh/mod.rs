@@ -13,6 +13,7 @@ mod fd;
 mod files;
 mod forward;
 pub(crate) mod host_key;
+mod isolations;
 mod listen;
 mod notice;
 mod penalties;

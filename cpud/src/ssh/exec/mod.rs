@@ -36,9 +36,11 @@ use super::files::relay_files;
 use super::notice::{self, LastOutput};
 use super::uroot::UrootPort;
 use crate::console::{ListedCommand, say};
+use crate::isolation::Isolation;
 use crate::session::{Spec, kill_leftovers};
 use pump::{deliver, pump_in, pump_out};
 use report::{report, send_clock};
+pub(super) use spawn::pair as socket_pair;
 use spawn::{inherit, open_terminal, pair, take_pipes};
 
 /// How often the processes are killed that a killed session has left; they take a moment to die.
@@ -54,6 +56,8 @@ pub(super) struct SessionRequest {
     pub(super) terminal: Option<TerminalRequest>,
     /// Whether the client forwards an agent, and through what.
     pub(super) agent: Option<Mux>,
+    /// In which the session is, if in one.
+    pub(super) isolation: Option<Arc<Isolation>>,
     /// The client's files, each for a mount in this cache mode.
     pub(super) files: Vec<(CacheMode, FilesSource)>,
 }
@@ -119,27 +123,38 @@ pub(super) fn start(
         argv: request.argv.into_iter().map(OsString::from_vec).collect(),
         ..Spec::default()
     };
-    let mut files_theirs = Vec::new();
+    let mut theirs_all = Vec::new();
+    let mut devpts = None;
+    if let Some(isolation) = &request.isolation {
+        let own = spawn::isolate(isolation).context("cannot isolate the session")?;
+        spec.isolation = Some(own.spec(isolation.root)?);
+        devpts = Some(own.devpts);
+        theirs_all.extend([own.holder, own.life]);
+    }
+    let ids = request
+        .isolation
+        .as_ref()
+        .map(|isolation| Isolation::ids(isolation.root));
     let mut files = Vec::new();
     for (cache, from) in request.files {
         let (ours, theirs) = pair().context("cannot make a socket pair for the client's files")?;
         spec.ninep.push((cache, inherit(&theirs)?));
         spec.u_root |= matches!(from, FilesSource::Port(..));
         files.push((from, Arc::new(Fd::for_files(ours)?)));
-        files_theirs.push(theirs);
+        theirs_all.push(theirs);
     }
     let mut agent = None;
     if let Some(mux) = request.agent {
         let (ours, theirs) = pair().context("cannot make a socket pair for the agent")?;
         spec.agent = Some(inherit(&theirs)?);
-        files_theirs.push(theirs);
+        theirs_all.push(theirs);
         agent = Some((ours, mux));
     }
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("cpud").args(spec.args());
     let mut terminal = None;
     if let Some(pty) = &request.terminal {
-        let (master, slave) = open_terminal(pty)?;
+        let (master, slave) = open_terminal(pty, devpts.as_ref())?;
         for set in [
             std::process::Command::stdin,
             std::process::Command::stdout,
@@ -158,7 +173,7 @@ pub(super) fn start(
     let mut child = Command::from(command)
         .spawn()
         .context("cannot start a session process")?;
-    drop((control_theirs, files_theirs));
+    drop((control_theirs, theirs_all, devpts));
 
     let (ended_tx, ended) = watch::channel(false);
     if let Some((session, mux)) = agent {
@@ -185,14 +200,14 @@ pub(super) fn start(
     for (from, socket) in files {
         match from {
             FilesSource::Channel(receiver, sender) => {
-                relay_files(receiver, sender, socket, Upstream::Any);
+                relay_files(receiver, sender, socket, Upstream::Any, ids);
             }
             FilesSource::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     // On failure the socket closes, and the session reports that nobody answers.
                     if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay_files(receiver, sender, socket, Upstream::URoot);
+                        relay_files(receiver, sender, socket, Upstream::URoot, ids);
                     }
                 });
             }
@@ -209,7 +224,14 @@ pub(super) fn start(
             send_clock(&client).await;
             control.ended().await;
             if let Some(pid) = session.filter(|_| wait == Wait::Yes) {
-                notice::send(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
+                notice::send(
+                    Pid::from_raw(pid),
+                    ids.is_some(),
+                    &last_output,
+                    &client,
+                    is_terminal,
+                )
+                .await;
             }
             std::future::pending::<()>().await;
         };
