@@ -1,6 +1,7 @@
 //! Who may log in: the part of sshd(8)'s `authorized_keys` format that cpud supports. mkimage uses the same code to
 //! report lines that cpud will ignore.
 
+use std::collections::HashSet;
 use std::fmt;
 
 use ssh_key::public::RsaPublicKey;
@@ -129,6 +130,21 @@ impl AuthorizedKeys {
             }
         }
         all
+    }
+
+    /// The same file with the option `isolate` in each line that is used.
+    pub fn isolated(bytes: &[u8]) -> String {
+        let used: HashSet<usize> = Self::parse(bytes).keys.iter().map(|key| key.line).collect();
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text.lines().zip(1..).map(|(line, number)| {
+            let line = line.trim();
+            if !used.contains(&number) {
+                return format!("{line}\n");
+            }
+            let after = if parse_key(line).is_ok() { ' ' } else { ',' };
+            format!("isolate{after}{line}\n")
+        });
+        lines.collect()
     }
 
     fn leave_out(&mut self, line: usize, fault: Fault) {
@@ -307,6 +323,28 @@ mod tests {
     }
 
     #[test]
+    fn every_line_that_is_used_can_be_isolated() {
+        let forced = format!("command=\"a b\",from=\"10.0.0.1\"\t{ECDSA}");
+        let text = format!("# two\n{ED25519}\r\n\n{forced}\nisolate {ED25519}\nnonsense");
+        let isolated = AuthorizedKeys::isolated(text.as_bytes());
+        assert_eq!(
+            isolated,
+            format!(
+                "# two\nisolate {ED25519}\n\nisolate,{forced}\nisolate,isolate {ED25519}\nnonsense\n"
+            )
+        );
+        let [before, after] = [text, isolated].map(|text| AuthorizedKeys::parse(text.as_bytes()));
+        assert_eq!(before.left_out, after.left_out);
+        for (before, after) in before.keys.iter().zip(&after.keys) {
+            assert_eq!(before.key, after.key);
+            let mut options = before.options.clone();
+            options.isolate = true;
+            assert_eq!(options, after.options);
+        }
+        assert_eq!(after.keys.len(), 3);
+    }
+
+    #[test]
     fn a_file_in_another_encoding_is_reported() {
         let utf16: Vec<u8> = format!("\u{feff}{ED25519}\r\n")
             .encode_utf16()
@@ -351,6 +389,7 @@ mod tests {
                 let said = String::from_utf8_lossy(&bytes).lines().filter(|line| {
                     !line.trim().is_empty() && !line.trim().starts_with('#')
                 }).count();
+                prop_assert_eq!(AuthorizedKeys::isolated(&bytes).lines().count(), String::from_utf8_lossy(&bytes).lines().count());
                 prop_assert!(all.keys.is_empty() && (said == 0) == all.left_out.is_empty());
             }
         }

@@ -14,6 +14,8 @@ pub struct KeyOptions {
     pub port_forwarding: bool,
     /// The client's agent may be forwarded.
     pub agent_forwarding: bool,
+    /// Sessions share processes, users and mounts with those of no other key.
+    pub isolate: bool,
     /// What is run, whatever the client asks for: words, quoted as in an `exec` request.
     pub command: Option<String>,
     /// Variables of commands.
@@ -29,6 +31,7 @@ impl Default for KeyOptions {
             pty: true,
             port_forwarding: true,
             agent_forwarding: true,
+            isolate: false,
             command: None,
             environment: Vec::new(),
             from: None,
@@ -96,6 +99,7 @@ impl KeyOptions {
             ("no-port-forwarding", None) => self.port_forwarding = false,
             ("agent-forwarding", None) => self.agent_forwarding = true,
             ("no-agent-forwarding", None) => self.agent_forwarding = false,
+            ("isolate", None) => self.isolate = true,
             // cpud has neither, for nobody.
             ("x11-forwarding" | "no-x11-forwarding" | "user-rc" | "no-user-rc", None) => {}
             ("command", Some(command)) if self.command.is_none() => {
@@ -124,7 +128,8 @@ impl KeyOptions {
                 self.expiry = Some(self.expiry.map_or(time, |other| other.min(time)));
             }
             (
-                "command" | "from" | "environment" | "expiry-time" | "restrict" | "pty" | "no-pty",
+                "command" | "from" | "environment" | "expiry-time" | "restrict" | "isolate" | "pty"
+                | "no-pty",
                 _,
             ) => return Err(malformed()),
             _ => return Err(OptionFault::Unknown(option.to_owned())),
@@ -224,6 +229,8 @@ mod tests {
         assert!(!none.pty && !none.port_forwarding && !none.agent_forwarding);
         let terminal = parse("Restrict,PTY");
         assert!(terminal.pty && !terminal.port_forwarding && !terminal.agent_forwarding);
+        // It takes something else, which nothing gives back.
+        assert!(!none.isolate && parse("Isolate,restrict,pty").isolate);
         assert!(!parse("no-pty").pty && parse("no-pty").port_forwarding);
         let usual = "no-port-forwarding,no-X11-forwarding,no-agent-forwarding,no-pty,no-user-rc";
         assert_eq!(parse(usual), none);
@@ -271,6 +278,7 @@ mod tests {
             "expiry-time=\"tomorrow\"",
             "expiry-time=\"20260230\"",
             "restrict=\"yes\"",
+            "isolate=\"yes\"",
             "pty x",
             "from=\"*\"x",
         ] {

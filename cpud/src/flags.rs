@@ -20,6 +20,8 @@ pub(crate) struct ServerOptions {
     pub(crate) host_key: PathBuf,
     /// Grant forwarding of TCP ports on loopback (ssh -L, -R).
     pub(crate) forward: bool,
+    /// Isolate the sessions of each key from those of all others, and from the machine.
+    pub(crate) isolate: bool,
     /// Exchange keys by ML-KEM only.
     pub(crate) post_quantum: bool,
     /// Refuse key files that others may read or change. If it is not given, a server does unless init has started it.
@@ -52,6 +54,11 @@ const FLAGS: &[Flag] = &[
         "forward",
         "",
         "allow port forwarding (ssh -L, -R) between loopback addresses",
+    ),
+    (
+        "isolate",
+        "",
+        "let each key see its own sessions only, and change nothing of the machine",
     ),
     (
         "pq",
@@ -103,6 +110,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         public_keys: PathBuf::from("/key.pub"),
         host_key: PathBuf::from("/host_key"),
         forward: false,
+        isolate: false,
         post_quantum: false,
         strict_modes: None,
         alive: cpu_ssh::keepalive::INTERVAL,
@@ -129,6 +137,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
             Some("forward") => options.forward = boolean(name, inline.as_deref())?,
+            Some("isolate") => options.isolate = boolean(name, inline.as_deref())?,
             Some("pq") => options.post_quantum = boolean(name, inline.as_deref())?,
             Some("strictmodes") => {
                 options.strict_modes = Some(boolean(name, inline.as_deref())?);

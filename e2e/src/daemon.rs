@@ -51,6 +51,18 @@ impl Daemon {
         })
     }
 
+    /// The same as root of a user namespace without other users (unshare(1)).
+    pub fn cpud_in_namespace(keys: &Path) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let cpud = cpud_with_keys(directory, keys);
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount"]);
+            command.arg(cpud.get_program()).args(cpud.get_args());
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
     /// The same with a flag more.
     pub fn cpud_with(flag: &str) -> Result<Self> {
         Self::start("cpud", |directory, port| {

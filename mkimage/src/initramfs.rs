@@ -55,11 +55,13 @@ pub(crate) enum Error {
     HostKeyEncrypted(PathBuf),
 }
 
-/// The appliance: cpud as `/init`, who may log in as `/key.pub`, the machine's key as `/host_key`.
+/// The appliance: cpud as `/init`, who may log in as `/key.pub`, each isolated from the others if that is wanted, the machine's key as
+/// `/host_key`.
 pub(crate) fn appliance(
     arch: Arch,
     cpud: &Path,
     keys: &[PathBuf],
+    isolate: bool,
     host_key: &Path,
     progress: Progress,
 ) -> Result<FileTree, Error> {
@@ -88,7 +90,7 @@ pub(crate) fn appliance(
         reason,
     })?;
     add("init", 0o755, program);
-    add("key.pub", 0o644, public_keys(keys, progress)?);
+    add("key.pub", 0o644, public_keys(keys, isolate, progress)?);
     add("host_key", 0o600, private_host_key(host_key)?);
     Ok(tree)
 }
@@ -184,7 +186,7 @@ fn about(left_out: &[LeftOut]) -> String {
 }
 
 /// The files one after the other. Each must let somebody in; of lines that do not, cpud leaves out what is told here.
-fn public_keys(paths: &[PathBuf], progress: Progress) -> Result<Vec<u8>, Error> {
+fn public_keys(paths: &[PathBuf], isolate: bool, progress: Progress) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
     for path in paths {
         let (bytes, left_out) = public_key(path)?;
@@ -193,6 +195,16 @@ fn public_keys(paths: &[PathBuf], progress: Progress) -> Result<Vec<u8>, Error> 
         }
         all.extend_from_slice(bytes.trim_ascii_end());
         all.push(b'\n');
+    }
+    if isolate {
+        return Ok(AuthorizedKeys::isolated(&all).into_bytes());
+    }
+    let keys = AuthorizedKeys::parse(&all).keys;
+    if keys.len() > 1 && keys.iter().any(|key| !key.options.isolate) {
+        progress.say(format_args!(
+            "{} keys may log in, and who has one that is not isolated reaches the sessions and files of all; --isolate keeps them apart",
+            keys.len(),
+        ));
     }
     Ok(all)
 }
@@ -262,6 +274,7 @@ mod tests {
                 Arch::HERE,
                 &self.path("cpud"),
                 &[self.path(key)],
+                false,
                 &self.path(host_key),
                 Progress::silent(),
             )

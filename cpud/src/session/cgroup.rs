@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open, openat};
@@ -78,6 +78,10 @@ pub(super) struct Cgroup {
     /// The group that this process is in; open, since a mount may cover its path.
     outer: OwnedFd,
     inner: OwnedFd,
+    /// Its `cgroup.procs` and `cgroup.kill`, open for writing, since a process in a user namespace may not open them. Kernels
+    /// before 5.14 have no such file as the second.
+    processes: OwnedFd,
+    kill: Option<OwnedFd>,
     name: String,
 }
 
@@ -106,20 +110,30 @@ impl Cgroup {
             // All of its processes, since what is left of a session that has lost one is seldom of use.
             set("memory.oom.group", 1);
         }
+        let inner = directory(&path)?;
+        let file = |name: &str| {
+            let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
+            openat(&inner, name, flags, Mode::empty()).ok()
+        };
         Some(Self {
-            inner: directory(&path)?,
+            processes: file("cgroup.procs")?,
+            kill: file("cgroup.kill"),
+            inner,
             outer: directory(&outer)?,
             name,
         })
     }
 
-    /// Kills all processes in it (Linux 5.14).
+    /// Kills all processes in it. The caller kills them one by one in any case.
     pub(super) fn kill(&self) {
-        let flags = OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-        if let Ok(file) = openat(&self.inner, "cgroup.kill", flags, Mode::empty()) {
-            // An older kernel has no such file. The caller kills the processes one by one in any case.
-            let _ = nix::unistd::write(&file, b"1");
+        if let Some(kill) = &self.kill {
+            let _ = nix::unistd::write(kill, b"1");
         }
+    }
+
+    /// Its directory and its `cgroup.procs`, for a process that is to start in the group.
+    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.inner.as_fd(), self.processes.as_fd()]
     }
 }
 
@@ -164,13 +178,6 @@ fn remove(group: &Path) -> io::Result<()> {
 
 fn name(session: Pid) -> String {
     format!("{PREFIX}{session}")
-}
-
-impl AsFd for Cgroup {
-    /// For a process that is to start in the group.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.as_fd()
-    }
 }
 
 impl Drop for Cgroup {

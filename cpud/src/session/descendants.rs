@@ -84,12 +84,18 @@ impl Descendants {
         parse_stat(&stat)
     }
 
-    /// The names and process numbers of the first few, for a message; none if there are none.
-    pub(crate) fn describe(&mut self) -> Option<String> {
-        let all = self.descendants();
+    /// The names and process numbers of the first few, for a message; none if there are none. In an isolated session, the
+    /// first is the session's own process, and the numbers are others.
+    pub(crate) fn describe(&mut self, is_isolated: bool) -> Option<String> {
+        let mut all = self.descendants();
+        all.retain(|process| !is_isolated || process.parent != self.ancestor);
         let named = all.iter().take(MAX_NAMED);
         let mut text: Vec<String> = named
-            .map(|process| format!("{} (pid {})", process.name, process.pid))
+            .map(|process| {
+                let number = format!(" (pid {})", process.pid);
+                let number = if is_isolated { "" } else { &number };
+                format!("{}{number}", process.name)
+            })
             .collect();
         if all.len() > MAX_NAMED {
             text.push(format!("{} more", all.len() - MAX_NAMED));

@@ -18,6 +18,8 @@ pub(crate) struct Spec {
     /// The control socket. Each byte is the number of a signal to deliver, and the end of the stream means that the
     /// client has gone. The session ends the other direction when the command has ended.
     pub(crate) control: RawFd,
+    /// The isolation in which the session is, if it is in one.
+    pub(crate) isolation: Option<IsolationSpec>,
     /// Sockets connected to the client's file server, each for a mount in this mode.
     pub(crate) ninep: Vec<(CacheMode, RawFd)>,
     /// The file server is u-root's.
@@ -36,12 +38,35 @@ pub(crate) struct Spec {
     pub(crate) argv: Vec<OsString>,
 }
 
+/// The isolation of a key ([`crate::isolation`]), for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IsolationSpec {
+    /// Its root, as the rest of the machine sees it.
+    pub(crate) root: u32,
+    /// A pidfd of the holder, and what keeps the holder alive.
+    pub(crate) holder: RawFd,
+    pub(crate) life: RawFd,
+    /// A devpts that is mounted nowhere.
+    pub(crate) devpts: RawFd,
+}
+
 impl Spec {
     /// The arguments of the process, after the program's name.
     pub(crate) fn args(self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec![Role::Session.name().into()];
         args.extend(["--from".into(), self.from.into()]);
         args.extend(["--control".into(), self.control.to_string().into()]);
+        if let Some(isolation) = self.isolation {
+            let IsolationSpec {
+                root,
+                holder,
+                life,
+                devpts,
+            } = isolation;
+            args.push("--isolate".into());
+            args.push(root.to_string().into());
+            args.extend([holder, life, devpts].map(|fd| fd.to_string().into()));
+        }
         for (cache, fd) in self.ninep {
             args.extend(["--9p".into(), cache.name().into(), fd.to_string().into()]);
         }
@@ -83,6 +108,16 @@ impl Spec {
                     spec.from = from.to_string_lossy().into_owned();
                 }
                 b"--control" => control = Some(number(&arg, args.next())?),
+                b"--isolate" => {
+                    let root = args.next().and_then(|root| root.to_str()?.parse().ok());
+                    let mut next = || number(&arg, args.next());
+                    spec.isolation = Some(IsolationSpec {
+                        root: root.context("--isolate needs a user's number")?,
+                        holder: next()?,
+                        life: next()?,
+                        devpts: next()?,
+                    });
+                }
                 b"--9p" => {
                     let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
                     let mode = mode.context("--9p needs a cache mode")?;
@@ -132,6 +167,7 @@ mod tests {
             (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
             agent in prop::option::of(3..=i32::MAX),
             (processes, memory) in any::<(Option<u64>, Option<u64>)>(),
+            isolation in prop::option::of((any::<u32>(), [3..=i32::MAX, 3..=i32::MAX, 3..=i32::MAX])),
             user in prop::option::of((any::<u32>(), any::<u32>(), prop::collection::vec(any::<u32>(), 0..4))),
             argv in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..4),
             dashes in prop::sample::select(vec!["--", "--tty", "session", "x"]),
@@ -140,7 +176,8 @@ mod tests {
             argv.push(dashes.into());
             let user = user.map(|(uid, gid, groups)| Credentials { uid, gid, groups });
             let limits = SessionLimits { processes, memory };
-            let spec = Spec { from, control, ninep, u_root, agent, tty, only_command, limits, user, argv };
+            let isolation = isolation.map(|(root, [holder, life, devpts])| IsolationSpec { root, holder, life, devpts });
+            let spec = Spec { from, control, isolation, ninep, u_root, agent, tty, only_command, limits, user, argv };
             let mut args = spec.clone().args().into_iter();
             prop_assert_eq!(args.next().and_then(|name| Role::from_name(&name)), Some(Role::Session));
             prop_assert_eq!(Spec::parse(args).unwrap(), spec);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{BATCH_DELAY, Error, Relay, Upstream};
+use ninep::relay::{BATCH_DELAY, Error, IdRange, Relay, Upstream};
 use tokio::sync::Notify;
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
@@ -16,15 +16,17 @@ use crate::console::say;
 /// Small messages are sent together, up to this many bytes.
 const BATCH: usize = 64 * 1024;
 
-/// Starts to relay between the client's channel and the socket whose other end is mounted.
+/// Starts to relay between the client's channel and the socket whose other end is mounted, perhaps for these users and groups of a
+/// user namespace.
 pub(super) fn relay_files(
     receiver: ServerReceiver,
     sender: ServerSender,
     socket: Arc<Fd>,
     server: Upstream,
+    ids: Option<IdRange>,
 ) {
     let shared = Arc::new(FilesRelay {
-        relay: Mutex::new(Relay::new(server)),
+        relay: Mutex::new(Relay::new(server).in_namespace(ids)),
         answered: Notify::new(),
     });
     let to_client = tokio::spawn({

@@ -14,6 +14,7 @@ mod fd;
 mod files;
 mod forward;
 pub(crate) mod host_key;
+mod isolations;
 mod listen;
 mod notice;
 mod penalties;

@@ -49,14 +49,20 @@ impl LastOutput {
 
 /// Called when the command has ended and its session has not: waits for a silence, then names the processes
 /// that the session waits for.
-pub(super) async fn send(session: Pid, output: &LastOutput, sender: &ServerSender, terminal: bool) {
+pub(super) async fn send(
+    session: Pid,
+    is_isolated: bool,
+    output: &LastOutput,
+    sender: &ServerSender,
+    terminal: bool,
+) {
     output.silence().await;
     let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
     let Ok(proc) = Dir::open("/proc", flags, Mode::empty()) else {
         return;
     };
     // There are none while the session unmounts.
-    let Some(left) = Descendants::new(proc, session).describe() else {
+    let Some(left) = Descendants::new(proc, session).describe(is_isolated) else {
         return;
     };
     let line = format!(

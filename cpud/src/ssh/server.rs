@@ -5,19 +5,21 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use anyhow::{Context, Result};
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::admission::{self, Admission, Stage, UnauthenticatedPeer};
 use super::announce::Announcer;
-use super::connection::{LOGIN_GRACE, REFUSED};
+use super::connection::{LOGIN_GRACE, REFUSED, wanted_isolation};
+use super::exec::socket_pair;
 use super::host_key::PrivateHostKey;
+use super::isolations::Isolations;
 use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
 use super::source::PeerSource;
@@ -25,6 +27,7 @@ use super::waiting::{Farewell, WaitingPeer};
 use super::{auth, listen};
 use crate::console::say;
 use crate::flags::ServerOptions;
+use crate::isolation::Isolation;
 use crate::listen_addr::ListenAddr;
 use crate::role::Role;
 use crate::session::kill_all_leftovers;
@@ -78,6 +81,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
         connections: Vec::new(),
         penalties: Penalties::default(),
         refusals: Refusals::default(),
+        isolations: Isolations::default(),
     };
     loop {
         server.reap();
@@ -105,17 +109,21 @@ struct Server<'a> {
     connections: Vec<ConnectionProcess>,
     penalties: Penalties,
     refusals: Refusals,
+    isolations: Isolations,
 }
 
 /// A process that serves one connection.
 struct ConnectionProcess {
     child: Child,
-    /// What is known of the peer, and a pipe that ends when it has logged in.
+    /// What is known of the peer, and a socket that ends when it has logged in.
     login: Option<(UnauthenticatedPeer, OwnedFd)>,
     source: PeerSource,
     address: String,
-    /// What the process has written into the pipe: [`super::connection::ASKED`], or [`REFUSED`] and why.
+    /// What the process has written into the socket: [`super::connection::ASKED`], a request for an isolation, or [`REFUSED`] and
+    /// why.
     report: Vec<u8>,
+    /// The isolation of its sessions, if it has asked for one.
+    isolation: Option<Rc<Isolation>>,
 }
 
 impl Server<'_> {
@@ -264,6 +272,7 @@ impl Server<'_> {
         {
             if events.next().is_some_and(|events| !events.is_empty()) {
                 one.read_report();
+                one.isolate(&mut self.isolations);
             }
         }
         let looks: Vec<_> = self
@@ -294,10 +303,10 @@ impl Server<'_> {
         }
     }
 
-    /// Starts `cpud connection`, with the socket as its standard input, and as its standard output a pipe that it
-    /// closes after the login.
+    /// Starts `cpud connection`, with the socket as its standard input, and as its standard output one that it closes after
+    /// the login.
     fn spawn(&self, waiting: WaitingPeer) -> Result<ConnectionProcess> {
-        let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        let (login, theirs) = socket_pair().context("cannot make a socket pair")?;
         let peer = UnauthenticatedPeer {
             since: Instant::now(),
             ..waiting.peer
@@ -320,6 +329,9 @@ impl Server<'_> {
         if options.forward {
             command.arg("-forward");
         }
+        if options.isolate {
+            command.arg("-isolate");
+        }
         if options.post_quantum {
             command.arg("-pq");
         }
@@ -341,6 +353,7 @@ impl Server<'_> {
             source: peer.source,
             address,
             report: Vec::new(),
+            isolation: None,
         })
     }
 
@@ -375,7 +388,7 @@ impl Server<'_> {
 }
 
 impl ConnectionProcess {
-    /// Reads what the process reports. The end of the pipe means that the peer has logged in, or that the process ends.
+    /// Reads what the process reports. The end of it means that the peer has logged in, or that the process ends.
     fn read_report(&mut self) {
         let Some((peer, pipe)) = &mut self.login else {
             return;
@@ -389,6 +402,30 @@ impl ConnectionProcess {
             }
             _ => self.login = None,
         }
+    }
+
+    /// Sends the isolation that the process asks for. One that gets nothing starts no session.
+    fn isolate(&mut self, isolations: &mut Isolations) {
+        let Some((_, socket)) = &self.login else {
+            return;
+        };
+        let Some(key) = wanted_isolation(&self.report) else {
+            return;
+        };
+        match isolations.of(&key) {
+            Ok(isolation) => {
+                // It fails if the process has just ended.
+                let _ = isolation.send(socket.as_fd());
+                self.isolation = Some(isolation);
+            }
+            Err(error) => {
+                say(format_args!(
+                    "cannot isolate the sessions of key {key}: {error:#}"
+                ));
+                let _ = nix::unistd::write(socket, &[0]);
+            }
+        }
+        self.report.clear();
     }
 
     /// Why the peer of a process that has ended has not logged in.

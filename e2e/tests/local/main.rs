@@ -6,6 +6,7 @@ mod audit;
 mod edges;
 mod go;
 mod interop;
+mod isolation;
 mod limits;
 mod login;
 mod me;
@@ -41,6 +42,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             soak::TESTS,
             limits::TESTS,
             options::TESTS,
+            isolation::TESTS,
             audit::TESTS,
             me::TESTS,
         ],

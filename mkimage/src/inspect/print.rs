@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use cpu_proto::KeyOptions;
 use ssh_key::PublicKey;
 
 use super::report::{
@@ -235,13 +236,23 @@ fn notable(file: &NotableFile, level: usize, text: &mut String) {
             };
             line(text, level, format_args!("/key.pub: {who} log in"));
             for key in &logins.keys {
-                let options = if key.options == cpu_proto::KeyOptions::default() {
+                let mut others = key.options.clone();
+                let isolated = if std::mem::take(&mut others.isolate) {
+                    ", isolated"
+                } else {
+                    ""
+                };
+                let options = if others == KeyOptions::default() {
                     ""
                 } else {
                     ", with options that limit it"
                 };
                 let key = describe(&key.key);
-                line(text, level + 1, format_args!("key {key}{options}"));
+                line(
+                    text,
+                    level + 1,
+                    format_args!("key {key}{isolated}{options}"),
+                );
             }
             for fault in &logins.left_out {
                 line(text, level + 1, fault);

@@ -19,11 +19,17 @@
 //! * **Missing attributes.** Of several writes in a row only the first asks for `security.capability`
 //!   (`missing_xattr.rs`).
 //!
+//! For a mount in a user namespace it also translates the numbers of users and groups (`owners.rs`).
+//!
 //! No I/O and no clock: the caller passes in what has arrived, and the time.
 
 mod framer;
 mod missing_xattr;
+mod owners;
+mod send;
 mod u_root;
+
+pub use owners::IdRange;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -32,7 +38,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
-use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
+use crate::msg::{Attr, EXTENDED, Header, Kind, Reply, Request, VERSION};
 use crate::wire::{Frame, HEADER, Malformed, Str, WalkVec};
 use framer::{Framer, Segment};
 use missing_xattr::{CAPABILITY, MissingXattr};
@@ -84,6 +90,8 @@ pub enum Upstream {
 #[derive(Debug)]
 pub struct Relay {
     server: Upstream,
+    /// The users and groups of the mount, if it is in a user namespace.
+    ids: Option<IdRange>,
     /// Whether the server agreed to [`EXTENDED`].
     extended: bool,
     requests: Framer,
@@ -114,6 +122,7 @@ impl Relay {
     pub fn new(server: Upstream) -> Self {
         Self {
             server,
+            ids: None,
             extended: false,
             requests: Framer::default(),
             replies: Framer::default(),
@@ -139,7 +148,11 @@ impl Relay {
         let whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
         while let Some(segment) = self.requests.next(&mut chunk, whole)? {
             match segment {
-                Segment::Whole(header, message) => self.request(header, message, now, out),
+                Segment::Whole(header, message) => {
+                    if let Some(message) = self.with_servers_ids(header, message) {
+                        self.request(header, message, now, out);
+                    }
+                }
                 Segment::Begin(header, bytes) => {
                     self.forget_all();
                     if self.extended {
@@ -169,16 +182,20 @@ impl Relay {
             Upstream::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
             Upstream::URoot => u_root::CORRECTED,
         };
-        let whole = |number| kinds.iter().any(|&kind| is(kind, number));
+        let attr = self.ids.map(|_| Kind::Getattr);
+        let whole = |number| kinds.iter().chain(&attr).any(|&kind| is(kind, number));
         while let Some(segment) = self.replies.next(&mut chunk, whole)? {
             if !matches!(segment, Segment::More(_)) {
                 out.append(&mut self.local_replies);
             }
             match segment {
-                Segment::Whole(header, message) if self.server == Upstream::URoot => {
-                    out.push(u_root::correct(header.kind, message));
+                Segment::Whole(header, message) => {
+                    let message = self.with_kernels_ids(header, message)?;
+                    match self.server {
+                        Upstream::Any => self.reply(header, message, now, out)?,
+                        Upstream::URoot => out.push(u_root::correct(header.kind, message)),
+                    }
                 }
-                Segment::Whole(header, message) => self.reply(header, message, now, out)?,
                 Segment::Begin(header, bytes) => {
                     self.changed(header.kind);
                     if is(Kind::Write, header.kind) {
@@ -362,6 +379,7 @@ impl Relay {
                         self.attrs.remove(0);
                     }
                     let until = now + LOOKUP_TTL;
+                    let attr = self.ids.map_or(attr, |ids| ids.shown(attr));
                     self.attrs.push(CachedAttr { fid, until, attr });
                 }
                 let mut qids = WalkVec::default();
@@ -385,34 +403,6 @@ impl Relay {
     fn forget_all(&mut self) {
         self.attrs.clear();
         self.missing.invalidate();
-    }
-
-    /// Holds back a request, which will get no reply, until the next one is sent.
-    fn defer(&mut self, request: &Request<'_>) {
-        request.encode(NO_TAG, &mut self.frame);
-        self.batch.extend_from_slice(self.frame.finish());
-    }
-
-    fn pass(&mut self, message: Bytes, out: &mut Vec<Bytes>) {
-        self.take_batch(out);
-        out.push(message);
-    }
-
-    fn send(&mut self, tag: u16, request: &Request<'_>, out: &mut Vec<Bytes>) {
-        request.encode(tag, &mut self.frame);
-        let message = Bytes::copy_from_slice(self.frame.finish());
-        self.pass(message, out);
-    }
-
-    /// An encoded reply.
-    fn reply_bytes(&mut self, tag: u16, reply: &Reply<'_>) -> Bytes {
-        reply.encode(tag, &mut self.frame);
-        Bytes::copy_from_slice(self.frame.finish())
-    }
-
-    fn reply_locally(&mut self, tag: u16, reply: &Reply<'_>) {
-        let reply = self.reply_bytes(tag, reply);
-        self.local_replies.push(reply);
     }
 }
 

@@ -1,5 +1,6 @@
 //! russh's callbacks: authentication, the opening of channels, and requests on them.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
@@ -13,7 +14,7 @@ use russh::server::{
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
 use super::requests::{no_copying, refuse};
-use super::{ASKED, ChannelState, ConnectionHandler, FilesChannel};
+use super::{ASKED, ChannelState, ConnectionHandler, FilesChannel, login};
 use crate::console::Roster;
 use crate::ssh::audit::{Who, word};
 use crate::ssh::exec::{SessionRequest, TerminalRequest, take_variable};
@@ -58,6 +59,8 @@ impl server::Handler for ConnectionHandler {
                     self.forwards.forbid();
                 }
                 self.options = options;
+                self.options.isolate |= self.isolate;
+                self.fingerprint = cpu_proto::fingerprint(&key);
             }
             Err(denial) => {
                 self.refused(user, key.public_key, denial);
@@ -75,7 +78,11 @@ impl server::Handler for ConnectionHandler {
         if let Some(who) = &self.who {
             who.log_in();
         }
-        // The server sees the end of the pipe that this closes.
+        if self.options.isolate {
+            let isolation = login::isolation_of(&self.fingerprint).await;
+            self.isolation = Some(isolation.map(Arc::new));
+        }
+        // The server sees the end of the socket that this closes.
         nix::unistd::dup2_stdout(&self.null)?;
         Ok(())
     }

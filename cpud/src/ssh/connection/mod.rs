@@ -8,6 +8,7 @@ mod requests;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -31,8 +32,9 @@ use super::sessions::Sessions;
 use super::{auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
+use crate::isolation::Isolation;
 use login::LoginState;
-pub(super) use login::{ASKED, LOGIN_GRACE, REFUSED};
+pub(super) use login::{ASKED, LOGIN_GRACE, REFUSED, wanted_isolation};
 
 /// How long it takes to refuse a wrong key: long enough to slow down guessing, too short to annoy somebody
 /// whose agent offers five keys.
@@ -96,6 +98,9 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
         mux: Mux::new(Side::Server, throttle.clone()),
         keys,
         options: KeyOptions::default(),
+        isolate: options.isolate,
+        fingerprint: String::new(),
+        isolation: None,
         login: login.clone(),
         null,
         channels: HashMap::new(),
@@ -190,6 +195,12 @@ struct ConnectionHandler {
     keys: Vec<AuthorizedKey>,
     /// What the key allows with which the peer has logged in.
     options: KeyOptions,
+    /// Sessions are isolated, whatever the options of the key say.
+    isolate: bool,
+    /// The key with which the peer has logged in.
+    fingerprint: String,
+    /// The isolation of the key's sessions, or why there is none, if they are isolated.
+    isolation: Option<io::Result<Arc<Isolation>>>,
     login: watch::Sender<LoginState>,
     /// /dev/null, to replace standard output after the login.
     null: File,

@@ -38,6 +38,15 @@ impl ConnectionHandler {
         {
             who.say(&line);
         }
+        request.isolation = match &self.isolation {
+            None => None,
+            Some(Ok(isolation)) => Some(isolation.clone()),
+            Some(Err(_)) => {
+                let why = "no session: this machine cannot isolate it, as it is told to; its log says why";
+                refuse(state.sender.clone(), why.to_owned());
+                return Ok(());
+            }
+        };
         let (port, command) = self.forwards.take_files(command, &request.environment);
         let (port, command) = match &self.options.command {
             Some(forced) => {

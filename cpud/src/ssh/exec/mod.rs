@@ -36,9 +36,11 @@ use super::notice::{self, LastOutput};
 use super::sessions::Sessions;
 use super::uroot::UrootPort;
 use crate::console::{ListedCommand, say};
+use crate::isolation::Isolation;
 use crate::session::Spec;
 use pump::{deliver, pump_in, pump_out};
 use report::{report, send_clock};
+pub(super) use spawn::pair as socket_pair;
 use spawn::{inherit, open_terminal, pair, take_pipes};
 
 /// What the client has asked for on a session channel.
@@ -51,6 +53,8 @@ pub(super) struct SessionRequest {
     pub(super) terminal: Option<TerminalRequest>,
     /// Whether the client forwards an agent, and through what.
     pub(super) agent: Option<Mux>,
+    /// In which the session is, if in one.
+    pub(super) isolation: Option<Arc<Isolation>>,
     /// The client's files, each for a mount in this cache mode.
     pub(super) files: Vec<(CacheMode, FilesSource)>,
 }
@@ -118,27 +122,38 @@ pub(super) fn start(
         argv: request.argv.into_iter().map(OsString::from_vec).collect(),
         ..Spec::default()
     };
-    let mut files_theirs = Vec::new();
+    let mut theirs_all = Vec::new();
+    let mut devpts = None;
+    if let Some(isolation) = &request.isolation {
+        let own = spawn::isolate(isolation).context("cannot isolate the session")?;
+        spec.isolation = Some(own.spec(isolation.root)?);
+        devpts = Some(own.devpts);
+        theirs_all.extend([own.holder, own.life]);
+    }
+    let ids = request
+        .isolation
+        .as_ref()
+        .map(|isolation| Isolation::ids(isolation.root));
     let mut files = Vec::new();
     for (cache, from) in request.files {
         let (ours, theirs) = pair().context("cannot make a socket pair for the client's files")?;
         spec.ninep.push((cache, inherit(&theirs)?));
         spec.u_root |= matches!(from, FilesSource::Port(..));
         files.push((from, Arc::new(Fd::for_files(ours)?)));
-        files_theirs.push(theirs);
+        theirs_all.push(theirs);
     }
     let mut agent = None;
     if let Some(mux) = request.agent {
         let (ours, theirs) = pair().context("cannot make a socket pair for the agent")?;
         spec.agent = Some(inherit(&theirs)?);
-        files_theirs.push(theirs);
+        theirs_all.push(theirs);
         agent = Some((ours, mux));
     }
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("cpud").args(spec.args());
     let mut terminal = None;
     if let Some(pty) = &request.terminal {
-        let (master, slave) = open_terminal(pty)?;
+        let (master, slave) = open_terminal(pty, devpts.as_ref())?;
         for set in [
             std::process::Command::stdin,
             std::process::Command::stdout,
@@ -160,7 +175,7 @@ pub(super) fn start(
     let process = child.id().and_then(|pid| i32::try_from(pid).ok());
     let process = Pid::from_raw(process.context("the session process has no number")?);
     let session = sessions.begin(process);
-    drop((control_theirs, files_theirs));
+    drop((control_theirs, theirs_all, devpts));
 
     let (ended_tx, ended) = watch::channel(false);
     if let Some((session, mux)) = agent {
@@ -187,14 +202,14 @@ pub(super) fn start(
     for (from, socket) in files {
         match from {
             FilesSource::Channel(receiver, sender) => {
-                relay_files(receiver, sender, socket, Upstream::Any);
+                relay_files(receiver, sender, socket, Upstream::Any, ids);
             }
             FilesSource::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     // On failure the socket closes, and the session reports that nobody answers.
                     if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay_files(receiver, sender, socket, Upstream::URoot);
+                        relay_files(receiver, sender, socket, Upstream::URoot, ids);
                     }
                 });
             }
@@ -211,7 +226,7 @@ pub(super) fn start(
             send_clock(&client).await;
             control.ended().await;
             if wait == Wait::Yes {
-                notice::send(process, &last_output, &client, is_terminal).await;
+                notice::send(process, ids.is_some(), &last_output, &client, is_terminal).await;
             }
             std::future::pending::<()>().await;
         };
