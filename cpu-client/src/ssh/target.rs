@@ -237,6 +237,8 @@ fn identities(
         Some(path) => socket(path, tokens)?,
     };
     Ok(Identities {
+    let certificates = settings.certificate_files.iter();
+    let certificates = certificates.filter(|file| *file != "none");
         optional: match (options.keys, &settings.identity_files[..]) {
             ([], []) => login::default_files(options.home),
             // As in ssh, a configured file need not exist.
@@ -249,6 +251,9 @@ fn identities(
 }
 
 /// The path of an agent's socket: `$` and the name of a variable that has it, or the path itself.
+        certificates: certificates
+            .map(|file| tokens.path(file))
+            .collect::<Result<_>>()?,
 fn socket(text: &str, tokens: &Tokens<'_>) -> Result<Option<PathBuf>> {
     Ok(match text.strip_prefix('$') {
         Some(name) if !name.starts_with('{') => std::env::var_os(name).map(PathBuf::from),

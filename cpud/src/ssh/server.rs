@@ -50,9 +50,18 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     let listener = listen::listen(&options.listen)?;
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
     say(format_args!(
-        "serving on {}, {} key(s) may log in, host key {fingerprint}",
+        "serving on {}, {} key(s){certificates} may log in, host key {fingerprint}",
+    let lines = &keys.keys;
+    let authorities = lines.iter().filter(|line| line.options.cert_authority);
+    let certificates = match authorities.count() {
+        0 => String::new(),
+        count => format!(" and the certificates of {count} CA(s)"),
+    };
         options.listen,
-        keys.len(),
+        lines
+            .iter()
+            .filter(|line| !line.options.cert_authority)
+            .count(),
     ));
     drop(keys);
     let announcer = announce.then(|| Announcer::new(options.listen.clone(), fingerprint));

@@ -3,6 +3,7 @@
 
 mod agent;
 mod audit;
+mod certificates;
 mod edges;
 mod go;
 mod interop;
@@ -40,6 +41,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             limits::TESTS,
             options::TESTS,
             audit::TESTS,
+            certificates::TESTS,
             me::TESTS,
         ],
         Some("ann") => &[

@@ -1,5 +1,5 @@
 //! The settings of a host in `~/.config/cpu/config`, which may have the keywords of cpu itself, in `~/.ssh/config` and in
-//! `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only IdentityFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
+//! `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only IdentityFile, CertificateFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
 
 mod file;
 mod include;
@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) port: Option<u16>,
     pub(crate) user: Option<String>,
     pub(crate) identity_files: Vec<String>,
+    /// `CertificateFile`
+    pub(crate) certificate_files: Vec<String>,
     pub(crate) identities_only: Option<bool>,
     /// `none`, a path, or `SSH_AUTH_SOCK`.
     pub(crate) identity_agent: Option<String>,

@@ -1,6 +1,7 @@
 //! The connection role: serves one SSH connection, the socket on standard input. Peers log in with public keys
 //! only. The user's name does not matter, since the machine has no users.
 
+mod certificate;
 mod handler;
 mod limits;
 mod login;
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cpu_proto::{AuthorizedKey, CacheMode, KeyOptions};
+use cpu_proto::{AuthorizedKeys, CacheMode, KeyOptions};
 use cpu_ssh::mux::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive};
 use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
@@ -43,6 +44,7 @@ const MAX_OFFERS: usize = 64;
 /// Serves the connection on standard input until it ends. The server has sent the identification. The result is what a
 /// peer has done that did not log in.
 pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
+    certificate::listen();
     let strict = options.strict_modes.unwrap_or(false);
     // The server has said which lines are left out.
     let keys = auth::read_public_keys(&options.public_keys, strict, false)?;
@@ -121,6 +123,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
         }
         anyhow::Ok(())
     })?;
+    login.send_modify(LoginState::add_certificate);
     let login = login.borrow();
     login.report_refusal();
     Ok(login.offence)
@@ -155,7 +158,7 @@ async fn watch(
 
 struct ConnectionHandler {
     mux: Mux,
-    keys: Vec<AuthorizedKey>,
+    keys: AuthorizedKeys,
     /// What the key allows with which the peer has logged in.
     options: KeyOptions,
     login: watch::Sender<LoginState>,
