@@ -27,7 +27,7 @@ use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
 use super::host_key::PrivateHostKey;
 use super::penalties::Offence;
-use super::{auth, waiting};
+use super::{audit_log, auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
 use login::LoginState;
@@ -44,6 +44,7 @@ const MAX_OFFERS: usize = 64;
 /// Serves the connection on standard input until it ends. The server has sent the identification. The result is what a
 /// peer has done that did not log in.
 pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
+    audit_log::open(options.log, false)?;
     certificate::listen();
     let strict = options.strict_modes.unwrap_or(false);
     // The server has said which lines are left out.
