@@ -1,12 +1,15 @@
 //! What `cpu` and `cpud` must agree on: names, ports, defaults, and the formats of what they send each other. No I/O.
 
+mod authorization;
 pub mod authorized_keys;
 mod cache_mode;
+pub mod certificate;
 mod credentials;
 mod fingerprint;
 pub mod fstab;
 pub mod glob;
 mod key_options;
+mod key_type;
 pub mod namespace;
 pub mod package_note;
 mod peer_patterns;
@@ -16,9 +19,11 @@ mod wait;
 
 pub use authorized_keys::{AuthorizedKey, AuthorizedKeys};
 pub use cache_mode::{CacheMode, ENV_FILES};
+pub use certificate::CertificateFault;
 pub use credentials::{Credentials, InvalidCredentials};
 pub use fingerprint::fingerprint;
 pub use key_options::{Denial, KeyOptions};
+pub use key_type::KeyTypeFault;
 pub use printable::printable;
 pub use wait::{ENV_WAIT, Wait};
 

@@ -1,7 +1,9 @@
 //! The server's flags: one table, used to parse them and to make the help text and the manual page.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -30,8 +32,49 @@ pub(crate) struct ServerOptions {
     pub(crate) alive: Duration,
     /// The most that a session may take.
     pub(crate) session_limits: SessionLimits,
+    /// How logins, sessions and refusals are reported.
+    pub(crate) log: LogFormat,
     /// Report every step on standard error.
     pub(crate) debug: bool,
+}
+
+/// How logins, sessions and refusals are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// As lines among the others.
+    Text,
+    /// Each as an object of JSON, on standard error or on this inherited descriptor.
+    Json(Option<RawFd>),
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => f.write_str("text"),
+            Self::Json(None) => f.write_str("json"),
+            Self::Json(Some(descriptor)) => write!(f, "json:{descriptor}"),
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "text" => return Ok(Self::Text),
+            "json" => return Ok(Self::Json(None)),
+            _ => {}
+        }
+        let descriptor = text
+            .strip_prefix("json:")
+            .and_then(|text| text.parse().ok());
+        match descriptor {
+            // Those below are used otherwise.
+            Some(descriptor @ 3..) => Ok(Self::Json(Some(descriptor))),
+            _ => bail!("-log={text}: write text, json, or json: and a descriptor from 3 on"),
+        }
+    }
 }
 
 /// A flag: its name, the name of its value (empty if it takes none), and what it is for.
@@ -85,6 +128,11 @@ const FLAGS: &[Flag] = &[
         "SIZE",
         "the most memory of a session: bytes, or with K, M or G (all)",
     ),
+    (
+        "log",
+        "FORMAT",
+        "report logins and sessions as text, json, or json:FD (text)",
+    ),
     ("d", "", "log each step on standard error"),
     ("V", "", "print the version"),
     ("h", "", "print this help"),
@@ -115,6 +163,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         strict_modes: None,
         alive: cpu_ssh::keepalive::INTERVAL,
         session_limits: SessionLimits::default(),
+        log: LogFormat::Text,
         debug: false,
     };
     let (mut network, mut port) = (None, None);
@@ -157,6 +206,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
                 let size = size.context("-session-memory needs a size, such as 512M")?;
                 options.session_limits.memory = Some(size);
             }
+            Some("log") => options.log = value()?.parse()?,
             Some("d") => options.debug = boolean(name, inline.as_deref())?,
             Some(what @ ("h" | "V" | "help" | "version" | "init")) => {
                 bail!("-{what} must be the only argument: cpud -{what}")
@@ -249,6 +299,7 @@ mod tests {
         for (name, value, _) in FLAGS.iter().filter(|(name, ..)| !["V", "h"].contains(name)) {
             let args = match (*name, *value) {
                 ("net", _) => vec!["-net=tcp".to_owned()],
+                ("log", _) => vec!["-log=json".to_owned()],
                 (name, "") => vec![format!("-{name}")],
                 (name, _) => vec![format!("--{name}"), "1".to_owned()],
             };
@@ -293,6 +344,13 @@ mod tests {
             refusal("-session-pids=0"),
             "-session-pids needs a number of processes"
         );
+        for format in ["text", "json", "json:3"] {
+            let log = switched(&format!("-log={format}")).log;
+            assert_eq!(log.to_string(), format);
+        }
+        for bad in ["xml", "json:", "json:2", "json:-1", "json:x", ""] {
+            assert!(refusal(&format!("-log={bad}")).contains("write text"));
+        }
         assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");
         assert!(refusal("-init").contains("only argument"));
         assert!(help().lines().all(|line| line.len() <= 90), "{}", help());

@@ -92,6 +92,21 @@ impl Daemon {
         })
     }
 
+    /// The same with `-log json:9`, and this file as the descriptor 9.
+    pub fn cpud_logging_to(log: &Path) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let cpud = cpud(directory);
+            let mut command = Command::new("sh");
+            command.args(["-c", "log=$1; shift; exec \"$@\" 9>>\"$log\"", "sh"]);
+            command
+                .arg(log)
+                .arg(cpud.get_program())
+                .args(cpud.get_args());
+            command.args(["-log", "json:9", "-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
     /// The same at [`Self::socket`] instead of a port.
     pub fn cpud_at_a_socket() -> Result<Self> {
         Self::start("cpud", |directory, _| {

@@ -1,6 +1,6 @@
 //! The lines that say who has logged in, and what he ran. The first has the key; the others have its number, which is that of
 //! the connection's process, and fit on a screen of 80 columns. What comes from a peer is in each of them one word, or in
-//! quotes, so that no line says what a peer wants it to say; [`say`] keeps it one line.
+//! quotes, so that no line says what a peer wants it to say; [`report`] keeps it one line.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -12,10 +12,8 @@ use cpu_proto::printable;
 use nix::sys::signal::Signal;
 use russh::keys::PublicKey;
 
+use super::audit_log::{AuditFacts, MAX_TEXT, report};
 use crate::console::say;
-
-/// The most characters of a peer's text.
-const MAX_TEXT: usize = 64;
 
 /// Text of a peer as one word: as it is if it is an ordinary name, and else in quotes.
 pub(super) fn word(text: &str) -> String {
@@ -41,6 +39,8 @@ pub(super) struct Who {
     whole: Arc<str>,
     /// In the others.
     short: Arc<str>,
+    /// The same for [`report`].
+    facts: AuditFacts,
     /// `user@address`, in the titles of processes.
     peer: Arc<str>,
 }
@@ -48,10 +48,17 @@ pub(super) struct Who {
 impl Who {
     /// A user name, an address, and a key with its comment.
     pub(super) fn new(user: &str, address: &str, key: &PublicKey) -> Self {
-        let (user, comment) = (word(user), word(key.comment().as_str_lossy()));
         let fingerprint = cpu_proto::fingerprint(key);
+        let facts = AuditFacts::default()
+            .number("login", std::process::id())
+            .text("user", user)
+            .text("address", address)
+            .text("key", &fingerprint)
+            .text("comment", key.comment().as_str_lossy());
+        let (user, comment) = (word(user), word(key.comment().as_str_lossy()));
         let short = format!("login {}: {user}", std::process::id());
         Self {
+            facts,
             whole: format!("{short} from {address} with key {fingerprint} {comment}").into(),
             short: short.into(),
             peer: format!("{user}@{address}").into(),
@@ -59,7 +66,7 @@ impl Who {
     }
 
     pub(super) fn log_in(&self) {
-        say(&self.whole);
+        report("login", &self.facts, &self.whole);
     }
 
     /// Something else that has to do with him.
@@ -69,13 +76,15 @@ impl Who {
 
     /// A session begins that runs these words.
     pub(super) fn start(&self, argv: &[Vec<u8>]) -> SessionAudit {
-        let command = argv.first().map_or_else(
-            || "a shell".to_owned(),
-            |command| word(&String::from_utf8_lossy(command)),
-        );
-        say(format_args!("{} starts {command}", self.short));
+        let (mut who, mut command) = (self.clone(), "a shell".to_owned());
+        if let Some(first) = argv.first() {
+            let first = String::from_utf8_lossy(first);
+            (who.facts, command) = (who.facts.text("command", &first), word(&first));
+        }
+        let line = format_args!("{} starts {command}", who.short);
+        report("start", &who.facts, line);
         SessionAudit {
-            who: self.clone(),
+            who,
             command,
             began: Instant::now(),
             transferred: Arc::default(),
@@ -146,9 +155,30 @@ impl SessionAudit {
     }
 }
 
+impl SessionAudit {
+    /// Without a status or signal its client has gone.
+    fn facts(&self) -> AuditFacts {
+        let facts = self.who.facts.clone();
+        let signal = self.status.and_then(|status| status.signal());
+        let facts = match (self.status, signal.map(Signal::try_from)) {
+            (_, Some(Ok(signal))) => facts.text("signal", signal.as_str()),
+            (Some(status), _) => facts.number("status", status.code().unwrap_or(255)),
+            (None, _) => facts,
+        };
+        let tenths = self.began.elapsed().as_millis() / 100;
+        facts
+            .number("seconds", format_args!("{}.{}", tenths / 10, tenths % 10))
+            .number(
+                "received",
+                self.transferred.received.load(Ordering::Relaxed),
+            )
+            .number("sent", self.transferred.sent.load(Ordering::Relaxed))
+    }
+}
+
 impl Drop for SessionAudit {
     fn drop(&mut self) {
-        say(self.line());
+        report("end", &self.facts(), self.line());
     }
 }
 

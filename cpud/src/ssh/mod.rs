@@ -5,6 +5,7 @@ mod admission;
 mod agent;
 mod announce;
 mod audit;
+mod audit_log;
 mod auth;
 mod channel;
 mod clock;

@@ -16,6 +16,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::admission::{self, Admission, Stage, UnauthenticatedPeer};
 use super::announce::Announcer;
+use super::audit_log::{AuditFacts, report};
 use super::connection::{LOGIN_GRACE, REFUSED, wanted_isolation};
 use super::exec::socket_pair;
 use super::host_key::PrivateHostKey;
@@ -24,7 +25,7 @@ use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
 use super::source::PeerSource;
 use super::waiting::{Farewell, WaitingPeer};
-use super::{auth, listen};
+use super::{audit_log, auth, listen};
 use crate::console::say;
 use crate::flags::ServerOptions;
 use crate::isolation::Isolation;
@@ -47,6 +48,7 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 /// Listens for ever. With `announce`, as a child of init, the machine's addresses are announced on the console.
 pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
+    audit_log::open(options.log, true)?;
     // Read now, so that what would make every login fail is reported at once.
     let strict = options.strict_modes.unwrap_or(!announce);
     let keys = auth::read_public_keys(&options.public_keys, strict, true)?;
@@ -56,10 +58,19 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
         say(line);
     }
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
+    let lines = &keys.keys;
+    let authorities = lines.iter().filter(|line| line.options.cert_authority);
+    let certificates = match authorities.count() {
+        0 => String::new(),
+        count => format!(" and the certificates of {count} CA(s)"),
+    };
     say(format_args!(
-        "serving on {}, {} key(s) may log in, host key {fingerprint}",
+        "serving on {}, {} key(s){certificates} may log in, host key {fingerprint}",
         options.listen,
-        keys.len(),
+        lines
+            .iter()
+            .filter(|line| !line.options.cert_authority)
+            .count(),
     ));
     drop(keys);
     let announcer = announce.then(|| Announcer::new(options.listen.clone(), fingerprint));
@@ -218,8 +229,16 @@ impl Server<'_> {
     }
 
     fn say_refused(&mut self, address: &str, why: &str) {
-        if let Some(line) = self.refusals.line(address, why, Instant::now()) {
-            say(line);
+        let now = Instant::now();
+        let unreported = self.refusals.unreported(now);
+        if let Some(line) = self.refusals.line(address, why, now) {
+            let facts = AuditFacts::default().text("address", address);
+            let facts = facts.reason(why);
+            let facts = match unreported {
+                Some(count) => facts.number("unreported", count),
+                None => facts,
+            };
+            report("refusal", &facts, line);
         }
     }
 
@@ -298,8 +317,12 @@ impl Server<'_> {
         if can_accept {
             self.accept();
         }
-        if let Some(rest) = self.refusals.rest(Instant::now()) {
-            say(rest);
+        let now = Instant::now();
+        if let Some(count) = self.refusals.unreported(now)
+            && let Some(rest) = self.refusals.rest(now)
+        {
+            let facts = AuditFacts::default().number("unreported", count);
+            report("refusal", &facts, rest);
         }
     }
 
@@ -343,6 +366,7 @@ impl Server<'_> {
         for (flag, limit) in limits {
             command.args(limit.map(|limit| format!("{flag}={limit}")));
         }
+        command.arg(format!("-log={}", options.log));
         if options.debug {
             command.arg("-d");
         }

@@ -290,7 +290,7 @@ fn two_users(server: &SoakServer, table: &mut Table) {
                 scope.spawn(move || echo(user, byte))
             })
             .collect();
-        let joined = threads.into_iter().map(|thread| thread.join());
+        let joined = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
         joined
             .map(|took| took.ok().context("a thread panicked").flatten())
             .collect()

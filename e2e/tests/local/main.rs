@@ -3,6 +3,7 @@
 
 mod agent;
 mod audit;
+mod certificates;
 mod edges;
 mod go;
 mod interop;
@@ -44,6 +45,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             options::TESTS,
             isolation::TESTS,
             audit::TESTS,
+            certificates::TESTS,
             me::TESTS,
         ],
         Some("ann") => &[

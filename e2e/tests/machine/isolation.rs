@@ -95,9 +95,9 @@ fn files(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-struct Running(Child);
+struct Background(Child);
 
-impl Drop for Running {
+impl Drop for Background {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -110,7 +110,7 @@ fn reach(machine: &Machine) -> Result<()> {
     let home = machine.home.path();
     fs::write(home.join("secret"), "hers\n")?;
     let script = "echo hers >/tmp/hers; echo ready; exec sleep 86427";
-    let mut running = Running(
+    let mut running = Background(
         alice
             .command(&[], &["env", MARK, "sh", "-c", script])
             .stdin(Stdio::null())

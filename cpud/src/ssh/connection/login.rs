@@ -9,6 +9,7 @@ use cpu_ssh::Throttle;
 use russh::{Disconnect, server};
 use tokio::sync::watch;
 
+use super::certificate;
 use crate::console::say;
 use crate::isolation::Isolation;
 use crate::ssh::Offence;
@@ -56,6 +57,8 @@ pub(super) struct LoginState {
     pub(super) refused: u32,
     /// Who offered the last of them, and which it is.
     pub(super) last_refused: String,
+    /// Why its certificate was refused, if it was before anybody asked who may log in.
+    certificate: Option<String>,
     /// What it has done if it goes now.
     pub(super) offence: Option<Offence>,
 }
@@ -70,11 +73,26 @@ impl LoginState {
         }
     }
 
+    /// Counts a certificate that russh has refused, unless the peer has logged in all the same.
+    pub(super) fn add_certificate(&mut self) {
+        if let (Some(why), false) = (certificate::refused(), self.has_succeeded) {
+            self.offence = Some(Offence::FailedAuthentication);
+            self.certificate = Some(why);
+        }
+    }
+
     fn refusal(&self) -> String {
         match self.offence {
             Some(Offence::FailedAuthentication) => {
                 let (refused, last) = (self.refused, &self.last_refused);
-                format!("it offered {refused} key(s) that may not log in, the last one as {last}")
+                let keys = format!(
+                    "it offered {refused} key(s) that may not log in, the last one as {last}"
+                );
+                match &self.certificate {
+                    None => keys,
+                    Some(certificate) if refused == 0 => certificate.clone(),
+                    Some(certificate) => format!("{keys}; {certificate}"),
+                }
             }
             Some(Offence::GraceExceeded) => format!("it did not log in within {LOGIN_GRACE:?}"),
             Some(Offence::NoAuthentication) | None => String::new(),
@@ -89,6 +107,7 @@ impl LoginState {
             attempts: 0,
             refused: 0,
             last_refused: String::new(),
+            certificate: None,
             offence: Some(Offence::NoAuthentication),
         })
     }

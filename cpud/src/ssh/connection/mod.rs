@@ -1,6 +1,7 @@
 //! The connection role: serves one SSH connection, the socket on standard input. Peers log in with public keys
 //! only. The user's name does not matter, since the machine has no users.
 
+mod certificate;
 mod handler;
 mod limits;
 mod login;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cpu_proto::{AuthorizedKey, CacheMode, KeyOptions};
+use cpu_proto::{AuthorizedKeys, CacheMode, KeyOptions};
 use cpu_ssh::mux::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive};
 use russh::{ChannelId, Disconnect, MethodKind, MethodSet, SshId, server};
@@ -29,7 +30,7 @@ use super::forward::Forwards;
 use super::host_key::PrivateHostKey;
 use super::penalties::Offence;
 use super::sessions::Sessions;
-use super::{auth, waiting};
+use super::{audit_log, auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
 use crate::isolation::Isolation;
@@ -53,6 +54,8 @@ const LAST_MESSAGES: Duration = Duration::from_secs(1);
 /// Serves the connection on standard input until it ends. The server has sent the identification. The result is what a
 /// peer has done that did not log in.
 pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
+    audit_log::open(options.log, false)?;
+    certificate::listen();
     let strict = options.strict_modes.unwrap_or(false);
     // The server has said which lines are left out.
     let keys = auth::read_public_keys(&options.public_keys, strict, false)?;
@@ -138,6 +141,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
         anyhow::Ok(())
     })?;
     sessions.kill_last_strays();
+    login.send_modify(LoginState::add_certificate);
     let login = login.borrow();
     login.report_refusal();
     Ok(login.offence)
@@ -192,7 +196,7 @@ async fn shut_down(sessions: &Sessions, login: &watch::Sender<LoginState>) {
 
 struct ConnectionHandler {
     mux: Mux,
-    keys: Vec<AuthorizedKey>,
+    keys: AuthorizedKeys,
     /// What the key allows with which the peer has logged in.
     options: KeyOptions,
     /// Sessions are isolated, whatever the options of the key say.
