@@ -93,7 +93,7 @@ impl Descendants {
         let mut text: Vec<String> = named
             .map(|process| {
                 let number = format!(" (pid {})", process.pid);
-                let number = if is_isolated { "" } else { &number };
+                let number = if is_isolated { "" } else { number.as_str() };
                 format!("{}{number}", process.name)
             })
             .collect();

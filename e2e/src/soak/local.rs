@@ -21,8 +21,8 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 const DELAY_OF_FLOODED: Duration = Duration::from_secs(5);
 /// How long a killed session may take to be gone: two seconds for its commands, and as much as a busy computer needs.
 const GONE: Duration = Duration::from_secs(10);
-/// How long a client may be silent: three times [`ALIVE`], and what it needs to be killed.
-const SILENCE: Duration = Duration::from_secs(30);
+/// How long a client may be silent: several times [`ALIVE`], and what its session needs to end.
+const SILENCE: Duration = Duration::from_mins(1);
 const ALIVE: &str = "-alive=5";
 
 /// How long the processes sleep, by which they are found.

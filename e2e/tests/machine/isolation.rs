@@ -1,6 +1,7 @@
 //! Isolated sessions with the client's files: they are the user's own there, and nobody else's. A key of the default kind finds what is
 //! refused to an isolated one.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::MetadataExt as _;
@@ -49,30 +50,22 @@ fn files(machine: &Machine) -> Result<()> {
         nix::unistd::geteuid().as_raw(),
         nix::unistd::getegid().as_raw(),
     );
-    let prints = |script: &str, wanted: &str| -> Result<()> {
-        let printed = client.sh_ok(script)?;
-        ensure!(printed == wanted, "{script}: {printed:?}");
-        Ok(())
-    };
     fs::write(home.join("old"), "old\n")?;
-    prints(
-        "id -u; stat -c %u:%g . old /usr /etc/passwd; cat old",
-        "0\n0:0\n0:0\n0:0\n0:0\nold\n",
-    )?;
-    // Made, changed, and made over again, as programs do that run as root.
-    let script = "umask 027; echo new >made; mkdir dir; ln -s made link; chown 0:0 made; cp -a made dir/copy; \
-        mv dir/copy dir/moved; chmod 600 dir/moved; touch -d @1 dir/moved; stat -c %u:%g:%a made dir dir/moved";
-    prints(script, "0:0:640\n0:0:750\n0:0:600\n")?;
+    // Files are made, changed, and made over again, as by programs that run as root. A repository is trusted, which shows that its
+    // owner is the user. Lists of users are not translated, and are refused rather than wrong.
+    let script = "id -u; stat -c %u:%g . old /usr /etc/passwd; cat old
+        umask 027; echo new >made; mkdir dir; ln -s made link; chown 0:0 made; cp -a made dir/moved
+        chmod 600 dir/moved; touch -d @1 dir/moved; stat -c %u:%g:%a made dir dir/moved
+        git init -q repo && cd repo && touch a && git add a && git status -s; cd ..
+        python3 -Sc 'import os\ntry: os.getxattr(\"old\", \"system.posix_acl_access\")\nexcept OSError as e: print(e.errno)'";
+    let printed = client.sh_ok(script)?;
+    let wanted = "0\n0:0\n0:0\n0:0\n0:0\nold\n0:0:640\n0:0:750\n0:0:600\nA  a\n95\n";
+    ensure!(printed == wanted, "{printed}");
     for (name, mode) in [("made", 0o640), ("dir", 0o750), ("dir/moved", 0o600)] {
         let found = fs::metadata(home.join(name))?;
         ensure!((found.uid(), found.gid()) == here, "{name}");
         ensure!(found.mode() & 0o777 == mode, "{name}: {:o}", found.mode());
     }
-    // A repository is trusted, which shows that its owner is the user.
-    prints(
-        "git init -q repo && cd repo && touch a && git add a && git status -s",
-        "A  a\n",
-    )?;
     // As oneself, with the same numbers as here.
     let script = "id -u; stat -c %u old; sudo -n id -u 2>/dev/null || echo 0";
     let himself = client.output(client.command(&["-user", "me"], &["sh", "-c", script]), b"")?;
@@ -87,17 +80,18 @@ fn files(machine: &Machine) -> Result<()> {
         b"",
     )?;
     ensure!(root.stdout == b"0\n/dev/null\n/proc/1/comm\n", "{root:?}");
-    // Lists of users are not translated, and are refused rather than wrong.
-    prints(
-        "python3 -c 'import os\ntry: os.getxattr(\"old\", \"system.posix_acl_access\")\nexcept OSError as e: print(e.errno)'",
-        "95\n",
-    )?;
     Ok(())
 }
 
+<<<<<<< ours
 struct Background(Child);
 
 impl Drop for Background {
+=======
+struct AliceSession(Child);
+
+impl Drop for AliceSession {
+>>>>>>> theirs
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -110,7 +104,11 @@ fn reach(machine: &Machine) -> Result<()> {
     let home = machine.home.path();
     fs::write(home.join("secret"), "hers\n")?;
     let script = "echo hers >/tmp/hers; echo ready; exec sleep 86427";
+<<<<<<< ours
     let mut running = Background(
+=======
+    let mut running = AliceSession(
+>>>>>>> theirs
         alice
             .command(&[], &["env", MARK, "sh", "-c", script])
             .stdin(Stdio::null())
@@ -143,14 +141,19 @@ fn reach(machine: &Machine) -> Result<()> {
         "cat /proc/1/root/key.pub".to_owned(),
         "ls /dev/ttyS0".to_owned(),
     ];
-    for probe in &probes {
-        let with = |client: &Client| -> Result<bool> {
-            let script = format!("exec 2>/dev/null; {probe} >/dev/null");
-            Ok(client.sh(&script)?.status.success())
-        };
-        ensure!(!with(&bob)?, "{probe} works");
-        ensure!(with(&machine.client)?, "{probe} works for nobody");
+    let mut script = "exec 2>/dev/null".to_owned();
+    for (number, probe) in probes.iter().enumerate() {
+        write!(script, "\n({probe}) >/dev/null && echo {number}")?;
     }
+    script += "\ntrue";
+    let all: String = (0..probes.len())
+        .map(|number| format!("{number}\n"))
+        .collect::<Vec<_>>()
+        .concat();
+    let reached = bob.sh_ok(&script)?;
+    ensure!(reached.is_empty(), "bob reaches {reached}");
+    let reached = machine.client.sh_ok(&script)?;
+    ensure!(reached == all, "without isolation only {reached}");
     ensure!(fs::read_to_string(home.join("secret"))? == "hers\nmore\n");
     // When she has gone, so has everything of hers.
     drop(running);

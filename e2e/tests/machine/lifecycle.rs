@@ -97,10 +97,13 @@ fn killed_session(machine: &Machine) -> Result<()> {
     ensure!(output.status.code() == Some(137), "{output:?}");
     let all = machine.client.sh_ok(PROCESSES)?;
     ensure!(!all.contains("sleep 87654"), "still there: {all}");
-    let groups = machine
-        .client
-        .sh_ok("ls -d /sys/fs/cgroup/cpu-session-* | wc -l")?;
-    ensure!(groups == "1\n", "groups: {groups}");
+    // It is removed when the last process has gone.
+    wait_until("one group is left", Duration::from_mins(1), || {
+        let groups = machine
+            .client
+            .sh_ok("ls -d /sys/fs/cgroup/cpu-session-* | wc -l")?;
+        Ok((groups == "1\n").then_some(()))
+    })?;
     Ok(())
 }
 
