@@ -83,15 +83,9 @@ fn files(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
-<<<<<<< ours
-struct Background(Child);
-
-impl Drop for Background {
-=======
 struct AliceSession(Child);
 
 impl Drop for AliceSession {
->>>>>>> theirs
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -104,11 +98,7 @@ fn reach(machine: &Machine) -> Result<()> {
     let home = machine.home.path();
     fs::write(home.join("secret"), "hers\n")?;
     let script = "echo hers >/tmp/hers; echo ready; exec sleep 86427";
-<<<<<<< ours
-    let mut running = Background(
-=======
     let mut running = AliceSession(
->>>>>>> theirs
         alice
             .command(&[], &["env", MARK, "sh", "-c", script])
             .stdin(Stdio::null())
