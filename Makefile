@@ -18,7 +18,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-stick conformance soak clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-path bench-stick conformance soak clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -209,6 +209,9 @@ soak: cpukernel ## strangers, floods, kills, bombs, frozen clients for 30 minute
 conformance: cpukernel ## external test suites on a machine's files, for hours (docs/conformance.md); SUITES=git for one
 	@scripts/deps qemu e2e suites
 	cargo run -p e2e --bin conformance -- $(SUITES)
+
+bench-path: cpukernel ## how often programs wait for a long path (BENCH_PATH=--help; half an hour)
+	cargo run --release -p e2e --bin bench-path -- $(BENCH_PATH)
 
 bench-9p: cpukernel ## the file server alone, then compared with diod on a machine (BENCH_9P=--help; an hour or two)
 	@scripts/deps qemu e2e bench

@@ -6,10 +6,11 @@ use super::Relay;
 use crate::msg::{NO_TAG, Reply, Request};
 
 impl Relay {
-    /// Holds back a request, which will get no reply, until the next one is sent.
-    pub(super) fn defer(&mut self, request: &Request<'_>) {
+    /// Holds back a request, which will get no reply, until the next one is sent. It concerns `fid`, and walks `from` another
+    /// if it makes that.
+    pub(super) fn defer(&mut self, request: &Request<'_>, fid: u32, from: Option<u32>) {
         request.encode(NO_TAG, &mut self.frame);
-        self.batch.extend_from_slice(self.frame.finish());
+        self.batch.push(fid, from, self.frame.finish());
     }
 
     pub(super) fn pass(&mut self, message: Bytes, out: &mut Vec<Bytes>) {

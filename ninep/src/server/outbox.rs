@@ -160,15 +160,24 @@ impl<W: Write> Outbox<W> {
 
     /// Answers the request `tag`. Waits while the peer does not read what is queued.
     pub(super) fn send(&self, tag: u16, reply: &[u8]) -> io::Result<()> {
+        self.write(Some(tag), reply)
+    }
+
+    /// Sends messages that answer nothing, and returns when they and what was queued before are written.
+    pub(super) fn push(&self, messages: &[u8]) -> io::Result<()> {
+        self.write(None, messages)
+    }
+
+    fn write(&self, tag: Option<u16>, reply: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
         let mut writer = loop {
             if let Some(writer) = state.writer.take() {
                 break writer;
             }
-            let small = reply.len() <= SMALL && state.queued.len() + reply.len() <= QUEUE;
-            if state.broken || small {
+            let fits = reply.len() <= SMALL && state.queued.len() + reply.len() <= QUEUE;
+            if state.broken || (fits && tag.is_some()) {
                 state.queued.extend_from_slice(reply);
-                state.end(tag);
+                tag.into_iter().for_each(|tag| state.end(tag));
                 if state.broken {
                     state.queued.clear();
                 }
@@ -181,7 +190,7 @@ impl<W: Write> Outbox<W> {
         };
 
         let mut batch = std::mem::take(&mut state.queued);
-        state.end(tag);
+        tag.into_iter().for_each(|tag| state.end(tag));
         drop(state);
         let mut result = writer
             .write_all(&batch)

@@ -191,18 +191,11 @@ pub(super) fn start(
             vec![(stdout, Stream::Data), (stderr, Stream::Stderr)],
         )
     };
-    tokio::spawn(pump_in(receiver, input, audit.transferred()));
-    let outputs: Vec<_> = outputs
-        .into_iter()
-        .map(|(from, stream)| {
-            let to = (sender.clone(), stream, audit.transferred());
-            tokio::spawn(pump_out(from, to, ended.clone(), last_output.clone()))
-        })
-        .collect();
+    let mut relayed = Vec::new();
     for (from, socket) in files {
         match from {
             FilesSource::Channel(receiver, sender) => {
-                relay_files(receiver, sender, socket, Upstream::Any, ids);
+                relayed.push(relay_files(receiver, sender, socket, Upstream::Any, ids));
             }
             FilesSource::Port(port, mux) => {
                 let handle = handle.clone();
@@ -215,6 +208,14 @@ pub(super) fn start(
             }
         }
     }
+    tokio::spawn(pump_in(receiver, input, audit.transferred(), relayed));
+    let outputs: Vec<_> = outputs
+        .into_iter()
+        .map(|(from, stream)| {
+            let to = (sender.clone(), stream, audit.transferred());
+            tokio::spawn(pump_out(from, to, ended.clone(), last_output.clone()))
+        })
+        .collect();
     let (signals_tx, signals) = mpsc::unbounded_channel();
     let (is_terminal, client) = (terminal.is_some(), sender.clone());
     let told_to_end = session.told_to_end();

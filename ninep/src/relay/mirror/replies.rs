@@ -1,0 +1,121 @@
+//! What is kept of the replies to the requests that were sent.
+
+use std::sync::Arc;
+
+use super::store::Moment;
+use super::{Fid, Mirror, Outcome, Sent, What};
+use crate::errno::Errno;
+use crate::msg::{Attr, KEEP_ATTR, KEEP_NAME, ListEntry, Qid, Reply};
+use crate::wire::{BodyReader, Wire};
+
+impl Mirror {
+    pub(super) fn answered(&mut self, tag: u16, sent: &Sent, reply: &Reply<'_>) -> Outcome {
+        let at = sent.at;
+        match (&sent.what, reply) {
+            (What::Attach(fid), Reply::Attach { qid }) => {
+                self.fids.insert(*fid, Fid::new(*qid, None));
+            }
+            (What::Walk(newfid, names), Reply::Walk { qids }) if qids.len() == *names => {
+                if let Some(qid) = qids.iter().last() {
+                    self.fids.insert(*newfid, Fid::new(qid, None));
+                }
+            }
+            (What::Lookup(newfid, dir, name), Reply::Lookup { kept, ecode, attr }) => {
+                return self.looked_up(tag, at, (*newfid, *dir, name), (*kept, *ecode, attr));
+            }
+            (What::Getattr, Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
+                self.store.found_dir_again(*attr, at);
+            }
+            (What::Xattr(fid, name), Reply::Error { ecode }) if *ecode == Errno::ENODATA.raw() => {
+                let known = self.fids.get(fid);
+                let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
+                if let Some(facts) = facts {
+                    facts.add_lacking(name);
+                }
+            }
+            (What::Readlink(fid), Reply::Readlink { target }) => {
+                let known = self.fids.get(fid);
+                let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
+                if let Some(facts) = facts {
+                    facts.set_target(target.bytes());
+                }
+            }
+            (What::List(dir, open), Reply::List { kept, qid, data }) => {
+                return self.listed(tag, at, (*dir, *open), (*kept, *qid, data.0));
+            }
+            (What::List(dir, None), _) => {
+                // Not before something has changed.
+                self.set_unlisted(*dir);
+            }
+            (What::Create(fid, dir, name), Reply::Lcreate { qid, .. }) => {
+                let place = dir.map(|dir| (dir, name.clone()));
+                self.fids.insert(*fid, Fid::new(*qid, place));
+            }
+            _ => {}
+        }
+        Outcome::Pass
+    }
+
+    fn looked_up(
+        &mut self,
+        tag: u16,
+        sent: Moment,
+        (newfid, dir, name): (u32, Option<u64>, &Arc<[u8]>),
+        (kept, ecode, attr): (u8, u32, &Attr),
+    ) -> Outcome {
+        let now = self.moment();
+        let is_complete = attr.valid & Attr::BASIC == Attr::BASIC;
+        let keep_attr = (kept & KEEP_ATTR != 0 && is_complete).then_some(*attr);
+        if let Some(dir) = dir
+            && kept & KEEP_NAME != 0
+        {
+            let file = (ecode == 0).then_some((attr.qid, keep_attr));
+            self.store.found((dir, name), file, sent, now);
+        }
+        if ecode != 0 {
+            return Outcome::Instead(self.encode(tag, &Reply::Error { ecode }));
+        }
+        if let Some(attr) = keep_attr.filter(|attr| attr.qid.kind == Qid::DIR) {
+            self.store.found_dir(attr, sent, now);
+        }
+        let place = dir.map(|dir| (dir, name.clone()));
+        self.fids.insert(newfid, Fid::new(attr.qid, place));
+        Outcome::Walked(*attr)
+    }
+
+    fn listed(
+        &mut self,
+        tag: u16,
+        sent: Moment,
+        (dir, open): (u64, Option<u32>),
+        (kept, qid, data): (u8, Qid, &[u8]),
+    ) -> Outcome {
+        let mut entries = Vec::new();
+        let mut rest = BodyReader::new(data);
+        while !rest.is_empty() {
+            match ListEntry::get(&mut rest) {
+                Ok(entry) => entries.push(entry),
+                Err(_) => break,
+            }
+        }
+        let mut listing = None;
+        if kept == KEEP_NAME && rest.is_empty() && qid.path == dir {
+            let now = self.moment();
+            listing = self.store.listed(dir, &entries, sent, now);
+        }
+        if self.store.is_listed(dir) {
+            self.unlisted.remove(&dir);
+        } else {
+            // It is too large, cannot be watched, or changes all the time.
+            self.set_unlisted(dir);
+        }
+        let Some(fid) = open else {
+            return Outcome::Taken;
+        };
+        if let Some(fid) = self.fids.get_mut(&fid) {
+            fid.listing = listing;
+            fid.is_read = false;
+        }
+        Outcome::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
+    }
+}
