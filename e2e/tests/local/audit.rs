@@ -252,8 +252,12 @@ fn objects() -> Result<()> {
             .and_then(|rest| rest.split('"').next());
         let who = who.replace("COMMENT", comment.context("no comment")?);
         let name = "\"user\": \"x\\\",\u{fffd}{\\\"event\\\":\\\"login\"";
+        let number = read.split("\"login\": ").nth(1);
+        let number = number.and_then(|rest| rest.split(',').next());
+        let number: u32 = number.context("no number")?.parse()?;
+        let who = who.replace("EVENT", "login");
         ensure!(
-            read == format!("{{{}, {name}}}", who.replace("EVENT", "login")),
+            read == format!("{{{who}, \"login\": {number}, {name}}}"),
             "{read}"
         );
         let end = found.iter().find(|line| line.contains("\"event\":\"end\""));
@@ -268,7 +272,7 @@ fn objects() -> Result<()> {
             .filter(|line| line.contains("\"event\":\"login\""));
         ensure!(logins.count() == 1, "{found:?}");
         // The text is not there too.
-        ensure!(!daemon.log().contains(" logged in"), "{}", daemon.log());
+        ensure!(!daemon.log().contains("cpud: login "), "{}", daemon.log());
         // A key that may not log in.
         let stranger = User::new()?;
         std::fs::remove_file(stranger.key())?;
