@@ -93,10 +93,10 @@ impl There {
         self.socket.write_all(&out.concat()).unwrap();
         let mut replies = Vec::new();
         self.relay.take_replies(&mut replies);
-        self.to_kernel(&replies);
+        self.pass_on(&replies);
     }
 
-    fn to_kernel(&mut self, bytes: &[Bytes]) {
+    fn pass_on(&mut self, bytes: &[Bytes]) {
         self.partial.extend(bytes.concat());
         while let Some(header) = self.partial.first_chunk::<HEADER>().map(Header::decode) {
             let size = header.size as usize;
@@ -134,10 +134,10 @@ impl There {
             .unwrap();
         self.relay.take_requests(&mut requests);
         self.socket.write_all(&requests.concat()).unwrap();
-        self.to_kernel(&out);
+        self.pass_on(&out);
         let mut replies = Vec::new();
         self.relay.take_replies(&mut replies);
-        self.to_kernel(&replies);
+        self.pass_on(&replies);
     }
 
     fn deliver_all(&mut self) {
@@ -179,7 +179,7 @@ impl There {
     }
 
     pub(super) fn new_fid(&mut self) -> u32 {
-        let fid = (1..).find(|fid| !self.fids.contains(fid)).unwrap();
+        let fid = (1..10_000).find(|fid| !self.fids.contains(fid)).unwrap();
         self.fids.insert(fid);
         fid
     }
@@ -285,7 +285,7 @@ impl There {
     }
 }
 
-fn walk_one<'a>(fid: u32, newfid: u32, name: &'a str) -> Request<'a> {
+fn walk_one(fid: u32, newfid: u32, name: &str) -> Request<'_> {
     ninep_testing::walk(fid, newfid, name)
 }
 
@@ -297,8 +297,14 @@ fn here(path: &std::path::Path) -> Answer {
         mode: stat.mode(),
         nlink: stat.nlink(),
         size: stat.size(),
-        mtime: (stat.mtime() as u64, stat.mtime_nsec() as u64),
-        ctime: (stat.ctime() as u64, stat.ctime_nsec() as u64),
+        mtime: (
+            stat.mtime().cast_unsigned(),
+            stat.mtime_nsec().cast_unsigned(),
+        ),
+        ctime: (
+            stat.ctime().cast_unsigned(),
+            stat.ctime_nsec().cast_unsigned(),
+        ),
     })
 }
 
@@ -316,7 +322,7 @@ impl Spot {
 }
 
 #[derive(Debug, Clone)]
-enum Step {
+enum WorldStep {
     // Here.
     Write(Spot, usize),
     Append(Spot),
@@ -343,29 +349,29 @@ enum Step {
     Begin(Spot),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn step() -> impl Strategy<Value = WorldStep> {
     let spot = || (0..DIRS.len(), 0..NAMES.len()).prop_map(|(dir, name)| Spot(dir, name));
     prop_oneof![
-        3 => (spot(), 0..50_usize).prop_map(|(at, n)| Step::Write(at, n)),
-        2 => spot().prop_map(Step::Append),
-        1 => spot().prop_map(Step::Truncate),
-        2 => (spot(), 0..8_u32).prop_map(|(at, mode)| Step::Chmod(at, 0o600 | mode)),
-        3 => spot().prop_map(Step::Remove),
-        3 => (spot(), spot()).prop_map(|(from, to)| Step::Rename(from, to)),
-        2 => spot().prop_map(Step::Mkdir),
-        1 => spot().prop_map(Step::Link),
-        1 => spot().prop_map(Step::Create),
-        2 => (spot(), 1..50_usize).prop_map(|(at, n)| Step::WriteThere(at, n)),
-        1 => (spot(), 0..50_u64).prop_map(|(at, size)| Step::SizeThere(at, size)),
-        1 => spot().prop_map(Step::RemoveThere),
-        1 => (spot(), spot()).prop_map(|(from, to)| Step::RenameThere(from, to)),
-        1 => spot().prop_map(Step::MkdirThere),
-        6 => Just(Step::Settle),
-        4 => (0..300_usize).prop_map(Step::Deliver),
-        14 => spot().prop_map(Step::Stat),
-        4 => (0..DIRS.len()).prop_map(Step::StatDir),
-        4 => (0..DIRS.len()).prop_map(Step::List),
-        4 => spot().prop_map(Step::Begin),
+        3 => (spot(), 0..50_usize).prop_map(|(at, n)| WorldStep::Write(at, n)),
+        2 => spot().prop_map(WorldStep::Append),
+        1 => spot().prop_map(WorldStep::Truncate),
+        2 => (spot(), 0..8_u32).prop_map(|(at, mode)| WorldStep::Chmod(at, 0o600 | mode)),
+        3 => spot().prop_map(WorldStep::Remove),
+        3 => (spot(), spot()).prop_map(|(from, to)| WorldStep::Rename(from, to)),
+        2 => spot().prop_map(WorldStep::Mkdir),
+        1 => spot().prop_map(WorldStep::Link),
+        1 => spot().prop_map(WorldStep::Create),
+        2 => (spot(), 1..50_usize).prop_map(|(at, n)| WorldStep::WriteThere(at, n)),
+        1 => (spot(), 0..50_u64).prop_map(|(at, size)| WorldStep::SizeThere(at, size)),
+        1 => spot().prop_map(WorldStep::RemoveThere),
+        1 => (spot(), spot()).prop_map(|(from, to)| WorldStep::RenameThere(from, to)),
+        1 => spot().prop_map(WorldStep::MkdirThere),
+        6 => Just(WorldStep::Settle),
+        4 => (0..300_usize).prop_map(WorldStep::Deliver),
+        14 => spot().prop_map(WorldStep::Stat),
+        4 => (0..DIRS.len()).prop_map(WorldStep::StatDir),
+        4 => (0..DIRS.len()).prop_map(WorldStep::List),
+        4 => spot().prop_map(WorldStep::Begin),
     ]
 }
 
@@ -451,31 +457,31 @@ impl World {
         assert!(is_right, "{path} is {got:?}, not one of {wanted:?}");
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &WorldStep) {
         match step {
-            Step::Write(at, n) => drop(fs::write(self.at(*at), vec![b'x'; *n])),
-            Step::Append(at) => {
+            WorldStep::Write(at, n) => drop(fs::write(self.at(*at), vec![b'x'; *n])),
+            WorldStep::Append(at) => {
                 let file = fs::OpenOptions::new().append(true).open(self.at(*at));
                 drop(file.and_then(|mut file| file.write_all(b"more")));
             }
-            Step::Truncate(at) => {
+            WorldStep::Truncate(at) => {
                 let file = fs::OpenOptions::new().write(true).open(self.at(*at));
                 drop(file.and_then(|file| file.set_len(1)));
             }
-            Step::Chmod(at, mode) if self.at(*at).exists() => {
+            WorldStep::Chmod(at, mode) if self.at(*at).exists() => {
                 // A directory must stay searchable, since root is not what serves in general.
                 let mode = PermissionsExt::from_mode(*mode | 0o100);
                 drop(fs::set_permissions(self.at(*at), mode));
             }
-            Step::Chmod(..) => {}
-            Step::Remove(at) => {
+            WorldStep::Chmod(..) => {}
+            WorldStep::Remove(at) => {
                 drop(fs::remove_file(self.at(*at)));
                 drop(fs::remove_dir(self.at(*at)));
             }
-            Step::Rename(from, to) => drop(fs::rename(self.at(*from), self.at(*to))),
-            Step::Mkdir(at) => drop(fs::create_dir(self.at(*at))),
-            Step::Link(at) => drop(symlink("x", self.at(*at))),
-            Step::Create(at) => {
+            WorldStep::Rename(from, to) => drop(fs::rename(self.at(*from), self.at(*to))),
+            WorldStep::Mkdir(at) => drop(fs::create_dir(self.at(*at))),
+            WorldStep::Link(at) => drop(symlink("x", self.at(*at))),
+            WorldStep::Create(at) => {
                 self.there.on(DIRS[at.0], |there, fid| {
                     let create = Request::Lcreate {
                         fid,
@@ -487,7 +493,7 @@ impl World {
                     drop(there.ask(&create));
                 });
             }
-            Step::WriteThere(at, n) => {
+            WorldStep::WriteThere(at, n) => {
                 self.there.on(&at.path(), |there, fid| {
                     if there.ask(&Request::Lopen { fid, flags: WRONLY }).is_ok() {
                         let data = Data(&[b'y'; 50][..*n]);
@@ -496,7 +502,7 @@ impl World {
                     }
                 });
             }
-            Step::SizeThere(at, size) => {
+            WorldStep::SizeThere(at, size) => {
                 let attr = SetAttr {
                     valid: SetAttr::SIZE,
                     size: *size,
@@ -506,7 +512,7 @@ impl World {
                     drop(there.ask(&Request::Setattr { fid, attr }));
                 });
             }
-            Step::RemoveThere(at) => {
+            WorldStep::RemoveThere(at) => {
                 self.there.on(DIRS[at.0], |there, fid| {
                     for flags in [0, 0x200] {
                         let name = name(NAMES[at.1]);
@@ -515,7 +521,7 @@ impl World {
                     }
                 });
             }
-            Step::RenameThere(from, to) => {
+            WorldStep::RenameThere(from, to) => {
                 self.there.on(DIRS[from.0], |there, olddirfid| {
                     there.on(DIRS[to.0], |there, newdirfid| {
                         drop(there.ask(&Request::Renameat {
@@ -527,7 +533,7 @@ impl World {
                     });
                 });
             }
-            Step::MkdirThere(at) => {
+            WorldStep::MkdirThere(at) => {
                 self.there.on(DIRS[at.0], |there, dfid| {
                     drop(there.ask(&Request::Mkdir {
                         dfid,
@@ -537,26 +543,26 @@ impl World {
                     }));
                 });
             }
-            Step::Settle => return self.settle(),
-            Step::Deliver(n) => {
+            WorldStep::Settle => return self.settle(),
+            WorldStep::Deliver(n) => {
                 self.there.receive();
                 self.there.deliver(*n);
             }
-            Step::Stat(at) => {
+            WorldStep::Stat(at) => {
                 let got = self.there.stat(&at.path());
                 self.check(&at.path(), &got, self.oldest);
             }
-            Step::StatDir(dir) => {
+            WorldStep::StatDir(dir) => {
                 let got = self.there.stat(DIRS[*dir]);
                 self.check(DIRS[*dir], &got, self.oldest);
             }
-            Step::List(dir) => {
+            WorldStep::List(dir) => {
                 let got = self.there.list(DIRS[*dir]).unwrap();
                 let allowed = &self.history[self.oldest..];
                 let is_right = allowed.iter().any(|then| then.lists[*dir] == got);
                 assert!(is_right, "{dir}: {got:?}");
             }
-            Step::Begin(at) => self.begin(*at),
+            WorldStep::Begin(at) => self.begin(*at),
         }
         self.snapshot();
     }
@@ -598,7 +604,7 @@ impl World {
     }
 }
 
-fn keeps_the_contract(at: &str, steps: &[Step]) {
+fn keeps_the_contract(at: &str, steps: &[WorldStep]) {
     let at = std::path::Path::new(at);
     if !at.exists() {
         return;
@@ -610,10 +616,10 @@ fn keeps_the_contract(at: &str, steps: &[Step]) {
     world.settle();
     for dir in 0..DIRS.len() {
         for name in 0..NAMES.len() {
-            world.step(&Step::Stat(Spot(dir, name)));
+            world.step(&WorldStep::Stat(Spot(dir, name)));
         }
-        world.step(&Step::List(dir));
-        world.step(&Step::StatDir(dir));
+        world.step(&WorldStep::List(dir));
+        world.step(&WorldStep::StatDir(dir));
     }
 }
 

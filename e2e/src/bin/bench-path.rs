@@ -13,7 +13,7 @@ use e2e::delay::{Delay, Passed};
 use e2e::vm::Vm;
 
 #[derive(Parser)]
-struct Options {
+struct PathOptions {
     /// Milliseconds that a byte takes each way.
     #[arg(long, default_value_t = 10)]
     hop: u64,
@@ -38,7 +38,7 @@ const PROGRAMS: &[(&str, &str)] = &[
 ];
 
 fn main() -> Result<()> {
-    let options = Options::parse();
+    let options = PathOptions::parse();
     let vm = Vm::boot()?;
     let home = Home::new()?;
     prepare(&home)?;

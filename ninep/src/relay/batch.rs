@@ -5,12 +5,12 @@ use bytes::{Bytes, BytesMut};
 /// In the order in which the kernel made them.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    requests: Vec<Held>,
+    requests: Vec<HeldRequest>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Held {
+struct HeldRequest {
     /// The fid that it makes, opens or clunks.
     fid: u32,
     /// The fid from which it walks, if it makes one.
@@ -29,7 +29,7 @@ impl Batch {
 
     pub(super) fn push(&mut self, fid: u32, from: Option<u32>, message: &[u8]) {
         self.bytes += message.len();
-        self.requests.push(Held {
+        self.requests.push(HeldRequest {
             fid,
             from,
             message: Bytes::copy_from_slice(message),
@@ -51,7 +51,7 @@ impl Batch {
 
     /// The kernel clunks `fid`. If it was made by a request that is still here, the server need not know of it at all.
     pub(super) fn cancel(&mut self, fid: u32) -> bool {
-        let is_maker = |held: &Held| held.fid == fid && held.from.is_some();
+        let is_maker = |held: &HeldRequest| held.fid == fid && held.from.is_some();
         let Some(made) = self.requests.iter().rposition(is_maker) else {
             return false;
         };

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::mirror::{Mirror, Verdict};
+use super::mirror::{Mirror, RequestFate};
 use super::{CachedAttr, LOOKUP_TTL, MAX_ENTRIES, MissingXattr, Relay};
 use crate::msg::{Attr, Reply, Request};
 use crate::wire::{Str, WalkVec};
@@ -40,9 +40,9 @@ impl Relay {
         };
         let verdict = mirror.request(tag, request);
         let made = match &verdict {
-            Verdict::Pass => return false,
-            Verdict::Instead(made) => Some(made),
-            Verdict::Answer(_, made) => made.as_ref(),
+            RequestFate::Pass => return false,
+            RequestFate::Instead(made) => Some(made),
+            RequestFate::Answer(_, made) => made.as_ref(),
         };
         if let Some(Request::Lookup { fid, newfid, .. } | Request::Bind { fid, newfid, .. }) = made
         {
@@ -51,8 +51,8 @@ impl Relay {
             self.missing.remove_fid(*newfid);
         }
         match verdict {
-            Verdict::Pass => return false,
-            Verdict::Instead(made) => {
+            RequestFate::Pass => return false,
+            RequestFate::Instead(made) => {
                 if let Request::Lookup { fid, newfid, .. } = made {
                     self.walks.insert(tag, newfid);
                     self.take_batch(out);
@@ -62,7 +62,7 @@ impl Relay {
                 }
                 self.send(tag, &made, out);
             }
-            Verdict::Answer(reply, made) => {
+            RequestFate::Answer(reply, made) => {
                 if let Some(request) = made {
                     match request {
                         Request::Bind {

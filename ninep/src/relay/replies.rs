@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::mirror::Outcome;
+use super::mirror::ReplyFate;
 use super::{Error, Relay, changes};
 use crate::msg::{EXTENDED, Header, Kind, Reply, VERSION, WATCHED};
 use crate::wire::{HEADER, Str};
@@ -49,14 +49,14 @@ impl Relay {
                 self.forget_all();
             }
             match outcome {
-                Outcome::Pass => {}
-                Outcome::Taken => return Ok(()),
-                Outcome::Instead(message) => {
+                ReplyFate::Pass => {}
+                ReplyFate::Taken => return Ok(()),
+                ReplyFate::Instead(message) => {
                     self.walks.remove(&header.tag);
                     out.push(message);
                     return Ok(());
                 }
-                Outcome::Walked(attr) => {
+                ReplyFate::Walked(attr) => {
                     self.walked(header.tag, attr, now, out);
                     return Ok(());
                 }

@@ -137,7 +137,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             // A flush gets here if its request is no longer in flight.
             R::Flush { .. } => Reply::Flush {},
             // auth(5): an error means that no authentication is needed.
-            R::Auth { .. } => return Err(Errno::EOPNOTSUPP),
+            // Only a server sends a forget.
+            R::Auth { .. } | R::Forget {} => return Err(Errno::EOPNOTSUPP),
             R::Attach {
                 fid,
                 afid,
@@ -355,8 +356,6 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 name,
                 path,
             } => self.bind(fid, newfid, plain(name)?, path)?,
-            // Only a server sends it.
-            R::Forget {} => return Err(Errno::EOPNOTSUPP),
             R::Read { .. } | R::Readdir { .. } | R::Readlink { .. } | R::List { .. } => {
                 return Err(Errno::EIO);
             }

@@ -75,8 +75,9 @@ impl<W> OutboxState<W> {
     }
 
     /// Removes a request that has been answered, and queues the replies to its flushes.
-    fn end(&mut self, tag: u16) {
-        let Some(at) = self.in_flight.iter().position(|it| it.tag == tag) else {
+    fn end(&mut self, tag: Option<u16>) {
+        let is_it = |it: &InFlight| Some(it.tag) == tag;
+        let Some(at) = self.in_flight.iter().position(is_it) else {
             return;
         };
         let mut frame = Frame::default();
@@ -177,7 +178,7 @@ impl<W: Write> Outbox<W> {
             let fits = reply.len() <= SMALL && state.queued.len() + reply.len() <= QUEUE;
             if state.broken || (fits && tag.is_some()) {
                 state.queued.extend_from_slice(reply);
-                tag.into_iter().for_each(|tag| state.end(tag));
+                state.end(tag);
                 if state.broken {
                     state.queued.clear();
                 }
@@ -190,7 +191,7 @@ impl<W: Write> Outbox<W> {
         };
 
         let mut batch = std::mem::take(&mut state.queued);
-        tag.into_iter().for_each(|tag| state.end(tag));
+        state.end(tag);
         drop(state);
         let mut result = writer
             .write_all(&batch)

@@ -82,13 +82,13 @@ where
     });
 }
 
-type Watch<'s, N> = (&'s dyn Watcher<N>, ScopedJoinHandle<'s, ()>);
+type WatchThread<'s, N> = (&'s dyn Watcher<N>, ScopedJoinHandle<'s, ()>);
 
 /// Starts the thread that reports changes when no reply does. Without it they would be reported late, so the session ends.
 fn spawn_watch<'s, F, R, W>(
     scope: &'s Scope<'s, '_>,
     session: &'s Session<'_, F, R, W>,
-) -> Option<Watch<'s, F::Node>>
+) -> Option<WatchThread<'s, F::Node>>
 where
     F: FileSystem,
     R: Read + Send,

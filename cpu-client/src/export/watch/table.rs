@@ -18,7 +18,7 @@ const MAX_DEVICES: usize = 1024;
 /// The watches of a session.
 #[derive(Default)]
 pub(super) struct Table {
-    watches: HashMap<i32, Watch>,
+    watches: HashMap<i32, DirWatch>,
     by_id: HashMap<FileId, i32>,
     /// Whether each device has a local file system.
     devices: HashMap<u64, bool>,
@@ -28,7 +28,7 @@ pub(super) struct Table {
     pub(super) changes: Vec<Change>,
 }
 
-struct Watch {
+struct DirWatch {
     id: FileId,
     /// The qid path.
     dir: u64,
@@ -41,7 +41,7 @@ struct Watch {
     is_told: bool,
 }
 
-impl Watch {
+impl DirWatch {
     fn change(&self, what: u8, name: &[u8]) -> Change {
         Change {
             what,
@@ -147,7 +147,7 @@ impl Table {
         }
         let watch = self.watches.entry(wd).or_insert_with(|| {
             self.order.push_back(wd);
-            Watch {
+            DirWatch {
                 id,
                 dir,
                 place,
@@ -176,7 +176,7 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, wd: i32) -> Option<Watch> {
+    fn remove(&mut self, wd: i32) -> Option<DirWatch> {
         let watch = self.watches.remove(&wd)?;
         if self.by_id.get(&watch.id) == Some(&wd) {
             self.by_id.remove(&watch.id);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Fid, Mirror};
+use super::{Mirror, MirrorFid};
 use crate::fs::OpenFlags;
 use crate::msg::{FORGET_ALL, FORGET_ATTR, FORGET_NAME, Qid, Request, SetAttr};
 use crate::wire::Name;
@@ -27,7 +27,7 @@ impl Mirror {
     }
 
     fn in_dir_of(&self, fid: u32, name: Name<'_>) -> Changed {
-        in_dir(self.fids.get(&fid).and_then(Fid::dir), name)
+        in_dir(self.fids.get(&fid).and_then(MirrorFid::dir), name)
     }
 
     /// The name by which a fid was found.
@@ -60,7 +60,7 @@ impl Mirror {
                 newdirfid,
                 newname,
             } => {
-                let dir = self.fids.get(&olddirfid).and_then(Fid::dir);
+                let dir = self.fids.get(&olddirfid).and_then(MirrorFid::dir);
                 let moved = dir.and_then(|dir| self.store.qid(dir, oldname.bytes()));
                 let mut changed = vec![
                     self.in_dir_of(olddirfid, oldname),
@@ -76,7 +76,7 @@ impl Mirror {
             ],
             // Its mode may decide whether what is in it can be reached.
             R::Setattr { fid, attr } => {
-                let dir = self.fids.get(&fid).and_then(Fid::dir);
+                let dir = self.fids.get(&fid).and_then(MirrorFid::dir);
                 let rights = SetAttr::MODE | SetAttr::UID | SetAttr::GID;
                 match dir {
                     Some(dir) if attr.valid & rights != 0 => vec![Changed::Contents(dir)],

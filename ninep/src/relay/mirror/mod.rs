@@ -24,15 +24,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::MAX_LIST;
-use super::framer::MAX_WHOLE;
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
-use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, Kind, NO_TAG, Qid, Reply, Request};
+use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, NO_TAG, Qid, Reply, Request};
 use crate::wire::{Data, Frame, Name, Str, WalkVec};
 use changed::{Changed, in_dir};
 use listing::Listing;
-use store::{Found, Moment, Store};
+pub(super) use replies::max_whole;
+use store::{Found, KeptDirs, Moment};
 
 /// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
 const OWN_TAGS: u16 = 0xff00;
@@ -43,22 +42,9 @@ const MAX_LISTINGS: usize = 16;
 /// Maximum number of directories that are known not to be listed.
 const MAX_UNLISTED: usize = 4096;
 
-/// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
-pub(super) fn max_whole(number: u8) -> Option<usize> {
-    if number == Reply::ERROR {
-        return Some(MAX_WHOLE);
-    }
-    match number.checked_sub(1).map(Kind::new) {
-        Some(Ok(Kind::Read | Kind::Readdir)) => None,
-        Some(Ok(Kind::List)) => Some(MAX_LIST),
-        Some(Ok(_)) => Some(MAX_WHOLE),
-        _ => None,
-    }
-}
-
 /// What the mirror makes of a request.
 #[derive(Debug)]
-pub(super) enum Verdict<'a> {
+pub(super) enum RequestFate<'a> {
     /// It goes to the server as it is.
     Pass,
     /// Another goes in its place, with the same tag.
@@ -69,7 +55,7 @@ pub(super) enum Verdict<'a> {
 
 /// What becomes of a reply.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum ReplyFate {
     /// It goes to the kernel as it is.
     Pass,
     /// This goes in its place.
@@ -81,7 +67,7 @@ pub(super) enum Outcome {
 }
 
 #[derive(Debug, Clone)]
-struct Fid {
+struct MirrorFid {
     qid: Qid,
     /// The directory in which it was found, and its name there.
     place: Option<(u64, Arc<[u8]>)>,
@@ -91,9 +77,11 @@ struct Fid {
     is_read: bool,
     /// Whether it is the value of an extended attribute, which its clunk sets.
     sets_xattr: bool,
+    /// Whether it is the list of the extended attributes of a file without any, of which the server does not know.
+    is_empty_list: bool,
 }
 
-impl Fid {
+impl MirrorFid {
     fn new(qid: Qid, place: Option<(u64, Arc<[u8]>)>) -> Self {
         Self {
             qid,
@@ -101,6 +89,7 @@ impl Fid {
             listing: None,
             is_read: false,
             sets_xattr: false,
+            is_empty_list: false,
         }
     }
 
@@ -138,8 +127,8 @@ enum What {
 #[derive(Debug, Default)]
 pub(super) struct Mirror {
     now: Moment,
-    store: Store,
-    fids: HashMap<u32, Fid>,
+    store: KeptDirs,
+    fids: HashMap<u32, MirrorFid>,
     sent: HashMap<u16, Sent>,
     /// What requests in flight change.
     changing: HashMap<u16, Vec<Changed>>,
@@ -172,7 +161,7 @@ impl Mirror {
     }
 
     /// A request of the kernel.
-    pub(super) fn request<'a>(&mut self, tag: u16, request: &Request<'a>) -> Verdict<'a> {
+    pub(super) fn request<'a>(&mut self, tag: u16, request: &Request<'a>) -> RequestFate<'a> {
         self.sent.remove(&tag);
         self.changing.remove(&tag);
         match *request {
@@ -186,17 +175,32 @@ impl Mirror {
                 let facts = known.and_then(|fid| self.store.facts(fid.qid, fid.place()));
                 if let Some(attr) = facts.map(|facts| facts.attr) {
                     let reply = self.encode(tag, &Reply::Getattr { attr });
-                    return Verdict::Answer(reply, None);
+                    return RequestFate::Answer(reply, None);
                 }
                 self.record(tag, What::Getattr);
             }
-            Request::Xattrwalk { fid, name, .. } if !name.bytes().is_empty() => {
+            Request::Xattrwalk { fid, newfid, name } => {
                 let known = self.fids.get(&fid);
                 let facts = known.and_then(|fid| self.store.facts(fid.qid, fid.place()));
                 if facts.is_some_and(|facts| facts.lacks(name.bytes())) {
-                    return Verdict::Answer(self.error(tag, Errno::ENODATA), None);
+                    if !name.bytes().is_empty() {
+                        return RequestFate::Answer(self.error(tag, Errno::ENODATA), None);
+                    }
+                    let mut list = MirrorFid::new(Qid::default(), None);
+                    list.is_empty_list = true;
+                    self.fids.insert(newfid, list);
+                    let reply = self.encode(tag, &Reply::Xattrwalk { size: 0 });
+                    return RequestFate::Answer(reply, None);
                 }
                 self.record(tag, What::Xattr(fid, name.bytes().into()));
+            }
+            Request::Clunk { fid } if self.is_empty_list(fid) => {
+                self.fids.remove(&fid);
+                return RequestFate::Answer(self.encode(tag, &Reply::Clunk {}), None);
+            }
+            Request::Read { fid, .. } if self.is_empty_list(fid) => {
+                let data = Data(&[]);
+                return RequestFate::Answer(self.encode(tag, &Reply::Read { data }), None);
             }
             Request::Readlink { fid } => {
                 let known = self.fids.get(&fid);
@@ -204,14 +208,14 @@ impl Mirror {
                 let target = facts.and_then(|facts| facts.target().map(Box::<[u8]>::from));
                 if let Some(target) = target.as_deref().and_then(Str::new) {
                     let reply = self.encode(tag, &Reply::Readlink { target });
-                    return Verdict::Answer(reply, None);
+                    return RequestFate::Answer(reply, None);
                 }
                 self.record(tag, What::Readlink(fid));
             }
             Request::Lopen { fid, flags } => {
                 let flags_ = OpenFlags(flags);
                 let is_read = flags_.access() == OpenFlags::RDONLY && !flags_.has(OpenFlags::TRUNC);
-                if let Some(dir) = self.fids.get(&fid).and_then(Fid::dir)
+                if let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir)
                     && is_read
                 {
                     return self.open(tag, fid, dir, flags);
@@ -219,14 +223,14 @@ impl Mirror {
             }
             Request::Readdir { fid, offset, count } => {
                 if let Some(reply) = self.readdir(tag, fid, offset, count) {
-                    return Verdict::Answer(reply, None);
+                    return RequestFate::Answer(reply, None);
                 }
             }
             Request::Lcreate { fid, name, .. } => {
                 let dir = self.fids.remove(&fid).and_then(|fid| fid.dir());
                 self.record(tag, What::Create(fid, dir, name.bytes().into()));
                 self.change(tag, vec![in_dir(dir, name)]);
-                return Verdict::Pass;
+                return RequestFate::Pass;
             }
             _ => {}
         }
@@ -251,7 +255,11 @@ impl Mirror {
             }
             _ => {}
         }
-        Verdict::Pass
+        RequestFate::Pass
+    }
+
+    fn is_empty_list(&self, fid: u32) -> bool {
+        self.fids.get(&fid).is_some_and(|fid| fid.is_empty_list)
     }
 
     /// A write, of which the data does not matter.
@@ -268,13 +276,13 @@ impl Mirror {
         fid: u32,
         newfid: u32,
         names: &WalkVec<Name<'a>>,
-    ) -> Verdict<'a> {
+    ) -> RequestFate<'a> {
         let from = self.fids.get(&fid).cloned();
         if newfid == fid {
             if !names.is_empty() {
                 self.fids.remove(&fid);
             }
-            return Verdict::Pass;
+            return RequestFate::Pass;
         }
         self.fids.remove(&newfid);
         let mut all = names.iter();
@@ -282,25 +290,26 @@ impl Mirror {
             (None, _) => {
                 // The relay answers it.
                 if let Some(from) = from {
-                    self.fids.insert(newfid, Fid::new(from.qid, from.place));
+                    self.fids
+                        .insert(newfid, MirrorFid::new(from.qid, from.place));
                 }
-                return Verdict::Pass;
+                return RequestFate::Pass;
             }
             (Some(name), None) if !matches!(name.bytes(), b"." | b"..") => name,
             _ => {
                 self.record(tag, What::Walk(newfid, names.len()));
-                return Verdict::Pass;
+                return RequestFate::Pass;
             }
         };
         let dir = from.and_then(|from| from.dir());
         let found = dir.and_then(|dir| self.store.find(dir, name.bytes(), self.now));
         match (dir, found) {
             (_, Some(Found::Absent)) => {
-                return Verdict::Answer(self.error(tag, Errno::ENOENT), None);
+                return RequestFate::Answer(self.error(tag, Errno::ENOENT), None);
             }
             (Some(dir), Some(Found::File(qid))) => {
                 let place = Some((dir, name.bytes().into()));
-                self.fids.insert(newfid, Fid::new(qid, place));
+                self.fids.insert(newfid, MirrorFid::new(qid, place));
                 let mut qids = WalkVec::default();
                 qids.push(qid);
                 let path = qid.path;
@@ -310,18 +319,18 @@ impl Mirror {
                     name,
                     path,
                 };
-                return Verdict::Answer(self.encode(tag, &Reply::Walk { qids }), Some(bind));
+                return RequestFate::Answer(self.encode(tag, &Reply::Walk { qids }), Some(bind));
             }
             _ => {}
         }
         self.record(tag, What::Lookup(newfid, dir, name.bytes().into()));
-        Verdict::Instead(Request::Lookup { fid, newfid, name })
+        RequestFate::Instead(Request::Lookup { fid, newfid, name })
     }
 
     /// Requests with which a directory is listed, in which the kernel is about to look a name up by `fid`. They come
     /// before that request.
     pub(super) fn list_first(&mut self, fid: u32, out: &mut Vec<Bytes>) {
-        let Some(dir) = self.fids.get(&fid).and_then(Fid::dir) else {
+        let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir) else {
             return;
         };
         if self.store.is_listed(dir) || self.unlisted.contains(&dir) {
@@ -361,7 +370,7 @@ impl Mirror {
         self.unlisted.insert(dir);
     }
 
-    fn open<'a>(&mut self, tag: u16, fid: u32, dir: u64, flags: u32) -> Verdict<'a> {
+    fn open<'a>(&mut self, tag: u16, fid: u32, dir: u64, flags: u32) -> RequestFate<'a> {
         if let Some(listing) = self.store.listing(dir) {
             let qid = Qid {
                 kind: Qid::DIR,
@@ -373,10 +382,10 @@ impl Mirror {
                 fid.is_read = false;
             }
             let reply = self.encode(tag, &Reply::Lopen { qid, iounit: 0 });
-            return Verdict::Answer(reply, Some(Request::Lopen { fid, flags }));
+            return RequestFate::Answer(reply, Some(Request::Lopen { fid, flags }));
         }
         self.record(tag, What::List(dir, Some(fid)));
-        Verdict::Instead(Request::List { fid, open: 1 })
+        RequestFate::Instead(Request::List { fid, open: 1 })
     }
 
     /// The entries from `offset` on, if they are known. At the beginning, those that there are now (rewinddir(3)).
@@ -393,10 +402,10 @@ impl Mirror {
     }
 
     /// A reply of the server, which was decoded; `None` if its body was not.
-    pub(super) fn reply(&mut self, tag: u16, reply: Option<&Reply<'_>>) -> Outcome {
+    pub(super) fn reply(&mut self, tag: u16, reply: Option<&Reply<'_>>) -> ReplyFate {
         if let Some(Reply::Forget { what, dir, name }) = reply {
             self.forget(*what, *dir, name.bytes());
-            return Outcome::Taken;
+            return ReplyFate::Taken;
         }
         if let Some(changed) = self.changing.remove(&tag) {
             self.forget_changed(&changed);
@@ -409,12 +418,12 @@ impl Mirror {
             (Some(sent), Some(reply)) => self.answered(tag, &sent, reply),
             // It was not asked for.
             (None, Some(Reply::Lookup { .. } | Reply::List { .. } | Reply::Bind {})) => {
-                Outcome::Taken
+                ReplyFate::Taken
             }
-            _ => Outcome::Pass,
+            _ => ReplyFate::Pass,
         };
         if own.is_some() {
-            return Outcome::Taken;
+            return ReplyFate::Taken;
         }
         outcome
     }

@@ -2,22 +2,37 @@
 
 use std::sync::Arc;
 
+use super::super::MAX_LIST;
+use super::super::framer::MAX_WHOLE;
 use super::store::Moment;
-use super::{Fid, Mirror, Outcome, Sent, What};
+use super::{Mirror, MirrorFid, ReplyFate, Sent, What};
 use crate::errno::Errno;
-use crate::msg::{Attr, KEEP_ATTR, KEEP_NAME, ListEntry, Qid, Reply};
+use crate::msg::{Attr, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
 use crate::wire::{BodyReader, Wire};
 
+/// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
+pub(in crate::relay) fn max_whole(number: u8) -> Option<usize> {
+    if number == Reply::ERROR {
+        return Some(MAX_WHOLE);
+    }
+    match number.checked_sub(1).map(Kind::new) {
+        Some(Ok(Kind::Read | Kind::Readdir)) => None,
+        Some(Ok(Kind::List)) => Some(MAX_LIST),
+        Some(Ok(_)) => Some(MAX_WHOLE),
+        _ => None,
+    }
+}
+
 impl Mirror {
-    pub(super) fn answered(&mut self, tag: u16, sent: &Sent, reply: &Reply<'_>) -> Outcome {
+    pub(super) fn answered(&mut self, tag: u16, sent: &Sent, reply: &Reply<'_>) -> ReplyFate {
         let at = sent.at;
         match (&sent.what, reply) {
             (What::Attach(fid), Reply::Attach { qid }) => {
-                self.fids.insert(*fid, Fid::new(*qid, None));
+                self.fids.insert(*fid, MirrorFid::new(*qid, None));
             }
             (What::Walk(newfid, names), Reply::Walk { qids }) if qids.len() == *names => {
                 if let Some(qid) = qids.iter().last() {
-                    self.fids.insert(*newfid, Fid::new(qid, None));
+                    self.fids.insert(*newfid, MirrorFid::new(qid, None));
                 }
             }
             (What::Lookup(newfid, dir, name), Reply::Lookup { kept, ecode, attr }) => {
@@ -27,6 +42,14 @@ impl Mirror {
                 self.store.found_dir_again(*attr, at);
             }
             (What::Xattr(fid, name), Reply::Error { ecode }) if *ecode == Errno::ENODATA.raw() => {
+                let known = self.fids.get(fid);
+                let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
+                if let Some(facts) = facts {
+                    facts.add_lacking(name);
+                }
+            }
+            // A list of no names.
+            (What::Xattr(fid, name), Reply::Xattrwalk { size: 0 }) if name.is_empty() => {
                 let known = self.fids.get(fid);
                 let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
                 if let Some(facts) = facts {
@@ -49,11 +72,11 @@ impl Mirror {
             }
             (What::Create(fid, dir, name), Reply::Lcreate { qid, .. }) => {
                 let place = dir.map(|dir| (dir, name.clone()));
-                self.fids.insert(*fid, Fid::new(*qid, place));
+                self.fids.insert(*fid, MirrorFid::new(*qid, place));
             }
             _ => {}
         }
-        Outcome::Pass
+        ReplyFate::Pass
     }
 
     fn looked_up(
@@ -62,7 +85,7 @@ impl Mirror {
         sent: Moment,
         (newfid, dir, name): (u32, Option<u64>, &Arc<[u8]>),
         (kept, ecode, attr): (u8, u32, &Attr),
-    ) -> Outcome {
+    ) -> ReplyFate {
         let now = self.moment();
         let is_complete = attr.valid & Attr::BASIC == Attr::BASIC;
         let keep_attr = (kept & KEEP_ATTR != 0 && is_complete).then_some(*attr);
@@ -73,14 +96,14 @@ impl Mirror {
             self.store.found((dir, name), file, sent, now);
         }
         if ecode != 0 {
-            return Outcome::Instead(self.encode(tag, &Reply::Error { ecode }));
+            return ReplyFate::Instead(self.encode(tag, &Reply::Error { ecode }));
         }
         if let Some(attr) = keep_attr.filter(|attr| attr.qid.kind == Qid::DIR) {
             self.store.found_dir(attr, sent, now);
         }
         let place = dir.map(|dir| (dir, name.clone()));
-        self.fids.insert(newfid, Fid::new(attr.qid, place));
-        Outcome::Walked(*attr)
+        self.fids.insert(newfid, MirrorFid::new(attr.qid, place));
+        ReplyFate::Walked(*attr)
     }
 
     fn listed(
@@ -89,7 +112,7 @@ impl Mirror {
         sent: Moment,
         (dir, open): (u64, Option<u32>),
         (kept, qid, data): (u8, Qid, &[u8]),
-    ) -> Outcome {
+    ) -> ReplyFate {
         let mut entries = Vec::new();
         let mut rest = BodyReader::new(data);
         while !rest.is_empty() {
@@ -110,12 +133,12 @@ impl Mirror {
             self.set_unlisted(dir);
         }
         let Some(fid) = open else {
-            return Outcome::Taken;
+            return ReplyFate::Taken;
         };
         if let Some(fid) = self.fids.get_mut(&fid) {
             fid.listing = listing;
             fid.is_read = false;
         }
-        Outcome::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
+        ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
     }
 }

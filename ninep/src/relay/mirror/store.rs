@@ -21,21 +21,25 @@ pub(super) type Moment = u64;
 
 /// What is known of a file that is not a directory, or of a directory itself, while its attributes are.
 #[derive(Debug, Clone)]
-pub(super) struct Facts {
+pub(super) struct FileFacts {
     pub(super) attr: Attr,
-    /// Extended attributes that it does not have.
+    /// Extended attributes that it does not have; the empty name stands for all.
     lacks: Vec<Box<[u8]>>,
     /// What it leads to, if it is a symbolic link.
     target: Option<Box<[u8]>>,
 }
 
-impl Facts {
+impl FileFacts {
     fn new(attr: Attr) -> Self {
         Self {
             attr,
             lacks: Vec::new(),
             target: None,
         }
+    }
+
+    fn boxed(attr: Attr) -> Box<Self> {
+        Box::new(Self::new(attr))
     }
 
     pub(super) fn lacks(&self, xattr: &[u8]) -> bool {
@@ -60,13 +64,13 @@ impl Facts {
 }
 
 #[derive(Debug)]
-enum Known {
+enum KnownName {
     /// Nothing has this name.
     Absent,
     /// It has changed: the server must be asked.
     Changed,
     /// The file, and what is known of it unless it is a directory.
-    File(Qid, Option<Facts>),
+    File(Qid, Option<Box<FileFacts>>),
 }
 
 #[derive(Debug, Default)]
@@ -77,8 +81,8 @@ struct Dir {
     forgot: Moment,
     /// When it was used last.
     used: Moment,
-    itself: Option<Facts>,
-    names: HashMap<Box<[u8]>, Known>,
+    itself: Option<FileFacts>,
+    names: HashMap<Box<[u8]>, KnownName>,
     /// Whether other names do not exist.
     is_complete: bool,
     listing: Option<Arc<Listing>>,
@@ -93,7 +97,7 @@ pub(super) enum Found {
 
 /// The directories of one server.
 #[derive(Debug, Default)]
-pub(super) struct Store {
+pub(super) struct KeptDirs {
     dirs: HashMap<u64, Dir>,
     /// The number of names in all of them.
     names: usize,
@@ -101,7 +105,7 @@ pub(super) struct Store {
     forgot: Moment,
 }
 
-impl Store {
+impl KeptDirs {
     /// Whether a reply to a request that was sent at `sent` is still right in what it says of `dir`.
     fn is_fresh(&self, dir: u64, sent: Moment) -> bool {
         self.forgot < sent && self.dirs.get(&dir).is_none_or(|dir| dir.forgot < sent)
@@ -143,7 +147,7 @@ impl Store {
     }
 
     /// Sets what is known of a name; there is nothing to set where the limit is reached.
-    fn set(&mut self, dir: u64, name: &[u8], known: Known) {
+    fn set(&mut self, dir: u64, name: &[u8], known: KnownName) {
         self.make_room(dir, 1);
         if let Some(dir) = self.dirs.get_mut(&dir)
             && (dir.names.len() < MAX_PER_DIRECTORY || dir.names.contains_key(name))
@@ -159,24 +163,27 @@ impl Store {
         dir.used = now;
         let qid = match dir.names.get(name) {
             None if dir.is_complete => return Some(Found::Absent),
-            None | Some(Known::Changed) => return None,
-            Some(Known::Absent) => return Some(Found::Absent),
-            Some(Known::File(qid, Some(_))) => *qid,
-            Some(Known::File(qid, None)) if qid.kind == Qid::DIR => *qid,
-            Some(Known::File(..)) => return None,
+            Some(KnownName::Absent) => return Some(Found::Absent),
+            Some(KnownName::File(qid, Some(_))) => *qid,
+            Some(KnownName::File(qid, None)) if qid.kind == Qid::DIR => *qid,
+            None | Some(KnownName::Changed | KnownName::File(..)) => return None,
         };
         let is_known = qid.kind != Qid::DIR || self.facts(qid, None).is_some();
         is_known.then_some(Found::File(qid))
     }
 
     /// What is known of the file `qid` that was found at `place`.
-    pub(super) fn facts(&mut self, qid: Qid, place: Option<(u64, &[u8])>) -> Option<&mut Facts> {
+    pub(super) fn facts(
+        &mut self,
+        qid: Qid,
+        place: Option<(u64, &[u8])>,
+    ) -> Option<&mut FileFacts> {
         if qid.kind == Qid::DIR {
             return self.dirs.get_mut(&qid.path)?.itself.as_mut();
         }
         let (dir, name) = place?;
         match self.dirs.get_mut(&dir)?.names.get_mut(name)? {
-            Known::File(found, Some(facts)) if found.path == qid.path => Some(facts),
+            KnownName::File(found, Some(facts)) if found.path == qid.path => Some(facts),
             _ => None,
         }
     }
@@ -187,7 +194,7 @@ impl Store {
         qid: Qid,
         place: Option<(u64, &[u8])>,
         sent: Moment,
-    ) -> Option<&mut Facts> {
+    ) -> Option<&mut FileFacts> {
         let dir = match place {
             _ if qid.kind == Qid::DIR => qid.path,
             place => place?.0,
@@ -222,9 +229,9 @@ impl Store {
         }
         self.watched(dir, now);
         let known = match file {
-            None => Known::Absent,
-            Some((qid, _)) if qid.kind == Qid::DIR => Known::File(qid, None),
-            Some((qid, attr)) => Known::File(qid, attr.map(Facts::new)),
+            None => KnownName::Absent,
+            Some((qid, _)) if qid.kind == Qid::DIR => KnownName::File(qid, None),
+            Some((qid, attr)) => KnownName::File(qid, attr.map(FileFacts::boxed)),
         };
         self.set(dir, name, known);
     }
@@ -232,7 +239,7 @@ impl Store {
     /// The attributes of a directory that the server watches.
     pub(super) fn found_dir(&mut self, attr: Attr, sent: Moment, now: Moment) {
         if self.is_fresh(attr.qid.path, sent) {
-            self.watched(attr.qid.path, now).itself = Some(Facts::new(attr));
+            self.watched(attr.qid.path, now).itself = Some(FileFacts::new(attr));
         }
     }
 
@@ -243,7 +250,7 @@ impl Store {
             && let Some(dir) = self.dirs.get_mut(&path)
             && dir.since < sent
         {
-            dir.itself = Some(Facts::new(attr));
+            dir.itself = Some(FileFacts::new(attr));
         }
     }
 
@@ -265,9 +272,9 @@ impl Store {
             let name = entry.name.bytes();
             if !matches!(name, b"." | b"..") {
                 let known = match (entry.attr, entry.qid.kind) {
-                    (_, Qid::DIR) => Known::File(entry.qid, None),
-                    (None, _) => Known::Changed,
-                    (Some(attr), _) => Known::File(attr.qid, Some(Facts::new(attr))),
+                    (_, Qid::DIR) => KnownName::File(entry.qid, None),
+                    (None, _) => KnownName::Changed,
+                    (Some(attr), _) => KnownName::File(attr.qid, Some(FileFacts::boxed(attr))),
                 };
                 names.insert(name.into(), known);
             }
@@ -301,7 +308,7 @@ impl Store {
         match what {
             FORGET_ATTR if name.is_empty() => known.itself = None,
             FORGET_ATTR => {
-                if let Some(Known::File(_, facts)) = known.names.get_mut(name) {
+                if let Some(KnownName::File(_, facts)) = known.names.get_mut(name) {
                     *facts = None;
                 }
             }
@@ -309,10 +316,10 @@ impl Store {
                 known.itself = None;
                 known.listing = None;
                 if let Some(known) = known.names.get_mut(name) {
-                    *known = Known::Changed;
+                    *known = KnownName::Changed;
                 } else if known.is_complete {
                     if known.names.len() < MAX_PER_DIRECTORY {
-                        known.names.insert(name.into(), Known::Changed);
+                        known.names.insert(name.into(), KnownName::Changed);
                         self.names += 1;
                     } else {
                         known.is_complete = false;
@@ -338,7 +345,7 @@ impl Store {
     /// The file that has a name, if it is known.
     pub(super) fn qid(&self, dir: u64, name: &[u8]) -> Option<Qid> {
         match self.dirs.get(&dir)?.names.get(name)? {
-            Known::File(qid, _) => Some(*qid),
+            KnownName::File(qid, _) => Some(*qid),
             _ => None,
         }
     }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::store::{Found, Store};
+use super::store::{Found, KeptDirs};
 use crate::msg::{Attr, FORGET_DIR, FORGET_NAME, ListEntry, Qid};
 use crate::wire::Str;
 
@@ -32,7 +32,7 @@ fn entries(names: &[String]) -> Vec<ListEntry<'_>> {
 fn the_oldest_directories_go_when_there_are_too_many_names() {
     let names: Vec<_> = (0..1500).map(|n| format!("{n}")).collect();
     let entries = entries(&names);
-    let mut store = Store::default();
+    let mut store = KeptDirs::default();
     for dir in 0..200 {
         let now = 2 * dir + 2;
         assert!(store.listed(dir, &entries, now - 1, now).is_some());
@@ -47,21 +47,21 @@ fn the_oldest_directories_go_when_there_are_too_many_names() {
 
 #[test]
 fn directories_and_names_without_end_are_bounded() {
-    let mut store = Store::default();
+    let mut store = KeptDirs::default();
     for n in 0..20_000_u64 {
         let mut attr = file(n);
         attr.qid.kind = Qid::DIR;
         store.found_dir(attr, n + 1, n + 1);
     }
     assert!(store.len().0 <= 4096);
-    let mut store = Store::default();
+    let mut store = KeptDirs::default();
     for n in 0..20_000_u64 {
         let name = format!("{n}");
         store.found((1, name.as_bytes()), None, n + 1, n + 1);
     }
     assert!(store.len().1 <= 4096);
     // Names that a server takes back without ever having told them.
-    let mut store = Store::default();
+    let mut store = KeptDirs::default();
     store.listed(1, &[], 1, 2);
     for n in 0..20_000_u64 {
         store.forget(FORGET_NAME, 1, format!("{n}").as_bytes(), n + 3);
@@ -73,7 +73,7 @@ fn directories_and_names_without_end_are_bounded() {
 
 #[test]
 fn a_directory_that_made_room_leaves_behind_when_it_was_forgotten() {
-    let mut store = Store::default();
+    let mut store = KeptDirs::default();
     store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 1, 2);
     // A request was sent at 3; then the name was taken back, and the directory had to go.
     store.forget(FORGET_NAME, 1, b"x", 4);
@@ -81,7 +81,7 @@ fn a_directory_that_made_room_leaves_behind_when_it_was_forgotten() {
     store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 3, 6);
     assert_eq!(store.find(1, b"x", 7), None);
     let names: Vec<_> = (0..2000).map(|n| format!("{n}")).collect();
-    let mut store = Store::default();
+    let mut store = KeptDirs::default();
     store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 1, 2);
     store.forget(FORGET_NAME, 1, b"x", 4);
     for dir in 2..40 {
@@ -117,7 +117,7 @@ proptest! {
     #[test]
     fn a_store_counts_and_forgets(events in prop::collection::vec(event(), 0..120)) {
         let name = |n: u8| format!("{n}");
-        let mut store = Store::default();
+        let mut store = KeptDirs::default();
         let mut forgotten = std::collections::HashMap::new();
         for (now, event) in (10_u64..).zip(events) {
             match event {

@@ -29,13 +29,13 @@ fn attr(kind: u8, path: u64, size: u64) -> Attr {
 }
 
 /// A relay that is attached with fid 0 to a server of the test's.
-struct Told {
+struct ToldRelay {
     relay: Relay,
     now: Instant,
     out: Out,
 }
 
-impl Told {
+impl ToldRelay {
     fn new() -> Self {
         let mut told = Self {
             relay: agreed(WATCHED),
@@ -99,7 +99,7 @@ fn lookup(kept: u8, attr: Attr) -> Reply<'static> {
 
 #[test]
 fn a_name_is_known_until_it_is_taken_back() {
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     let file = attr(Qid::FILE, 7, 5);
     told.look(0, 1, "x", &lookup(KEEP_NAME | KEEP_ATTR, file));
     assert_eq!(told.known("x"), Some(5));
@@ -112,7 +112,7 @@ fn a_name_is_known_until_it_is_taken_back() {
         (FORGET_ALL, ""),
         (77, ""),
     ] {
-        let mut told = Told::new();
+        let mut told = ToldRelay::new();
         told.look(0, 1, "x", &lookup(KEEP_NAME | KEEP_ATTR, file));
         // Not those of others.
         told.forget(FORGET_NAME, ROOT, "y");
@@ -128,12 +128,12 @@ fn a_name_is_known_until_it_is_taken_back() {
 fn nothing_is_kept_that_may_not_be() {
     let file = attr(Qid::FILE, 7, 5);
     for kept in [0, KEEP_NAME, KEEP_ATTR] {
-        let mut told = Told::new();
+        let mut told = ToldRelay::new();
         told.look(0, 1, "x", &lookup(kept, file));
         assert_eq!(told.known("x"), None, "{kept}");
     }
     // The name of a directory is not enough either.
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     told.look(0, 1, "d", &lookup(KEEP_NAME, attr(Qid::DIR, 8, 5)));
     assert_eq!(told.known("d"), None);
 }
@@ -148,7 +148,7 @@ fn an_answer_that_was_overtaken_is_not_kept() {
         (FORGET_ALL, 0, ""),
     ] {
         for was_known in [false, true] {
-            let mut told = Told::new();
+            let mut told = ToldRelay::new();
             if was_known {
                 told.look(0, 5, "before", &lookup(KEEP_NAME | KEEP_ATTR, file));
             }
@@ -164,7 +164,7 @@ fn an_answer_that_was_overtaken_is_not_kept() {
 #[test]
 fn own_changes_are_forgotten_when_they_are_sent_and_when_they_are_done() {
     let file = attr(Qid::FILE, 7, 5);
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     told.look(0, 1, "x", &lookup(KEEP_NAME | KEEP_ATTR, file));
     told.ask(4, &set_size(1, 9));
     assert_eq!(told.known("x"), None);
@@ -183,7 +183,7 @@ fn own_changes_are_forgotten_when_they_are_sent_and_when_they_are_done() {
 
 #[test]
 fn a_walk_that_was_answered_is_made_up_for_before_the_next_request() {
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     let file = attr(Qid::FILE, 7, 5);
     told.look(0, 1, "x", &lookup(KEEP_NAME | KEEP_ATTR, file));
     let (server, kernel) = told.ask(3, &walk(0, 2, "x"));
@@ -240,7 +240,7 @@ fn list_tag(mut server: &[u8]) -> Option<u16> {
 
 #[test]
 fn a_listing_comes_with_the_first_look_up_and_answers_the_others() {
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     let (server, _) = told.ask(2, &walk(0, 1, "x"));
     let list = list_tag(&server).expect("a listing");
     let file = attr(Qid::FILE, 100, 5);
@@ -285,7 +285,7 @@ fn a_listing_comes_with_the_first_look_up_and_answers_the_others() {
 
 #[test]
 fn a_directory_that_is_not_listed_is_not_listed_again_and_again() {
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     let (server, _) = told.ask(2, &walk(0, 1, "x"));
     let list = list_tag(&server).unwrap();
     told.reply(list, &Reply::Error { ecode: 95 });
@@ -298,8 +298,49 @@ fn a_directory_that_is_not_listed_is_not_listed_again_and_again() {
 }
 
 #[test]
+fn that_a_file_has_no_extended_attributes_is_known() {
+    let list = |file| Request::Xattrwalk {
+        fid: 1,
+        newfid: FREE,
+        name: text(file),
+    };
+    let file = attr(Qid::FILE, 7, 5);
+    for (name, none) in [
+        ("", Reply::Xattrwalk { size: 0 }),
+        ("user.x", Reply::Error { ecode: 61 }),
+    ] {
+        let mut told = ToldRelay::new();
+        told.look(0, 1, "x", &lookup(KEEP_NAME | KEEP_ATTR, file));
+        for some in [Reply::Xattrwalk { size: 5 }, Reply::Error { ecode: 5 }] {
+            assert!(!told.ask(3, &list(name)).0.is_empty());
+            told.reply(3, &some);
+        }
+        assert!(!told.ask(3, &list(name)).0.is_empty());
+        told.reply(3, &none);
+        let (server, got) = told.ask(3, &list(name));
+        assert!(server.is_empty());
+        assert_eq!(got, reply(3, &none));
+        if name.is_empty() {
+            // The server has no such fid.
+            let read = read(FREE, 0, 100);
+            assert_eq!(
+                told.ask(3, &read),
+                (
+                    Vec::new(),
+                    reply(3, &Reply::Read { data: Data(&[]) }).to_vec()
+                )
+            );
+            assert!(!told.ask(3, &Request::Clunk { fid: FREE }).1.is_empty());
+            assert!(!told.relay.has_batch());
+        }
+        told.forget(FORGET_ATTR, ROOT, "x");
+        assert!(!told.ask(3, &list(name)).0.is_empty());
+    }
+}
+
+#[test]
 fn what_was_not_asked_for_is_not_believed() {
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     let file = attr(Qid::FILE, 7, 5);
     let data = listing(&["x".into()]);
     let listed = Reply::List {
@@ -314,7 +355,7 @@ fn what_was_not_asked_for_is_not_believed() {
     }
     assert_eq!(told.known("x"), None);
     // Nor a listing of another directory.
-    let mut told = Told::new();
+    let mut told = ToldRelay::new();
     let (server, _) = told.ask(2, &walk(0, 1, "z"));
     let list = list_tag(&server).unwrap();
     let other = Reply::List {
@@ -383,7 +424,7 @@ proptest! {
         steps in prop::collection::vec((lie(), 0..4_u16, 0..5_u32, 0..5_u32, 0..8_u8), 0..200),
         piece in 1..300_usize,
     ) {
-        let mut told = Told::new();
+        let mut told = ToldRelay::new();
         for ((_, bytes), tag, fid, newfid, kind) in steps {
             let request = match kind {
                 0 => walk(fid, newfid, "x"),
