@@ -26,7 +26,7 @@ use rustix::io::Errno as Os;
 
 use super::node::Node;
 use super::{Caching, Export};
-use table::Table;
+use table::WatchTable;
 
 /// Maximum number of directories that are watched for a session. The kernel takes about a kilobyte for each.
 const MAX_WATCHES: usize = 4096;
@@ -46,7 +46,7 @@ pub(super) struct Watching {
     /// [`Watching::settle`] have their own.
     mounts: [File; 3],
     wake: OwnedFd,
-    table: Mutex<Table>,
+    table: Mutex<WatchTable>,
     max_watches: usize,
     /// Held while changes are read and sent.
     sending: Mutex<()>,
@@ -147,7 +147,7 @@ impl Watching {
     }
 
     /// Adds a watch. Watches that are too many or that the system refuses replace the oldest.
-    fn add(&self, table: &mut Table, dir: &Node) -> Option<i32> {
+    fn add(&self, table: &mut WatchTable, dir: &Node) -> Option<i32> {
         let flags = WatchFlags::ATTRIB
             | WatchFlags::MODIFY
             | WatchFlags::CLOSE_WRITE
@@ -171,7 +171,7 @@ impl Watching {
         }
     }
 
-    fn remove_oldest(&self, table: &mut Table) -> bool {
+    fn remove_oldest(&self, table: &mut WatchTable) -> bool {
         let oldest = table.oldest();
         if let Some(wd) = oldest {
             // It fails if the directory has been removed.

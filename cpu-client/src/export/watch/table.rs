@@ -17,7 +17,7 @@ const MAX_DEVICES: usize = 1024;
 
 /// The watches of a session.
 #[derive(Default)]
-pub(super) struct Table {
+pub(super) struct WatchTable {
     watches: HashMap<i32, DirWatch>,
     by_id: HashMap<FileId, i32>,
     /// Whether each device has a local file system.
@@ -102,7 +102,7 @@ pub(super) fn everything() -> Change {
     }
 }
 
-impl Table {
+impl WatchTable {
     /// Whether a directory is watched, if the peer is told of it.
     pub(super) fn tell(&mut self, id: FileId, told: Told<'_>) -> bool {
         let watch = self.by_id.get(&id).and_then(|wd| self.watches.get_mut(wd));

@@ -93,7 +93,7 @@ fn a_directory_that_made_room_leaves_behind_when_it_was_forgotten() {
 
 /// What may happen to a store, in any order.
 #[derive(Debug, Clone)]
-enum Event {
+enum ModelEvent {
     Found(u64, u8, u64),
     Absent(u64, u8, u64),
     Dir(u64, u64),
@@ -101,14 +101,14 @@ enum Event {
     Forget(u8, u64, u8),
 }
 
-fn event() -> impl Strategy<Value = Event> {
+fn event() -> impl Strategy<Value = ModelEvent> {
     let (dir, name, lag) = (|| 0..4_u64, || 0..4_u8, || 0..4_u64);
     prop_oneof![
-        (dir(), name(), lag()).prop_map(|(dir, name, lag)| Event::Found(dir, name, lag)),
-        (dir(), name(), lag()).prop_map(|(dir, name, lag)| Event::Absent(dir, name, lag)),
-        (dir(), lag()).prop_map(|(dir, lag)| Event::Dir(dir, lag)),
-        (dir(), name(), lag()).prop_map(|(dir, most, lag)| Event::List(dir, most, lag)),
-        (0..6_u8, dir(), name()).prop_map(|(what, dir, name)| Event::Forget(what, dir, name)),
+        (dir(), name(), lag()).prop_map(|(dir, name, lag)| ModelEvent::Found(dir, name, lag)),
+        (dir(), name(), lag()).prop_map(|(dir, name, lag)| ModelEvent::Absent(dir, name, lag)),
+        (dir(), lag()).prop_map(|(dir, lag)| ModelEvent::Dir(dir, lag)),
+        (dir(), name(), lag()).prop_map(|(dir, most, lag)| ModelEvent::List(dir, most, lag)),
+        (0..6_u8, dir(), name()).prop_map(|(what, dir, name)| ModelEvent::Forget(what, dir, name)),
     ]
 }
 
@@ -121,7 +121,7 @@ proptest! {
         let mut forgotten = std::collections::HashMap::new();
         for (now, event) in (10_u64..).zip(events) {
             match event {
-                Event::Found(dir, n, lag) => {
+                ModelEvent::Found(dir, n, lag) => {
                     let attr = file(now);
                     let found = Some((attr.qid, Some(attr)));
                     store.found((dir, name(n).as_bytes()), found, now - lag, now);
@@ -129,23 +129,23 @@ proptest! {
                         forgotten.remove(&(dir, n));
                     }
                 }
-                Event::Absent(dir, n, lag) => {
+                ModelEvent::Absent(dir, n, lag) => {
                     store.found((dir, name(n).as_bytes()), None, now - lag, now);
                     if forgotten.get(&(dir, n)).is_none_or(|at| *at < now - lag) {
                         forgotten.remove(&(dir, n));
                     }
                 }
-                Event::Dir(dir, lag) => {
+                ModelEvent::Dir(dir, lag) => {
                     let mut attr = file(dir);
                     attr.qid.kind = Qid::DIR;
                     store.found_dir(attr, now - lag, now);
                 }
-                Event::List(dir, most, lag) => {
+                ModelEvent::List(dir, most, lag) => {
                     let names: Vec<_> = (0..most).map(name).collect();
                     store.listed(dir, &entries(&names), now - lag, now);
                     forgotten.retain(|(d, _), at| *d != dir || *at >= now - lag);
                 }
-                Event::Forget(what, dir, n) => {
+                ModelEvent::Forget(what, dir, n) => {
                     store.forget(what, dir, name(n).as_bytes(), now);
                     if what == FORGET_NAME {
                         forgotten.insert((dir, n), now);
