@@ -18,7 +18,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash flash-demo hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-stick conformance clean help aarch64 aarch64-test-program
+.PHONY: all deps programs keys initramfs cpukernel flash flash-demo hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-path bench-stick conformance soak clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -159,7 +159,7 @@ aarch64: ## the kernel for ARM
 # Everything that make test and make test-all need, so that a missing package is reported before anything is compiled.
 TEST_DEPS := build check kernel qemu media distro trees cross-aarch64 distro-aarch64 e2e
 # scripts/test-runner gives root to the tests that need it.
-check test test-all: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UNKNOWN_LINUX_GNU_RUNNER = $(CURDIR)/scripts/test-runner
+check test test-all soak: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UNKNOWN_LINUX_GNU_RUNNER = $(CURDIR)/scripts/test-runner
 
 check: ## format, lints, unit and property tests, without root or a virtual machine
 	@scripts/deps build check media firmware
@@ -210,9 +210,16 @@ bench-session: cpukernel ## a session compared with OpenSSH's: time, bulk, round
 	@scripts/deps qemu e2e
 	cargo run --release -p e2e --bin bench-session
 
+soak: cpukernel ## strangers, floods, kills, bombs, frozen clients for 30 minutes (SOAK_MINUTES=5), as a table (docs/reliability.md)
+	@scripts/deps qemu e2e
+	cargo run --release -p e2e --bin soak
+
 conformance: cpukernel ## external test suites on a machine's files, for hours (docs/conformance.md); SUITES=git for one
 	@scripts/deps qemu e2e suites
 	cargo run -p e2e --bin conformance -- $(SUITES)
+
+bench-path: cpukernel ## how often programs wait for a long path (BENCH_PATH=--help; half an hour)
+	cargo run --release -p e2e --bin bench-path -- $(BENCH_PATH)
 
 bench-9p: cpukernel ## the file server alone, then compared with diod on a machine (BENCH_9P=--help; an hour or two)
 	@scripts/deps qemu e2e bench

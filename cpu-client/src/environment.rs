@@ -1,10 +1,11 @@
 //! The environment that is sent with a command: that of this process, and in it the mounts that the machine is to make.
 
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, bail};
 use cpu_proto::namespace::{self, Bind};
-use cpu_proto::{CacheMode, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
+use cpu_proto::{CacheMode, ENV_CLOCK, ENV_FSTAB, ENV_NAMESPACE, ENV_SUDO, ENV_UMASK};
 use rustix::fs::Mode;
 use tracing::debug;
 
@@ -73,7 +74,12 @@ pub(crate) fn environment(
     let cache_is_chosen = mounts.cache.is_some() || chosen().next().is_some();
     let fstab = own_fstab(mounts.fstab, own(ENV_FSTAB))?;
     let text = namespace::to_fstab(&binds, default_mode) + &fstab;
-    let mut for_cpud = vec![(ENV_UMASK.to_owned(), format!("{:04o}", umask()))];
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs().to_string();
+    let mut for_cpud = vec![
+        (ENV_UMASK.to_owned(), format!("{:04o}", umask())),
+        (ENV_CLOCK.to_owned(), now),
+    ];
     let is_ordinary = mounts.ninep && *user != CommandUser::Root;
     let is_roots = matches!(user, CommandUser::RootFor { .. });
     if is_ordinary {

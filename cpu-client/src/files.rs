@@ -51,6 +51,11 @@ impl FileServer {
         self.mapped.requested_hidden()
     }
 
+    /// Returns when the machine has been told of what has changed here before the call.
+    pub(crate) fn settle(&self) {
+        self.mapped.settle();
+    }
+
     /// Serves a mount of this mode on a new thread, until the other side closes the channel; then calls `ended`. This changes the process
     /// ([`prepare_process`]), so no other program may be started afterwards.
     pub(crate) fn serve(

@@ -42,6 +42,7 @@ mod user;
 mod withheld;
 
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -113,6 +114,15 @@ fn local_user() -> String {
         .unwrap_or_else(|| "root".into())
 }
 
+/// The homes of others, if this user may read all files.
+fn other_homes(own: &Path) -> Vec<PathBuf> {
+    if !nix::unistd::geteuid().is_root() {
+        return Vec::new();
+    }
+    let passwd = std::fs::read("/etc/passwd").unwrap_or_default();
+    withheld::homes_but(&String::from_utf8_lossy(&passwd), own)
+}
+
 fn run(flags: &Flags) -> Result<u8> {
     if flags.debug.0 {
         tracing_subscriber::fmt()
@@ -155,6 +165,8 @@ fn run(flags: &Flags) -> Result<u8> {
         read_only: flags.read_only.map_or(target.read_only, |flag| flag.0),
         only: flags.only.map_or(target.only, |flag| flag.0),
         keys: target.identities.files(),
+        other_keys: target.other_keys.clone(),
+        other_homes: other_homes(&home),
         binds: &environment.binds,
         root: &flags.root,
         home: &home,

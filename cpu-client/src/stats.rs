@@ -5,6 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use ninep::msg::Kind;
 use ninep::observe::{CompletedRequest, Counts, Observer};
 
 /// The length of the lists below the table.
@@ -63,6 +64,9 @@ fn shortened(words: &dyn Display) -> String {
 impl Observer for Stats {
     fn done(&self, event: &CompletedRequest<'_>) {
         self.counts.done(event);
+        if event.kind == Kind::Forget {
+            return;
+        }
         let path = shortened(event.path);
         let mut notable = self.notable.lock().unwrap_or_else(PoisonError::into_inner);
         let place = notable
@@ -109,6 +113,10 @@ impl Display for Stats {
                 }
                 None => rows.push((word, of, total.elapsed)),
             }
+            // It is no request.
+            if total.kind == Kind::Forget {
+                continue;
+            }
             sum = std::array::from_fn(|i| sum[i] + of[i]);
             time += total.elapsed;
         }
@@ -142,7 +150,6 @@ impl Display for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ninep::msg::Kind;
 
     fn done(stats: &Stats, path: &str, millis: u64) {
         stats.done(&CompletedRequest {

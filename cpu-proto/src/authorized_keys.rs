@@ -1,21 +1,25 @@
 //! Who may log in: the part of sshd(8)'s `authorized_keys` format that cpud supports. mkimage uses the same code to
 //! report lines that cpud will ignore.
 
+use std::collections::HashSet;
 use std::fmt;
 
-use ssh_key::public::RsaPublicKey;
-use ssh_key::{Algorithm, PublicKey};
+use ssh_key::public::KeyData;
+use ssh_key::{Certificate, PublicKey};
 
 use crate::key_options::{KeyOptions, OptionFault};
+use crate::key_type::{self, KeyTypeFault};
 
-/// The sizes in bits of RSA keys whose signatures can be verified: those of the `rsa` crate.
-const RSA_BITS: std::ops::RangeInclusive<u32> = 1024..=8192;
+/// The marker of a key that may not log in, as in known_hosts files.
+const REVOKED: &str = "@revoked";
 
 /// The keys of a file, and the lines that are not keys.
 #[derive(Debug, Default)]
 pub struct AuthorizedKeys {
-    /// The keys that can log in.
+    /// The keys that can log in, and those whose certificates can.
     pub keys: Vec<AuthorizedKey>,
+    /// The keys of `@revoked` lines. Those of [`Self::keys`] that were among them are left out.
+    pub revoked: Vec<RevokedKey>,
     /// Lines that are not used.
     pub left_out: Vec<LeftOut>,
 }
@@ -29,6 +33,15 @@ pub struct AuthorizedKey {
     pub key: PublicKey,
     /// What its holder may do.
     pub options: KeyOptions,
+}
+
+/// A line with `@revoked`.
+#[derive(Clone, Debug)]
+pub struct RevokedKey {
+    /// Line number, from 1.
+    pub line: usize,
+    /// The key, with its comment: also that of a CA, or of the holder of certificates.
+    pub key: PublicKey,
 }
 
 /// A line that is not used.
@@ -58,9 +71,18 @@ pub enum Fault {
     BadOption(String),
     /// A certificate of any type.
     #[error(
-        "is a certificate, which is not supported: give the plain public key, the .pub file without -cert"
+        "is a certificate: give the public key of its CA, with the option cert-authority, or the holder's, the .pub file \
+         without -cert"
     )]
     Certificate,
+    /// Another line revokes the key.
+    #[error("has a key that line {0} revokes")]
+    Revoked(usize),
+    /// A marker that is not `@revoked`.
+    #[error(
+        "has the marker {0}, which belongs into known_hosts files: write cert-authority before the key of a CA"
+    )]
+    Marker(String),
     /// The first line of a private key.
     #[error("begins a private key: give its public half, the .pub file")]
     PrivateKey,
@@ -77,12 +99,9 @@ pub enum Fault {
     /// UTF-16, as written by redirections of some shells for Windows.
     #[error("is UTF-16 text: save the file as UTF-8")]
     Utf16,
-    /// A type whose signatures cannot be verified.
-    #[error("has a key of a type that cannot log in ({0})")]
-    Type(String),
-    /// An RSA key that is too small or too large.
-    #[error("has an RSA key of {0} bits; only keys of 1024 to 8192 bits can log in")]
-    RsaBits(u32),
+    /// A key that cannot log in.
+    #[error("has {0}")]
+    Key(#[from] KeyTypeFault),
     /// Anything else.
     #[error("is not a public key ({0})")]
     NoKey(String),
@@ -113,6 +132,16 @@ impl AuthorizedKeys {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
+            if let Some(text) = line.strip_prefix(REVOKED) {
+                match parse_revoked(text) {
+                    Ok(key) => all.revoked.push(RevokedKey {
+                        line: index + 1,
+                        key,
+                    }),
+                    Err(fault) => all.leave_out(index + 1, fault),
+                }
+                continue;
+            }
             match parse_line(line) {
                 Ok((key, options)) => all.keys.push(AuthorizedKey {
                     line: index + 1,
@@ -128,7 +157,34 @@ impl AuthorizedKeys {
                 }
             }
         }
+        for key in std::mem::take(&mut all.keys) {
+            match all.revocation(key.key.key_data()) {
+                Some(revoked) => all.leave_out(key.line, Fault::Revoked(revoked)),
+                None => all.keys.push(key),
+            }
+        }
         all
+    }
+
+    /// The same file with the option `isolate` in each line that is used.
+    pub fn isolated(bytes: &[u8]) -> String {
+        let used: HashSet<usize> = Self::parse(bytes).keys.iter().map(|key| key.line).collect();
+        let text = String::from_utf8_lossy(bytes);
+        let lines = text.lines().zip(1..).map(|(line, number)| {
+            let line = line.trim();
+            if !used.contains(&number) {
+                return format!("{line}\n");
+            }
+            let after = if parse_key(line).is_ok() { ' ' } else { ',' };
+            format!("isolate{after}{line}\n")
+        });
+        lines.collect()
+    }
+
+    /// The line that revokes a key.
+    pub(crate) fn revocation(&self, key: &KeyData) -> Option<usize> {
+        let revoked = self.revoked.iter().find(|it| it.key.key_data() == key);
+        revoked.map(|revoked| revoked.line)
     }
 
     fn leave_out(&mut self, line: usize, fault: Fault) {
@@ -158,6 +214,10 @@ fn parse_line(line: &str) -> Result<(PublicKey, KeyOptions), Fault> {
     if end_of_block(line).is_some() {
         return Err(Fault::OtherFormat);
     }
+    if line.starts_with('@') {
+        let marker = line.split_whitespace().next().unwrap_or_default();
+        return Err(Fault::Marker(marker.to_owned()));
+    }
     let no_options = match parse_key(line) {
         Err(fault @ Fault::NoKey(_)) => fault,
         result => return result.map(|key| (key, KeyOptions::default())),
@@ -167,6 +227,20 @@ fn parse_line(line: &str) -> Result<(PublicKey, KeyOptions), Fault> {
         Ok(key) => Ok((key, KeyOptions::parse(options)?)),
         Err(Fault::NoKey(_)) => Err(no_options),
         Err(fault) => Err(fault),
+    }
+}
+
+/// `type base64 [comment]` after the marker. Of a certificate it is the holder's key.
+fn parse_revoked(text: &str) -> Result<PublicKey, Fault> {
+    let text = text.trim();
+    match parse_key(text) {
+        Err(Fault::Certificate) => {
+            let certificate = Certificate::from_openssh(text);
+            let certificate = certificate.map_err(|error| Fault::NoKey(error.to_string()))?;
+            let key = certificate.public_key().clone();
+            Ok(PublicKey::new(key, certificate.comment()))
+        }
+        key => key,
     }
 }
 
@@ -181,17 +255,8 @@ fn parse_key(text: &str) -> Result<PublicKey, Fault> {
     }
     let key = PublicKey::from_openssh(&format!("{kind} {blob} {comment}"));
     let key = key.map_err(|error| Fault::NoKey(error.to_string()))?;
-    match key.algorithm() {
-        Algorithm::Rsa { .. } => match key.key_data().rsa().map(RsaPublicKey::key_size) {
-            Some(bits) if !RSA_BITS.contains(&bits) => Err(Fault::RsaBits(bits)),
-            _ => Ok(key),
-        },
-        Algorithm::Ed25519
-        | Algorithm::Ecdsa { .. }
-        | Algorithm::SkEd25519
-        | Algorithm::SkEcdsaSha2NistP256 => Ok(key),
-        other => Err(Fault::Type(other.to_string())),
-    }
+    key_type::check(key.key_data())?;
+    Ok(key)
 }
 
 /// Splits a line at the first blank outside `"`. A `\"` does not end a quotation.
@@ -255,7 +320,9 @@ mod tests {
                 "has an option that is malformed (from=\"10.0.0.1/8\")",
             ),
             ("tunnel=\"0\"\t%", "has options (tunnel=\"0\")"),
-            ("cert-authority %", "has options (cert-authority)"),
+            ("@cert-authority * %", "has the marker @cert-authority"),
+            ("@revoked", "is not a public key"),
+            ("@revoked from=\"*\" %", "is not a public key"),
             (
                 "ssh-ed25519-cert-v01@openssh.com AAAA me",
                 "is a certificate",
@@ -307,6 +374,45 @@ mod tests {
     }
 
     #[test]
+    fn every_line_that_is_used_can_be_isolated() {
+        let forced = format!("command=\"a b\",from=\"10.0.0.1\"\t{ECDSA}");
+        let text = format!("# two\n{ED25519}\r\n\n{forced}\nisolate {ED25519}\nnonsense");
+        let isolated = AuthorizedKeys::isolated(text.as_bytes());
+        assert_eq!(
+            isolated,
+            format!(
+                "# two\nisolate {ED25519}\n\nisolate,{forced}\nisolate,isolate {ED25519}\nnonsense\n"
+            )
+        );
+        let [before, after] = [text, isolated].map(|text| AuthorizedKeys::parse(text.as_bytes()));
+        assert_eq!(before.left_out, after.left_out);
+        for (before, after) in before.keys.iter().zip(&after.keys) {
+            assert_eq!(before.key, after.key);
+            let mut options = before.options.clone();
+            options.isolate = true;
+            assert_eq!(options, after.options);
+        }
+        assert_eq!(after.keys.len(), 3);
+    }
+
+    #[test]
+    fn a_revoked_key_is_left_out_wherever_its_line_is() {
+        for text in [
+            format!("@revoked {ED25519}\n{ECDSA}\ncert-authority {ED25519}\n"),
+            format!("{ECDSA}\n{ED25519}\n@revoked\t{ED25519} of another comment\n"),
+        ] {
+            let all = AuthorizedKeys::parse(text.as_bytes());
+            assert_eq!((all.keys.len(), all.revoked.len()), (1, 1), "{text}");
+            let told: Vec<_> = all.left_out.iter().map(ToString::to_string).collect();
+            assert!(
+                told.len() == 1 && told[0].contains("has a key that line"),
+                "{told:?}"
+            );
+            assert_eq!(all.keys[0].key.algorithm().as_str(), "ecdsa-sha2-nistp256");
+        }
+    }
+
+    #[test]
     fn a_file_in_another_encoding_is_reported() {
         let utf16: Vec<u8> = format!("\u{feff}{ED25519}\r\n")
             .encode_utf16()
@@ -345,13 +451,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_keys_or_reported(bytes: Vec<u8>, text in "[ -~\"\\\\\t\n]{0,80}") {
+        fn any_bytes_are_keys_or_reported(bytes: Vec<u8>, text in "(@revoked |cert-authority|[ -~\"\\\\\t\n]){0,80}") {
             for bytes in [bytes, text.into_bytes()] {
                 let all = AuthorizedKeys::parse(&bytes);
                 let said = String::from_utf8_lossy(&bytes).lines().filter(|line| {
                     !line.trim().is_empty() && !line.trim().starts_with('#')
                 }).count();
-                prop_assert!(all.keys.is_empty() && (said == 0) == all.left_out.is_empty());
+                prop_assert_eq!(AuthorizedKeys::isolated(&bytes).lines().count(), String::from_utf8_lossy(&bytes).lines().count());
+                prop_assert!(all.keys.is_empty() && all.revoked.is_empty() && (said == 0) == all.left_out.is_empty());
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use crate::certificate::CertificateFault;
 use crate::peer_patterns::PeerPatterns;
 use crate::quote;
 
@@ -14,10 +15,16 @@ pub struct KeyOptions {
     pub port_forwarding: bool,
     /// The client's agent may be forwarded.
     pub agent_forwarding: bool,
+    /// Sessions share processes, users and mounts with those of no other key.
+    pub isolate: bool,
     /// What is run, whatever the client asks for: words, quoted as in an `exec` request.
     pub command: Option<String>,
     /// Variables of commands.
     pub environment: Vec<(String, String)>,
+    /// The key is a CA: whoever has one of its certificates may log in, and not the holder of the key itself.
+    pub cert_authority: bool,
+    /// One of these must be among a certificate's principals; if there are none, the user name of the login must.
+    pub principals: Vec<String>,
     from: Option<PeerPatterns>,
     /// The last moment at which the key may log in, in seconds since 1970.
     expiry: Option<u64>,
@@ -29,16 +36,19 @@ impl Default for KeyOptions {
             pty: true,
             port_forwarding: true,
             agent_forwarding: true,
+            isolate: false,
             command: None,
             environment: Vec::new(),
+            cert_authority: false,
+            principals: Vec::new(),
             from: None,
             expiry: None,
         }
     }
 }
 
-/// Why a key may not log in now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a key or a certificate may not log in now.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denial {
     /// The peer's address is not among those of `from=`.
     #[error("from= does not allow this address")]
@@ -46,6 +56,12 @@ pub enum Denial {
     /// The time of `expiry-time=` is over.
     #[error("it expired at its expiry-time=")]
     Expired,
+    /// The key has a line with `@revoked`, or is that of a certificate's holder and has one.
+    #[error("it is revoked")]
+    Revoked,
+    /// The certificate does not let its holder log in.
+    #[error("its certificate {0}")]
+    Certificate(#[from] CertificateFault),
 }
 
 /// An option that keeps a line from being used.
@@ -96,6 +112,14 @@ impl KeyOptions {
             ("no-port-forwarding", None) => self.port_forwarding = false,
             ("agent-forwarding", None) => self.agent_forwarding = true,
             ("no-agent-forwarding", None) => self.agent_forwarding = false,
+            ("isolate", None) => self.isolate = true,
+            ("cert-authority", None) => self.cert_authority = true,
+            ("principals", Some(list)) if self.principals.is_empty() => {
+                self.principals = list.split(',').map(|name| name.trim().to_owned()).collect();
+                if self.principals.iter().any(String::is_empty) {
+                    return Err(malformed());
+                }
+            }
             // cpud has neither, for nobody.
             ("x11-forwarding" | "no-x11-forwarding" | "user-rc" | "no-user-rc", None) => {}
             ("command", Some(command)) if self.command.is_none() => {
@@ -124,7 +148,8 @@ impl KeyOptions {
                 self.expiry = Some(self.expiry.map_or(time, |other| other.min(time)));
             }
             (
-                "command" | "from" | "environment" | "expiry-time" | "restrict" | "pty" | "no-pty",
+                "command" | "from" | "environment" | "expiry-time" | "restrict" | "isolate" | "pty"
+                | "no-pty" | "cert-authority" | "principals",
                 _,
             ) => return Err(malformed()),
             _ => return Err(OptionFault::Unknown(option.to_owned())),
@@ -224,6 +249,8 @@ mod tests {
         assert!(!none.pty && !none.port_forwarding && !none.agent_forwarding);
         let terminal = parse("Restrict,PTY");
         assert!(terminal.pty && !terminal.port_forwarding && !terminal.agent_forwarding);
+        // It takes something else, which nothing gives back.
+        assert!(!none.isolate && parse("Isolate,restrict,pty").isolate);
         assert!(!parse("no-pty").pty && parse("no-pty").port_forwarding);
         let usual = "no-port-forwarding,no-X11-forwarding,no-agent-forwarding,no-pty,no-user-rc";
         assert_eq!(parse(usual), none);
@@ -240,9 +267,16 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_may_be_limited_to_principals() {
+        let options = parse("cert-authority,principals=\"ann, bob\",no-pty");
+        assert!(options.cert_authority && !options.pty);
+        assert_eq!(options.principals, ["ann", "bob"]);
+        assert!(!KeyOptions::default().cert_authority);
+    }
+
+    #[test]
     fn what_is_not_understood_is_a_fault() {
         for unknown in [
-            "cert-authority",
             "permitopen=\"a:1\"",
             "pty,tunnel=\"0\"",
             "",
@@ -271,6 +305,12 @@ mod tests {
             "expiry-time=\"tomorrow\"",
             "expiry-time=\"20260230\"",
             "restrict=\"yes\"",
+            "isolate=\"yes\"",
+            "cert-authority=\"yes\"",
+            "principals",
+            "principals=\"\"",
+            "principals=\"a,,b\"",
+            "principals=\"a\",principals=\"b\"",
             "pty x",
             "from=\"*\"x",
         ] {
@@ -327,7 +367,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_text_is_options_or_a_fault(text in "([a-z=\",\\\\ -]|from=|command=|environment=|expiry-time=|é){0,12}") {
+        fn any_text_is_options_or_a_fault(text in "([a-z=\",\\\\ -]|from=|command=|environment=|expiry-time=|principals=|é){0,12}") {
             drop(KeyOptions::parse(&text));
         }
     }

@@ -1,12 +1,15 @@
 //! What `cpu` and `cpud` must agree on: names, ports, defaults, and the formats of what they send each other. No I/O.
 
+mod authorization;
 pub mod authorized_keys;
 mod cache_mode;
+pub mod certificate;
 mod credentials;
 mod fingerprint;
 pub mod fstab;
 pub mod glob;
 mod key_options;
+mod key_type;
 pub mod namespace;
 pub mod package_note;
 mod peer_patterns;
@@ -16,9 +19,11 @@ mod wait;
 
 pub use authorized_keys::{AuthorizedKey, AuthorizedKeys};
 pub use cache_mode::{CacheMode, ENV_FILES};
+pub use certificate::CertificateFault;
 pub use credentials::{Credentials, InvalidCredentials};
 pub use fingerprint::fingerprint;
 pub use key_options::{Denial, KeyOptions};
+pub use key_type::KeyTypeFault;
 pub use printable::printable;
 pub use wait::{ENV_WAIT, Wait};
 
@@ -58,6 +63,9 @@ pub const ENV_SUDO: &str = "CPU_SUDO";
 /// Environment variable with the umask of the client's user, in octal, so that files created by a command are as
 /// private as on the client. The default is 022.
 pub const ENV_UMASK: &str = "CPU_UMASK";
+
+/// Environment variable with the client's time, in seconds since 1970. A machine whose clock has not been set uses it.
+pub const ENV_CLOCK: &str = "CPU_CLOCK";
 
 /// Largest 9P message: the limit of the kernel's `trans=fd` (`net/9p/trans_fd.c`, `MAX_SOCK_BUF`).
 pub const MAX_MSIZE: u32 = 1024 * 1024;

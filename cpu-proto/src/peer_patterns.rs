@@ -35,6 +35,20 @@ impl PeerPatterns {
         patterns.collect::<Result<_, _>>().map(Self)
     }
 
+    /// Parses a list of addresses and networks only, as in the `source-address` of a certificate. The error is another pattern.
+    pub(crate) fn parse_networks(list: &str) -> Result<Self, String> {
+        let patterns = Self::parse(list)?;
+        let is_plain = |(is_excluded, pattern): &(bool, Pattern)| match pattern {
+            Pattern::Network(..) => !is_excluded,
+            Pattern::Text(text) => !is_excluded && text.parse::<IpAddr>().is_ok(),
+        };
+        if patterns.0.iter().all(is_plain) {
+            Ok(patterns)
+        } else {
+            Err(list.to_owned())
+        }
+    }
+
     /// Whether a peer with this address may log in. One without an address is called `UNKNOWN`, as by sshd.
     pub(crate) fn allow(&self, address: Option<IpAddr>) -> bool {
         let address = address.map(|address| address.to_canonical());
@@ -156,9 +170,22 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_list_of_networks_has_no_patterns() {
+        let list = PeerPatterns::parse_networks("192.0.2.7,10.0.0.0/8,2001:db8::/32").unwrap();
+        assert!(list.allow("10.1.1.1".parse().ok()) && !list.allow("192.0.2.8".parse().ok()));
+        assert!(!list.allow(None));
+        for bad in ["", "*", "10.0.0.0/8,*", "!10.0.0.1", "10.0.0.1/8", "ten"] {
+            assert!(PeerPatterns::parse_networks(bad).is_err(), "{bad}");
+        }
+    }
+
     proptest::proptest! {
         #[test]
         fn any_list_is_read_or_refused(list in "[0-9a-f:./*?!,]{0,40}", bits: u128, v4: u32) {
+            if let Ok(networks) = PeerPatterns::parse_networks(&list) {
+                proptest::prop_assert!(!networks.allow(None));
+            }
             if let Ok(patterns) = PeerPatterns::parse(&list) {
                 patterns.allow(Some(std::net::Ipv6Addr::from_bits(bits).into()));
                 patterns.allow(Some(std::net::Ipv4Addr::from_bits(v4).into()));

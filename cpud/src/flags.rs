@@ -1,12 +1,15 @@
 //! The server's flags: one table, used to parse them and to make the help text and the manual page.
 
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use crate::listen_addr::ListenAddr;
+use crate::session::SessionLimits;
 
 /// The settings of the server and of its connections.
 #[derive(Clone, Debug)]
@@ -19,14 +22,59 @@ pub(crate) struct ServerOptions {
     pub(crate) host_key: PathBuf,
     /// Grant forwarding of TCP ports on loopback (ssh -L, -R).
     pub(crate) forward: bool,
+    /// Isolate the sessions of each key from those of all others, and from the machine.
+    pub(crate) isolate: bool,
     /// Exchange keys by ML-KEM only.
     pub(crate) post_quantum: bool,
     /// Refuse key files that others may read or change. If it is not given, a server does unless init has started it.
     pub(crate) strict_modes: Option<bool>,
     /// How long a silent peer is left alone; zero means for ever.
     pub(crate) alive: Duration,
+    /// The most that a session may take.
+    pub(crate) session_limits: SessionLimits,
+    /// How logins, sessions and refusals are reported.
+    pub(crate) log: LogFormat,
     /// Report every step on standard error.
     pub(crate) debug: bool,
+}
+
+/// How logins, sessions and refusals are reported.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    /// As lines among the others.
+    Text,
+    /// Each as an object of JSON, on standard error or on this inherited descriptor.
+    Json(Option<RawFd>),
+}
+
+impl fmt::Display for LogFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text => f.write_str("text"),
+            Self::Json(None) => f.write_str("json"),
+            Self::Json(Some(descriptor)) => write!(f, "json:{descriptor}"),
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "text" => return Ok(Self::Text),
+            "json" => return Ok(Self::Json(None)),
+            _ => {}
+        }
+        let descriptor = text
+            .strip_prefix("json:")
+            .and_then(|text| text.parse().ok());
+        match descriptor {
+            // Those below are used otherwise.
+            Some(descriptor @ 3..) => Ok(Self::Json(Some(descriptor))),
+            _ => bail!("-log={text}: write text, json, or json: and a descriptor from 3 on"),
+        }
+    }
 }
 
 /// A flag: its name, the name of its value (empty if it takes none), and what it is for.
@@ -51,6 +99,11 @@ const FLAGS: &[Flag] = &[
         "allow port forwarding (ssh -L, -R) between loopback addresses",
     ),
     (
+        "isolate",
+        "",
+        "let each key see its own sessions only, and change nothing of the machine",
+    ),
+    (
         "pq",
         "",
         "exchange keys by ML-KEM only, which u-root's cpu and ssh before 9.9 lack",
@@ -64,6 +117,21 @@ const FLAGS: &[Flag] = &[
         "alive",
         "SEC",
         "probe a client that has been silent for SEC seconds; 0: never (15)",
+    ),
+    (
+        "session-pids",
+        "N",
+        "the most processes of a session (a quarter of the kernel's)",
+    ),
+    (
+        "session-memory",
+        "SIZE",
+        "the most memory of a session: bytes, or with K, M or G (all)",
+    ),
+    (
+        "log",
+        "FORMAT",
+        "report logins and sessions as text, json, or json:FD (text)",
     ),
     ("d", "", "log each step on standard error"),
     ("V", "", "print the version"),
@@ -90,9 +158,12 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         public_keys: PathBuf::from("/key.pub"),
         host_key: PathBuf::from("/host_key"),
         forward: false,
+        isolate: false,
         post_quantum: false,
         strict_modes: None,
         alive: cpu_ssh::keepalive::INTERVAL,
+        session_limits: SessionLimits::default(),
+        log: LogFormat::Text,
         debug: false,
     };
     let (mut network, mut port) = (None, None);
@@ -115,6 +186,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
             Some("forward") => options.forward = boolean(name, inline.as_deref())?,
+            Some("isolate") => options.isolate = boolean(name, inline.as_deref())?,
             Some("pq") => options.post_quantum = boolean(name, inline.as_deref())?,
             Some("strictmodes") => {
                 options.strict_modes = Some(boolean(name, inline.as_deref())?);
@@ -124,6 +196,17 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
                 let seconds = seconds.context("-alive needs a number of seconds")?;
                 options.alive = Duration::from_secs(seconds.into());
             }
+            Some("session-pids") => {
+                let number = value()?.parse::<u64>().ok().filter(|&number| number > 0);
+                let number = number.context("-session-pids needs a number of processes")?;
+                options.session_limits.processes = Some(number);
+            }
+            Some("session-memory") => {
+                let size = size(&value()?);
+                let size = size.context("-session-memory needs a size, such as 512M")?;
+                options.session_limits.memory = Some(size);
+            }
+            Some("log") => options.log = value()?.parse()?,
             Some("d") => options.debug = boolean(name, inline.as_deref())?,
             Some(what @ ("h" | "V" | "help" | "version" | "init")) => {
                 bail!("-{what} must be the only argument: cpud -{what}")
@@ -145,6 +228,20 @@ fn boolean(name: &str, value: Option<&str>) -> Result<bool> {
         Some("0" | "f" | "F" | "false" | "FALSE" | "False") => Ok(false),
         Some(other) => bail!("{name}={other}: write true or false"),
     }
+}
+
+/// A number of bytes, or with K, M or G of 2^10, 2^20 or 2^30 bytes. Not zero.
+fn size(text: &str) -> Option<u64> {
+    let digits = text.trim_end_matches(['K', 'M', 'G', 'k', 'm', 'g']);
+    let shift = match &text[digits.len()..] {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        _ => return None,
+    };
+    let size = digits.parse::<u64>().ok()?.checked_mul(1 << shift)?;
+    (size > 0).then_some(size)
 }
 
 /// The flag whose name is nearest to this one, unless more than half of the letters differ.
@@ -202,6 +299,7 @@ mod tests {
         for (name, value, _) in FLAGS.iter().filter(|(name, ..)| !["V", "h"].contains(name)) {
             let args = match (*name, *value) {
                 ("net", _) => vec!["-net=tcp".to_owned()],
+                ("log", _) => vec!["-log=json".to_owned()],
                 (name, "") => vec![format!("-{name}")],
                 (name, _) => vec![format!("--{name}"), "1".to_owned()],
             };
@@ -222,6 +320,37 @@ mod tests {
         let switched = |arg: &str| parse(&[arg.to_owned()]).unwrap();
         assert!(switched("-forward=true").forward && !switched("-forward=false").forward);
         assert!(switched("--pq").post_quantum && !switched("-pq=0").post_quantum);
+        let memory = |size: &str| {
+            let options = parse(&[format!("-session-memory={size}")]).ok()?;
+            options.session_limits.memory
+        };
+        assert_eq!(memory("512M"), Some(512 << 20));
+        assert_eq!(memory("1g"), Some(1 << 30));
+        assert_eq!(memory("4096"), Some(4096));
+        for wrong in [
+            "",
+            "M",
+            "0",
+            "0K",
+            "1T",
+            "1MM",
+            "-1",
+            "1.5G",
+            "99999999999G",
+        ] {
+            assert_eq!(memory(wrong), None, "{wrong}");
+        }
+        assert_eq!(
+            refusal("-session-pids=0"),
+            "-session-pids needs a number of processes"
+        );
+        for format in ["text", "json", "json:3"] {
+            let log = switched(&format!("-log={format}")).log;
+            assert_eq!(log.to_string(), format);
+        }
+        for bad in ["xml", "json:", "json:2", "json:-1", "json:x", ""] {
+            assert!(refusal(&format!("-log={bad}")).contains("write text"));
+        }
         assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");
         assert!(refusal("-init").contains("only argument"));
         assert!(help().lines().all(|line| line.len() <= 90), "{}", help());

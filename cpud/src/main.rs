@@ -6,6 +6,7 @@ mod cmdline;
 mod console;
 mod flags;
 mod init;
+mod isolation;
 mod listen_addr;
 mod memory;
 mod modules;
@@ -46,6 +47,9 @@ fn main() -> ExitCode {
     let role = first.as_deref().and_then(Role::from_name);
     if role == Some(Role::Session) {
         return session::main(args);
+    }
+    if role == Some(Role::Isolation) {
+        return isolation::hold(args);
     }
     if std::process::id() == 1 {
         return init::main(&first.into_iter().chain(args).collect::<Vec<_>>());

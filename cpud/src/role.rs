@@ -19,16 +19,19 @@ pub(crate) enum Role {
     Connection,
     /// Runs one command.
     Session,
+    /// Holds the namespaces that the sessions of one key share.
+    Isolation,
 }
 
 impl Role {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::Console,
         Self::Network,
         Self::Modules,
         Self::Server,
         Self::Connection,
         Self::Session,
+        Self::Isolation,
     ];
 
     /// The argument that chooses the role, which is also its name in the log.
@@ -40,6 +43,7 @@ impl Role {
             Self::Server => "server",
             Self::Connection => "connection",
             Self::Session => "session",
+            Self::Isolation => "isolation",
         }
     }
 

@@ -6,8 +6,16 @@
     reason = "constants and sizes of C headers fit"
 )]
 
+mod descriptors;
+mod isolation;
+
+pub(crate) use descriptors::{receive_descriptors, send_descriptors};
+pub(crate) use isolation::{
+    attach_mount, fork_into_namespaces, leave_keyring, new_devpts, open_slave, restrict_mounts,
+};
+
 use std::ffi::{CStr, CString};
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use bytes::BytesMut;
@@ -17,7 +25,6 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::pty::Winsize;
 use nix::sys::signal::SigSet;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, execve, setgroups, setresgid, setresuid};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -74,30 +81,6 @@ pub(crate) fn set_nice(nice: i32) -> nix::Result<()> {
 pub(crate) fn nice() -> i32 {
     // SAFETY: the call takes numbers only. It cannot fail for the calling thread.
     unsafe { libc::getpriority(libc::PRIO_PROCESS, 0) }
-}
-
-/// Sends a descriptor through a unix socket (unix(7), `SCM_RIGHTS`).
-pub(crate) fn send_descriptor(socket: BorrowedFd<'_>, fd: BorrowedFd<'_>) -> io::Result<()> {
-    let (fds, byte) = ([fd.as_raw_fd()], [IoSlice::new(&[0])]);
-    let rights = [ControlMessage::ScmRights(&fds)];
-    sendmsg::<()>(socket.as_raw_fd(), &byte, &rights, MsgFlags::empty(), None)?;
-    Ok(())
-}
-
-/// Receives a descriptor that [`send_descriptor`] has sent.
-pub(crate) fn receive_descriptor(socket: &OwnedFd) -> io::Result<OwnedFd> {
-    let mut byte = [0];
-    let mut buffer = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!([RawFd; 1]);
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut buffer, Some(&mut space), flags)?;
-    let received = message.cmsgs()?.find_map(|control| match control {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-        _ => None,
-    });
-    let fd = received.ok_or(io::ErrorKind::UnexpectedEof)?;
-    // SAFETY: the kernel has just made this descriptor, so nobody else owns it. There is room for no more than one.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Sets from how many bytes on poll(2) reports a TCP socket as readable (socket(7), `SO_RCVLOWAT`).
@@ -202,8 +185,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) tty: bool,
     /// Its user, if not root, who has all of root's capabilities.
     pub(crate) user: Option<&'a Credentials>,
-    /// The control group that it starts in.
-    pub(crate) group: Option<BorrowedFd<'a>>,
+    /// The control group that it starts in: its directory, and its `cgroup.procs`, open for writing.
+    pub(crate) group: Option<[BorrowedFd<'a>; 2]>,
     /// Runs in the new process first.
     pub(crate) prepare: Option<fn()>,
 }
@@ -222,8 +205,13 @@ pub(crate) fn spawn_leader(
 ) -> nix::Result<Pid> {
     // The child writes an error into the pipe. A successful exec closes it, so the end of the pipe means success.
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    match fork_into(how.group)? {
+    let (forked, is_in_group) = fork_into(how.group.map(|[directory, _]| directory))?;
+    match forked {
         ForkResult::Child => {
+            if let Some([_, processes]) = how.group.filter(|_| !is_in_group) {
+                // 0 is the process itself. Without a group it can still be found.
+                let _ = nix::unistd::write(processes, b"0");
+            }
             if let Some(prepare) = how.prepare {
                 prepare();
             }
@@ -245,9 +233,9 @@ pub(crate) fn spawn_leader(
     }
 }
 
-/// fork(2), into a control group if possible. To move a process there afterwards takes an RCU grace period, longer than
-/// the whole rest of a session's start.
-fn fork_into(group: Option<BorrowedFd<'_>>) -> nix::Result<ForkResult> {
+/// fork(2), into a control group if possible; whether it was. To move a process there afterwards takes an RCU grace period,
+/// longer than the whole rest of a session's start. (Linux before 5.7 cannot do it, and a process in a user namespace may not.)
+fn fork_into(group: Option<BorrowedFd<'_>>) -> nix::Result<(ForkResult, bool)> {
     if let Some(group) = group {
         // struct clone_args of linux/sched.h: eleven 64-bit numbers. The first is the flags (CLONE_INTO_CGROUP), the
         // fifth the signal at the child's end, the last the group's descriptor.
@@ -257,16 +245,20 @@ fn fork_into(group: Option<BorrowedFd<'_>>) -> nix::Result<ForkResult> {
         // SAFETY: the kernel reads the numbers, whose size it is given. Without CLONE_VM this is a fork, and there is
         // only one thread, so no other thread can hold a lock that the child needs.
         match unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) } {
-            0 => return Ok(ForkResult::Child),
+            0 => return Ok((ForkResult::Child, true)),
             -1 => {}
             pid => {
-                return Ok(ForkResult::Parent {
-                    child: Pid::from_raw(pid as i32),
-                });
+                let child = Pid::from_raw(pid as i32);
+                return Ok((ForkResult::Parent { child }, true));
             }
         }
     }
-    // SAFETY: as above, there is only one thread.
+    Ok((fork()?, false))
+}
+
+/// fork(2), for single-threaded roles.
+pub(crate) fn fork() -> nix::Result<ForkResult> {
+    // SAFETY: there is only one thread, so no other thread can hold a lock that the child needs.
     unsafe { nix::unistd::fork() }
 }
 

@@ -273,6 +273,29 @@ fn it_ends_everything_and_reboots() {
     );
 }
 
+/// The FIFO is what systemd's programs write to when they find no systemd, and sysvinit's always: struct init_request with magic
+/// number, command and runlevel.
+#[test]
+fn it_powers_off_when_its_fifo_says_so() {
+    let mut machine = InitFixture::boot("ip=off\n");
+    let request = |magic: &str, level: &str| {
+        format!(
+            "printf '{magic}\\001\\000\\000\\000{level}\\000\\000\\000' |
+             dd bs=384 conv=sync 2>/dev/null >/run/initctl"
+        )
+    };
+    assert_eq!(machine.run("stat -c '%F %a' /run/initctl"), "fifo 600\n");
+    machine.run("echo nonsense >/run/initctl");
+    machine.run(&request("\\001\\031\\011\\003", "0"));
+    machine.run(&request("\\151\\031\\011\\003", "3"));
+    machine.run(&request("\\151\\031\\011\\003", "0"));
+    machine.wait_for("cpud: runlevel 0: power off\n");
+    // In a PID namespace, reboot(2) kills its init.
+    assert!(!machine.unshare.wait().unwrap().success());
+    let console = machine.console();
+    assert_eq!(console.matches("runlevel").count(), 1, "{console}");
+}
+
 #[test]
 fn as_an_ordinary_process_it_mounts_nothing_and_ends_with_its_children() {
     assert!(

@@ -51,12 +51,58 @@ impl Daemon {
         })
     }
 
+    /// The same as root of a user namespace without other users (unshare(1)).
+    pub fn cpud_in_namespace(keys: &Path) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let cpud = cpud_with_keys(directory, keys);
+            let mut command = Command::new("unshare");
+            command.args(["--user", "--map-root-user", "--mount"]);
+            command.arg(cpud.get_program()).args(cpud.get_args());
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
     /// The same with a flag more.
     pub fn cpud_with(flag: &str) -> Result<Self> {
         Self::start("cpud", |directory, port| {
             let mut command = cpud(directory);
             command.arg(flag);
             command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
+    /// The same where there is no cgroup v2 at its usual place.
+    pub fn cpud_without_cgroups() -> Result<Self> {
+        Self::cpud_in("mount -t tmpfs none /sys/fs/cgroup", &[])
+    }
+
+    /// The same in a mount namespace that a script changes, with flags more.
+    pub fn cpud_in(script: &str, flags: &[&str]) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let cpud = cpud(directory);
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-ec"]);
+            command.arg(format!("{script}; exec \"$@\"")).arg("sh");
+            command.arg(cpud.get_program()).args(cpud.get_args());
+            command.args(flags);
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
+    /// The same with `-log json:9`, and this file as the descriptor 9.
+    pub fn cpud_logging_to(log: &Path) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let cpud = cpud(directory);
+            let mut command = Command::new("sh");
+            command.args(["-c", "log=$1; shift; exec \"$@\" 9>>\"$log\"", "sh"]);
+            command
+                .arg(log)
+                .arg(cpud.get_program())
+                .args(cpud.get_args());
+            command.args(["-log", "json:9", "-port", &format!("127.0.0.1:{port}")]);
             command
         })
     }

@@ -1,6 +1,7 @@
 //! A test's own network: a network namespace with a bridge, to which machines are connected and on which dnsmasq answers.
 //! Needs root. Everything is removed when the value is dropped.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -23,13 +24,16 @@ pub enum Card {
     Plain,
     /// Nothing; and what comes to it is tagged with VLAN 0 and a priority (IEEE 802.1Q, 6.7), as by some switches.
     Tagged,
+    /// Nothing; and the network is the VLAN with this number.
+    Vlan(u16),
 }
 
-/// Takes frames between a TAP device and QEMU's UDP socket, and tags those to QEMU. Python, since the
-/// device is had by an ioctl(2) (tuntap.rst of the kernel).
+/// Takes frames between a TAP device and QEMU's UDP socket, and tags those to QEMU; with the number of a VLAN it takes only
+/// frames from QEMU that are tagged so. Python, since the device is had by an ioctl(2) (tuntap.rst of the kernel).
 const TAGGER: &str = "
 import fcntl, os, select, socket, struct, sys
-tap, mine, other = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+tap, mine, other, vlan = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+tag = struct.pack('>HH', 0x8100, vlan or 0xa000)
 device = os.open('/dev/net/tun', os.O_RDWR)
 fcntl.ioctl(device, 0x400454ca, struct.pack('16sH22x', tap.encode(), 0x1002))  # TUNSETIFF: IFF_TAP | IFF_NO_PI
 wire = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -37,10 +41,14 @@ wire.bind(('127.0.0.1', mine))
 while True:
     for ready in select.select([device, wire], [], [])[0]:
         if ready is wire:
-            os.write(device, wire.recv(65536))
+            frame = wire.recv(65536)
+            if not vlan:
+                os.write(device, frame)
+            elif frame[12:16] == tag:
+                os.write(device, frame[:12] + frame[16:])
         else:
             frame = os.read(device, 65536)
-            wire.sendto(frame[:12] + b'\\x81\\0\\xa0\\0' + frame[12:], ('127.0.0.1', other))
+            wire.sendto(frame[:12] + tag + frame[12:], ('127.0.0.1', other))
 ";
 
 /// The network, with its server at 192.168.77.1.
@@ -76,7 +84,7 @@ impl Lan {
     }
 
     /// A program on this network.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
         command
@@ -103,7 +111,7 @@ impl Lan {
 
     /// Boot a machine that is plugged in; `arguments` are QEMU's. Wait until it serves. A card with iPXE
     /// in it boots by that, one without by what the firmware has.
-    pub fn boot(&mut self, card: Card, arguments: &[&str]) -> Result<Vm> {
+    pub fn boot(&mut self, card: Card, arguments: &[impl AsRef<OsStr>]) -> Result<Vm> {
         let number = self.machines.fetch_add(1, Ordering::Relaxed);
         let tap = format!("tap{number}");
         for words in [
@@ -117,7 +125,8 @@ impl Lan {
         qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
             .args(["-m", "512M", "-no-reboot", "-nographic", "-netdev"])
             .arg(match card {
-                Card::Tagged => self.tag(&tap)?,
+                Card::Tagged => self.tag(&tap, 0)?,
+                Card::Vlan(number) => self.tag(&tap, number)?,
                 _ => format!("tap,id=net0,ifname={tap},script=no,downscript=no"),
             })
             .arg("-device")
@@ -126,7 +135,7 @@ impl Lan {
                 number + 1,
                 match card {
                     Card::Ipxe => "",
-                    Card::Plain | Card::Tagged => ",romfile=",
+                    Card::Plain | Card::Tagged | Card::Vlan(_) => ",romfile=",
                 }
             ))
             .args(arguments);
@@ -137,11 +146,11 @@ impl Lan {
     }
 
     /// Run the tagger on a TAP device; what QEMU is to be told.
-    fn tag(&mut self, tap: &str) -> Result<String> {
+    fn tag(&mut self, tap: &str, vlan: u16) -> Result<String> {
         // Nobody else is in this network namespace.
         let (mine, other) = ("7001", "7002");
         let mut command = self.command("python3");
-        command.args(["-c", TAGGER, tap, mine, other]);
+        command.args(["-c", TAGGER, tap, mine, other, &vlan.to_string()]);
         self.children
             .push(command.spawn().context("cannot run python3")?);
         Ok(format!(

@@ -12,6 +12,7 @@ pub mod monitor;
 pub mod ordinary;
 pub mod port;
 pub mod screen;
+pub mod soak;
 pub mod terminal;
 pub mod tree;
 pub mod u_root;
@@ -57,6 +58,20 @@ pub fn wait_until<T>(
         }
         std::thread::sleep(Duration::from_millis(100));
     }
+}
+
+/// Whether a process of this computer has this in its arguments.
+pub fn is_running(mark: &str) -> Result<bool> {
+    for entry in std::fs::read_dir("/proc")? {
+        // It may just have ended.
+        let line = std::fs::read(entry?.path().join("cmdline")).unwrap_or_default();
+        // Not a shell, whose script has the mark too.
+        let mut arguments = line.split(|byte| *byte == 0);
+        if arguments.any(|argument| argument == mark.as_bytes()) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Waits until what counts up has begun, and has then stood still for a second.

@@ -1,9 +1,11 @@
 //! A user of the client on this computer: a home directory with a key and a configuration.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 
@@ -69,6 +71,23 @@ impl User {
     /// The same, run to its end.
     pub fn run(&self, words: &[&str]) -> Result<Output> {
         ended(&mut self.cpu(words))
+    }
+
+    /// `ssh` from one of this computer's addresses, which runs `true`; how long that took.
+    pub fn log_in_from(&self, port: u16, from: Ipv4Addr) -> Result<Duration> {
+        let start = Instant::now();
+        let output = Command::new("ssh")
+            .args(["-F", "none", "-o", "StrictHostKeyChecking=no"])
+            .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
+            .args(["-b", &from.to_string(), "-p", &port.to_string(), "-i"])
+            .arg(self.key())
+            .args(["127.0.0.1", "true"])
+            .env_remove("SSH_AUTH_SOCK")
+            .stdin(Stdio::null())
+            .output()?;
+        let took = start.elapsed();
+        works(&output)?;
+        Ok(took)
     }
 
     /// In a terminal.

@@ -126,6 +126,13 @@ impl Vm {
         Ok(qemu.context("another process has booted it")?.id())
     }
 
+    /// Whether QEMU has ended by itself, as when the machine powers off.
+    pub fn has_ended(&mut self) -> Result<Option<()>> {
+        let qemu = self.qemu.as_mut();
+        let qemu = qemu.context("another process has booted it")?;
+        Ok(qemu.try_wait()?.map(drop))
+    }
+
     /// All that the machine has written on its console.
     pub fn console(&self) -> String {
         read(&self.console)

@@ -55,11 +55,13 @@ pub(crate) enum Error {
     HostKeyEncrypted(PathBuf),
 }
 
-/// The appliance: cpud as `/init`, who may log in as `/key.pub`, the machine's key as `/host_key`.
+/// The appliance: cpud as `/init`, who may log in as `/key.pub`, each isolated from the others if that is wanted, the machine's key as
+/// `/host_key`.
 pub(crate) fn appliance(
     arch: Arch,
     cpud: &Path,
     keys: &[PathBuf],
+    isolate: bool,
     host_key: &Path,
     progress: Progress,
 ) -> Result<FileTree, Error> {
@@ -88,7 +90,7 @@ pub(crate) fn appliance(
         reason,
     })?;
     add("init", 0o755, program);
-    add("key.pub", 0o644, public_keys(keys, progress)?);
+    add("key.pub", 0o644, public_keys(keys, isolate, progress)?);
     add("host_key", 0o600, private_host_key(host_key)?);
     Ok(tree)
 }
@@ -183,8 +185,9 @@ fn about(left_out: &[LeftOut]) -> String {
     lines.collect()
 }
 
-/// The files one after the other. Each must let somebody in; of lines that do not, cpud leaves out what is told here.
-fn public_keys(paths: &[PathBuf], progress: Progress) -> Result<Vec<u8>, Error> {
+/// The files one after the other. Each must let somebody in, or revoke a key; of lines that do neither, cpud leaves out what
+/// is told here.
+fn public_keys(paths: &[PathBuf], isolate: bool, progress: Progress) -> Result<Vec<u8>, Error> {
     let mut all = Vec::new();
     for path in paths {
         let (bytes, left_out) = public_key(path)?;
@@ -194,18 +197,37 @@ fn public_keys(paths: &[PathBuf], progress: Progress) -> Result<Vec<u8>, Error> 
         all.extend_from_slice(bytes.trim_ascii_end());
         all.push(b'\n');
     }
+    // One file may revoke all that another has.
+    let AuthorizedKeys { keys, left_out, .. } = AuthorizedKeys::parse(&all);
+    if let ([], Some(path)) = (&keys[..], paths.first()) {
+        let path = path.to_owned();
+        return Err(Error::NoKey { path, left_out });
+    }
+    if isolate {
+        return Ok(AuthorizedKeys::isolated(&all).into_bytes());
+    }
+    if keys.len() > 1 && keys.iter().any(|key| !key.options.isolate) {
+        progress.say(format_args!(
+            "{} keys may log in, and who has one that is not isolated reaches the sessions and files of all; --isolate keeps them apart",
+            keys.len(),
+        ));
+    }
     Ok(all)
 }
 
-/// A file of public keys as it is, and the lines that let nobody in; some line must let somebody in.
+/// A file of public keys as it is, and the lines that let nobody in; some line must let somebody in, or revoke a key.
 pub(crate) fn public_key(path: &Path) -> Result<(Vec<u8>, Vec<LeftOut>), Error> {
     let bytes = read("the public key (mkimage keys)", path, MAX_KEYS)?;
     let has = |words: &[u8]| bytes.windows(words.len()).any(|part| part == words);
     if has(b"PRIVATE KEY-----") || has(b"PuTTY-User-Key-File") {
         return Err(Error::PrivateKey(path.to_owned()));
     }
-    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
-    if keys.is_empty() {
+    let AuthorizedKeys {
+        keys,
+        revoked,
+        left_out,
+    } = AuthorizedKeys::parse(&bytes);
+    if keys.is_empty() && revoked.is_empty() {
         let path = path.to_owned();
         return Err(Error::NoKey { path, left_out });
     }
@@ -262,6 +284,7 @@ mod tests {
                 Arch::HERE,
                 &self.path("cpud"),
                 &[self.path(key)],
+                false,
                 &self.path(host_key),
                 Progress::silent(),
             )
@@ -331,6 +354,12 @@ mod tests {
             Ok(2)
         );
         let refused = |text: &str| with(text).unwrap_err();
+        assert_eq!(
+            with(&format!("cert-authority,principals=\"ops\" {good}")),
+            Ok(0)
+        );
+        assert_eq!(with(&format!("{good}@revoked {ECDSA}")), Ok(0));
+        assert_eq!(with(&format!("{good}{ECDSA}@revoked {ECDSA}")), Ok(1));
         assert!(refused("# none\n").ends_with("keys has no key in it that could log in"));
         let options = refused(&format!("permitopen=\"a:1\" {good}"));
         assert!(
@@ -340,6 +369,24 @@ mod tests {
         assert!(refused(&format!("\u{feff}{good}")).contains("byte order mark"));
         let certificate = good.replacen(' ', "-cert-v01@openssh.com ", 1);
         assert!(refused(&certificate).contains("is a certificate"));
+    }
+
+    #[test]
+    fn a_file_may_revoke_keys_of_another_but_not_all_of_them() {
+        let inputs = ApplianceInputs::new();
+        let revoked = |key: &str| {
+            fs::write(inputs.path("revoked"), format!("@revoked {key}")).unwrap();
+            let files = ["cpu_rsa.pub", "revoked"].map(|name| inputs.path(name));
+            public_keys(&files, false, Progress::silent())
+        };
+        let good = fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
+        let all = String::from_utf8(revoked(ECDSA).unwrap()).unwrap();
+        assert!(all.starts_with(&good) && all.contains("\n@revoked ecdsa"));
+        let error = revoked(&good).unwrap_err().to_string();
+        assert!(
+            error.contains("line 1 has a key that line 2 revokes"),
+            "{error}"
+        );
     }
 
     #[test]

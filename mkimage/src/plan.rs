@@ -57,7 +57,7 @@ impl Product {
 
 /// A command to run.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct PlannedStep {
     pub(crate) product: Product,
     pub(crate) reason: String,
     /// What follows `mkimage`.
@@ -69,7 +69,7 @@ pub(crate) struct Step {
 /// What to do, and what to tell the user.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<PlannedStep>,
     /// Files that are out of date, but cannot be made again since nobody knows how they were made.
     pub(crate) warnings: Vec<String>,
 }
@@ -102,7 +102,7 @@ impl Plan {
             for input in product.made_of() {
                 self.add(*input, place)?;
             }
-            self.steps.push(Step {
+            self.steps.push(PlannedStep {
                 product,
                 reason: format!("there is no {name}"),
                 arguments: place.arguments(product),
@@ -122,7 +122,7 @@ impl Plan {
         let made = times.iter().filter_map(|(_, time)| *time).min();
         if let Some(reason) = self.newer_input(product, made, place)? {
             match recorded(place.directory, product)? {
-                Some((directory, arguments)) => self.steps.push(Step {
+                Some((directory, arguments)) => self.steps.push(PlannedStep {
                     product,
                     reason,
                     arguments,

@@ -15,6 +15,8 @@
 //!   (descriptors, locks) must have been released.
 //! * Never trust the peer: nothing outside the attached tree may become reachable.
 
+use std::sync::Arc;
+
 use crate::errno::Errno;
 use crate::msg::{Attr, DirEntry, Flock, Qid, SetAttr, Statfs};
 use crate::wire::{Frame, Wire};
@@ -108,6 +110,50 @@ impl<'f> DirSink<'f> {
         }
         fits
     }
+}
+
+/// What of a directory the peer is about to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told<'a> {
+    /// A name in it: which file that is, if any, and its attributes.
+    Name(&'a [u8]),
+    /// Its own attributes.
+    Itself,
+    /// Its names, and the attributes of their files.
+    All,
+}
+
+/// A change of something of which the peer was told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// One of the constants `FORGET_*` of [`crate::msg`].
+    pub what: u8,
+    /// The qid path of the directory.
+    pub dir: u64,
+    /// The name in it, or empty.
+    pub name: Box<[u8]>,
+    /// The path of the directory, for people.
+    pub place: Arc<[u8]>,
+}
+
+/// Watches directories for one session, so that the peer may keep what it is told of them. Every change that is made after
+/// [`Watcher::watch`] has returned is in the next [`Watcher::changes`] that begins after it.
+pub trait Watcher<N>: Send + Sync {
+    /// Watches a directory of which the peer is about to be told something. False if its changes cannot be watched.
+    fn watch(&self, dir: &N, told: Told<'_>) -> bool;
+
+    /// Whether changes of the attributes of `node`, which has only the name by which it was walked from `dir`, are reported
+    /// as changes of that name.
+    fn covers(&self, dir: &N, node: &N) -> bool;
+
+    /// Passes the changes since the last call to `send`, if there are any. Another call waits until this one has returned.
+    fn changes(&self, send: &mut dyn FnMut(&[Change]));
+
+    /// Waits until there may be changes. False after [`Watcher::close`].
+    fn wait(&self) -> bool;
+
+    /// Ends the session.
+    fn close(&self);
 }
 
 /// A result of the file system.
@@ -291,6 +337,17 @@ pub trait FileSystem: Sync {
         flags: u32,
     ) -> Result<()> {
         Err(Errno::EOPNOTSUPP)
+    }
+
+    /// lstat(2) of `name` in `dir`, without following a mount. The second value is [`Watcher::covers`] for it, if it is not
+    /// a directory.
+    fn stat(&self, dir: &Self::Node, name: &[u8]) -> Result<(Attr, bool)> {
+        Err(Errno::EOPNOTSUPP)
+    }
+
+    /// Watches directories for a new session; `None` if changes cannot be reported.
+    fn watcher(&self) -> Option<Arc<dyn Watcher<Self::Node>>> {
+        None
     }
 
     /// The path from the root by which `node` was reached, beginning with `/`. Only for display.

@@ -4,22 +4,18 @@
 //! the fields of the request and the fields of the reply, in their order on the wire. From it the macro generates
 //! [`Kind`], [`Request`] and [`Reply`] with their decoding and encoding. The fields are those of
 //! `include/net/9p/9p.h` and `net/9p/client.c` of the Linux kernel. A message is `size[4] type[1] tag[2]`, then its
-//! body. Only [`EXTENDED`] has the last row.
+//! body. The last rows are those of [`EXTENDED`] (Walkgetattr) and of [`WATCHED`] (the others).
+
+mod dialects;
 
 #[cfg(test)]
 use crate::wire::sample::{Entropy, Sample};
 use crate::wire::{BodyReader, Data, Frame, HEADER, Malformed, Name, Str, WalkVec, Wire};
 
+pub use dialects::*;
+
 /// The version string of the dialect.
 pub const VERSION: &[u8] = b"9P2000.L";
-/// The version string of the dialect that [`crate::relay`] speaks with [`crate::server`] to save round trips.
-/// It is 9P2000.L with two additions:
-///
-/// * `size[4] Twalkgetattr tag[2] fid[4] newfid[4] name[s]` walks one name, neither `.` nor `..`. The reply
-///   `size[4] Rwalkgetattr tag[2]` has the body of an Rgetattr, whose qid is that of the walk.
-/// * A clunk and a walk of no names may have the tag [`NO_TAG`]. Such a request is never answered; it takes effect
-///   on its fid before the next request is read. The file may be closed later.
-pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// The tag of [`Request::Version`], and in [`EXTENDED`] of requests without a reply.
 pub const NO_TAG: u16 = !0;
 /// No fid: the `afid` of an attach without authentication.
@@ -360,6 +356,10 @@ messages! {
     120 Clunk       "clunk"       { fid: u32 } {}
     122 Remove      "remove"      { fid: u32 } {}
     126 Walkgetattr "walk"        { fid: u32, newfid: u32, name: Name<'a> } { attr: Attr }
+    128 Lookup      "walk"        { fid: u32, newfid: u32, name: Name<'a> } { kept: u8, ecode: u32, attr: Attr }
+    130 List        "list"        { fid: u32, open: u8 } { kept: u8, qid: Qid, data: Data<'a> }
+    132 Bind        "bind"        { fid: u32, newfid: u32, name: Name<'a>, path: u64 } {}
+    134 Forget      "forget"      {} { what: u8, dir: u64, name: Str<'a> }
 }
 
 /// The first seven bytes of a message.

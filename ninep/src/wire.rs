@@ -45,6 +45,11 @@ impl<'a> BodyReader<'a> {
         Ok(head)
     }
 
+    /// Whether nothing is left.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// An error if anything is left.
     pub fn finish(self) -> Result<(), Malformed> {
         match self.0.len() {

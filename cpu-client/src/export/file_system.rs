@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ninep::errno::Errno;
-use ninep::fs::{Attach, DirSink, FileSystem, LockOwner, LockStatus, OpenFlags, Result};
+use ninep::fs::{Attach, DirSink, FileSystem, LockOwner, LockStatus, OpenFlags, Result, Watcher};
 use ninep::msg::{Attr, DirEntry, Flock, Qid, SetAttr, Statfs};
 use ninep::wire::Str;
 use rustix::fs::{AtFlags, FileType, OFlags};
@@ -308,6 +308,17 @@ impl FileSystem for Export {
     fn set_xattr(&self, node: &Node, name: &[u8], value: Option<&[u8]>, flags: u32) -> Result<()> {
         self.check_change(node)?;
         self.change_xattr(node, name, value, flags)
+    }
+
+    fn stat(&self, dir: &Node, name: &[u8]) -> Result<(Attr, bool)> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let stat = rustix::fs::statx(dir.fd(), name, flags, stat::WANTED).map_err(os)?;
+        let is_in_place = stat::device(&stat) == dir.id().device && stat::is_in_place(&stat);
+        Ok((self.attr(dir, &stat), is_in_place))
+    }
+
+    fn watcher(&self) -> Option<Arc<dyn Watcher<Node>>> {
+        self.new_watcher()
     }
 
     fn path(&self, node: &Node) -> Vec<u8> {

@@ -17,6 +17,7 @@
 //! | [`policy`] | what is hidden, read-only or not there |
 //! | [`kernel_fs`] | file systems of the kernel, which are not served |
 //! | [`xattr`] | extended attributes |
+//! | [`watch`] | reports changes, so that the peer may keep what it was told |
 //! | [`process`] | limits and umask, set once for the process |
 //!
 //! The server has the rights of its user. As with any process, a new file belongs to that user and to the group that the
@@ -36,6 +37,7 @@ mod policy;
 mod process;
 mod setattr;
 mod stat;
+mod watch;
 #[cfg(test)]
 mod without_proc;
 mod xattr;
@@ -68,6 +70,7 @@ pub struct Export {
     cookies: cookies::CookieTotal,
     caching: Caching,
     ids: IdMap,
+    watchings: watch::Watchings,
 }
 
 /// What the peer's kernel caches of the contents of files. In either case, every read(2) and write(2) becomes a request,
@@ -151,6 +154,7 @@ impl Export {
             cookies: cookies::CookieTotal::default(),
             caching: Caching::default(),
             ids: IdMap::default(),
+            watchings: watch::Watchings::default(),
         })
     }
 
@@ -186,6 +190,7 @@ impl Export {
             cookies: self.cookies.clone(),
             devices: self.devices.clone(),
             policy: self.policy.clone(),
+            watchings: self.watchings.clone(),
             caching,
             ..*self
         }

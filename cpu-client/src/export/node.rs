@@ -24,6 +24,8 @@ struct NodeInner {
     kind: FileType,
     /// How its file system differs from others.
     special: Special,
+    /// Whether it is known not to be mounted on its name.
+    is_in_place: bool,
     /// What the peer may do with it, and beneath it.
     access: Access,
     /// The peer's number of the user who attached; [`NO_ID`] if he named none.
@@ -105,6 +107,7 @@ impl Node {
         Self(Arc::new(NodeInner {
             user: up.as_ref().map_or(NO_ID, |(up, _)| up.user()),
             special: Special::of(&fd, stat, up.as_ref().map(|(up, _)| up), devices),
+            is_in_place: stat::is_in_place(stat),
             access,
             fd,
             id: FileId::new(stat),
@@ -168,6 +171,7 @@ impl Node {
             id: self.0.id,
             kind: self.0.kind,
             special: self.0.special,
+            is_in_place: self.0.is_in_place,
             user: self.0.user,
             access,
             depth: dir.0.depth.saturating_add(1),
@@ -182,6 +186,7 @@ impl Node {
             id: self.0.id,
             kind: self.0.kind,
             special: self.0.special,
+            is_in_place: self.0.is_in_place,
             access: self.0.access.clone(),
             user,
             depth: 0,
@@ -213,6 +218,7 @@ impl Node {
             id: self.0.id,
             kind: self.0.kind,
             special: self.0.special,
+            is_in_place: self.0.is_in_place,
             access,
             user: self.0.user,
             depth: 0,
@@ -233,6 +239,11 @@ impl Node {
     /// Whether it shows this machine's kernel and processes.
     pub(super) fn is_of_kernel(&self) -> bool {
         matches!(self.0.special, Special::Kernel | Special::KernelPages)
+    }
+
+    /// Whether it is known not to be mounted on its name (Linux 5.8).
+    pub(super) fn is_in_place(&self) -> bool {
+        self.0.is_in_place
     }
 
     pub(super) fn id(&self) -> FileId {

@@ -8,7 +8,7 @@
 use std::os::fd::AsFd;
 
 use ninep::msg::{Attr, Qid, Statfs, Time};
-use rustix::fs::{AtFlags, FileType, Mode, Statx, StatxFlags, StatxTimestamp};
+use rustix::fs::{AtFlags, FileType, Mode, Statx, StatxAttributes, StatxFlags, StatxTimestamp};
 use rustix::io::Result;
 
 pub(super) const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
@@ -25,6 +25,12 @@ pub(super) fn stat(fd: impl AsFd) -> Result<Statx> {
 /// The device number.
 pub(super) fn device(stat: &Statx) -> u64 {
     u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor)
+}
+
+/// Whether a file is known not to be mounted on its name (Linux 5.8).
+pub(super) fn is_in_place(stat: &Statx) -> bool {
+    let mounted = StatxAttributes::MOUNT_ROOT;
+    stat.stx_attributes_mask.contains(mounted) && !stat.stx_attributes.contains(mounted)
 }
 
 /// What identifies a file.

@@ -43,6 +43,7 @@ pub(super) async fn start(
     let caches = files.iter().flat_map(|(_, caches)| caches);
     let (main, channels) = tokio::try_join!(open(), try_join_all(caches.map(|_| open())))?;
     let lost = "the connection ended while the command was being started";
+    let served = files.as_ref().map(|(files, _)| files.clone());
     if let Some((files, caches)) = files {
         // Any name that no other command of this connection uses.
         let name = main.id().to_string();
@@ -66,7 +67,7 @@ pub(super) async fn start(
         command.environment.push((ENV_FILES.to_owned(), name));
     }
     let (receiver, sender) = connection.mux.open(main);
-    let stdin = Stdin::new(sender.clone());
+    let stdin = Stdin::new(sender.clone(), served);
     if let Some(unmounted) = unmounted {
         end_after(stdin.clone(), unmounted);
     }

@@ -15,6 +15,7 @@ use russh::client::Msg;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::files::FileServer;
 use crate::ssh::{ChannelReceiver, ChannelSender};
 use crate::terminal::{Escape, EscapeFilter};
 
@@ -82,21 +83,28 @@ pub(super) struct Stdin {
     to: Arc<Mutex<Option<BlockingWriter<Msg>>>>,
     sender: ChannelSender,
     runtime: Handle,
+    /// The files of this machine that are served to the command.
+    files: Option<FileServer>,
 }
 
 impl Stdin {
-    pub(super) fn new(sender: ChannelSender) -> Self {
+    pub(super) fn new(sender: ChannelSender, files: Option<FileServer>) -> Self {
         let runtime = Handle::current();
         let to = BlockingWriter::new(sender.clone(), Stream::Data, runtime.clone());
         Self {
             to: Arc::new(Mutex::new(Some(to))),
             sender,
             runtime,
+            files,
         }
     }
 
-    /// Blocks until the other side takes it.
+    /// Blocks until the other side takes it. What has changed in the files is sent first, so that the command sees it when
+    /// it reads this.
     fn send(&self, bytes: Bytes) -> io::Result<()> {
+        if let Some(files) = &self.files {
+            files.settle();
+        }
         match &mut *self.to.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(to) => to.send(bytes),
             None => Err(io::ErrorKind::BrokenPipe.into()),

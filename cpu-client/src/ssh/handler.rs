@@ -105,14 +105,18 @@ impl client::Handler for Handler {
     }
 
     async fn check_server_key(&mut self, key: &PublicKeyOrCertificate) -> Result<bool, Error> {
-        match key {
+        let checked = match key {
             PublicKeyOrCertificate::PublicKey { key, .. } => {
                 debug!("host key {}", fingerprint(key));
-                self.host_keys.check(key).map_err(Error::Plain)?;
-                Ok(true)
+                self.host_keys.check(key)
             }
-            PublicKeyOrCertificate::Certificate(_) => Ok(false),
-        }
+            PublicKeyOrCertificate::Certificate(certificate) => {
+                debug!("host certificate {}", certificate.key_id());
+                self.host_keys.check_certificate(certificate)
+            }
+        };
+        checked.map_err(Error::Plain)?;
+        Ok(true)
     }
 
     async fn kex_done(

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use cpu_proto::AuthorizedKeys;
 use cpu_proto::authorized_keys::Fault;
-use russh::keys::{PrivateKey, PublicKey};
+use russh::keys::agent::AgentIdentity;
+use russh::keys::{Certificate, PrivateKey, PublicKey};
 
 use crate::terminal;
 
@@ -16,22 +17,26 @@ use crate::terminal;
 const PASSPHRASE_PROMPTS: usize = 3;
 
 /// Larger than any key.
-const MAX_KEY_SIZE: u64 = 1 << 20;
+pub(super) const MAX_KEY_SIZE: u64 = 1 << 20;
 
 /// A key that may be offered to a server.
 pub(super) struct Identity {
     /// For messages: the file's name, or the agent's comment.
     pub(super) name: String,
     pub(super) public: PublicKey,
+    /// What is offered instead of the public key.
+    pub(super) certificate: Option<Certificate>,
     pub(super) secret: Secret,
 }
 
 /// How a key signs.
+#[derive(Clone)]
 pub(super) enum Secret {
     Plain(Arc<PrivateKey>),
     /// An encrypted file and its text. The passphrase is asked for when the server accepts the public key.
     Locked(PathBuf, String),
-    Agent,
+    /// The agent has it, by this name.
+    Agent(Box<AgentIdentity>),
 }
 
 // The private key must not get into a log.
@@ -81,6 +86,7 @@ pub(super) fn read(path: &Path) -> Result<Option<Identity>> {
     Ok(Some(Identity {
         name,
         public,
+        certificate: None,
         secret,
     }))
 }
@@ -97,16 +103,21 @@ pub(super) fn read_public(path: &Path) -> Result<Option<Identity>> {
     };
     let name = file.display().to_string();
     for line in AuthorizedKeys::parse(&bytes).left_out {
-        if let Fault::Certificate | Fault::ByteOrderMark | Fault::Utf16 = line.fault {
-            bail!("{name} {}", line.fault);
+        match line.fault {
+            Fault::Certificate => bail!(
+                "{name} is a certificate: name its key, and the -cert.pub file beside that is used with it"
+            ),
+            Fault::ByteOrderMark | Fault::Utf16 => bail!("{name} {}", line.fault),
+            _ => {}
         }
     }
     let text = str::from_utf8(&bytes).unwrap_or_default();
     let public = PublicKey::from_openssh(text.trim()).ok();
     Ok(public.map(|public| Identity {
+        secret: Secret::Agent(Box::new(public.clone().into())),
         name,
         public,
-        secret: Secret::Agent,
+        certificate: None,
     }))
 }
 

@@ -1,19 +1,23 @@
 //! Logs in with the keys of files and of the agent, in ssh's order.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use cpu_ssh::Peer;
+use russh::client;
+use russh::keys::agent::AgentIdentity;
 use russh::keys::agent::client::AgentClient;
-use russh::keys::{HashAlg, PrivateKeyWithHashAlg, PublicKey};
-use russh::{AgentAuthError, SendError, client};
+use russh::keys::{HashAlg, PublicKey};
 use tokio::net::UnixStream;
 use tracing::debug;
 
+use super::certificate::{self, UserCertificate};
 use super::endpoint::Endpoint;
 use super::handler::Handler;
 use super::identity::{self, Identity, Secret};
+use super::signer::{KeySigner, SignError, offer};
 use crate::spinner::Spinner;
 
 /// The longest time from offering a key to the answer.
@@ -29,6 +33,8 @@ pub(crate) struct Identities {
     pub(crate) named: Vec<PathBuf>,
     /// Files that are used if they exist: those of the configuration, or else the default ones.
     pub(crate) optional: Vec<PathBuf>,
+    /// Files with certificates of keys (`CertificateFile`), besides those that lie beside the keys.
+    pub(crate) certificates: Vec<PathBuf>,
     /// The agent's socket.
     pub(crate) agent: Option<PathBuf>,
     /// Whether only those keys of the agent are used that also are in files.
@@ -47,15 +53,21 @@ const MAX_AUTH_TRIES: usize = 5;
 
 /// All keys, in the order in which they are offered: those of named files in their order; those of the other files that
 /// the agent has too; the rest of the agent's; the rest of the files'. The agent signs with a locked key that it has too.
-/// A file that is a public key, or has only its `.pub` file, is used if the agent has the private key.
+/// A file that is a public key, or has only its `.pub` file, is used if the agent has the private key. Certificates come before
+/// their keys.
 pub(super) async fn collect(from: &Identities) -> Result<Keys> {
-    let (mut agent, mut held) = (None, Vec::new());
+    let (mut agent, mut held, mut certificates) = (None, Vec::new(), Vec::new());
     if let Some(path) = &from.agent {
         match open_agent(path).await {
-            Ok((client, keys)) => (agent, held) = (Some(client), keys),
+            Ok((client, keys, certified)) => {
+                (agent, held, certificates) = (Some(client), keys, certified);
+            }
             Err(error) => debug!("no agent at {}: {error}", path.display()),
         }
     }
+    let in_agent = certificates.len();
+    let named = from.certificates.iter();
+    certificates.extend(named.filter_map(|path| UserCertificate::read(path)));
     let mut all: Vec<Identity> = Vec::new();
     let mut last = Vec::new();
     let files = from.named.iter().map(|path| (path, true));
@@ -75,15 +87,21 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
                 continue;
             }
         };
+        certificates.extend(UserCertificate::beside(path));
         let is_same = |public: &PublicKey| public.key_data() == key.public.key_data();
         let position = held.iter().position(|(_, public)| is_same(public));
         let is_held = position.is_some();
         if let Some(at) = position {
             held.remove(at);
             if !matches!(key.secret, Secret::Plain(_)) {
-                key.secret = Secret::Agent;
+                key.secret = Secret::Agent(Box::new(key.public.clone().into()));
             }
-        } else if matches!(key.secret, Secret::Agent) {
+        } else if matches!(key.secret, Secret::Agent(_)) {
+            let mut certified = certificates.iter().take(in_agent);
+            if let Some(certificate) = certified.find(|it| it.is_of(&key)) {
+                all.extend(certificate.clone().alone());
+                continue;
+            }
             if is_named {
                 bail!(
                     "{} is a public key, and no agent has its private key",
@@ -104,12 +122,19 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     }
     if !from.only {
         all.extend(held.into_iter().map(|(name, public)| Identity {
+            secret: Secret::Agent(Box::new(public.clone().into())),
             name,
             public,
-            secret: Secret::Agent,
+            certificate: None,
         }));
+        for certificate in certificates.iter().take(in_agent) {
+            if !all.iter().chain(&last).any(|key| certificate.is_of(key)) {
+                all.extend(certificate.clone().alone());
+            }
+        }
     }
     all.extend(last);
+    let all = certificate::before_keys(all, &certificates);
     if all.is_empty() {
         let default_files: Vec<_> = from
             .optional
@@ -133,19 +158,29 @@ pub(super) async fn collect(from: &Identities) -> Result<Keys> {
     Ok(Keys { all, agent })
 }
 
-async fn open_agent(path: &Path) -> Result<(AgentClient<UnixStream>, Vec<(String, PublicKey)>)> {
+/// An agent, with the keys and the certificates that it has.
+async fn open_agent(
+    path: &Path,
+) -> Result<(
+    AgentClient<UnixStream>,
+    Vec<(String, PublicKey)>,
+    Vec<UserCertificate>,
+)> {
     let mut client = AgentClient::connect(UnixStream::connect(path).await?);
     let answer = tokio::time::timeout(TIMEOUT, client.request_identities());
-    let keys = answer.await.context("it does not answer")??;
-    let keys = keys.iter().filter_map(|key| match key {
-        russh::keys::agent::AgentIdentity::PublicKey { key, comment } => {
-            Some((format!("{comment} (agent)"), key.clone()))
+    let (mut keys, mut certificates) = (Vec::new(), Vec::new());
+    for held in answer.await.context("it does not answer")?? {
+        match &held {
+            AgentIdentity::PublicKey { key, comment } => {
+                keys.push((format!("{comment} (agent)"), key.clone()));
+            }
+            AgentIdentity::Certificate {
+                certificate,
+                comment,
+            } => certificates.extend(UserCertificate::of_agent(certificate, comment, &held)),
         }
-        // Certificates are not supported.
-        russh::keys::agent::AgentIdentity::Certificate { .. } => None,
-    });
-    let keys = keys.collect();
-    Ok((client, keys))
+    }
+    Ok((client, keys, certificates))
 }
 
 /// Keys, read before connecting, so that a fault in one is reported at once.
@@ -165,60 +200,52 @@ impl Keys {
         spinner: &Spinner,
     ) -> Result<()> {
         let mut locked = None;
+        // A key and its certificates are unlocked once.
+        let mut unlocked = BTreeMap::new();
         let all = self.all.len();
         for (refused, key) in self.all.iter().enumerate() {
             let hash = rsa_hash(handle, peer, &key.public).await;
             let lost = || anyhow!(ended(endpoint, refused, all));
             let late = || anyhow!("{endpoint} does not answer the login");
             debug!("offering {}", key.name);
-            let secret = match &key.secret {
-                Secret::Plain(secret) => secret.clone(),
-                Secret::Agent => {
-                    let Some(agent) = &mut self.agent else {
-                        continue;
-                    };
-                    let public = key.public.clone();
-                    let login = handle.authenticate_publickey_with(user, public, hash, agent);
-                    match tokio::time::timeout(AGENT_TIMEOUT, login).await {
-                        Err(_) => return Err(late()),
-                        Ok(Ok(answer)) if answer.success() => return Ok(()),
-                        Ok(Ok(_)) => {}
-                        Ok(Err(AgentAuthError::Send(_))) => return Err(lost()),
-                        // An agent may refuse to sign; the next key may do.
-                        Ok(Err(error)) => say!("{}: the agent: {error}", key.name),
-                    }
-                    continue;
-                }
+            let (signer, limit) = match &key.secret {
+                Secret::Plain(secret) => (KeySigner::File(secret.clone()), TIMEOUT),
+                Secret::Agent(identity) => match &mut self.agent {
+                    Some(agent) => (KeySigner::Agent(agent, identity), AGENT_TIMEOUT),
+                    None => continue,
+                },
                 Secret::Locked(path, text) => {
-                    let public = key.public.clone();
-                    let mut probe = Probe;
-                    let offer = handle.authenticate_publickey_with(user, public, hash, &mut probe);
-                    match tokio::time::timeout(TIMEOUT, offer).await {
+                    let probe = Box::pin(offer(handle, user, key, hash, KeySigner::Probe));
+                    match tokio::time::timeout(TIMEOUT, probe).await {
                         Err(_) => return Err(late()),
-                        Ok(Ok(_)) => continue,
-                        Ok(Err(Probed::Lost)) => return Err(lost()),
-                        Ok(Err(Probed::Accepted)) => {}
+                        Ok(Err(SignError::Probed)) => {}
+                        Ok(Err(SignError::Lost)) => return Err(lost()),
+                        Ok(_) => continue,
                     }
                     spinner.hide();
-                    match identity::unlock(path, text) {
-                        Ok(secret) => secret,
-                        Err(error) => {
-                            locked.get_or_insert(error);
-                            continue;
-                        }
+                    let secret = unlocked.entry(path.clone()).or_insert_with(|| {
+                        let result = identity::unlock(path, text);
+                        result.map_err(|error| locked.get_or_insert(error)).ok()
+                    });
+                    match secret {
+                        Some(secret) => (KeySigner::File(secret.clone()), TIMEOUT),
+                        None => continue,
                     }
                 }
             };
-            let secret = PrivateKeyWithHashAlg::new(secret, hash);
-            let login = handle.authenticate_publickey(user, secret);
-            let answer = tokio::time::timeout(TIMEOUT, login).await;
-            let answer = answer.map_err(|_| late())?.map_err(|error| match error {
-                russh::Error::SendError => lost(),
-                error => anyhow!("cannot log in with {}: {error}", key.name),
-            });
-            if answer?.success() {
-                debug!("logged in with {}", key.name);
-                return Ok(());
+            // It has room for a certificate.
+            let login = Box::pin(offer(handle, user, key, hash, signer));
+            match tokio::time::timeout(limit, login).await {
+                Err(_) => return Err(late()),
+                Ok(Ok(answer)) if answer.success() => {
+                    debug!("logged in with {}", key.name);
+                    return Ok(());
+                }
+                Ok(Ok(_)) => {}
+                Ok(Err(SignError::Lost)) => return Err(lost()),
+                // An agent may refuse to sign; the next key may do.
+                Ok(Err(error @ SignError::Agent(_))) => say!("{}: {error}", key.name),
+                Ok(Err(error)) => bail!("cannot log in with {}: {error}", key.name),
             }
         }
         if handle.is_closed() {
@@ -272,33 +299,6 @@ async fn rsa_hash(
             let best = handle.best_supported_rsa_hash().await;
             best.ok().flatten().flatten().or(Some(HashAlg::Sha512))
         }
-    }
-}
-
-/// Finds out whether the server would accept a key, without signing anything.
-struct Probe;
-
-enum Probed {
-    Accepted,
-    Lost,
-}
-
-impl From<SendError> for Probed {
-    fn from(_: SendError) -> Self {
-        Self::Lost
-    }
-}
-
-impl russh::Signer for Probe {
-    type Error = Probed;
-
-    async fn auth_sign(
-        &mut self,
-        _key: &russh::keys::agent::AgentIdentity,
-        _hash: Option<HashAlg>,
-        _data: Vec<u8>,
-    ) -> Result<Vec<u8>, Probed> {
-        Err(Probed::Accepted)
     }
 }
 

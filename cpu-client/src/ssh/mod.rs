@@ -1,6 +1,7 @@
 //! Connects to the machine, checks its host key, and logs in.
 
 mod agent;
+mod certificate;
 pub(crate) mod config;
 mod destination;
 mod endpoint;
@@ -10,6 +11,7 @@ mod identity;
 mod login;
 mod pattern;
 mod port;
+mod signer;
 mod target;
 
 use std::borrow::Cow;
@@ -199,6 +201,9 @@ fn config(target: &Target) -> client::Config {
             .partition(|algorithm| known.iter().any(|k| is_same_type(k, algorithm)));
         first.extend(rest);
         preferred.key = Cow::Owned(first);
+    }
+    if target.host_keys.has_authority() {
+        preferred.host_key_certificates.clone_from(&preferred.key);
     }
     client::Config {
         client_id: SshId::Standard(

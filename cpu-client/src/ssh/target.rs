@@ -51,6 +51,8 @@ pub(crate) struct Target {
     pub(crate) endpoint: Endpoint,
     pub(crate) user: String,
     pub(crate) identities: Identities,
+    /// The private keys that the configuration has for whatever host, as paths with patterns.
+    pub(crate) other_keys: Vec<String>,
     pub(crate) host_keys: HostKeys,
     /// `None`: no limit but the system's own.
     pub(crate) connect_timeout: Option<Duration>,
@@ -123,6 +125,9 @@ impl Target {
             SocketKind::Vsock => vsock(&host, options.port)?,
         };
         let identities = identities(options, &settings, &tokens)?;
+        let every = settings.every_identity_file.iter();
+        let every = every.filter(|file| *file != "none");
+        let other_keys = every.filter_map(|file| tokens.pattern(file)).collect();
         let host_keys = host_keys(options, &settings, &tokens, &identities)?;
         let forward_agent = forward_agent(options, &settings, &tokens, &identities)?;
         let interval = settings.alive_interval.unwrap_or(keepalive::INTERVAL);
@@ -136,6 +141,7 @@ impl Target {
             endpoint,
             user,
             identities,
+            other_keys,
             host_keys,
             connect_timeout,
             alive_interval: Some(interval).filter(|interval| !interval.is_zero()),
@@ -231,6 +237,8 @@ fn identities(
         .iter()
         .filter(|file| *file != "none");
     let configured: Vec<PathBuf> = files.map(|file| tokens.path(file)).collect::<Result<_>>()?;
+    let certificates = settings.certificate_files.iter();
+    let certificates = certificates.filter(|file| *file != "none");
     let agent = match settings.identity_agent.as_deref() {
         Some("none") => None,
         None | Some("SSH_AUTH_SOCK") => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
@@ -243,6 +251,9 @@ fn identities(
             _ => configured,
         },
         named: options.keys.to_vec(),
+        certificates: certificates
+            .map(|file| tokens.path(file))
+            .collect::<Result<_>>()?,
         agent: agent.filter(|path| !path.as_os_str().is_empty()),
         only: settings.identities_only.unwrap_or(false),
     })

@@ -6,6 +6,7 @@
 )]
 
 mod confined;
+mod contract;
 mod devices;
 mod directories;
 mod files;

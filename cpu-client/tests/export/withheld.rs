@@ -350,6 +350,34 @@ fn a_later_rule_shows() {
 }
 
 #[test]
+fn a_backslash_makes_a_star_a_character() {
+    let served = ServedTree::new();
+    served.mkdir("h");
+    served.mkdir("h/a*b");
+    for file in ["h/a*b/key", "h/axb", "h/a\\b"] {
+        served.write(file, file);
+    }
+    for (path, hidden) in [
+        (r"/h/a\*b", [true, false, false]),
+        ("/h/a*b", [true, true, true]),
+        (r"/h/a\\b", [false, false, true]),
+        (r"/h/a\*b/*", [true, false, false]),
+    ] {
+        let export = rules(&served, &[(RuleKind::Hide, path)]);
+        let mut raw = session(&export);
+        let found = ["h/a*b/key", "h/axb", "h/a\\b"]
+            .map(|file| opened(&mut raw, file, RDONLY) == Some(Errno::EACCES));
+        assert_eq!(found, hidden, "{path}");
+    }
+    // The directory that a link leads to has a star in its name, which is no pattern.
+    symlink("a*b", served.path("h/to")).unwrap();
+    let export = rules(&served, &[(RuleKind::Hide, "/h/to/key")]);
+    let mut raw = session(&export);
+    assert_eq!(opened(&mut raw, "h/a*b/key", RDONLY), Some(Errno::EACCES));
+    assert_eq!(opened(&mut raw, "h/axb", RDONLY), None);
+}
+
+#[test]
 fn what_is_read_only_is_not_changed() {
     for (rule, outside) in [("/h/work", None), ("/", Some(Errno::EROFS))] {
         let (served, export) = home(&[(RuleKind::ReadOnly, rule)]);

@@ -22,6 +22,8 @@ pub(super) struct MuxChannel {
 
 pub(super) struct ReceiveState {
     pub(super) queues: [Queue; 2],
+    /// Bytes of [`Stream::Data`](super::Stream::Data) that have ever arrived.
+    pub(super) received: u64,
     /// The peer's credit: bytes that may be queued here, or consumed and not reported.
     pub(super) limit: usize,
     pub(super) ended: bool,

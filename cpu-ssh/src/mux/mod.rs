@@ -245,6 +245,7 @@ impl Mux {
             mux: Arc::downgrade(&self.0),
             state: Mutex::new(ReceiveState {
                 queues: Default::default(),
+                received: 0,
                 limit: CREDIT,
                 ended: false,
                 discarded: false,
@@ -308,6 +309,9 @@ impl Mux {
             return Ok(());
         }
         state.queues[stream as usize].push(bytes);
+        if stream == Stream::Data {
+            state.received += u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        }
         if channel.has_credit {
             let held = state.unreported + state.queued();
             if held > state.limit {

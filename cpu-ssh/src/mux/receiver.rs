@@ -66,6 +66,11 @@ impl<M: From<(ChannelId, ChannelMsg)>> Receiver<M> {
         lock(&self.channel.state).queued()
     }
 
+    /// Bytes of [`Stream::Data`] that have ever arrived.
+    pub fn received(&self) -> u64 {
+        lock(&self.channel.state).received
+    }
+
     /// Drops what has arrived and what will arrive. It is not reported as consumed, so our own peer soon stops sending.
     /// A foreign peer can go on, so that its signals get through.
     pub fn discard(&self) {

@@ -75,7 +75,11 @@ impl Facts {
             // The server reports what is wrong with them.
             let file = std::fs::read(&self.options.public_keys).unwrap_or_default();
             let keys = AuthorizedKeys::parse(&file).keys;
-            self.keys = keys.iter().map(|key| describe(&key.key)).collect();
+            let described = keys.iter().map(|line| match describe(&line.key) {
+                key if line.options.cert_authority => format!("CA {key}"),
+                key => key,
+            });
+            self.keys = described.collect();
         }
         if self.host_key.is_none() {
             let key = host_key::read_public(&self.options.host_key);

@@ -41,6 +41,11 @@ pub(super) fn set() {
 /// Takes back what [`set`] has set for this process, for a command. A daemon that somebody else has started stays as it is.
 pub(crate) fn reset() {
     stop_preferring();
+    reset_oom_score();
+}
+
+/// Takes back `oom_score_adj` only.
+pub(crate) fn reset_oom_score() {
     let own = fs::read_to_string("/proc/self/oom_score_adj");
     if own.is_ok_and(|own| own.trim() == OOM_SCORE_ADJ) {
         let _ = fs::write("/proc/self/oom_score_adj", "0");

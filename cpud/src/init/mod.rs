@@ -4,31 +4,30 @@
 //! 1. block all signals, so that none is lost and none kills this process;
 //! 2. make the pipe of the log ([`crate::console`]), mount the boot file systems ([`mounts`]), set limits
 //!    ([`limits`]) and the host name;
-//! 3. for ever: reap dead processes, start the children that are due ([`children`]), sleep until a signal arrives.
-//!    The sleep has a time-out only while a dead child waits for its restart.
-//! 4. On a signal to end, end all processes in order ([`power`]).
+//! 3. for ever: reap dead processes, start the children that are due ([`children`]), sleep until something happens
+//!    ([`events`]). The sleep has a time-out only while a dead child waits for its restart.
+//! 4. On a signal or a request to end, end all processes in order ([`power`]).
 
 mod children;
+mod events;
+mod initctl;
 pub(crate) mod limits;
 mod mounts;
 mod power;
 
 use std::ffi::OsString;
-use std::os::fd::AsFd as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::signal::SigSet;
 
 use crate::cmdline;
 use crate::console::{pipe_output, say};
 use crate::flags;
 use crate::ssh::host_key::{self, PrivateHostKey};
 use children::Children;
+use events::Events;
 use power::Shutdown;
 
 /// The host name of a machine that nobody has named, as in `CONFIG_DEFAULT_HOSTNAME` of our kernels.
@@ -57,19 +56,19 @@ pub(crate) fn main(args: &[OsString]) -> ExitCode {
         None
     };
     let mut children = Children::new(flags, host_key, is_pid_1);
-    let signals = AllSignals::new();
+    let events = Events::new(is_pid_1);
     loop {
         let now = Instant::now();
         children.reap(now);
         children.start_due(now);
-        let Some(signal) = signals.wait(children.next_start()) else {
+        let Some(event) = events.wait(children.next_start()) else {
             continue;
         };
-        let Some(end) = Shutdown::from_signal(signal, is_pid_1) else {
+        let Some(end) = Shutdown::from_event(event, is_pid_1) else {
             continue;
         };
-        say(format_args!("{signal}: {end}"));
-        power::kill_all(&mut children, &signals, is_pid_1);
+        say(format_args!("{event}: {end}"));
+        power::kill_all(&mut children, &events, is_pid_1);
         if !is_pid_1 {
             return ExitCode::SUCCESS;
         }
@@ -139,46 +138,6 @@ fn take_host_key(flags: &[OsString]) -> Option<PrivateHostKey> {
     let flags = flags.iter().map(|flag| flag.to_string_lossy().into_owned());
     let options = flags::parse(&flags.collect::<Vec<_>>()).ok()?;
     host_key::take(&options.host_key)
-}
-
-/// A signalfd for all signals.
-struct AllSignals(Option<SignalFd>);
-
-impl AllSignals {
-    fn new() -> Self {
-        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
-        let fd = SignalFd::with_flags(&SigSet::all(), flags);
-        Self(
-            fd.inspect_err(|errno| say(format_args!("cannot make a signalfd: {}", errno.desc())))
-                .ok(),
-        )
-    }
-
-    /// Sleeps until a signal arrives, or until `deadline`. Several signals with the same number may be one.
-    fn wait(&self, deadline: Option<Instant>) -> Option<Signal> {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
-        let Some(fd) = &self.0 else {
-            // Only with a kernel without CONFIG_SIGNALFD, on which the rest still works.
-            std::thread::sleep(left.unwrap_or(children::MAX_DELAY));
-            return None;
-        };
-        // One millisecond more, since poll(2) counts whole ones: the loop would spin.
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) | Err(Errno::EINTR) => None,
-            Ok(_) => {
-                let info = fd.read_signal().ok().flatten()?;
-                Signal::try_from(info.ssi_signo.cast_signed()).ok()
-            }
-            Err(errno) => {
-                say(format_args!("cannot poll: {}", errno.desc()));
-                std::thread::sleep(children::MAX_DELAY);
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]

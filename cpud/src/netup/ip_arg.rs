@@ -134,19 +134,21 @@ fn autoconf(value: &str) -> Result<Method, Error> {
     }
 }
 
-/// The kernel's rule for the names of links (`dev_valid_name` in net/core/dev.c), and `=` is not allowed either.
 fn device(name: &str) -> Result<Option<String>, Error> {
-    let valid = name.len() < 16
-        && name != "."
-        && name != ".."
-        && name
-            .bytes()
-            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b'=');
     match name {
         "" => Ok(None),
-        _ if valid => Ok(Some(name.into())),
+        _ if is_device_name(name) => Ok(Some(name.into())),
         _ => Err(Error::Device(name.into())),
     }
+}
+
+/// The kernel's rule for the names of links (`dev_valid_name` in net/core/dev.c), and `=` is not allowed either.
+pub(super) fn is_device_name(name: &str) -> bool {
+    !["", ".", ".."].contains(&name)
+        && name.len() < 16
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_graphic() && b != b'/' && b != b'=')
 }
 
 fn netmask(value: &str) -> Result<Option<u8>, Error> {

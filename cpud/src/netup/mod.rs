@@ -1,5 +1,5 @@
 //! The network role: brings up `lo` and every Ethernet interface, and keeps an IPv4 address on each, by DHCP or
-//! as `ip=` on the kernel's command line says.
+//! as `ip=` on the kernel's command line says. It makes the links that `vlan=` names.
 //!
 //! IPv6 is left to the kernel, which uses router advertisements. An interface that has a permanent IPv4 address when
 //! this role starts was configured by somebody else (the kernel, a container's runtime) and is left alone. The server
@@ -11,10 +11,13 @@ mod interface;
 mod ip_arg;
 pub(crate) mod netlink;
 mod resolv;
+mod vlan_arg;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
+use std::fmt::Display;
 use std::hash::{BuildHasher as _, Hasher as _};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
@@ -29,6 +32,7 @@ use interface::Interface;
 use ip_arg::{IpArg, Method};
 use netlink::{Link, Netlink, NetlinkEvent};
 use resolv::ResolvConf;
+use vlan_arg::VlanArg;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long to wait for something that is missing before reporting it.
@@ -44,6 +48,7 @@ struct Host {
 struct NetworkRole {
     host: Host,
     args: Vec<IpArg>,
+    vlans: Vec<VlanArg>,
     interfaces: BTreeMap<u32, Interface>,
     /// The indices of all links, including those that are not configured here.
     links: BTreeSet<u32>,
@@ -64,6 +69,7 @@ pub(crate) fn run() -> Result<Infallible> {
     let mut network = NetworkRole {
         host,
         args: arguments(),
+        vlans: parsed("vlan", vlan_arg::parse),
         interfaces: BTreeMap::new(),
         links: BTreeSet::new(),
         configured: BTreeSet::new(),
@@ -85,22 +91,27 @@ pub(crate) fn run() -> Result<Infallible> {
     }
 }
 
-/// The `ip=` parameters of the kernel's command line. A wrong one is reported and left out. The host name in them is
-/// set unless there is one already.
+/// The `ip=` parameters of the kernel's command line. The host name in them is set unless there is one already.
 fn arguments() -> Vec<IpArg> {
-    let mut args = Vec::new();
-    for value in cmdline::values(&cmdline::read(), "ip") {
-        match ip_arg::parse(&value) {
-            Ok(arg) => args.push(arg),
-            Err(error) => say(format_args!(
-                "ip={value} on the kernel's command line is ignored: {error}"
-            )),
-        }
-    }
+    let args = parsed("ip", ip_arg::parse);
     if let Some(name) = args.iter().find_map(|arg| arg.hostname.as_deref()) {
         interface::name_host(name);
     }
     args
+}
+
+/// The values of a parameter on the kernel's command line. A wrong one is reported and left out.
+fn parsed<T, E: Display>(name: &str, parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+    let values = cmdline::values(&cmdline::read(), name).into_iter();
+    let parsed = values.filter_map(|value| {
+        let report = |error: &E| {
+            say(format_args!(
+                "{name}={value} on the kernel's command line is ignored: {error}"
+            ));
+        };
+        parse(&value).inspect_err(report).ok()
+    });
+    parsed.collect()
 }
 
 impl NetworkRole {
@@ -208,10 +219,15 @@ impl NetworkRole {
             }
             return;
         }
-        let Some(mac) = link.mac.filter(|_| is_physical(&link)) else {
+        let is_ours = link.kind.as_deref() == Some("vlan")
+            && self.vlans.iter().any(|vlan| vlan.name == link.name);
+        let Some(mac) = link.mac.filter(|_| is_ours || is_physical(&link)) else {
             self.interfaces.remove(&link.index);
             return;
         };
+        if !self.interfaces.contains_key(&link.index) {
+            self.make_vlans(&link);
+        }
         let interface = self.interfaces.entry(link.index).or_insert_with(|| {
             let method = if self.configured.contains(&link.index) {
                 &Method::Off
@@ -221,6 +237,25 @@ impl NetworkRole {
             Interface::new(&link, mac, method.clone(), random(), now, &mut self.host)
         });
         interface.changed(link, now);
+    }
+
+    /// Makes the VLANs of a link that has appeared.
+    fn make_vlans(&mut self, link: &Link) {
+        for vlan in self.vlans.iter().filter(|vlan| vlan.device == link.name) {
+            let made = self
+                .host
+                .netlink
+                .add_vlan(link.index, &vlan.name, vlan.number);
+            match made {
+                // By a role before this one.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => say(format_args!(
+                    "cannot make the VLAN {} of {} (CONFIG_VLAN_8021Q): {error}",
+                    vlan.name, vlan.device
+                )),
+                Ok(()) => {}
+            }
+        }
     }
 
     fn report_missing(&self) {

@@ -31,7 +31,7 @@ pub(super) fn listen(connection: &OwnedFd, user: Option<&Credentials>) -> Result
                 chown(path, Some(user.uid), Some(user.gid))?;
             }
         }
-        sys::send_descriptor(connection.as_fd(), listener.as_fd())
+        sys::send_descriptors(connection.as_fd(), 0, &[listener.as_fd()])
     };
     make().with_context(|| format!("cannot make the socket of the agent, {SOCKET}"))
 }

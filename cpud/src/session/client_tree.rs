@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
+use anyhow::{Result, anyhow};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::sys::stat::Mode;
 
 /// A mount of the client's files.
 pub(super) struct ClientTree {
@@ -32,6 +34,18 @@ impl ClientTree {
             root,
             found: Mutex::default(),
         }
+    }
+
+    /// Opens what is mounted there.
+    pub(super) fn at(point: String) -> Result<Self> {
+        let root = open_root(&point)?;
+        Ok(Self::new(point, root))
+    }
+
+    /// Opens it again, in another mount namespace.
+    pub(super) fn reopen(&mut self) -> Result<()> {
+        self.root = open_root(&self.point)?;
+        Ok(())
     }
 
     /// Resolves a path ahead of [`ClientTree::resolve`]. Each name in it takes two round trips, one after the other,
@@ -82,6 +96,12 @@ impl ClientTree {
         };
         opened.map(|fd| ClientFile { fd, is_directory })
     }
+}
+
+fn open_root(point: &str) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(point, flags, Mode::empty())
+        .map_err(|errno| anyhow!("cannot open {point}: {}", errno.desc()))
 }
 
 /// Does work that waits for the client for all items at the same time, in threads that have ended when this

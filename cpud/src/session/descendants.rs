@@ -37,6 +37,16 @@ impl Descendants {
 
     /// Finds them, parents first. One that is forked meanwhile may be missing.
     fn descendants(&mut self) -> Vec<Process> {
+        self.find(&[])
+    }
+
+    /// Those of them that are neither among `others` nor descendants of these.
+    pub(crate) fn without(&mut self, others: &[Pid]) -> Vec<Pid> {
+        let found = self.find(others);
+        found.into_iter().map(|process| process.pid).collect()
+    }
+
+    fn find(&mut self, others: &[Pid]) -> Vec<Process> {
         let entries: Vec<_> = self.proc.iter().flatten().collect();
         let mut children: HashMap<Pid, Vec<Process>> = HashMap::new();
         for entry in entries {
@@ -45,7 +55,9 @@ impl Descendants {
                 .to_str()
                 .ok()
                 .and_then(|name| name.parse().ok());
-            if let Some(process) = number.and_then(|number| self.process(Pid::from_raw(number))) {
+            let number = number.map(Pid::from_raw);
+            let number = number.filter(|number| !others.contains(number));
+            if let Some(process) = number.and_then(|number| self.process(number)) {
                 children.entry(process.parent).or_default().push(process);
             }
         }
@@ -72,12 +84,18 @@ impl Descendants {
         parse_stat(&stat)
     }
 
-    /// The names and process numbers of the first few, for a message; none if there are none.
-    pub(crate) fn describe(&mut self) -> Option<String> {
-        let all = self.descendants();
+    /// The names and process numbers of the first few, for a message; none if there are none. In an isolated session, the
+    /// first is the session's own process, and the numbers are others.
+    pub(crate) fn describe(&mut self, is_isolated: bool) -> Option<String> {
+        let mut all = self.descendants();
+        all.retain(|process| !is_isolated || process.parent != self.ancestor);
         let named = all.iter().take(MAX_NAMED);
         let mut text: Vec<String> = named
-            .map(|process| format!("{} (pid {})", process.name, process.pid))
+            .map(|process| {
+                let number = format!(" (pid {})", process.pid);
+                let number = if is_isolated { "" } else { number.as_str() };
+                format!("{}{number}", process.name)
+            })
             .collect();
         if all.len() > MAX_NAMED {
             text.push(format!("{} more", all.len() - MAX_NAMED));

@@ -1,7 +1,8 @@
 //! The session role: a fresh process of cpud, one per command, started by the connection as
 //!
 //! ```text
-//! cpud session [--from USER@ADDRESS] --control FD [--9p CACHE FD]... [--u-root] [--agent FD] [--tty] [--nowait] [--user UID:GID:GROUPS] -- [ARG...]
+//! cpud session [--from USER@ADDRESS] --control FD [--isolate ROOT FD FD FD] [--9p CACHE FD]... [--u-root] [--agent FD]
+//!     [--tty] [--nowait] [--pids N] [--memory BYTES] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
 //! ([`spec`]) with the environment that the client sent, and pipes or a terminal as standard input, output
@@ -9,9 +10,11 @@
 //! are looked up or unmounted are there more threads. The steps:
 //!
 //! 1. take over the descriptors, block signals, become child subreaper, make a control group ([`cgroup`]);
-//! 2. make a private mount namespace ([`namespace`]) whose root is not rootfs ([`namespace::root`]); mount a tmpfs
-//!    on /tmp, bind `/` on /tmp/local, and mount the client's files on /tmp/cpu, in further cache modes on
+//! 2. make a private mount namespace ([`namespace`]) whose root is not rootfs ([`namespace::root`]), or, in an isolated session,
+//!    has nothing that is not the session's ([`namespace::isolated`]), and go on in the key's PID namespace ([`isolation`]); mount a
+//!    tmpfs on /tmp, bind `/` on /tmp/local, and mount the client's files on /tmp/cpu, in further cache modes on
 //!    /tmp/cpu-CACHE ([`v9fs`]);
+//!    In an isolated session, give up all privileges outside its namespaces;
 //! 3. mount what `CPU_FSTAB` lists ([`fstab`]), the machine's name servers ([`resolv`]), and cpud's [`sudo`] over the
 //!    client's, whose paths are in `CPU_SUDO`;
 //! 4. change to the working directory ([`directory`]) and start the command ([`command`]);
@@ -27,6 +30,7 @@ mod client_tree;
 mod command;
 mod descendants;
 mod directory;
+mod isolation;
 mod mount;
 mod namespace;
 mod resolv;
@@ -34,15 +38,15 @@ mod spec;
 mod sudo;
 mod wait;
 
-pub(crate) use cgroup::kill_leftovers;
+pub(crate) use cgroup::{SessionLimits, kill_all_leftovers, kill_leftovers};
 pub(crate) use descendants::Descendants;
-pub(crate) use spec::Spec;
+pub(crate) use spec::{IsolationSpec, Spec};
 
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd, RawFd};
+use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -55,6 +59,7 @@ use nix::sys::stat::{Mode, umask};
 use crate::console::say;
 use crate::init::limits;
 use crate::sys::{self, Ended};
+use client_tree::ClientTree;
 use mount::{fstab, v9fs};
 
 /// Variables for cpud, which the command does not get. The last is the nonce of u-root's client.
@@ -75,11 +80,13 @@ fn run(spec: Spec) -> Result<Ended> {
     let Spec {
         from: _,
         control,
+        isolation,
         ninep,
         u_root,
         agent,
         tty,
         only_command,
+        limits,
         user,
         argv,
     } = spec;
@@ -89,27 +96,48 @@ fn run(spec: Spec) -> Result<Ended> {
         .map(|(cache, fd)| Ok((cache, inherit("--9p", fd)?)))
         .collect::<Result<Vec<_>>>()?;
     let agent = agent.map(|fd| inherit("--agent", fd)).transpose()?;
+    let isolation = isolation.as_ref().map(isolation::take_over).transpose()?;
     sys::close_others_on_exec().context("cannot mark descriptors close-on-exec")?;
     // From here on only the control socket ends the session; `wait` reads the signals that matter.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)
         .context("cannot block signals")?;
     nix::sys::prctl::set_child_subreaper(true).context("cannot become child subreaper")?;
     umask(Mode::from_bits_truncate(0o022));
-    // Opened now, since the session's mounts may cover them.
-    let proc = nix::dir::Dir::open("/proc", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-        .context("cannot open /proc (is it mounted?)")?;
+    // Opened now, since the session's mounts may cover it, as /proc below.
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.context("cannot open /dev/null")?;
 
-    let cgroup = cgroup::Cgroup::new();
+    let cgroup = cgroup::Cgroup::new(limits);
 
-    let directory = directory::WorkingDirectory::before_mounts(env::var_os("PWD"));
     namespace::make_private()?;
     namespace::root::leave_rootfs()?;
-    let resolv = resolv::ResolvConfBind::open();
-    let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO));
-    namespace::make_tmp()?;
-    let clients = v9fs::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
+    if let Some((isolation, devpts)) = &isolation {
+        user.as_ref().map_or(Ok(()), isolation::check_user)?;
+        namespace::isolated::enter(isolation.root, devpts)?;
+        if let Some(child) = isolation::go_on_inside(isolation)? {
+            // The child's copies are to be the last.
+            drop((control, ninep, agent));
+            wait::release_standard_streams(&null)?;
+            return isolation::wait_for(child);
+        }
+    }
+    let proc = nix::dir::Dir::open("/proc", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .context("cannot open /proc (is it mounted?)")?;
+    let directory = directory::WorkingDirectory::before_mounts(env::var_os("PWD"));
+    let root = isolation.as_ref().map(|(isolation, _)| isolation.root);
+    let machines = || {
+        let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO), root.is_some());
+        (resolv::ResolvConfBind::open(), sudo)
+    };
+    let before = root.is_none().then(machines);
+    namespace::make_tmp(root.unwrap_or(0))?;
+    let mut clients = v9fs::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
+    if let Some((isolation, _)) = isolation {
+        isolation::leave_privileges(&isolation)?;
+        clients.iter_mut().try_for_each(ClientTree::reopen)?;
+    }
+    // What was opened in another mount namespace could not be mounted in that of an isolated session.
+    let (resolv, sudo) = before.unwrap_or_else(machines);
     let lines = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
     let lines = lines.unwrap_or_default();
     let points = sudo.as_ref().map_or(&[][..], sudo::Sudo::paths);
@@ -139,7 +167,7 @@ fn run(spec: Spec) -> Result<Ended> {
     let how = sys::Spawn {
         tty,
         user: user.as_ref(),
-        group: cgroup.as_ref().map(AsFd::as_fd),
+        group: cgroup.as_ref().map(cgroup::Cgroup::descriptors),
         prepare: Some(limits::reset),
     };
     let status = match command::start(argv, &set, &CONSUMED, &how) {

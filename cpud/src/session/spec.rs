@@ -2,11 +2,12 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::RawFd;
+use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 use cpu_proto::{CacheMode, Credentials};
 
-use super::shown;
+use super::{SessionLimits, shown};
 use crate::role::Role;
 
 /// What a session process is to do.
@@ -17,6 +18,8 @@ pub(crate) struct Spec {
     /// The control socket. Each byte is the number of a signal to deliver, and the end of the stream means that the
     /// client has gone. The session ends the other direction when the command has ended.
     pub(crate) control: RawFd,
+    /// The isolation in which the session is, if it is in one.
+    pub(crate) isolation: Option<IsolationSpec>,
     /// Sockets connected to the client's file server, each for a mount in this mode.
     pub(crate) ninep: Vec<(CacheMode, RawFd)>,
     /// The file server is u-root's.
@@ -27,10 +30,24 @@ pub(crate) struct Spec {
     pub(crate) tty: bool,
     /// When the command has ended, end what it has left running.
     pub(crate) only_command: bool,
+    /// What its processes may take.
+    pub(crate) limits: SessionLimits,
     /// The user who runs the command, if not root.
     pub(crate) user: Option<Credentials>,
     /// The command and its arguments. Empty for the user's shell.
     pub(crate) argv: Vec<OsString>,
+}
+
+/// The isolation of a key ([`crate::isolation`]), for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct IsolationSpec {
+    /// Its root, as the rest of the machine sees it.
+    pub(crate) root: u32,
+    /// A pidfd of the holder, and what keeps the holder alive.
+    pub(crate) holder: RawFd,
+    pub(crate) life: RawFd,
+    /// A devpts that is mounted nowhere.
+    pub(crate) devpts: RawFd,
 }
 
 impl Spec {
@@ -39,6 +56,17 @@ impl Spec {
         let mut args: Vec<OsString> = vec![Role::Session.name().into()];
         args.extend(["--from".into(), self.from.into()]);
         args.extend(["--control".into(), self.control.to_string().into()]);
+        if let Some(isolation) = self.isolation {
+            let IsolationSpec {
+                root,
+                holder,
+                life,
+                devpts,
+            } = isolation;
+            args.push("--isolate".into());
+            args.push(root.to_string().into());
+            args.extend([holder, life, devpts].map(|fd| fd.to_string().into()));
+        }
         for (cache, fd) in self.ninep {
             args.extend(["--9p".into(), cache.name().into(), fd.to_string().into()]);
         }
@@ -52,6 +80,15 @@ impl Spec {
         ];
         let flags = flags.into_iter().filter(|(_, is_set)| *is_set);
         args.extend(flags.map(|(flag, _)| flag.into()));
+        let limits = [
+            ("--pids", self.limits.processes),
+            ("--memory", self.limits.memory),
+        ];
+        for (flag, limit) in limits {
+            if let Some(limit) = limit {
+                args.extend([flag.into(), limit.to_string().into()]);
+            }
+        }
         if let Some(user) = self.user {
             args.extend(["--user".into(), user.to_string().into()]);
         }
@@ -70,16 +107,28 @@ impl Spec {
                     let from = args.next().context("--from needs a peer")?;
                     spec.from = from.to_string_lossy().into_owned();
                 }
-                b"--control" => control = Some(descriptor(&arg, args.next())?),
+                b"--control" => control = Some(number(&arg, args.next())?),
+                b"--isolate" => {
+                    let root = args.next().and_then(|root| root.to_str()?.parse().ok());
+                    let mut next = || number(&arg, args.next());
+                    spec.isolation = Some(IsolationSpec {
+                        root: root.context("--isolate needs a user's number")?,
+                        holder: next()?,
+                        life: next()?,
+                        devpts: next()?,
+                    });
+                }
                 b"--9p" => {
                     let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
                     let mode = mode.context("--9p needs a cache mode")?;
-                    spec.ninep.push((mode, descriptor(&arg, args.next())?));
+                    spec.ninep.push((mode, number(&arg, args.next())?));
                 }
-                b"--agent" => spec.agent = Some(descriptor(&arg, args.next())?),
+                b"--agent" => spec.agent = Some(number(&arg, args.next())?),
                 b"--u-root" => spec.u_root = true,
                 b"--tty" => spec.tty = true,
                 b"--nowait" => spec.only_command = true,
+                b"--pids" => spec.limits.processes = Some(number(&arg, args.next())?),
+                b"--memory" => spec.limits.memory = Some(number(&arg, args.next())?),
                 b"--user" => {
                     let numbers = args.next().and_then(|user| user.to_str()?.parse().ok());
                     spec.user = Some(numbers.context("--user needs a user's numbers")?);
@@ -96,9 +145,9 @@ impl Spec {
     }
 }
 
-fn descriptor(flag: &OsStr, number: Option<OsString>) -> Result<RawFd> {
+fn number<N: FromStr>(flag: &OsStr, number: Option<OsString>) -> Result<N> {
     let number = number.and_then(|number| number.to_str()?.parse().ok());
-    number.with_context(|| format!("{} needs a descriptor's number", shown(flag)))
+    number.with_context(|| format!("{} needs a number", shown(flag)))
 }
 
 #[cfg(test)]
@@ -117,6 +166,8 @@ mod tests {
             ninep in prop::collection::vec((prop::sample::select(vec![CacheMode::None, CacheMode::Mmap, CacheMode::Loose]), 3..=i32::MAX), 0..4),
             (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
             agent in prop::option::of(3..=i32::MAX),
+            (processes, memory) in any::<(Option<u64>, Option<u64>)>(),
+            isolation in prop::option::of((any::<u32>(), [3..=i32::MAX, 3..=i32::MAX, 3..=i32::MAX])),
             user in prop::option::of((any::<u32>(), any::<u32>(), prop::collection::vec(any::<u32>(), 0..4))),
             argv in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..6), 0..4),
             dashes in prop::sample::select(vec!["--", "--tty", "session", "x"]),
@@ -124,7 +175,9 @@ mod tests {
             let mut argv: Vec<_> = argv.into_iter().map(OsString::from_vec).collect();
             argv.push(dashes.into());
             let user = user.map(|(uid, gid, groups)| Credentials { uid, gid, groups });
-            let spec = Spec { from, control, ninep, u_root, agent, tty, only_command, user, argv };
+            let limits = SessionLimits { processes, memory };
+            let isolation = isolation.map(|(root, [holder, life, devpts])| IsolationSpec { root, holder, life, devpts });
+            let spec = Spec { from, control, isolation, ninep, u_root, agent, tty, only_command, limits, user, argv };
             let mut args = spec.clone().args().into_iter();
             prop_assert_eq!(args.next().and_then(|name| Role::from_name(&name)), Some(Role::Session));
             prop_assert_eq!(Spec::parse(args).unwrap(), spec);

@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::stat::Mode;
 
 use super::mount::NONE;
+use super::namespace::isolated::PROGRAM;
 use super::shown;
 use crate::console::say;
 
@@ -28,8 +29,8 @@ pub(super) struct Sudo {
 
 impl Sudo {
     /// Opens cpud's file, before a mount of the session may cover it. By its name, since /proc/self/exe leads into
-    /// the namespace that this process has left, and that cannot be mounted from.
-    pub(super) fn open(paths: Option<OsString>) -> Option<Self> {
+    /// the namespace that this process has left, and that cannot be mounted from. An isolated session has another name for it.
+    pub(super) fn open(paths: Option<OsString>, is_isolated: bool) -> Option<Self> {
         let paths = paths?;
         let paths = paths.as_bytes().split(|&byte| byte == b':');
         let paths = paths.map(|path| PathBuf::from(OsStr::from_bytes(path)));
@@ -37,7 +38,12 @@ impl Sudo {
             .filter(|path| path.is_absolute())
             .take(MAX_PATHS)
             .collect();
-        let program = fs::read_link("/proc/self/exe")
+        let program = if is_isolated {
+            Ok(PROGRAM.into())
+        } else {
+            fs::read_link("/proc/self/exe")
+        };
+        let program = program
             .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)))
             .and_then(|name| open(&name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()));
         match program {

@@ -1,7 +1,7 @@
 //! Agent forwarding (draft-miller-ssh-agent, section 4): programs of a session that connect to its agent socket get a channel
 //! to the client's agent.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixListener as StdListener;
 
 use anyhow::{Context, Result};
@@ -37,9 +37,10 @@ pub(super) fn forward(
 
 async fn serve(session: OwnedFd, mux: Mux, handle: Handle) -> Result<()> {
     // This ends when the session has sent its socket, or has ended itself.
-    let received = tokio::task::spawn_blocking(move || sys::receive_descriptor(&session)).await?;
+    let received =
+        tokio::task::spawn_blocking(move || sys::receive_descriptors(session.as_fd())).await?;
     // Without a socket there is no session either, which the client is told.
-    let Ok(listener) = received else {
+    let Ok((_, [listener])) = received else {
         return Ok(());
     };
     let listener = StdListener::from(listener);

@@ -1,5 +1,6 @@
-//! The lines that say who has logged in, and what he ran. What comes from a peer is in each of them one word, or in
-//! quotes, so that no line says what a peer wants it to say; [`say`] keeps it one line.
+//! The lines that say who has logged in, and what he ran. The first has the key; the others have its number, which is that of
+//! the connection's process, and fit on a screen of 80 columns. What comes from a peer is in each of them one word, or in
+//! quotes, so that no line says what a peer wants it to say; [`report`] keeps it one line.
 
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitStatus;
@@ -11,10 +12,8 @@ use cpu_proto::printable;
 use nix::sys::signal::Signal;
 use russh::keys::PublicKey;
 
+use super::audit_log::{AuditFacts, MAX_TEXT, report};
 use crate::console::say;
-
-/// The most characters of a peer's text.
-const MAX_TEXT: usize = 64;
 
 /// Text of a peer as one word: as it is if it is an ordinary name, and else in quotes.
 pub(super) fn word(text: &str) -> String {
@@ -36,8 +35,12 @@ pub(super) fn word(text: &str) -> String {
 /// Who has logged in, as the lines name him.
 #[derive(Clone, Debug)]
 pub(super) struct Who {
-    /// In the lines.
-    text: Arc<str>,
+    /// In the first line.
+    whole: Arc<str>,
+    /// In the others.
+    short: Arc<str>,
+    /// The same for [`report`].
+    facts: AuditFacts,
     /// `user@address`, in the titles of processes.
     peer: Arc<str>,
 }
@@ -45,27 +48,43 @@ pub(super) struct Who {
 impl Who {
     /// A user name, an address, and a key with its comment.
     pub(super) fn new(user: &str, address: &str, key: &PublicKey) -> Self {
-        let (user, comment) = (word(user), word(key.comment().as_str_lossy()));
         let fingerprint = cpu_proto::fingerprint(key);
+        let facts = AuditFacts::default()
+            .number("login", std::process::id())
+            .text("user", user)
+            .text("address", address)
+            .text("key", &fingerprint)
+            .text("comment", key.comment().as_str_lossy());
+        let (user, comment) = (word(user), word(key.comment().as_str_lossy()));
+        let short = format!("login {}: {user}", std::process::id());
         Self {
-            text: format!("{user} from {address} with key {fingerprint} {comment}").into(),
+            facts,
+            whole: format!("{short} from {address} with key {fingerprint} {comment}").into(),
+            short: short.into(),
             peer: format!("{user}@{address}").into(),
         }
     }
 
     pub(super) fn log_in(&self) {
-        say(format_args!("{} logged in", self.text));
+        report("login", &self.facts, &self.whole);
+    }
+
+    /// Something else that has to do with him.
+    pub(super) fn say(&self, line: &str) {
+        say(format_args!("{}: {line}", self.short));
     }
 
     /// A session begins that runs these words.
     pub(super) fn start(&self, argv: &[Vec<u8>]) -> SessionAudit {
-        let command = argv.first().map_or_else(
-            || "a shell".to_owned(),
-            |command| word(&String::from_utf8_lossy(command)),
-        );
-        say(format_args!("{} starts {command}", self.text));
+        let (mut who, mut command) = (self.clone(), "a shell".to_owned());
+        if let Some(first) = argv.first() {
+            let first = String::from_utf8_lossy(first);
+            (who.facts, command) = (who.facts.text("command", &first), word(&first));
+        }
+        let line = format_args!("{} starts {command}", who.short);
+        report("start", &who.facts, line);
         SessionAudit {
-            who: self.clone(),
+            who,
             command,
             began: Instant::now(),
             transferred: Arc::default(),
@@ -129,16 +148,37 @@ impl SessionAudit {
         let (seconds, tenths) = (tenths / 10, tenths % 10);
         let received = self.transferred.received.load(Ordering::Relaxed);
         let sent = self.transferred.sent.load(Ordering::Relaxed);
-        let (who, command) = (&self.who.text, &self.command);
+        let (who, command) = (&self.who.short, &self.command);
         format!(
             "{who} ran {command}: {status}, {seconds}.{tenths} s, {received} bytes in, {sent} bytes out"
         )
     }
 }
 
+impl SessionAudit {
+    /// Without a status or signal its client has gone.
+    fn facts(&self) -> AuditFacts {
+        let facts = self.who.facts.clone();
+        let signal = self.status.and_then(|status| status.signal());
+        let facts = match (self.status, signal.map(Signal::try_from)) {
+            (_, Some(Ok(signal))) => facts.text("signal", signal.as_str()),
+            (Some(status), _) => facts.number("status", status.code().unwrap_or(255)),
+            (None, _) => facts,
+        };
+        let tenths = self.began.elapsed().as_millis() / 100;
+        facts
+            .number("seconds", format_args!("{}.{}", tenths / 10, tenths % 10))
+            .number(
+                "received",
+                self.transferred.received.load(Ordering::Relaxed),
+            )
+            .number("sent", self.transferred.sent.load(Ordering::Relaxed))
+    }
+}
+
 impl Drop for SessionAudit {
     fn drop(&mut self) {
-        say(self.line());
+        report("end", &self.facts(), self.line());
     }
 }
 
@@ -167,11 +207,12 @@ mod tests {
     fn the_end_of_a_session_has_all_of_it() {
         let key = PublicKey::from_openssh(KEY).unwrap();
         let who = Who::new("ann", "192.0.2.7", &key);
-        let begin = format!(
-            "ann from 192.0.2.7 with key {} ann@desk",
-            cpu_proto::fingerprint(&key)
+        let begin = format!("login {}: ann", std::process::id());
+        let fingerprint = cpu_proto::fingerprint(&key);
+        assert_eq!(
+            &*who.whole,
+            format!("{begin} from 192.0.2.7 with key {fingerprint} ann@desk")
         );
-        assert_eq!(&*who.text, begin);
         let mut session = who.start(&[b"make".to_vec(), b"all".to_vec()]);
         session.transferred().add_received(3);
         session.transferred().add_sent(70);

@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use cpu_proto::{AuthorizedKey, AuthorizedKeys};
+use cpu_proto::AuthorizedKeys;
 
 use super::strict_modes;
 use crate::console::say;
@@ -13,11 +13,7 @@ use crate::console::say;
 /// The public keys of a file in `authorized_keys` format (sshd(8)). A line that cannot be read is
 /// left out, and with `is_said` reported; a file without any key is an error, since nobody could log in. With `strict`, so is one that
 /// others may change.
-pub(super) fn read_public_keys(
-    path: &Path,
-    strict: bool,
-    is_said: bool,
-) -> Result<Vec<AuthorizedKey>> {
+pub(super) fn read_public_keys(path: &Path, strict: bool, is_said: bool) -> Result<AuthorizedKeys> {
     let read = || -> std::io::Result<(File, Vec<u8>)> {
         let (mut file, mut bytes) = (File::open(path)?, Vec::new());
         file.read_to_end(&mut bytes)?;
@@ -28,11 +24,11 @@ pub(super) fn read_public_keys(
     if strict {
         strict_modes::check_public(path, &file)?;
     }
-    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
-    for line in left_out.iter().filter(|_| is_said) {
+    let keys = AuthorizedKeys::parse(&bytes);
+    for line in keys.left_out.iter().filter(|_| is_said) {
         say(format_args!("{}: {line}", path.display()));
     }
-    if keys.is_empty() {
+    if keys.keys.is_empty() {
         bail!(
             "{} holds no public key, so nobody could log in; put the .pub file of your key there",
             path.display()
@@ -55,7 +51,7 @@ mod tests {
             .unwrap_err()
             .to_string();
         std::fs::write(&file, [ED25519.as_bytes(), b" caf\xe9\n"].concat()).unwrap();
-        assert_eq!(read_public_keys(&file, false, true).unwrap().len(), 1);
+        assert_eq!(read_public_keys(&file, false, true).unwrap().keys.len(), 1);
         std::fs::remove_file(&file).unwrap();
         assert!(error.contains("nobody could log in"), "{error}");
     }

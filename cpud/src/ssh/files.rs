@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{BATCH_DELAY, Error, Relay, Upstream};
-use tokio::sync::Notify;
+use ninep::relay::{BATCH_DELAY, Error, IdRange, Relay, Upstream};
+use tokio::sync::{Notify, watch};
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
 use super::fd::Fd;
@@ -16,15 +16,22 @@ use crate::console::say;
 /// Small messages are sent together, up to this many bytes.
 const BATCH: usize = 64 * 1024;
 
-/// Starts to relay between the client's channel and the socket whose other end is mounted.
+/// Starts to relay between the client's channel and the socket whose other end is mounted, perhaps for these users and groups of a
+/// user namespace.
 pub(super) fn relay_files(
     receiver: ServerReceiver,
     sender: ServerSender,
     socket: Arc<Fd>,
     server: Upstream,
-) {
+    ids: Option<IdRange>,
+) -> Relayed {
+    let (processed, progress) = watch::channel(0);
+    let relayed = Relayed {
+        receiver: receiver.clone(),
+        processed: progress,
+    };
     let shared = Arc::new(FilesRelay {
-        relay: Mutex::new(Relay::new(server)),
+        relay: Mutex::new(Relay::new(server).in_namespace(ids)),
         answered: Notify::new(),
     });
     let to_client = tokio::spawn({
@@ -35,11 +42,28 @@ pub(super) fn relay_files(
         }
     });
     tokio::spawn(async move {
-        shared.to_kernel(&receiver, &socket).await;
+        shared
+            .to_kernel(&receiver, &sender, &socket, &processed)
+            .await;
         to_client.abort();
         receiver.discard();
         sender.close().await;
     });
+    relayed
+}
+
+/// How far the relay has got with what the client has sent.
+pub(super) struct Relayed {
+    receiver: ServerReceiver,
+    processed: watch::Receiver<u64>,
+}
+
+impl Relayed {
+    /// Returns when all that has arrived so far is processed, or the relay has ended.
+    pub(super) async fn settle(&mut self) {
+        let arrived = self.receiver.received();
+        let _ = self.processed.wait_for(|done| *done >= arrived).await;
+    }
 }
 
 /// What both directions share. Only one of them writes to the kernel.
@@ -104,7 +128,13 @@ impl FilesRelay {
     }
 
     /// Runs until the client ends or the kernel closes its end.
-    async fn to_kernel(&self, receiver: &ServerReceiver, socket: &Fd) {
+    async fn to_kernel(
+        &self,
+        receiver: &ServerReceiver,
+        sender: &ServerSender,
+        socket: &Fd,
+        processed: &watch::Sender<u64>,
+    ) {
         loop {
             // Not dropped while answers are written, since it may have taken something off the queue.
             let mut read = std::pin::pin!(receiver.read(Stream::Data, CHUNK));
@@ -120,11 +150,22 @@ impl FilesRelay {
                 }
             };
             let Some(chunk) = chunk else { return };
-            let mut out = Vec::new();
-            let relayed = self.with(|relay| relay.from_server(chunk, Instant::now(), &mut out));
+            let (mut out, mut requests) = (Vec::new(), Vec::new());
+            let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+            let relayed = self.with(|relay| {
+                let relayed = relay.from_server(chunk, Instant::now(), &mut out);
+                relay.take_requests(&mut requests);
+                relayed
+            });
+            for bytes in requests {
+                if sender.send(Stream::Data, bytes).await.is_err() {
+                    return;
+                }
+            }
             if write(socket, out).await.is_err() || !goes_on(&relayed) {
                 return;
             }
+            processed.send_modify(|done| *done += length);
         }
     }
 }

@@ -41,6 +41,11 @@ impl Refusals {
     }
 
     /// How many refusals there were that no line was about, once their interval is over.
+    pub(super) fn unreported(&self, now: Instant) -> Option<u64> {
+        self.due().filter(|due| *due <= now).map(|_| self.more)
+    }
+
+    /// The same as a line, once.
     pub(super) fn rest(&mut self, now: Instant) -> Option<String> {
         self.due().filter(|due| *due <= now)?;
         let more = std::mem::take(&mut self.more);

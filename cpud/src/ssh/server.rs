@@ -5,28 +5,33 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use anyhow::{Context, Result};
-use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::admission::{self, Admission, Stage, UnauthenticatedPeer};
 use super::announce::Announcer;
-use super::connection::{LOGIN_GRACE, REFUSED};
+use super::audit_log::{AuditFacts, report};
+use super::connection::{LOGIN_GRACE, REFUSED, wanted_isolation};
+use super::exec::socket_pair;
 use super::host_key::PrivateHostKey;
+use super::isolations::Isolations;
 use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
 use super::source::PeerSource;
 use super::waiting::{Farewell, WaitingPeer};
-use super::{auth, listen};
+use super::{audit_log, auth, listen};
 use crate::console::say;
 use crate::flags::ServerOptions;
+use crate::isolation::Isolation;
 use crate::listen_addr::ListenAddr;
 use crate::role::Role;
+use crate::session::kill_all_leftovers;
 
 /// The most connections that have logged in at one time; the next one waits in the kernel's queue until one of them
 /// ends. They have this room for themselves, and so have those that log in.
@@ -43,16 +48,29 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(200);
 
 /// Listens for ever. With `announce`, as a child of init, the machine's addresses are announced on the console.
 pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
+    audit_log::open(options.log, true)?;
     // Read now, so that what would make every login fail is reported at once.
     let strict = options.strict_modes.unwrap_or(!announce);
     let keys = auth::read_public_keys(&options.public_keys, strict, true)?;
     let host_key = PrivateHostKey::read(&options.host_key, strict)?;
     let listener = listen::listen(&options.listen)?;
+    for line in options.session_limits.enable() {
+        say(line);
+    }
     let fingerprint = cpu_proto::fingerprint(host_key.public_key());
+    let lines = &keys.keys;
+    let authorities = lines.iter().filter(|line| line.options.cert_authority);
+    let certificates = match authorities.count() {
+        0 => String::new(),
+        count => format!(" and the certificates of {count} CA(s)"),
+    };
     say(format_args!(
-        "serving on {}, {} key(s) may log in, host key {fingerprint}",
+        "serving on {}, {} key(s){certificates} may log in, host key {fingerprint}",
         options.listen,
-        keys.len(),
+        lines
+            .iter()
+            .filter(|line| !line.options.cert_authority)
+            .count(),
     ));
     drop(keys);
     let announcer = announce.then(|| Announcer::new(options.listen.clone(), fingerprint));
@@ -74,6 +92,7 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
         connections: Vec::new(),
         penalties: Penalties::default(),
         refusals: Refusals::default(),
+        isolations: Isolations::default(),
     };
     loop {
         server.reap();
@@ -101,17 +120,21 @@ struct Server<'a> {
     connections: Vec<ConnectionProcess>,
     penalties: Penalties,
     refusals: Refusals,
+    isolations: Isolations,
 }
 
 /// A process that serves one connection.
 struct ConnectionProcess {
     child: Child,
-    /// What is known of the peer, and a pipe that ends when it has logged in.
+    /// What is known of the peer, and a socket that ends when it has logged in.
     login: Option<(UnauthenticatedPeer, OwnedFd)>,
     source: PeerSource,
     address: String,
-    /// What the process has written into the pipe: [`super::connection::ASKED`], or [`REFUSED`] and why.
+    /// What the process has written into the socket: [`super::connection::ASKED`], a request for an isolation, or [`REFUSED`] and
+    /// why.
     report: Vec<u8>,
+    /// The isolation of its sessions, if it has asked for one.
+    isolation: Option<Rc<Isolation>>,
 }
 
 impl Server<'_> {
@@ -119,11 +142,12 @@ impl Server<'_> {
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.ended.read_signal() {}
         let now = Instant::now();
-        let mut refused = Vec::new();
+        let (mut refused, mut has_ended) = (Vec::new(), false);
         self.connections
             .retain_mut(|connection| match connection.child.try_wait() {
                 Ok(None) => true,
                 ended => {
+                    has_ended = true;
                     let status = ended.ok().flatten().and_then(|status| status.code());
                     if let Some(offence) = status.and_then(Offence::from_exit_status) {
                         self.penalties.add(connection.source, offence, now);
@@ -133,6 +157,10 @@ impl Server<'_> {
                     false
                 }
             });
+        if has_ended {
+            // Of a connection that was killed together with its session.
+            kill_all_leftovers();
+        }
         for (address, why) in refused {
             self.say_refused(&address, &why);
         }
@@ -201,8 +229,16 @@ impl Server<'_> {
     }
 
     fn say_refused(&mut self, address: &str, why: &str) {
-        if let Some(line) = self.refusals.line(address, why, Instant::now()) {
-            say(line);
+        let now = Instant::now();
+        let unreported = self.refusals.unreported(now);
+        if let Some(line) = self.refusals.line(address, why, now) {
+            let facts = AuditFacts::default().text("address", address);
+            let facts = facts.reason(why);
+            let facts = match unreported {
+                Some(count) => facts.number("unreported", count),
+                None => facts,
+            };
+            report("refusal", &facts, line);
         }
     }
 
@@ -255,6 +291,7 @@ impl Server<'_> {
         {
             if events.next().is_some_and(|events| !events.is_empty()) {
                 one.read_report();
+                one.isolate(&mut self.isolations);
             }
         }
         let looks: Vec<_> = self
@@ -280,15 +317,19 @@ impl Server<'_> {
         if can_accept {
             self.accept();
         }
-        if let Some(rest) = self.refusals.rest(Instant::now()) {
-            say(rest);
+        let now = Instant::now();
+        if let Some(count) = self.refusals.unreported(now)
+            && let Some(rest) = self.refusals.rest(now)
+        {
+            let facts = AuditFacts::default().number("unreported", count);
+            report("refusal", &facts, rest);
         }
     }
 
-    /// Starts `cpud connection`, with the socket as its standard input, and as its standard output a pipe that it
-    /// closes after the login.
+    /// Starts `cpud connection`, with the socket as its standard input, and as its standard output one that it closes after
+    /// the login.
     fn spawn(&self, waiting: WaitingPeer) -> Result<ConnectionProcess> {
-        let (login, theirs) = nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe")?;
+        let (login, theirs) = socket_pair().context("cannot make a socket pair")?;
         let peer = UnauthenticatedPeer {
             since: Instant::now(),
             ..waiting.peer
@@ -311,10 +352,21 @@ impl Server<'_> {
         if options.forward {
             command.arg("-forward");
         }
+        if options.isolate {
+            command.arg("-isolate");
+        }
         if options.post_quantum {
             command.arg("-pq");
         }
         command.arg(format!("-alive={}", options.alive.as_secs()));
+        let limits = [
+            ("-session-pids", options.session_limits.processes),
+            ("-session-memory", options.session_limits.memory),
+        ];
+        for (flag, limit) in limits {
+            command.args(limit.map(|limit| format!("{flag}={limit}")));
+        }
+        command.arg(format!("-log={}", options.log));
         if options.debug {
             command.arg("-d");
         }
@@ -325,6 +377,7 @@ impl Server<'_> {
             source: peer.source,
             address,
             report: Vec::new(),
+            isolation: None,
         })
     }
 
@@ -359,7 +412,7 @@ impl Server<'_> {
 }
 
 impl ConnectionProcess {
-    /// Reads what the process reports. The end of the pipe means that the peer has logged in, or that the process ends.
+    /// Reads what the process reports. The end of it means that the peer has logged in, or that the process ends.
     fn read_report(&mut self) {
         let Some((peer, pipe)) = &mut self.login else {
             return;
@@ -373,6 +426,30 @@ impl ConnectionProcess {
             }
             _ => self.login = None,
         }
+    }
+
+    /// Sends the isolation that the process asks for. One that gets nothing starts no session.
+    fn isolate(&mut self, isolations: &mut Isolations) {
+        let Some((_, socket)) = &self.login else {
+            return;
+        };
+        let Some(key) = wanted_isolation(&self.report) else {
+            return;
+        };
+        match isolations.of(&key) {
+            Ok(isolation) => {
+                // It fails if the process has just ended.
+                let _ = isolation.send(socket.as_fd());
+                self.isolation = Some(isolation);
+            }
+            Err(error) => {
+                say(format_args!(
+                    "cannot isolate the sessions of key {key}: {error:#}"
+                ));
+                let _ = nix::unistd::write(socket, &[0]);
+            }
+        }
+        self.report.clear();
     }
 
     /// Why the peer of a process that has ended has not logged in.

@@ -18,6 +18,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("audit_has_logins_and_sessions", sessions),
     ("audit_has_keys_that_may_not_log_in", refusals),
     ("audit_lines_are_not_forged", forgery),
+    ("audit_may_be_objects_of_json", objects),
+    ("audit_has_no_place_to_go", bad_descriptor),
     ("audit_processes_say_what_they_are_and_for_whom", titles),
 ];
 
@@ -47,12 +49,18 @@ fn expect(daemon: &Daemon, begin: &str, end: &str) -> Result<String> {
     found.with_context(|| daemon.log())
 }
 
+/// Waits for a line that ends so. The result is `cpud: login NUMBER`.
+fn starts(daemon: &Daemon, end: &str) -> Result<String> {
+    let line = expect(daemon, "cpud: login ", end)?;
+    let who = line
+        .strip_suffix(end)
+        .and_then(|who| who.strip_suffix(": "));
+    Ok(who.with_context(|| line.clone())?.to_owned())
+}
+
 fn sessions() -> Result<()> {
     let (daemon, user) = board()?;
-    let who = format!(
-        "cpud: root from 127.0.0.1 with key {} cpu",
-        fingerprint(&user)?
-    );
+    let end = format!(": root from 127.0.0.1 with key {} cpu", fingerprint(&user)?);
     let script = "cat; echo err >&2; exit 3";
     let mut command = user.cpu(&["board", "sh", "-c", script]);
     let mut child = command
@@ -65,25 +73,29 @@ fn sessions() -> Result<()> {
         .context("no input")?
         .write_all(b"hello\n")?;
     child.wait()?;
-    expect(&daemon, &who, " logged in")?;
-    expect(&daemon, &who, " starts sh")?;
+    let who = starts(&daemon, "root starts sh")?;
+    expect(&daemon, &who, &end)?;
     let line = expect(
         &daemon,
-        &format!("{who} ran sh: status 3, "),
+        &format!("{who}: root ran sh: status 3, "),
         " s, 6 bytes in, 10 bytes out",
     )?;
-    ensure!(!line.contains("cat"), "{line}");
+    ensure!(!line.contains("cat") && line.len() < 80, "{line}");
+    // Another login has another number, and the same key.
+    user.run(&["board", "id"])?;
+    let other = starts(&daemon, "root starts id")?;
+    ensure!(other != who, "{other}");
+    expect(&daemon, &other, &end)?;
     user.run(&["board", "sh", "-c", "kill -KILL $$"])?;
-    expect(
-        &daemon,
-        &format!("{who} ran sh: signal SIGKILL, "),
-        " bytes out",
-    )?;
+    let killed = |line: &str| line.contains(": root ran sh: signal SIGKILL, ");
+    wait_until("a killed command", Duration::from_secs(20), || {
+        Ok(daemon.log().lines().any(killed).then_some(()))
+    })?;
     let mut gone = user.cpu(&["board", "sleep", "1000"]).spawn()?;
-    expect(&daemon, &who, " starts sleep")?;
+    let who = starts(&daemon, "root starts sleep")?;
     gone.kill()?;
     gone.wait()?;
-    expect(&daemon, &format!("{who} ran sleep: "), " bytes out")?;
+    expect(&daemon, &format!("{who}: root ran sleep: "), " bytes out")?;
     Ok(())
 }
 
@@ -126,14 +138,16 @@ fn forgery() -> Result<()> {
          channel.exec_command(b\"'ls: status 0'\")\n\
          channel.recv_exit_status()\n",
     )?;
-    let who = format!(
-        "cpud: \"x\u{fffd}cpud: y\\\" logged in\" from 127.0.0.1 with key {} cpu",
+    let forger = "\"x\u{fffd}cpud: y\\\" logged in\"";
+    let who = starts(&daemon, &format!("{forger} starts \"ls: status 0\""))?;
+    let end = format!(
+        ": {forger} from 127.0.0.1 with key {} cpu",
         fingerprint(&user)?
     );
-    expect(&daemon, &who, " logged in")?;
+    expect(&daemon, &who, &end)?;
     expect(
         &daemon,
-        &format!("{who} ran \"ls: status 0\": status 127, "),
+        &format!("{who}: {forger} ran \"ls: status 0\": status 127, "),
         " bytes out",
     )?;
     Ok(())
@@ -176,5 +190,113 @@ fn titles() -> Result<()> {
     }
     let own = std::fs::read_to_string(format!("/proc/{}/comm", daemon.pid()))?;
     ensure!(own == "cpud\n", "{own}");
+    Ok(())
+}
+
+/// Reads one line of JSON by a parser that is not ours, and prints its members, sorted, but for times.
+fn members(line: &str) -> Result<String> {
+    let script = "import json, sys\n\
+                  it = json.loads(sys.argv[1])\n\
+                  assert it.pop('time') > 1.7e9 and it.pop('seconds', 0) >= 0\n\
+                  print(json.dumps(it, sort_keys=True, ensure_ascii=False), end='')\n";
+    works(&ended(
+        Command::new("python3").args(["-c", script]).arg(line),
+    )?)
+}
+
+fn objects() -> Result<()> {
+    let user = User::new()?;
+    let stderr = Daemon::cpud_with("-log=json")?;
+    let log = user.ssh().join("log");
+    std::fs::File::create(&log)?;
+    let descriptor = Daemon::cpud_logging_to(&log)?;
+    let of_stderr = || stderr.log();
+    let of_descriptor = || std::fs::read_to_string(&log).unwrap_or_default();
+    let logs: [(&Daemon, &dyn Fn() -> String); 2] =
+        [(&stderr, &of_stderr), (&descriptor, &of_descriptor)];
+    for (daemon, log) in logs {
+        // A quotation mark and a line end in the name, which would forge an object.
+        paramiko(
+            daemon.port,
+            &user,
+            "transport.auth_publickey('x\",\\n{\"event\":\"login', key)\n\
+             channel = transport.open_session()\n\
+             channel.exec_command(b'cat')\n\
+             channel.sendall(b'hello')\n\
+             channel.shutdown_write()\n\
+             channel.recv_exit_status()\n\
+             # What a session writes is not the log.\n\
+             channel = transport.open_session()\n\
+             channel.exec_command(b\"sh -c 'ls /proc/self/fd; echo { >&9'\")\n\
+             print(channel.recv_exit_status())\n",
+        )?;
+        let end = "\"received\":5,\"sent\":5}";
+        wait_until(end, Duration::from_secs(20), || {
+            Ok(log().contains(end).then_some(()))
+        })
+        .with_context(log)?;
+        let who = format!(
+            "\"address\": \"127.0.0.1\", \"comment\": \"COMMENT\", \"event\": \"EVENT\", \"key\": \"{}\"",
+            fingerprint(&user)?
+        );
+        let begin = "{\"time\":";
+        let found = log();
+        let found: Vec<_> = found
+            .lines()
+            .filter(|line| line.starts_with(begin))
+            .collect();
+        let read = members(found.first().context("no line")?)?;
+        let comment = read
+            .split("\"comment\": \"")
+            .nth(1)
+            .and_then(|rest| rest.split('"').next());
+        let who = who.replace("COMMENT", comment.context("no comment")?);
+        let name = "\"user\": \"x\\\",\u{fffd}{\\\"event\\\":\\\"login\"";
+        let number = read.split("\"login\": ").nth(1);
+        let number = number.and_then(|rest| rest.split(',').next());
+        let number: u32 = number.context("no number")?.parse()?;
+        let who = who.replace("EVENT", "login");
+        ensure!(
+            read == format!("{{{who}, \"login\": {number}, {name}}}"),
+            "{read}"
+        );
+        let end = found.iter().find(|line| line.contains("\"event\":\"end\""));
+        let read = members(end.context("no end")?)?;
+        ensure!(
+            read.contains("\"command\": \"cat\"")
+                && read.contains("\"received\": 5, \"sent\": 5, \"status\": 0"),
+            "{read}"
+        );
+        let logins = found
+            .iter()
+            .filter(|line| line.contains("\"event\":\"login\""));
+        ensure!(logins.count() == 1, "{found:?}");
+        // The text is not there too.
+        ensure!(!daemon.log().contains("cpud: login "), "{}", daemon.log());
+        // A key that may not log in.
+        let stranger = User::new()?;
+        std::fs::remove_file(stranger.key())?;
+        keygen(&stranger.key(), &["-t", "ed25519"], "")?;
+        let port = format!("-sp={}", daemon.port);
+        let key = stranger.key().display().to_string();
+        let output = stranger.run(&["-key", &key, &port, "127.0.0.1", "true"])?;
+        ensure!(!output.status.success(), "{output:?}");
+        let reason =
+            "\"event\":\"refusal\",\"address\":\"127.0.0.1\",\"reason\":\"it offered 1 key(s)";
+        wait_until(reason, Duration::from_secs(20), || {
+            Ok(log().contains(reason).then_some(()))
+        })
+        .with_context(log)?;
+    }
+    // Every line of the descriptor is an object.
+    for line in of_descriptor().lines() {
+        members(line)?;
+    }
+    Ok(())
+}
+
+fn bad_descriptor() -> Result<()> {
+    let error = Daemon::cpud_with("-log=json:77").err().context("it runs")?;
+    ensure!(format!("{error:#}").contains("descriptor 77"), "{error:#}");
     Ok(())
 }

@@ -259,7 +259,7 @@ fn openssh_control_master() -> Result<()> {
         );
     }
     ensure!(
-        daemon.log().matches(" logged in\n").count() == 1,
+        daemon.log().matches(" with key SHA256:").count() == 1,
         "{}",
         daemon.log()
     );

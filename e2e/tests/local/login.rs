@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("login_is_followed_by_questions_to_a_silent_client", asked),
     ("login_finds_the_right_one_of_many_keys", many_keys),
     ("login_says_what_is_wrong_with_a_key_file", key_files),
+    ("login_keys_of_all_hosts_are_listed_as_hidden", all_hidden),
 ];
 
 /// How long the person takes; cpud is told to ask a silent client every second.
@@ -225,6 +226,41 @@ fn key_files() -> Result<()> {
             let output = user.run(&["-sp=1", flag, &key, "127.0.0.1", "true"])?;
             fails(&output, &[name, why])?;
         }
+    }
+    Ok(())
+}
+
+fn all_hidden() -> Result<()> {
+    let user = User::new()?;
+    user.configure(
+        "Host other\nIdentityFile /srv/keys/%h.key\nHost third\nIdentityFile ~/elsewhere/a*\n",
+    )?;
+    let listed = works(&user.run(&["-hide", r"/srv/x\*", "-hidden"])?)?;
+    let home = user.home().display().to_string();
+    for line in [
+        "Hide /srv/keys/*.key",
+        "Hide /srv/keys/*.key.hostkey",
+        &format!(r"Hide {home}/elsewhere/a\*"),
+        &format!("Hide {home}/.ssh/*"),
+        r"Hide /srv/x\*",
+    ] {
+        ensure!(
+            listed.lines().any(|found| found == line),
+            "{line}: {listed}"
+        );
+    }
+    // Root's cpu could serve the files of others too.
+    let passwd = fs::read_to_string("/etc/passwd")?;
+    let others = passwd.lines().filter_map(|line| {
+        let fields: Vec<_> = line.split(':').collect();
+        let is_login = fields.get(6).is_some_and(|shell| shell.ends_with("/bash"));
+        fields.get(5).filter(|_| is_login).copied()
+    });
+    let is_root = nix::unistd::getuid().is_root();
+    for other in others.filter(|other| *other != home) {
+        let line = format!("Hide {other}/.aws");
+        let is_hidden = listed.lines().any(|found| found == line);
+        ensure!(is_hidden == is_root, "{line}: {listed}");
     }
     Ok(())
 }

@@ -3,14 +3,17 @@
 
 mod agent;
 mod audit;
+mod certificates;
 mod edges;
 mod go;
 mod interop;
+mod isolation;
 mod limits;
 mod login;
 mod me;
 mod options;
 mod sessions;
+mod soak;
 mod ssh;
 mod strangers;
 mod tty;
@@ -37,9 +40,12 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             edges::TESTS,
             sessions::TESTS,
             strangers::TESTS,
+            soak::TESTS,
             limits::TESTS,
             options::TESTS,
+            isolation::TESTS,
             audit::TESTS,
+            certificates::TESTS,
             me::TESTS,
         ],
         Some("ann") => &[

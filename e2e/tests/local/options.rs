@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -20,14 +20,23 @@ pub(crate) const TESTS: &[Test] = &[
 ];
 
 /// A server for one key with each of these options, which is named by them.
-struct KeysWithOptions {
-    daemon: Daemon,
+pub(crate) struct KeysWithOptions {
+    pub(crate) daemon: Daemon,
     user: User,
     files: HashMap<&'static str, PathBuf>,
 }
 
 impl KeysWithOptions {
-    fn new(all: &[&'static str], flag: Option<&str>) -> Result<Self> {
+    pub(crate) fn new(all: &[&'static str], flag: Option<&str>) -> Result<Self> {
+        Self::with(all, |keys| Daemon::cpud_for_with(keys, flag))
+    }
+
+    /// The server is root of a user namespace, and not of this computer.
+    pub(crate) fn in_namespace(all: &[&'static str]) -> Result<Self> {
+        Self::with(all, Daemon::cpud_in_namespace)
+    }
+
+    fn with(all: &[&'static str], start: impl FnOnce(&Path) -> Result<Daemon>) -> Result<Self> {
         let user = User::new()?;
         let (mut lines, mut files) = (String::new(), HashMap::new());
         for (number, options) in all.iter().enumerate() {
@@ -39,7 +48,7 @@ impl KeysWithOptions {
         }
         let keys = user.ssh().join("keys");
         fs::write(&keys, lines)?;
-        let daemon = Daemon::cpud_for_with(&keys, flag)?;
+        let daemon = start(&keys)?;
         Ok(Self {
             daemon,
             user,
@@ -48,7 +57,12 @@ impl KeysWithOptions {
     }
 
     /// `ssh` with the key of these options.
-    fn ssh(&self, options: &str, flags: &[&str], words: &[&str]) -> Result<Output> {
+    pub(crate) fn ssh(&self, options: &str, flags: &[&str], words: &[&str]) -> Result<Output> {
+        Ok(self.command(options, flags, words)?.output()?)
+    }
+
+    /// The same, not yet run.
+    pub(crate) fn command(&self, options: &str, flags: &[&str], words: &[&str]) -> Result<Command> {
         let mut ssh = Command::new("ssh");
         ssh.args([
             "-F",
@@ -72,7 +86,14 @@ impl KeysWithOptions {
         .env("HOME", self.user.home())
         .env_remove("SSH_AUTH_SOCK")
         .stdin(Stdio::null());
-        Ok(ssh.output()?)
+        Ok(ssh)
+    }
+
+    /// The fingerprint of the key of these options.
+    pub(crate) fn fingerprint(&self, options: &str) -> Result<String> {
+        let file = self.files.get(options).context("no such key")?;
+        let line = works(&Command::new("ssh-keygen").arg("-lf").arg(file).output()?)?;
+        Ok(line.split(' ').nth(1).context("no fingerprint")?.to_owned())
     }
 }
 

@@ -1,17 +1,24 @@
 //! What a session waits for, and tests of the session role that need real root: root of a user namespace cannot make control
 //! groups.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::client::{Client, Home};
 use e2e::daemon::Daemon;
+use e2e::user::{User, board};
+use e2e::{is_running, wait_until};
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::Test;
+use crate::limits::paramiko;
 
 pub(crate) const TESTS: &[Test] = &[
     (
@@ -26,6 +33,15 @@ pub(crate) const TESTS: &[Test] = &[
         "nowait_ends_the_session_with_its_command",
         ends_with_its_command,
     ),
+    (
+        "nothing_of_a_killed_session_is_left_without_control_groups",
+        killed_session,
+    ),
+    (
+        "sessions_are_hung_up_when_their_server_is_told_to_end",
+        hung_up,
+    ),
+    ("limits_of_sessions_that_cannot_be_are_told", no_limits),
 ];
 
 /// How long the processes sleep, which is how they are found.
@@ -66,6 +82,89 @@ fn control_group() -> Result<()> {
         String::from_utf8_lossy(&look.stderr).contains("No such file"),
         "{look:?}"
     );
+    Ok(())
+}
+
+/// One session kills its own process, and another one of the same connection goes on.
+fn killed_session() -> Result<()> {
+    const MARK: &str = "86423.25";
+    let (daemon, user) = (Daemon::cpud_without_cgroups()?, User::new()?);
+    let script = format!(
+        "transport.auth_publickey('root', key)\n\
+         other = transport.open_session()\n\
+         other.exec_command('sh -c \"read line; exit $line\"')\n\
+         killed = transport.open_session()\n\
+         killed.exec_command('sh -c \"\
+            trap \\'\\' HUP TERM; (setsid sleep {MARK} &); for i in 1 2 3 4 5 6 7 8 9; do sleep {MARK} & done; \
+            kill -KILL $PPID; sleep {MARK}\"')\n\
+         print(killed.recv_exit_status())\n\
+         other.send('3\\n')\n\
+         print(other.recv_exit_status())\n"
+    );
+    let printed = paramiko(daemon.port, &user, &script)?;
+    // A signal has no status.
+    ensure!(printed == "-1\n3\n", "{printed}");
+    ensure!(!is_running(MARK)?, "a process is left");
+    // Both end at once, the process of the connection and that of the session.
+    let script = format!(
+        "transport.auth_publickey('root', key)\n\
+         killed = transport.open_session()\n\
+         killed.exec_command('sh -c \"\
+            trap \\'\\' HUP TERM; sleep {MARK} & kill -KILL $PPID; wait\"')\n\
+         transport.close()\n"
+    );
+    paramiko(daemon.port, &user, &script)?;
+    wait_until("nothing is left", Duration::from_secs(20), || {
+        Ok((!is_running(MARK)?).then_some(()))
+    })
+}
+
+fn hung_up() -> Result<()> {
+    let (daemon, user) = board()?;
+    let script = "trap 'echo hup; exit 3' HUP; echo ready; while :; do sleep .1; done";
+    let mut child = user
+        .cpu(&["board", "sh", "-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    ensure!(lines.next().context("no line")?? == "ready");
+    let file = format!("/proc/{0}/task/{0}/children", daemon.pid());
+    for connection in fs::read_to_string(file)?.split_whitespace() {
+        kill(Pid::from_raw(connection.parse()?), Signal::SIGTERM)?;
+    }
+    ensure!(lines.next().context("no line")?? == "hup");
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8(output.stderr)?;
+    ensure!(output.status.code() == Some(3), "{}: {said}", output.status);
+    // The shell says what has become of sleep.
+    ensure!(
+        said.starts_with("cpud: the server is shutting down\n"),
+        "{said}"
+    );
+    Ok(())
+}
+
+fn no_limits() -> Result<()> {
+    let flags = ["-session-pids=50", "-session-memory=64M"];
+    let daemon = Daemon::cpud_in("mount -t tmpfs none /sys/fs/cgroup", &flags)?;
+    for flag in ["-session-pids", "-session-memory"] {
+        let line = format!("cpud: {flag} has no effect: there is no cgroup v2 at /sys/fs/cgroup\n");
+        ensure!(daemon.log().matches(&line).count() == 1, "{}", daemon.log());
+    }
+    // Sessions run all the same, and without the flags nothing is said.
+    let user = User::new()?;
+    let printed = paramiko(
+        daemon.port,
+        &user,
+        "transport.auth_publickey('root', key)\n\
+         channel = transport.open_session()\n\
+         channel.exec_command('true')\n\
+         print(channel.recv_exit_status())\n",
+    )?;
+    ensure!(printed == "0\n", "{printed}");
+    let daemon = Daemon::cpud_without_cgroups()?;
+    ensure!(!daemon.log().contains("no effect"), "{}", daemon.log());
     Ok(())
 }
 
@@ -124,12 +223,4 @@ fn ends_with_its_command() -> Result<()> {
         ensure!(!is_running("65432.1")?, "{script} left a process");
     }
     Ok(())
-}
-
-/// Whether any process has `mark` in its command line.
-fn is_running(mark: &str) -> Result<bool> {
-    Ok(std::fs::read_dir("/proc")?.flatten().any(|entry| {
-        std::fs::read(entry.path().join("cmdline"))
-            .is_ok_and(|line| String::from_utf8_lossy(&line).contains(mark))
-    }))
 }

@@ -280,7 +280,7 @@ fn new_host_by_default(user: &User, words: &[&str], daemon: &Daemon) -> Result<(
         &["is new", "SHA256:", "no terminal", "accept-new"],
     )?;
     ensure!(!file.exists());
-    ensure!(!daemon.log().contains("logged in"), "{}", daemon.log());
+    ensure!(!daemon.log().contains("cpud: login "), "{}", daemon.log());
     let shown = ended(Command::new("ssh-keygen").arg("-lf").arg(daemon.host_key()))?;
     let shown = works(&shown)?;
     let fingerprint = shown

@@ -3,13 +3,12 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use e2e::daemon::Daemon;
 use e2e::flood::{self, Flood};
-use e2e::user::{User, works};
+use e2e::user::User;
 use e2e::wait_until;
 
 use crate::Test;
@@ -34,34 +33,18 @@ pub(crate) const TESTS: &[Test] = &[
 const FLOODED: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
-/// `ssh` from an address, which runs `true`; how long that took.
-fn login(user: &User, port: u16, from: Ipv4Addr) -> Result<Duration> {
-    let start = Instant::now();
-    let output = Command::new("ssh")
-        .args(["-F", "none", "-o", "StrictHostKeyChecking=no"])
-        .args(["-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"])
-        .args(["-b", &from.to_string(), "-p", &port.to_string(), "-i"])
-        .arg(user.key())
-        .args(["127.0.0.1", "true"])
-        .env_remove("SSH_AUTH_SOCK")
-        .stdin(Stdio::null())
-        .output()?;
-    let took = start.elapsed();
-    works(&output)?;
-    Ok(took)
-}
-
 /// How long a login takes on this machine with what else it does now.
 fn usual(daemon: &Daemon, user: &User) -> Result<Duration> {
-    login(user, daemon.port, ELSEWHERE)?;
-    login(user, daemon.port, ELSEWHERE)
+    user.log_in_from(daemon.port, ELSEWHERE)?;
+    user.log_in_from(daemon.port, ELSEWHERE)
 }
 
 /// Every login succeeds, from elsewhere half a second later than usual, from the strangers' address five.
 fn logins(daemon: &Daemon, user: &User, usual: Duration) -> Result<()> {
     for (from, delay) in [(ELSEWHERE, 500), (FLOODED, 5000)] {
         for _ in 0..5 {
-            let took = login(user, daemon.port, from)
+            let took = user
+                .log_in_from(daemon.port, from)
                 .with_context(|| format!("from {from}: {}", daemon.log()))?;
             let most = usual + Duration::from_millis(delay);
             ensure!(took < most, "from {from}: {took:?}, usually {usual:?}");
@@ -117,7 +100,7 @@ fn eight() -> Result<()> {
     })?;
     drop(others);
     // The eight connections keep their places no longer than a key exchange may take.
-    let took = login(&user, daemon.port, FLOODED)?;
+    let took = user.log_in_from(daemon.port, FLOODED)?;
     ensure!(took < Duration::from_secs(5), "{took:?}");
     ensure!(children()? <= 9, "{} processes", children()?);
     Ok(())
@@ -149,11 +132,11 @@ fn wrong_keys() -> Result<()> {
     std::fs::copy(&wrong, other.key())?;
     for _ in 0..10 {
         ensure!(
-            login(&other, daemon.port, FLOODED).is_err(),
+            other.log_in_from(daemon.port, FLOODED).is_err(),
             "a wrong key logged in"
         );
     }
-    let took = login(&user, daemon.port, FLOODED)?;
+    let took = user.log_in_from(daemon.port, FLOODED)?;
     ensure!(took < Duration::from_secs(2), "{took:?}");
     Ok(())
 }

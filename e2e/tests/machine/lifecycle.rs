@@ -10,6 +10,10 @@ use crate::{Machine, Test};
 
 pub(crate) const TESTS: &[Test] = &[
     ("a_wrong_clock_is_told_and_can_be_set", wrong_clock),
+    (
+        "a_clock_that_was_never_set_gets_the_clients_time",
+        unset_clock,
+    ),
     ("a_killed_client_leaves_nothing_there", killed_client),
     (
         "a_session_that_is_killed_itself_leaves_nothing",
@@ -31,7 +35,8 @@ fn wrong_clock(machine: &Machine) -> Result<()> {
         ensure!(output.status.success(), "{output:?}");
         Ok(String::from_utf8(output.stderr)?)
     };
-    told(&[], &["date", "-s", "@34567890"])?;
+    // 2025-06-01, which might be right.
+    told(&[], &["date", "-s", "@1748736000"])?;
     let line = told(&[], &["true"])?;
     ensure!(line.contains("days behind this one's"), "{line:?}");
     ensure!(told(&["-q"], &["true"])?.is_empty(), "-q");
@@ -42,6 +47,25 @@ fn wrong_clock(machine: &Machine) -> Result<()> {
     told(&[], &words.split(' ').collect::<Vec<_>>())?;
     let line = told(&[], &["true"])?;
     ensure!(line.is_empty(), "after {words:?}: {line:?}");
+    Ok(())
+}
+
+fn unset_clock(machine: &Machine) -> Result<()> {
+    machine.client.sh_ok("date -s @34567890")?;
+    let output = machine.client.run(&["date", "+%s"])?;
+    ensure!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
+    let there: u64 = String::from_utf8(output.stdout)?.trim().parse()?;
+    let here = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    ensure!(there.abs_diff(here) < 600, "{there} there, {here} here");
+    let line = ": root: the clock, which was ";
+    ensure!(
+        machine.vm.console().contains(line),
+        "{}",
+        machine.vm.console()
+    );
     Ok(())
 }
 
@@ -73,10 +97,13 @@ fn killed_session(machine: &Machine) -> Result<()> {
     ensure!(output.status.code() == Some(137), "{output:?}");
     let all = machine.client.sh_ok(PROCESSES)?;
     ensure!(!all.contains("sleep 87654"), "still there: {all}");
-    let groups = machine
-        .client
-        .sh_ok("ls -d /sys/fs/cgroup/cpu-session-* | wc -l")?;
-    ensure!(groups == "1\n", "groups: {groups}");
+    // It is removed when the last process has gone.
+    wait_until("one group is left", Duration::from_mins(1), || {
+        let groups = machine
+            .client
+            .sh_ok("ls -d /sys/fs/cgroup/cpu-session-* | wc -l")?;
+        Ok((groups == "1\n").then_some(()))
+    })?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ mod etc;
 mod files;
 mod follow;
 mod go;
+mod isolation;
 mod lifecycle;
 mod load;
 mod mounts;
@@ -58,6 +59,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             terminals::TESTS,
             sockets::TESTS,
             go::TESTS,
+            isolation::TESTS,
             refusals::TESTS,
             lifecycle::TESTS,
             load::TESTS,
@@ -71,6 +73,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             terminals::TESTS,
             owners::TESTS,
             withheld::TESTS,
+            isolation::TESTS,
             path::OF_USERS,
         ],
         Some(_) => &[files::TESTS, owners::TESTS],

@@ -49,8 +49,8 @@ fn shell(machine: &Machine) -> Result<()> {
     terminal.resize(44, 122)?;
     terminal.send("until stty size | grep '44 1''22'; do sleep 0.1; done\r")?;
     at = terminal.expect_from(at, "44 122")?;
-    // Ctrl-C interrupts the command and nothing else.
-    terminal.send("echo be''gun; sleep 1000; echo status=$?\r")?;
+    // Ctrl-C interrupts the command and nothing else. The command itself says that it is in the foreground.
+    terminal.send("sh -c \"echo be''gun; exec sleep 1000\"; echo status=$?\r")?;
     at = terminal.expect_from(at, "begun")?;
     terminal.send("\x03")?;
     at = terminal.expect_from(at, "there> ")?;

@@ -28,7 +28,7 @@ fn requests(machine: &Machine) -> Result<()> {
         format!("read {} ", file.display()),
     );
     let all = trace(machine, &["-dbg9p"])?;
-    ensure!(all.starts_with("version 9P2000.L.cpu 1048576 ("), "{all}");
+    ensure!(all.starts_with("version 9P2000.L.cpu.2 1048576 ("), "{all}");
     ensure!(all.contains(&open), "{all}");
     let line = all.lines().find(|line| line.starts_with(&read));
     let line = line.with_context(|| format!("the file was not read: {all}"))?;

@@ -29,7 +29,7 @@ const ON_DEMAND: &str = "set -ex; exec 2>&1
     mount -t binfmt_misc none /proc/sys/fs/binfmt_misc; ls /proc/sys/fs/binfmt_misc/register";
 
 /// The files that mkimage needs beside a kernel, of the machine that make has built in `made`.
-fn machine_of(made: &Path) -> Result<tempfile::TempDir> {
+pub(crate) fn machine_of(made: &Path) -> Result<tempfile::TempDir> {
     let directory = tempfile::tempdir()?;
     for name in ["initramfs.cpio.xz", "cpu", "cpu_rsa.pub", "cpu_rsa.hostkey"] {
         std::fs::copy(made.join(name), directory.path().join(name))?;
@@ -38,7 +38,7 @@ fn machine_of(made: &Path) -> Result<tempfile::TempDir> {
 }
 
 /// Debian's kernel, with few modules since packing all takes a minute.
-fn take(directory: &Path, package: &Path, more: &[&str]) -> Result<()> {
+pub(crate) fn take(directory: &Path, package: &Path, more: &[&str]) -> Result<()> {
     let modules = "virtio_net,virtio_pci,e1000,9p,9pnet_fd,af_packet,virtio_rng";
     let mut words = vec!["kernel", "--modules", modules, "--from-deb"];
     words.push(package.to_str().context("a path that is not UTF-8")?);

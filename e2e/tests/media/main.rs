@@ -3,7 +3,9 @@
 
 mod distributions;
 mod flash;
+mod limits;
 mod network;
+mod power;
 mod screen;
 mod small;
 mod stick;
@@ -26,6 +28,8 @@ fn main() {
         screen::TESTS,
         small::TESTS,
         flash::TESTS,
+        power::TESTS,
+        limits::TESTS,
         network::TESTS,
         distributions::TESTS,
     ]

@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_network_that_tags_frames_with_priorities_serves_a_machine",
         tagged,
     ),
+    ("a_machine_serves_on_a_vlan", vlan),
 ];
 
 fn serving(lan: &mut Lan) -> Result<tempfile::TempDir> {
@@ -88,22 +89,53 @@ fn uefi_ipxe() -> Result<()> {
     answers(&lan, &vm)
 }
 
+/// QEMU's arguments for the kernel that make has built, and for an initramfs that lies beside it, as in qemu/run.
+fn machine() -> Vec<String> {
+    let (kernel, initrd) = (out().join("cpukernel"), out().join("cpuinitrd"));
+    let mut arguments = vec!["-kernel".to_owned(), kernel.display().to_string()];
+    if initrd.exists() {
+        arguments.extend(["-initrd".to_owned(), initrd.display().to_string()]);
+    }
+    arguments
+}
+
 /// A card that filters VLANs, as virtio's does, drops such frames for a kernel that knows of no VLANs.
 fn tagged() -> Result<()> {
     let mut lan = Lan::new()?;
     let _directory = serving(&mut lan)?;
-    let kernel = out().join("cpukernel").display().to_string();
-    let vm = lan.boot(Card::Tagged, &["-kernel", &kernel])?;
+    let vm = lan.boot(Card::Tagged, &machine())?;
     answers(&lan, &vm)
+}
+
+/// The cable has nothing but the VLAN.
+fn vlan() -> Result<()> {
+    let mut lan = Lan::new()?;
+    let _directory = serving(&mut lan)?;
+    let append = "vlan=eth0.5:eth0 vlan=eth0.x:eth0 ip=eth0.5:dhcp";
+    let arguments = [machine(), vec!["-append".to_owned(), append.to_owned()]].concat();
+    let vm = lan.boot(Card::Vlan(5), &arguments)?;
+    let console = vm.console();
+    let refused = "vlan=eth0.x:eth0 on the kernel's command line is ignored: ";
+    ensure!(console.contains(refused), "{console}");
+    let line = vm.announcement().context("nothing was announced")?;
+    let address = line
+        .split_once("eth0.5 ")
+        .and_then(|(_, rest)| rest.split(' ').next());
+    let address = address.with_context(|| line.clone())?;
+    let output = cpu(&lan, &[address, "uname", "-n"]).output()?;
+    ensure!(
+        output.status.success() && output.stdout == b"cpu\n",
+        "{output:?}"
+    );
+    Ok(())
 }
 
 /// As docs/fleet.md has it.
 fn fleet() -> Result<()> {
     let mut lan = Lan::new()?;
     let _directory = serving(&mut lan)?;
-    let kernel = out().join("cpukernel").display().to_string();
     let machines: Vec<Vm> = (0..3)
-        .map(|_| lan.boot(Card::Plain, &["-kernel", &kernel]))
+        .map(|_| lan.boot(Card::Plain, &machine()))
         .collect::<Result<_>>()?;
     let addresses: Vec<String> = machines.iter().map(Vm::address).collect::<Result<_>>()?;
     let hosts = addresses.join(",");

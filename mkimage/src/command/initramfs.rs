@@ -19,6 +19,7 @@ use crate::{epoch, initramfs, publish, read};
 #[command(after_help = "\
 Examples:
   mkimage initramfs -o out/x86_64
+  mkimage initramfs -o out/x86_64 --key ann.pub --key bob.pub --isolate
   mkimage initramfs -o out/x86_64 --file ./lspci:/bin/lspci --compress zstd
   mkimage initramfs --list /boot/initrd.img")]
 pub(crate) struct InitramfsArgs {
@@ -32,6 +33,10 @@ pub(crate) struct InitramfsArgs {
     /// Public keys that may log in, any number of times [default: DIR/cpu_rsa.pub]
     #[arg(long = "key", value_name = "FILE")]
     keys: Vec<PathBuf>,
+
+    /// Give each key only its own sessions, and none of them the machine's devices or settings
+    #[arg(long)]
+    isolate: bool,
 
     /// The machine's private host key [default: DIR/ssh_host_ed25519_key]
     #[arg(long, value_name = "FILE")]
@@ -95,6 +100,7 @@ impl InitramfsArgs {
             common.arch,
             &common.given_or(self.cpud.as_ref(), "cpud"),
             &keys,
+            self.isolate,
             &common.given_or(self.host_key.as_ref(), "ssh_host_ed25519_key"),
             progress,
         )?;

@@ -2,6 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
+use cpu_proto::KeyOptions;
 use ssh_key::PublicKey;
 
 use super::report::{
@@ -235,13 +236,13 @@ fn notable(file: &NotableFile, level: usize, text: &mut String) {
             };
             line(text, level, format_args!("/key.pub: {who} log in"));
             for key in &logins.keys {
-                let options = if key.options == cpu_proto::KeyOptions::default() {
-                    ""
-                } else {
-                    ", with options that limit it"
-                };
+                let (what, options) = login(&key.options);
                 let key = describe(&key.key);
-                line(text, level + 1, format_args!("key {key}{options}"));
+                line(text, level + 1, format_args!("{what} {key}{options}"));
+            }
+            for revoked in &logins.revoked {
+                let key = describe(&revoked.key);
+                line(text, level + 1, format_args!("revoked key {key}"));
             }
             for fault in &logins.left_out {
                 line(text, level + 1, fault);
@@ -263,4 +264,27 @@ fn notable(file: &NotableFile, level: usize, text: &mut String) {
             self::keys(keys, level + 1, text);
         }
     }
+}
+
+/// What a line of keys is about, and what it says besides.
+fn login(options: &KeyOptions) -> (&'static str, String) {
+    let mut plain = KeyOptions::default();
+    let mut said = String::new();
+    let mut what = "key";
+    if options.cert_authority {
+        (what, plain.cert_authority) = ("certificates of the CA", true);
+        plain.principals.clone_from(&options.principals);
+        if !options.principals.is_empty() {
+            let names = options.principals.join(", ");
+            said = format!(", for {}", names.escape_debug());
+        }
+    }
+    if options.isolate {
+        plain.isolate = true;
+        said.push_str(", isolated");
+    }
+    if *options != plain {
+        said.push_str(", with options that limit it");
+    }
+    (what, said)
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::inputs::Inputs;
+use crate::inputs::{Inputs, mkimage};
 
 /// What everything is made of.
 const INPUTS: [&str; 9] = [
@@ -221,4 +221,34 @@ fn the_private_key_is_nowhere_unless_asked_for() {
             "{name}: the machine's host key is inside"
         );
     }
+}
+
+#[test]
+fn keys_are_isolated_or_it_is_told_that_they_are_not() {
+    const OTHER: &str =
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILM+rvN+ot98qgEN796jTiQfZfG1KaT0PtFDJ/XFSqti bob";
+    let inputs = Inputs::new();
+    let run = |keys: &[&str], flags: &[&str]| {
+        let keys: Vec<String> = keys
+            .iter()
+            .map(|key| format!("--key={}", inputs.path(key).display()))
+            .collect();
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        let output = inputs.run(&[&["initramfs"], &keys[..], flags].concat());
+        assert!(output.status.success(), "{output:?}");
+        let archive = inputs.path("initramfs.cpio.xz");
+        let inspected = mkimage(&["inspect", archive.to_str().unwrap()]);
+        let inspected = { inspected }.output().unwrap();
+        let isolated = String::from_utf8_lossy(&inspected.stdout)
+            .matches(", isolated")
+            .count();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (isolated, said.contains("--isolate keeps them apart"))
+    };
+    inputs.write("bob.pub", OTHER.as_bytes());
+    inputs.write("isolated.pub", format!("isolate {OTHER}").as_bytes());
+    assert_eq!(run(&["cpu_rsa.pub"], &[]), (0, false));
+    assert_eq!(run(&["cpu_rsa.pub", "bob.pub"], &[]), (0, true));
+    assert_eq!(run(&["cpu_rsa.pub", "isolated.pub"], &[]), (1, true));
+    assert_eq!(run(&["cpu_rsa.pub", "bob.pub"], &["--isolate"]), (2, false));
 }

@@ -105,6 +105,34 @@ fn keys_that_are_none_or_the_wrong_half() {
 }
 
 #[test]
+fn authorities_and_revoked_keys_are_in_the_image_and_shown() {
+    let inputs = Inputs::new();
+    let public = std::fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
+    let host = std::fs::read_to_string(inputs.path("ssh_host_ed25519_key.pub")).unwrap();
+    let lines = format!("cert-authority,principals=\"ops,night\" {public}@revoked {host}");
+    inputs.write("ca", lines.as_bytes());
+    let authority = inputs.path("ca").display().to_string();
+    let made = inputs.run(&["initramfs", "--key", &authority]);
+    assert!(made.status.success(), "{made:?}");
+    let archive = inputs.path("initramfs.cpio.xz").display().to_string();
+    let inspected = mkimage(&["inspect", &archive]).output().unwrap();
+    let said = String::from_utf8_lossy(&inspected.stdout).into_owned();
+    says(
+        &said,
+        &[
+            "/key.pub: may log in",
+            "certificates of the CA ssh-ed25519 SHA256:",
+            ", for ops, night\n",
+            "revoked key ssh-ed25519 SHA256:",
+        ],
+    );
+    assert!(!said.contains("with options"), "{said}");
+    inputs.write("ca", format!("{lines}@revoked {public}").as_bytes());
+    let said = refused(&inputs, &["initramfs", "--key", &authority]);
+    says(&said, &["no key in it that could log in", "line 3 revokes"]);
+}
+
+#[test]
 fn files_that_are_not_there() {
     let inputs = Inputs::new();
     let said = refused(&inputs, &["initramfs", "--file", "/no/such/tool:/bin/tool"]);

@@ -6,8 +6,8 @@ use super::Error;
 use crate::msg::Header;
 use crate::wire::HEADER;
 
-/// Largest message that can be asked for as a whole: a walk of many long names.
-const MAX_WHOLE: usize = 256 * 1024;
+/// Largest message that is put together, unless it is a listing: a walk of many long names.
+pub(super) const MAX_WHOLE: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
 pub(super) struct Framer {
@@ -29,11 +29,11 @@ pub(super) enum Segment {
 
 impl Framer {
     /// Takes the next segment off `chunk`; `None` when nothing is left of it. `whole` decides by the type byte
-    /// whether a message is put together.
+    /// whether a message is put together, and how large it may then be.
     pub(super) fn next(
         &mut self,
         chunk: &mut Bytes,
-        whole: impl Fn(u8) -> bool,
+        whole: impl Fn(u8) -> Option<usize>,
     ) -> Result<Option<Segment>, Error> {
         loop {
             if self.passing > 0 {
@@ -61,8 +61,8 @@ impl Framer {
                 Ok(size) if size >= HEADER => size,
                 _ => return Err(broken),
             };
-            if whole(header.kind) {
-                if size > MAX_WHOLE {
+            if let Some(most) = whole(header.kind) {
+                if size > most {
                     return Err(broken);
                 }
                 if bytes.len() < size {

@@ -1,7 +1,7 @@
 //! Sits between Linux's 9P client and a distant server, and saves round trips.
 //!
 //! The kernel sends one request, waits for the reply, sends the next and waits again. With a server that speaks
-//! [`EXTENDED`], requests that belong together cost one round trip. With any other, every byte is passed on
+//! [`EXTENDED`](crate::msg::EXTENDED), requests that belong together cost one round trip. With any other, every byte is passed on
 //! unchanged. u-root's server is not offered the dialect, since it refuses what it does not know; of its replies,
 //! inode numbers and the types in directory listings are corrected (`u_root.rs`).
 //!
@@ -16,25 +16,39 @@
 //!   file that was open for writing or has locks is waited for, so that nobody finds the file busy after close(2).
 //!   (A server that has run out of fids does refuse a clone; the requests that use it then fail. It runs out of
 //!   descriptors before that.)
+//! * **What the server watches.** With a server that speaks [`WATCHED`], names, attributes and listings are answered from
+//!   what it has said (`mirror`).
 //! * **Missing attributes.** Of several writes in a row only the first asks for `security.capability`
 //!   (`missing_xattr.rs`).
 //!
+//! For a mount in a user namespace it also translates the numbers of users and groups (`owners.rs`).
+//!
 //! No I/O and no clock: the caller passes in what has arrived, and the time.
 
+mod batch;
+mod dialect;
 mod framer;
+mod mirror;
 mod missing_xattr;
+mod owners;
+mod replies;
+mod send;
 mod u_root;
+
+pub use owners::IdRange;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
-use crate::msg::{Attr, EXTENDED, Header, Kind, NO_TAG, Reply, Request, VERSION};
-use crate::wire::{Frame, HEADER, Malformed, Str, WalkVec};
-use framer::{Framer, Segment};
+use crate::msg::{Attr, EXTENDED, Header, Kind, Reply, Request, VERSION, WATCHED};
+use crate::wire::{Frame, HEADER, Malformed, WalkVec};
+use batch::Batch;
+use framer::{Framer, MAX_WHOLE, Segment};
+use mirror::Mirror;
 use missing_xattr::{CAPABILITY, MissingXattr};
 
 /// How long cached attributes may answer a second getattr: as long as a busy machine may take between two requests of
@@ -55,6 +69,9 @@ const MAX_ENTRIES: usize = 32;
 /// Requests that are held back are sent when there are more bytes than this.
 const BATCH_BYTES: usize = 8 * 1024;
 
+/// Largest Rlist that is accepted; our server sends less.
+const MAX_LIST: usize = 512 * 1024;
+
 /// Why the relay cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -74,7 +91,7 @@ pub enum Error {
 /// Which server is at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Upstream {
-    /// One that may be offered [`EXTENDED`]; ours speaks it.
+    /// One that may be offered [`WATCHED`] and [`EXTENDED`](crate::msg::EXTENDED); ours speaks them.
     Any,
     /// The server of u-root's cpu.
     URoot,
@@ -84,8 +101,16 @@ pub enum Upstream {
 #[derive(Debug)]
 pub struct Relay {
     server: Upstream,
-    /// Whether the server agreed to [`EXTENDED`].
+    /// The users and groups of the mount, if it is in a user namespace.
+    ids: Option<IdRange>,
+    /// Whether the server agreed to [`EXTENDED`](crate::msg::EXTENDED) or [`WATCHED`].
     extended: bool,
+    /// What is kept, if it agreed to [`WATCHED`].
+    mirror: Option<Box<Mirror>>,
+    /// The version that was proposed to the server and is not answered yet.
+    proposed: Option<&'static [u8]>,
+    /// Requests of the relay itself.
+    own_requests: Vec<Bytes>,
     requests: Framer,
     replies: Framer,
     /// By tag: the new fids of walks in flight whose attributes may be cached.
@@ -95,7 +120,7 @@ pub struct Relay {
     /// Fids whose clunk must be waited for.
     sync_clunks: HashSet<u32>,
     /// Requests that need no reply, held back.
-    batch: BytesMut,
+    batch: Batch,
     /// Replies made by the relay.
     local_replies: Vec<Bytes>,
     frame: Frame,
@@ -114,14 +139,18 @@ impl Relay {
     pub fn new(server: Upstream) -> Self {
         Self {
             server,
+            ids: None,
             extended: false,
+            mirror: None,
+            proposed: None,
+            own_requests: Vec::new(),
             requests: Framer::default(),
             replies: Framer::default(),
             walks: HashMap::new(),
             attrs: Vec::new(),
             missing: MissingXattr::default(),
             sync_clunks: HashSet::new(),
-            batch: BytesMut::new(),
+            batch: Batch::default(),
             local_replies: Vec::new(),
             frame: Frame::default(),
         }
@@ -136,21 +165,30 @@ impl Relay {
         out: &mut Vec<Bytes>,
     ) -> Result<(), Error> {
         // A write may be large, and its data does not matter here.
-        let whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
+        let is_whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
+        let whole = |kind| is_whole(kind).then_some(MAX_WHOLE);
         while let Some(segment) = self.requests.next(&mut chunk, whole)? {
             match segment {
-                Segment::Whole(header, message) => self.request(header, message, now, out),
+                Segment::Whole(header, message) => {
+                    if let Some(message) = self.with_servers_ids(header, message) {
+                        self.request(header, message, now, out);
+                    }
+                }
                 Segment::Begin(header, bytes) => {
                     self.forget_all();
                     if self.extended {
                         self.missing.write_sent(header, &bytes);
+                    }
+                    let fid = bytes.get(HEADER..).and_then(<[u8]>::first_chunk);
+                    if let (Some(mirror), Some(fid)) = (&mut self.mirror, fid) {
+                        mirror.write(header.tag, u32::from_le_bytes(*fid));
                     }
                     self.pass(bytes, out);
                 }
                 Segment::More(bytes) => out.push(bytes),
             }
         }
-        if self.batch.len() > BATCH_BYTES {
+        if self.batch.bytes() > BATCH_BYTES {
             self.take_batch(out);
         }
         Ok(())
@@ -169,23 +207,32 @@ impl Relay {
             Upstream::Any => &[Kind::Version, Kind::Walkgetattr, Kind::Lcreate],
             Upstream::URoot => u_root::CORRECTED,
         };
-        let whole = |number| kinds.iter().any(|&kind| is(kind, number));
+        let attr = self.ids.map(|_| Kind::Getattr);
+        let is_mirrored = self.mirror.is_some();
+        let whole = |number| match number {
+            number if is_mirrored => mirror::max_whole(number),
+            number => {
+                let is_one = kinds.iter().chain(&attr).any(|&kind| is(kind, number));
+                is_one.then_some(MAX_WHOLE)
+            }
+        };
         while let Some(segment) = self.replies.next(&mut chunk, whole)? {
             if !matches!(segment, Segment::More(_)) {
                 out.append(&mut self.local_replies);
             }
             match segment {
-                Segment::Whole(header, message) if self.server == Upstream::URoot => {
-                    out.push(u_root::correct(header.kind, message));
-                }
-                Segment::Whole(header, message) => self.reply(header, message, now, out)?,
-                Segment::Begin(header, bytes) => {
-                    self.changed(header.kind);
-                    if is(Kind::Write, header.kind) {
-                        self.missing.write_done(header.tag, now);
-                    } else {
-                        self.missing.request_failed(header.tag);
+                Segment::Whole(header, message) => {
+                    let message = self.with_kernels_ids(header, message)?;
+                    match self.server {
+                        Upstream::Any => self.reply(header, message, now, out)?,
+                        Upstream::URoot => out.push(u_root::correct(header.kind, message)),
                     }
+                }
+                Segment::Begin(header, bytes) => {
+                    if let Some(mirror) = &mut self.mirror {
+                        mirror.reply(header.tag, None);
+                    }
+                    self.passes(header, now);
                     out.push(bytes);
                 }
                 Segment::More(bytes) => out.push(bytes),
@@ -206,6 +253,11 @@ impl Relay {
         !self.local_replies.is_empty()
     }
 
+    /// Appends requests of the relay itself to `out`. There are some only after [`Relay::from_server`].
+    pub fn take_requests(&mut self, out: &mut Vec<Bytes>) {
+        out.append(&mut self.own_requests);
+    }
+
     /// Whether requests are being held back.
     pub fn has_batch(&self) -> bool {
         !self.batch.is_empty()
@@ -213,23 +265,7 @@ impl Relay {
 
     /// Appends the requests that were held back to `out`.
     pub fn take_batch(&mut self, out: &mut Vec<Bytes>) {
-        if self.has_batch() {
-            out.push(self.batch.split().freeze());
-        }
-    }
-
-    /// Drops what a reply of this type may have made out of date.
-    fn changed(&mut self, number: u8) {
-        if let Some(Ok(kind)) = number.checked_sub(1).map(Kind::new)
-            && changes(kind)
-        {
-            self.forget_all();
-            // Their attributes may be from before the change.
-            self.walks.clear();
-            if kind != Kind::Write {
-                self.missing.invalidate_pending();
-            }
-        }
+        self.batch.take(out);
     }
 
     fn request(&mut self, header: Header, message: Bytes, now: Instant, out: &mut Vec<Bytes>) {
@@ -243,10 +279,17 @@ impl Relay {
                 if self.server == Upstream::Any && version.bytes() == VERSION =>
             {
                 self.extended = false;
-                let version = Str::new(EXTENDED).unwrap_or_default();
-                return self.send(tag, &Request::Version { msize, version }, out);
+                self.mirror = None;
+                // What the mirror keeps has the server's numbers of users.
+                let version = match self.ids {
+                    None => WATCHED,
+                    Some(_) => EXTENDED,
+                };
+                let message = self.propose(tag, msize, version);
+                return self.pass(message, out);
             }
             Ok(_) if !self.extended => {}
+            Ok(request) if self.mirrored(tag, &request, out) => return,
             Ok(request) => match request {
                 Request::Walk { fid, newfid, names } if newfid != fid => {
                     self.forget(fid);
@@ -256,7 +299,7 @@ impl Relay {
                     match (all.next(), all.next()) {
                         (None, _) => {
                             self.missing.clone_fid(fid, newfid);
-                            self.defer(&request);
+                            self.defer(&request, newfid, Some(fid));
                             let qids = WalkVec::default();
                             return self.reply_locally(tag, &Reply::Walk { qids });
                         }
@@ -292,7 +335,9 @@ impl Relay {
                     self.forget(fid);
                     self.missing.remove_fid(fid);
                     if !self.sync_clunks.remove(&fid) {
-                        self.defer(&request);
+                        if self.mirror.is_none() || !self.batch.cancel(fid) {
+                            self.defer(&request, fid, None);
+                        }
                         return self.reply_locally(tag, &Reply::Clunk {});
                     }
                 }
@@ -330,54 +375,6 @@ impl Relay {
         self.pass(message, out);
     }
 
-    fn reply(
-        &mut self,
-        header: Header,
-        message: Bytes,
-        now: Instant,
-        out: &mut Vec<Bytes>,
-    ) -> Result<(), Error> {
-        let body = message.get(HEADER..).unwrap_or_default();
-        match Reply::decode(header.kind, body).map_err(Error::Reply)? {
-            Reply::Version { msize, version } if version.bytes() == EXTENDED => {
-                self.extended = true;
-                self.sync_clunks.clear();
-                self.walks.clear();
-                self.missing = MissingXattr::default();
-                self.forget_all();
-                let version = Str::new(VERSION).unwrap_or_default();
-                out.push(self.reply_bytes(header.tag, &Reply::Version { msize, version }));
-            }
-            Reply::Walkgetattr { attr } if self.extended => {
-                let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
-                let walked = self.walks.remove(&header.tag);
-                if let Some(fid) = walked {
-                    self.missing.set_file(fid, attr.qid.path);
-                }
-                if let Some(fid) = walked
-                    && wanted
-                {
-                    self.attrs.retain(|cached| now < cached.until);
-                    if self.attrs.len() >= MAX_ENTRIES {
-                        self.attrs.remove(0);
-                    }
-                    let until = now + LOOKUP_TTL;
-                    self.attrs.push(CachedAttr { fid, until, attr });
-                }
-                let mut qids = WalkVec::default();
-                qids.push(attr.qid);
-                out.push(self.reply_bytes(header.tag, &Reply::Walk { qids }));
-            }
-            Reply::Lcreate { qid, .. } => {
-                self.changed(header.kind);
-                self.missing.create_done(header.tag, qid.path, now);
-                out.push(message);
-            }
-            _ => out.push(message),
-        }
-        Ok(())
-    }
-
     fn forget(&mut self, fid: u32) {
         self.attrs.retain(|cached| cached.fid != fid);
     }
@@ -385,34 +382,6 @@ impl Relay {
     fn forget_all(&mut self) {
         self.attrs.clear();
         self.missing.invalidate();
-    }
-
-    /// Holds back a request, which will get no reply, until the next one is sent.
-    fn defer(&mut self, request: &Request<'_>) {
-        request.encode(NO_TAG, &mut self.frame);
-        self.batch.extend_from_slice(self.frame.finish());
-    }
-
-    fn pass(&mut self, message: Bytes, out: &mut Vec<Bytes>) {
-        self.take_batch(out);
-        out.push(message);
-    }
-
-    fn send(&mut self, tag: u16, request: &Request<'_>, out: &mut Vec<Bytes>) {
-        request.encode(tag, &mut self.frame);
-        let message = Bytes::copy_from_slice(self.frame.finish());
-        self.pass(message, out);
-    }
-
-    /// An encoded reply.
-    fn reply_bytes(&mut self, tag: u16, reply: &Reply<'_>) -> Bytes {
-        reply.encode(tag, &mut self.frame);
-        Bytes::copy_from_slice(self.frame.finish())
-    }
-
-    fn reply_locally(&mut self, tag: u16, reply: &Reply<'_>) {
-        let reply = self.reply_bytes(tag, reply);
-        self.local_replies.push(reply);
     }
 }
 

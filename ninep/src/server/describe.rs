@@ -4,8 +4,8 @@ use std::fmt::{Display, Formatter, Result};
 use std::sync::Arc;
 
 use super::fids::Fid;
-use crate::fs::FileSystem;
-use crate::msg::{Flock, Request, SetAttr};
+use crate::fs::{Change, FileSystem};
+use crate::msg::{FORGET_ALL, Flock, Request, SetAttr};
 use crate::wire::Name;
 
 /// A request and the files it concerns, as they were before it. No text is made and no path looked up unless it is
@@ -22,7 +22,9 @@ pub(super) struct Description<'a, F: FileSystem> {
 pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
     use Request as R;
     match *request {
-        R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } => (None, None),
+        R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } | R::Forget {} => {
+            (None, None)
+        }
         R::Statfs { fid }
         | R::Lopen { fid, .. }
         | R::Lcreate { fid, .. }
@@ -37,6 +39,9 @@ pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
         | R::Getlock { fid, .. }
         | R::Walk { fid, .. }
         | R::Walkgetattr { fid, .. }
+        | R::Lookup { fid, .. }
+        | R::List { fid, .. }
+        | R::Bind { fid, .. }
         | R::Read { fid, .. }
         | R::Write { fid, .. }
         | R::Clunk { fid }
@@ -110,9 +115,11 @@ impl<F: FileSystem> Display for Description<'_, F> {
             | R::Mknod {
                 name: new, mode, ..
             } => write!(f, " {} {mode:o}", name(new.bytes())),
-            R::Unlinkat { name: old, .. } | R::Walkgetattr { name: old, .. } => {
-                write!(f, " {}", name(old.bytes()))
-            }
+            R::Unlinkat { name: old, .. }
+            | R::Walkgetattr { name: old, .. }
+            | R::Lookup { name: old, .. }
+            | R::Bind { name: old, .. } => write!(f, " {}", name(old.bytes())),
+            R::Forget {} => Ok(()),
             R::Symlink {
                 name: new, target, ..
             } => write!(f, " {} → {}", name(new.bytes()), escaped(target.bytes())),
@@ -154,6 +161,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
             | R::Getattr { .. }
             | R::Getlock { .. }
             | R::Fsync { .. }
+            | R::List { .. }
             | R::Clunk { .. }
             | R::Remove { .. } => write!(f, " {}", at()),
         }
@@ -169,19 +177,45 @@ impl<F: FileSystem> Display for Path<'_, F> {
         let description = self.0;
         let at = |name: Option<&[u8]>| description.path(description.fid.as_ref(), name);
         match description.request {
-            R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } => Ok(()),
+            R::Version { .. }
+            | R::Auth { .. }
+            | R::Attach { .. }
+            | R::Flush { .. }
+            | R::Forget {} => Ok(()),
             R::Walk { names, .. } if !names.is_empty() => {
                 let names: Vec<_> = names.iter().map(Name::bytes).collect();
                 f.write_str(&at(Some(&names.join(&b'/'))))
             }
             R::Lcreate { name, .. }
             | R::Walkgetattr { name, .. }
+            | R::Lookup { name, .. }
+            | R::Bind { name, .. }
             | R::Mkdir { name, .. }
             | R::Mknod { name, .. }
             | R::Symlink { name, .. }
             | R::Unlinkat { name, .. } => f.write_str(&at(Some(name.bytes()))),
             _ => f.write_str(&at(None)),
         }
+    }
+}
+
+/// What the client is told to forget.
+pub(super) struct Forgotten<'a>(pub(super) &'a Change);
+
+impl Display for Forgotten<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        let Change {
+            what, name, place, ..
+        } = self.0;
+        if *what == FORGET_ALL {
+            return f.write_str("forget everything");
+        }
+        write!(f, "forget {}", escaped(place))?;
+        if !name.is_empty() {
+            let slash = if place.ends_with(b"/") { "" } else { "/" };
+            write!(f, "{slash}{}", escaped(name))?;
+        }
+        Ok(())
     }
 }
 

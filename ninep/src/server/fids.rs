@@ -4,7 +4,7 @@
 //! no lock is held while the file system works, and two requests that a careless peer sends for one fid at once
 //! cannot leave it in a mixed state.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::xattr::XattrWrite;
@@ -59,6 +59,8 @@ pub(super) struct Fids<F: FileSystem> {
 
 struct FidTable<F: FileSystem> {
     fids: HashMap<u32, Arc<Fid<F>>>,
+    /// Fids whose file was not there any more when they were to be bound to it.
+    stale: HashSet<u32>,
     /// How many of them are extended attributes.
     xattrs: usize,
 }
@@ -85,6 +87,7 @@ impl<F: FileSystem> Fids<F> {
         Self {
             table: Mutex::new(FidTable {
                 fids: HashMap::new(),
+                stale: HashSet::new(),
                 xattrs: 0,
             }),
             limit,
@@ -97,16 +100,33 @@ impl<F: FileSystem> Fids<F> {
 
     /// What `fid` refers to now.
     pub(super) fn get(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
-        self.lock().fids.get(&fid).cloned().ok_or(Errno::EBADF)
+        let table = self.lock();
+        table.fids.get(&fid).cloned().ok_or_else(|| {
+            if table.stale.contains(&fid) {
+                Errno::ESTALE
+            } else {
+                Errno::EBADF
+            }
+        })
+    }
+
+    /// Makes requests for `fid` fail with `ESTALE` until it is clunked. Returns what it referred to.
+    pub(super) fn set_stale(&self, fid: u32) -> Option<Arc<Fid<F>>> {
+        let old = self.remove(fid).ok();
+        let mut table = self.lock();
+        if table.fids.len() + table.stale.len() < self.limit {
+            table.stale.insert(fid);
+        }
+        old
     }
 
     /// Fails if a new fid cannot have this number; so may [`Fids::insert`] later.
     pub(super) fn free(&self, fid: u32) -> Result<(), Errno> {
         let table = self.lock();
-        if table.fids.contains_key(&fid) || fid == NO_FID {
+        if table.fids.contains_key(&fid) || table.stale.contains(&fid) || fid == NO_FID {
             return Err(Errno::EBADF);
         }
-        if table.fids.len() >= self.limit {
+        if table.fids.len() + table.stale.len() >= self.limit {
             return Err(Errno::EMFILE);
         }
         Ok(())
@@ -137,9 +157,12 @@ impl<F: FileSystem> Fids<F> {
         Ok(())
     }
 
-    /// Removes `fid` and returns what it referred to.
+    /// Removes `fid` and returns what it referred to. `ESTALE` if that was not there.
     pub(super) fn remove(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let mut table = self.lock();
+        if table.stale.remove(&fid) {
+            return Err(Errno::ESTALE);
+        }
         let old = table.fids.remove(&fid).ok_or(Errno::EBADF)?;
         table.uncount(&old);
         Ok(old)
@@ -149,6 +172,7 @@ impl<F: FileSystem> Fids<F> {
     pub(super) fn clear(&self) {
         let mut table = self.lock();
         table.xattrs = 0;
+        table.stale.clear();
         let all = std::mem::take(&mut table.fids);
         drop(table);
         drop(all);

@@ -1,21 +1,22 @@
 //! What each request does: turns fids into nodes, calls the file system, and turns its result into a reply.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::describe::{Description, fids_of};
 use super::fids::{Fid, FidState, Fids};
 use super::xattr::{self, XattrWrite};
 use crate::errno::Errno;
-use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags};
-use crate::msg::{Flock, Kind, NO_FID, Qid, Reply, Request};
-use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, WalkVec, Wire};
+use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags, Told, Watcher};
+use crate::msg::{Flock, Kind, NO_FID, Reply, Request};
+use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, Wire};
 
 /// The flag of unlinkat(2) that every architecture shares.
 const AT_REMOVEDIR: u32 = 0x200;
 /// The file system and the fids on it.
 pub(super) struct Handlers<'a, F: FileSystem> {
-    fs: &'a F,
-    fids: Fids<F>,
+    pub(super) fs: &'a F,
+    pub(super) fids: Fids<F>,
+    watcher: OnceLock<Option<Arc<dyn Watcher<F::Node>>>>,
 }
 
 /// The number of bytes that a read, write or readdir has transferred.
@@ -26,7 +27,18 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         Self {
             fs,
             fids: Fids::new(max_fids),
+            watcher: OnceLock::new(),
         }
+    }
+
+    /// Starts to watch for this session, if the file system can.
+    pub(super) fn start_watcher(&self) -> bool {
+        self.watcher.get_or_init(|| self.fs.watcher()).is_some()
+    }
+
+    /// What watches for this session, if anything does.
+    pub(super) fn watcher(&self) -> Option<&dyn Watcher<F::Node>> {
+        self.watcher.get()?.as_deref()
     }
 
     /// Clunks every fid.
@@ -42,6 +54,11 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
     /// Clunks a fid, if it exists. Dropping the result closes its file.
     pub(super) fn forget(&self, fid: u32) -> Option<Arc<Fid<F>>> {
         self.fids.remove(fid).ok()
+    }
+
+    /// Makes requests for a fid fail that could not be bound. Dropping the result closes its file.
+    pub(super) fn set_stale(&self, fid: u32) -> Option<Arc<Fid<F>>> {
+        self.fids.set_stale(fid)
     }
 
     pub(super) fn describe<'w>(&'w self, request: &'w Request<'w>) -> Description<'w, F> {
@@ -86,6 +103,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     fs.readdir(&fid.node, file, offset, &mut sink)
                 })
             }
+            Request::List { fid, open } => self.list(fid, open != 0, tag, msize, out),
             Request::Readlink { fid } => {
                 let target = fs.readlink(&self.fids.get(fid)?.node)?;
                 let target = Str::new(&target).filter(|target| {
@@ -119,7 +137,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             // A flush gets here if its request is no longer in flight.
             R::Flush { .. } => Reply::Flush {},
             // auth(5): an error means that no authentication is needed.
-            R::Auth { .. } => return Err(Errno::EOPNOTSUPP),
+            // Only a server sends a forget.
+            R::Auth { .. } | R::Forget {} => return Err(Errno::EOPNOTSUPP),
             R::Attach {
                 fid,
                 afid,
@@ -149,7 +168,10 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 Reply::Walkgetattr { attr }
             }
             R::Clunk { fid } => {
-                let old = self.fids.remove(fid)?;
+                let old = match self.fids.remove(fid) {
+                    Err(Errno::ESTALE) => return Ok(Reply::Clunk {}),
+                    old => old?,
+                };
                 if let FidState::XattrWrite(xattr) = &old.state {
                     xattr.set(fs, &old.node)?;
                 }
@@ -193,9 +215,13 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     count: u32::try_from(n).map_err(|_| Errno::EIO)?,
                 }
             }
-            R::Getattr { fid, mask } => Reply::Getattr {
-                attr: fs.getattr(&node(fid)?.node, mask)?,
-            },
+            R::Getattr { fid, mask } => {
+                let fid = node(fid)?;
+                // The attributes of a directory are kept, if it is watched.
+                self.watch(&fid.node, Told::Itself);
+                let attr = fs.getattr(&fid.node, mask)?;
+                Reply::Getattr { attr }
+            }
             R::Setattr { fid, attr } => {
                 let fid = node(fid)?;
                 fs.setattr(&fid.node, fid.file(), &attr)?;
@@ -323,72 +349,21 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     client_id,
                 }
             }
-            R::Read { .. } | R::Readdir { .. } | R::Readlink { .. } => return Err(Errno::EIO),
+            R::Lookup { fid, newfid, name } => self.lookup(fid, newfid, plain(name)?)?,
+            R::Bind {
+                fid,
+                newfid,
+                name,
+                path,
+            } => self.bind(fid, newfid, plain(name)?, path)?,
+            R::Read { .. } | R::Readdir { .. } | R::Readlink { .. } | R::List { .. } => {
+                return Err(Errno::EIO);
+            }
         })
     }
 
-    /// Where a walk from `fid` to `newfid` begins.
-    fn walk_start(&self, fid: u32, newfid: u32) -> Result<Arc<Fid<F>>, Errno> {
-        let from = self.fids.get(fid)?;
-        // An open fid may be cloned, since Linux walks from any fid that it has when a file has lost its name. But
-        // it cannot become the fid of another file.
-        match from.state {
-            FidState::Path => {}
-            FidState::Open(_) if newfid != fid => {}
-            _ => return Err(Errno::EBADF),
-        }
-        if newfid != fid {
-            self.fids.free(newfid)?;
-        }
-        Ok(from)
-    }
-
-    /// Makes `newfid` the end of a walk from `fid`.
-    fn walk_end(
-        &self,
-        fid: u32,
-        from: &Arc<Fid<F>>,
-        newfid: u32,
-        node: F::Node,
-    ) -> Result<(), Errno> {
-        if newfid == fid {
-            self.fids.replace(fid, from, Fid::path(node))
-        } else {
-            self.fids.insert(newfid, Fid::path(node))
-        }
-    }
-
-    fn walk(
-        &self,
-        fid: u32,
-        newfid: u32,
-        names: &WalkVec<Name<'_>>,
-    ) -> Result<WalkVec<Qid>, Errno> {
-        let from = self.walk_start(fid, newfid)?;
-        let mut node = from.node.clone();
-        let mut qids = WalkVec::default();
-        for name in names.iter() {
-            let step = match name.bytes() {
-                b"." => Err(Errno::EINVAL),
-                b".." => self.fs.parent(&node),
-                name => self.fs.walk(&node, name),
-            };
-            match step {
-                Ok((next, qid)) => {
-                    node = next;
-                    qids.push(qid);
-                }
-                // walk(5): failing at the first name is an error; failing later makes the reply shorter.
-                Err(errno) if qids.is_empty() => return Err(errno),
-                Err(_) => return Ok(qids),
-            }
-        }
-        self.walk_end(fid, &from, newfid, node)?;
-        Ok(qids)
-    }
-
     /// What `fid` refers to, if it can still be opened.
-    fn unopened(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
+    pub(super) fn unopened(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let it = self.fids.get(fid)?;
         match it.state {
             FidState::Path => Ok(it),

@@ -3,7 +3,8 @@
 //! * `session`: requests in order; `workers`: the threads that take turns
 //! * `inbox`, `outbox`: messages off the stream, replies onto it
 //! * `version`: what is agreed on; `fids`: what each number stands for
-//! * `handlers`: what each request does; `xattr`: extended attributes; `describe`: requests as text
+//! * `handlers`, `walk`: what each request does; `watched`: what the client may keep;
+//!   `xattr`: extended attributes; `describe`: requests as text
 
 mod describe;
 mod fids;
@@ -12,6 +13,8 @@ mod inbox;
 mod outbox;
 mod session;
 mod version;
+mod walk;
+mod watched;
 mod workers;
 mod xattr;
 

@@ -75,8 +75,9 @@ impl<W> OutboxState<W> {
     }
 
     /// Removes a request that has been answered, and queues the replies to its flushes.
-    fn end(&mut self, tag: u16) {
-        let Some(at) = self.in_flight.iter().position(|it| it.tag == tag) else {
+    fn end(&mut self, tag: Option<u16>) {
+        let is_it = |it: &InFlight| Some(it.tag) == tag;
+        let Some(at) = self.in_flight.iter().position(is_it) else {
             return;
         };
         let mut frame = Frame::default();
@@ -160,13 +161,22 @@ impl<W: Write> Outbox<W> {
 
     /// Answers the request `tag`. Waits while the peer does not read what is queued.
     pub(super) fn send(&self, tag: u16, reply: &[u8]) -> io::Result<()> {
+        self.write(Some(tag), reply)
+    }
+
+    /// Sends messages that answer nothing, and returns when they and what was queued before are written.
+    pub(super) fn push(&self, messages: &[u8]) -> io::Result<()> {
+        self.write(None, messages)
+    }
+
+    fn write(&self, tag: Option<u16>, reply: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
         let mut writer = loop {
             if let Some(writer) = state.writer.take() {
                 break writer;
             }
-            let small = reply.len() <= SMALL && state.queued.len() + reply.len() <= QUEUE;
-            if state.broken || small {
+            let fits = reply.len() <= SMALL && state.queued.len() + reply.len() <= QUEUE;
+            if state.broken || (fits && tag.is_some()) {
                 state.queued.extend_from_slice(reply);
                 state.end(tag);
                 if state.broken {

@@ -3,8 +3,9 @@
 //! which waits for all others.
 
 use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::describe;
 use super::fids::Fid;
@@ -14,8 +15,8 @@ use super::outbox::{Begun, DuplicateTag, Outbox};
 use super::version::{Negotiated, negotiate};
 use super::{Config, Error, MIN_MSIZE};
 use crate::errno::Errno;
-use crate::fs::FileSystem;
-use crate::msg::{Header, Kind, NO_TAG, Reply, Request};
+use crate::fs::{Change, FileSystem, Watcher};
+use crate::msg::{FORGET_ALL, Header, Kind, NO_TAG, Reply, Request, WATCHED};
 use crate::observe::{CompletedRequest, Observer};
 use crate::wire::{Frame, HEADER, Malformed, Name, Str, WalkVec};
 
@@ -25,6 +26,8 @@ pub(super) struct Session<'a, F: FileSystem, R, W> {
     max_msize: u32,
     inbox: Mutex<Inbox<R>>,
     outbox: Outbox<W>,
+    /// Whether changes are reported.
+    watches: AtomicBool,
     /// The first error.
     error: Mutex<Option<Error>>,
 }
@@ -57,6 +60,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             max_msize: config.max_msize.max(MIN_MSIZE),
             inbox: Mutex::new(Inbox::new(reader)),
             outbox: Outbox::new(writer),
+            watches: AtomicBool::new(false),
             error: Mutex::new(None),
         }
     }
@@ -78,8 +82,51 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
         }
     }
 
-    /// Sends the reply to a request.
+    /// What reports changes to the client, if it has agreed to that.
+    pub(super) fn watcher(&self) -> Option<&dyn Watcher<F::Node>> {
+        let watches = self.watches.load(Ordering::Acquire);
+        self.handlers.watcher().filter(|_| watches)
+    }
+
+    /// Reports the changes that the client has not been told of.
+    pub(super) fn report_changes(&self) {
+        let Some(watcher) = self.watcher() else {
+            return;
+        };
+        watcher.changes(&mut |changes| {
+            let mut messages = Vec::new();
+            let mut frame = Frame::default();
+            for change in changes {
+                self.observe_change(change);
+                let (what, name) = match Str::new(&change.name) {
+                    Some(name) => (change.what, name),
+                    None => (FORGET_ALL, Str::default()),
+                };
+                let dir = change.dir;
+                Reply::Forget { what, dir, name }.encode(NO_TAG, &mut frame);
+                messages.extend_from_slice(frame.finish());
+            }
+            if let Err(error) = self.outbox.push(&messages) {
+                self.fail(Error::Write(error));
+            }
+        });
+    }
+
+    fn observe_change(&self, change: &Change) {
+        if let Some(observer) = self.observer {
+            observer.done(&CompletedRequest {
+                kind: Kind::Forget,
+                description: &describe::Forgotten(change),
+                path: &"",
+                result: Ok(None),
+                elapsed: Duration::ZERO,
+            });
+        }
+    }
+
+    /// Sends the reply to a request, and before it the changes that were made before it.
     pub(super) fn send(&self, tag: u16, reply: &mut Frame) {
+        self.report_changes();
         if let Err(error) = self.outbox.send(tag, reply.finish()) {
             self.fail(Error::Write(error));
         }
@@ -96,10 +143,11 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
         };
         let request = Kind::new(kind).and_then(|kind| Request::decode(kind, body));
         let negotiated = inbox.negotiated;
+        let watched = negotiated.is_some_and(|negotiated| negotiated.watched);
         if tag == NO_TAG
             && negotiated.is_some_and(|negotiated| negotiated.extended)
             && let Ok(request) = request
-            && may_lack_tag(&request)
+            && may_lack_tag(&request, watched)
         {
             let mut closed = [self.handlers.subject(&request), None];
             let job = Job {
@@ -110,10 +158,14 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             let mut reply = Frame::default();
             self.perform(&job, &mut reply);
             // The client does not learn that a clone was refused: its number must not keep its old meaning.
-            if let Request::Walk { newfid, .. } = request
+            if let Request::Walk { newfid, .. } | Request::Bind { newfid, .. } = request
                 && reply.finish().get(4) == Some(&Reply::ERROR)
             {
-                closed[1] = self.handlers.forget(newfid);
+                closed[1] = if watched {
+                    self.handlers.set_stale(newfid)
+                } else {
+                    self.handlers.forget(newfid)
+                };
             }
             return Ok(Work::Close(closed));
         }
@@ -122,7 +174,11 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             Ok(Request::Version { msize, version }) => {
                 self.outbox.drain();
                 self.handlers.reset();
-                inbox.negotiated = negotiate(msize, version, self.max_msize).unwrap_or_default();
+                let can_watch = version.bytes() == WATCHED && self.handlers.start_watcher();
+                inbox.negotiated =
+                    negotiate(msize, version, self.max_msize, can_watch).unwrap_or_default();
+                let watches = inbox.negotiated.is_some_and(|agreed| agreed.watched);
+                self.watches.store(watches, Ordering::Release);
                 self.outbox.begin(tag)
             }
             _ => self.outbox.begin(tag),
@@ -199,7 +255,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
     ) -> Result<Option<u32>, Errno> {
         match (*request, negotiated) {
             (Request::Version { msize, version }, negotiated) => {
-                negotiate(msize, version, self.max_msize)?;
+                negotiate(msize, version, self.max_msize, false)?;
                 let version = negotiated.map_or(&b"unknown"[..], Negotiated::version);
                 let msize = msize.min(self.max_msize);
                 let version = Str::new(version).unwrap_or_default();
@@ -212,6 +268,10 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 Some(Negotiated {
                     extended: false, ..
                 }),
+            )
+            | (
+                Request::Lookup { .. } | Request::List { .. } | Request::Bind { .. },
+                Some(Negotiated { watched: false, .. }),
             ) => Err(Errno::EOPNOTSUPP),
             (_, Some(Negotiated { msize, .. })) => self.handlers.handle(request, tag, msize, reply),
         }
@@ -224,9 +284,10 @@ fn falls_short(names: &WalkVec<Name<'_>>, reply: &mut Frame) -> bool {
     qids.is_some_and(|qids| qids != u16::try_from(names.len()).unwrap_or(u16::MAX).to_le_bytes())
 }
 
-/// Whether a request may come without a tag: a clunk, or a walk of no names.
-fn may_lack_tag(request: &Request<'_>) -> bool {
+/// Whether a request may come without a tag: a clunk, or a walk of no names, and in [`WATCHED`] an open or a bind.
+fn may_lack_tag(request: &Request<'_>, watched: bool) -> bool {
     match request {
+        Request::Bind { .. } | Request::Lopen { .. } => watched,
         Request::Clunk { .. } => true,
         Request::Walk { names, .. } => names.is_empty(),
         _ => false,

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::Error;
 use super::session::{Session, Work};
-use crate::fs::FileSystem;
+use crate::fs::{FileSystem, Watcher};
 use crate::wire::Frame;
 
 /// All threads are considered stuck when none has finished a request for this long.
@@ -30,6 +30,8 @@ struct Pool<'p, 'a, F: FileSystem, R, W> {
     done: AtomicUsize,
     /// Whether a thread has reached the end of the stream.
     ended: AtomicBool,
+    /// Whether the thread that reports changes was asked for.
+    watches: AtomicBool,
     /// The thread that starts the others.
     supervisor: Thread,
 }
@@ -46,15 +48,21 @@ where
         working: AtomicUsize::new(0),
         done: AtomicUsize::new(0),
         ended: AtomicBool::new(false),
+        watches: AtomicBool::new(false),
         supervisor: thread::current(),
     };
     thread::scope(|scope| {
         let mut workers = Vec::new();
         while workers.len() < count.get() && pool.spawn_worker(scope, &mut workers) {}
         let mut done = 0;
+        let mut watch = None;
         let is_alive = |worker: &ScopedJoinHandle<'_, ()>| !worker.is_finished();
         while !pool.ended.load(Ordering::Acquire) && workers.iter().any(is_alive) {
             thread::park_timeout(STALL_TIMEOUT);
+            if watch.is_none() && session.watcher().is_some() {
+                watch = spawn_watch(scope, session);
+                continue;
+            }
             let before = std::mem::replace(&mut done, pool.done.load(Ordering::Relaxed));
             let is_stuck = pool.working.load(Ordering::Relaxed) == workers.len() && before == done;
             if is_stuck && workers.len() < MAX_WORKERS {
@@ -62,12 +70,45 @@ where
             }
         }
         // The scope waits until their closures return, not until the threads have ended.
+        if let Some((watcher, thread)) = watch {
+            watcher.close();
+            workers.push(thread);
+        }
         for worker in workers {
             if let Err(panic) = worker.join() {
                 std::panic::resume_unwind(panic);
             }
         }
     });
+}
+
+type WatchThread<'s, N> = (&'s dyn Watcher<N>, ScopedJoinHandle<'s, ()>);
+
+/// Starts the thread that reports changes when no reply does. Without it they would be reported late, so the session ends.
+fn spawn_watch<'s, F, R, W>(
+    scope: &'s Scope<'s, '_>,
+    session: &'s Session<'_, F, R, W>,
+) -> Option<WatchThread<'s, F::Node>>
+where
+    F: FileSystem,
+    R: Read + Send,
+    W: Write + Send,
+{
+    let watcher = session.watcher()?;
+    let thread = thread::Builder::new().name("9p-watch".into());
+    let report = || {
+        while watcher.wait() {
+            session.report_changes();
+        }
+    };
+    match thread.spawn_scoped(scope, report) {
+        Ok(thread) => Some((watcher, thread)),
+        Err(error) => {
+            watcher.close();
+            session.fail(Error::Thread(error));
+            None
+        }
+    }
 }
 
 impl<F: FileSystem, R: Read, W: Write> Pool<'_, '_, F, R, W> {
@@ -110,6 +151,11 @@ impl<F: FileSystem, R: Read, W: Write> Pool<'_, '_, F, R, W> {
             match self.session.next(&mut buf) {
                 Ok(Work::Job(job)) => {
                     self.in_file_system(|| self.session.perform(&job, &mut reply));
+                    if self.session.watcher().is_some()
+                        && !self.watches.swap(true, Ordering::Relaxed)
+                    {
+                        self.supervisor.unpark();
+                    }
                     self.session.send(job.tag, &mut reply);
                 }
                 Ok(Work::Close(files)) => self.in_file_system(|| drop(files)),

@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
-use cpu_proto::glob;
+use cpu_proto::glob::NamePattern;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx};
 
 use super::{Access, Inner, KnownFile, Names, Policy, RuleKind, birth};
@@ -74,8 +74,9 @@ impl Policy {
                     RuleKind::Show => !rest.is_empty(),
                     RuleKind::Only => false,
                 };
-                if applies && glob::matches(pattern, &name) {
-                    let names = target.iter().chain(rest).cloned().collect();
+                if applies && pattern.matches(&name) {
+                    let target = target.iter().map(|name| NamePattern::of_name(name));
+                    let names = target.chain(rest.iter().cloned()).collect();
                     found.push((index, (names, *kind)));
                 }
             }
@@ -93,10 +94,9 @@ impl Policy {
             else {
                 continue;
             };
-            if glob::is_pattern(name) {
-                names.extend(entries(root, path, name));
-            } else {
-                names.push(name.clone());
+            match name.name() {
+                Some(name) => names.push(name),
+                None => names.extend(entries(root, path, name)),
             }
         }
         names.sort();
@@ -132,6 +132,7 @@ impl Policy {
         if access.is(|inner| !inner.is_hidden) {
             return;
         }
+        let all = NamePattern::new(b"*");
         let mut directories = vec![(path, access.clone())];
         let mut seen = 0;
         while let Some((path, access)) = directories.pop() {
@@ -139,7 +140,7 @@ impl Policy {
             if seen > MAX_ENTRIES {
                 return;
             }
-            for name in entries(root, &path, b"*") {
+            for name in entries(root, &path, &all) {
                 let path = [&path, &b"/"[..], &name].concat();
                 let access = self.child(&access, &name);
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -217,7 +218,7 @@ fn resolved(dir: &[Vec<u8>], target: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// The first names in a directory that a pattern matches.
-fn entries(root: &OwnedFd, path: &[u8], pattern: &[u8]) -> Vec<Vec<u8>> {
+fn entries(root: &OwnedFd, path: &[u8], pattern: &NamePattern) -> Vec<Vec<u8>> {
     let Some(fd) = open(root, path, OFlags::RDONLY | OFlags::DIRECTORY) else {
         return Vec::new();
     };
@@ -226,7 +227,7 @@ fn entries(root: &OwnedFd, path: &[u8], pattern: &[u8]) -> Vec<Vec<u8>> {
     };
     let names = dir.filter_map(|entry| Some(entry.ok()?.file_name().to_bytes().to_vec()));
     names
-        .filter(|name| name != b"." && name != b".." && glob::matches(pattern, name))
+        .filter(|name| name != b"." && name != b".." && pattern.matches(name))
         .take(MAX_ENTRIES)
         .collect()
 }

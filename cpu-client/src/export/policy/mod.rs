@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cpu_proto::glob;
+use cpu_proto::glob::NamePattern;
 use ninep::errno::Errno;
 use rustix::fs::Statx;
 
@@ -35,7 +35,7 @@ pub enum RuleKind {
 /// A path of the served tree, and what holds there. Of [`RuleKind::Hide`] and [`RuleKind::Show`], the later rule counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// An absolute path. Each name may be a pattern ([`cpu_proto::glob`]).
+    /// An absolute path. Each name may be a [`NamePattern`].
     pub path: String,
     /// What holds there.
     pub kind: RuleKind,
@@ -48,7 +48,7 @@ const MAX_LINKS: usize = 40;
 const MAX_REPORTED: usize = 16;
 
 /// A rule, and the names of its path.
-type Names = (Vec<Vec<u8>>, RuleKind);
+type Names = (Vec<NamePattern>, RuleKind);
 
 /// The rules.
 #[derive(Default)]
@@ -164,9 +164,11 @@ impl Access {
 impl Policy {
     /// Rules for the tree beneath `root`.
     pub(super) fn new(root: &OwnedFd, rules: &[Rule]) -> Self {
-        let names = |path: &str| -> Vec<Vec<u8>> {
+        let names = |path: &str| -> Vec<NamePattern> {
             let names = path.split('/').filter(|name| !name.is_empty());
-            names.map(|name| name.as_bytes().to_vec()).collect()
+            names
+                .map(|name| NamePattern::new(name.as_bytes()))
+                .collect()
         };
         let mut policy = Self {
             rules: rules
@@ -228,7 +230,7 @@ impl Policy {
                 continue;
             };
             match names.get(depth..) {
-                Some([pattern, rest @ ..]) if glob::matches(pattern, name) => {
+                Some([pattern, rest @ ..]) if pattern.matches(name) => {
                     if rest.is_empty() {
                         inner.apply(*kind);
                         last = self.is_about_hiding(index).then_some(index).or(last);

@@ -63,6 +63,9 @@ impl<'a> ConfigReader<'a> {
         let Some(first) = arguments.first() else {
             bail!("{keyword} has no value");
         };
+        if keyword.eq_ignore_ascii_case("identityfile") {
+            self.settings.every_identity_file.push(first.clone());
+        }
         match keyword.to_ascii_lowercase().as_str() {
             "host" => {
                 let patterns = arguments.iter().map(String::as_str);

@@ -29,6 +29,7 @@ impl Settings {
                     self.identity_files.push(first.to_owned());
                 }
             }
+            "certificatefile" => self.certificate_files.push(first.to_owned()),
             "identitiesonly" => {
                 self.identities_only.get_or_insert(yes_or_no(first)?);
             }

@@ -1,5 +1,5 @@
 //! The settings of a host in `~/.config/cpu/config`, which may have the keywords of cpu itself, in `~/.ssh/config` and in
-//! `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only IdentityFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
+//! `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only IdentityFile, CertificateFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
 
 mod file;
 mod include;
@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use cpu_client::export::RuleKind;
+use cpu_proto::glob;
 
 use crate::terminal::Tty;
 use file::ConfigReader;
@@ -62,6 +63,10 @@ pub(crate) struct Settings {
     pub(crate) port: Option<u16>,
     pub(crate) user: Option<String>,
     pub(crate) identity_files: Vec<String>,
+    /// IdentityFile of all lines, whether they apply to the host or not.
+    pub(crate) every_identity_file: Vec<String>,
+    /// `CertificateFile`
+    pub(crate) certificate_files: Vec<String>,
     pub(crate) identities_only: Option<bool>,
     /// `none`, a path, or `SSH_AUTH_SOCK`.
     pub(crate) identity_agent: Option<String>,
@@ -170,6 +175,21 @@ impl Tokens<'_> {
     pub(crate) fn path(&self, text: &str) -> Result<PathBuf> {
         let text = value::expand_environment(&self.expand(text)?)?;
         Ok(tilde(&text, self.home))
+    }
+
+    /// Expands a file name that may be about any host: a pattern for its path, in which what differs from host to host is
+    /// `*`. None if it cannot be read, so that ssh finds no such file either.
+    pub(crate) fn pattern(&self, text: &str) -> Option<String> {
+        let text = value::expand(&glob::quote(text), |letter| match letter {
+            'h' | 'n' | 'k' | 'p' | 'r' | 'j' | 'C' | 'H' | 'K' => Some("*".to_owned()),
+            letter => Some(glob::quote(&self.expand(&format!("%{letter}")).ok()?)),
+        });
+        let text = value::expand_environment(&text.ok()?).ok()?;
+        let rest = text.strip_prefix("~/");
+        Some(match rest {
+            Some(rest) => format!("{}/{rest}", glob::quote(&self.home.to_string_lossy())),
+            None => tilde(&text, self.home).to_string_lossy().into_owned(),
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use proptest::prelude::*;
 
 use super::file::ConfigReader;
-use super::{AddressFamily, Checking, NewHost, Proxy, Query, Settings};
+use super::{AddressFamily, Checking, NewHost, Proxy, Query, Settings, Tokens};
 use crate::terminal::Tty;
 
 fn settings_for(query: &Query<'_>, text: &str) -> Result<Settings> {
@@ -154,6 +154,37 @@ fn includes_are_read_where_they_stand() {
     assert!(format!("{error:#}").contains("chmod 600"), "{error:#}");
     let error = settings_for(&query("x"), "Include loop").unwrap_err();
     assert!(format!("{error:#}").contains("16 deep"), "{error:#}");
+}
+
+#[test]
+fn the_keys_of_every_host_are_known() {
+    let text = "IdentityFile ~/a\nHost other\nidentityfile=/k/%h*\nIdentityFile ~/%d\n\
+                Match user bob\nIdentityFile \"/with space\"\nIdentityFile /%%/%r\n";
+    let found = settings("board", text);
+    assert_eq!(found.identity_files, ["~/a"]);
+    let tokens = Tokens {
+        home: Path::new("/home/a*"),
+        original_host: "board",
+        alias: None,
+        host: "board",
+        port: 22,
+        user: "ann",
+        local_user: "ann",
+    };
+    let every = found.every_identity_file.iter();
+    let patterns: Vec<_> = every.map(|file| tokens.pattern(file).unwrap()).collect();
+    assert_eq!(
+        patterns,
+        [
+            r"/home/a\*/a",
+            r"/k/*\*",
+            r"/home/a\*//home/a\*",
+            "/with space",
+            "/%/*"
+        ]
+    );
+    assert_eq!(tokens.pattern("/%x"), None);
+    assert_eq!(tokens.pattern("/${NO_SUCH_VARIABLE}"), None);
 }
 
 // Match without exec, which would run what it is given.

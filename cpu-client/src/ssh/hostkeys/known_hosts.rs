@@ -15,6 +15,8 @@ pub(crate) enum Known {
     Key { key: PublicKey, line: usize },
     /// This key must never be accepted.
     Revoked { key: PublicKey, line: usize },
+    /// The host may have a certificate by this key.
+    Authority { key: PublicKey },
 }
 
 /// A host's name in known_hosts: with its port, unless that is 22.
@@ -55,7 +57,7 @@ fn read_line(text: &str, name: &str, line: usize) -> Option<Known> {
     match marker {
         None => Some(Known::Key { key, line }),
         Some("@revoked") => Some(Known::Revoked { key, line }),
-        // `@cert-authority`: certificates are not supported.
+        Some("@cert-authority") => Some(Known::Authority { key }),
         Some(_) => None,
     }
 }
@@ -114,13 +116,17 @@ mod tests {
     #[test]
     fn markers_tabs_and_broken_lines() {
         let text = format!(
-            "nonsense\nboard\t{KEY}\n@revoked board {KEY}\n@cert-authority * {KEY}\n# board {KEY}\nboard ssh-ed25519 !!\n"
+            "nonsense\nboard\t{KEY}\n@revoked board {KEY}\n@cert-authority * {KEY}\n@other * {KEY}\n# board {KEY}\nboard ssh-ed25519 !!\n"
         );
         let known = lookup(&text, "board");
         assert!(
             matches!(
                 known[..],
-                [Known::Key { line: 2, .. }, Known::Revoked { line: 3, .. }]
+                [
+                    Known::Key { line: 2, .. },
+                    Known::Revoked { line: 3, .. },
+                    Known::Authority { .. }
+                ]
             ),
             "{known:?}"
         );

@@ -5,8 +5,10 @@
 //! person at the terminal is asked, as by ssh; without a terminal, or with another `StrictHostKeyChecking`, it is refused or
 //! added. A key that differs from the known ones, even in its type, is refused unless
 //! StrictHostKeyChecking is `no`. A key that they revoke is refused in any case. Besides the keys of a pin file, those of known_hosts
-//! are accepted if the private key beside it is a default one, which nobody named.
+//! are accepted if the private key beside it is a default one, which nobody named. A certificate is accepted if known_hosts files
+//! trust its CA with the host; if not, the key in it is treated as if it had been sent alone.
 
+mod authority;
 mod known_hosts;
 mod pin;
 mod policy;
@@ -125,7 +127,7 @@ impl HostKeys {
         let known = files.flat_map(|file| self.name.lookup(file).unwrap_or_default());
         let known = known.filter_map(|known| match known {
             Known::Key { key, .. } => Some(key),
-            Known::Revoked { .. } => None,
+            Known::Revoked { .. } | Known::Authority { .. } => None,
         });
         let keys: Vec<_> = pins.iter().cloned().chain(known).collect();
         keys.iter().map(PublicKey::algorithm).collect()

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use cpu_proto::authorized_keys::LeftOut;
+use cpu_proto::authorized_keys::{LeftOut, RevokedKey};
 use cpu_proto::{AuthorizedKey, AuthorizedKeys, KeyOptions, fingerprint};
 use russh::keys::PublicKey;
 
@@ -14,7 +14,17 @@ use super::HostId;
 pub(super) fn read(file: &Path) -> Result<Vec<PublicKey>> {
     let bytes = fs::read(file)
         .with_context(|| format!("cannot read the host key file {}", file.display()))?;
-    let AuthorizedKeys { keys, left_out } = AuthorizedKeys::parse(&bytes);
+    let AuthorizedKeys {
+        keys,
+        revoked,
+        left_out,
+    } = AuthorizedKeys::parse(&bytes);
+    if let Some(RevokedKey { line, .. }) = revoked.first() {
+        bail!(
+            "the host key file {}: line {line} revokes a key, which is for known_hosts files",
+            file.display()
+        );
+    }
     if let Some(LeftOut { line, fault }) = left_out.first() {
         bail!("the host key file {}: line {line} {fault}", file.display());
     }

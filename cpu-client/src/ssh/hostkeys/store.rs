@@ -57,7 +57,7 @@ impl HostId {
                     Known::Key { key: known, line } => {
                         contradiction.get_or_insert((file, line, fingerprint(&known)));
                     }
-                    Known::Revoked { .. } => {}
+                    Known::Revoked { .. } | Known::Authority { .. } => {}
                 }
             }
         }

@@ -19,6 +19,7 @@ pub(super) mod k {
     pub(in super::super) const ACK: u16 = 4;
     pub(in super::super) const REPLACE: u16 = 0x100;
     pub(in super::super) const DUMP: u16 = 0x300;
+    pub(in super::super) const EXCLUSIVE: u16 = 0x200;
     pub(in super::super) const CREATE: u16 = 0x400;
 
     /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
@@ -27,9 +28,12 @@ pub(super) mod k {
     pub(in super::super) const IFLA_ADDRESS: u16 = 1;
     pub(in super::super) const IFLA_IFNAME: u16 = 3;
     pub(in super::super) const IFLA_MTU: u16 = 4;
+    pub(in super::super) const IFLA_LINK: u16 = 5;
     pub(in super::super) const IFLA_MASTER: u16 = 10;
     pub(in super::super) const IFLA_LINKINFO: u16 = 18;
     pub(in super::super) const IFLA_INFO_KIND: u16 = 1;
+    pub(in super::super) const IFLA_INFO_DATA: u16 = 2;
+    pub(in super::super) const IFLA_VLAN_ID: u16 = 1;
     pub(in super::super) const IFA_ADDRESS: u16 = 1;
     pub(in super::super) const IFA_LOCAL: u16 = 2;
     pub(in super::super) const IFA_BROADCAST: u16 = 4;
@@ -123,15 +127,20 @@ pub(super) fn encode(
     message.extend([0; 4]);
     message.extend_from_slice(header);
     for (kind, value) in attributes {
-        let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
-        message.extend(length.to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend_from_slice(value);
-        message.resize(message.len().next_multiple_of(4), 0);
+        message.extend(attribute(*kind, value));
     }
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     message[..4].copy_from_slice(&length.to_ne_bytes());
     message
+}
+
+/// Encodes an attribute, padded, so that one may follow.
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut attribute = [length.to_ne_bytes(), kind.to_ne_bytes()].concat();
+    attribute.extend_from_slice(value);
+    attribute.resize(attribute.len().next_multiple_of(4), 0);
+    attribute
 }
 
 /// A received message: its type, the sequence number of the request that it answers, and what follows the header.

@@ -18,7 +18,7 @@ use nix::sys::socket::{
 
 use super::dhcp::packet::Route;
 pub(crate) use message::{Address, Link, NetlinkEvent};
-use message::{address_header, encode, event, k, link_header, messages};
+use message::{address_header, attribute, encode, event, k, link_header, messages};
 
 /// Two netlink sockets: one receives what changes, the other sends requests.
 pub(crate) struct Netlink {
@@ -81,6 +81,22 @@ impl Netlink {
     pub(super) fn set_mtu(&mut self, link: u32, mtu: u32) -> io::Result<()> {
         let mtu = (k::IFLA_MTU, &mtu.to_ne_bytes()[..]);
         self.request(k::NEW_LINK, k::ACK, &link_header(link), &[mtu])
+            .map(drop)
+    }
+
+    /// Makes a link for the frames of another one that have this VLAN number.
+    pub(super) fn add_vlan(&mut self, link: u32, name: &str, number: u16) -> io::Result<()> {
+        let of = link.to_ne_bytes();
+        let data = attribute(k::IFLA_VLAN_ID, &number.to_ne_bytes());
+        let kind = attribute(k::IFLA_INFO_KIND, b"vlan");
+        let info = [kind, attribute(k::IFLA_INFO_DATA, &data)].concat();
+        let attributes = [
+            (k::IFLA_IFNAME, name.as_bytes()),
+            (k::IFLA_LINK, &of[..]),
+            (k::IFLA_LINKINFO, &info),
+        ];
+        let flags = k::ACK | k::CREATE | k::EXCLUSIVE;
+        self.request(k::NEW_LINK, flags, &link_header(0), &attributes)
             .map(drop)
     }
 

@@ -7,11 +7,9 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, bail};
 use cpu_proto::{CacheMode, MAX_MSIZE, MOUNT_POINT};
-use nix::fcntl::{OFlag, open};
 use nix::mount::{MsFlags, mount};
-use nix::sys::stat::Mode;
 
 use super::mount_error;
 use crate::session::client_tree::ClientTree;
@@ -77,13 +75,7 @@ fn mount_9p(
     )
     .map_err(|errno| mount_error("9p", Path::new(&point), errno))?;
     drop(connection);
-    let root = open(
-        point.as_str(),
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|errno| anyhow!("cannot open {point}: {}", errno.desc()))?;
-    Ok(ClientTree::new(point, root))
+    ClientTree::at(point)
 }
 
 /// A user name that cannot add mount options: characters that portable names do not have become `_`.

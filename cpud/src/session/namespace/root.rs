@@ -97,8 +97,15 @@ fn mount_inside(root: &OwnedFd, directory: &'static str, flags: MsFlags) -> Resu
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(false),
         target => target.map_err(described).context(directory)?,
     };
-    mount(Some(directory), path(&target).as_str(), NONE, flags, NONE)
-        .map_err(|errno| anyhow!("cannot mount {directory} in it: {}", errno.desc()))?;
+    let mount_with = |flags| mount(Some(directory), path(&target).as_str(), NONE, flags, NONE);
+    let mounted = match mount_with(flags) {
+        // An isolated session may not move what was mounted for it.
+        Err(Errno::EINVAL) if flags == MsFlags::MS_MOVE => {
+            mount_with(MsFlags::MS_BIND | MsFlags::MS_REC)
+        }
+        mounted => mounted,
+    };
+    mounted.map_err(|errno| anyhow!("cannot mount {directory} in it: {}", errno.desc()))?;
     Ok(true)
 }
 

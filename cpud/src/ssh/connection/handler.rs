@@ -1,19 +1,21 @@
 //! russh's callbacks: authentication, the opening of channels, and requests on them.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use cpu_proto::{AuthorizedKey, CLIENT_ID_PREFIX, CacheMode, Denial, ENV_FILES};
+use cpu_proto::{CLIENT_ID_PREFIX, CacheMode, Denial, ENV_FILES, KeyOptions};
 use cpu_ssh::signals;
 use nix::pty::Winsize;
-use russh::keys::{Algorithm, PublicKey};
+use russh::keys::{Algorithm, Certificate, PublicKey};
 use russh::server::{
     self, Auth, ChannelOpenHandle, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, Pty, Sig};
 
+use super::certificate;
 use super::requests::{no_copying, refuse};
-use super::{ASKED, ChannelState, ConnectionHandler, FilesChannel};
+use super::{ASKED, ChannelState, ConnectionHandler, FilesChannel, login};
 use crate::console::Roster;
 use crate::ssh::audit::{Who, word};
 use crate::ssh::exec::{SessionRequest, TerminalRequest, take_variable};
@@ -37,34 +39,51 @@ impl server::Handler for ConnectionHandler {
         offer: PublicKeyOffer<'_>,
     ) -> Result<Auth> {
         self.asked();
-        Ok(match self.authorize(offer.public_key, offer.algorithm) {
-            Ok(_) => Auth::Accept,
+        let denial = match self.allow_key(offer.public_key, offer.algorithm) {
+            Ok(_) => return Ok(Auth::Accept),
+            // It may be the key in a certificate, which russh shows when its holder has signed, and not before.
+            Err(_) if self.keys.has_authority() && !is_sha1(offer.algorithm) => {
+                return Ok(Auth::Accept);
+            }
+            Err(denial) => denial,
+        };
+        self.refused(user, offer.public_key, denial);
+        Ok(Auth::reject())
+    }
+
+    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
+        self.asked();
+        Ok(match self.allow_key(key.public_key, key.algorithm) {
+            Ok((key, options)) => self.admit(user, &key, options),
             Err(denial) => {
-                self.refused(user, offer.public_key, denial);
+                self.refused(user, key.public_key, denial);
                 Auth::reject()
             }
         })
     }
 
-    async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Result<Auth> {
+    async fn auth_openssh_certificate(
+        &mut self,
+        user: &str,
+        certificate: &Certificate,
+    ) -> Result<Auth> {
         self.asked();
-        match self.authorize(key.public_key, key.algorithm) {
-            Ok(authorized) => {
-                let (key, options) = (authorized.key.clone(), authorized.options.clone());
-                let comment = key.comment().to_string();
-                self.roster = Roster::new(user, self.peer.clone(), &comment);
-                self.who = Some(Who::new(user, &self.peer, &key));
-                if !options.port_forwarding {
-                    self.forwards.forbid();
-                }
-                self.options = options;
-            }
+        let (address, now) = (self.peer.parse().ok(), now());
+        let allowed = self.keys.allow_certificate(certificate, user, address, now);
+        let allowed =
+            allowed.map(|(line, options)| (certificate::named(certificate, line), options));
+        Ok(match allowed {
+            Ok((key, options)) => self.admit(user, &key, options),
             Err(denial) => {
-                self.refused(user, key.public_key, denial);
-                return Ok(Auth::reject());
+                let key = PublicKey::new(certificate.public_key().clone(), "");
+                self.refused(user, &key, denial);
+                Auth::reject()
             }
-        }
-        Ok(Auth::Accept)
+        })
+    }
+
+    async fn authentication_banner(&mut self) -> Result<Option<String>> {
+        Ok(certificate::clock_warning(now()).filter(|_| self.keys.has_authority()))
     }
 
     async fn auth_succeeded(&mut self, session: &mut Session) -> Result<()> {
@@ -75,7 +94,11 @@ impl server::Handler for ConnectionHandler {
         if let Some(who) = &self.who {
             who.log_in();
         }
-        // The server sees the end of the pipe that this closes.
+        if self.options.isolate {
+            let isolation = login::isolation_of(&self.fingerprint).await;
+            self.isolation = Some(isolation.map(Arc::new));
+        }
+        // The server sees the end of the socket that this closes.
         nix::unistd::dup2_stdout(&self.null)?;
         Ok(())
     }
@@ -336,36 +359,54 @@ impl ConnectionHandler {
         self.login.send_modify(|login| {
             login.offence = Some(Offence::FailedAuthentication);
             login.refused += 1;
-            let (user, key) = (word(user), cpu_proto::fingerprint(key));
-            let why = denial.map(|denial| format!(": {denial}"));
-            login.last_refused = format!("{user} with key {key}{}", why.unwrap_or_default());
+            let who = format!("{} with key {}", word(user), cpu_proto::fingerprint(key));
+            match denial {
+                Some(denial) => login.last_refused = format!("{who}: {denial}"),
+                // Clients offer a key alone after its certificate, whose denial says more.
+                None if login.last_refused.starts_with(&who) => {}
+                None => login.last_refused = who,
+            }
         });
     }
 
-    /// The line with this key that lets the peer log in. The error is why the last such line does not, if there is one.
-    fn authorize(
+    /// The key as its line has it, and what its holder may do. The error is why the last line with it lets nobody in, if
+    /// there is one.
+    fn allow_key(
         &self,
         key: &PublicKey,
         algorithm: &Algorithm,
-    ) -> Result<&AuthorizedKey, Option<Denial>> {
-        // Signatures with SHA-1 can be forged.
-        if matches!(algorithm, Algorithm::Rsa { hash: None }) {
+    ) -> Result<(PublicKey, KeyOptions), Option<Denial>> {
+        if is_sha1(algorithm) {
             return Err(None);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = now.unwrap_or_default().as_secs();
-        let address = self.peer.parse().ok();
-        let mut denied = None;
-        for line in &self.keys {
-            if line.key.key_data() == key.key_data() {
-                match line.options.allow(address, now) {
-                    Ok(()) => return Ok(line),
-                    Err(denial) => denied = Some(denial),
-                }
-            }
-        }
-        Err(denied)
+        let line = self.keys.allow_key(key, self.peer.parse().ok(), now())?;
+        Ok((line.key.clone(), line.options.clone()))
     }
+
+    /// Lets the holder of a key log in.
+    fn admit(&mut self, user: &str, key: &PublicKey, options: KeyOptions) -> Auth {
+        let comment = key.comment().to_string();
+        self.roster = Roster::new(user, self.peer.clone(), &comment);
+        self.who = Some(Who::new(user, &self.peer, key));
+        if !options.port_forwarding {
+            self.forwards.forbid();
+        }
+        self.options = options;
+        self.options.isolate |= self.isolate;
+        self.fingerprint = cpu_proto::fingerprint(key);
+        Auth::Accept
+    }
+}
+
+/// Whether a signature could be forged.
+fn is_sha1(algorithm: &Algorithm) -> bool {
+    matches!(algorithm, Algorithm::Rsa { hash: None })
+}
+
+/// The time in seconds since 1970.
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().as_secs()
 }
 
 fn window(columns: u32, rows: u32, x_pixels: u32, y_pixels: u32) -> Winsize {

@@ -1,13 +1,17 @@
 //! A peer's way to its login: what it has done so far, how long it may take, and the end of those that do not get there.
 
 use std::convert::Infallible;
+use std::io;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use cpu_ssh::Throttle;
 use russh::{Disconnect, server};
 use tokio::sync::watch;
 
+use super::certificate;
 use crate::console::say;
+use crate::isolation::Isolation;
 use crate::ssh::Offence;
 
 /// How long a peer may take to log in: people look for tokens and passphrases. The same as sshd's LoginGraceTime.
@@ -16,11 +20,31 @@ pub(in crate::ssh) const LOGIN_GRACE: Duration = Duration::from_mins(2);
 /// What is written into the server's pipe when the peer asks to be authenticated for the first time.
 pub(in crate::ssh) const ASKED: u8 = b'a';
 
+/// What is written there before the fingerprint of a key whose sessions are to be isolated, and a newline. The answer is an
+/// [`Isolation`], or none.
+const ISOLATE: u8 = b'i';
+
 /// What is written there before the reason, when a peer has gone without having logged in.
 pub(in crate::ssh) const REFUSED: u8 = b'r';
 
 /// How long after a refused key a message that russh leaves without an answer may have been the beginning of an attempt.
 const ATTEMPT_TIME: Duration = Duration::from_secs(3);
+
+/// The key for which the report of a connection asks for an isolation.
+pub(in crate::ssh) fn wanted_isolation(report: &[u8]) -> Option<String> {
+    let begin = report.iter().position(|byte| *byte != ASKED)?;
+    let key = report[begin..]
+        .strip_prefix(&[ISOLATE])?
+        .strip_suffix(b"\n")?;
+    Some(String::from_utf8_lossy(key).into_owned())
+}
+
+/// Asks the server for the isolation of a key.
+pub(super) async fn isolation_of(key: &str) -> io::Result<Isolation> {
+    let request = [&[ISOLATE], key.as_bytes(), b"\n"].concat();
+    nix::unistd::write(io::stdout(), &request)?;
+    tokio::task::spawn_blocking(|| Isolation::receive(io::stdout().as_fd())).await?
+}
 
 /// What is known of a peer's login.
 pub(super) struct LoginState {
@@ -33,6 +57,8 @@ pub(super) struct LoginState {
     pub(super) refused: u32,
     /// Who offered the last of them, and which it is.
     pub(super) last_refused: String,
+    /// Why its certificate was refused, if it was before anybody asked who may log in.
+    certificate: Option<String>,
     /// What it has done if it goes now.
     pub(super) offence: Option<Offence>,
 }
@@ -47,11 +73,26 @@ impl LoginState {
         }
     }
 
+    /// Counts a certificate that russh has refused, unless the peer has logged in all the same.
+    pub(super) fn add_certificate(&mut self) {
+        if let (Some(why), false) = (certificate::refused(), self.has_succeeded) {
+            self.offence = Some(Offence::FailedAuthentication);
+            self.certificate = Some(why);
+        }
+    }
+
     fn refusal(&self) -> String {
         match self.offence {
             Some(Offence::FailedAuthentication) => {
                 let (refused, last) = (self.refused, &self.last_refused);
-                format!("it offered {refused} key(s) that may not log in, the last one as {last}")
+                let keys = format!(
+                    "it offered {refused} key(s) that may not log in, the last one as {last}"
+                );
+                match &self.certificate {
+                    None => keys,
+                    Some(certificate) if refused == 0 => certificate.clone(),
+                    Some(certificate) => format!("{keys}; {certificate}"),
+                }
             }
             Some(Offence::GraceExceeded) => format!("it did not log in within {LOGIN_GRACE:?}"),
             Some(Offence::NoAuthentication) | None => String::new(),
@@ -66,6 +107,7 @@ impl LoginState {
             attempts: 0,
             refused: 0,
             last_refused: String::new(),
+            certificate: None,
             offence: Some(Offence::NoAuthentication),
         })
     }

@@ -1,6 +1,7 @@
 //! The connection role: serves one SSH connection, the socket on standard input. Peers log in with public keys
 //! only. The user's name does not matter, since the machine has no users.
 
+mod certificate;
 mod handler;
 mod limits;
 mod login;
@@ -8,16 +9,18 @@ mod requests;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use cpu_proto::{AuthorizedKey, CacheMode, KeyOptions};
+use cpu_proto::{AuthorizedKeys, CacheMode, KeyOptions};
 use cpu_ssh::mux::{FOREIGN_WINDOW, Side};
 use cpu_ssh::{Mux, Socket, Throttle, algorithms, keepalive};
-use russh::{ChannelId, MethodKind, MethodSet, SshId, server};
+use russh::{ChannelId, Disconnect, MethodKind, MethodSet, SshId, server};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::audit::Who;
@@ -26,11 +29,13 @@ use super::exec::{Running, SessionRequest};
 use super::forward::Forwards;
 use super::host_key::PrivateHostKey;
 use super::penalties::Offence;
-use super::{auth, waiting};
+use super::sessions::Sessions;
+use super::{audit_log, auth, waiting};
 use crate::console::{Roster, say};
 use crate::flags::ServerOptions;
+use crate::isolation::Isolation;
 use login::LoginState;
-pub(super) use login::{ASKED, LOGIN_GRACE, REFUSED};
+pub(super) use login::{ASKED, LOGIN_GRACE, REFUSED, wanted_isolation};
 
 /// How long it takes to refuse a wrong key: long enough to slow down guessing, too short to annoy somebody
 /// whose agent offers five keys.
@@ -40,9 +45,17 @@ const REJECTION_TIME: Duration = Duration::from_millis(100);
 /// whose agents hold more keys than that. russh's default is ten.
 const MAX_OFFERS: usize = 64;
 
+/// How long sessions may take to end when this process is told to end: longer than they give their commands.
+const SESSIONS_END: Duration = Duration::from_secs(5);
+
+/// How long the peer may take to read the last messages then.
+const LAST_MESSAGES: Duration = Duration::from_secs(1);
+
 /// Serves the connection on standard input until it ends. The server has sent the identification. The result is what a
 /// peer has done that did not log in.
 pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
+    audit_log::open(options.log, false)?;
+    certificate::listen();
     let strict = options.strict_modes.unwrap_or(false);
     // The server has said which lines are left out.
     let keys = auth::read_public_keys(&options.public_keys, strict, false)?;
@@ -83,15 +96,20 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     });
     let throttle = Throttle::default();
     let login = LoginState::new();
+    let sessions = Sessions::new(options.session_limits);
     let handler = ConnectionHandler {
         mux: Mux::new(Side::Server, throttle.clone()),
         keys,
         options: KeyOptions::default(),
+        isolate: options.isolate,
+        fingerprint: String::new(),
+        isolation: None,
         login: login.clone(),
         null,
         channels: HashMap::new(),
         files: Vec::new(),
         forwards: Forwards::new(options.forward),
+        sessions: sessions.clone(),
         peer,
         who: None,
         roster: None,
@@ -118,9 +136,12 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
             why = watch(&login, &throttle, options.alive) => if let Some(why) = why {
                 say(why);
             },
+            () = shut_down(&sessions, &login) => {}
         }
         anyhow::Ok(())
     })?;
+    sessions.kill_last_strays();
+    login.send_modify(LoginState::add_certificate);
     let login = login.borrow();
     login.report_refusal();
     Ok(login.offence)
@@ -153,11 +174,37 @@ async fn watch(
     ))
 }
 
+/// Returns when this process is told to end, as when the machine is powered off, and has done so: its commands are hung up, and
+/// their clients have got the rest of their output and how they ended.
+async fn shut_down(sessions: &Sessions, login: &watch::Sender<LoginState>) {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        // Then the signal ends the process at once.
+        return std::future::pending().await;
+    };
+    terminate.recv().await;
+    sessions.end(SESSIONS_END).await;
+    let handle = login.borrow().handle.clone();
+    if let Some(handle) = handle {
+        let why = "the server is shutting down".to_owned();
+        let sent = handle.disconnect(Disconnect::ByApplication, why, String::new());
+        // The connection ends when the message has been sent, and this with it.
+        if sent.await.is_ok() {
+            tokio::time::sleep(LAST_MESSAGES).await;
+        }
+    }
+}
+
 struct ConnectionHandler {
     mux: Mux,
-    keys: Vec<AuthorizedKey>,
+    keys: AuthorizedKeys,
     /// What the key allows with which the peer has logged in.
     options: KeyOptions,
+    /// Sessions are isolated, whatever the options of the key say.
+    isolate: bool,
+    /// The key with which the peer has logged in.
+    fingerprint: String,
+    /// The isolation of the key's sessions, or why there is none, if they are isolated.
+    isolation: Option<io::Result<Arc<Isolation>>>,
     login: watch::Sender<LoginState>,
     /// /dev/null, to replace standard output after the login.
     null: File,
@@ -165,6 +212,7 @@ struct ConnectionHandler {
     /// Channels of the `9p` subsystem that no command has taken yet.
     files: Vec<FilesChannel>,
     forwards: Forwards,
+    sessions: Arc<Sessions>,
     /// The peer's address, and after the login who it is and its entry on the machine's screen.
     peer: String,
     who: Option<Who>,

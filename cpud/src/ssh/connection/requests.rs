@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use bytes::Bytes;
-use cpu_proto::{CacheMode, Credentials, ENV_FILES, ENV_FSTAB_LC, quote};
+use cpu_proto::{CacheMode, Credentials, ENV_CLOCK, ENV_FILES, ENV_FSTAB_LC, quote};
 use cpu_ssh::Stream;
 use russh::ChannelId;
 use russh::server::Session;
@@ -10,6 +10,7 @@ use russh::server::Session;
 use super::ConnectionHandler;
 use crate::init::limits;
 use crate::ssh::channel::ServerSender;
+use crate::ssh::clock;
 use crate::ssh::exec::{self, FilesSource, take_variable};
 
 impl ConnectionHandler {
@@ -29,6 +30,23 @@ impl ConnectionHandler {
             return Ok(());
         }
         let mut request = std::mem::take(&mut state.request);
+        let clock = take_variable(&mut request.environment, ENV_CLOCK);
+        // A key that may run one command may not set it.
+        let clock = clock.filter(|_| self.options.command.is_none());
+        if let (Some(who), Some(clock)) = (&self.who, clock)
+            && let Some(line) = clock::set(&clock)
+        {
+            who.say(&line);
+        }
+        request.isolation = match &self.isolation {
+            None => None,
+            Some(Ok(isolation)) => Some(isolation.clone()),
+            Some(Err(_)) => {
+                let why = "no session: this machine cannot isolate it, as it is told to; its log says why";
+                refuse(state.sender.clone(), why.to_owned());
+                return Ok(());
+            }
+        };
         let (port, command) = self.forwards.take_files(command, &request.environment);
         let (port, command) = match &self.options.command {
             Some(forced) => {
@@ -92,6 +110,7 @@ impl ConnectionHandler {
             session.handle(),
             listed,
             audit,
+            &self.sessions,
         );
         match started {
             Ok(running) => {

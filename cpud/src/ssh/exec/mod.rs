@@ -12,10 +12,9 @@ mod spawn;
 use std::ffi::OsString;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::Stdio;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cpu_proto::{CacheMode, Credentials, ENV_WAIT, Wait};
@@ -34,15 +33,15 @@ use super::channel::{ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::files::relay_files;
 use super::notice::{self, LastOutput};
+use super::sessions::Sessions;
 use super::uroot::UrootPort;
 use crate::console::{ListedCommand, say};
-use crate::session::{Spec, kill_leftovers};
+use crate::isolation::Isolation;
+use crate::session::Spec;
 use pump::{deliver, pump_in, pump_out};
 use report::{report, send_clock};
+pub(super) use spawn::pair as socket_pair;
 use spawn::{inherit, open_terminal, pair, take_pipes};
-
-/// How often the processes are killed that a killed session has left; they take a moment to die.
-const KILL_ATTEMPTS: u32 = 20;
 
 /// What the client has asked for on a session channel.
 #[derive(Default)]
@@ -54,6 +53,8 @@ pub(super) struct SessionRequest {
     pub(super) terminal: Option<TerminalRequest>,
     /// Whether the client forwards an agent, and through what.
     pub(super) agent: Option<Mux>,
+    /// In which the session is, if in one.
+    pub(super) isolation: Option<Arc<Isolation>>,
     /// The client's files, each for a mount in this cache mode.
     pub(super) files: Vec<(CacheMode, FilesSource)>,
 }
@@ -103,6 +104,7 @@ pub(super) fn start(
     handle: server::Handle,
     listed: Option<ListedCommand>,
     mut audit: SessionAudit,
+    sessions: &Arc<Sessions>,
 ) -> Result<Running> {
     let (control_theirs, control) =
         pair().context("cannot make the control socket of a session")?;
@@ -116,30 +118,42 @@ pub(super) fn start(
         tty: request.terminal.is_some(),
         only_command: wait == Wait::No,
         user: request.user,
+        limits: sessions.limits,
         argv: request.argv.into_iter().map(OsString::from_vec).collect(),
         ..Spec::default()
     };
-    let mut files_theirs = Vec::new();
+    let mut theirs_all = Vec::new();
+    let mut devpts = None;
+    if let Some(isolation) = &request.isolation {
+        let own = spawn::isolate(isolation).context("cannot isolate the session")?;
+        spec.isolation = Some(own.spec(isolation.root)?);
+        devpts = Some(own.devpts);
+        theirs_all.extend([own.holder, own.life]);
+    }
+    let ids = request
+        .isolation
+        .as_ref()
+        .map(|isolation| Isolation::ids(isolation.root));
     let mut files = Vec::new();
     for (cache, from) in request.files {
         let (ours, theirs) = pair().context("cannot make a socket pair for the client's files")?;
         spec.ninep.push((cache, inherit(&theirs)?));
         spec.u_root |= matches!(from, FilesSource::Port(..));
         files.push((from, Arc::new(Fd::for_files(ours)?)));
-        files_theirs.push(theirs);
+        theirs_all.push(theirs);
     }
     let mut agent = None;
     if let Some(mux) = request.agent {
         let (ours, theirs) = pair().context("cannot make a socket pair for the agent")?;
         spec.agent = Some(inherit(&theirs)?);
-        files_theirs.push(theirs);
+        theirs_all.push(theirs);
         agent = Some((ours, mux));
     }
     let mut command = std::process::Command::new("/proc/self/exe");
     command.arg0("cpud").args(spec.args());
     let mut terminal = None;
     if let Some(pty) = &request.terminal {
-        let (master, slave) = open_terminal(pty)?;
+        let (master, slave) = open_terminal(pty, devpts.as_ref())?;
         for set in [
             std::process::Command::stdin,
             std::process::Command::stdout,
@@ -158,7 +172,10 @@ pub(super) fn start(
     let mut child = Command::from(command)
         .spawn()
         .context("cannot start a session process")?;
-    drop((control_theirs, files_theirs));
+    let process = child.id().and_then(|pid| i32::try_from(pid).ok());
+    let process = Pid::from_raw(process.context("the session process has no number")?);
+    let session = sessions.begin(process);
+    drop((control_theirs, theirs_all, devpts));
 
     let (ended_tx, ended) = watch::channel(false);
     if let Some((session, mux)) = agent {
@@ -174,7 +191,24 @@ pub(super) fn start(
             vec![(stdout, Stream::Data), (stderr, Stream::Stderr)],
         )
     };
-    tokio::spawn(pump_in(receiver, input, audit.transferred()));
+    let mut relayed = Vec::new();
+    for (from, socket) in files {
+        match from {
+            FilesSource::Channel(receiver, sender) => {
+                relayed.push(relay_files(receiver, sender, socket, Upstream::Any, ids));
+            }
+            FilesSource::Port(port, mux) => {
+                let handle = handle.clone();
+                tokio::spawn(async move {
+                    // On failure the socket closes, and the session reports that nobody answers.
+                    if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
+                        relay_files(receiver, sender, socket, Upstream::URoot, ids);
+                    }
+                });
+            }
+        }
+    }
+    tokio::spawn(pump_in(receiver, input, audit.transferred(), relayed));
     let outputs: Vec<_> = outputs
         .into_iter()
         .map(|(from, stream)| {
@@ -182,25 +216,9 @@ pub(super) fn start(
             tokio::spawn(pump_out(from, to, ended.clone(), last_output.clone()))
         })
         .collect();
-    for (from, socket) in files {
-        match from {
-            FilesSource::Channel(receiver, sender) => {
-                relay_files(receiver, sender, socket, Upstream::Any);
-            }
-            FilesSource::Port(port, mux) => {
-                let handle = handle.clone();
-                tokio::spawn(async move {
-                    // On failure the socket closes, and the session reports that nobody answers.
-                    if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay_files(receiver, sender, socket, Upstream::URoot);
-                    }
-                });
-            }
-        }
-    }
     let (signals_tx, signals) = mpsc::unbounded_channel();
-    let session = child.id().and_then(|pid| i32::try_from(pid).ok());
     let (is_terminal, client) = (terminal.is_some(), sender.clone());
+    let told_to_end = session.told_to_end();
     tokio::spawn(async move {
         let Ok(control) = Fd::new(control) else {
             return;
@@ -208,25 +226,21 @@ pub(super) fn start(
         let notices = async {
             send_clock(&client).await;
             control.ended().await;
-            if let Some(pid) = session.filter(|_| wait == Wait::Yes) {
-                notice::send(Pid::from_raw(pid), &last_output, &client, is_terminal).await;
+            if wait == Wait::Yes {
+                notice::send(process, ids.is_some(), &last_output, &client, is_terminal).await;
             }
             std::future::pending::<()>().await;
         };
         tokio::select! {
             () = deliver(signals, &control, &client) => {}
             () = notices => {}
+            () = told_to_end => notice::ending(&client, is_terminal).await,
         }
     });
     tokio::spawn(async move {
-        let session = child.id();
         let status = child.wait().await;
-        for _ in 0..KILL_ATTEMPTS {
-            if session.is_none_or(|session| kill_leftovers(session).is_ok()) {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        let signal = status.as_ref().ok().and_then(ExitStatusExt::signal);
+        session.ended(signal.is_some()).await;
         drop(listed);
         ended_tx.send_replace(true);
         for output in outputs {
@@ -235,6 +249,7 @@ pub(super) fn start(
         audit.set_status(status.as_ref().ok().copied());
         drop(audit);
         report(status, &sender, &handle).await;
+        drop(session);
     });
     Ok(Running {
         control: signals_tx,

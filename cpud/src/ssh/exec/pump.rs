@@ -11,15 +11,25 @@ use tokio::sync::{mpsc, watch};
 use crate::ssh::audit::Transferred;
 use crate::ssh::channel::{CHUNK, ServerReceiver, ServerSender};
 use crate::ssh::fd::Fd;
+use crate::ssh::files::Relayed;
 use crate::ssh::notice::LastOutput;
 
 /// How long to wait for more output when the command and all its descendants have gone, but another process
 /// holds the pipe open.
 const PIPE_GRACE: Duration = Duration::from_secs(1);
 
-/// Copies the client's input to the command. The pipe is closed at the end of the input.
-pub(super) async fn pump_in(receiver: ServerReceiver, to: Arc<Fd>, transferred: Arc<Transferred>) {
+/// Copies the client's input to the command. The pipe is closed at the end of the input. What arrived before on the
+/// channels of `files` is processed first: the client has sent it first.
+pub(super) async fn pump_in(
+    receiver: ServerReceiver,
+    to: Arc<Fd>,
+    transferred: Arc<Transferred>,
+    mut files: Vec<Relayed>,
+) {
     while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
+        for files in &mut files {
+            files.settle().await;
+        }
         if to.write_all(&chunk).await.is_err() {
             receiver.discard();
             return;

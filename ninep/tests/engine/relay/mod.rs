@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use bytes::Bytes;
-use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION};
+use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION, WATCHED};
 use ninep::relay::{ATTR_TTL, Error as RelayError, Relay, Upstream};
 use ninep::wire::{Data, Frame, HEADER, Str, WalkVec, Wire};
 
 use super::*;
 
 mod any;
+mod mirror;
 mod missing_xattr;
 
 /// A kernel that waits for each reply, behind a relay.
@@ -358,14 +359,21 @@ fn attributes_that_a_change_overtook_are_not_kept() {
 
 /// A relay whose server speaks the dialect.
 fn extended() -> Relay {
+    agreed(EXTENDED)
+}
+
+fn agreed(dialect: &[u8]) -> Relay {
     let mut relay = Relay::new(Upstream::Any);
     let mut out = Out::default();
+    let now = Instant::now();
+    let asked = message(NO_TAG, &version(1 << 16, VERSION));
+    from_kernel(&mut relay, asked, now, &mut out);
     let version = Reply::Version {
         msize: 1 << 16,
-        version: Str::new(EXTENDED).unwrap(),
+        version: Str::new(dialect).unwrap(),
     };
     let version = reply(NO_TAG, &version);
-    from_server(&mut relay, version, Instant::now(), &mut out).unwrap();
+    from_server(&mut relay, version, now, &mut out).unwrap();
     relay
 }
 
@@ -488,7 +496,7 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
     from_kernel(&mut relay, asked.clone(), now, &mut out);
     assert_eq!(
         out.server.concat(),
-        message(NO_TAG, &version(1 << 16, EXTENDED))
+        message(NO_TAG, &version(1 << 16, WATCHED))
     );
     let mut out = Out::default();
     let mut silent = Relay::new(Upstream::URoot);
@@ -506,8 +514,19 @@ fn with_a_server_that_speaks_nothing_else_every_byte_passes() {
         version: text("9P2000.L"),
     };
     let plain = reply(NO_TAG, &plain);
+    // It may know the older dialect.
+    from_server(&mut relay, plain.clone(), now, &mut out).unwrap();
+    assert!(out.kernel.is_empty());
+    relay.take_requests(&mut out.server);
+    assert_eq!(
+        out.server.concat(),
+        message(NO_TAG, &version(1 << 16, EXTENDED))
+    );
+    let mut out = Out::default();
     from_server(&mut relay, plain.clone(), now, &mut out).unwrap();
     assert_eq!(out.kernel.concat(), plain);
+    relay.take_requests(&mut out.server);
+    assert!(out.server.is_empty());
     for request in [
         walk(0, 1, ""),
         walk(0, 1, "a"),

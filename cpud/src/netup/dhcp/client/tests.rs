@@ -77,6 +77,25 @@ fn silence_is_asked_into_more_and_more_seldom() {
     }
 }
 
+/// While a switch looks for loops (IEEE 802.1D), and without a server.
+#[test]
+fn what_is_lost_for_minutes_delays_it_by_one_question() {
+    for lost in [45.0, 300.0] {
+        let mut bench = Bench::new();
+        let (at, actions) = loop {
+            let (at, actions) = bench.next();
+            if at >= lost {
+                break (at, actions);
+            }
+        };
+        assert_eq!(actions.iter().map(kind).collect::<Vec<_>>(), [DISCOVER]);
+        assert!(at < lost + 80.0, "{at}");
+        bench.answer(OFFER, &[(54, SERVER), (51, HOUR)]);
+        let actions = bench.answer(ACK, &[(54, SERVER), (51, HOUR)]);
+        assert!(matches!(&actions[..], [Action::Configure(_)]));
+    }
+}
+
 #[test]
 fn offer_request_ack() {
     let mut bench = Bench::new();

@@ -1,13 +1,18 @@
 //! What of this machine's files and environment the other machine does not get: the rules for files, from a table, the
 //! configuration and the flags, and the patterns for variables.
 
-use std::path::{Component, Path, PathBuf};
+mod paths;
+
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use cpu_client::export::{Rule, RuleKind};
 use cpu_proto::glob;
 use cpu_proto::namespace::Bind;
 use cpu_proto::{printable, quote};
+
+pub(crate) use paths::homes_but;
+use paths::{absolute, inside, keys};
 
 /// What is hidden unless the user shows it: private keys, and what logs in elsewhere; and what is read-only. Programs replace a
 /// file by a new one that has a similar name before, hence the `*`.
@@ -108,12 +113,16 @@ pub(crate) struct FileLimits<'a> {
     pub(crate) only: bool,
     /// The private keys of this login. Their pin files are hidden too.
     pub(crate) keys: Vec<PathBuf>,
+    /// The private keys for other hosts, as paths with patterns, and their pin files.
+    pub(crate) other_keys: Vec<String>,
     /// The directories of the session.
     pub(crate) binds: &'a [Bind],
     /// The served directory.
     pub(crate) root: &'a Path,
     /// The user's home in it.
     pub(crate) home: &'a Path,
+    /// The homes of others whose files this user may read.
+    pub(crate) other_homes: Vec<PathBuf>,
 }
 
 /// The rules, in the order in which they apply. An error if a path has `..`, which no rule would match.
@@ -123,7 +132,7 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Result<Vec<Rule>> {
     if limits.only {
         let here = std::env::current_dir().ok();
         let here = here.as_deref().and_then(|here| inside(limits.root, here));
-        let locals = limits.binds.iter().map(|bind| bind.local.clone());
+        let locals = limits.binds.iter().map(|bind| glob::quote(&bind.local));
         rules.extend(locals.chain(here).map(|path| rule(RuleKind::Only, path)));
         if rules.is_empty() {
             // A path that nothing has: nothing is served.
@@ -134,27 +143,22 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Result<Vec<Rule>> {
         rules.push(rule(RuleKind::ReadOnly, "/".into()));
     }
     let read_only = limits.binds.iter().filter(|bind| bind.read_only);
-    rules.extend(read_only.map(|bind| rule(RuleKind::ReadOnly, bind.local.clone())));
+    rules.extend(read_only.map(|bind| rule(RuleKind::ReadOnly, glob::quote(&bind.local))));
     let all = |kind, path: &str| {
         let paths = absolute(path, limits.root, limits.home);
         paths.into_iter().map(move |path| rule(kind, path))
     };
-    rules.extend(TABLE.iter().flat_map(|(kind, path)| all(*kind, path)));
-    for key in &limits.keys {
-        let mut pin = key.clone().into_os_string();
-        pin.push(".hostkey");
-        for file in [key.clone(), pin.into()] {
-            // Rules have no `..`; the real path is there anyway.
-            let is_plain = |path: &PathBuf| !path.components().any(|c| c == Component::ParentDir);
-            let path = std::path::absolute(&file).ok().filter(is_plain);
-            let real = file.canonicalize().ok();
-            let paths = [path, real];
-            let paths = paths.iter().flatten();
-            rules.extend(
-                paths.filter_map(|path| Some(rule(RuleKind::Hide, inside(limits.root, path)?))),
-            );
+    for (kind, path) in &TABLE {
+        rules.extend(all(*kind, path));
+        if path.starts_with('~') {
+            for home in &limits.other_homes {
+                let paths = absolute(path, limits.root, home).into_iter();
+                rules.extend(paths.map(|path| rule(*kind, path)));
+            }
         }
     }
+    let hidden = keys(limits).into_iter();
+    rules.extend(hidden.map(|path| rule(RuleKind::Hide, path)));
     for (kind, path) in &limits.paths {
         if path.split('/').any(|name| name == "..") {
             bail!(
@@ -164,47 +168,6 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Result<Vec<Rule>> {
         rules.extend(all(*kind, path));
     }
     Ok(rules)
-}
-
-/// A path of this machine, as the served tree has it.
-fn inside(root: &Path, path: &Path) -> Option<String> {
-    let root = root.canonicalize().ok()?;
-    let rest = path.strip_prefix(root).ok()?.to_str()?;
-    Some(format!("/{rest}"))
-}
-
-/// Absolute paths in the served tree. `~` is the home in it, and also this machine's if that is in it elsewhere, as with
-/// `-root /home`; another relative path is one of the working directory.
-fn absolute(path: &str, root: &Path, home: &Path) -> Vec<String> {
-    match path.strip_prefix('~') {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
-            let there = format!("{}{rest}", home.display());
-            let real = home.canonicalize().unwrap_or_else(|_| home.into());
-            let real = served(root, &format!("{}{rest}", real.display()));
-            let real = real.filter(|real| *real != there);
-            [there].into_iter().chain(real).collect()
-        }
-        _ if path.starts_with('/') => vec![path.to_owned()],
-        _ => {
-            let path = std::path::absolute(path).unwrap_or_else(|_| path.into());
-            served(root, &path.to_string_lossy()).into_iter().collect()
-        }
-    }
-}
-
-/// A path of this machine, whose names may be patterns, as the served tree has it. None if it is elsewhere, or if what is served
-/// is part of it: that was asked for.
-fn served(root: &Path, path: &str) -> Option<String> {
-    let root = root.canonicalize().ok()?;
-    let mut names = path.split('/').filter(|name| !name.is_empty());
-    for part in root.components().skip(1) {
-        let part = part.as_os_str().as_encoded_bytes();
-        names
-            .next()
-            .filter(|name| glob::matches(name.as_bytes(), part))?;
-    }
-    let rest: Vec<_> = names.collect();
-    (!rest.is_empty()).then(|| format!("/{}", rest.join("/")))
 }
 
 /// The rules about hidden files, as lines for the configuration.
@@ -223,7 +186,7 @@ pub(crate) fn alarm(host: &str, requested: &[Vec<u8>]) -> Option<String> {
         .iter()
         .map(|path| printable(&String::from_utf8_lossy(path)))
         .collect();
-    let name = names.first()?;
+    let name = glob::quote(names.first()?);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@~".contains(c);
     // The name may be the machine's choice, and people copy the line into a shell.
     let example = if name.chars().all(is_plain) {
@@ -317,6 +280,8 @@ mod tests {
             read_only: false,
             only: false,
             keys: Vec::new(),
+            other_keys: Vec::new(),
+            other_homes: Vec::new(),
             binds: &[],
             root: Path::new("/"),
             home,
@@ -338,6 +303,8 @@ mod tests {
             read_only: false,
             only: false,
             keys: Vec::new(),
+            other_keys: Vec::new(),
+            other_homes: Vec::new(),
             binds: &[],
             root: Path::new("/"),
             home: Path::new("/home/ann"),
@@ -347,26 +314,35 @@ mod tests {
     }
 
     #[test]
-    fn the_home_is_found_beneath_another_root() {
-        let directory = tempfile::tempdir().unwrap();
-        let top = directory.path().canonicalize().unwrap();
-        let home = top.join("home/ann");
-        std::fs::create_dir_all(home.join(".ssh/sub")).unwrap();
-        let usual = format!("{}/.ssh/*", home.display());
-        for (root, also) in [
-            ("home/ann", Some("/.ssh/*")),
-            ("home", Some("/ann/.ssh/*")),
-            ("home/ann/.ssh", Some("/*")),
-            ("home/ann/.ssh/sub", None),
+    fn the_keys_for_other_hosts_are_hidden_and_so_are_other_homes() {
+        let limits = FileLimits {
+            paths: Vec::new(),
+            read_only: false,
+            only: false,
+            keys: vec!["/keys/own*".into()],
+            other_keys: ["/mnt/*_key", "/opt/a\\*/b.pub", "/a/../b"]
+                .map(str::to_owned)
+                .to_vec(),
+            binds: &[],
+            root: Path::new("/"),
+            home: Path::new("/root"),
+            other_homes: vec!["/home/a*".into()],
+        };
+        let list = list(&rules(&limits).unwrap());
+        for line in [
+            "Hide /keys/own\\*",
+            "Hide /keys/own\\*.hostkey",
+            "Hide /mnt/*_key",
+            "Hide /mnt/*_key.hostkey",
+            "Hide /opt/a\\*/b.pub",
+            "Hide /opt/a\\*/b",
+            "Hide /root/.ssh/*",
+            "Hide /home/a\\*/.ssh/*",
+            "Show /home/a\\*/.ssh/config*",
         ] {
-            let paths = absolute("~/.ssh/*", &top.join(root), &home);
-            let wanted: Vec<_> = [usual.as_str()].into_iter().chain(also).collect();
-            assert_eq!(paths, wanted, "{root}");
+            assert!(list.lines().any(|found| found == line), "{line}: {list}");
         }
-        assert_eq!(absolute("~/.ssh/*", Path::new("/"), &home), [usual]);
-        assert_eq!(absolute("/x", &home, &home), ["/x"]);
-        let here = std::env::current_dir().unwrap();
-        assert_eq!(absolute("x", &here, &home), ["/x"]);
+        assert!(!list.contains(".."), "{list}");
     }
 
     #[test]
@@ -377,6 +353,8 @@ mod tests {
             one.contains(".netrc', which is hidden") && !one.contains('\n'),
             "{one}"
         );
+        let star = alarm("board", &[b"/a*".to_vec()]).unwrap();
+        assert!(star.contains("-show '/a\\*' shows"), "{star}");
         let odd = alarm("board", &[b"/a; reboot".to_vec()]).unwrap();
         assert!(odd.contains("-show '/a; reboot' shows"), "{odd}");
         let two = alarm("board", &[b"/a".to_vec(), b"/b".to_vec()]).unwrap();

@@ -1,22 +1,21 @@
 //! The network role on a real link, and the server that announces its addresses: a pair of veths between
-//! two network namespaces, with a small DHCP server at the other end. Needs root and the tools
-//! `unshare`, `nsenter`, `ip` and `ssh-keygen`.
+//! two network namespaces, with a small DHCP server at the other end, or dnsmasq. Needs root and the tools
+//! `unshare`, `nsenter`, `ip`, `ssh-keygen` and `dnsmasq`.
 #![allow(
     clippy::unwrap_used,
     reason = "clippy.toml allows it in tests, but not in their helpers"
 )]
 
-use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+mod dnsmasq;
+mod fixture;
+
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use nix::fcntl::OFlag;
-use nix::sched::{CloneFlags, unshare};
-use nix::unistd::pipe2;
+use fixture::{NetworkFixture, ip};
 
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
@@ -25,170 +24,6 @@ const ACK: u8 = 5;
 const NAK: u8 = 6;
 const OURS: [u8; 4] = [10, 9, 0, 50];
 const SERVER: [u8; 4] = [10, 9, 0, 1];
-
-/// `cpud network` and `cpud server` in their own namespaces, with an /etc and a kernel command line for the test.
-/// This thread is in the network namespace at the other end of their eth0.
-struct NetworkFixture {
-    /// `cpud network`.
-    child: Child,
-    server: Child,
-    console: BufReader<File>,
-    /// The fingerprint of the host key.
-    fingerprint: String,
-    directory: tempfile::TempDir,
-}
-
-impl NetworkFixture {
-    fn new(cmdline: &str) -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "network namespaces: run this test as root, or by make check"
-        );
-        unshare(CloneFlags::CLONE_NEWNET).unwrap();
-        let directory = tempfile::tempdir().unwrap();
-        fs::create_dir(directory.path().join("etc")).unwrap();
-        fs::write(directory.path().join("cmdline"), cmdline).unwrap();
-        let key = directory.path().join("key");
-        let keygen = |args: &[&str]| {
-            let mut command = Command::new("ssh-keygen");
-            let output = command.args(args).arg("-f").arg(&key).output();
-            let output = output.expect("ssh-keygen (package openssh-client) is needed");
-            String::from_utf8(output.stdout).unwrap()
-        };
-        keygen(&["-q", "-t", "ed25519", "-N", ""]);
-        let printed = keygen(&["-l"]);
-        let fingerprint = printed.split(' ').nth(1).unwrap().to_owned();
-        let (console, stderr) = pipe2(OFlag::O_CLOEXEC).unwrap();
-        let script = "read go; cd $1; mount --bind cmdline /proc/cmdline; mount --bind etc /etc;
-                      hostname cpu; exec $2 network";
-        let child = Command::new("unshare")
-            .args(["--net", "--mount", "--uts", "sh", "-c", script, "sh"])
-            .arg(directory.path())
-            .arg(env!("CARGO_BIN_EXE_cpud"))
-            .stdin(Stdio::piped())
-            .stderr(stderr.try_clone().unwrap())
-            .spawn()
-            .expect("unshare (package util-linux) is needed");
-        // Wait until the namespaces have been made.
-        let space = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/uts")).unwrap();
-        while space(child.id()) == space(std::process::id()) {
-            sleep(Duration::from_millis(5));
-        }
-        let pid = child.id().to_string();
-        ip(&[
-            "link", "add", "wire", "type", "veth", "peer", "name", "eth0", "netns", &pid,
-        ]);
-        ip(&["addr", "add", "10.9.0.1/24", "dev", "wire"]);
-        ip(&["link", "set", "wire", "up"]);
-        let server = Command::new("nsenter")
-            .args([
-                "--target",
-                &pid,
-                "--net",
-                env!("CARGO_BIN_EXE_cpud"),
-                "server",
-                "-pk",
-            ])
-            .arg(key.with_extension("pub"))
-            .arg("-hk")
-            .arg(&key)
-            .stderr(stderr)
-            .spawn()
-            .unwrap();
-        let mut machine = Self {
-            child,
-            server,
-            console: BufReader::new(console.into()),
-            fingerprint,
-            directory,
-        };
-        let serving = machine.line();
-        assert!(
-            serving.starts_with("cpud: serving on port 17010"),
-            "{serving}"
-        );
-        let go = machine.child.stdin.as_mut().unwrap();
-        go.write_all(b"go\n").unwrap();
-        machine
-    }
-
-    /// The announcement of an address on eth0.
-    fn announcement(&self, address: &str) -> String {
-        let key = &self.fingerprint;
-        format!("cpud: eth0 {address} port 17010 host key {key}; try: cpu {address} date")
-    }
-
-    /// The next line on the console.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.console.read_line(&mut line).unwrap();
-        line.trim_end().to_owned()
-    }
-
-    /// The output of `ip` inside.
-    fn ip(&self, args: &str) -> String {
-        let pid = self.child.id().to_string();
-        let output = Command::new("nsenter")
-            .args(["--target", &pid, "--net", "ip"])
-            .args(args.split(' '))
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    fn host_name(&self) -> String {
-        let pid = self.child.id().to_string();
-        let output = Command::new("nsenter")
-            .args(["--target", &pid, "--uts", "uname", "-n"])
-            .output()
-            .unwrap();
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
-    }
-
-    /// Waits until the output of `ip` inside contains a text, or does not contain it.
-    fn wait_until(&self, args: &str, text: &str, present: bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while self.ip(args).contains(text) != present {
-            assert!(
-                Instant::now() < deadline,
-                "ip {args} without {text:?}: {}",
-                self.ip(args)
-            );
-            sleep(Duration::from_millis(20));
-        }
-    }
-
-    fn file(&self, name: &str) -> String {
-        fs::read_to_string(self.directory.path().join(name)).unwrap_or_default()
-    }
-
-    /// How often the network role has been woken up.
-    fn wakes(&self) -> String {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        status
-            .lines()
-            .find(|line| line.starts_with("voluntary"))
-            .unwrap()
-            .to_owned()
-    }
-}
-
-impl Drop for NetworkFixture {
-    fn drop(&mut self) {
-        for child in [&mut self.child, &mut self.server] {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-fn ip(args: &[&str]) {
-    let status = Command::new("ip")
-        .args(args)
-        .status()
-        .expect("ip (package iproute2) is needed");
-    assert!(status.success(), "ip {args:?}");
-}
 
 /// A DHCP server on this end of the link.
 struct DhcpServer(UdpSocket);

@@ -1,0 +1,712 @@
+//! The contract of docs/files.md, with a kernel that looks through the relay: whatever is changed here and there, and however
+//! late the messages arrive, an answer is never older than the contract allows.
+
+use std::collections::{HashMap, HashSet};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+
+use bytes::Bytes;
+use ninep::msg::Header;
+use ninep::observe::Counts;
+use ninep::relay::{Relay, Upstream};
+use ninep::wire::{Frame, HEADER};
+use proptest::prelude::*;
+
+use super::*;
+
+/// What lstat(2) says of a file, as far as the contract covers it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    ino: u64,
+    mode: u32,
+    nlink: u64,
+    size: u64,
+    mtime: (u64, u64),
+    ctime: (u64, u64),
+}
+
+/// `None` if there is no file.
+type Answer = Option<Seen>;
+
+/// A kernel behind a relay. It may look before what the server has sent is delivered.
+pub(super) struct There {
+    relay: Relay,
+    now: Instant,
+    socket: UnixStream,
+    /// Bytes of the server that are still under way.
+    late: Vec<u8>,
+    /// Bytes for the kernel, up to a whole message.
+    partial: Vec<u8>,
+    replies: HashMap<u16, Vec<u8>>,
+    fids: HashSet<u32>,
+    tag: u16,
+    /// Times that a reply had to be waited for.
+    pub(super) waits: usize,
+}
+
+fn encoded(tag: u16, request: &Request<'_>) -> Vec<u8> {
+    let mut frame = Frame::default();
+    request.encode(tag, &mut frame);
+    frame.finish().to_vec()
+}
+
+impl There {
+    /// Attached as fid 0, through a server whose requests `counts` counts.
+    pub(super) fn new(export: Arc<Export>, counts: Arc<Counts>) -> Self {
+        let (socket, theirs) = UnixStream::pair().unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        std::thread::spawn(move || {
+            let observer: &dyn ninep::observe::Observer = &*counts;
+            let config = Config {
+                observer: Some(observer),
+                ..Config::default()
+            };
+            ninep::server::serve(&*export, &theirs, &theirs, &config)
+        });
+        let mut there = Self {
+            relay: Relay::new(Upstream::Any),
+            now: Instant::now(),
+            socket,
+            late: Vec::new(),
+            partial: Vec::new(),
+            replies: HashMap::new(),
+            fids: HashSet::from([0]),
+            tag: 0,
+            waits: 0,
+        };
+        let version = Request::Version {
+            msize: 1 << 20,
+            version: Str::new(VERSION).unwrap(),
+        };
+        there.send(NO_TAG, &version);
+        there.wait(NO_TAG);
+        there.ask(&attach(0)).unwrap();
+        there
+    }
+
+    fn send(&mut self, tag: u16, request: &Request<'_>) {
+        let mut out = Vec::new();
+        let bytes = Bytes::from(encoded(tag, request));
+        self.relay.from_kernel(bytes, self.now, &mut out).unwrap();
+        self.socket.write_all(&out.concat()).unwrap();
+        let mut replies = Vec::new();
+        self.relay.take_replies(&mut replies);
+        self.pass_on(&replies);
+    }
+
+    fn pass_on(&mut self, bytes: &[Bytes]) {
+        self.partial.extend(bytes.concat());
+        while let Some(header) = self.partial.first_chunk::<HEADER>().map(Header::decode) {
+            let size = header.size as usize;
+            if self.partial.len() < size {
+                return;
+            }
+            let message: Vec<u8> = self.partial.drain(..size).collect();
+            let twice = self.replies.insert(header.tag, message);
+            assert!(twice.is_none(), "two replies to tag {}", header.tag);
+        }
+    }
+
+    /// Reads what the server has sent.
+    fn receive(&mut self) {
+        self.socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 16 * 1024];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(0) => panic!("the server has gone"),
+                Ok(n) => self.late.extend_from_slice(&buffer[..n]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        self.socket.set_nonblocking(false).unwrap();
+    }
+
+    /// Delivers the first `n` bytes of what is under way.
+    fn deliver(&mut self, n: usize) {
+        let n = n.min(self.late.len());
+        let bytes: Vec<u8> = self.late.drain(..n).collect();
+        let (mut out, mut requests) = (Vec::new(), Vec::new());
+        self.relay
+            .from_server(bytes.into(), self.now, &mut out)
+            .unwrap();
+        self.relay.take_requests(&mut requests);
+        self.socket.write_all(&requests.concat()).unwrap();
+        self.pass_on(&out);
+        let mut replies = Vec::new();
+        self.relay.take_replies(&mut replies);
+        self.pass_on(&replies);
+    }
+
+    fn deliver_all(&mut self) {
+        self.receive();
+        self.deliver(usize::MAX);
+    }
+
+    fn wait(&mut self, tag: u16) -> Vec<u8> {
+        self.waits += usize::from(!self.replies.contains_key(&tag));
+        loop {
+            if let Some(reply) = self.replies.remove(&tag) {
+                return reply;
+            }
+            if !self.late.is_empty() {
+                self.deliver(usize::MAX);
+                continue;
+            }
+            let mut buffer = [0; 16 * 1024];
+            let n = self.socket.read(&mut buffer).unwrap();
+            assert!(n > 0, "the server has gone");
+            self.late.extend_from_slice(&buffer[..n]);
+            self.deliver(usize::MAX);
+        }
+    }
+
+    fn new_tag(&mut self) -> u16 {
+        self.tag = (self.tag + 1) % 1000;
+        self.tag
+    }
+
+    pub(super) fn ask(&mut self, request: &Request<'_>) -> Result<Vec<u8>, Errno> {
+        let tag = self.new_tag();
+        self.send(tag, request);
+        let reply = self.wait(tag);
+        match Reply::decode(reply[4], &reply[HEADER..]).unwrap() {
+            Reply::Error { ecode } => Err(Errno::from_raw(ecode.try_into().unwrap())),
+            _ => Ok(reply),
+        }
+    }
+
+    pub(super) fn new_fid(&mut self) -> u32 {
+        let fid = (1..10_000).find(|fid| !self.fids.contains(fid)).unwrap();
+        self.fids.insert(fid);
+        fid
+    }
+
+    pub(super) fn clunk(&mut self, fid: u32) {
+        self.fids.remove(&fid);
+        self.ask(&Request::Clunk { fid }).unwrap();
+    }
+
+    /// Walks name by name, as Linux does.
+    pub(super) fn walk(&mut self, path: &str) -> Result<u32, Errno> {
+        let mut at = self.new_fid();
+        self.ask(&walk_one(0, at, "")).unwrap();
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            let next = self.new_fid();
+            let walked = self.ask(&walk_one(at, next, name));
+            self.clunk(at);
+            if let Err(errno) = walked {
+                self.fids.remove(&next);
+                return Err(errno);
+            }
+            at = next;
+        }
+        Ok(at)
+    }
+
+    fn getattr(&mut self, fid: u32) -> Result<Seen, Errno> {
+        let mask = Attr::BASIC;
+        let reply = self.ask(&Request::Getattr { fid, mask })?;
+        match Reply::decode(reply[4], &reply[HEADER..]).unwrap() {
+            Reply::Getattr { attr } => Ok(Seen {
+                ino: attr.qid.path.wrapping_add(2),
+                mode: attr.mode,
+                nlink: attr.nlink,
+                size: attr.size,
+                mtime: (attr.mtime.sec, attr.mtime.nsec),
+                ctime: (attr.ctime.sec, attr.ctime.nsec),
+            }),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// lstat(2), again if the file has gone in the middle, as Linux does.
+    pub(super) fn stat(&mut self, path: &str) -> Answer {
+        for _ in 0..5 {
+            let fid = match self.walk(path) {
+                Ok(fid) => fid,
+                Err(Errno::ENOENT | Errno::ENOTDIR) => return None,
+                Err(Errno::ESTALE) => continue,
+                Err(errno) => panic!("{path}: {errno}"),
+            };
+            let seen = self.getattr(fid);
+            self.clunk(fid);
+            match seen {
+                Ok(seen) if seen.nlink > 0 => return Some(seen),
+                Ok(_) | Err(Errno::ESTALE) => {}
+                Err(errno) => panic!("{path}: {errno}"),
+            }
+        }
+        panic!("{path} is never found");
+    }
+
+    /// The names in a directory, without `.` and `..`.
+    pub(super) fn list(&mut self, path: &str) -> Result<Vec<String>, Errno> {
+        let fid = self.walk(path)?;
+        let flags = OpenFlags::DIRECTORY;
+        let opened = self.ask(&Request::Lopen { fid, flags });
+        if let Err(errno) = opened {
+            self.clunk(fid);
+            return Err(errno);
+        }
+        let mut names = Vec::new();
+        let mut offset = 0;
+        loop {
+            let count = 200;
+            let reply = self.ask(&Request::Readdir { fid, offset, count }).unwrap();
+            let data = match Reply::decode(reply[4], &reply[HEADER..]).unwrap() {
+                Reply::Readdir { data } => data.0,
+                other => panic!("{other:?}"),
+            };
+            if data.is_empty() {
+                break;
+            }
+            let mut rest = BodyReader::new(data);
+            while !rest.is_empty() {
+                let entry = DirEntry::get(&mut rest).unwrap();
+                offset = entry.offset;
+                names.push(String::from_utf8(entry.name.bytes().to_vec()).unwrap());
+            }
+        }
+        self.clunk(fid);
+        names.retain(|name| !matches!(&**name, "." | ".."));
+        names.sort();
+        Ok(names)
+    }
+
+    /// A request that concerns a file, which is walked to.
+    fn on<T>(&mut self, path: &str, work: impl FnOnce(&mut Self, u32) -> T) -> Option<T> {
+        let fid = self.walk(path).ok()?;
+        let done = work(self, fid);
+        self.clunk(fid);
+        Some(done)
+    }
+}
+
+fn walk_one(fid: u32, newfid: u32, name: &str) -> Request<'_> {
+    ninep_testing::walk(fid, newfid, name)
+}
+
+/// lstat(2) here.
+fn here(path: &std::path::Path) -> Answer {
+    let stat = fs::symlink_metadata(path).ok()?;
+    Some(Seen {
+        ino: stat.ino(),
+        mode: stat.mode(),
+        nlink: stat.nlink(),
+        size: stat.size(),
+        mtime: (
+            stat.mtime().cast_unsigned(),
+            stat.mtime_nsec().cast_unsigned(),
+        ),
+        ctime: (
+            stat.ctime().cast_unsigned(),
+            stat.ctime_nsec().cast_unsigned(),
+        ),
+    })
+}
+
+const DIRS: [&str; 3] = ["", "a", "a/b"];
+const NAMES: [&str; 4] = ["x", "y", "z", "sub"];
+
+/// A name in one of the directories.
+#[derive(Debug, Clone, Copy)]
+struct Spot(usize, usize);
+
+impl Spot {
+    fn path(self) -> String {
+        format!("{}/{}", DIRS[self.0], NAMES[self.1])
+    }
+}
+
+#[derive(Debug, Clone)]
+enum WorldStep {
+    // Here.
+    Write(Spot, usize),
+    Append(Spot),
+    Truncate(Spot),
+    Chmod(Spot, u32),
+    Remove(Spot),
+    Rename(Spot, Spot),
+    Mkdir(Spot),
+    Link(Spot),
+    // There.
+    Create(Spot),
+    WriteThere(Spot, usize),
+    SizeThere(Spot, u64),
+    RemoveThere(Spot),
+    RenameThere(Spot, Spot),
+    MkdirThere(Spot),
+    // Both.
+    Settle,
+    Deliver(usize),
+    Stat(Spot),
+    StatDir(usize),
+    List(usize),
+    /// A look-up, and how many steps later the reply is looked at.
+    Begin(Spot),
+}
+
+fn step() -> impl Strategy<Value = WorldStep> {
+    let spot = || (0..DIRS.len(), 0..NAMES.len()).prop_map(|(dir, name)| Spot(dir, name));
+    prop_oneof![
+        3 => (spot(), 0..50_usize).prop_map(|(at, n)| WorldStep::Write(at, n)),
+        2 => spot().prop_map(WorldStep::Append),
+        1 => spot().prop_map(WorldStep::Truncate),
+        2 => (spot(), 0..8_u32).prop_map(|(at, mode)| WorldStep::Chmod(at, 0o600 | mode)),
+        3 => spot().prop_map(WorldStep::Remove),
+        3 => (spot(), spot()).prop_map(|(from, to)| WorldStep::Rename(from, to)),
+        2 => spot().prop_map(WorldStep::Mkdir),
+        1 => spot().prop_map(WorldStep::Link),
+        1 => spot().prop_map(WorldStep::Create),
+        2 => (spot(), 1..50_usize).prop_map(|(at, n)| WorldStep::WriteThere(at, n)),
+        1 => (spot(), 0..50_u64).prop_map(|(at, size)| WorldStep::SizeThere(at, size)),
+        1 => spot().prop_map(WorldStep::RemoveThere),
+        1 => (spot(), spot()).prop_map(|(from, to)| WorldStep::RenameThere(from, to)),
+        1 => spot().prop_map(WorldStep::MkdirThere),
+        6 => Just(WorldStep::Settle),
+        4 => (0..300_usize).prop_map(WorldStep::Deliver),
+        14 => spot().prop_map(WorldStep::Stat),
+        4 => (0..DIRS.len()).prop_map(WorldStep::StatDir),
+        4 => (0..DIRS.len()).prop_map(WorldStep::List),
+        4 => spot().prop_map(WorldStep::Begin),
+    ]
+}
+
+/// What could be seen at one time.
+#[derive(Clone)]
+struct Snapshot {
+    stats: HashMap<String, Answer>,
+    lists: Vec<Vec<String>>,
+}
+
+/// A tree, the machine that looks at it, and all that could be seen of it so far.
+struct World {
+    root: PathBuf,
+    export: Arc<Export>,
+    there: There,
+    history: Vec<Snapshot>,
+    /// The first snapshot that may still be seen.
+    oldest: usize,
+    /// Look-ups under way: the tag, the new fid, the path, and the first snapshot that may be seen.
+    begun: Vec<(u16, u32, String, usize)>,
+}
+
+impl World {
+    fn new(at: &std::path::Path) -> (TempDir, Self) {
+        let dir = TempDir::new_in(at).unwrap();
+        let root = dir.path().to_owned();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        let export = Arc::new(Export::new(&root).unwrap());
+        let there = There::new(export.clone(), Arc::default());
+        let mut world = Self {
+            root,
+            export,
+            there,
+            history: Vec::new(),
+            oldest: 0,
+            begun: Vec::new(),
+        };
+        world.snapshot();
+        (dir, world)
+    }
+
+    fn at(&self, spot: Spot) -> PathBuf {
+        self.root.join(spot.path().trim_start_matches('/'))
+    }
+
+    fn snapshot(&mut self) {
+        let mut stats = HashMap::new();
+        for dir in DIRS {
+            stats.insert(dir.to_owned(), here(&self.root.join(dir)));
+            for name in NAMES {
+                let path = format!("{dir}/{name}");
+                stats.insert(
+                    path.clone(),
+                    here(&self.root.join(path.trim_start_matches('/'))),
+                );
+            }
+        }
+        let lists = DIRS.map(|dir| {
+            let entries = fs::read_dir(self.root.join(dir)).unwrap();
+            let mut names: Vec<_> = entries
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names
+        });
+        self.history.push(Snapshot {
+            stats,
+            lists: lists.into(),
+        });
+    }
+
+    /// All that has happened must be seen from now on.
+    fn settle(&mut self) {
+        self.export.settle();
+        self.there.deliver_all();
+        self.oldest = self.history.len() - 1;
+    }
+
+    fn check(&self, path: &str, got: &Answer, since: usize) {
+        let allowed = &self.history[since..];
+        let is_right = allowed.iter().any(|then| then.stats[path] == *got);
+        let wanted: Vec<_> = allowed.iter().map(|then| &then.stats[path]).collect();
+        assert!(is_right, "{path} is {got:?}, not one of {wanted:?}");
+    }
+
+    fn step(&mut self, step: &WorldStep) {
+        match step {
+            WorldStep::Write(at, n) => drop(fs::write(self.at(*at), vec![b'x'; *n])),
+            WorldStep::Append(at) => {
+                let file = fs::OpenOptions::new().append(true).open(self.at(*at));
+                drop(file.and_then(|mut file| file.write_all(b"more")));
+            }
+            WorldStep::Truncate(at) => {
+                let file = fs::OpenOptions::new().write(true).open(self.at(*at));
+                drop(file.and_then(|file| file.set_len(1)));
+            }
+            WorldStep::Chmod(at, mode) if self.at(*at).exists() => {
+                // A directory must stay searchable, since root is not what serves in general.
+                let mode = PermissionsExt::from_mode(*mode | 0o100);
+                drop(fs::set_permissions(self.at(*at), mode));
+            }
+            WorldStep::Chmod(..) => {}
+            WorldStep::Remove(at) => {
+                drop(fs::remove_file(self.at(*at)));
+                drop(fs::remove_dir(self.at(*at)));
+            }
+            WorldStep::Rename(from, to) => drop(fs::rename(self.at(*from), self.at(*to))),
+            WorldStep::Mkdir(at) => drop(fs::create_dir(self.at(*at))),
+            WorldStep::Link(at) => drop(symlink("x", self.at(*at))),
+            WorldStep::Create(at) => {
+                self.there.on(DIRS[at.0], |there, fid| {
+                    let create = Request::Lcreate {
+                        fid,
+                        name: name(NAMES[at.1]),
+                        flags: RDWR,
+                        mode: 0o644,
+                        gid: 0,
+                    };
+                    drop(there.ask(&create));
+                });
+            }
+            WorldStep::WriteThere(at, n) => {
+                self.there.on(&at.path(), |there, fid| {
+                    if there.ask(&Request::Lopen { fid, flags: WRONLY }).is_ok() {
+                        let data = Data(&[b'y'; 50][..*n]);
+                        let offset = 3;
+                        there.ask(&Request::Write { fid, offset, data }).unwrap();
+                    }
+                });
+            }
+            WorldStep::SizeThere(at, size) => {
+                let attr = SetAttr {
+                    valid: SetAttr::SIZE,
+                    size: *size,
+                    ..SetAttr::default()
+                };
+                self.there.on(&at.path(), |there, fid| {
+                    drop(there.ask(&Request::Setattr { fid, attr }));
+                });
+            }
+            WorldStep::RemoveThere(at) => {
+                self.there.on(DIRS[at.0], |there, fid| {
+                    for flags in [0, 0x200] {
+                        let name = name(NAMES[at.1]);
+                        let dfid = fid;
+                        drop(there.ask(&Request::Unlinkat { dfid, name, flags }));
+                    }
+                });
+            }
+            WorldStep::RenameThere(from, to) => {
+                self.there.on(DIRS[from.0], |there, olddirfid| {
+                    there.on(DIRS[to.0], |there, newdirfid| {
+                        drop(there.ask(&Request::Renameat {
+                            olddirfid,
+                            oldname: name(NAMES[from.1]),
+                            newdirfid,
+                            newname: name(NAMES[to.1]),
+                        }));
+                    });
+                });
+            }
+            WorldStep::MkdirThere(at) => {
+                self.there.on(DIRS[at.0], |there, dfid| {
+                    drop(there.ask(&Request::Mkdir {
+                        dfid,
+                        name: name(NAMES[at.1]),
+                        mode: 0o755,
+                        gid: 0,
+                    }));
+                });
+            }
+            WorldStep::Settle => return self.settle(),
+            WorldStep::Deliver(n) => {
+                self.there.receive();
+                self.there.deliver(*n);
+            }
+            WorldStep::Stat(at) => {
+                let got = self.there.stat(&at.path());
+                self.check(&at.path(), &got, self.oldest);
+            }
+            WorldStep::StatDir(dir) => {
+                let got = self.there.stat(DIRS[*dir]);
+                self.check(DIRS[*dir], &got, self.oldest);
+            }
+            WorldStep::List(dir) => {
+                let got = self.there.list(DIRS[*dir]).unwrap();
+                let allowed = &self.history[self.oldest..];
+                let is_right = allowed.iter().any(|then| then.lists[*dir] == got);
+                assert!(is_right, "{dir}: {got:?}");
+            }
+            WorldStep::Begin(at) => self.begin(*at),
+        }
+        self.snapshot();
+    }
+
+    /// Sends a look-up, and looks at the replies to earlier ones.
+    fn begin(&mut self, at: Spot) {
+        for (tag, newfid, path, since) in std::mem::take(&mut self.begun) {
+            let reply = self.there.wait(tag);
+            if reply[4] == Reply::ERROR {
+                self.there.fids.remove(&newfid);
+                let errno = Reply::decode(reply[4], &reply[HEADER..]).unwrap();
+                if errno == (Reply::Error { ecode: 2 }) {
+                    self.check(&path, &None, since);
+                }
+            } else {
+                // The kernel asks for the attributes now, and uses the file.
+                match self.there.getattr(newfid) {
+                    // It may have been changed and renamed by now.
+                    Ok(seen) if seen.nlink > 0 => {
+                        let allowed = &self.history[since..];
+                        let numbers = allowed.iter().map(|then| &then.stats[&path]);
+                        let mut numbers = numbers.flatten().map(|seen| seen.ino);
+                        assert!(numbers.any(|ino| ino == seen.ino), "{path}: {seen:?}");
+                    }
+                    Ok(_) | Err(Errno::ESTALE) => {}
+                    Err(errno) => panic!("{path}: {errno}"),
+                }
+                self.there.clunk(newfid);
+            }
+        }
+        let Ok(fid) = self.there.walk(DIRS[at.0]) else {
+            return;
+        };
+        let (tag, newfid) = (2000 + self.begun.len() as u16, self.there.new_fid());
+        let since = self.oldest;
+        self.there.send(tag, &walk_one(fid, newfid, NAMES[at.1]));
+        self.begun.push((tag, newfid, at.path(), since));
+        // The directory's fid stays until the reply has come: for good.
+    }
+}
+
+fn keeps_the_contract(at: &str, steps: &[WorldStep]) {
+    let at = std::path::Path::new(at);
+    if !at.exists() {
+        return;
+    }
+    let (_dir, mut world) = World::new(at);
+    for step in steps {
+        world.step(step);
+    }
+    world.settle();
+    for dir in 0..DIRS.len() {
+        for name in 0..NAMES.len() {
+            world.step(&WorldStep::Stat(Spot(dir, name)));
+        }
+        world.step(&WorldStep::List(dir));
+        world.step(&WorldStep::StatDir(dir));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, max_shrink_iters: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_answer_is_older_than_the_contract_allows(steps in prop::collection::vec(step(), 1..120)) {
+        // A disk, as a rule, and memory.
+        keeps_the_contract("/var/tmp", &steps);
+        keeps_the_contract("/dev/shm", &steps);
+    }
+}
+
+#[test]
+fn what_is_known_is_not_asked_for_again() {
+    let (_dir, mut world) = World::new(std::path::Path::new("/dev/shm"));
+    fs::write(world.root.join("a/b/x"), "12345").unwrap();
+    symlink("x", world.root.join("a/b/y")).unwrap();
+    let first = world.there.waits;
+    assert_eq!(world.there.stat("a/b/x").unwrap().size, 5);
+    let asked = world.there.waits - first;
+    assert!((1..=3).contains(&asked), "{asked} waits for three names");
+    world.there.deliver_all();
+    let before = world.there.waits;
+    for _ in 0..3 {
+        assert_eq!(world.there.stat("a/b/x").unwrap().size, 5);
+        assert_eq!(world.there.stat("a/b/y").unwrap().size, 1);
+        assert_eq!(world.there.stat("a/b/no"), None);
+        assert_eq!(world.there.list("a/b").unwrap(), ["x", "y"]);
+    }
+    assert_eq!(world.there.waits, before, "all of it is known");
+    // A change here is seen, and then known again.
+    fs::write(world.root.join("a/b/x"), "1234567").unwrap();
+    world.settle();
+    assert_eq!(world.there.stat("a/b/x").unwrap().size, 7);
+    assert_eq!(world.there.waits, before + 1);
+    assert_eq!(world.there.stat("a/b/x").unwrap().size, 7);
+    assert_eq!(world.there.waits, before + 1);
+}
+
+#[test]
+fn a_peer_that_keeps_nothing_asks_each_time() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("x"), "").unwrap();
+    let export = Export::new(dir.path()).unwrap();
+    let mut there = There::new(
+        Arc::new(export.with_caching(Caching::Never)),
+        Arc::default(),
+    );
+    for _ in 0..3 {
+        let before = there.waits;
+        there.stat("x").unwrap();
+        assert_eq!(there.waits, before + 1);
+    }
+}
+
+#[test]
+fn a_file_with_two_names_is_asked_for_each_time() {
+    let (_dir, mut world) = World::new(std::path::Path::new("/dev/shm"));
+    fs::write(world.root.join("a/x"), "1").unwrap();
+    fs::create_dir(world.root.join("c")).unwrap();
+    fs::hard_link(world.root.join("a/x"), world.root.join("c/y")).unwrap();
+    for size in 1..5 {
+        // No event of the directory `a` reports this.
+        fs::write(world.root.join("c/y"), "1".repeat(size)).unwrap();
+        world.settle();
+        assert_eq!(world.there.stat("a/x").unwrap().size, size as u64);
+    }
+}
+
+#[test]
+fn a_directory_that_is_replaced_is_another() {
+    let (_dir, mut world) = World::new(std::path::Path::new("/dev/shm"));
+    for round in 0..20 {
+        let path = world.root.join("d");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join(format!("f{round}")), "").unwrap();
+        world.settle();
+        assert_eq!(world.there.list("d").unwrap(), [format!("f{round}")]);
+        assert!(world.there.stat(&format!("d/f{round}")).is_some());
+        let held = world.there.walk("d").unwrap();
+        fs::remove_dir_all(&path).unwrap();
+        world.settle();
+        assert_eq!(world.there.stat("d"), None);
+        let (next, name) = (world.there.new_fid(), format!("f{round}"));
+        assert!(world.there.ask(&walk_one(held, next, &name)).is_err());
+        world.there.clunk(held);
+    }
+}

@@ -1,0 +1,126 @@
+//! The sessions of a connection: what they may take, how all of them are ended, and how what a killed one leaves is killed.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, getpid};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::session::{Descendants, SessionLimits, kill_leftovers};
+
+/// The pause until leftovers are killed again, since they take a moment to die, and may fork. It is doubled each time.
+const FIRST_RETRY: Duration = Duration::from_millis(10);
+const MAX_RETRY: Duration = Duration::from_secs(1);
+
+/// All sessions of this process.
+pub(super) struct Sessions {
+    pub(super) limits: SessionLimits,
+    /// Each session has a receiver until it has ended. True tells them to end.
+    ending: watch::Sender<bool>,
+    processes: Mutex<Vec<Pid>>,
+}
+
+/// A session that has not ended.
+pub(super) struct OpenSession {
+    sessions: Arc<Sessions>,
+    process: Pid,
+    ending: watch::Receiver<bool>,
+}
+
+impl Sessions {
+    /// None yet. This process becomes the parent of what a killed session leaves.
+    pub(super) fn new(limits: SessionLimits) -> Arc<Self> {
+        // It cannot fail (PR_SET_CHILD_SUBREAPER).
+        let _ = nix::sys::prctl::set_child_subreaper(true);
+        Arc::new(Self {
+            limits,
+            ending: watch::Sender::new(false),
+            processes: Mutex::default(),
+        })
+    }
+
+    /// Counts a session, whose process this is.
+    pub(super) fn begin(self: &Arc<Self>, process: Pid) -> OpenSession {
+        self.processes().push(process);
+        OpenSession {
+            sessions: self.clone(),
+            process,
+            ending: self.ending.subscribe(),
+        }
+    }
+
+    /// Tells all sessions to end, and waits for that, but not longer than `patience`.
+    pub(super) async fn end(&self, patience: Duration) {
+        self.ending.send_replace(true);
+        let _ = timeout(patience, self.ending.closed()).await;
+    }
+
+    /// Called at the end of the connection: kills what a session has left that has just been killed.
+    pub(super) fn kill_last_strays(&self) {
+        if self.ending.receiver_count() > 0 {
+            self.kill_strays();
+        }
+    }
+
+    /// Kills the descendants of this process that belong to no session, and reaps them. True if there are none left.
+    fn kill_strays(&self) -> bool {
+        let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+        let Ok(proc) = Dir::open("/proc", flags, Mode::empty()) else {
+            return true;
+        };
+        let strays = Descendants::new(proc, getpid()).without(&self.processes());
+        for &stray in &strays {
+            let _ = nix::sys::signal::kill(stray, Signal::SIGKILL);
+        }
+        // Each of the strays comes to this process when its parent has died.
+        let is_gone = |&stray: &Pid| {
+            let flags = Some(nix::sys::wait::WaitPidFlag::WNOHANG);
+            match nix::sys::wait::waitpid(stray, flags) {
+                Ok(status) => status.pid().is_some(),
+                Err(Errno::ECHILD) => nix::sys::signal::kill(stray, None).is_err(),
+                Err(_) => false,
+            }
+        };
+        // All of them are asked.
+        strays.iter().filter(|stray| !is_gone(stray)).count() == 0
+    }
+
+    fn processes(&self) -> MutexGuard<'_, Vec<Pid>> {
+        self.processes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl OpenSession {
+    /// Returns when the session is told to end.
+    pub(super) fn told_to_end(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut ending = self.ending.clone();
+        async move {
+            // An error: the connection itself has ended, and with it the runtime.
+            let _ = ending.wait_for(|is_told| *is_told).await.is_ok();
+        }
+    }
+
+    /// Called when the session's process has ended: kills what it has left, which it did if it `was_killed`.
+    pub(super) async fn ended(&self, was_killed: bool) {
+        self.sessions
+            .processes()
+            .retain(|process| *process != self.process);
+        let mut pause = FIRST_RETRY;
+        loop {
+            let is_empty = kill_leftovers(self.process).is_ok();
+            if is_empty && (!was_killed || self.sessions.kill_strays()) {
+                return;
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_RETRY);
+        }
+    }
+}

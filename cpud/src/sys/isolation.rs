@@ -1,0 +1,126 @@
+//! System calls for namespaces and for the terminals in them, which nix does not wrap.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::sched::CloneFlags;
+
+/// fork(2) into new namespaces. The result is a pidfd of the child, or none in the child itself.
+///
+/// For single-threaded roles, since the child allocates memory.
+pub(crate) fn fork_into_namespaces(namespaces: CloneFlags) -> nix::Result<Option<(i32, OwnedFd)>> {
+    let mut pidfd: RawFd = -1;
+    let flags = namespaces | CloneFlags::from_bits_retain(libc::CLONE_PIDFD);
+    let flags = u64::from(flags.bits().cast_unsigned());
+    let end = u64::from(libc::SIGCHLD.unsigned_abs());
+    // struct clone_args of linux/sched.h up to its first version: the second is where the pidfd goes, the fifth the signal at
+    // the child's end.
+    let args: [u64; 8] = [flags, (&raw mut pidfd) as u64, 0, 0, end, 0, 0, 0];
+    // SAFETY: the kernel reads the numbers, whose size it is given, and writes one descriptor. Without CLONE_VM this is a fork,
+    // and there is only one thread, so no other thread can hold a lock that the child needs.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, args.as_ptr(), size_of_val(&args)) };
+    match Errno::result(pid)? {
+        0 => Ok(None),
+        // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+        pid => Ok(Some((pid as i32, unsafe { OwnedFd::from_raw_fd(pidfd) }))),
+    }
+}
+
+/// A new devpts, mounted nowhere, whose terminals belong to this user and group and have mode 0620 (fsopen(2)).
+pub(crate) fn new_devpts(uid: u32, gid: u32) -> io::Result<OwnedFd> {
+    let descriptor = |result: libc::c_long| -> io::Result<OwnedFd> {
+        let fd = Errno::result(result)?;
+        // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+    };
+    // SAFETY: the kernel reads a string that ends with a NUL.
+    let made = unsafe { libc::syscall(libc::SYS_fsopen, c"devpts".as_ptr(), FSOPEN_CLOEXEC) };
+    let context = descriptor(made)?;
+    let configure = |command: libc::c_uint, key: Option<&CStr>, value: Option<&CStr>| {
+        let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
+        let context = context.as_raw_fd();
+        let (key, value) = (pointer(key), pointer(value));
+        // SAFETY: the kernel reads strings that end with a NUL and live until the call returns, or gets null.
+        let done = unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key, value, 0) };
+        Errno::result(done).map(drop)
+    };
+    let numbers = [(c"uid", uid), (c"gid", gid)];
+    for (key, number) in numbers {
+        let value = std::ffi::CString::new(number.to_string())?;
+        configure(FSCONFIG_SET_STRING, Some(key), Some(&value))?;
+    }
+    for (key, value) in [(c"mode", c"620"), (c"ptmxmode", c"666")] {
+        configure(FSCONFIG_SET_STRING, Some(key), Some(value))?;
+    }
+    configure(FSCONFIG_CMD_CREATE, None, None)?;
+    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
+    let (context, flags) = (context.as_raw_fd(), FSMOUNT_CLOEXEC);
+    // SAFETY: takes numbers only.
+    descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context, flags, attributes) })
+}
+
+/// Mounts what [`new_devpts`] has made (move_mount(2)).
+pub(crate) fn attach_mount(mount: BorrowedFd<'_>, at: &CStr) -> nix::Result<()> {
+    let (from, here) = (mount.as_raw_fd(), libc::AT_FDCWD);
+    let (empty, flags) = (c"".as_ptr(), MOVE_MOUNT_F_EMPTY_PATH);
+    // SAFETY: the kernel reads two strings that end with a NUL.
+    let done =
+        unsafe { libc::syscall(libc::SYS_move_mount, from, empty, here, at.as_ptr(), flags) };
+    Errno::result(done).map(drop)
+}
+
+/// Makes a mount and all mounts beneath it read-only, without set-user-ID programs and devices (mount_setattr(2)).
+pub(crate) fn restrict_mounts(at: BorrowedFd<'_>) -> nix::Result<()> {
+    let set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV;
+    // struct mount_attr of linux/mount.h: attributes to set and to clear, propagation, and a user namespace.
+    let attributes: [u64; 4] = [set.into(), 0, 0, 0];
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    let (at, empty, size) = (at.as_raw_fd(), c"".as_ptr(), size_of_val(&attributes));
+    let attributes = attributes.as_ptr();
+    // SAFETY: the kernel reads a string that ends with a NUL, and the numbers, whose size it is given.
+    let done =
+        unsafe { libc::syscall(libc::SYS_mount_setattr, at, empty, flags, attributes, size) };
+    Errno::result(done).map(drop)
+}
+
+/// Takes a new session keyring (keyctl(2)) in place of the one that this process has inherited.
+pub(crate) fn leave_keyring() -> nix::Result<()> {
+    let unnamed = std::ptr::null::<libc::c_char>();
+    // SAFETY: takes a number and, in place of a name, null.
+    let joined = unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, unnamed) };
+    match Errno::result(joined) {
+        // The kernel has no keys.
+        Ok(_) | Err(Errno::ENOSYS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Opens the other end of a terminal by its master, wherever it is mounted (ioctl_tty(2), `TIOCGPTPEER`).
+pub(crate) fn open_slave(master: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: the kernel reads one int behind the pointer, which lives until the call returns.
+    let done = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
+    Errno::result(done)?;
+    let flags = (OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).bits();
+    // SAFETY: takes a number only.
+    let fd = Errno::result(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Of linux/keyctl.h.
+const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+
+// Of linux/mount.h.
+const FSOPEN_CLOEXEC: libc::c_uint = 1;
+const FSCONFIG_SET_STRING: libc::c_uint = 1;
+const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
+const FSMOUNT_CLOEXEC: libc::c_uint = 1;
+const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
+const MOUNT_ATTR_RDONLY: libc::c_uint = 1;
+const MOUNT_ATTR_NOSUID: libc::c_uint = 2;
+const MOUNT_ATTR_NODEV: libc::c_uint = 4;
+const MOUNT_ATTR_NOEXEC: libc::c_uint = 8;

@@ -1,0 +1,158 @@
+//! What a real DHCP server does, dnsmasq, and what networks do.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::fixture::{NetworkFixture, ip};
+
+const RANGE: &str = "--dhcp-range=10.9.0.60,10.9.0.69,1h";
+
+/// dnsmasq on this end of the link.
+struct Dnsmasq(Child);
+
+impl Dnsmasq {
+    fn new(options: &[&str]) -> Self {
+        let child = Command::new("dnsmasq")
+            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0"])
+            .args(["--interface=wire", "--bind-interfaces", "--user=root"])
+            .args([
+                "--pid-file=",
+                "--dhcp-leasefile=/dev/null",
+                "--leasefile-ro",
+            ])
+            .args(["--dhcp-authoritative", "--no-ping", "--log-facility=-"])
+            .args(options)
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dnsmasq (package dnsmasq-base) is needed");
+        Self(child)
+    }
+}
+
+impl Drop for Dnsmasq {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for an announcement of an address that begins so.
+fn announced(machine: &mut NetworkFixture, begin: &str) -> String {
+    loop {
+        let line = machine.line();
+        if line.contains(begin) && line.contains(" port 17010 ") {
+            return line;
+        }
+        assert!(!line.is_empty(), "the console has ended");
+    }
+}
+
+#[test]
+fn routes_search_list_and_mtu_are_used() {
+    let mut machine = NetworkFixture::new("\n");
+    let _dnsmasq = Dnsmasq::new(&[
+        RANGE,
+        "--dhcp-option=option:router,10.9.0.1",
+        // With these, the router above is not used (RFC 3442).
+        "--dhcp-option=121,0.0.0.0/0,10.9.0.9,192.168.5.0/24,10.9.0.8",
+        "--dhcp-option-force=119,lab.example,example.com",
+        "--dhcp-option=option:dns-server,10.9.0.2,10.9.0.3",
+        "--dhcp-option-force=26,1400",
+        "--dhcp-option=option:ntp-server,10.9.0.4",
+    ]);
+    announced(&mut machine, "eth0 10.9.0.6");
+    machine.wait_until("route show", "default via 10.9.0.9 dev eth0", true);
+    machine.wait_until("route show", "192.168.5.0/24 via 10.9.0.8 dev eth0", true);
+    assert!(!machine.ip("route show").contains("via 10.9.0.1 "));
+    machine.wait_until("link show eth0", "mtu 1400", true);
+    let resolv = machine.file("etc/resolv.conf");
+    assert!(
+        resolv.ends_with(
+            "\nsearch lab.example example.com\nnameserver 10.9.0.2\nnameserver 10.9.0.3\n"
+        ),
+        "{resolv}"
+    );
+}
+
+#[test]
+fn networks_of_one_and_two_addresses_have_a_router() {
+    for (mask, prefix) in [("255.255.255.255", 32), ("255.255.255.254", 31)] {
+        let mut machine = NetworkFixture::new("\n");
+        let mask = format!("--dhcp-option-force=option:netmask,{mask}");
+        let _dnsmasq = Dnsmasq::new(&[
+            "--dhcp-range=10.9.0.61,10.9.0.61,1h",
+            &mask,
+            "--dhcp-option=option:router,10.9.0.1",
+        ]);
+        announced(&mut machine, "eth0 10.9.0.61 ");
+        let address = format!("inet 10.9.0.61/{prefix} ");
+        machine.wait_until("addr show eth0", &address, true);
+        machine.wait_until("route show", "default via 10.9.0.1 dev eth0", true);
+        // The router is reached.
+        machine.wait_until("route get 1.1.1.1", "via 10.9.0.1 dev eth0", true);
+    }
+}
+
+#[test]
+fn a_server_that_comes_later_is_heard() {
+    let mut machine = NetworkFixture::new("\n");
+    // Frames are lost too while a switch looks for loops (IEEE 802.1D), though there is a carrier.
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0: no DHCP server has answered in 15 s; still asking (ip= on the kernel's command line gives a fixed address)"
+    );
+    let _dnsmasq = Dnsmasq::new(&[RANGE]);
+    let begun = Instant::now();
+    announced(&mut machine, "eth0 10.9.0.6");
+    // It asks after 1, 3, 7, 15 and 31 seconds, each with a quarter more or less.
+    assert!(begun.elapsed() < Duration::from_secs(30), "{begun:?}");
+}
+
+#[test]
+fn a_lease_that_another_server_refuses_is_given_up() {
+    let mut machine = NetworkFixture::new("\n");
+    let first = Dnsmasq::new(&[RANGE]);
+    let line = announced(&mut machine, "eth0 10.9.0.6");
+    drop(first);
+    ip(&["link", "set", "wire", "down"]);
+    machine.wait_until("link show eth0", "NO-CARRIER", true);
+    let _second = Dnsmasq::new(&["--dhcp-range=10.9.0.80,10.9.0.89,1h"]);
+    ip(&["link", "set", "wire", "up"]);
+    let ended = machine.line();
+    let address = line.split(' ').nth(2).unwrap();
+    assert_eq!(
+        ended,
+        format!("cpud: eth0: the lease of {address} has ended")
+    );
+    announced(&mut machine, "eth0 10.9.0.8");
+}
+
+#[test]
+fn a_carrier_that_comes_late_and_a_dead_card_keep_nothing_from_working() {
+    let mut machine = NetworkFixture::with("\n", |pid| {
+        ip(&["link", "set", "wire", "down"]);
+        ip(&[
+            "link", "add", "dead", "type", "veth", "peer", "name", "eth1", "netns", pid,
+        ]);
+    });
+    let mut told = [machine.line(), machine.line()];
+    told.sort();
+    assert_eq!(
+        told,
+        ["eth0", "eth1"]
+            .map(|name| format!("cpud: {name} has no carrier: is the cable plugged in?"))
+    );
+    ip(&["link", "set", "wire", "up"]);
+    let _dnsmasq = Dnsmasq::new(&[RANGE]);
+    announced(&mut machine, "eth0 10.9.0.6");
+}
+
+#[test]
+fn an_address_from_router_advertisements_alone_is_announced() {
+    let mut machine = NetworkFixture::with("ip=off\n", |_| {
+        ip(&["addr", "add", "fd00:9::1/64", "dev", "wire"]);
+    });
+    let _dnsmasq = Dnsmasq::new(&["--enable-ra", "--dhcp-range=fd00:9::,ra-only"]);
+    announced(&mut machine, "eth0 fd00:9:");
+    machine.wait_until("-6 route show", "default via fe80:", true);
+}

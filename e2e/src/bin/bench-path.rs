@@ -1,0 +1,112 @@
+//! How often programs wait for the path when the client is far away, the first time and again in the same mount: how often
+//! something goes from the machine to the client after something came from there, through a proxy that delays every byte.
+//! docs/performance.md has the results of a run.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use clap::Parser;
+use e2e::client::{Client, Home};
+use e2e::delay::{Delay, Passed};
+use e2e::vm::Vm;
+
+#[derive(Parser)]
+struct PathOptions {
+    /// Milliseconds that a byte takes each way.
+    #[arg(long, default_value_t = 10)]
+    hop: u64,
+    /// Flags for cpu, separated by blanks.
+    #[arg(long, default_value = "")]
+    flags: String,
+    /// Only programs whose names contain one of these.
+    only: Vec<String>,
+}
+
+const PROGRAMS: &[(&str, &str)] = &[
+    ("true", "/usr/bin/true"),
+    (
+        "python",
+        "/usr/bin/python3 -c 'import json, email, http.client, asyncio'",
+    ),
+    ("git status", "git -C repo status"),
+    ("ls -lR", "ls -lR tree"),
+    ("ls -l /usr/bin", "ls -l /usr/bin"),
+    ("find", "find tree -type f"),
+    ("tar x", "rm -rf new; mkdir new; tar xf tree.tar -C new"),
+];
+
+fn main() -> Result<()> {
+    let options = PathOptions::parse();
+    let vm = Vm::boot()?;
+    let home = Home::new()?;
+    prepare(&home)?;
+    let hop = Duration::from_millis(options.hop);
+    let proxy = Delay::start(vm.port(), hop)?;
+    println!(
+        "{:<16} {:>8} {:>9} {:>8} {:>9}",
+        "program", "first s", "waits", "again s", "waits"
+    );
+    let client = Client::new(proxy.port, &home);
+    let only = &options.only;
+    let is_wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(&**word));
+    for (name, words) in PROGRAMS.iter().filter(|(name, _)| is_wanted(name)) {
+        let [first, again] = twice(&client, &proxy, &options.flags, words)?;
+        println!(
+            "{name:<16} {:>8.2} {:>9} {:>8.2} {:>9}",
+            first.0.as_secs_f64(),
+            first.1,
+            again.0.as_secs_f64(),
+            again.1
+        );
+    }
+    Ok(())
+}
+
+/// What the program takes the first time in a session, and the second, and how often it waits.
+fn twice(
+    client: &Client,
+    proxy: &Delay,
+    flags: &str,
+    words: &str,
+) -> Result<[(Duration, usize); 2]> {
+    let script = format!("echo; {words} >/dev/null; echo; {words} >/dev/null; echo");
+    let flags: Vec<_> = flags.split_whitespace().collect();
+    let mut command = client.command(&flags, &["sh", "-c", &script]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    let mut line = || {
+        lines.next().context("the output ends")??;
+        Ok::<_, anyhow::Error>((Instant::now(), waits(&proxy.passed())))
+    };
+    let at = [line()?, line()?, line()?];
+    ensure!(child.wait()?.success(), "{words}");
+    Ok([(at[1].0 - at[0].0, at[1].1), (at[2].0 - at[1].0, at[2].1)])
+}
+
+/// How often something went to the client after something came from it.
+fn waits(passed: &[Passed]) -> usize {
+    let came: Vec<_> = passed.iter().map(|(_, is_client, _)| *is_client).collect();
+    came.windows(2)
+        .filter(|pair| **pair == [true, false])
+        .count()
+}
+
+/// A tree of 500 files in 26 directories, and a repository of it.
+fn prepare(home: &Home) -> Result<()> {
+    let script = "mkdir tree && cd tree && for d in a b c d e f g h i j k l m n o p q r s t u v w x y; do
+            mkdir $d; for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do echo $d$n >$d/$n; done; done
+        cd .. && tar cf tree.tar -C tree . && cp -r tree repo && cd repo && git init -q . && git add . &&
+        git -c user.name=x -c user.email=x@example.org commit -qm x";
+    let done = Command::new("sh")
+        .args(["-ec", script])
+        .current_dir(home.path())
+        .env("HOME", home.path())
+        .status()?;
+    ensure!(done.success(), "no trees were made");
+    Ok(())
+}

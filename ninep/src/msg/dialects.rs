@@ -1,0 +1,80 @@
+//! Our dialects of 9P2000.L: version strings, and what their messages contain.
+
+use super::{Attr, Qid};
+use crate::wire::{BodyReader, Frame, Malformed, Str, Wire};
+
+/// The version string of the dialect that [`crate::relay`] speaks with [`crate::server`] to save round trips.
+/// It is 9P2000.L with two additions:
+///
+/// * `size[4] Twalkgetattr tag[2] fid[4] newfid[4] name[s]` walks one name, neither `.` nor `..`. The reply
+///   `size[4] Rwalkgetattr tag[2]` has the body of an Rgetattr, whose qid is that of the walk.
+/// * A clunk and a walk of no names may have the tag [`NO_TAG`](super::NO_TAG). Such a request is never answered; it takes effect
+///   on its fid before the next request is read. The file may be closed later.
+pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
+/// The version string of the dialect in which the server says what [`crate::relay`] may keep, and takes it back. It is
+/// [`EXTENDED`] with these additions:
+///
+/// * `size[4] Tlookup tag[2] fid[4] newfid[4] name[s]` does what a Twalkgetattr does. In the reply `size[4] Rlookup tag[2]
+///   kept[1] ecode[4]`, followed by the body of an Rgetattr, `kept` is a combination of [`KEEP_NAME`] and [`KEEP_ATTR`].
+///   If `ecode` is not 0, the name does not exist, there is no new fid, and the attributes mean nothing.
+/// * `size[4] Tlist tag[2] fid[4] open[1]` lists a directory, and with `open` 1 also opens the fid for reading. The reply
+///   is `size[4] Rlist tag[2] kept[1] qid[13] count[4] data[count]`, with [`ListEntry`] values. Unless `kept` is
+///   [`KEEP_NAME`], there are none; otherwise they are all.
+/// * `size[4] Tbind tag[2] fid[4] newfid[4] name[s] path[8]` walks one name to a file with this qid path. It has the tag
+///   [`NO_TAG`](super::NO_TAG) and no reply. If there is no such file there any more, requests for the new fid fail with `ESTALE`.
+/// * A Tlopen of a directory may have the tag [`NO_TAG`](super::NO_TAG).
+/// * `size[4] Rforget tag[2] what[1] dir[8] name[s]` is sent by the server, with the tag [`NO_TAG`](super::NO_TAG), when something has
+///   changed that it allowed to keep. `what` is one of the constants `FORGET_*`, and `dir` the qid path of a directory.
+pub const WATCHED: &[u8] = b"9P2000.L.cpu.2";
+/// In an Rlookup or Rlist: the directory is watched, and the name or its absence may be kept.
+pub const KEEP_NAME: u8 = 1;
+/// Its attributes may be kept: the file is a directory that is watched, or the directory in which it is named shows their
+/// changes.
+pub const KEEP_ATTR: u8 = 2;
+/// The attributes of a name in the directory have changed; without a name, those of the directory itself.
+pub const FORGET_ATTR: u8 = 0;
+/// The name refers to another file or to none, and so the attributes of the directory have changed too. Without a name,
+/// any may.
+pub const FORGET_NAME: u8 = 1;
+/// The directory is not watched any more.
+pub const FORGET_DIR: u8 = 2;
+/// The directory has been removed, and its number may become that of another.
+pub const FORGET_REMOVED: u8 = 3;
+/// Everything.
+pub const FORGET_ALL: u8 = 4;
+
+/// One name in the data of an Rlist: `kind[1] name[s] qid[13] kept[1]`, and if `kept` is 1, the body of an Rgetattr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ListEntry<'a> {
+    /// `DT_*` of readdir(3).
+    pub kind: u8,
+    /// The name, which may be `.` or `..`.
+    pub name: Str<'a>,
+    /// The file; the version means nothing here.
+    pub qid: Qid,
+    /// The attributes, if they may be kept.
+    pub attr: Option<Attr>,
+}
+
+impl<'a> Wire<'a> for ListEntry<'a> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
+        Ok(Self {
+            kind: Wire::get(from)?,
+            name: Wire::get(from)?,
+            qid: Wire::get(from)?,
+            attr: match u8::get(from)? {
+                0 => None,
+                _ => Some(Wire::get(from)?),
+            },
+        })
+    }
+    fn put(&self, to: &mut Frame) {
+        self.kind.put(to);
+        self.name.put(to);
+        self.qid.put(to);
+        u8::from(self.attr.is_some()).put(to);
+        if let Some(attr) = &self.attr {
+            attr.put(to);
+        }
+    }
+}

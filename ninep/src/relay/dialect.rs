@@ -1,0 +1,109 @@
+//! What the relay does in the dialects that save round trips.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::mirror::{Mirror, RequestFate};
+use super::{CachedAttr, LOOKUP_TTL, MAX_ENTRIES, MissingXattr, Relay};
+use crate::msg::{Attr, Reply, Request};
+use crate::wire::{Str, WalkVec};
+
+impl Relay {
+    /// The server has agreed to a dialect.
+    pub(super) fn agreed(&mut self, mirror: Option<Box<Mirror>>) {
+        self.extended = true;
+        self.mirror = mirror;
+        self.sync_clunks.clear();
+        self.walks.clear();
+        self.missing = MissingXattr::default();
+        self.forget_all();
+    }
+
+    /// A Tversion.
+    pub(super) fn propose(&mut self, tag: u16, msize: u32, version: &'static [u8]) -> Bytes {
+        self.proposed = Some(version);
+        let version = Str::new(version).unwrap_or_default();
+        Request::Version { msize, version }.encode(tag, &mut self.frame);
+        Bytes::copy_from_slice(self.frame.finish())
+    }
+
+    /// Whether the mirror, if there is one, has taken care of a request.
+    pub(super) fn mirrored(
+        &mut self,
+        tag: u16,
+        request: &Request<'_>,
+        out: &mut Vec<Bytes>,
+    ) -> bool {
+        let Some(mirror) = &mut self.mirror else {
+            return false;
+        };
+        let verdict = mirror.request(tag, request);
+        let made = match &verdict {
+            RequestFate::Pass => return false,
+            RequestFate::Instead(made) => Some(made),
+            RequestFate::Answer(_, made) => made.as_ref(),
+        };
+        if let Some(Request::Lookup { fid, newfid, .. } | Request::Bind { fid, newfid, .. }) = made
+        {
+            self.forget(*fid);
+            self.forget(*newfid);
+            self.missing.remove_fid(*newfid);
+        }
+        match verdict {
+            RequestFate::Pass => return false,
+            RequestFate::Instead(made) => {
+                if let Request::Lookup { fid, newfid, .. } = made {
+                    self.walks.insert(tag, newfid);
+                    self.take_batch(out);
+                    if let Some(mirror) = &mut self.mirror {
+                        mirror.list_first(fid, out);
+                    }
+                }
+                self.send(tag, &made, out);
+            }
+            RequestFate::Answer(reply, made) => {
+                if let Some(request) = made {
+                    match request {
+                        Request::Bind {
+                            fid, newfid, path, ..
+                        } => {
+                            self.missing.set_file(newfid, path);
+                            self.defer(&request, newfid, Some(fid));
+                        }
+                        Request::Lopen { fid, .. } => {
+                            self.forget(fid);
+                            self.defer(&request, fid, None);
+                        }
+                        _ => {}
+                    }
+                }
+                self.local_replies.push(reply);
+            }
+        }
+        true
+    }
+
+    /// A walk and its getattr were answered together.
+    pub(super) fn walked(&mut self, tag: u16, attr: Attr, now: Instant, out: &mut Vec<Bytes>) {
+        let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
+        let walked = self.walks.remove(&tag);
+        if let Some(fid) = walked {
+            self.missing.set_file(fid, attr.qid.path);
+        }
+        if let Some(fid) = walked
+            && wanted
+        {
+            self.attrs.retain(|cached| now < cached.until);
+            if self.attrs.len() >= MAX_ENTRIES {
+                self.attrs.remove(0);
+            }
+            let until = now + LOOKUP_TTL;
+            let attr = self.ids.map_or(attr, |ids| ids.shown(attr));
+            self.attrs.push(CachedAttr { fid, until, attr });
+        }
+        let mut qids = WalkVec::default();
+        qids.push(attr.qid);
+        out.push(self.reply_bytes(tag, &Reply::Walk { qids }));
+    }
+}

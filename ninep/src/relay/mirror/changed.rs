@@ -1,0 +1,124 @@
+//! What the machine's own requests change. It is forgotten when they are sent, and again when they are answered.
+
+use std::sync::Arc;
+
+use super::{Mirror, MirrorFid};
+use crate::fs::OpenFlags;
+use crate::msg::{FORGET_ALL, FORGET_ATTR, FORGET_NAME, Qid, Request, SetAttr};
+use crate::wire::Name;
+
+/// Something that a request changes.
+#[derive(Debug, Clone)]
+pub(super) enum Changed {
+    Attr(Qid, Option<(u64, Arc<[u8]>)>),
+    /// A name in a directory.
+    Name(u64, Box<[u8]>),
+    Contents(u64),
+    Anything,
+}
+
+impl Mirror {
+    /// The attributes of a file. Of one whose place is not known none are kept, except by other fids; the server says when
+    /// to forget those.
+    pub(super) fn attr_of(&self, fid: u32) -> Option<Changed> {
+        let fid = self.fids.get(&fid)?;
+        let is_kept = fid.place.is_some() || fid.qid.kind == Qid::DIR;
+        is_kept.then(|| Changed::Attr(fid.qid, fid.place.clone()))
+    }
+
+    fn in_dir_of(&self, fid: u32, name: Name<'_>) -> Changed {
+        in_dir(self.fids.get(&fid).and_then(MirrorFid::dir), name)
+    }
+
+    /// The name by which a fid was found.
+    fn name_of(&self, fid: u32) -> Changed {
+        match self.fids.get(&fid).and_then(|fid| fid.place.clone()) {
+            Some((dir, name)) => Changed::Name(dir, (*name).into()),
+            None => Changed::Anything,
+        }
+    }
+
+    /// What a request may change.
+    pub(super) fn changes(&self, request: &Request<'_>) -> Vec<Changed> {
+        use Request as R;
+        match *request {
+            R::Lopen { fid, flags } if OpenFlags(flags).has(OpenFlags::TRUNC) => {
+                self.attr_of(fid).into_iter().collect()
+            }
+            R::Symlink { dfid, name, .. }
+            | R::Mknod { dfid, name, .. }
+            | R::Mkdir { dfid, name, .. }
+            | R::Unlinkat { dfid, name, .. } => vec![self.in_dir_of(dfid, name)],
+            R::Rename { fid, dfid, name } => vec![
+                self.name_of(fid),
+                self.attr_of(fid).unwrap_or(Changed::Anything),
+                self.in_dir_of(dfid, name),
+            ],
+            R::Renameat {
+                olddirfid,
+                oldname,
+                newdirfid,
+                newname,
+            } => {
+                let dir = self.fids.get(&olddirfid).and_then(MirrorFid::dir);
+                let moved = dir.and_then(|dir| self.store.qid(dir, oldname.bytes()));
+                let mut changed = vec![
+                    self.in_dir_of(olddirfid, oldname),
+                    self.in_dir_of(newdirfid, newname),
+                ];
+                changed.extend(moved.map(|qid| Changed::Attr(qid, None)));
+                changed
+            }
+            // Its directory shows no change of the number of links.
+            R::Link { dfid, fid, name } => vec![
+                self.attr_of(fid).unwrap_or(Changed::Anything),
+                self.in_dir_of(dfid, name),
+            ],
+            // Its mode may decide whether what is in it can be reached.
+            R::Setattr { fid, attr } => {
+                let dir = self.fids.get(&fid).and_then(MirrorFid::dir);
+                let rights = SetAttr::MODE | SetAttr::UID | SetAttr::GID;
+                match dir {
+                    Some(dir) if attr.valid & rights != 0 => vec![Changed::Contents(dir)],
+                    _ => self.attr_of(fid).into_iter().collect(),
+                }
+            }
+            R::Xattrcreate { fid, .. } | R::Write { fid, .. } => {
+                self.attr_of(fid).into_iter().collect()
+            }
+            R::Clunk { fid } if self.fids.get(&fid).is_some_and(|fid| fid.sets_xattr) => {
+                self.attr_of(fid).into_iter().collect()
+            }
+            R::Remove { fid } => vec![self.name_of(fid)],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Forgets what a request changes, now and when it is answered.
+    pub(super) fn change(&mut self, tag: u16, changed: Vec<Changed>) {
+        self.forget_changed(&changed);
+        self.changing.insert(tag, changed);
+    }
+
+    pub(super) fn forget_changed(&mut self, changed: &[Changed]) {
+        let now = self.moment();
+        for changed in changed {
+            let (what, dir, name) = match changed {
+                Changed::Attr(qid, _) if qid.kind == Qid::DIR => (FORGET_ATTR, qid.path, &b""[..]),
+                Changed::Attr(_, Some((dir, name))) => (FORGET_ATTR, *dir, &**name),
+                Changed::Name(dir, name) => (FORGET_NAME, *dir, &**name),
+                Changed::Contents(dir) => (FORGET_NAME, *dir, &b""[..]),
+                Changed::Attr(_, None) | Changed::Anything => (FORGET_ALL, 0, &b""[..]),
+            };
+            self.store.forget(what, dir, name, now);
+        }
+    }
+}
+
+/// A name in a directory, if that is known.
+pub(super) fn in_dir(dir: Option<u64>, name: Name<'_>) -> Changed {
+    match dir {
+        Some(dir) => Changed::Name(dir, name.bytes().into()),
+        None => Changed::Anything,
+    }
+}

@@ -1,0 +1,446 @@
+//! Answers the kernel's requests from what the server allows to keep ([`WATCHED`](crate::msg::WATCHED)).
+//!
+//! * **Order.** The server sends an Rforget before every reply that it makes after a change. So what was kept from a reply
+//!   is right at every point of the stream until an Rforget takes it back, and a reply may be kept if no Rforget that
+//!   concerns it has arrived since its request was sent. [`Moment`]s count requests and Rforgets.
+//! * **Own changes.** A request that changes something makes what it concerns be forgotten, when it is sent and when it is
+//!   answered.
+//! * **Fids.** A walk that is answered here is performed by the server later (Tbind, before the next request). If the file
+//!   has gone by then, the requests that use the fid fail with `ESTALE`, at which Linux walks again.
+//! * **Listings.** The first time that a name in a directory is looked up, the directory is listed as well. To open a
+//!   directory is to list it.
+//!
+//! No I/O and no clock, as in the relay.
+
+mod changed;
+mod listing;
+mod replies;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::errno::Errno;
+use crate::fs::OpenFlags;
+use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, NO_TAG, Qid, Reply, Request};
+use crate::wire::{Data, Frame, Name, Str, WalkVec};
+use changed::{Changed, in_dir};
+use listing::Listing;
+pub(super) use replies::max_whole;
+use store::{Found, KeptDirs, Moment};
+
+/// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
+const OWN_TAGS: u16 = 0xff00;
+/// The first fid of the mirror's own requests. The kernel takes the lowest that are free.
+const OWN_FIDS: u32 = 0xfff0_0000;
+/// Maximum number of listings that nobody waits for, in flight at one time.
+const MAX_LISTINGS: usize = 16;
+/// Maximum number of directories that are known not to be listed.
+const MAX_UNLISTED: usize = 4096;
+
+/// What the mirror makes of a request.
+#[derive(Debug)]
+pub(super) enum RequestFate<'a> {
+    /// It goes to the server as it is.
+    Pass,
+    /// Another goes in its place, with the same tag.
+    Instead(Request<'a>),
+    /// This is the reply. The server is to perform the other request, without a reply, before the next one.
+    Answer(Bytes, Option<Request<'a>>),
+}
+
+/// What becomes of a reply.
+#[derive(Debug)]
+pub(super) enum ReplyFate {
+    /// It goes to the kernel as it is.
+    Pass,
+    /// This goes in its place.
+    Instead(Bytes),
+    /// The attributes of the new fid that a walk was for.
+    Walked(Attr),
+    /// It was for the mirror.
+    Taken,
+}
+
+#[derive(Debug, Clone)]
+struct MirrorFid {
+    qid: Qid,
+    /// The directory in which it was found, and its name there.
+    place: Option<(u64, Arc<[u8]>)>,
+    /// Of a directory that was opened: what is read from it.
+    listing: Option<Arc<Listing>>,
+    /// Whether reading has begun.
+    is_read: bool,
+    /// Whether it is the value of an extended attribute, which its clunk sets.
+    sets_xattr: bool,
+    /// Whether it is the list of the extended attributes of a file without any, of which the server does not know.
+    is_empty_list: bool,
+}
+
+impl MirrorFid {
+    fn new(qid: Qid, place: Option<(u64, Arc<[u8]>)>) -> Self {
+        Self {
+            qid,
+            place,
+            listing: None,
+            is_read: false,
+            sets_xattr: false,
+            is_empty_list: false,
+        }
+    }
+
+    fn place(&self) -> Option<(u64, &[u8])> {
+        self.place.as_ref().map(|(dir, name)| (*dir, &**name))
+    }
+
+    fn dir(&self) -> Option<u64> {
+        (self.qid.kind == Qid::DIR).then_some(self.qid.path)
+    }
+}
+
+/// A request that was sent.
+#[derive(Debug)]
+struct Sent {
+    at: Moment,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Attach(u32),
+    Walk(u32, usize),
+    Lookup(u32, Option<u64>, Arc<[u8]>),
+    Getattr,
+    Xattr(u32, Box<[u8]>),
+    Readlink(u32),
+    /// A listing of a directory, and the fid that it opens.
+    List(u64, Option<u32>),
+    Create(u32, Option<u64>, Arc<[u8]>),
+    Change,
+}
+
+/// The mirror of one mount.
+#[derive(Debug, Default)]
+pub(super) struct Mirror {
+    now: Moment,
+    store: KeptDirs,
+    fids: HashMap<u32, MirrorFid>,
+    sent: HashMap<u16, Sent>,
+    /// What requests in flight change.
+    changing: HashMap<u16, Vec<Changed>>,
+    /// Directories that were not listed when this was asked for, or that are being listed.
+    unlisted: HashSet<u64>,
+    /// The tags of own requests in flight.
+    own: Vec<u16>,
+    frame: Frame,
+}
+
+impl Mirror {
+    fn moment(&mut self) -> Moment {
+        self.now += 1;
+        self.now
+    }
+
+    fn encode(&mut self, tag: u16, reply: &Reply<'_>) -> Bytes {
+        reply.encode(tag, &mut self.frame);
+        Bytes::copy_from_slice(self.frame.finish())
+    }
+
+    fn error(&mut self, tag: u16, errno: Errno) -> Bytes {
+        let ecode = errno.raw();
+        self.encode(tag, &Reply::Error { ecode })
+    }
+
+    fn record(&mut self, tag: u16, what: What) {
+        let at = self.moment();
+        self.sent.insert(tag, Sent { at, what });
+    }
+
+    /// A request of the kernel.
+    pub(super) fn request<'a>(&mut self, tag: u16, request: &Request<'a>) -> RequestFate<'a> {
+        self.sent.remove(&tag);
+        self.changing.remove(&tag);
+        match *request {
+            Request::Attach { fid, .. } => {
+                self.fids.remove(&fid);
+                self.record(tag, What::Attach(fid));
+            }
+            Request::Walk { fid, newfid, names } => return self.walk(tag, fid, newfid, &names),
+            Request::Getattr { fid, .. } => {
+                let known = self.fids.get(&fid);
+                let facts = known.and_then(|fid| self.store.facts(fid.qid, fid.place()));
+                if let Some(attr) = facts.map(|facts| facts.attr) {
+                    let reply = self.encode(tag, &Reply::Getattr { attr });
+                    return RequestFate::Answer(reply, None);
+                }
+                self.record(tag, What::Getattr);
+            }
+            Request::Xattrwalk { fid, newfid, name } => {
+                let known = self.fids.get(&fid);
+                let facts = known.and_then(|fid| self.store.facts(fid.qid, fid.place()));
+                if facts.is_some_and(|facts| facts.lacks(name.bytes())) {
+                    if !name.bytes().is_empty() {
+                        return RequestFate::Answer(self.error(tag, Errno::ENODATA), None);
+                    }
+                    let mut list = MirrorFid::new(Qid::default(), None);
+                    list.is_empty_list = true;
+                    self.fids.insert(newfid, list);
+                    let reply = self.encode(tag, &Reply::Xattrwalk { size: 0 });
+                    return RequestFate::Answer(reply, None);
+                }
+                self.record(tag, What::Xattr(fid, name.bytes().into()));
+            }
+            Request::Clunk { fid } if self.is_empty_list(fid) => {
+                self.fids.remove(&fid);
+                return RequestFate::Answer(self.encode(tag, &Reply::Clunk {}), None);
+            }
+            Request::Read { fid, .. } if self.is_empty_list(fid) => {
+                let data = Data(&[]);
+                return RequestFate::Answer(self.encode(tag, &Reply::Read { data }), None);
+            }
+            Request::Readlink { fid } => {
+                let known = self.fids.get(&fid);
+                let facts = known.and_then(|fid| self.store.facts(fid.qid, fid.place()));
+                let target = facts.and_then(|facts| facts.target().map(Box::<[u8]>::from));
+                if let Some(target) = target.as_deref().and_then(Str::new) {
+                    let reply = self.encode(tag, &Reply::Readlink { target });
+                    return RequestFate::Answer(reply, None);
+                }
+                self.record(tag, What::Readlink(fid));
+            }
+            Request::Lopen { fid, flags } => {
+                let flags_ = OpenFlags(flags);
+                let is_read = flags_.access() == OpenFlags::RDONLY && !flags_.has(OpenFlags::TRUNC);
+                if let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir)
+                    && is_read
+                {
+                    return self.open(tag, fid, dir, flags);
+                }
+            }
+            Request::Readdir { fid, offset, count } => {
+                if let Some(reply) = self.readdir(tag, fid, offset, count) {
+                    return RequestFate::Answer(reply, None);
+                }
+            }
+            Request::Lcreate { fid, name, .. } => {
+                let dir = self.fids.remove(&fid).and_then(|fid| fid.dir());
+                self.record(tag, What::Create(fid, dir, name.bytes().into()));
+                self.change(tag, vec![in_dir(dir, name)]);
+                return RequestFate::Pass;
+            }
+            _ => {}
+        }
+        let changed = self.changes(request);
+        if !changed.is_empty() {
+            self.record(tag, What::Change);
+            self.change(tag, changed);
+        }
+        match *request {
+            Request::Clunk { fid } | Request::Remove { fid } => {
+                self.fids.remove(&fid);
+            }
+            Request::Rename { fid, .. } => {
+                if let Some(fid) = self.fids.get_mut(&fid) {
+                    fid.place = None;
+                }
+            }
+            Request::Xattrcreate { fid, .. } => {
+                if let Some(fid) = self.fids.get_mut(&fid) {
+                    fid.sets_xattr = true;
+                }
+            }
+            _ => {}
+        }
+        RequestFate::Pass
+    }
+
+    fn is_empty_list(&self, fid: u32) -> bool {
+        self.fids.get(&fid).is_some_and(|fid| fid.is_empty_list)
+    }
+
+    /// A write, of which the data does not matter.
+    pub(super) fn write(&mut self, tag: u16, fid: u32) {
+        self.sent.remove(&tag);
+        let changed = self.attr_of(fid).into_iter().collect();
+        self.record(tag, What::Change);
+        self.change(tag, changed);
+    }
+
+    fn walk<'a>(
+        &mut self,
+        tag: u16,
+        fid: u32,
+        newfid: u32,
+        names: &WalkVec<Name<'a>>,
+    ) -> RequestFate<'a> {
+        let from = self.fids.get(&fid).cloned();
+        if newfid == fid {
+            if !names.is_empty() {
+                self.fids.remove(&fid);
+            }
+            return RequestFate::Pass;
+        }
+        self.fids.remove(&newfid);
+        let mut all = names.iter();
+        let name = match (all.next(), all.next()) {
+            (None, _) => {
+                // The relay answers it.
+                if let Some(from) = from {
+                    self.fids
+                        .insert(newfid, MirrorFid::new(from.qid, from.place));
+                }
+                return RequestFate::Pass;
+            }
+            (Some(name), None) if !matches!(name.bytes(), b"." | b"..") => name,
+            _ => {
+                self.record(tag, What::Walk(newfid, names.len()));
+                return RequestFate::Pass;
+            }
+        };
+        let dir = from.and_then(|from| from.dir());
+        let found = dir.and_then(|dir| self.store.find(dir, name.bytes(), self.now));
+        match (dir, found) {
+            (_, Some(Found::Absent)) => {
+                return RequestFate::Answer(self.error(tag, Errno::ENOENT), None);
+            }
+            (Some(dir), Some(Found::File(qid))) => {
+                let place = Some((dir, name.bytes().into()));
+                self.fids.insert(newfid, MirrorFid::new(qid, place));
+                let mut qids = WalkVec::default();
+                qids.push(qid);
+                let path = qid.path;
+                let bind = Request::Bind {
+                    fid,
+                    newfid,
+                    name,
+                    path,
+                };
+                return RequestFate::Answer(self.encode(tag, &Reply::Walk { qids }), Some(bind));
+            }
+            _ => {}
+        }
+        self.record(tag, What::Lookup(newfid, dir, name.bytes().into()));
+        RequestFate::Instead(Request::Lookup { fid, newfid, name })
+    }
+
+    /// Requests with which a directory is listed, in which the kernel is about to look a name up by `fid`. They come
+    /// before that request.
+    pub(super) fn list_first(&mut self, fid: u32, out: &mut Vec<Bytes>) {
+        let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir) else {
+            return;
+        };
+        if self.store.is_listed(dir) || self.unlisted.contains(&dir) {
+            return;
+        }
+        let free = (OWN_TAGS..NO_TAG).find(|tag| !self.own.contains(tag));
+        let Some(tag) = free.filter(|_| self.own.len() < MAX_LISTINGS) else {
+            return;
+        };
+        self.set_unlisted(dir);
+        self.own.push(tag);
+        // A fid of its own, since the kernel may clunk the other meanwhile.
+        let newfid = OWN_FIDS | u32::from(tag);
+        let names = WalkVec::default();
+        let requests = [
+            (NO_TAG, Request::Walk { fid, newfid, names }),
+            (
+                tag,
+                Request::List {
+                    fid: newfid,
+                    open: 0,
+                },
+            ),
+            (NO_TAG, Request::Clunk { fid: newfid }),
+        ];
+        self.record(tag, What::List(dir, None));
+        for (tag, request) in requests {
+            request.encode(tag, &mut self.frame);
+            out.push(Bytes::copy_from_slice(self.frame.finish()));
+        }
+    }
+
+    fn set_unlisted(&mut self, dir: u64) {
+        if self.unlisted.len() >= MAX_UNLISTED {
+            self.unlisted.clear();
+        }
+        self.unlisted.insert(dir);
+    }
+
+    fn open<'a>(&mut self, tag: u16, fid: u32, dir: u64, flags: u32) -> RequestFate<'a> {
+        if let Some(listing) = self.store.listing(dir) {
+            let qid = Qid {
+                kind: Qid::DIR,
+                version: 0,
+                path: dir,
+            };
+            if let Some(fid) = self.fids.get_mut(&fid) {
+                fid.listing = Some(listing);
+                fid.is_read = false;
+            }
+            let reply = self.encode(tag, &Reply::Lopen { qid, iounit: 0 });
+            return RequestFate::Answer(reply, Some(Request::Lopen { fid, flags }));
+        }
+        self.record(tag, What::List(dir, Some(fid)));
+        RequestFate::Instead(Request::List { fid, open: 1 })
+    }
+
+    /// The entries from `offset` on, if they are known. At the beginning, those that there are now (rewinddir(3)).
+    fn readdir(&mut self, tag: u16, fid: u32, offset: u64, count: u32) -> Option<Bytes> {
+        let state = self.fids.get_mut(&fid)?;
+        if offset == 0 && std::mem::replace(&mut state.is_read, true) {
+            state.listing = self.store.listing(state.qid.path);
+        }
+        let listing = state.listing.clone()?;
+        Some(match listing.read(offset, count) {
+            Ok(data) => self.encode(tag, &Reply::Readdir { data: Data(data) }),
+            Err(errno) => self.error(tag, errno),
+        })
+    }
+
+    /// A reply of the server, which was decoded; `None` if its body was not.
+    pub(super) fn reply(&mut self, tag: u16, reply: Option<&Reply<'_>>) -> ReplyFate {
+        if let Some(Reply::Forget { what, dir, name }) = reply {
+            self.forget(*what, *dir, name.bytes());
+            return ReplyFate::Taken;
+        }
+        if let Some(changed) = self.changing.remove(&tag) {
+            self.forget_changed(&changed);
+        }
+        let own = self.own.iter().position(|own| *own == tag);
+        if let Some(own) = own {
+            self.own.swap_remove(own);
+        }
+        let outcome = match (self.sent.remove(&tag), reply) {
+            (Some(sent), Some(reply)) => self.answered(tag, &sent, reply),
+            // It was not asked for.
+            (None, Some(Reply::Lookup { .. } | Reply::List { .. } | Reply::Bind {})) => {
+                ReplyFate::Taken
+            }
+            _ => ReplyFate::Pass,
+        };
+        if own.is_some() {
+            return ReplyFate::Taken;
+        }
+        outcome
+    }
+
+    fn forget(&mut self, what: u8, dir: u64, name: &[u8]) {
+        let now = self.moment();
+        self.store.forget(what, dir, name, now);
+        match what {
+            FORGET_ALL => self.unlisted.clear(),
+            FORGET_REMOVED => {
+                self.unlisted.remove(&dir);
+                // Another directory may get its number.
+                self.fids.retain(|_, fid| {
+                    fid.dir() != Some(dir) && fid.place().is_none_or(|at| at.0 != dir)
+                });
+            }
+            _ => {}
+        }
+    }
+}

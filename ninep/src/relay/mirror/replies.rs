@@ -1,0 +1,144 @@
+//! What is kept of the replies to the requests that were sent.
+
+use std::sync::Arc;
+
+use super::super::MAX_LIST;
+use super::super::framer::MAX_WHOLE;
+use super::store::Moment;
+use super::{Mirror, MirrorFid, ReplyFate, Sent, What};
+use crate::errno::Errno;
+use crate::msg::{Attr, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
+use crate::wire::{BodyReader, Wire};
+
+/// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
+pub(in crate::relay) fn max_whole(number: u8) -> Option<usize> {
+    if number == Reply::ERROR {
+        return Some(MAX_WHOLE);
+    }
+    match number.checked_sub(1).map(Kind::new) {
+        Some(Ok(Kind::Read | Kind::Readdir)) => None,
+        Some(Ok(Kind::List)) => Some(MAX_LIST),
+        Some(Ok(_)) => Some(MAX_WHOLE),
+        _ => None,
+    }
+}
+
+impl Mirror {
+    pub(super) fn answered(&mut self, tag: u16, sent: &Sent, reply: &Reply<'_>) -> ReplyFate {
+        let at = sent.at;
+        match (&sent.what, reply) {
+            (What::Attach(fid), Reply::Attach { qid }) => {
+                self.fids.insert(*fid, MirrorFid::new(*qid, None));
+            }
+            (What::Walk(newfid, names), Reply::Walk { qids }) if qids.len() == *names => {
+                if let Some(qid) = qids.iter().last() {
+                    self.fids.insert(*newfid, MirrorFid::new(qid, None));
+                }
+            }
+            (What::Lookup(newfid, dir, name), Reply::Lookup { kept, ecode, attr }) => {
+                return self.looked_up(tag, at, (*newfid, *dir, name), (*kept, *ecode, attr));
+            }
+            (What::Getattr, Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
+                self.store.found_dir_again(*attr, at);
+            }
+            (What::Xattr(fid, name), Reply::Error { ecode }) if *ecode == Errno::ENODATA.raw() => {
+                let known = self.fids.get(fid);
+                let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
+                if let Some(facts) = facts {
+                    facts.add_lacking(name);
+                }
+            }
+            // A list of no names.
+            (What::Xattr(fid, name), Reply::Xattrwalk { size: 0 }) if name.is_empty() => {
+                let known = self.fids.get(fid);
+                let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
+                if let Some(facts) = facts {
+                    facts.add_lacking(name);
+                }
+            }
+            (What::Readlink(fid), Reply::Readlink { target }) => {
+                let known = self.fids.get(fid);
+                let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
+                if let Some(facts) = facts {
+                    facts.set_target(target.bytes());
+                }
+            }
+            (What::List(dir, open), Reply::List { kept, qid, data }) => {
+                return self.listed(tag, at, (*dir, *open), (*kept, *qid, data.0));
+            }
+            (What::List(dir, None), _) => {
+                // Not before something has changed.
+                self.set_unlisted(*dir);
+            }
+            (What::Create(fid, dir, name), Reply::Lcreate { qid, .. }) => {
+                let place = dir.map(|dir| (dir, name.clone()));
+                self.fids.insert(*fid, MirrorFid::new(*qid, place));
+            }
+            _ => {}
+        }
+        ReplyFate::Pass
+    }
+
+    fn looked_up(
+        &mut self,
+        tag: u16,
+        sent: Moment,
+        (newfid, dir, name): (u32, Option<u64>, &Arc<[u8]>),
+        (kept, ecode, attr): (u8, u32, &Attr),
+    ) -> ReplyFate {
+        let now = self.moment();
+        let is_complete = attr.valid & Attr::BASIC == Attr::BASIC;
+        let keep_attr = (kept & KEEP_ATTR != 0 && is_complete).then_some(*attr);
+        if let Some(dir) = dir
+            && kept & KEEP_NAME != 0
+        {
+            let file = (ecode == 0).then_some((attr.qid, keep_attr));
+            self.store.found((dir, name), file, sent, now);
+        }
+        if ecode != 0 {
+            return ReplyFate::Instead(self.encode(tag, &Reply::Error { ecode }));
+        }
+        if let Some(attr) = keep_attr.filter(|attr| attr.qid.kind == Qid::DIR) {
+            self.store.found_dir(attr, sent, now);
+        }
+        let place = dir.map(|dir| (dir, name.clone()));
+        self.fids.insert(newfid, MirrorFid::new(attr.qid, place));
+        ReplyFate::Walked(*attr)
+    }
+
+    fn listed(
+        &mut self,
+        tag: u16,
+        sent: Moment,
+        (dir, open): (u64, Option<u32>),
+        (kept, qid, data): (u8, Qid, &[u8]),
+    ) -> ReplyFate {
+        let mut entries = Vec::new();
+        let mut rest = BodyReader::new(data);
+        while !rest.is_empty() {
+            match ListEntry::get(&mut rest) {
+                Ok(entry) => entries.push(entry),
+                Err(_) => break,
+            }
+        }
+        let mut listing = None;
+        if kept == KEEP_NAME && rest.is_empty() && qid.path == dir {
+            let now = self.moment();
+            listing = self.store.listed(dir, &entries, sent, now);
+        }
+        if self.store.is_listed(dir) {
+            self.unlisted.remove(&dir);
+        } else {
+            // It is too large, cannot be watched, or changes all the time.
+            self.set_unlisted(dir);
+        }
+        let Some(fid) = open else {
+            return ReplyFate::Taken;
+        };
+        if let Some(fid) = self.fids.get_mut(&fid) {
+            fid.listing = listing;
+            fid.is_read = false;
+        }
+        ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
+    }
+}

@@ -1,0 +1,362 @@
+//! What is kept of the server's directories: names, attributes, links and listings, each as long as the server watches the
+//! directory. Bounded, whatever the server sends.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::listing::Listing;
+use crate::msg::{Attr, FORGET_ALL, FORGET_ATTR, FORGET_NAME, ListEntry, Qid};
+
+/// Maximum number of names that are kept. They take some 300 bytes each.
+const MAX_NAMES: usize = 24 * 1024;
+/// Maximum number of names of one directory.
+const MAX_PER_DIRECTORY: usize = 4096;
+/// Maximum number of directories.
+const MAX_DIRECTORIES: usize = 4096;
+/// Maximum number of extended attributes that a file is known not to have.
+const MAX_XATTRS: usize = 4;
+
+/// A point in the order of messages.
+pub(super) type Moment = u64;
+
+/// What is known of a file that is not a directory, or of a directory itself, while its attributes are.
+#[derive(Debug, Clone)]
+pub(super) struct FileFacts {
+    pub(super) attr: Attr,
+    /// Extended attributes that it does not have; the empty name stands for all.
+    lacks: Vec<Box<[u8]>>,
+    /// What it leads to, if it is a symbolic link.
+    target: Option<Box<[u8]>>,
+}
+
+impl FileFacts {
+    fn new(attr: Attr) -> Self {
+        Self {
+            attr,
+            lacks: Vec::new(),
+            target: None,
+        }
+    }
+
+    fn boxed(attr: Attr) -> Box<Self> {
+        Box::new(Self::new(attr))
+    }
+
+    pub(super) fn lacks(&self, xattr: &[u8]) -> bool {
+        self.lacks.iter().any(|name| **name == *xattr)
+    }
+
+    pub(super) fn add_lacking(&mut self, xattr: &[u8]) {
+        if self.lacks.len() < MAX_XATTRS && xattr.len() < 256 && !self.lacks(xattr) {
+            self.lacks.push(xattr.into());
+        }
+    }
+
+    pub(super) fn target(&self) -> Option<&[u8]> {
+        self.target.as_deref()
+    }
+
+    pub(super) fn set_target(&mut self, target: &[u8]) {
+        if target.len() <= 4096 {
+            self.target = Some(target.into());
+        }
+    }
+}
+
+#[derive(Debug)]
+enum KnownName {
+    /// Nothing has this name.
+    Absent,
+    /// It has changed: the server must be asked.
+    Changed,
+    /// The file, and what is known of it unless it is a directory.
+    File(Qid, Option<Box<FileFacts>>),
+}
+
+#[derive(Debug, Default)]
+struct Dir {
+    /// When the server began to watch it, as far as is known here.
+    since: Moment,
+    /// When something of it was forgotten last.
+    forgot: Moment,
+    /// When it was used last.
+    used: Moment,
+    itself: Option<FileFacts>,
+    names: HashMap<Box<[u8]>, KnownName>,
+    /// Whether other names do not exist.
+    is_complete: bool,
+    listing: Option<Arc<Listing>>,
+}
+
+/// The answer to a walk.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    Absent,
+    File(Qid),
+}
+
+/// The directories of one server.
+#[derive(Debug, Default)]
+pub(super) struct KeptDirs {
+    dirs: HashMap<u64, Dir>,
+    /// The number of names in all of them.
+    names: usize,
+    /// When something was forgotten last that is not recorded in a directory.
+    forgot: Moment,
+}
+
+impl KeptDirs {
+    /// Whether a reply to a request that was sent at `sent` is still right in what it says of `dir`.
+    fn is_fresh(&self, dir: u64, sent: Moment) -> bool {
+        self.forgot < sent && self.dirs.get(&dir).is_none_or(|dir| dir.forgot < sent)
+    }
+
+    /// A directory that the server has said to watch.
+    fn watched(&mut self, dir: u64, now: Moment) -> &mut Dir {
+        if self.dirs.len() >= MAX_DIRECTORIES && !self.dirs.contains_key(&dir) {
+            self.drop_oldest(dir);
+        }
+        let dir = self.dirs.entry(dir).or_insert_with(|| Dir {
+            since: now,
+            ..Dir::default()
+        });
+        dir.used = now;
+        dir
+    }
+
+    /// Makes room for `more` names in `dir`.
+    fn make_room(&mut self, dir: u64, more: usize) {
+        while self.names + more > MAX_NAMES && self.drop_oldest(dir) {}
+    }
+
+    /// Drops the directory that was used least recently, other than `but`.
+    fn drop_oldest(&mut self, but: u64) -> bool {
+        let others = self.dirs.iter().filter(|(dir, _)| **dir != but);
+        let oldest = others.min_by_key(|(_, dir)| dir.used).map(|(dir, _)| *dir);
+        oldest.is_some_and(|dir| self.remove(dir))
+    }
+
+    fn remove(&mut self, dir: u64) -> bool {
+        let Some(removed) = self.dirs.remove(&dir) else {
+            return false;
+        };
+        self.names -= removed.names.len();
+        // Replies on their way may still say what was forgotten.
+        self.forgot = self.forgot.max(removed.forgot);
+        true
+    }
+
+    /// Sets what is known of a name; there is nothing to set where the limit is reached.
+    fn set(&mut self, dir: u64, name: &[u8], known: KnownName) {
+        self.make_room(dir, 1);
+        if let Some(dir) = self.dirs.get_mut(&dir)
+            && (dir.names.len() < MAX_PER_DIRECTORY || dir.names.contains_key(name))
+            && dir.names.insert(name.into(), known).is_none()
+        {
+            self.names += 1;
+        }
+    }
+
+    /// What is known of a name: nothing, that it is absent, or the file with its attributes.
+    pub(super) fn find(&mut self, dir: u64, name: &[u8], now: Moment) -> Option<Found> {
+        let dir = self.dirs.get_mut(&dir)?;
+        dir.used = now;
+        let qid = match dir.names.get(name) {
+            None if dir.is_complete => return Some(Found::Absent),
+            Some(KnownName::Absent) => return Some(Found::Absent),
+            Some(KnownName::File(qid, Some(_))) => *qid,
+            Some(KnownName::File(qid, None)) if qid.kind == Qid::DIR => *qid,
+            None | Some(KnownName::Changed | KnownName::File(..)) => return None,
+        };
+        let is_known = qid.kind != Qid::DIR || self.facts(qid, None).is_some();
+        is_known.then_some(Found::File(qid))
+    }
+
+    /// What is known of the file `qid` that was found at `place`.
+    pub(super) fn facts(
+        &mut self,
+        qid: Qid,
+        place: Option<(u64, &[u8])>,
+    ) -> Option<&mut FileFacts> {
+        if qid.kind == Qid::DIR {
+            return self.dirs.get_mut(&qid.path)?.itself.as_mut();
+        }
+        let (dir, name) = place?;
+        match self.dirs.get_mut(&dir)?.names.get_mut(name)? {
+            KnownName::File(found, Some(facts)) if found.path == qid.path => Some(facts),
+            _ => None,
+        }
+    }
+
+    /// The same, if it was known before `sent` and has not changed since.
+    pub(super) fn facts_since(
+        &mut self,
+        qid: Qid,
+        place: Option<(u64, &[u8])>,
+        sent: Moment,
+    ) -> Option<&mut FileFacts> {
+        let dir = match place {
+            _ if qid.kind == Qid::DIR => qid.path,
+            place => place?.0,
+        };
+        let is_older = self.dirs.get(&dir).is_some_and(|dir| dir.since < sent);
+        if !is_older || !self.is_fresh(dir, sent) {
+            return None;
+        }
+        self.facts(qid, place)
+    }
+
+    /// The complete listing of a directory.
+    pub(super) fn listing(&self, dir: u64) -> Option<Arc<Listing>> {
+        self.dirs.get(&dir)?.listing.clone()
+    }
+
+    /// Whether the server has listed a directory, though names may have changed since.
+    pub(super) fn is_listed(&self, dir: u64) -> bool {
+        self.dirs.get(&dir).is_some_and(|dir| dir.is_complete)
+    }
+
+    /// The server has found a file, or none, under a name in a directory that it watches.
+    pub(super) fn found(
+        &mut self,
+        (dir, name): (u64, &[u8]),
+        file: Option<(Qid, Option<Attr>)>,
+        sent: Moment,
+        now: Moment,
+    ) {
+        if !self.is_fresh(dir, sent) {
+            return;
+        }
+        self.watched(dir, now);
+        let known = match file {
+            None => KnownName::Absent,
+            Some((qid, _)) if qid.kind == Qid::DIR => KnownName::File(qid, None),
+            Some((qid, attr)) => KnownName::File(qid, attr.map(FileFacts::boxed)),
+        };
+        self.set(dir, name, known);
+    }
+
+    /// The attributes of a directory that the server watches.
+    pub(super) fn found_dir(&mut self, attr: Attr, sent: Moment, now: Moment) {
+        if self.is_fresh(attr.qid.path, sent) {
+            self.watched(attr.qid.path, now).itself = Some(FileFacts::new(attr));
+        }
+    }
+
+    /// The attributes of a directory that was watched before they were asked for.
+    pub(super) fn found_dir_again(&mut self, attr: Attr, sent: Moment) {
+        let path = attr.qid.path;
+        if self.is_fresh(path, sent)
+            && let Some(dir) = self.dirs.get_mut(&path)
+            && dir.since < sent
+        {
+            dir.itself = Some(FileFacts::new(attr));
+        }
+    }
+
+    /// The server has listed a directory that it watches.
+    pub(super) fn listed(
+        &mut self,
+        dir: u64,
+        entries: &[ListEntry<'_>],
+        sent: Moment,
+        now: Moment,
+    ) -> Option<Arc<Listing>> {
+        if entries.len() > MAX_PER_DIRECTORY / 2 || !self.is_fresh(dir, sent) {
+            return None;
+        }
+        self.make_room(dir, entries.len());
+        let known = self.watched(dir, now);
+        let mut names = HashMap::with_capacity(entries.len());
+        for entry in entries {
+            let name = entry.name.bytes();
+            if !matches!(name, b"." | b"..") {
+                let known = match (entry.attr, entry.qid.kind) {
+                    (_, Qid::DIR) => KnownName::File(entry.qid, None),
+                    (None, _) => KnownName::Changed,
+                    (Some(attr), _) => KnownName::File(attr.qid, Some(FileFacts::boxed(attr))),
+                };
+                names.insert(name.into(), known);
+            }
+        }
+        let listing = Arc::new(Listing::new(entries));
+        known.is_complete = true;
+        known.listing = Some(listing.clone());
+        let added = names.len();
+        let before = std::mem::replace(&mut known.names, names).len();
+        self.names = self.names - before + added;
+        for attr in entries.iter().filter_map(|entry| entry.attr) {
+            if attr.qid.kind == Qid::DIR && attr.qid.path != dir {
+                self.found_dir(attr, sent, now);
+            }
+        }
+        Some(listing)
+    }
+
+    /// The server takes back what it allowed to keep, or a request is about to change it.
+    pub(super) fn forget(&mut self, what: u8, dir: u64, name: &[u8], now: Moment) {
+        let Some(known) = self.dirs.get_mut(&dir).filter(|_| what != FORGET_ALL) else {
+            // A reply that is on its way may say something of it.
+            self.forgot = now;
+            if what == FORGET_ALL {
+                self.dirs.clear();
+                self.names = 0;
+            }
+            return;
+        };
+        known.forgot = now;
+        match what {
+            FORGET_ATTR if name.is_empty() => known.itself = None,
+            FORGET_ATTR => {
+                if let Some(KnownName::File(_, facts)) = known.names.get_mut(name) {
+                    *facts = None;
+                }
+            }
+            FORGET_NAME if !name.is_empty() => {
+                known.itself = None;
+                known.listing = None;
+                if let Some(known) = known.names.get_mut(name) {
+                    *known = KnownName::Changed;
+                } else if known.is_complete {
+                    if known.names.len() < MAX_PER_DIRECTORY {
+                        known.names.insert(name.into(), KnownName::Changed);
+                        self.names += 1;
+                    } else {
+                        known.is_complete = false;
+                    }
+                }
+                if self.names > MAX_NAMES {
+                    self.drop_oldest(dir);
+                }
+            }
+            FORGET_NAME => {
+                known.itself = None;
+                known.listing = None;
+                known.is_complete = false;
+                self.names -= std::mem::take(&mut known.names).len();
+            }
+            // FORGET_DIR, FORGET_REMOVED, and whatever else a server may send.
+            _ => {
+                self.remove(dir);
+            }
+        }
+    }
+
+    /// The file that has a name, if it is known.
+    pub(super) fn qid(&self, dir: u64, name: &[u8]) -> Option<Qid> {
+        match self.dirs.get(&dir)?.names.get(name)? {
+            KnownName::File(qid, _) => Some(*qid),
+            _ => None,
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> (usize, usize) {
+        (self.dirs.len(), self.names)
+    }
+
+    #[cfg(test)]
+    pub(super) fn count_is_right(&self) -> bool {
+        self.dirs.values().map(|dir| dir.names.len()).sum::<usize>() == self.names
+    }
+}

@@ -1,0 +1,99 @@
+//! The replies of the server that the relay has to see as a whole.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::mirror::ReplyFate;
+use super::{Error, Relay, changes};
+use crate::msg::{EXTENDED, Header, Kind, Reply, VERSION, WATCHED};
+use crate::wire::{HEADER, Str};
+
+impl Relay {
+    /// A reply is passed on whose body does not matter.
+    pub(super) fn passes(&mut self, header: Header, now: Instant) {
+        self.changed(header.kind);
+        if header.kind == Kind::Write.number() + 1 {
+            self.missing.write_done(header.tag, now);
+        } else {
+            self.missing.request_failed(header.tag);
+        }
+    }
+
+    /// Drops what a reply of this type may have made out of date.
+    fn changed(&mut self, number: u8) {
+        if let Some(Ok(kind)) = number.checked_sub(1).map(Kind::new)
+            && changes(kind)
+        {
+            self.forget_all();
+            // Their attributes may be from before the change.
+            self.walks.clear();
+            if kind != Kind::Write {
+                self.missing.invalidate_pending();
+            }
+        }
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        header: Header,
+        message: Bytes,
+        now: Instant,
+        out: &mut Vec<Bytes>,
+    ) -> Result<(), Error> {
+        let body = message.get(HEADER..).unwrap_or_default();
+        let reply = Reply::decode(header.kind, body).map_err(Error::Reply)?;
+        if let Some(mirror) = &mut self.mirror {
+            let outcome = mirror.reply(header.tag, Some(&reply));
+            if matches!(reply, Reply::Forget { .. }) {
+                self.forget_all();
+            }
+            match outcome {
+                ReplyFate::Pass => {}
+                ReplyFate::Taken => return Ok(()),
+                ReplyFate::Instead(message) => {
+                    self.walks.remove(&header.tag);
+                    out.push(message);
+                    return Ok(());
+                }
+                ReplyFate::Walked(attr) => {
+                    self.walked(header.tag, attr, now, out);
+                    return Ok(());
+                }
+            }
+        }
+        match reply {
+            Reply::Version { msize, version } => {
+                match (self.proposed.take(), version.bytes()) {
+                    (Some(WATCHED), WATCHED) => self.agreed(Some(Box::default())),
+                    (Some(WATCHED | EXTENDED), EXTENDED) => self.agreed(None),
+                    // It may be older, and know that one.
+                    (Some(WATCHED), VERSION) => {
+                        let again = self.propose(header.tag, msize, EXTENDED);
+                        self.own_requests.push(again);
+                        return Ok(());
+                    }
+                    _ => {
+                        out.push(message);
+                        return Ok(());
+                    }
+                }
+                let version = Str::new(VERSION).unwrap_or_default();
+                out.push(self.reply_bytes(header.tag, &Reply::Version { msize, version }));
+            }
+            Reply::Walkgetattr { attr } if self.extended => {
+                self.walked(header.tag, attr, now, out);
+            }
+            Reply::Lcreate { qid, .. } => {
+                self.changed(header.kind);
+                self.missing.create_done(header.tag, qid.path, now);
+                out.push(message);
+            }
+            _ => {
+                self.passes(header, now);
+                out.push(message);
+            }
+        }
+        Ok(())
+    }
+}

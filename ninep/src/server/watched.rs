@@ -1,0 +1,195 @@
+//! The requests of [`WATCHED`](crate::msg::WATCHED): what the client may keep of what it is told.
+
+use super::fids::{Fid, FidState};
+use super::handlers::{Handlers, Outcome};
+use crate::errno::Errno;
+use crate::fs::{DirSink, FileSystem, OpenFlags, Told};
+use crate::msg::{Attr, DirEntry, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
+use crate::wire::{BodyReader, Frame, HEADER, Wire};
+
+/// Maximum number of names in a listing. The client looks up those of a larger directory one by one.
+const MAX_NAMES: usize = 2000;
+/// Maximum number of bytes in a listing.
+const MAX_BYTES: usize = 400 * 1024;
+/// Bytes of a directory that are read at a time.
+const READ: usize = 32 * 1024;
+/// Maximum number of subdirectories that one listing has watched, so that their attributes are in it too.
+const MAX_SUBDIRECTORIES: usize = 64;
+
+const DT_DIR: u8 = 4;
+
+impl<F: FileSystem> Handlers<'_, F> {
+    /// Watches a directory, if that can be done. Other files are not watched.
+    pub(super) fn watch(&self, node: &F::Node, told: Told<'_>) -> bool {
+        self.watcher()
+            .is_some_and(|watcher| watcher.watch(node, told))
+    }
+
+    /// Walks one name. The watch comes first, so that no change is missed.
+    pub(super) fn lookup(
+        &self,
+        fid: u32,
+        newfid: u32,
+        name: &[u8],
+    ) -> Result<Reply<'static>, Errno> {
+        let from = self.walk_start(fid, newfid)?;
+        let is_watched = self.watch(&from.node, Told::Name(name));
+        let mut kept = if is_watched { KEEP_NAME } else { 0 };
+        let (node, mut attr) = match self.fs.walk_getattr(&from.node, name) {
+            Err(Errno::ENOENT) if is_watched => {
+                return Ok(Reply::Lookup {
+                    kept,
+                    ecode: Errno::ENOENT.raw(),
+                    attr: Attr::default(),
+                });
+            }
+            found => found?,
+        };
+        if attr.qid.kind == Qid::DIR {
+            if self.watch(&node, Told::Itself) {
+                attr = self.fs.getattr(&node, Attr::ALL)?;
+                kept |= KEEP_ATTR;
+            }
+        } else if is_watched
+            && attr.nlink == 1
+            && let Some(watcher) = self.watcher()
+            && watcher.covers(&from.node, &node)
+        {
+            kept |= KEEP_ATTR;
+        }
+        self.walk_end(fid, &from, newfid, node)?;
+        Ok(Reply::Lookup {
+            kept,
+            ecode: 0,
+            attr,
+        })
+    }
+
+    /// Walks one name to the file that the client has been told of.
+    pub(super) fn bind(
+        &self,
+        fid: u32,
+        newfid: u32,
+        name: &[u8],
+        path: u64,
+    ) -> Result<Reply<'static>, Errno> {
+        let from = self.walk_start(fid, newfid)?;
+        let (node, qid) = self.fs.walk(&from.node, name)?;
+        if qid.path != path {
+            return Err(Errno::ESTALE);
+        }
+        self.walk_end(fid, &from, newfid, node)?;
+        Ok(Reply::Bind {})
+    }
+
+    /// Lists a directory; with `open`, opens the fid too.
+    pub(super) fn list(
+        &self,
+        fid: u32,
+        open: bool,
+        tag: u16,
+        msize: u32,
+        out: &mut Frame,
+    ) -> Outcome {
+        let old = if open {
+            self.unopened(fid)?
+        } else {
+            self.fids.get(fid)?
+        };
+        let is_watched = self.watch(&old.node, Told::All);
+        if !is_watched && !open {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let flags = OpenFlags(OpenFlags::RDONLY | OpenFlags::DIRECTORY);
+        let (file, qid) = self.fs.open(&old.node, flags)?;
+        let number = Kind::List.number() + 1;
+        let start = |out: &mut Frame, kept: u8| {
+            out.start(number, tag);
+            kept.put(out);
+            qid.put(out);
+            0_u32.put(out);
+            out.len()
+        };
+        let data = start(out, KEEP_NAME);
+        let most = usize::try_from(msize).map_or(MAX_BYTES, |msize| msize.min(MAX_BYTES));
+        let is_whole = is_watched && self.entries(&old.node, &file, most, out).unwrap_or(false);
+        if is_whole {
+            let count = u32::try_from(out.len() - data).map_err(|_| Errno::EIO)?;
+            out.patch(data - 4, count);
+        } else {
+            start(out, 0);
+        }
+        if open {
+            let node = old.node.clone();
+            let state = FidState::Open(file);
+            self.fids.replace(fid, &old, Fid { node, state })?;
+        }
+        Ok(u32::try_from(out.len() - data).ok())
+    }
+
+    /// Appends all entries of a directory, up to `most` bytes in the message. False if there are more.
+    fn entries(
+        &self,
+        node: &F::Node,
+        file: &F::File,
+        most: usize,
+        out: &mut Frame,
+    ) -> Result<bool, Errno> {
+        let (mut offset, mut names, mut subdirectories) = (0, 0, 0);
+        let mut batch = Frame::default();
+        loop {
+            batch.start(0, 0);
+            self.fs
+                .readdir(node, file, offset, &mut DirSink::new(&mut batch, READ))?;
+            let bytes = batch.finish().get(HEADER..).unwrap_or_default();
+            if bytes.is_empty() {
+                return Ok(true);
+            }
+            let mut rest = BodyReader::new(bytes);
+            while !rest.is_empty() {
+                let entry = DirEntry::get(&mut rest).map_err(|_| Errno::EIO)?;
+                offset = entry.offset;
+                names += 1;
+                let (qid, attr) = self.entry(node, &entry, &mut subdirectories);
+                let entry = ListEntry {
+                    kind: entry.kind,
+                    name: entry.name,
+                    qid,
+                    attr,
+                };
+                entry.put(out);
+                if names > MAX_NAMES || out.len() > most {
+                    return Ok(false);
+                }
+            }
+        }
+    }
+
+    /// The qid of an entry, and its attributes if they may be kept.
+    fn entry(
+        &self,
+        dir: &F::Node,
+        entry: &DirEntry<'_>,
+        subdirectories: &mut usize,
+    ) -> (Qid, Option<Attr>) {
+        let name = entry.name.bytes();
+        if matches!(name, b"." | b"..")
+            || (entry.kind == DT_DIR && *subdirectories >= MAX_SUBDIRECTORIES)
+        {
+            return (entry.qid, None);
+        }
+        let attr = match self.fs.stat(dir, name) {
+            Ok((attr, true)) if attr.qid.kind == Qid::DIR => {
+                *subdirectories += 1;
+                let node = self.fs.walk(dir, name).map(|(node, _)| node);
+                let node = node.ok().filter(|node| self.watch(node, Told::Itself));
+                node.and_then(|node| self.fs.getattr(&node, Attr::ALL).ok())
+                    .filter(|attr| attr.qid.path == entry.qid.path)
+            }
+            Ok((attr, true)) => (attr.nlink == 1).then_some(attr),
+            // Something is mounted there, or would be by a walk.
+            _ => None,
+        };
+        (attr.map_or(entry.qid, |attr| attr.qid), attr)
+    }
+}
