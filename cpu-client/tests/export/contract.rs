@@ -313,9 +313,9 @@ const NAMES: [&str; 4] = ["x", "y", "z", "sub"];
 
 /// A name in one of the directories.
 #[derive(Debug, Clone, Copy)]
-struct Spot(usize, usize);
+struct TreeSpot(usize, usize);
 
-impl Spot {
+impl TreeSpot {
     fn path(self) -> String {
         format!("{}/{}", DIRS[self.0], NAMES[self.1])
     }
@@ -324,33 +324,33 @@ impl Spot {
 #[derive(Debug, Clone)]
 enum WorldStep {
     // Here.
-    Write(Spot, usize),
-    Append(Spot),
-    Truncate(Spot),
-    Chmod(Spot, u32),
-    Remove(Spot),
-    Rename(Spot, Spot),
-    Mkdir(Spot),
-    Link(Spot),
+    Write(TreeSpot, usize),
+    Append(TreeSpot),
+    Truncate(TreeSpot),
+    Chmod(TreeSpot, u32),
+    Remove(TreeSpot),
+    Rename(TreeSpot, TreeSpot),
+    Mkdir(TreeSpot),
+    Link(TreeSpot),
     // There.
-    Create(Spot),
-    WriteThere(Spot, usize),
-    SizeThere(Spot, u64),
-    RemoveThere(Spot),
-    RenameThere(Spot, Spot),
-    MkdirThere(Spot),
+    Create(TreeSpot),
+    WriteThere(TreeSpot, usize),
+    SizeThere(TreeSpot, u64),
+    RemoveThere(TreeSpot),
+    RenameThere(TreeSpot, TreeSpot),
+    MkdirThere(TreeSpot),
     // Both.
     Settle,
     Deliver(usize),
-    Stat(Spot),
+    Stat(TreeSpot),
     StatDir(usize),
     List(usize),
     /// A look-up, and how many steps later the reply is looked at.
-    Begin(Spot),
+    Begin(TreeSpot),
 }
 
 fn step() -> impl Strategy<Value = WorldStep> {
-    let spot = || (0..DIRS.len(), 0..NAMES.len()).prop_map(|(dir, name)| Spot(dir, name));
+    let spot = || (0..DIRS.len(), 0..NAMES.len()).prop_map(|(dir, name)| TreeSpot(dir, name));
     prop_oneof![
         3 => (spot(), 0..50_usize).prop_map(|(at, n)| WorldStep::Write(at, n)),
         2 => spot().prop_map(WorldStep::Append),
@@ -413,7 +413,7 @@ impl World {
         (dir, world)
     }
 
-    fn at(&self, spot: Spot) -> PathBuf {
+    fn at(&self, spot: TreeSpot) -> PathBuf {
         self.root.join(spot.path().trim_start_matches('/'))
     }
 
@@ -568,7 +568,7 @@ impl World {
     }
 
     /// Sends a look-up, and looks at the replies to earlier ones.
-    fn begin(&mut self, at: Spot) {
+    fn begin(&mut self, at: TreeSpot) {
         for (tag, newfid, path, since) in std::mem::take(&mut self.begun) {
             let reply = self.there.wait(tag);
             if reply[4] == Reply::ERROR {
@@ -616,7 +616,7 @@ fn keeps_the_contract(at: &str, steps: &[WorldStep]) {
     world.settle();
     for dir in 0..DIRS.len() {
         for name in 0..NAMES.len() {
-            world.step(&WorldStep::Stat(Spot(dir, name)));
+            world.step(&WorldStep::Stat(TreeSpot(dir, name)));
         }
         world.step(&WorldStep::List(dir));
         world.step(&WorldStep::StatDir(dir));
