@@ -47,9 +47,12 @@ keys: programs ## the user's key and the machine's host key, unless they exist
 initramfs: keys ## cpud and the keys, as the machine's root file system
 	$(MKIMAGE) initramfs --arch $(ARCH) -o $(OUT)
 
-flash: initramfs ## a kernel for flash ROMs, in out/flash (docs/flash.md)
+flash: keys ## a kernel for flash ROMs, in out/flash (docs/flash.md)
 	@scripts/deps kernel
-	$(MKIMAGE) kernel -o out/flash --initramfs $(OUT)/initramfs.cpio.xz --config common,flash --max-size 2883584
+	cargo build --profile flash --target $(TARGET) -p cpud
+	$(MKIMAGE) initramfs -o out/flash --cpud $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/flash/cpud \
+		--key $(OUT)/cpu_rsa.pub --host-key $(OUT)/ssh_host_ed25519_key
+	$(MKIMAGE) kernel -o out/flash --initramfs out/flash/initramfs.cpio.xz --config common,flash --max-size 2883584
 
 # What the ROM of Debian's package ovmf starts a kernel without.
 FLASH_REMOVE := network,usb,disks,setup,screen,tpm,EbcDxe,*ShellCommand,BootScriptExecutorDxe,Ps2KeyboardDxe,PlatformDxe,$\
