@@ -14,9 +14,9 @@ use super::children::Children;
 use super::events::{Event, Events};
 
 /// The time between the request and SIGTERM, in which the command that has made it ends, and its client gets its status.
-const NOTICE: Duration = Duration::from_secs(1);
-/// The time that cpud's own processes have to end: one second more than sessions give their commands.
-const GRACE: Duration = Duration::from_secs(3);
+const NOTICE: Duration = Duration::from_secs(2);
+/// The time that cpud's own processes may take to end. Sessions give their commands two seconds; the rest is for slow machines.
+const GRACE: Duration = Duration::from_secs(10);
 /// The time to wait after each signal to the others. Only processes that hang in the kernel outlive the second, perhaps for ever.
 const KILL_GRACE: Duration = Duration::from_secs(1);
 

@@ -16,7 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("path_without_files_is_waited_for_8_times", |machine| {
         within(
             machine,
-            8.0,
+            8.5,
             &["-9p=false", "-namespace="],
             &["/init", "-V"],
         )
