@@ -61,7 +61,11 @@ impl NetbootArgs {
     pub(crate) fn run(&self, progress: Progress) -> Result<()> {
         let started = Instant::now();
         let common = &self.common;
-        if self.kernel.is_none() && !self.prepare.run(&[Product::Kernel], common, progress)? {
+        let needed = match &self.kernel {
+            Some(_) => &[][..],
+            None => &[Product::Kernel],
+        };
+        if !self.prepare.run(needed, common, progress)? {
             return Ok(());
         }
         let _lock = common.lock(progress)?;

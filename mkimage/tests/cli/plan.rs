@@ -108,3 +108,14 @@ fn a_step_that_fails_is_the_last_one() {
     assert_eq!(told.lines().last(), Some(last), "{told}");
     assert!(!inputs.path("usbstick").exists());
 }
+
+#[test]
+fn a_dry_run_makes_nothing_of_a_named_kernel_either() {
+    let inputs = Inputs::new();
+    let (before, kernel) = (inputs.names(), inputs.path("cpukernel"));
+    for command in ["usb", "netboot", "bundle"] {
+        let named = ["--dry-run", "--kernel", kernel.to_str().unwrap()];
+        said(&inputs.run(&[&[command], &named[..]].concat()));
+        assert_eq!(inputs.names(), before, "{command}");
+    }
+}
