@@ -12,6 +12,7 @@ mod directories;
 mod files;
 mod flags;
 mod hostile;
+mod links;
 mod locks;
 mod names;
 mod owners;

@@ -10,6 +10,7 @@ mod auth;
 mod channel;
 mod clock;
 mod connection;
+mod connection_process;
 mod exec;
 mod fd;
 mod files;

@@ -3,13 +3,10 @@
 //! Who gets a process, and when, [`admission`] decides.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt as _;
-use std::process::{Child, Command, Stdio};
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 use std::{fmt, io};
 
-use anyhow::{Context, Result};
+use anyhow::{Context as _, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -17,20 +14,17 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::admission::{self, Admission, Stage, UnauthenticatedPeer};
 use super::announce::Announcer;
 use super::audit_log::{AuditFacts, report};
-use super::connection::{LOGIN_GRACE, REFUSED, wanted_isolation};
-use super::exec::socket_pair;
+use super::connection::LOGIN_GRACE;
+use super::connection_process::ConnectionProcess;
 use super::host_key::PrivateHostKey;
 use super::isolations::Isolations;
 use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
-use super::source::PeerSource;
 use super::waiting::{Farewell, WaitingPeer};
 use super::{audit_log, auth, listen};
 use crate::console::say;
 use crate::flags::ServerOptions;
-use crate::isolation::Isolation;
 use crate::listen_addr::ListenAddr;
-use crate::role::Role;
 use crate::session::kill_all_leftovers;
 
 /// The most connections that have logged in at one time; the next one waits in the kernel's queue until one of them
@@ -39,9 +33,6 @@ const MAX_LOGGED_IN: usize = 256;
 
 /// The most connections accepted before anything else gets its turn.
 const ACCEPT_BATCH: usize = 64;
-
-/// The most bytes of a process's report.
-const MAX_REPORT: usize = 1024;
 
 /// The pause after a failure to accept, so that one that lasts does not take the whole processor.
 const ACCEPT_RETRY: Duration = Duration::from_millis(200);
@@ -123,20 +114,6 @@ struct Server<'a> {
     isolations: Isolations,
 }
 
-/// A process that serves one connection.
-struct ConnectionProcess {
-    child: Child,
-    /// What is known of the peer, and a socket that ends when it has logged in.
-    login: Option<(UnauthenticatedPeer, OwnedFd)>,
-    source: PeerSource,
-    address: String,
-    /// What the process has written into the socket: [`super::connection::ASKED`], a request for an isolation, or [`REFUSED`] and
-    /// why.
-    report: Vec<u8>,
-    /// The isolation of its sessions, if it has asked for one.
-    isolation: Option<Rc<Isolation>>,
-}
-
 impl Server<'_> {
     /// Forgets processes that have ended, and counts what their peers have done.
     fn reap(&mut self) {
@@ -188,7 +165,8 @@ impl Server<'_> {
             match admission::decide(&waiting, &served, &self.penalties, now) {
                 Admission::Serve(index) => {
                     let peer = self.waiting.swap_remove(index);
-                    match self.spawn(peer) {
+                    match ConnectionProcess::spawn(self.options, self.strict, &self.host_key, peer)
+                    {
                         Ok(connection) => self.connections.push(connection),
                         Err(error) => say(format_args!("{error:#}")),
                     }
@@ -326,61 +304,6 @@ impl Server<'_> {
         }
     }
 
-    /// Starts `cpud connection`, with the socket as its standard input, and as its standard output one that it closes after
-    /// the login.
-    fn spawn(&self, waiting: WaitingPeer) -> Result<ConnectionProcess> {
-        let (login, theirs) = socket_pair().context("cannot make a socket pair")?;
-        let peer = UnauthenticatedPeer {
-            since: Instant::now(),
-            ..waiting.peer
-        };
-        let options = self.options;
-        let (_host_key, host_key) = self.host_key.pipe()?;
-        let address = waiting.address.clone();
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("cpud")
-            .arg(Role::Connection.name())
-            .arg(&address)
-            .arg("-pk")
-            .arg(&options.public_keys)
-            .arg("-hk")
-            .arg(host_key)
-            .arg(format!("-strictmodes={}", self.strict))
-            .stdin(Stdio::from(waiting.into_socket()?))
-            .stdout(Stdio::from(theirs));
-        if options.forward {
-            command.arg("-forward");
-        }
-        if options.isolate {
-            command.arg("-isolate");
-        }
-        if options.post_quantum {
-            command.arg("-pq");
-        }
-        command.arg(format!("-alive={}", options.alive.as_secs()));
-        let limits = [
-            ("-session-pids", options.session_limits.processes),
-            ("-session-memory", options.session_limits.memory),
-        ];
-        for (flag, limit) in limits {
-            command.args(limit.map(|limit| format!("{flag}={limit}")));
-        }
-        command.arg(format!("-log={}", options.log));
-        if options.debug {
-            command.arg("-d");
-        }
-        let child = command.spawn();
-        Ok(ConnectionProcess {
-            child: child.context("cannot start a process for a connection")?,
-            login: Some((peer, login)),
-            source: peer.source,
-            address,
-            report: Vec::new(),
-            isolation: None,
-        })
-    }
-
     fn announce(&mut self) {
         if let Some(announcer) = &mut self.announcer
             && let Err(error) = announcer.update()
@@ -408,57 +331,5 @@ impl Server<'_> {
                 }
             }
         }
-    }
-}
-
-impl ConnectionProcess {
-    /// Reads what the process reports. The end of it means that the peer has logged in, or that the process ends.
-    fn read_report(&mut self) {
-        let Some((peer, pipe)) = &mut self.login else {
-            return;
-        };
-        let mut bytes = [0; MAX_REPORT];
-        match nix::unistd::read(pipe, &mut bytes) {
-            Ok(length @ 1..) => {
-                peer.progress = Stage::Authentication;
-                self.report.extend_from_slice(&bytes[..length]);
-                self.report.truncate(MAX_REPORT);
-            }
-            _ => self.login = None,
-        }
-    }
-
-    /// Sends the isolation that the process asks for. One that gets nothing starts no session.
-    fn isolate(&mut self, isolations: &mut Isolations) {
-        let Some((_, socket)) = &self.login else {
-            return;
-        };
-        let Some(key) = wanted_isolation(&self.report) else {
-            return;
-        };
-        match isolations.of(&key) {
-            Ok(isolation) => {
-                // It fails if the process has just ended.
-                let _ = isolation.send(socket.as_fd());
-                self.isolation = Some(isolation);
-            }
-            Err(error) => {
-                say(format_args!(
-                    "cannot isolate the sessions of key {key}: {error:#}"
-                ));
-                let _ = nix::unistd::write(socket, &[0]);
-            }
-        }
-        self.report.clear();
-    }
-
-    /// Why the peer of a process that has ended has not logged in.
-    fn refusal(&mut self) -> Option<String> {
-        while self.login.is_some() {
-            self.read_report();
-        }
-        let text = String::from_utf8_lossy(&self.report);
-        let (_, why) = text.split_once(char::from(REFUSED))?;
-        Some(why.to_owned())
     }
 }

@@ -8,7 +8,7 @@ use e2e::daemon::Daemon;
 use e2e::user::{User, works};
 
 use crate::Test;
-use crate::ssh::Agent;
+use crate::keys::Agent;
 
 pub(crate) const TESTS: &[Test] = &[
     ("agent_is_forwarded_when_asked_for", forwarded),

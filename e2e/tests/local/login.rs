@@ -14,7 +14,7 @@ use e2e::user::{User, fails, works};
 use e2e::{out, wait_until};
 
 use crate::Test;
-use crate::ssh::Agent;
+use crate::keys::Agent;
 
 pub(crate) const TESTS: &[Test] = &[
     (

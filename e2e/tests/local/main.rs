@@ -8,11 +8,14 @@ mod edges;
 mod go;
 mod interop;
 mod isolation;
+mod keys;
+mod known_hosts;
 mod limits;
 mod login;
 mod me;
 mod options;
 mod sessions;
+mod sharing;
 mod soak;
 mod ssh;
 mod strangers;
@@ -32,9 +35,12 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
     match user.map(|user| user.name) {
         None => &[
             ssh::TESTS,
+            keys::TESTS,
+            known_hosts::TESTS,
             agent::TESTS,
             login::TESTS,
             interop::TESTS,
+            sharing::TESTS,
             go::TESTS,
             tty::TESTS,
             edges::TESTS,
@@ -50,6 +56,8 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
         ],
         Some("ann") => &[
             ssh::TESTS,
+            keys::TESTS,
+            known_hosts::TESTS,
             agent::TESTS,
             login::TESTS,
             tty::TESTS,
