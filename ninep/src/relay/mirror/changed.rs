@@ -66,7 +66,9 @@ impl Mirror {
                     self.in_dir_of(olddirfid, oldname),
                     self.in_dir_of(newdirfid, newname),
                 ];
-                changed.extend(moved.map(|qid| Changed::Attr(qid, None)));
+                // What is kept of a file is kept with its name.
+                let dir = moved.filter(|qid| qid.kind == Qid::DIR);
+                changed.extend(dir.map(|qid| Changed::Attr(qid, None)));
                 changed
             }
             // Its directory shows no change of the number of links.

@@ -182,6 +182,26 @@ fn own_changes_are_forgotten_when_they_are_sent_and_when_they_are_done() {
 }
 
 #[test]
+fn a_file_that_is_renamed_leaves_other_names_known() {
+    let mut told = ToldRelay::new();
+    for (fid, name, number) in [(1, "old", 7), (2, "new", 8), (3, "other", 9)] {
+        let file = attr(Qid::FILE, number, number);
+        told.look(0, fid, name, &lookup(KEEP_NAME | KEEP_ATTR, file));
+    }
+    let (oldname, newname) = (name("old"), name("new"));
+    let rename = Request::Renameat {
+        olddirfid: 0,
+        oldname,
+        newdirfid: 0,
+        newname,
+    };
+    told.ask(4, &rename);
+    told.reply(4, &Reply::Renameat {});
+    let known = ["old", "new", "other"].map(|name| told.known(name));
+    assert_eq!(known, [None, None, Some(9)]);
+}
+
+#[test]
 fn a_walk_that_was_answered_is_made_up_for_before_the_next_request() {
     let mut told = ToldRelay::new();
     let file = attr(Qid::FILE, 7, 5);
