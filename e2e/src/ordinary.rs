@@ -3,7 +3,7 @@
 //! programs that it executes otherwise are the user's and cannot become root.
 
 use std::fs;
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -169,7 +169,8 @@ pub fn expected() -> Result<Option<&'static Ordinary>> {
     Ok(Some(user.context("E2E_USER names no user of the tests")?))
 }
 
-/// Starts this program once more for a user, with the same arguments and `environment`; whether it succeeded.
+/// Starts this program once more for a user, with the same arguments and `environment`; whether it succeeded. What it prints
+/// is printed when it has ended, since other tests run meanwhile.
 pub fn run_as(user: &Ordinary, environment: &[(&str, String)]) -> Result<bool> {
     let mut again = user.again()?;
     again
@@ -178,10 +179,10 @@ pub fn run_as(user: &Ordinary, environment: &[(&str, String)]) -> Result<bool> {
     for (name, value) in environment {
         again.env(name, value);
     }
-    Ok(again
-        .status()
-        .context("cannot run the tests once more")?
-        .success())
+    let output = again.output().context("cannot run the tests once more")?;
+    io::stdout().write_all(&output.stdout)?;
+    io::stderr().write_all(&output.stderr)?;
+    Ok(output.status.success())
 }
 
 /// A test's name when this user runs it.

@@ -1,5 +1,5 @@
-//! Tests of one booted machine. It boots once; the tests run one after the other, since some of them measure the machine:
-//! first those of files, terminals and owners as ordinary users, then all as root.
+//! Tests of booted machines: those of files, terminals and owners as ordinary users on one, all as root on another beside it.
+//! On each they run one after the other. Those that measure come last, when nothing else runs.
 
 mod cache;
 mod commands;
@@ -40,17 +40,23 @@ pub(crate) struct Machine {
 /// One sentence and its proof.
 pub(crate) type Test = (&'static str, fn(&Machine) -> Result<()>);
 
+/// The tests that may run beside those of another user, or those that measure.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Shared,
+    Measuring,
+}
+
 /// What a user does; root, where there is none.
-fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
-    match user.map(|user| user.name) {
-        None => &[
+fn tests_of(user: Option<&Ordinary>, part: Part) -> &'static [&'static [Test]] {
+    match (user.map(|user| user.name), part) {
+        (None, Part::Shared) => &[
             commands::TESTS,
             files::TESTS,
             files::OF_ROOT,
             follow::TESTS,
             numbers::TESTS,
             numbers::OF_ROOT,
-            cache::TESTS,
             visible::TESTS,
             withheld::TESTS,
             mounts::TESTS,
@@ -62,10 +68,9 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             isolation::TESTS,
             refusals::TESTS,
             lifecycle::TESTS,
-            load::TESTS,
-            path::TESTS,
         ],
-        Some("ann") => &[
+        (None, Part::Measuring) => &[load::TESTS, lifecycle::MEASURING, path::TESTS],
+        (Some("ann"), Part::Shared) => &[
             files::TESTS,
             follow::TESTS,
             numbers::TESTS,
@@ -74,9 +79,10 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             owners::TESTS,
             withheld::TESTS,
             isolation::TESTS,
-            path::OF_USERS,
         ],
-        Some(_) => &[files::TESTS, owners::TESTS],
+        (Some("ann"), Part::Measuring) => &[path::OF_USERS],
+        (Some(_), Part::Shared) => &[files::TESTS, owners::TESTS],
+        (Some(_), Part::Measuring) => &[],
     }
 }
 
@@ -89,25 +95,43 @@ fn main() -> Result<ExitCode> {
             port: of_parent(PORT)?.parse()?,
             console: of_parent(CONSOLE)?.into(),
         })?;
+        let part = match of_parent(MEASURES)?.as_str() {
+            "true" => Part::Measuring,
+            _ => Part::Shared,
+        };
         user.become_user()?;
-        return Ok(run(&arguments, Some(user), vm)?.exit_code());
+        let machine = Arc::new(Machine::new(vm)?);
+        return Ok(run(&arguments, Some(user), part, &machine).exit_code());
     }
     if arguments.list {
         let users = USERS.iter().map(Some).chain([None]);
-        let all = users.flat_map(|user| trials(user, |_| Ok(())));
+        let parts = users.flat_map(|user| [(user, Part::Shared), (user, Part::Measuring)]);
+        let all = parts.flat_map(|(user, part)| trials(user, part, |_| Ok(())));
         return Ok(libtest_mimic::run(&arguments, all.collect()).exit_code());
     }
-    let vm = Vm::boot()?;
-    let booted = vm.booted();
-    let environment = [
-        (PORT, booted.port.to_string()),
-        (CONSOLE, booted.console.display().to_string()),
-    ];
-    let mut passed = true;
-    for user in &USERS {
-        passed &= run_as(user, &environment)?;
-    }
-    passed &= !run(&arguments, None, vm)?.has_failed();
+    let of_root = Arc::new(Machine::new(Vm::boot()?)?);
+    let of_users = Vm::boot()?;
+    let as_root = |part| !run(&arguments, None, part, &of_root).has_failed();
+    let as_users = |part| -> Result<bool> {
+        let booted = of_users.booted();
+        let environment = [
+            (PORT, booted.port.to_string()),
+            (CONSOLE, booted.console.display().to_string()),
+            (MEASURES, (part == Part::Measuring).to_string()),
+        ];
+        let mut passed = true;
+        for user in &USERS {
+            passed &= tests_of(Some(user), part).is_empty() || run_as(user, &environment)?;
+        }
+        Ok(passed)
+    };
+    let mut passed = std::thread::scope(|scope| -> Result<bool> {
+        let users = scope.spawn(|| as_users(Part::Shared));
+        let passed = as_root(Part::Shared);
+        Ok(users.join().ok().context("a thread panicked")?? && passed)
+    })?;
+    passed &= as_users(Part::Measuring)?;
+    passed &= as_root(Part::Measuring);
     Ok(if passed {
         ExitCode::SUCCESS
     } else {
@@ -118,12 +142,23 @@ fn main() -> Result<ExitCode> {
 /// From the process that booted the machine to those of the other users.
 const PORT: &str = "E2E_PORT";
 const CONSOLE: &str = "E2E_CONSOLE";
+const MEASURES: &str = "E2E_MEASURES";
 
-fn run(arguments: &Arguments, user: Option<&Ordinary>, vm: Vm) -> Result<Conclusion> {
-    let home = Home::new()?;
-    let client = Client::new(vm.port(), &home);
-    let machine = Arc::new(Machine { vm, home, client });
-    let trials = trials(user, {
+impl Machine {
+    fn new(vm: Vm) -> Result<Self> {
+        let home = Home::new()?;
+        let client = Client::new(vm.port(), &home);
+        Ok(Self { vm, home, client })
+    }
+}
+
+fn run(
+    arguments: &Arguments,
+    user: Option<&Ordinary>,
+    part: Part,
+    machine: &Arc<Machine>,
+) -> Conclusion {
+    let trials = trials(user, part, {
         let machine = machine.clone();
         move |test| test(&machine)
     });
@@ -131,11 +166,12 @@ fn run(arguments: &Arguments, user: Option<&Ordinary>, vm: Vm) -> Result<Conclus
     if conclusion.has_failed() {
         eprintln!("the machine's console:\n{}", machine.vm.console());
     }
-    Ok(conclusion)
+    conclusion
 }
 
 fn trials(
     user: Option<&Ordinary>,
+    part: Part,
     run: impl Fn(fn(&Machine) -> Result<()>) -> Result<()> + Clone + Send + 'static,
 ) -> Vec<Trial> {
     let trial = |&(name, test): &Test| {
@@ -144,7 +180,7 @@ fn trials(
             run(test).map_err(|error| format!("{error:?}").into())
         })
     };
-    tests_of(user)
+    tests_of(user, part)
         .iter()
         .copied()
         .flatten()

@@ -83,7 +83,7 @@ fn within(machine: &Machine, most: f64, flags: &[&str], words: &[&str]) -> Resul
 }
 
 fn names(machine: &Machine, flags: &[&str], wanted: Range<f64>) -> Result<()> {
-    const HOP: Duration = Duration::from_millis(125);
+    const HOP: Duration = Duration::from_millis(75);
     const LOOKS: u16 = 6;
     let directory = machine.home.path().join("path");
     std::fs::create_dir_all(directory.join("a/b"))?;
