@@ -160,7 +160,7 @@ impl CommonOptions {
 #[derive(clap::Args)]
 struct InputArgs {
     /// The kernel [default: DIR/cpukernel]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel_from")]
     kernel: Option<PathBuf>,
 
     /// The client program [default: DIR/cpu]

@@ -38,7 +38,7 @@ pub(crate) struct NetbootArgs {
     common: CommonOptions,
 
     /// The kernel [default: DIR/cpukernel]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "kernel_from")]
     kernel: Option<PathBuf>,
 
     #[command(flatten)]

@@ -119,3 +119,22 @@ fn a_dry_run_makes_nothing_of_a_named_kernel_either() {
         assert_eq!(inputs.names(), before, "{command}");
     }
 }
+
+#[test]
+fn who_names_a_kernel_cannot_also_say_where_to_get_one() {
+    let inputs = Inputs::new();
+    let (before, kernel) = (inputs.names(), inputs.path("cpukernel"));
+    for command in ["usb", "netboot", "bundle"] {
+        let both = [
+            "--kernel-from",
+            "host",
+            "--kernel",
+            kernel.to_str().unwrap(),
+        ];
+        let output = inputs.run(&[&[command], &both[..]].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains("'--kernel-from <WHERE>'"), "{told}");
+        assert_eq!(inputs.names(), before, "{command}");
+    }
+}
