@@ -1,4 +1,4 @@
-//! A machine with little memory, whose sessions take all they can get.
+//! Machines with little memory: the least that one needs, and sessions that take all they can get.
 
 use std::time::Duration;
 
@@ -7,13 +7,25 @@ use e2e::soak::{BOMB, EATERS, FILL, FILLER, Guest, LOGIN, hang_up};
 
 use crate::Test;
 
-pub(crate) const TESTS: &[Test] = &[(
-    "a_small_machine_outlives_what_its_sessions_do",
-    greedy_sessions,
-)];
+pub(crate) const TESTS: &[Test] = &[
+    ("a_machine_of_64_mebibytes_serves", least),
+    (
+        "a_small_machine_outlives_what_its_sessions_do",
+        greedy_sessions,
+    ),
+];
+
+fn least() -> Result<()> {
+    let guest = Guest::boot(64)?;
+    let (_, client) = guest.parts();
+    let script = "python3 -c 'import json; print(json.dumps([1]))'; head -c 40M /dev/zero | wc -c";
+    ensure!(client.sh_ok(script)? == "[1]\n41943040\n");
+    guest.end()
+}
 
 fn greedy_sessions() -> Result<()> {
-    let guest = Guest::boot(256)?;
+    let mebibytes = std::env::var("SMALL_MACHINE").map_or(Ok(96), |text| text.parse())?;
+    let guest = Guest::boot(mebibytes)?;
     let log_in = |when: &'static str| -> Result<()> {
         let took = guest.log_in().context(when)?;
         ensure!(took < LOGIN, "{when}: {took:?}");
