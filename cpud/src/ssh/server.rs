@@ -20,7 +20,7 @@ use super::audit_log::{AuditFacts, report};
 use super::connection::{LOGIN_GRACE, REFUSED, wanted_isolation};
 use super::exec::socket_pair;
 use super::host_key::PrivateHostKey;
-use super::isolations::Isolations;
+use super::isolations::{Isolations, MAX_CONNECTIONS};
 use super::penalties::{Offence, Penalties};
 use super::refusals::Refusals;
 use super::source::PeerSource;
@@ -436,6 +436,13 @@ impl ConnectionProcess {
         let Some(key) = wanted_isolation(&self.report) else {
             return;
         };
+        if isolations.is_full(&key) {
+            say(format_args!(
+                "key {key} has {MAX_CONNECTIONS} connections; another one is closed"
+            ));
+            let _ = self.child.kill();
+            return;
+        }
         match isolations.of(&key) {
             Ok(isolation) => {
                 // It fails if the process has just ended.
