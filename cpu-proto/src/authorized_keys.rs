@@ -230,10 +230,13 @@ fn parse_line(line: &str) -> Result<(PublicKey, KeyOptions), Fault> {
     }
 }
 
-/// `type base64 [comment]` after the marker. Of a certificate it is the holder's key.
+/// `[options] type base64 [comment]` after the marker. Of a certificate it is the holder's key. The options mean nothing: whoever
+/// puts the marker in front of a line wants its key revoked.
 fn parse_revoked(text: &str) -> Result<PublicKey, Fault> {
     let text = text.trim();
+    let (_, after_options) = split_options(text);
     match parse_key(text) {
+        Err(fault @ Fault::NoKey(_)) => parse_key(after_options).map_err(|_| fault),
         Err(Fault::Certificate) => {
             let certificate = Certificate::from_openssh(text);
             let certificate = certificate.map_err(|error| Fault::NoKey(error.to_string()))?;
@@ -322,7 +325,7 @@ mod tests {
             ("tunnel=\"0\"\t%", "has options (tunnel=\"0\")"),
             ("@cert-authority * %", "has the marker @cert-authority"),
             ("@revoked", "is not a public key"),
-            ("@revoked from=\"*\" %", "is not a public key"),
+            ("@revoked one two %", "is not a public key"),
             (
                 "ssh-ed25519-cert-v01@openssh.com AAAA me",
                 "is a certificate",
@@ -400,6 +403,8 @@ mod tests {
         for text in [
             format!("@revoked {ED25519}\n{ECDSA}\ncert-authority {ED25519}\n"),
             format!("{ECDSA}\n{ED25519}\n@revoked\t{ED25519} of another comment\n"),
+            // As in known_hosts files.
+            format!("{ECDSA}\n{ED25519}\n@revoked * {ED25519}\n"),
         ] {
             let all = AuthorizedKeys::parse(text.as_bytes());
             assert_eq!((all.keys.len(), all.revoked.len()), (1, 1), "{text}");
