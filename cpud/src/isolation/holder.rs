@@ -77,7 +77,12 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
         fs::write(&map, format!("0 {root} {IDS}"))
             .with_context(|| format!("cannot write {map}"))?;
     }
-    File::from(go).write_all(b"g")?;
+    drop(start);
+    let mut go = File::from(go);
+    go.write_all(b"g")?;
+    // It closes its end when no session can reach into it any more.
+    let mut closed = [PollFd::new(go.as_fd(), PollFlags::empty())];
+    poll(&mut closed, PollTimeout::NONE).context("cannot poll")?;
     let isolation = Isolation { root, holder, life };
     isolation
         .send(io::stdin().as_fd())
@@ -88,7 +93,8 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
 fn be_first(start: OwnedFd, alive: &OwnedFd) -> Result<()> {
     nix::sys::prctl::set_dumpable(false).context("cannot hide this process")?;
     // The parent writes when the users are mapped. If they cannot be, it says so.
-    if File::from(start).read(&mut [0])? == 0 {
+    let mut start = File::from(start);
+    if start.read(&mut [0])? == 0 {
         return Ok(());
     }
     let null = File::options().read(true).write(true).open("/dev/null");
@@ -103,6 +109,9 @@ fn be_first(start: OwnedFd, alive: &OwnedFd) -> Result<()> {
         setresuid(uid, uid, uid)
     };
     become_root().context("cannot become root in the namespaces")?;
+    // A change of the user has put fs.suid_dumpable in its place, which may be 1 (proc_sys_fs(5)).
+    nix::sys::prctl::set_dumpable(false).context("cannot hide this process")?;
+    drop(start);
     SigSet::all().thread_set_mask()?;
     let ended = SignalFd::with_flags(
         &SigSet::from(Signal::SIGCHLD),

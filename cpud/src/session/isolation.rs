@@ -132,9 +132,9 @@ pub(super) fn leave_privileges(isolation: &Isolation) -> Result<()> {
         let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)?;
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        // It has descriptors that are the machine's, such as those of its control group.
-        nix::sys::prctl::set_dumpable(false)
+        // It has descriptors that are the machine's, such as those of its control group. A change of the user undoes this.
+        nix::sys::prctl::set_dumpable(false)?;
+        unshare(CloneFlags::CLONE_NEWNS)
     };
     leave().map_err(|errno| anyhow!("cannot enter the user namespace: {}", errno.desc()))
 }

@@ -24,6 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("isolated_sessions_leave_terminals_for_others", terminals),
     ("isolated_sessions_end_though_they_are_stopped", stopped),
     ("isolated_sessions_forward_no_port_of_root", ports),
+    ("isolated_sessions_look_into_no_process_of_cpud", dumpable),
     ("variables_mean_nothing_to_a_session_itself", variables),
 ];
 
@@ -33,13 +34,13 @@ const BOB: &str = "isolate,pty";
 const ROOT: &str = "pty";
 
 /// A command that has printed a line, and runs on.
-struct Running {
+struct RunningCommand {
     child: Child,
     _stdout: BufReader<ChildStdout>,
     line: String,
 }
 
-impl Running {
+impl RunningCommand {
     fn start(
         keys: &KeysWithOptions,
         options: &str,
@@ -70,7 +71,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for RunningCommand {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -104,10 +105,10 @@ fn kernels_counts() -> Result<()> {
     let number = libc::SYS_inotify_init1;
     let take = format!("$n++ while syscall({number}, 0) >= 0; print $n + 0, chr 10");
     let own = |options: &str| -> Result<u32> {
-        let taken = Running::perl(&keys, options, &take)?;
+        let taken = RunningCommand::perl(&keys, options, &take)?;
         Ok(taken.line.trim_end().parse()?)
     };
-    let all = Running::perl(&keys, ALICE, &format!("$| = 1; {take}; sleep 1000"))?;
+    let all = RunningCommand::perl(&keys, ALICE, &format!("$| = 1; {take}; sleep 1000"))?;
     // For herself there are none left, for the others as many as before.
     ensure!(own(ALICE)? == 0, "alice has {} and more", all.line);
     for others in [BOB, ROOT] {
@@ -119,7 +120,7 @@ fn kernels_counts() -> Result<()> {
 fn terminals() -> Result<()> {
     let keys = KeysWithOptions::new(&[ALICE, BOB], None)?;
     let take = r"$| = 1; $n++ while open $f[$n], chr(43) . chr 60, q(/dev/ptmx); print $n, chr 10; sleep 1000";
-    let all = Running::perl(&keys, ALICE, take)?;
+    let all = RunningCommand::perl(&keys, ALICE, take)?;
     let taken: u32 = all.line.trim_end().parse()?;
     ensure!((1..=256).contains(&taken), "{taken}");
     ensure!(works(&keys.ssh(BOB, &["-tt"], &["tty"])?)? == "/dev/pts/0\r\n");
@@ -133,7 +134,7 @@ fn stopped() -> Result<()> {
     let script = format!(
         "'trap \"\" HUP; setsid -f sleep {MARK} </dev/null >/dev/null 2>&1; kill -STOP $PPID; echo ready; sleep 1000'"
     );
-    let running = Running::start(&keys, ALICE, &[], &["sh", "-c", &script])?;
+    let running = RunningCommand::start(&keys, ALICE, &[], &["sh", "-c", &script])?;
     let is_left = || -> Result<bool> {
         let all = fs::read_dir("/proc")?.flatten();
         let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
@@ -168,6 +169,24 @@ fn ports() -> Result<()> {
     Ok(())
 }
 
+/// Not even where programs that change their user may be looked into.
+fn dumpable() -> Result<()> {
+    const SETTING: &str = "/proc/sys/fs/suid_dumpable";
+    let before = fs::read_to_string(SETTING)?;
+    let keys = KeysWithOptions::new(&[ALICE], None)?;
+    fs::write(SETTING, "1").context("cannot set fs.suid_dumpable")?;
+    let look = |pid: &str| {
+        let script = format!("'readlink /proc/{pid}/root'");
+        keys.ssh(ALICE, &[], &["sh", "-c", &script])
+    };
+    let seen = ["1", "$PPID", "self"].map(look);
+    fs::write(SETTING, before)?;
+    let seen = seen.into_iter().collect::<Result<Vec<_>>>()?;
+    let paths: Vec<_> = seen.iter().map(|output| &*output.stdout).collect();
+    ensure!(paths == [&b""[..], b"", b"/\n"], "{seen:?}");
+    Ok(())
+}
+
 /// Until the command starts, a session's process may do what root may.
 fn variables() -> Result<()> {
     let keys = KeysWithOptions::new(&[ALICE, ROOT], None)?;
@@ -175,7 +194,7 @@ fn variables() -> Result<()> {
     for options in [ALICE, ROOT] {
         let flags = ["-o", &format!("SetEnv={variable}")];
         let words = ["sh", "-c", "'echo $LD_ATTACK; read line'"];
-        let running = Running::start(&keys, options, &flags, &words)?;
+        let running = RunningCommand::start(&keys, options, &flags, &words)?;
         ensure!(running.line == "mark-7f3b\n", "{}", running.line);
         let (mut commands, mut sessions) = (0, 0);
         for process in fs::read_dir("/proc")?.flatten() {
