@@ -197,7 +197,7 @@ reproducible: cpukernel ## make everything twice and compare byte for byte (comp
 	@scripts/reproducible
 
 .PHONY: fuzz
-FUZZ := session requests replies relay archive text
+FUZZ := session requests replies relay mirror archive rom text
 FUZZ_SECONDS := 600
 fuzz: ## each fuzz target for ten minutes (cargo install cargo-fuzz); FUZZ=session for one
 	cd fuzz && for target in $(FUZZ); do RUSTC_BOOTSTRAP=1 cargo fuzz run $$target -- -max_total_time=$(FUZZ_SECONDS) -timeout=25 || exit; done

@@ -204,6 +204,26 @@ mod tests {
     }
 
     #[test]
+    fn no_byte_of_a_certificate_can_be_changed() {
+        let authority = format!("cert-authority {}", public(9));
+        let whole = for_ann(|_| {}).to_bytes().unwrap();
+        let is_good = |bytes: &[u8]| {
+            let certificate = Certificate::from_bytes(bytes);
+            certificate.is_ok_and(|certificate| allow(&authority, &certificate).is_ok())
+        };
+        assert!(is_good(&whole));
+        for place in 0..whole.len() {
+            for bit in 0..8 {
+                let mut changed = whole.clone();
+                changed[place] ^= 1 << bit;
+                assert!(!is_good(&changed), "bit {bit} of byte {place}");
+            }
+            assert!(!is_good(&whole[..place]), "the first {place} bytes");
+        }
+        assert!(!is_good(&[&whole[..], b"x"].concat()));
+    }
+
+    #[test]
     fn a_host_s_certificate_is_no_users() {
         let authority = format!("cert-authority {}", public(9));
         let host = for_ann(|it| drop(it.cert_type(CertType::Host).map(drop)));
@@ -323,6 +343,9 @@ mod tests {
             public(1),
             public(9),
             good.to_openssh().unwrap(),
+            // A line that let them in, with the marker put in front of it.
+            format!("cert-authority,principals=\"ann, bob\" {}", public(9)),
+            format!("isolate,command=\"a \\\"b\\\"\" {}", public(1)),
             // Its holder's key counts, whatever else is in it.
             for_ann(|it| drop(it.serial(7).map(drop)))
                 .to_openssh()

@@ -230,10 +230,13 @@ fn parse_line(line: &str) -> Result<(PublicKey, KeyOptions), Fault> {
     }
 }
 
-/// `type base64 [comment]` after the marker. Of a certificate it is the holder's key.
+/// `[options] type base64 [comment]` after the marker. Of a certificate it is the holder's key. The options mean nothing: whoever
+/// puts the marker in front of a line wants its key revoked.
 fn parse_revoked(text: &str) -> Result<PublicKey, Fault> {
     let text = text.trim();
+    let (_, after_options) = split_options(text);
     match parse_key(text) {
+        Err(fault @ Fault::NoKey(_)) => parse_key(after_options).map_err(|_| fault),
         Err(Fault::Certificate) => {
             let certificate = Certificate::from_openssh(text);
             let certificate = certificate.map_err(|error| Fault::NoKey(error.to_string()))?;

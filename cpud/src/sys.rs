@@ -11,7 +11,8 @@ mod isolation;
 
 pub(crate) use descriptors::{receive_descriptors, send_descriptors};
 pub(crate) use isolation::{
-    attach_mount, fork_into_namespaces, leave_keyring, new_devpts, open_slave, restrict_mounts,
+    attach_mount, fork_into_namespaces, keep_capabilities, leave_keyring, new_devpts, open_slave,
+    restrict_mounts,
 };
 
 use std::ffi::{CStr, CString};
@@ -185,8 +186,8 @@ pub(crate) struct Spawn<'a> {
     pub(crate) tty: bool,
     /// Its user, if not root, who has all of root's capabilities.
     pub(crate) user: Option<&'a Credentials>,
-    /// The control group that it starts in: its directory, and its `cgroup.procs`, open for writing.
-    pub(crate) group: Option<[BorrowedFd<'a>; 2]>,
+    /// The control group that it starts in: its `cgroup.procs`, open for writing, and perhaps its directory.
+    pub(crate) group: Option<(BorrowedFd<'a>, Option<BorrowedFd<'a>>)>,
     /// Runs in the new process first.
     pub(crate) prepare: Option<fn()>,
 }
@@ -205,10 +206,10 @@ pub(crate) fn spawn_leader(
 ) -> nix::Result<Pid> {
     // The child writes an error into the pipe. A successful exec closes it, so the end of the pipe means success.
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
-    let (forked, is_in_group) = fork_into(how.group.map(|[directory, _]| directory))?;
+    let (forked, is_in_group) = fork_into(how.group.and_then(|(_, directory)| directory))?;
     match forked {
         ForkResult::Child => {
-            if let Some([_, processes]) = how.group.filter(|_| !is_in_group) {
+            if let Some((processes, _)) = how.group.filter(|_| !is_in_group) {
                 // 0 is the process itself. Without a group it can still be found.
                 let _ = nix::unistd::write(processes, b"0");
             }

@@ -81,12 +81,17 @@ impl Daemon {
     /// The same in a mount namespace that a script changes, with flags more.
     pub fn cpud_in(script: &str, flags: &[&str]) -> Result<Self> {
         Self::start("cpud", |directory, port| {
-            let cpud = cpud(directory);
-            let mut command = Command::new("unshare");
-            command.args(["--mount", "sh", "-ec"]);
-            command.arg(format!("{script}; exec \"$@\"")).arg("sh");
-            command.arg(cpud.get_program()).args(cpud.get_args());
+            let mut command = in_mount_namespace(script, &cpud(directory));
             command.args(flags);
+            command.args(["-port", &format!("127.0.0.1:{port}")]);
+            command
+        })
+    }
+
+    /// The same for the keys of this file.
+    pub fn cpud_for_in(keys: &Path, script: &str) -> Result<Self> {
+        Self::start("cpud", |directory, port| {
+            let mut command = in_mount_namespace(script, &cpud_with_keys(directory, keys));
             command.args(["-port", &format!("127.0.0.1:{port}")]);
             command
         })
@@ -258,6 +263,14 @@ fn cpud_with_keys(directory: &Path, keys: &Path) -> Command {
     let mut command = Command::new(out().join("cpud"));
     command.arg("-d").arg("-pk").arg(copy);
     command.arg("-hk").arg(directory.join("host_key"));
+    command
+}
+
+fn in_mount_namespace(script: &str, cpud: &Command) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-ec"]);
+    command.arg(format!("{script}; exec \"$@\"")).arg("sh");
+    command.arg(cpud.get_program()).args(cpud.get_args());
     command
 }
 

@@ -22,5 +22,5 @@ mod program;
 mod progress;
 mod publish;
 mod read;
-mod rom;
+pub mod rom;
 mod tools;

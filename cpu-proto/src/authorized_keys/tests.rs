@@ -51,7 +51,7 @@ fn a_line_that_is_not_a_key_is_reported_and_affects_no_other() {
         ("tunnel=\"0\"\t%", "has options (tunnel=\"0\")"),
         ("@cert-authority * %", "has the marker @cert-authority"),
         ("@revoked", "is not a public key"),
-        ("@revoked from=\"*\" %", "is not a public key"),
+        ("@revoked one two %", "is not a public key"),
         (
             "ssh-ed25519-cert-v01@openssh.com AAAA me",
             "is a certificate",
@@ -129,6 +129,8 @@ fn a_revoked_key_is_left_out_wherever_its_line_is() {
     for text in [
         format!("@revoked {ED25519}\n{ECDSA}\ncert-authority {ED25519}\n"),
         format!("{ECDSA}\n{ED25519}\n@revoked\t{ED25519} of another comment\n"),
+        // As in known_hosts files.
+        format!("{ECDSA}\n{ED25519}\n@revoked * {ED25519}\n"),
     ] {
         let all = AuthorizedKeys::parse(text.as_bytes());
         assert_eq!((all.keys.len(), all.revoked.len()), (1, 1), "{text}");

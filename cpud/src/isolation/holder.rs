@@ -23,7 +23,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, seteuid, setgroups, setresgid, setresuid};
 
 use super::{IDS, Isolation, NAMESPACES};
 use crate::console::say;
@@ -48,6 +48,16 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
     let pipe = || nix::unistd::pipe2(OFlag::O_CLOEXEC).context("cannot make a pipe");
     let (start, go) = pipe()?;
     let (alive, life) = pipe()?;
+    // The namespaces are this user's, so that what the kernel counts for the owner of namespaces, such as those in them and
+    // their inotify instances, is not counted for the machine's root, whose limit all isolations would share.
+    sys::keep_capabilities();
+    let owner = Uid::from_raw(root);
+    seteuid(owner).map_err(|errno| match errno {
+        Errno::EINVAL => {
+            anyhow!("there is no user {root}: cpud is in a user namespace with fewer users")
+        }
+        _ => anyhow!("cannot become user {root}: {}", errno.desc()),
+    })?;
     let forked = sys::fork_into_namespaces(NAMESPACES).map_err(|errno| match errno {
         Errno::EINVAL => {
             anyhow!("the kernel lacks namespaces (CONFIG_USER_NS, CONFIG_PID_NS, CONFIG_IPC_NS)")
@@ -61,12 +71,18 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
         drop((go, life));
         return be_first(start, &alive);
     };
+    seteuid(Uid::from_raw(0)).context("cannot become root again")?;
     for map in ["uid_map", "gid_map"] {
         let map = format!("/proc/{pid}/{map}");
         fs::write(&map, format!("0 {root} {IDS}"))
             .with_context(|| format!("cannot write {map}"))?;
     }
-    File::from(go).write_all(b"g")?;
+    drop(start);
+    let mut go = File::from(go);
+    go.write_all(b"g")?;
+    // It closes its end when no session can reach into it any more.
+    let mut closed = [PollFd::new(go.as_fd(), PollFlags::empty())];
+    poll(&mut closed, PollTimeout::NONE).context("cannot poll")?;
     let isolation = Isolation { root, holder, life };
     isolation
         .send(io::stdin().as_fd())
@@ -77,7 +93,8 @@ fn run(args: impl Iterator<Item = OsString>) -> Result<()> {
 fn be_first(start: OwnedFd, alive: &OwnedFd) -> Result<()> {
     nix::sys::prctl::set_dumpable(false).context("cannot hide this process")?;
     // The parent writes when the users are mapped. If they cannot be, it says so.
-    if File::from(start).read(&mut [0])? == 0 {
+    let mut start = File::from(start);
+    if start.read(&mut [0])? == 0 {
         return Ok(());
     }
     let null = File::options().read(true).write(true).open("/dev/null");
@@ -92,6 +109,9 @@ fn be_first(start: OwnedFd, alive: &OwnedFd) -> Result<()> {
         setresuid(uid, uid, uid)
     };
     become_root().context("cannot become root in the namespaces")?;
+    // A change of the user has put fs.suid_dumpable in its place, which may be 1 (proc_sys_fs(5)).
+    nix::sys::prctl::set_dumpable(false).context("cannot hide this process")?;
+    drop(start);
     SigSet::all().thread_set_mask()?;
     let ended = SignalFd::with_flags(
         &SigSet::from(Signal::SIGCHLD),

@@ -75,9 +75,8 @@ fn enable(controller: &str) -> Result<(), String> {
 
 /// A control group. Dropping it removes the group, if it is empty.
 pub(super) struct Cgroup {
-    /// The group that this process is in; open, since a mount may cover its path.
-    outer: OwnedFd,
-    inner: OwnedFd,
+    /// The group that this process is in, and the session's; open, since a mount may cover their paths.
+    directories: Option<[OwnedFd; 2]>,
     /// Its `cgroup.procs` and `cgroup.kill`, open for writing, since a process in a user namespace may not open them. Kernels
     /// before 5.14 have no such file as the second.
     processes: OwnedFd,
@@ -118,8 +117,7 @@ impl Cgroup {
         Some(Self {
             processes: file("cgroup.procs")?,
             kill: file("cgroup.kill"),
-            inner,
-            outer: directory(&outer)?,
+            directories: Some([directory(&outer)?, inner]),
             name,
         })
     }
@@ -131,9 +129,16 @@ impl Cgroup {
         }
     }
 
-    /// Its directory and its `cgroup.procs`, for a process that is to start in the group.
-    pub(super) fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
-        [self.inner.as_fd(), self.processes.as_fd()]
+    /// Its `cgroup.procs`, and its directory if that is open, for a process that is to start in the group.
+    pub(super) fn descriptors(&self) -> (BorrowedFd<'_>, Option<BorrowedFd<'_>>) {
+        let directory = self.directories.as_ref().map(|[_, inner]| inner.as_fd());
+        (self.processes.as_fd(), directory)
+    }
+
+    /// Closes what leads out of the root of an isolated session: the client may name `/proc/self/fd/7` as a directory, and `..`
+    /// of that. A process in a user namespace has no use for them, and the session's process outside removes the group.
+    pub(super) fn close_directories(&mut self) {
+        self.directories = None;
     }
 }
 
@@ -182,7 +187,9 @@ fn name(session: Pid) -> String {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        let _ = unlinkat(&self.outer, self.name.as_str(), UnlinkatFlags::RemoveDir);
+        if let Some([outer, _]) = &self.directories {
+            let _ = unlinkat(outer, self.name.as_str(), UnlinkatFlags::RemoveDir);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use cpu_proto::MOUNT_POINT;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::shown;
+use super::{environment, shown};
 use crate::sys::{self, Spawn};
 
 /// Where commands are searched when the client has sent no PATH.
@@ -53,7 +53,7 @@ impl ExecError {
     }
 }
 
-/// Starts the command, or the user's shell if `argv` is empty, in the current directory, with this process's environment
+/// Starts the command, or the user's shell if `argv` is empty, in the current directory, with the client's environment
 /// without the variables in `consumed`, and with those in `set`.
 pub(super) fn start(
     argv: Vec<OsString>,
@@ -65,13 +65,13 @@ pub(super) fn start(
     let (file, name) = if let Some(name) = argv.next() {
         (find(&name)?, name)
     } else {
-        let shell = env::var_os("SHELL").filter(|shell| !shell.is_empty());
+        let shell = environment::var("SHELL").filter(|shell| !shell.is_empty());
         let file = find(&shell.unwrap_or_else(|| "/bin/sh".into()))?;
         let name = file.file_name().unwrap_or(file.as_os_str()).to_owned();
         (file, name)
     };
     let rest: Vec<CString> = argv.map(|arg| c_string(&arg)).collect();
-    let inherited = env::vars_os()
+    let inherited = environment::all()
         .filter(|(name, _)| set.iter().all(|(other, _)| name != other))
         .filter(|(name, _)| !consumed.iter().any(|gone| name == gone));
     let environment: Vec<CString> = inherited
@@ -139,7 +139,7 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
     if name.is_empty() {
         return Err(error);
     }
-    let path = env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let path = environment::var("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
     for directory in env::split_paths(&path) {
         // An empty element means the current directory.
         let file = if directory.as_os_str().is_empty() {

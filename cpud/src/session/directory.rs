@@ -55,7 +55,7 @@ impl WorkingDirectory {
                 && (there != self.before
                     || path == root
                     || MACHINES.iter().any(|machines| path.starts_with(machines)));
-        if is_ours && env::set_current_dir(&path).is_ok() {
+        if is_ours && change_to(&path) {
             return Ok(path);
         }
         if let Some(real) = client.and_then(|client| through_client(client, &path)) {
@@ -66,7 +66,7 @@ impl WorkingDirectory {
             ));
             return Ok(real);
         }
-        if env::set_current_dir(&path).is_ok() {
+        if change_to(&path) {
             return Ok(path);
         }
         env::set_current_dir(&root).context("cannot change to /")?;
@@ -76,6 +76,12 @@ impl WorkingDirectory {
         ));
         Ok(root)
     }
+}
+
+/// Changes to a directory; whether that is possible. One that is reached through a descriptor of this process, such as
+/// `/proc/self/fd/7`, may be outside the session's root. Then it has no path, and `..` of it must not be reached.
+fn change_to(path: &Path) -> bool {
+    env::set_current_dir(path).is_ok() && env::current_dir().is_ok()
 }
 
 /// Whether it is the session's own /tmp, and not one that the namespace has put there.

@@ -6,20 +6,28 @@
 
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use cpu_proto::Credentials;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, fchown, setgroups, setresgid, setresuid};
 
+use super::cgroup::Cgroup;
 use super::inherit;
 use super::mount::NONE;
 use super::spec::IsolationSpec;
 use crate::init::limits;
 use crate::isolation::{Isolation, NAMESPACES};
 use crate::sys::{self, Ended};
+
+/// How long a session may take to end when its client has gone: longer than it gives its commands.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes over the descriptors that the arguments name: the isolation, and the devpts for the session.
 pub(super) fn take_over(spec: &IsolationSpec) -> Result<(Isolation, OwnedFd)> {
@@ -62,13 +70,44 @@ pub(super) fn go_on_inside(isolation: &Isolation) -> Result<Option<Pid>> {
     Ok(None)
 }
 
-/// Waits for the child. SIGCHLD is blocked.
-pub(super) fn wait_for(child: Pid) -> Result<Ended> {
+/// Waits for the child. When the client has gone, which is the end of the control socket, the child ends by itself, unless the
+/// session's root has stopped it (SIGSTOP). Then it is killed, with what is in its control group. SIGCHLD is blocked.
+pub(super) fn wait_for(child: Pid, control: &OwnedFd, cgroup: Option<&Cgroup>) -> Result<Ended> {
+    let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+    let signals = SignalFd::with_flags(&SigSet::from(Signal::SIGCHLD), flags)
+        .context("cannot make a signalfd")?;
+    let mut kill_at: Option<Instant> = None;
     loop {
-        match sys::reap().context("cannot wait for the session")? {
-            Some((pid, ended)) if pid == child => return Ok(ended),
-            Some(_) => {}
-            None => drop(SigSet::from(Signal::SIGCHLD).wait()),
+        while let Ok(Some(_)) = signals.read_signal() {}
+        while let Some((pid, ended)) = sys::reap().context("cannot wait for the session")? {
+            if pid == child {
+                return Ok(ended);
+            }
+        }
+        if kill_at.is_some_and(|at| at <= Instant::now()) {
+            if let Some(cgroup) = cgroup {
+                cgroup.kill();
+            }
+            let _ = kill(child, Signal::SIGKILL);
+            kill_at = Some(Instant::now() + END_TIMEOUT);
+        }
+        let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if kill_at.is_none() {
+            // The end alone: what is to be read is for the child.
+            fds.push(PollFd::new(control.as_fd(), PollFlags::empty()));
+        }
+        let timeout = kill_at.map_or(PollTimeout::NONE, |at| {
+            // One millisecond more, since poll(2) counts whole ones.
+            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("cannot poll"),
+        }
+        let events = fds.get(1).and_then(PollFd::revents);
+        if events.is_some_and(|events| !events.is_empty()) {
+            kill_at = Some(Instant::now() + END_TIMEOUT);
         }
     }
 }
@@ -93,9 +132,9 @@ pub(super) fn leave_privileges(isolation: &Isolation) -> Result<()> {
         let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
         setresgid(gid, gid, gid)?;
         setresuid(uid, uid, uid)?;
-        unshare(CloneFlags::CLONE_NEWNS)?;
-        // It has descriptors that are the machine's, such as those of its control group.
-        nix::sys::prctl::set_dumpable(false)
+        // It has descriptors that are the machine's, such as those of its control group. A change of the user undoes this.
+        nix::sys::prctl::set_dumpable(false)?;
+        unshare(CloneFlags::CLONE_NEWNS)
     };
     leave().map_err(|errno| anyhow!("cannot enter the user namespace: {}", errno.desc()))
 }

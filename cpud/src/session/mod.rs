@@ -5,7 +5,7 @@
 //!     [--tty] [--nowait] [--pids N] [--memory BYTES] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
-//! ([`spec`]) with the environment that the client sent, and pipes or a terminal as standard input, output
+//! ([`spec`]) with the environment that the client sent ([`environment`]), and pipes or a terminal as standard input, output
 //! and error. It is single-threaded, since unshare(2) acts on the calling thread; only while the client's files
 //! are looked up or unmounted are there more threads. The steps:
 //!
@@ -30,6 +30,7 @@ mod client_tree;
 mod command;
 mod descendants;
 mod directory;
+mod environment;
 mod isolation;
 mod mount;
 mod namespace;
@@ -40,9 +41,9 @@ mod wait;
 
 pub(crate) use cgroup::{SessionLimits, kill_all_leftovers, kill_leftovers};
 pub(crate) use descendants::Descendants;
+pub(crate) use environment::passed_name;
 pub(crate) use spec::{IsolationSpec, Spec};
 
-use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -107,7 +108,7 @@ fn run(spec: Spec) -> Result<Ended> {
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = null.context("cannot open /dev/null")?;
 
-    let cgroup = cgroup::Cgroup::new(limits);
+    let mut cgroup = cgroup::Cgroup::new(limits);
 
     namespace::make_private()?;
     namespace::root::leave_rootfs()?;
@@ -116,29 +117,32 @@ fn run(spec: Spec) -> Result<Ended> {
         namespace::isolated::enter(isolation.root, devpts)?;
         if let Some(child) = isolation::go_on_inside(isolation)? {
             // The child's copies are to be the last.
-            drop((control, ninep, agent));
+            drop((ninep, agent));
             wait::release_standard_streams(&null)?;
-            return isolation::wait_for(child);
+            return isolation::wait_for(child, &control, cgroup.as_ref());
+        }
+        if let Some(cgroup) = &mut cgroup {
+            cgroup.close_directories();
         }
     }
     let proc = nix::dir::Dir::open("/proc", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
         .context("cannot open /proc (is it mounted?)")?;
-    let directory = directory::WorkingDirectory::before_mounts(env::var_os("PWD"));
+    let directory = directory::WorkingDirectory::before_mounts(environment::var("PWD"));
     let root = isolation.as_ref().map(|(isolation, _)| isolation.root);
     let machines = || {
-        let sudo = sudo::Sudo::open(env::var_os(ENV_SUDO), root.is_some());
+        let sudo = sudo::Sudo::open(environment::var(ENV_SUDO), root.is_some());
         (resolv::ResolvConfBind::open(), sudo)
     };
     let before = root.is_none().then(machines);
     namespace::make_tmp(root.unwrap_or(0))?;
-    let mut clients = v9fs::mount_all_9p(ninep, env::var_os("USER").as_deref(), u_root)?;
+    let mut clients = v9fs::mount_all_9p(ninep, environment::var("USER").as_deref(), u_root)?;
     if let Some((isolation, _)) = isolation {
         isolation::leave_privileges(&isolation)?;
         clients.iter_mut().try_for_each(ClientTree::reopen)?;
     }
     // What was opened in another mount namespace could not be mounted in that of an isolated session.
     let (resolv, sudo) = before.unwrap_or_else(machines);
-    let lines = env::var_os(ENV_FSTAB).or_else(|| env::var_os(ENV_FSTAB_LC));
+    let lines = environment::var(ENV_FSTAB).or_else(|| environment::var(ENV_FSTAB_LC));
     let lines = lines.unwrap_or_default();
     let points = sudo.as_ref().map_or(&[][..], sudo::Sudo::paths);
     let points = points.iter().map(PathBuf::as_path);
@@ -191,7 +195,7 @@ fn inherit(flag: &str, fd: RawFd) -> Result<OwnedFd> {
 
 /// The umask of the command: the client's, or 022.
 fn command_umask() -> Mode {
-    let text = env::var_os(ENV_UMASK);
+    let text = environment::var(ENV_UMASK);
     let bits = text.and_then(|text| u32::from_str_radix(text.to_str()?, 8).ok());
     Mode::from_bits_truncate(bits.unwrap_or(0o022) & 0o777)
 }

@@ -12,7 +12,7 @@ use super::admission::{Stage, UnauthenticatedPeer};
 use super::connection::{REFUSED, wanted_isolation};
 use super::exec::socket_pair;
 use super::host_key::PrivateHostKey;
-use super::isolations::Isolations;
+use super::isolations::{Isolations, MAX_CONNECTIONS};
 use super::source::PeerSource;
 use super::waiting::WaitingPeer;
 use crate::console::say;
@@ -121,6 +121,13 @@ impl ConnectionProcess {
         let Some(key) = wanted_isolation(&self.report) else {
             return;
         };
+        if isolations.is_full(&key) {
+            say(format_args!(
+                "key {key} has {MAX_CONNECTIONS} connections; another one is closed"
+            ));
+            let _ = self.child.kill();
+            return;
+        }
         match isolations.of(&key) {
             Ok(isolation) => {
                 // It fails if the process has just ended.

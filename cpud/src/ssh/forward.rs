@@ -20,10 +20,15 @@ use super::uroot::{self, UrootPort};
 /// The most ports that one connection may hold; nobody needs more for ssh -R.
 const MAX_PORTS: usize = 64;
 
+/// The first port that others than root may listen on (ip(7)).
+const FIRST_UNPRIVILEGED: u16 = 1024;
+
 /// The ports that one connection holds on this machine.
 pub(super) struct Forwards {
     /// Whether ports are forwarded at all (`-forward`).
     allowed: bool,
+    /// The first port that may be listened on.
+    first_port: u16,
     of_files: uroot::UrootPorts,
     listening: HashMap<(String, u32), AbortHandle>,
 }
@@ -32,6 +37,7 @@ impl Forwards {
     pub(super) fn new(allowed: bool) -> Self {
         Self {
             allowed,
+            first_port: 0,
             of_files: uroot::UrootPorts::default(),
             listening: HashMap::new(),
         }
@@ -40,6 +46,11 @@ impl Forwards {
     /// Forwards no ports on this connection.
     pub(super) fn forbid(&mut self) {
         self.allowed = false;
+    }
+
+    /// Forwards none of the ports that only root may listen on.
+    pub(super) fn forbid_privileged(&mut self) {
+        self.first_port = FIRST_UNPRIVILEGED;
     }
 
     /// Forwards a port of this machine to the client, if that is allowed. `port` 0 means any; it becomes the
@@ -71,6 +82,10 @@ impl Forwards {
         let Ok(number) = u16::try_from(*port) else {
             return false;
         };
+        // 0 is any free one, none of root's.
+        if (1..self.first_port).contains(&number) {
+            return false;
+        }
         let Ok(listener) = TcpListener::bind((ip, number)).await else {
             return false;
         };

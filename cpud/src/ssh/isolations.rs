@@ -11,6 +11,9 @@ use super::exec::socket_pair;
 use crate::isolation::{Isolation, MAX_ISOLATIONS};
 use crate::role::Role;
 
+/// The most connections of an isolated key: a quarter of all, so that nobody takes the places of the others.
+pub(super) const MAX_CONNECTIONS: usize = 64;
+
 /// Isolations by fingerprint.
 #[derive(Default)]
 pub(super) struct Isolations {
@@ -34,6 +37,14 @@ impl Isolations {
         let entry = (fingerprint.to_owned(), Rc::downgrade(&isolation));
         self.live.push(entry);
         Ok(isolation)
+    }
+
+    /// Whether a key has as many connections as it may have.
+    pub(super) fn is_full(&self, fingerprint: &str) -> bool {
+        // It may have several isolations: its root can end one, as with reboot(2).
+        let own = self.live.iter().filter(|(key, _)| key == fingerprint);
+        let connections = own.map(|(_, isolation)| isolation.strong_count());
+        connections.sum::<usize>() >= MAX_CONNECTIONS
     }
 
     /// A root that no other isolation has, and that none has had of late: processes of one may live on for a moment.
@@ -70,6 +81,33 @@ mod tests {
     use std::fs::File;
 
     use super::*;
+
+    #[test]
+    fn one_key_cannot_have_all_connections() {
+        let mut isolations = Isolations::default();
+        let null = || File::open("/dev/null").unwrap().into();
+        let mut add = |key: &str| {
+            let isolation = Rc::new(Isolation {
+                root: 0,
+                holder: null(),
+                life: null(),
+            });
+            let entry = (key.to_owned(), Rc::downgrade(&isolation));
+            isolations.live.push(entry);
+            (isolations.is_full(key), isolation)
+        };
+        // Some share an isolation, the others have lost theirs.
+        let (_, shared) = add("alice");
+        let mut kept = vec![shared.clone(); 40];
+        kept.extend((1..MAX_CONNECTIONS - 41).map(|_| {
+            let (is_full, isolation) = add("alice");
+            assert!(!is_full);
+            isolation
+        }));
+        assert!(add("alice").0 && !add("bob").0);
+        drop(kept);
+        assert!(!add("alice").0);
+    }
 
     #[test]
     fn every_key_has_a_root_of_its_own_and_none_is_used_again_soon() {

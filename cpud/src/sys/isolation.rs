@@ -29,8 +29,14 @@ pub(crate) fn fork_into_namespaces(namespaces: CloneFlags) -> nix::Result<Option
     }
 }
 
-/// A new devpts, mounted nowhere, whose terminals belong to this user and group and have mode 0620 (fsopen(2)).
-pub(crate) fn new_devpts(uid: u32, gid: u32) -> io::Result<OwnedFd> {
+/// Keeps the capabilities of this process whatever user it becomes (capabilities(7), `SECBIT_NO_SETUID_FIXUP`), if it may.
+pub(crate) fn keep_capabilities() {
+    // SAFETY: takes numbers only.
+    unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) };
+}
+
+/// A new devpts, mounted nowhere, whose terminals, this many at most, belong to this user and group and have mode 0620 (fsopen(2)).
+pub(crate) fn new_devpts(uid: u32, gid: u32, max: u32) -> io::Result<OwnedFd> {
     let descriptor = |result: libc::c_long| -> io::Result<OwnedFd> {
         let fd = Errno::result(result)?;
         // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
@@ -47,7 +53,7 @@ pub(crate) fn new_devpts(uid: u32, gid: u32) -> io::Result<OwnedFd> {
         let done = unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key, value, 0) };
         Errno::result(done).map(drop)
     };
-    let numbers = [(c"uid", uid), (c"gid", gid)];
+    let numbers = [(c"uid", uid), (c"gid", gid), (c"max", max)];
     for (key, number) in numbers {
         let value = std::ffi::CString::new(number.to_string())?;
         configure(FSCONFIG_SET_STRING, Some(key), Some(&value))?;
@@ -110,6 +116,9 @@ pub(crate) fn open_slave(master: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// Of linux/securebits.h.
+const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
 
 /// Of linux/keyctl.h.
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;

@@ -39,10 +39,12 @@ fn start(
     fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty())).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_cpud"));
     command.args(["session", "--control", &theirs.as_raw_fd().to_string()]);
+    let own = [("PATH", "/usr/bin:/bin")];
+    let all = own.iter().chain(environment);
+    // As the connection passes them.
     command
         .env_clear()
-        .env("PATH", "/usr/bin:/bin")
-        .envs(environment.iter().copied());
+        .envs(all.map(|(name, value)| (format!("CLIENT_{name}"), value)));
     if let Some(slave) = terminal {
         command.arg("--tty");
         command

@@ -4,6 +4,7 @@
 mod agent;
 mod audit;
 mod certificates;
+mod confinement;
 mod edges;
 mod go;
 mod interop;
@@ -50,6 +51,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             limits::TESTS,
             options::TESTS,
             isolation::TESTS,
+            confinement::TESTS,
             audit::TESTS,
             certificates::TESTS,
             me::TESTS,

@@ -36,6 +36,11 @@ impl KeysWithOptions {
         Self::with(all, Daemon::cpud_in_namespace)
     }
 
+    /// The server is in a mount namespace that a script changes.
+    pub(crate) fn in_mount_namespace(all: &[&'static str], script: &str) -> Result<Self> {
+        Self::with(all, |keys| Daemon::cpud_for_in(keys, script))
+    }
+
     fn with(all: &[&'static str], start: impl FnOnce(&Path) -> Result<Daemon>) -> Result<Self> {
         let user = User::new()?;
         let (mut lines, mut files) = (String::new(), HashMap::new());

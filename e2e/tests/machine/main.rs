@@ -42,15 +42,15 @@ pub(crate) type Test = (&'static str, fn(&Machine) -> Result<()>);
 
 /// The tests that may run beside those of another user, or those that measure.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum TestPhase {
     Shared,
     Measuring,
 }
 
 /// What a user does; root, where there is none.
-fn tests_of(user: Option<&Ordinary>, part: Part) -> &'static [&'static [Test]] {
-    match (user.map(|user| user.name), part) {
-        (None, Part::Shared) => &[
+fn tests_of(user: Option<&Ordinary>, phase: TestPhase) -> &'static [&'static [Test]] {
+    match (user.map(|user| user.name), phase) {
+        (None, TestPhase::Shared) => &[
             commands::TESTS,
             files::TESTS,
             files::OF_ROOT,
@@ -69,8 +69,8 @@ fn tests_of(user: Option<&Ordinary>, part: Part) -> &'static [&'static [Test]] {
             refusals::TESTS,
             lifecycle::TESTS,
         ],
-        (None, Part::Measuring) => &[load::TESTS, lifecycle::MEASURING, path::TESTS],
-        (Some("ann"), Part::Shared) => &[
+        (None, TestPhase::Measuring) => &[load::TESTS, lifecycle::MEASURING, path::TESTS],
+        (Some("ann"), TestPhase::Shared) => &[
             files::TESTS,
             follow::TESTS,
             numbers::TESTS,
@@ -80,9 +80,9 @@ fn tests_of(user: Option<&Ordinary>, part: Part) -> &'static [&'static [Test]] {
             withheld::TESTS,
             isolation::TESTS,
         ],
-        (Some("ann"), Part::Measuring) => &[path::OF_USERS],
-        (Some(_), Part::Shared) => &[files::TESTS, owners::TESTS],
-        (Some(_), Part::Measuring) => &[],
+        (Some("ann"), TestPhase::Measuring) => &[path::OF_USERS],
+        (Some(_), TestPhase::Shared) => &[files::TESTS, owners::TESTS],
+        (Some(_), TestPhase::Measuring) => &[],
     }
 }
 
@@ -95,43 +95,44 @@ fn main() -> Result<ExitCode> {
             port: of_parent(PORT)?.parse()?,
             console: of_parent(CONSOLE)?.into(),
         })?;
-        let part = match of_parent(MEASURES)?.as_str() {
-            "true" => Part::Measuring,
-            _ => Part::Shared,
+        let phase = match of_parent(MEASURES)?.as_str() {
+            "true" => TestPhase::Measuring,
+            _ => TestPhase::Shared,
         };
         user.become_user()?;
         let machine = Arc::new(Machine::new(vm)?);
-        return Ok(run(&arguments, Some(user), part, &machine).exit_code());
+        return Ok(run(&arguments, Some(user), phase, &machine).exit_code());
     }
     if arguments.list {
         let users = USERS.iter().map(Some).chain([None]);
-        let parts = users.flat_map(|user| [(user, Part::Shared), (user, Part::Measuring)]);
-        let all = parts.flat_map(|(user, part)| trials(user, part, |_| Ok(())));
+        let parts =
+            users.flat_map(|user| [(user, TestPhase::Shared), (user, TestPhase::Measuring)]);
+        let all = parts.flat_map(|(user, phase)| trials(user, phase, |_| Ok(())));
         return Ok(libtest_mimic::run(&arguments, all.collect()).exit_code());
     }
     let of_root = Arc::new(Machine::new(Vm::boot()?)?);
     let of_users = Vm::boot()?;
-    let as_root = |part| !run(&arguments, None, part, &of_root).has_failed();
-    let as_users = |part| -> Result<bool> {
+    let as_root = |phase| !run(&arguments, None, phase, &of_root).has_failed();
+    let as_users = |phase| -> Result<bool> {
         let booted = of_users.booted();
         let environment = [
             (PORT, booted.port.to_string()),
             (CONSOLE, booted.console.display().to_string()),
-            (MEASURES, (part == Part::Measuring).to_string()),
+            (MEASURES, (phase == TestPhase::Measuring).to_string()),
         ];
         let mut passed = true;
         for user in &USERS {
-            passed &= tests_of(Some(user), part).is_empty() || run_as(user, &environment)?;
+            passed &= tests_of(Some(user), phase).is_empty() || run_as(user, &environment)?;
         }
         Ok(passed)
     };
     let mut passed = std::thread::scope(|scope| -> Result<bool> {
-        let users = scope.spawn(|| as_users(Part::Shared));
-        let passed = as_root(Part::Shared);
+        let users = scope.spawn(|| as_users(TestPhase::Shared));
+        let passed = as_root(TestPhase::Shared);
         Ok(users.join().ok().context("a thread panicked")?? && passed)
     })?;
-    passed &= as_users(Part::Measuring)?;
-    passed &= as_root(Part::Measuring);
+    passed &= as_users(TestPhase::Measuring)?;
+    passed &= as_root(TestPhase::Measuring);
     Ok(if passed {
         ExitCode::SUCCESS
     } else {
@@ -155,10 +156,10 @@ impl Machine {
 fn run(
     arguments: &Arguments,
     user: Option<&Ordinary>,
-    part: Part,
+    phase: TestPhase,
     machine: &Arc<Machine>,
 ) -> Conclusion {
-    let trials = trials(user, part, {
+    let trials = trials(user, phase, {
         let machine = machine.clone();
         move |test| test(&machine)
     });
@@ -171,7 +172,7 @@ fn run(
 
 fn trials(
     user: Option<&Ordinary>,
-    part: Part,
+    phase: TestPhase,
     run: impl Fn(fn(&Machine) -> Result<()>) -> Result<()> + Clone + Send + 'static,
 ) -> Vec<Trial> {
     let trial = |&(name, test): &Test| {
@@ -180,7 +181,7 @@ fn trials(
             run(test).map_err(|error| format!("{error:?}").into())
         })
     };
-    tests_of(user, part)
+    tests_of(user, phase)
         .iter()
         .copied()
         .flatten()

@@ -78,14 +78,19 @@ fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Erro
         }
         for file in found {
             if !is_removable(file) {
-                return Err(Error::Needed(
-                    file.title(),
-                    file.name,
-                    names::kind(file.kind),
-                ));
+                return Err(needed(file));
             }
             plan.remove.insert(file.name);
         }
+    }
+    // All files of a GUID are removed, also those that the word did not mean.
+    let removed = |file: &&&FirmwareFile| plan.remove.contains(&file.name);
+    if let Some(file) = files
+        .iter()
+        .filter(removed)
+        .find(|file| !is_removable(file))
+    {
+        return Err(needed(file));
     }
     if let Some((word, program)) = &edit.replace {
         let found: Vec<_> = files
@@ -111,10 +116,19 @@ fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Erro
         if plan.remove.contains(&file.name) {
             return Err(Error::Both(file.title()));
         }
+        let same = files.iter().filter(|other| other.name == file.name).count();
+        if same > 1 {
+            let guid = file.name.to_string();
+            return Err(Error::Ambiguous(word.to_owned(), same, guid));
+        }
         program::check_machine(file, program)?;
         plan.replace = Some((file.name, program.as_slice()));
     }
     Ok(plan)
+}
+
+fn needed(file: &FirmwareFile) -> Error {
+    Error::Needed(file.title(), file.name, names::kind(file.kind))
 }
 
 /// All files but pads, those in volumes inside too.

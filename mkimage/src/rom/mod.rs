@@ -31,6 +31,22 @@ use self::volume::FirmwareVolume;
 /// For the image of a chip; QEMU's for ARM has 64 MiB.
 pub(crate) const MAX_ROM: u64 = 128 << 20;
 
+/// Whether an image would be written as it was read. For the fuzzer, which has its tree made too.
+pub fn is_kept(image: &[u8]) -> bool {
+    let rom = Rom::parse(image);
+    drop(tree(&rom, image));
+    rom.write() == image
+}
+
+/// The image without the files of these names, patterns or GUIDs, if they may be removed. For the fuzzer.
+pub fn without(image: &[u8], words: &[&str]) -> Option<Vec<u8>> {
+    let edit = Edit {
+        remove: words.iter().map(|word| (*word).to_owned()).collect(),
+        replace: None,
+    };
+    apply(image, &edit).ok()
+}
+
 /// What a chip contains, in the order of the bytes and without gaps.
 #[derive(Debug)]
 pub(crate) struct Rom {

@@ -11,12 +11,23 @@ const MAX_DEPTH: usize = 16;
 /// Files and sections. Of a section there are as few as four bytes in the image, and much more in memory.
 const MAX_ITEMS: usize = 1 << 16;
 
+/// How many times as long as the image all that is unpacked may be, which an edit needs several times in memory.
+const RATIO: u64 = 4;
+
+/// And how much it may be in any case.
+const FLOOR: u64 = 32 << 20;
+
+/// Sections that could not be unpacked, which is no error in a file with data. Each may have taken as long as all that may be
+/// unpacked.
+const MAX_FAILURES: usize = 8;
+
 /// The limits of an image, and how much of them is used up.
 pub(super) struct Reader {
     depth: usize,
     items: usize,
     packed: u64,
     unpacked: u64,
+    failures: usize,
 }
 
 impl Reader {
@@ -27,6 +38,7 @@ impl Reader {
             items: 0,
             packed: image as u64,
             unpacked: 0,
+            failures: 0,
         }
     }
 
@@ -54,14 +66,28 @@ impl Reader {
         done
     }
 
-    /// How much may still be unpacked: all sections of an image count together.
-    pub(super) fn limit(&self) -> u64 {
-        decompress::allowed(self.packed, decompress::MAX_UNPACKED) - self.unpacked
-    }
-
-    /// So much was unpacked, at most the limit.
-    pub(super) fn unpacked(&mut self, bytes: usize) {
-        self.unpacked += bytes as u64;
+    /// Unpack a section to as much as is still allowed: all sections of an image count together.
+    pub(super) fn unpack(
+        &mut self,
+        at: Spot,
+        unpack: impl FnOnce(u64) -> Result<Vec<u8>, decompress::Error>,
+    ) -> Result<Vec<u8>, Error> {
+        if self.failures == MAX_FAILURES {
+            let what = "too many sections that cannot be unpacked";
+            return Err(Error::Format(what, at));
+        }
+        let max = self.packed.saturating_mul(RATIO).max(FLOOR);
+        let limit = decompress::allowed(self.packed, max) - self.unpacked;
+        match unpack(limit) {
+            Ok(bytes) => {
+                self.unpacked += bytes.len() as u64;
+                Ok(bytes)
+            }
+            Err(error) => {
+                self.failures += 1;
+                Err(Error::Unpack(at, error))
+            }
+        }
     }
 }
 
@@ -140,5 +166,36 @@ impl<'a> View<'a> {
             .and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
             .map(Uuid::from_bytes_le)
             .ok_or(Error::Format(what, self.at(offset)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unpacked_is_bounded_for_the_image_and_so_is_the_time_for_what_is_not() {
+        let at = View::image(&[]).at(0);
+        let mut reader = Reader::new(16 << 20);
+        let half = |limit: u64| {
+            assert_eq!(limit, 64 << 20);
+            Ok(vec![0; 32 << 20])
+        };
+        reader.unpack(at, half).unwrap();
+        let rest = |limit: u64| {
+            assert_eq!(limit, 32 << 20);
+            Ok(Vec::new())
+        };
+        reader.unpack(at, rest).unwrap();
+        let mut tried = 0;
+        for _ in 0..1000 {
+            let result = reader.unpack(at, |_| {
+                tried += 1;
+                Err(decompress::Error::Unread("lzma"))
+            });
+            result.unwrap_err();
+        }
+        assert_eq!(tried, MAX_FAILURES);
+        assert!(reader.unpack(at, |_| Ok(Vec::new())).is_err());
     }
 }

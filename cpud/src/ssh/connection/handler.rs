@@ -393,6 +393,9 @@ impl ConnectionHandler {
         }
         self.options = options;
         self.options.isolate |= self.isolate;
+        if self.options.isolate {
+            self.forwards.forbid_privileged();
+        }
         self.fingerprint = cpu_proto::fingerprint(key);
         Auth::Accept
     }

@@ -37,7 +37,7 @@ use super::sessions::Sessions;
 use super::uroot::UrootPort;
 use crate::console::{ListedCommand, say};
 use crate::isolation::Isolation;
-use crate::session::Spec;
+use crate::session::{Spec, passed_name};
 use pump::{deliver, pump_in, pump_out};
 use report::{report, send_clock};
 pub(super) use spawn::pair as socket_pair;
@@ -167,7 +167,9 @@ pub(super) fn start(
         command.stdout(Stdio::piped());
         command.stderr(Stdio::piped());
     }
-    command.env_clear().envs(request.environment);
+    let environment = request.environment.into_iter();
+    let environment = environment.map(|(name, value)| (passed_name(&name), value));
+    command.env_clear().envs(environment);
 
     let mut child = Command::from(command)
         .spawn()

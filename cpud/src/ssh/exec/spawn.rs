@@ -41,12 +41,15 @@ pub(super) struct InheritedIsolation {
 /// The group of terminals, as in a machine's own devpts.
 const TTY_GROUP: u32 = 5;
 
+/// How many terminals an isolated session may have. The kernel has room for 4096 (`kernel.pty.max`), of all sessions.
+const MAX_TERMINALS: u32 = 256;
+
 /// Copies of an isolation's descriptors, and a devpts.
 pub(super) fn isolate(isolation: &Isolation) -> io::Result<InheritedIsolation> {
     Ok(InheritedIsolation {
         holder: isolation.holder.try_clone()?,
         life: isolation.life.try_clone()?,
-        devpts: sys::new_devpts(isolation.root, isolation.root + TTY_GROUP)?,
+        devpts: sys::new_devpts(isolation.root, isolation.root + TTY_GROUP, MAX_TERMINALS)?,
     })
 }
 

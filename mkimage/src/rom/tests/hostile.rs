@@ -105,3 +105,34 @@ fn a_section_that_unpacks_to_too_much_is_refused() {
     let told = format!("{:?}", rom.not_understood().unwrap());
     assert!(told.contains("Bomb"), "{told}");
 }
+
+#[test]
+fn a_file_with_the_guid_of_another_is_not_changed_with_it() {
+    // What is named is a driver; what has its GUID starts the firmware.
+    let named = driver(2, 0x07, "TcpDxe", 300);
+    let start = driver(2, 0x03, "SecMain", 300);
+    let mut bytes = Vec::new();
+    volume(4096, vec![named.clone()]).write(&mut bytes);
+    let alone = bytes.len();
+    volume(4096, vec![start]).write(&mut bytes);
+    let told = refusal(&bytes, &remove(&["TcpDxe"]));
+    assert!(told.contains("does not start without it"), "{told}");
+    let edit = Edit {
+        replace: Some((Some("TcpDxe".to_owned()), pe(0x8664, 400))),
+        ..Edit::default()
+    };
+    let told = refusal(&bytes, &edit);
+    assert!(told.contains("stands for 2 files"), "{told}");
+    // Without it, both are done.
+    apply(&bytes[..alone], &remove(&["TcpDxe"])).unwrap();
+    apply(&bytes[..alone], &edit).unwrap();
+}
+
+#[test]
+fn whatever_is_missing_at_the_end_what_is_there_is_kept() {
+    let whole = plain_rom();
+    for length in 0..whole.len().min(2048) {
+        assert!(is_kept(&whole[..length]), "{length}");
+    }
+    assert!(is_kept(&whole));
+}

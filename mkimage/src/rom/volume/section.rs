@@ -314,10 +314,7 @@ impl Content {
 impl Packed {
     fn parse(codec: Codec, view: View<'_>, reader: &mut Reader) -> Result<Self, Error> {
         let at = view.at(0);
-        let bytes = codec
-            .unpack(view.bytes, reader.limit())
-            .map_err(|error| Error::Unpack(at, error))?;
-        reader.unpacked(bytes.len());
+        let bytes = reader.unpack(at, |limit| codec.unpack(view.bytes, limit))?;
         let inner = View::unpacked(&bytes, at);
         let sections = Sections::parse(inner, reader)?;
         if let Some(offset) = first_difference(&sections.to_bytes(), &bytes) {
