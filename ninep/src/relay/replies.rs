@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::mirror::ReplyFate;
+use super::mirror::{Mirror, ReplyFate};
 use super::{Error, Relay, changes};
 use crate::msg::{EXTENDED, Header, Kind, Reply, VERSION, WATCHED};
 use crate::wire::{HEADER, Str};
@@ -65,7 +65,10 @@ impl Relay {
         match reply {
             Reply::Version { msize, version } => {
                 match (self.proposed.take(), version.bytes()) {
-                    (Some(WATCHED), WATCHED) => self.agreed(Some(Box::default())),
+                    (Some(WATCHED), WATCHED) => {
+                        let mirror = Mirror::new(msize, self.contents.clone());
+                        self.agreed(Some(Box::new(mirror)));
+                    }
                     (Some(WATCHED | EXTENDED), EXTENDED) => self.agreed(None),
                     // It may be older, and know that one.
                     (Some(WATCHED), VERSION) => {

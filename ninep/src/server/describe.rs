@@ -27,6 +27,7 @@ pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
         }
         R::Statfs { fid }
         | R::Lopen { fid, .. }
+        | R::Lopenread { fid, .. }
         | R::Lcreate { fid, .. }
         | R::Readlink { fid }
         | R::Getattr { fid, .. }
@@ -156,6 +157,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
                 write!(f, " {} {kind} {length} @{start}", at())
             }
             R::Lopen { .. }
+            | R::Lopenread { .. }
             | R::Statfs { .. }
             | R::Readlink { .. }
             | R::Getattr { .. }

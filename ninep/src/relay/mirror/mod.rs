@@ -7,13 +7,17 @@
 //!   answered.
 //! * **Fids.** A walk that is answered here is performed by the server later (Tbind, before the next request). If the file
 //!   has gone by then, the requests that use the fid fail with `ESTALE`, at which Linux walks again.
+//! * **Contents.** An open brings the beginning of the file, and what is read of a file is kept (`open`).
 //! * **Listings.** The first time that a name in a directory is looked up, the directory is listed as well. To open a
 //!   directory is to list it.
 //!
 //! No I/O and no clock, as in the relay.
 
 mod changed;
+mod contents;
+mod facts;
 mod listing;
+mod open;
 mod replies;
 mod store;
 #[cfg(test)]
@@ -29,8 +33,9 @@ use crate::fs::OpenFlags;
 use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, NO_TAG, Qid, Reply, Request};
 use crate::wire::{Data, Frame, Name, Str, WalkVec};
 use changed::{Changed, in_dir};
+pub use contents::ContentBudget;
 use listing::Listing;
-pub(super) use replies::max_whole;
+use open::{Reads, SentRead, is_locking};
 use store::{Found, KeptDirs, Moment};
 
 /// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
@@ -51,6 +56,8 @@ pub(super) enum RequestFate<'a> {
     Instead(Request<'a>),
     /// This is the reply. The server is to perform the other request, without a reply, before the next one.
     Answer(Bytes, Option<Request<'a>>),
+    /// This is the reply, in pieces.
+    Data(Vec<Bytes>),
 }
 
 /// What becomes of a reply.
@@ -73,6 +80,8 @@ struct MirrorFid {
     place: Option<(u64, Arc<[u8]>)>,
     /// Of a directory that was opened: what is read from it.
     listing: Option<Arc<Listing>>,
+    /// Of a file that was opened.
+    reads: Reads,
     /// Whether reading has begun.
     is_read: bool,
     /// Whether it is the value of an extended attribute, which its clunk sets.
@@ -87,6 +96,7 @@ impl MirrorFid {
             qid,
             place,
             listing: None,
+            reads: Reads::Server,
             is_read: false,
             sets_xattr: false,
             is_empty_list: false,
@@ -114,7 +124,10 @@ enum What {
     Attach(u32),
     Walk(u32, usize),
     Lookup(u32, Option<u64>, Arc<[u8]>),
-    Getattr,
+    Getattr(u32),
+    Open(u32),
+    Read(SentRead),
+    Lock(u32),
     Xattr(u32, Box<[u8]>),
     Readlink(u32),
     /// A listing of a directory, and the fid that it opens.
@@ -136,10 +149,20 @@ pub(super) struct Mirror {
     unlisted: HashSet<u64>,
     /// The tags of own requests in flight.
     own: Vec<u16>,
+    /// The largest message.
+    msize: u32,
     frame: Frame,
 }
 
 impl Mirror {
+    pub(super) fn new(msize: u32, budget: Arc<ContentBudget>) -> Self {
+        Self {
+            msize,
+            store: KeptDirs::new(budget),
+            ..Self::default()
+        }
+    }
+
     fn moment(&mut self) -> Moment {
         self.now += 1;
         self.now
@@ -177,7 +200,7 @@ impl Mirror {
                     let reply = self.encode(tag, &Reply::Getattr { attr });
                     return RequestFate::Answer(reply, None);
                 }
-                self.record(tag, What::Getattr);
+                self.record(tag, What::Getattr(fid));
             }
             Request::Xattrwalk { fid, newfid, name } => {
                 let known = self.fids.get(&fid);
@@ -202,6 +225,7 @@ impl Mirror {
                 let data = Data(&[]);
                 return RequestFate::Answer(self.encode(tag, &Reply::Read { data }), None);
             }
+            Request::Read { fid, offset, count } => return self.read(tag, fid, offset, count),
             Request::Readlink { fid } => {
                 let known = self.fids.get(&fid);
                 let facts = known.and_then(|fid| self.store.facts(fid.qid, fid.place()));
@@ -214,11 +238,11 @@ impl Mirror {
             }
             Request::Lopen { fid, flags } => {
                 let flags_ = OpenFlags(flags);
-                let is_read = flags_.access() == OpenFlags::RDONLY && !flags_.has(OpenFlags::TRUNC);
-                if let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir)
-                    && is_read
-                {
-                    return self.open(tag, fid, dir, flags);
+                if flags_.access() == OpenFlags::RDONLY && !flags_.has(OpenFlags::TRUNC) {
+                    return match self.fids.get(&fid).and_then(MirrorFid::dir) {
+                        Some(dir) => self.open(tag, fid, dir, flags),
+                        None => self.open_file(tag, fid, flags),
+                    };
                 }
             }
             Request::Readdir { fid, offset, count } => {
@@ -233,6 +257,9 @@ impl Mirror {
                 return RequestFate::Pass;
             }
             _ => {}
+        }
+        if let Some(fid) = is_locking(request) {
+            self.record(tag, What::Lock(fid));
         }
         let changed = self.changes(request);
         if !changed.is_empty() {
@@ -417,9 +444,15 @@ impl Mirror {
         let outcome = match (self.sent.remove(&tag), reply) {
             (Some(sent), Some(reply)) => self.answered(tag, &sent, reply),
             // It was not asked for.
-            (None, Some(Reply::Lookup { .. } | Reply::List { .. } | Reply::Bind {})) => {
-                ReplyFate::Taken
-            }
+            (
+                None,
+                Some(
+                    Reply::Lookup { .. }
+                    | Reply::List { .. }
+                    | Reply::Bind {}
+                    | Reply::Lopenread { .. },
+                ),
+            ) => ReplyFate::Taken,
             _ => ReplyFate::Pass,
         };
         if own.is_some() {

@@ -4,26 +4,31 @@ use std::sync::Arc;
 
 use super::super::MAX_LIST;
 use super::super::framer::MAX_WHOLE;
+use super::open::is_stale;
 use super::store::Moment;
 use super::{Mirror, MirrorFid, ReplyFate, Sent, What};
 use crate::errno::Errno;
-use crate::msg::{Attr, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
+use crate::msg::{Attr, Header, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
 use crate::wire::{BodyReader, Wire};
 
-/// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
-pub(in crate::relay) fn max_whole(number: u8) -> Option<usize> {
-    if number == Reply::ERROR {
-        return Some(MAX_WHOLE);
-    }
-    match number.checked_sub(1).map(Kind::new) {
-        Some(Ok(Kind::Read | Kind::Readdir)) => None,
-        Some(Ok(Kind::List)) => Some(MAX_LIST),
-        Some(Ok(_)) => Some(MAX_WHOLE),
-        _ => None,
-    }
-}
-
 impl Mirror {
+    /// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
+    pub(in crate::relay) fn max_whole(&self, header: Header) -> Option<usize> {
+        if header.kind == Reply::ERROR {
+            return Some(MAX_WHOLE);
+        }
+        match header.kind.checked_sub(1).map(Kind::new) {
+            Some(Ok(Kind::Readdir)) => None,
+            Some(Ok(Kind::Read)) => {
+                let size = usize::try_from(header.size).ok()?;
+                self.max_read(header.tag).filter(|most| size <= *most)
+            }
+            Some(Ok(Kind::List)) => Some(MAX_LIST),
+            Some(Ok(_)) => Some(MAX_WHOLE),
+            _ => None,
+        }
+    }
+
     pub(super) fn answered(&mut self, tag: u16, sent: &Sent, reply: &Reply<'_>) -> ReplyFate {
         let at = sent.at;
         match (&sent.what, reply) {
@@ -38,9 +43,32 @@ impl Mirror {
             (What::Lookup(newfid, dir, name), Reply::Lookup { kept, ecode, attr }) => {
                 return self.looked_up(tag, at, (*newfid, *dir, name), (*kept, *ecode, attr));
             }
-            (What::Getattr, Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
+            (What::Getattr(_), Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
                 self.store.found_dir_again(*attr, at);
             }
+            (What::Getattr(fid), Reply::Error { ecode }) if is_stale(*ecode) => {
+                return self.stale_attr(tag, *fid);
+            }
+            (What::Open(fid), Reply::Lopen { .. }) => self.opened(*fid),
+            (
+                What::Open(fid),
+                Reply::Lopenread {
+                    qid,
+                    iounit,
+                    version,
+                    size,
+                    data,
+                },
+            ) => {
+                self.opened_and_read(at, *fid, (*version, *size), data.0);
+                let (qid, iounit) = (*qid, *iounit);
+                return ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit }));
+            }
+            (What::Read(read), Reply::Read { data }) => self.has_read(at, read, data.0),
+            (What::Read(read), Reply::Error { ecode }) if is_stale(*ecode) => {
+                return self.stale_read(tag, read);
+            }
+            (What::Lock(fid), Reply::Lock { status: 0 }) => self.locked(*fid),
             (What::Xattr(fid, name), Reply::Error { ecode }) if *ecode == Errno::ENODATA.raw() => {
                 let known = self.fids.get(fid);
                 let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
