@@ -125,7 +125,8 @@ enum What {
     Walk(u32, usize),
     Lookup(u32, Option<u64>, Arc<[u8]>),
     Getattr(u32),
-    Open(u32),
+    /// An open for reading, and how much of the file comes with it.
+    Open(u32, u32),
     Read(SentRead),
     Lock(u32),
     Xattr(u32, Box<[u8]>),

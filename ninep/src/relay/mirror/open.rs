@@ -25,6 +25,9 @@ use crate::wire::{DATA_HEADER, Data};
 /// `O_NOFOLLOW`, `O_CLOEXEC`. With `O_DIRECT` it is asked each time.
 const PLAIN: u32 = 0o400 | 0o4000 | 0o100_000 | OpenFlags::NOFOLLOW | 0o2_000_000;
 
+/// The bytes of an Rlopenread before its data.
+const OPENREAD_HEADER: u32 = 7 + 13 + 4 + 4 + 8 + 4;
+
 /// How the reads of a fid are answered.
 #[derive(Debug, Clone, Default)]
 pub(super) enum Reads {
@@ -71,12 +74,14 @@ impl Mirror {
         }
         let is_large = facts.attr.size > max_file;
         let has_beginning = facts.has_beginning();
-        let count = u32::try_from(facts.attr.size).unwrap_or(u32::MAX);
-        self.record(tag, What::Open(fid));
+        let size = u32::try_from(facts.attr.size).unwrap_or(u32::MAX);
         if is_large || has_beginning {
+            self.record(tag, What::Open(fid, 0));
             return RequestFate::Pass;
         }
-        let count = count.min(MAX_FIRST);
+        let most = self.msize.saturating_sub(OPENREAD_HEADER).min(MAX_FIRST);
+        let count = size.min(most);
+        self.record(tag, What::Open(fid, count));
         RequestFate::Instead(Request::Lopenread { fid, flags, count })
     }
 
@@ -87,17 +92,16 @@ impl Mirror {
         }
     }
 
-    /// The same, and has read its beginning.
+    /// The same, and has read its beginning, of which `count` bytes were asked for.
     pub(super) fn opened_and_read(
         &mut self,
         sent: Moment,
-        fid: u32,
+        (fid, count): (u32, u32),
         (version, size): (u32, u64),
         data: &[u8],
     ) {
         self.opened(fid);
-        let whole = size.min(MAX_FIRST.into());
-        if data.len() as u64 == whole {
+        if data.len() as u64 == u64::from(count) {
             self.keep(sent, fid, 0, data, |facts| {
                 let attr = &facts.attr;
                 version != 0 && attr.qid.version == version && attr.size == size

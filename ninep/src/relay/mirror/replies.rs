@@ -49,9 +49,9 @@ impl Mirror {
             (What::Getattr(fid), Reply::Error { ecode }) if is_stale(*ecode) => {
                 return self.stale_attr(tag, *fid);
             }
-            (What::Open(fid), Reply::Lopen { .. }) => self.opened(*fid),
+            (What::Open(fid, _), Reply::Lopen { .. }) => self.opened(*fid),
             (
-                What::Open(fid),
+                What::Open(fid, count),
                 Reply::Lopenread {
                     qid,
                     iounit,
@@ -60,7 +60,7 @@ impl Mirror {
                     data,
                 },
             ) => {
-                self.opened_and_read(at, *fid, (*version, *size), data.0);
+                self.opened_and_read(at, (*fid, *count), (*version, *size), data.0);
                 let (qid, iounit) = (*qid, *iounit);
                 return ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit }));
             }
