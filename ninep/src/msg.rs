@@ -361,6 +361,7 @@ messages! {
     132 Bind        "bind"        { fid: u32, newfid: u32, name: Name<'a>, path: u64 } {}
     134 Forget      "forget"      {} { what: u8, dir: u64, name: Str<'a> }
     136 Lopenread   "open"        { fid: u32, flags: u32, count: u32 } { qid: Qid, iounit: u32, version: u32, size: u64, data: Data<'a> }
+    138 Fetch       "fetch"       { fid: u32, names: WalkVec<Name<'a>> } { data: Data<'a> }
 }
 
 /// The first seven bytes of a message.

@@ -66,6 +66,9 @@ impl Relay {
                     }
                 }
                 self.send(tag, &made, out);
+                if let (Some(mirror), Request::Lopenread { fid, .. }) = (&mut self.mirror, made) {
+                    mirror.fetch_others(fid, out);
+                }
             }
             RequestFate::Answer(reply, made) => {
                 if let Some(request) = made {

@@ -45,6 +45,7 @@ impl Relay {
         let reply = Reply::decode(header.kind, body).map_err(Error::Reply)?;
         if let Some(mirror) = &mut self.mirror {
             let outcome = mirror.reply(header.tag, Some(&reply));
+            mirror.take_requests(&mut self.own_requests);
             if matches!(reply, Reply::Forget { .. }) {
                 self.forget_all();
             }

@@ -111,6 +111,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 let count = fitting(count.min(MAX_FIRST), msize.saturating_sub(OPENREAD_FIXED));
                 self.open_read(fid, OpenFlags(flags), count, tag, out)
             }
+            Request::Fetch { fid, names } => self.fetch(fid, &names, tag, msize, out),
             Request::Readlink { fid } => {
                 let target = fs.readlink(&self.fids.get(fid)?.node)?;
                 let target = Str::new(&target).filter(|target| {
@@ -367,6 +368,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             | R::Readdir { .. }
             | R::Readlink { .. }
             | R::List { .. }
+            | R::Fetch { .. }
             | R::Lopenread { .. } => return Err(Errno::EIO),
         })
     }

@@ -275,7 +275,8 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 Request::Lookup { .. }
                 | Request::List { .. }
                 | Request::Bind { .. }
-                | Request::Lopenread { .. },
+                | Request::Lopenread { .. }
+                | Request::Fetch { .. },
                 Some(Negotiated { watched: false, .. }),
             ) => Err(Errno::EOPNOTSUPP),
             (_, Some(Negotiated { msize, .. })) => self.handlers.handle(request, tag, msize, reply),

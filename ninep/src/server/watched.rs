@@ -82,66 +82,6 @@ impl<F: FileSystem> Handlers<'_, F> {
         Ok(Reply::Bind {})
     }
 
-    /// Opens a fid for reading, and reads up to `count` bytes from the beginning of the file.
-    pub(super) fn open_read(
-        &self,
-        fid: u32,
-        flags: OpenFlags,
-        count: usize,
-        tag: u16,
-        out: &mut Frame,
-    ) -> Outcome {
-        let old = self.unopened(fid)?;
-        if flags.access() != OpenFlags::RDONLY || flags.has(OpenFlags::TRUNC) {
-            return Err(Errno::EINVAL);
-        }
-        let (file, qid) = self.fs.open(&old.node, flags)?;
-        let start = |out: &mut Frame, version: u32, size: u64| {
-            out.start(Kind::Lopenread.number() + 1, tag);
-            qid.put(out);
-            0_u32.put(out);
-            version.put(out);
-            size.put(out);
-            0_u32.put(out);
-            out.len()
-        };
-        let attr = || {
-            let is_file = qid.kind == Qid::FILE;
-            let attr = is_file.then(|| self.fs.getattr(&old.node, Attr::ALL).ok());
-            attr.flatten().map(|attr| (attr.qid.version, attr.size))
-        };
-        let mut read = 0;
-        if let Some((version, size)) = attr() {
-            let data = start(out, version, size);
-            let count = count.min(usize::try_from(size).unwrap_or(usize::MAX));
-            while read < count {
-                match self.fs.read(
-                    &file,
-                    out.len() as u64 - data as u64,
-                    out.space(count - read),
-                ) {
-                    Ok(n) if n > 0 => {
-                        out.grow(n);
-                        read = out.len() - data;
-                    }
-                    _ => break,
-                }
-            }
-            out.patch(data - 4, u32::try_from(read).map_err(|_| Errno::EIO)?);
-            // It may have changed meanwhile.
-            if read < count || attr() != Some((version, size)) {
-                start(out, 0, 0);
-                read = 0;
-            }
-        } else {
-            start(out, 0, 0);
-        }
-        let node = old.node.clone();
-        let state = FidState::Open(file);
-        self.fids.replace(fid, &old, Fid { node, state })?;
-        Ok(u32::try_from(read).ok())
-    }
-
     /// Lists a directory; with `open`, opens the fid too.
     pub(super) fn list(
         &self,

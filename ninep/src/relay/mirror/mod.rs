@@ -16,6 +16,7 @@
 mod changed;
 mod contents;
 mod facts;
+mod fetch;
 mod listing;
 mod open;
 mod replies;
@@ -34,6 +35,7 @@ use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, NO_TAG, Qid, Reply, Request};
 use crate::wire::{Data, Frame, Name, Str, WalkVec};
 use changed::{Changed, in_dir};
 pub use contents::ContentBudget;
+use fetch::{Fetching, SentFetch};
 use listing::Listing;
 use open::{Reads, SentRead, is_locking};
 use store::{Found, KeptDirs, Moment};
@@ -42,8 +44,8 @@ use store::{Found, KeptDirs, Moment};
 const OWN_TAGS: u16 = 0xff00;
 /// The first fid of the mirror's own requests. The kernel takes the lowest that are free.
 const OWN_FIDS: u32 = 0xfff0_0000;
-/// Maximum number of listings that nobody waits for, in flight at one time.
-const MAX_LISTINGS: usize = 16;
+/// Maximum number of requests that nobody waits for, in flight at one time.
+const MAX_OWN: usize = 16;
 /// Maximum number of directories that are known not to be listed.
 const MAX_UNLISTED: usize = 4096;
 
@@ -129,6 +131,7 @@ enum What {
     Open(u32, u32),
     Read(SentRead),
     Lock(u32),
+    Fetch(SentFetch),
     Xattr(u32, Box<[u8]>),
     Readlink(u32),
     /// A listing of a directory, and the fid that it opens.
@@ -150,6 +153,11 @@ pub(super) struct Mirror {
     unlisted: HashSet<u64>,
     /// The tags of own requests in flight.
     own: Vec<u16>,
+    /// The last of them that was given out, counted from the first.
+    last_own: u16,
+    /// Fids of own requests that have been answered, to be clunked.
+    done: Vec<u32>,
+    fetching: Fetching,
     /// The largest message.
     msize: u32,
     frame: Frame,
@@ -364,12 +372,10 @@ impl Mirror {
         if self.store.is_listed(dir) || self.unlisted.contains(&dir) {
             return;
         }
-        let free = (OWN_TAGS..NO_TAG).find(|tag| !self.own.contains(tag));
-        let Some(tag) = free.filter(|_| self.own.len() < MAX_LISTINGS) else {
+        let Some(tag) = self.own_tag() else {
             return;
         };
         self.set_unlisted(dir);
-        self.own.push(tag);
         // A fid of its own, since the kernel may clunk the other meanwhile.
         let newfid = OWN_FIDS | u32::from(tag);
         let names = WalkVec::default();
@@ -382,13 +388,26 @@ impl Mirror {
                     open: 0,
                 },
             ),
-            (NO_TAG, Request::Clunk { fid: newfid }),
         ];
         self.record(tag, What::List(dir, None));
         for (tag, request) in requests {
             request.encode(tag, &mut self.frame);
             out.push(Bytes::copy_from_slice(self.frame.finish()));
         }
+    }
+
+    /// A tag for an own request.
+    fn own_tag(&mut self) -> Option<u16> {
+        if self.own.len() >= MAX_OWN {
+            return None;
+        }
+        // Not one that was just free: the clunk of its fid may still be under way.
+        let tags = NO_TAG - OWN_TAGS;
+        let mut all = (1..=tags).map(|n| OWN_TAGS + (self.last_own + n) % tags);
+        let tag = all.find(|tag| !self.own.contains(tag))?;
+        self.last_own = tag - OWN_TAGS;
+        self.own.push(tag);
+        Some(tag)
     }
 
     fn set_unlisted(&mut self, dir: u64) {
@@ -441,9 +460,18 @@ impl Mirror {
         let own = self.own.iter().position(|own| *own == tag);
         if let Some(own) = own {
             self.own.swap_remove(own);
+            if let Some(What::List(..)) = self.sent.get(&tag).map(|sent| &sent.what) {
+                self.done.push(OWN_FIDS | u32::from(tag));
+            }
         }
         let outcome = match (self.sent.remove(&tag), reply) {
             (Some(sent), Some(reply)) => self.answered(tag, &sent, reply),
+            (Some(sent), None) => {
+                if let What::Fetch(fetch) = &sent.what {
+                    self.fetched(sent.at, fetch, &Reply::Clunk {});
+                }
+                ReplyFate::Pass
+            }
             // It was not asked for.
             (
                 None,
@@ -451,7 +479,8 @@ impl Mirror {
                     Reply::Lookup { .. }
                     | Reply::List { .. }
                     | Reply::Bind {}
-                    | Reply::Lopenread { .. },
+                    | Reply::Lopenread { .. }
+                    | Reply::Fetch { .. },
                 ),
             ) => ReplyFate::Taken,
             _ => ReplyFate::Pass,
@@ -460,6 +489,15 @@ impl Mirror {
             return ReplyFate::Taken;
         }
         outcome
+    }
+
+    /// Own requests that follow from what was answered.
+    pub(super) fn take_requests(&mut self, out: &mut Vec<Bytes>) {
+        for fid in std::mem::take(&mut self.done) {
+            Request::Clunk { fid }.encode(NO_TAG, &mut self.frame);
+            out.push(Bytes::copy_from_slice(self.frame.finish()));
+        }
+        self.fetch_more(out);
     }
 
     fn forget(&mut self, what: u8, dir: u64, name: &[u8]) {

@@ -91,6 +91,7 @@ impl Mirror {
                     facts.set_target(target.bytes());
                 }
             }
+            (What::Fetch(sent), reply) => self.fetched(at, sent, reply),
             (What::List(dir, open), Reply::List { kept, qid, data }) => {
                 return self.listed(tag, at, (*dir, *open), (*kept, *qid, data.0));
             }

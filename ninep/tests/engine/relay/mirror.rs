@@ -34,6 +34,8 @@ pub(super) struct ToldRelay {
     pub(super) relay: Relay,
     now: Instant,
     out: Out,
+    /// Its own requests since the last reply.
+    pub(super) own: Vec<u8>,
 }
 
 impl ToldRelay {
@@ -48,6 +50,7 @@ impl ToldRelay {
             relay: agree(relay, WATCHED),
             now: Instant::now(),
             out: Out::default(),
+            own: Vec::new(),
         };
         told.ask(1, &attach(0));
         let qid = qid(Qid::DIR, ROOT);
@@ -67,6 +70,9 @@ impl ToldRelay {
     pub(super) fn reply(&mut self, tag: u16, answer: &Reply<'_>) -> Vec<u8> {
         let mut out = Out::default();
         from_server(&mut self.relay, reply(tag, answer), self.now, &mut out).unwrap();
+        let mut own = Vec::new();
+        self.relay.take_requests(&mut own);
+        self.own = own.concat();
         out.kernel.concat()
     }
 
@@ -223,7 +229,7 @@ fn a_walk_that_was_answered_is_made_up_for_before_the_next_request() {
 }
 
 /// A listing of `files`, each with its number as size.
-fn listing(files: &[String]) -> Vec<u8> {
+pub(super) fn listing(files: &[String]) -> Vec<u8> {
     let mut data = Frame::default();
     data.start(0, 0);
     for (n, file) in (100..).zip(files) {
@@ -239,7 +245,7 @@ fn listing(files: &[String]) -> Vec<u8> {
 }
 
 /// The tag of the listing among requests to the server.
-fn list_tag(mut server: &[u8]) -> Option<u16> {
+pub(super) fn list_tag(mut server: &[u8]) -> Option<u16> {
     while let Some(header) = server.first_chunk::<HEADER>().map(Header::decode) {
         if header.kind == 130 {
             return Some(header.tag);
@@ -440,6 +446,10 @@ fn lie() -> impl Strategy<Value = (u16, Vec<u8>)> {
         (tag(), 0..7_usize).prop_map(|(tag, n)| {
             let data = Data(&b"contents"[..n]);
             (tag, reply(tag, &Reply::Read { data }).to_vec())
+        }),
+        (tag(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(tag, data)| {
+            let data = Data(&data);
+            (tag, reply(tag, &Reply::Fetch { data }).to_vec())
         }),
         (tag(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(tag, bytes)| (tag, bytes)),
     ]

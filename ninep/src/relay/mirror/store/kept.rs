@@ -2,6 +2,7 @@
 
 use super::super::contents::Contents;
 use super::super::facts::FileFacts;
+use super::super::fetch::extension;
 use super::{Dir, KeptDirs, KnownName, MAX_NAMES, Moment};
 use crate::msg::Qid;
 
@@ -66,6 +67,40 @@ impl KeptDirs {
         false
     }
 
+    /// The small files in a directory of which nothing is known, with names that have this extension: the smallest first, up to
+    /// `most` bytes each, and `all` together.
+    pub(in super::super) fn small_files(
+        &self,
+        dir: u64,
+        suffix: &[u8],
+        most: usize,
+        all: u64,
+    ) -> Vec<Box<[u8]>> {
+        let Some(known) = self.dirs.get(&dir).filter(|dir| dir.is_complete) else {
+            return Vec::new();
+        };
+        let named = known.names.iter();
+        let named = named.filter(|(name, _)| extension(name) == suffix);
+        let mut files: Vec<_> = named
+            .filter_map(|(name, known)| Some((small(known)?.1, name)))
+            .filter(|(size, _)| *size <= most as u64)
+            .collect();
+        files.sort_unstable();
+        let mut rest = all;
+        files
+            .into_iter()
+            .map_while(|(size, name)| {
+                rest = rest.checked_sub(size)?;
+                Some(name.clone())
+            })
+            .collect()
+    }
+
+    /// The number and the size of such a file.
+    pub(in super::super) fn small_file(&self, dir: u64, name: &[u8]) -> Option<(Qid, u64)> {
+        small(self.dirs.get(&dir)?.names.get(name)?)
+    }
+
     /// Forgets the contents of the files in a directory, or of all, and what is being read of them.
     pub(in super::super) fn forget_contents(&mut self, dir: Option<u64>, now: Moment) {
         let drop_all = |known: &mut Dir| {
@@ -80,5 +115,16 @@ impl KeptDirs {
             Some(dir) => self.dirs.get_mut(&dir).into_iter().for_each(drop_all),
             None => self.dirs.values_mut().for_each(drop_all),
         }
+    }
+}
+
+/// The number and size of a regular file that is not empty and of whose contents nothing is known.
+fn small(known: &KnownName) -> Option<(Qid, u64)> {
+    match known {
+        KnownName::File(qid, Some(facts)) if facts.is_regular() && facts.attr.size > 0 => {
+            let is_new = facts.contents_used().is_none();
+            is_new.then_some((*qid, facts.attr.size))
+        }
+        _ => None,
     }
 }
