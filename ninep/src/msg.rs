@@ -238,7 +238,6 @@ macro_rules! messages {
         /// A message of the client, its strings borrowed from the bytes that arrived.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         #[expect(missing_docs, reason = "described by the table")]
-        #[expect(clippy::large_enum_variant, reason = "lives on the stack; a walk has no heap")]
         pub enum Request<'a> { $($name { $($tfield: $ttype,)* },)* }
 
         impl<'a> Request<'a> {

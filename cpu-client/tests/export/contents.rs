@@ -90,11 +90,11 @@ fn a_file_is_waited_for_once() {
     }
 }
 
-type Deed = fn(&Path);
+type ChangeHere = fn(&Path);
 
 #[test]
 fn what_changes_here_is_seen_there_also_by_who_has_the_file_open() {
-    let deeds: [(&str, Deed, &str, &str); 9] = [
+    let changes: [(&str, ChangeHere, &str, &str); 9] = [
         ("written", |f| fs::write(f, "news").unwrap(), "news", "news"),
         (
             "appended",
@@ -187,7 +187,7 @@ fn what_changes_here_is_seen_there_also_by_who_has_the_file_open() {
         ),
     ];
     for place in places() {
-        for (what, deed, by_name, by_fid) in deeds {
+        for (what, change, by_name, by_fid) in changes {
             let mut shared = Shared::new(place);
             assert_eq!(shared.cat().0, "contents");
             let (held, _) = shared.there.open("d/f").unwrap();
@@ -195,7 +195,7 @@ fn what_changes_here_is_seen_there_also_by_who_has_the_file_open() {
             shared.there.ask(&Request::Statfs { fid: 0 }).unwrap();
             let (got, waits) = shared.waits(|there| there.read_all(held, 100));
             assert_eq!((&got[..], waits), (&b"contents"[..], 0));
-            deed(&shared.at("d/f"));
+            change(&shared.at("d/f"));
             shared.settle();
             assert_eq!(
                 shared.there.read_all(held, 100),

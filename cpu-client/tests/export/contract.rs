@@ -184,10 +184,6 @@ impl There {
         fid
     }
 
-    pub(super) fn drop_fid(&mut self, fid: u32) {
-        self.fids.remove(&fid);
-    }
-
     pub(super) fn clunk(&mut self, fid: u32) {
         self.fids.remove(&fid);
         self.ask(&Request::Clunk { fid }).unwrap();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::contents::{ContentBudget, Contents};
-use super::store::Moment;
 use crate::msg::Attr;
 
 /// Maximum number of extended attributes that a file is known not to have.
@@ -13,6 +12,9 @@ const MAX_XATTRS: usize = 4;
 /// The type of a file in its mode, and that of a regular file.
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
+
+/// A point in the order of messages.
+pub(super) type Moment = u64;
 
 /// What is known of a file that is not a directory, or of a directory itself, while its attributes are.
 #[derive(Debug)]

@@ -10,8 +10,8 @@ use std::collections::{HashMap, VecDeque};
 use bytes::Bytes;
 
 use super::contents::Contents;
-use super::store::Moment;
-use super::{Mirror, OWN_FIDS, OWN_TAGS, What};
+use super::facts::Moment;
+use super::{Mirror, MirrorFid, OWN_FIDS, OWN_TAGS, What};
 use crate::msg::{FetchedFile, MAX_FETCHED, NO_TAG, Qid, Reply, Request};
 use crate::wire::{BodyReader, Name, WalkVec, Wire};
 
@@ -73,20 +73,16 @@ impl Fetching {
 }
 
 impl Mirror {
-    fn push(&mut self, tag: u16, request: &Request<'_>, out: &mut Vec<Bytes>) {
-        request.encode(tag, &mut self.frame);
-        out.push(Bytes::copy_from_slice(self.frame.finish()));
-    }
-
     /// The server was asked to open a file, of which nothing is known.
     pub(in crate::relay) fn fetch_others(&mut self, fid: u32, out: &mut Vec<Bytes>) {
         let Some((dir, name)) = self.fids.get(&fid).and_then(|fid| fid.place.clone()) else {
             return;
         };
         let extension = extension(&name);
-        // The kernel has one as long as it has a file in it.
+        // The kernel has one as long as it has a file in it. One that was opened cannot be walked from.
+        let is_place = |known: &MirrorFid| known.dir() == Some(dir) && known.listing.is_none();
         let mut fids = self.fids.iter();
-        let from = fids.find(|(_, known)| known.dir() == Some(dir));
+        let from = fids.find(|(_, known)| is_place(known));
         let is_possible = self.store.is_listed(dir) && self.fetching.jobs.len() < MAX_JOBS;
         let Some((&fid, _)) = from.filter(|_| is_possible) else {
             return;

@@ -15,6 +15,7 @@
 
 mod changed;
 mod contents;
+mod directories;
 mod facts;
 mod fetch;
 mod listing;
@@ -35,10 +36,11 @@ use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, NO_TAG, Qid, Reply, Request};
 use crate::wire::{Data, Frame, Name, Str, WalkVec};
 use changed::{Changed, in_dir};
 pub use contents::ContentBudget;
+use facts::Moment;
 use fetch::{Fetching, SentFetch};
 use listing::Listing;
 use open::{Reads, SentRead, is_locking};
-use store::{Found, KeptDirs, Moment};
+use store::{Found, KeptDirs};
 
 /// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
 const OWN_TAGS: u16 = 0xff00;
@@ -363,37 +365,10 @@ impl Mirror {
         RequestFate::Instead(Request::Lookup { fid, newfid, name })
     }
 
-    /// Requests with which a directory is listed, in which the kernel is about to look a name up by `fid`. They come
-    /// before that request.
-    pub(super) fn list_first(&mut self, fid: u32, out: &mut Vec<Bytes>) {
-        let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir) else {
-            return;
-        };
-        if self.store.is_listed(dir) || self.unlisted.contains(&dir) {
-            return;
-        }
-        let Some(tag) = self.own_tag() else {
-            return;
-        };
-        self.set_unlisted(dir);
-        // A fid of its own, since the kernel may clunk the other meanwhile.
-        let newfid = OWN_FIDS | u32::from(tag);
-        let names = WalkVec::default();
-        let requests = [
-            (NO_TAG, Request::Walk { fid, newfid, names }),
-            (
-                tag,
-                Request::List {
-                    fid: newfid,
-                    open: 0,
-                },
-            ),
-        ];
-        self.record(tag, What::List(dir, None));
-        for (tag, request) in requests {
-            request.encode(tag, &mut self.frame);
-            out.push(Bytes::copy_from_slice(self.frame.finish()));
-        }
+    /// Appends an own request to `out`.
+    fn push(&mut self, tag: u16, request: &Request<'_>, out: &mut Vec<Bytes>) {
+        request.encode(tag, &mut self.frame);
+        out.push(Bytes::copy_from_slice(self.frame.finish()));
     }
 
     /// A tag for an own request.
@@ -408,44 +383,6 @@ impl Mirror {
         self.last_own = tag - OWN_TAGS;
         self.own.push(tag);
         Some(tag)
-    }
-
-    fn set_unlisted(&mut self, dir: u64) {
-        if self.unlisted.len() >= MAX_UNLISTED {
-            self.unlisted.clear();
-        }
-        self.unlisted.insert(dir);
-    }
-
-    fn open<'a>(&mut self, tag: u16, fid: u32, dir: u64, flags: u32) -> RequestFate<'a> {
-        if let Some(listing) = self.store.listing(dir) {
-            let qid = Qid {
-                kind: Qid::DIR,
-                version: 0,
-                path: dir,
-            };
-            if let Some(fid) = self.fids.get_mut(&fid) {
-                fid.listing = Some(listing);
-                fid.is_read = false;
-            }
-            let reply = self.encode(tag, &Reply::Lopen { qid, iounit: 0 });
-            return RequestFate::Answer(reply, Some(Request::Lopen { fid, flags }));
-        }
-        self.record(tag, What::List(dir, Some(fid)));
-        RequestFate::Instead(Request::List { fid, open: 1 })
-    }
-
-    /// The entries from `offset` on, if they are known. At the beginning, those that there are now (rewinddir(3)).
-    fn readdir(&mut self, tag: u16, fid: u32, offset: u64, count: u32) -> Option<Bytes> {
-        let state = self.fids.get_mut(&fid)?;
-        if offset == 0 && std::mem::replace(&mut state.is_read, true) {
-            state.listing = self.store.listing(state.qid.path);
-        }
-        let listing = state.listing.clone()?;
-        Some(match listing.read(offset, count) {
-            Ok(data) => self.encode(tag, &Reply::Readdir { data: Data(data) }),
-            Err(errno) => self.error(tag, errno),
-        })
     }
 
     /// A reply of the server, which was decoded; `None` if its body was not.
@@ -494,8 +431,7 @@ impl Mirror {
     /// Own requests that follow from what was answered.
     pub(super) fn take_requests(&mut self, out: &mut Vec<Bytes>) {
         for fid in std::mem::take(&mut self.done) {
-            Request::Clunk { fid }.encode(NO_TAG, &mut self.frame);
-            out.push(Bytes::copy_from_slice(self.frame.finish()));
+            self.push(NO_TAG, &Request::Clunk { fid }, out);
         }
         self.fetch_more(out);
     }

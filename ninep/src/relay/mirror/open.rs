@@ -13,8 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::contents::Contents;
-use super::facts::FileFacts;
-use super::store::Moment;
+use super::facts::{FileFacts, Moment};
 use super::{Mirror, MirrorFid, ReplyFate, RequestFate, What};
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
@@ -25,6 +24,8 @@ use crate::wire::{DATA_HEADER, Data};
 /// `O_NOFOLLOW`, `O_CLOEXEC`. With `O_DIRECT` it is asked each time.
 const PLAIN: u32 = 0o400 | 0o4000 | 0o100_000 | OpenFlags::NOFOLLOW | 0o2_000_000;
 
+/// The bytes of an Rread before its data.
+const READ_HEADER: u32 = 7 + 4;
 /// The bytes of an Rlopenread before its data.
 const OPENREAD_HEADER: u32 = 7 + 13 + 4 + 4 + 8 + 4;
 
@@ -144,7 +145,7 @@ impl Mirror {
         }
         let mut is_kept = false;
         if let Some(facts) = self.store.facts(known.qid, known.place()) {
-            let most = self.msize.saturating_sub(DATA_HEADER as u32);
+            let most = self.msize.saturating_sub(READ_HEADER);
             if let Some(pieces) = facts.read(offset, count.min(most), now) {
                 return RequestFate::Data(data_reply(tag, pieces));
             }
@@ -188,7 +189,7 @@ impl Mirror {
         let Some(Reads::OpenedHere(contents, _)) = known.map(|fid| &fid.reads) else {
             return ReplyFate::Pass;
         };
-        let most = self.msize.saturating_sub(DATA_HEADER as u32);
+        let most = self.msize.saturating_sub(READ_HEADER);
         let pieces = contents.read(read.offset, read.count.min(most));
         let data = pieces.unwrap_or_default().concat();
         ReplyFate::Instead(self.encode(tag, &Reply::Read { data: Data(&data) }))
@@ -228,12 +229,13 @@ pub(super) fn is_locking(request: &Request<'_>) -> Option<u32> {
 /// An Rread of these bytes.
 fn data_reply(tag: u16, data: Vec<Bytes>) -> Vec<Bytes> {
     let count = data.iter().map(Bytes::len).sum::<usize>();
-    let size = u32::try_from(DATA_HEADER + count).unwrap_or(u32::MAX);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let size = count.saturating_add(READ_HEADER);
     let mut header = Vec::with_capacity(DATA_HEADER);
     header.extend(size.to_le_bytes());
     header.push(Kind::Read.number() + 1);
     header.extend(tag.to_le_bytes());
-    header.extend((size - DATA_HEADER as u32).to_le_bytes());
+    header.extend(count.to_le_bytes());
     let mut reply = vec![Bytes::from(header)];
     reply.extend(data);
     reply

@@ -4,12 +4,11 @@ use std::sync::Arc;
 
 use super::super::MAX_LIST;
 use super::super::framer::MAX_WHOLE;
+use super::facts::Moment;
 use super::open::is_stale;
-use super::store::Moment;
 use super::{Mirror, MirrorFid, ReplyFate, Sent, What};
 use crate::errno::Errno;
-use crate::msg::{Attr, Header, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
-use crate::wire::{BodyReader, Wire};
+use crate::msg::{Attr, Header, KEEP_ATTR, KEEP_NAME, Kind, Qid, Reply};
 
 impl Mirror {
     /// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
@@ -133,41 +132,5 @@ impl Mirror {
         let place = dir.map(|dir| (dir, name.clone()));
         self.fids.insert(newfid, MirrorFid::new(attr.qid, place));
         ReplyFate::Walked(*attr)
-    }
-
-    fn listed(
-        &mut self,
-        tag: u16,
-        sent: Moment,
-        (dir, open): (u64, Option<u32>),
-        (kept, qid, data): (u8, Qid, &[u8]),
-    ) -> ReplyFate {
-        let mut entries = Vec::new();
-        let mut rest = BodyReader::new(data);
-        while !rest.is_empty() {
-            match ListEntry::get(&mut rest) {
-                Ok(entry) => entries.push(entry),
-                Err(_) => break,
-            }
-        }
-        let mut listing = None;
-        if kept == KEEP_NAME && rest.is_empty() && qid.path == dir {
-            let now = self.moment();
-            listing = self.store.listed(dir, &entries, sent, now);
-        }
-        if self.store.is_listed(dir) {
-            self.unlisted.remove(&dir);
-        } else {
-            // It is too large, cannot be watched, or changes all the time.
-            self.set_unlisted(dir);
-        }
-        let Some(fid) = open else {
-            return ReplyFate::Taken;
-        };
-        if let Some(fid) = self.fids.get_mut(&fid) {
-            fid.listing = listing;
-            fid.is_read = false;
-        }
-        ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::contents::ContentBudget;
-use super::facts::FileFacts;
+use super::facts::{FileFacts, Moment};
 use super::listing::Listing;
 use crate::msg::{Attr, FORGET_ALL, FORGET_ATTR, FORGET_NAME, ListEntry, Qid};
 
@@ -17,9 +17,6 @@ const MAX_NAMES: usize = 24 * 1024;
 const MAX_PER_DIRECTORY: usize = 4096;
 /// Maximum number of directories.
 const MAX_DIRECTORIES: usize = 4096;
-
-/// A point in the order of messages.
-pub(super) type Moment = u64;
 
 #[derive(Debug)]
 enum KnownName {
