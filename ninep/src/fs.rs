@@ -146,6 +146,9 @@ pub trait Watcher<N>: Send + Sync {
     /// as changes of that name.
     fn covers(&self, dir: &N, node: &N) -> bool;
 
+    /// Whether `node`, which was walked from `dir`, may be read before the peer asks for it.
+    fn may_fetch(&self, dir: &N, node: &N) -> bool;
+
     /// Passes the changes since the last call to `send`, if there are any. Another call waits until this one has returned.
     fn changes(&self, send: &mut dyn FnMut(&[Change]));
 

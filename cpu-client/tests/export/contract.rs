@@ -17,7 +17,7 @@ use super::*;
 /// What lstat(2) says of a file, as far as the contract covers it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Seen {
-    ino: u64,
+    pub(super) ino: u64,
     mode: u32,
     nlink: u64,
     size: u64,
@@ -140,7 +140,7 @@ impl There {
         self.pass_on(&replies);
     }
 
-    fn deliver_all(&mut self) {
+    pub(super) fn deliver_all(&mut self) {
         self.receive();
         self.deliver(usize::MAX);
     }
@@ -242,6 +242,55 @@ impl There {
         panic!("{path} is never found");
     }
 
+    /// Opens a file to be read, again if it has gone in the middle, as Linux does. `None` if there is none.
+    pub(super) fn open(&mut self, path: &str) -> Option<(u32, Seen)> {
+        for _ in 0..5 {
+            let fid = match self.walk(path) {
+                Ok(fid) => fid,
+                Err(Errno::ENOENT | Errno::ENOTDIR) => return None,
+                Err(Errno::ESTALE) => continue,
+                Err(errno) => panic!("{path}: {errno}"),
+            };
+            match self.getattr(fid) {
+                Ok(seen) if seen.mode & 0o170_000 != 0o100_000 => {
+                    self.clunk(fid);
+                    return None;
+                }
+                Ok(seen) => match self.ask(&Request::Lopen { fid, flags: RDONLY }) {
+                    Ok(_) => return Some((fid, seen)),
+                    Err(Errno::ESTALE) => {}
+                    Err(errno) => panic!("{path}: {errno}"),
+                },
+                Err(Errno::ESTALE) => {}
+                Err(errno) => panic!("{path}: {errno}"),
+            }
+            self.clunk(fid);
+        }
+        panic!("{path} is never found");
+    }
+
+    /// All that can be read of an open file, in pieces.
+    pub(super) fn read_all(&mut self, fid: u32, count: u32) -> Vec<u8> {
+        let mut all = Vec::new();
+        loop {
+            let offset = all.len() as u64;
+            let reply = self.ask(&Request::Read { fid, offset, count }).unwrap();
+            match Reply::decode(reply[4], &reply[HEADER..]).unwrap() {
+                Reply::Read { data } if data.0.is_empty() => return all,
+                Reply::Read { data } => all.extend(data.0),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    /// cat(1).
+    pub(super) fn cat(&mut self, path: &str) -> Option<Vec<u8>> {
+        let (fid, _) = self.open(path)?;
+        let all = self.read_all(fid, 20);
+        self.clunk(fid);
+        Some(all)
+    }
+
     /// The names in a directory, without `.` and `..`.
     pub(super) fn list(&mut self, path: &str) -> Result<Vec<String>, Errno> {
         let fid = self.walk(path)?;
@@ -339,12 +388,18 @@ enum WorldStep {
     RemoveThere(TreeSpot),
     RenameThere(TreeSpot, TreeSpot),
     MkdirThere(TreeSpot),
+    LockThere(TreeSpot),
     // Both.
     Settle,
     Deliver(usize),
     Stat(TreeSpot),
     StatDir(usize),
     List(usize),
+    Cat(TreeSpot),
+    /// Opens a file, and keeps it open.
+    Hold(TreeSpot),
+    /// Reads all that is held open.
+    ReadHeld,
     /// A look-up, and how many steps later the reply is looked at.
     Begin(TreeSpot),
 }
@@ -366,6 +421,10 @@ fn step() -> impl Strategy<Value = WorldStep> {
         1 => spot().prop_map(WorldStep::RemoveThere),
         1 => (spot(), spot()).prop_map(|(from, to)| WorldStep::RenameThere(from, to)),
         1 => spot().prop_map(WorldStep::MkdirThere),
+        1 => spot().prop_map(WorldStep::LockThere),
+        14 => spot().prop_map(WorldStep::Cat),
+        2 => spot().prop_map(WorldStep::Hold),
+        2 => Just(WorldStep::ReadHeld),
         6 => Just(WorldStep::Settle),
         4 => (0..300_usize).prop_map(WorldStep::Deliver),
         14 => spot().prop_map(WorldStep::Stat),
@@ -379,6 +438,10 @@ fn step() -> impl Strategy<Value = WorldStep> {
 #[derive(Clone)]
 struct Snapshot {
     stats: HashMap<String, Answer>,
+    /// What is in the regular files.
+    contents: HashMap<String, Vec<u8>>,
+    /// The same by their numbers, also of those that have no name any more, as it was last.
+    by_number: HashMap<u64, Vec<u8>>,
     lists: Vec<Vec<String>>,
 }
 
@@ -392,6 +455,10 @@ struct World {
     oldest: usize,
     /// Look-ups under way: the tag, the new fid, the path, and the first snapshot that may be seen.
     begun: Vec<(u16, u32, String, usize)>,
+    /// Files that are held open, and their numbers.
+    held: Vec<(u32, u64)>,
+    /// So that each write is another.
+    writes: u8,
 }
 
 impl World {
@@ -408,6 +475,8 @@ impl World {
             history: Vec::new(),
             oldest: 0,
             begun: Vec::new(),
+            held: Vec::new(),
+            writes: 0,
         };
         world.snapshot();
         (dir, world)
@@ -419,14 +488,24 @@ impl World {
 
     fn snapshot(&mut self) {
         let mut stats = HashMap::new();
+        let mut contents = HashMap::new();
+        let last = self.history.last();
+        let mut by_number = last.map_or_else(HashMap::new, |last| last.by_number.clone());
         for dir in DIRS {
             stats.insert(dir.to_owned(), here(&self.root.join(dir)));
             for name in NAMES {
                 let path = format!("{dir}/{name}");
-                stats.insert(
-                    path.clone(),
-                    here(&self.root.join(path.trim_start_matches('/'))),
-                );
+                let at = self.root.join(path.trim_start_matches('/'));
+                let seen = here(&at);
+                if let Some(seen) = seen
+                    .as_ref()
+                    .filter(|seen| seen.mode & 0o170_000 == 0o100_000)
+                {
+                    let all = fs::read(&at).unwrap();
+                    by_number.insert(seen.ino, all.clone());
+                    contents.insert(path.clone(), all);
+                }
+                stats.insert(path, seen);
             }
         }
         let lists = DIRS.map(|dir| {
@@ -439,6 +518,8 @@ impl World {
         });
         self.history.push(Snapshot {
             stats,
+            contents,
+            by_number,
             lists: lists.into(),
         });
     }
@@ -457,12 +538,22 @@ impl World {
         assert!(is_right, "{path} is {got:?}, not one of {wanted:?}");
     }
 
+    /// What is written next.
+    fn new_bytes(&mut self, n: usize) -> Vec<u8> {
+        self.writes = self.writes.wrapping_add(1);
+        vec![self.writes; n]
+    }
+
     fn step(&mut self, step: &WorldStep) {
         match step {
-            WorldStep::Write(at, n) => drop(fs::write(self.at(*at), vec![b'x'; *n])),
+            WorldStep::Write(at, n) => {
+                let bytes = self.new_bytes(*n);
+                drop(fs::write(self.at(*at), bytes));
+            }
             WorldStep::Append(at) => {
                 let file = fs::OpenOptions::new().append(true).open(self.at(*at));
-                drop(file.and_then(|mut file| file.write_all(b"more")));
+                let bytes = self.new_bytes(4);
+                drop(file.and_then(|mut file| file.write_all(&bytes)));
             }
             WorldStep::Truncate(at) => {
                 let file = fs::OpenOptions::new().write(true).open(self.at(*at));
@@ -494,9 +585,10 @@ impl World {
                 });
             }
             WorldStep::WriteThere(at, n) => {
+                let bytes = self.new_bytes(*n);
                 self.there.on(&at.path(), |there, fid| {
                     if there.ask(&Request::Lopen { fid, flags: WRONLY }).is_ok() {
-                        let data = Data(&[b'y'; 50][..*n]);
+                        let data = Data(&bytes);
                         let offset = 3;
                         there.ask(&Request::Write { fid, offset, data }).unwrap();
                     }
@@ -542,6 +634,66 @@ impl World {
                         gid: 0,
                     }));
                 });
+            }
+            WorldStep::LockThere(at) => {
+                if let Some((fid, _)) = self.there.open(&at.path()) {
+                    let lock = Request::Lock {
+                        fid,
+                        kind: Flock::READ,
+                        flags: 0,
+                        start: 0,
+                        length: 0,
+                        proc_id: 1,
+                        client_id: text("there"),
+                    };
+                    // It may be another file's by now.
+                    let locked = self.there.ask(&lock);
+                    if locked.is_ok() {
+                        let seen = self.there.getattr(fid).unwrap();
+                        let got = self.there.read_all(fid, 30);
+                        let now = self.history.last().unwrap();
+                        if let Some(wanted) = now.by_number.get(&seen.ino) {
+                            assert_eq!(&got, wanted, "{at:?} is locked");
+                        }
+                    }
+                    self.there.clunk(fid);
+                }
+            }
+            WorldStep::Cat(at) => {
+                let got = self.there.cat(&at.path());
+                let allowed = &self.history[self.oldest..];
+                let mut contents = allowed.iter().map(|then| then.contents.get(&at.path()));
+                assert!(
+                    contents.any(|wanted| wanted == got.as_ref()),
+                    "{at:?}: {got:?}"
+                );
+            }
+            WorldStep::Hold(at) if self.held.len() < 8 => {
+                if let Some((fid, seen)) = self.there.open(&at.path()) {
+                    // The server has opened it, too, if it is still there.
+                    self.there.ask(&Request::Statfs { fid: 0 }).unwrap();
+                    if here(&self.at(*at)).is_some_and(|here| here.ino == seen.ino) {
+                        self.held.push((fid, seen.ino));
+                    } else {
+                        self.there.clunk(fid);
+                    }
+                }
+            }
+            WorldStep::Hold(_) => {
+                for (fid, _) in std::mem::take(&mut self.held) {
+                    self.there.clunk(fid);
+                }
+            }
+            WorldStep::ReadHeld => {
+                for (fid, number) in self.held.clone() {
+                    let got = self.there.read_all(fid, 30);
+                    let allowed = &self.history[self.oldest..];
+                    let mut contents = allowed.iter().map(|then| then.by_number.get(&number));
+                    assert!(
+                        contents.any(|wanted| wanted == Some(&got)),
+                        "{number}: {got:?}"
+                    );
+                }
             }
             WorldStep::Settle => return self.settle(),
             WorldStep::Deliver(n) => {
@@ -617,10 +769,12 @@ fn keeps_the_contract(at: &str, steps: &[WorldStep]) {
     for dir in 0..DIRS.len() {
         for name in 0..NAMES.len() {
             world.step(&WorldStep::Stat(TreeSpot(dir, name)));
+            world.step(&WorldStep::Cat(TreeSpot(dir, name)));
         }
         world.step(&WorldStep::List(dir));
         world.step(&WorldStep::StatDir(dir));
     }
+    world.step(&WorldStep::ReadHeld);
 }
 
 proptest! {

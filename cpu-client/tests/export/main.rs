@@ -6,6 +6,7 @@
 )]
 
 mod confined;
+mod contents;
 mod contract;
 mod devices;
 mod directories;

@@ -1,20 +1,33 @@
 //! 9P between the client's file server and the kernel's 9P client, through [`ninep::relay`]. When one side ends,
 //! the other is ended too: the mount then answers every request with an error instead of hanging.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{BATCH_DELAY, Error, IdRange, Relay, Upstream};
+use ninep::relay::{BATCH_DELAY, ContentBudget, Error, IdRange, Relay, Upstream};
 use tokio::sync::{Notify, watch};
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
 use super::fd::Fd;
 use crate::console::say;
+use crate::memory;
 
 /// Small messages are sent together, up to this many bytes.
 const BATCH: usize = 64 * 1024;
+
+/// The most memory that contents of the client's files take, whatever the machine has.
+const MAX_CONTENTS: u64 = 128 << 20;
+
+/// What contents of the client's files may take for all mounts of this connection. Part of what is available, so that many
+/// connections do not take all of it.
+static CONTENTS: LazyLock<Arc<ContentBudget>> = LazyLock::new(|| {
+    let parts = [(memory::total(), 8), (memory::available(), 4)];
+    let parts = parts.map(|(memory, part)| memory.unwrap_or(0) / part);
+    let limit = parts.into_iter().fold(MAX_CONTENTS, u64::min);
+    Arc::new(ContentBudget::new(limit.try_into().unwrap_or(0)))
+});
 
 /// Starts to relay between the client's channel and the socket whose other end is mounted, perhaps for these users and groups of a
 /// user namespace.
@@ -31,7 +44,11 @@ pub(super) fn relay_files(
         processed: progress,
     };
     let shared = Arc::new(FilesRelay {
-        relay: Mutex::new(Relay::new(server).in_namespace(ids)),
+        relay: Mutex::new(
+            Relay::new(server)
+                .in_namespace(ids)
+                .keeping(CONTENTS.clone()),
+        ),
         answered: Notify::new(),
     });
     let to_client = tokio::spawn({

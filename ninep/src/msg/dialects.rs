@@ -1,7 +1,7 @@
 //! Our dialects of 9P2000.L: version strings, and what their messages contain.
 
 use super::{Attr, Qid};
-use crate::wire::{BodyReader, Frame, Malformed, Str, Wire};
+use crate::wire::{BodyReader, Data, Frame, Malformed, Str, Wire};
 
 /// The version string of the dialect that [`crate::relay`] speaks with [`crate::server`] to save round trips.
 /// It is 9P2000.L with two additions:
@@ -22,7 +22,13 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 ///   [`KEEP_NAME`], there are none; otherwise they are all.
 /// * `size[4] Tbind tag[2] fid[4] newfid[4] name[s] path[8]` walks one name to a file with this qid path. It has the tag
 ///   [`NO_TAG`](super::NO_TAG) and no reply. If there is no such file there any more, requests for the new fid fail with `ESTALE`.
-/// * A Tlopen of a directory may have the tag [`NO_TAG`](super::NO_TAG).
+/// * `size[4] Tlopenread tag[2] fid[4] flags[4] count[4]` does what a Tlopen for reading does, and reads from the beginning of
+///   the file. The reply `size[4] Rlopenread tag[2] qid[13] iounit[4] version[4] size[8] count[4] data[count]` has the body
+///   of an Rlopen; the version of the file's qid and its size, the same before and after it was read; and the first bytes,
+///   up to `count` and [`MAX_FIRST`], fewer only at the end of the file. If the version is 0, nothing was read.
+/// * `size[4] Tfetch tag[2] fid[4] n[2] n*(name[s])` reads small files in a directory, of which nobody has asked for any yet. The
+///   reply is `size[4] Rfetch tag[2] count[4] data[count]`, with a [`FetchedFile`] for each name.
+/// * A Tlopen for reading may have the tag [`NO_TAG`](super::NO_TAG). If it fails, requests for the fid fail with `ESTALE`.
 /// * `size[4] Rforget tag[2] what[1] dir[8] name[s]` is sent by the server, with the tag [`NO_TAG`](super::NO_TAG), when something has
 ///   changed that it allowed to keep. `what` is one of the constants `FORGET_*`, and `dir` the qid path of a directory.
 pub const WATCHED: &[u8] = b"9P2000.L.cpu.2";
@@ -31,6 +37,10 @@ pub const KEEP_NAME: u8 = 1;
 /// Its attributes may be kept: the file is a directory that is watched, or the directory in which it is named shows their
 /// changes.
 pub const KEEP_ATTR: u8 = 2;
+/// The most bytes of a file that come with its open.
+pub const MAX_FIRST: u32 = 128 * 1024;
+/// The most bytes of files in an Rfetch.
+pub const MAX_FETCHED: usize = 64 * 1024;
 /// The attributes of a name in the directory have changed; without a name, those of the directory itself.
 pub const FORGET_ATTR: u8 = 0;
 /// The name refers to another file or to none, and so the attributes of the directory have changed too. Without a name,
@@ -76,5 +86,27 @@ impl<'a> Wire<'a> for ListEntry<'a> {
         if let Some(attr) = &self.attr {
             attr.put(to);
         }
+    }
+}
+
+/// One file in the data of an Rfetch: `version[4] count[4] data[count]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchedFile<'a> {
+    /// The version of its qid. With 0, there is nothing of it.
+    pub version: u32,
+    /// All of it.
+    pub data: Data<'a>,
+}
+
+impl<'a> Wire<'a> for FetchedFile<'a> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
+        Ok(Self {
+            version: Wire::get(from)?,
+            data: Wire::get(from)?,
+        })
+    }
+    fn put(&self, to: &mut Frame) {
+        self.version.put(to);
+        self.data.put(to);
     }
 }

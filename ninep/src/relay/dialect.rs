@@ -43,6 +43,7 @@ impl Relay {
             RequestFate::Pass => return false,
             RequestFate::Instead(made) => Some(made),
             RequestFate::Answer(_, made) => made.as_ref(),
+            RequestFate::Data(_) => None,
         };
         if let Some(Request::Lookup { fid, newfid, .. } | Request::Bind { fid, newfid, .. }) = made
         {
@@ -52,7 +53,11 @@ impl Relay {
         }
         match verdict {
             RequestFate::Pass => return false,
+            RequestFate::Data(reply) => self.local_replies.extend(reply),
             RequestFate::Instead(made) => {
+                if let Request::Lopenread { fid, .. } = made {
+                    self.forget(fid);
+                }
                 if let Request::Lookup { fid, newfid, .. } = made {
                     self.walks.insert(tag, newfid);
                     self.take_batch(out);
@@ -61,6 +66,9 @@ impl Relay {
                     }
                 }
                 self.send(tag, &made, out);
+                if let (Some(mirror), Request::Lopenread { fid, .. }) = (&mut self.mirror, made) {
+                    mirror.fetch_others(fid, out);
+                }
             }
             RequestFate::Answer(reply, made) => {
                 if let Some(request) = made {

@@ -28,12 +28,12 @@ pub(super) enum Segment {
 }
 
 impl Framer {
-    /// Takes the next segment off `chunk`; `None` when nothing is left of it. `whole` decides by the type byte
+    /// Takes the next segment off `chunk`; `None` when nothing is left of it. `whole` decides by the header
     /// whether a message is put together, and how large it may then be.
     pub(super) fn next(
         &mut self,
         chunk: &mut Bytes,
-        whole: impl Fn(u8) -> Option<usize>,
+        whole: impl Fn(Header) -> Option<usize>,
     ) -> Result<Option<Segment>, Error> {
         loop {
             if self.passing > 0 {
@@ -61,7 +61,7 @@ impl Framer {
                 Ok(size) if size >= HEADER => size,
                 _ => return Err(broken),
             };
-            if let Some(most) = whole(header.kind) {
+            if let Some(most) = whole(header) {
                 if size > most {
                     return Err(broken);
                 }

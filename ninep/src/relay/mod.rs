@@ -35,9 +35,11 @@ mod replies;
 mod send;
 mod u_root;
 
+pub use mirror::ContentBudget;
 pub use owners::IdRange;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -107,6 +109,8 @@ pub struct Relay {
     extended: bool,
     /// What is kept, if it agreed to [`WATCHED`].
     mirror: Option<Box<Mirror>>,
+    /// What it may take for contents.
+    contents: Arc<ContentBudget>,
     /// The version that was proposed to the server and is not answered yet.
     proposed: Option<&'static [u8]>,
     /// Requests of the relay itself.
@@ -142,6 +146,7 @@ impl Relay {
             ids: None,
             extended: false,
             mirror: None,
+            contents: Arc::default(),
             proposed: None,
             own_requests: Vec::new(),
             requests: Framer::default(),
@@ -156,6 +161,12 @@ impl Relay {
         }
     }
 
+    /// The same, which keeps contents of files within this budget.
+    #[must_use]
+    pub fn keeping(self, contents: Arc<ContentBudget>) -> Self {
+        Self { contents, ..self }
+    }
+
     /// Takes bytes from the kernel, and appends those for the server to `out`. There may be replies for the kernel
     /// afterwards: [`Relay::take_replies`].
     pub fn from_kernel(
@@ -166,7 +177,7 @@ impl Relay {
     ) -> Result<(), Error> {
         // A write may be large, and its data does not matter here.
         let is_whole = |kind| kind != Kind::Write.number() && Kind::new(kind).is_ok();
-        let whole = |kind| is_whole(kind).then_some(MAX_WHOLE);
+        let whole = |header: Header| is_whole(header.kind).then_some(MAX_WHOLE);
         while let Some(segment) = self.requests.next(&mut chunk, whole)? {
             match segment {
                 Segment::Whole(header, message) => {
@@ -208,15 +219,19 @@ impl Relay {
             Upstream::URoot => u_root::CORRECTED,
         };
         let attr = self.ids.map(|_| Kind::Getattr);
-        let is_mirrored = self.mirror.is_some();
-        let whole = |number| match number {
-            number if is_mirrored => mirror::max_whole(number),
-            number => {
-                let is_one = kinds.iter().chain(&attr).any(|&kind| is(kind, number));
-                is_one.then_some(MAX_WHOLE)
-            }
-        };
-        while let Some(segment) = self.replies.next(&mut chunk, whole)? {
+        loop {
+            let mirror = self.mirror.as_deref();
+            let whole = |header: Header| match mirror {
+                Some(mirror) => mirror.max_whole(header),
+                None => {
+                    let mut all = kinds.iter().chain(&attr);
+                    let is_one = all.any(|&kind| is(kind, header.kind));
+                    is_one.then_some(MAX_WHOLE)
+                }
+            };
+            let Some(segment) = self.replies.next(&mut chunk, whole)? else {
+                return Ok(());
+            };
             if !matches!(segment, Segment::More(_)) {
                 out.append(&mut self.local_replies);
             }
@@ -238,7 +253,6 @@ impl Relay {
                 Segment::More(bytes) => out.push(bytes),
             }
         }
-        Ok(())
     }
 
     /// Appends the relay's own replies to `out`, unless the kernel has got only part of another message.

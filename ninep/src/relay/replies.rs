@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::mirror::ReplyFate;
+use super::mirror::{Mirror, ReplyFate};
 use super::{Error, Relay, changes};
 use crate::msg::{EXTENDED, Header, Kind, Reply, VERSION, WATCHED};
 use crate::wire::{HEADER, Str};
@@ -45,6 +45,7 @@ impl Relay {
         let reply = Reply::decode(header.kind, body).map_err(Error::Reply)?;
         if let Some(mirror) = &mut self.mirror {
             let outcome = mirror.reply(header.tag, Some(&reply));
+            mirror.take_requests(&mut self.own_requests);
             if matches!(reply, Reply::Forget { .. }) {
                 self.forget_all();
             }
@@ -65,7 +66,10 @@ impl Relay {
         match reply {
             Reply::Version { msize, version } => {
                 match (self.proposed.take(), version.bytes()) {
-                    (Some(WATCHED), WATCHED) => self.agreed(Some(Box::default())),
+                    (Some(WATCHED), WATCHED) => {
+                        let mirror = Mirror::new(msize, self.contents.clone());
+                        self.agreed(Some(Box::new(mirror)));
+                    }
                     (Some(WATCHED | EXTENDED), EXTENDED) => self.agreed(None),
                     // It may be older, and know that one.
                     (Some(WATCHED), VERSION) => {

@@ -27,6 +27,8 @@ pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
         }
         R::Statfs { fid }
         | R::Lopen { fid, .. }
+        | R::Lopenread { fid, .. }
+        | R::Fetch { fid, .. }
         | R::Lcreate { fid, .. }
         | R::Readlink { fid }
         | R::Getattr { fid, .. }
@@ -106,6 +108,9 @@ impl<F: FileSystem> Display for Description<'_, F> {
                 let names: Vec<_> = names.iter().map(Name::bytes).collect();
                 write!(f, " {}", name(&names.join(&b'/')))
             }
+            R::Fetch { names, .. } => names
+                .iter()
+                .try_for_each(|one| write!(f, " {}", name(one.bytes()))),
             R::Lcreate {
                 name: new, mode, ..
             }
@@ -156,6 +161,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
                 write!(f, " {} {kind} {length} @{start}", at())
             }
             R::Lopen { .. }
+            | R::Lopenread { .. }
             | R::Statfs { .. }
             | R::Readlink { .. }
             | R::Getattr { .. }

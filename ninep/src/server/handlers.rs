@@ -7,11 +7,14 @@ use super::fids::{Fid, FidState, Fids};
 use super::xattr::{self, XattrWrite};
 use crate::errno::Errno;
 use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags, Told, Watcher};
-use crate::msg::{Flock, Kind, NO_FID, Reply, Request};
+use crate::msg::{Flock, Kind, MAX_FIRST, NO_FID, Reply, Request};
 use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, Wire};
 
 /// The flag of unlinkat(2) that every architecture shares.
 const AT_REMOVEDIR: u32 = 0x200;
+/// What an Rlopenread has between its header and the size of its data.
+const OPENREAD_FIXED: u32 = 13 + 4 + 4 + 8;
+
 /// The file system and the fids on it.
 pub(super) struct Handlers<'a, F: FileSystem> {
     pub(super) fs: &'a F,
@@ -104,6 +107,11 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 })
             }
             Request::List { fid, open } => self.list(fid, open != 0, tag, msize, out),
+            Request::Lopenread { fid, flags, count } => {
+                let count = fitting(count.min(MAX_FIRST), msize.saturating_sub(OPENREAD_FIXED));
+                self.open_read(fid, OpenFlags(flags), count, tag, out)
+            }
+            Request::Fetch { fid, names } => self.fetch(fid, &names, tag, msize, out),
             Request::Readlink { fid } => {
                 let target = fs.readlink(&self.fids.get(fid)?.node)?;
                 let target = Str::new(&target).filter(|target| {
@@ -356,9 +364,12 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 name,
                 path,
             } => self.bind(fid, newfid, plain(name)?, path)?,
-            R::Read { .. } | R::Readdir { .. } | R::Readlink { .. } | R::List { .. } => {
-                return Err(Errno::EIO);
-            }
+            R::Read { .. }
+            | R::Readdir { .. }
+            | R::Readlink { .. }
+            | R::List { .. }
+            | R::Fetch { .. }
+            | R::Lopenread { .. } => return Err(Errno::EIO),
         })
     }
 

@@ -4,8 +4,9 @@
 //! * `inbox`, `outbox`: messages off the stream, replies onto it
 //! * `version`: what is agreed on; `fids`: what each number stands for
 //! * `handlers`, `walk`: what each request does; `watched`: what the client may keep;
-//!   `xattr`: extended attributes; `describe`: requests as text
+//!   `contents`: what is read before it is asked for; `xattr`: extended attributes; `describe`: requests as text
 
+mod contents;
 mod describe;
 mod fids;
 mod handlers;

@@ -157,14 +157,16 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             };
             let mut reply = Frame::default();
             self.perform(&job, &mut reply);
-            // The client does not learn that a clone was refused: its number must not keep its old meaning.
-            if let Request::Walk { newfid, .. } | Request::Bind { newfid, .. } = request
+            // The client does not learn that it was refused: the number must not keep its old meaning.
+            if let Request::Walk { newfid: fid, .. }
+            | Request::Bind { newfid: fid, .. }
+            | Request::Lopen { fid, .. } = request
                 && reply.finish().get(4) == Some(&Reply::ERROR)
             {
                 closed[1] = if watched {
-                    self.handlers.set_stale(newfid)
+                    self.handlers.set_stale(fid)
                 } else {
-                    self.handlers.forget(newfid)
+                    self.handlers.forget(fid)
                 };
             }
             return Ok(Work::Close(closed));
@@ -270,7 +272,11 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 }),
             )
             | (
-                Request::Lookup { .. } | Request::List { .. } | Request::Bind { .. },
+                Request::Lookup { .. }
+                | Request::List { .. }
+                | Request::Bind { .. }
+                | Request::Lopenread { .. }
+                | Request::Fetch { .. },
                 Some(Negotiated { watched: false, .. }),
             ) => Err(Errno::EOPNOTSUPP),
             (_, Some(Negotiated { msize, .. })) => self.handlers.handle(request, tag, msize, reply),

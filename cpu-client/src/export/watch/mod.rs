@@ -218,6 +218,14 @@ impl Watcher<Node> for Watching {
         node.id().device == dir.id().device && node.is_in_place()
     }
 
+    fn may_fetch(&self, dir: &Node, node: &Node) -> bool {
+        // To open what is hidden would be reported to the user.
+        node.kind() == FileType::RegularFile
+            && self.covers(dir, node)
+            && !node.access().is_hidden()
+            && lock(&self.table).has(dir.id())
+    }
+
     fn changes(&self, send: &mut dyn FnMut(&[Change])) {
         let sending = lock(&self.sending);
         let changes = self.read();

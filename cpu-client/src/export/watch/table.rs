@@ -113,6 +113,11 @@ impl WatchTable {
         false
     }
 
+    /// Whether a directory is watched.
+    pub(super) fn has(&self, id: FileId) -> bool {
+        self.by_id.contains_key(&id)
+    }
+
     /// Whether a device has a local file system, if that was found out.
     pub(super) fn is_local(&self, device: u64) -> Option<bool> {
         self.devices.get(&device).copied()

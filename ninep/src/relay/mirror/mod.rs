@@ -7,13 +7,19 @@
 //!   answered.
 //! * **Fids.** A walk that is answered here is performed by the server later (Tbind, before the next request). If the file
 //!   has gone by then, the requests that use the fid fail with `ESTALE`, at which Linux walks again.
+//! * **Contents.** An open brings the beginning of the file, and what is read of a file is kept (`open`).
 //! * **Listings.** The first time that a name in a directory is looked up, the directory is listed as well. To open a
 //!   directory is to list it.
 //!
 //! No I/O and no clock, as in the relay.
 
 mod changed;
+mod contents;
+mod directories;
+mod facts;
+mod fetch;
 mod listing;
+mod open;
 mod replies;
 mod store;
 #[cfg(test)]
@@ -29,16 +35,19 @@ use crate::fs::OpenFlags;
 use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, NO_TAG, Qid, Reply, Request};
 use crate::wire::{Data, Frame, Name, Str, WalkVec};
 use changed::{Changed, in_dir};
+pub use contents::ContentBudget;
+use facts::Moment;
+use fetch::{Fetching, SentFetch};
 use listing::Listing;
-pub(super) use replies::max_whole;
-use store::{Found, KeptDirs, Moment};
+use open::{Reads, SentRead, is_locking};
+use store::{Found, KeptDirs};
 
 /// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
 const OWN_TAGS: u16 = 0xff00;
 /// The first fid of the mirror's own requests. The kernel takes the lowest that are free.
 const OWN_FIDS: u32 = 0xfff0_0000;
-/// Maximum number of listings that nobody waits for, in flight at one time.
-const MAX_LISTINGS: usize = 16;
+/// Maximum number of requests that nobody waits for, in flight at one time.
+const MAX_OWN: usize = 16;
 /// Maximum number of directories that are known not to be listed.
 const MAX_UNLISTED: usize = 4096;
 
@@ -51,6 +60,8 @@ pub(super) enum RequestFate<'a> {
     Instead(Request<'a>),
     /// This is the reply. The server is to perform the other request, without a reply, before the next one.
     Answer(Bytes, Option<Request<'a>>),
+    /// This is the reply, in pieces.
+    Data(Vec<Bytes>),
 }
 
 /// What becomes of a reply.
@@ -73,6 +84,8 @@ struct MirrorFid {
     place: Option<(u64, Arc<[u8]>)>,
     /// Of a directory that was opened: what is read from it.
     listing: Option<Arc<Listing>>,
+    /// Of a file that was opened.
+    reads: Reads,
     /// Whether reading has begun.
     is_read: bool,
     /// Whether it is the value of an extended attribute, which its clunk sets.
@@ -87,6 +100,7 @@ impl MirrorFid {
             qid,
             place,
             listing: None,
+            reads: Reads::Server,
             is_read: false,
             sets_xattr: false,
             is_empty_list: false,
@@ -114,7 +128,12 @@ enum What {
     Attach(u32),
     Walk(u32, usize),
     Lookup(u32, Option<u64>, Arc<[u8]>),
-    Getattr,
+    Getattr(u32),
+    /// An open for reading, and how much of the file comes with it.
+    Open(u32, u32),
+    Read(SentRead),
+    Lock(u32),
+    Fetch(SentFetch),
     Xattr(u32, Box<[u8]>),
     Readlink(u32),
     /// A listing of a directory, and the fid that it opens.
@@ -136,10 +155,25 @@ pub(super) struct Mirror {
     unlisted: HashSet<u64>,
     /// The tags of own requests in flight.
     own: Vec<u16>,
+    /// The last of them that was given out, counted from the first.
+    last_own: u16,
+    /// Fids of own requests that have been answered, to be clunked.
+    done: Vec<u32>,
+    fetching: Fetching,
+    /// The largest message.
+    msize: u32,
     frame: Frame,
 }
 
 impl Mirror {
+    pub(super) fn new(msize: u32, budget: Arc<ContentBudget>) -> Self {
+        Self {
+            msize,
+            store: KeptDirs::new(budget),
+            ..Self::default()
+        }
+    }
+
     fn moment(&mut self) -> Moment {
         self.now += 1;
         self.now
@@ -177,7 +211,7 @@ impl Mirror {
                     let reply = self.encode(tag, &Reply::Getattr { attr });
                     return RequestFate::Answer(reply, None);
                 }
-                self.record(tag, What::Getattr);
+                self.record(tag, What::Getattr(fid));
             }
             Request::Xattrwalk { fid, newfid, name } => {
                 let known = self.fids.get(&fid);
@@ -202,6 +236,7 @@ impl Mirror {
                 let data = Data(&[]);
                 return RequestFate::Answer(self.encode(tag, &Reply::Read { data }), None);
             }
+            Request::Read { fid, offset, count } => return self.read(tag, fid, offset, count),
             Request::Readlink { fid } => {
                 let known = self.fids.get(&fid);
                 let facts = known.and_then(|fid| self.store.facts(fid.qid, fid.place()));
@@ -214,11 +249,11 @@ impl Mirror {
             }
             Request::Lopen { fid, flags } => {
                 let flags_ = OpenFlags(flags);
-                let is_read = flags_.access() == OpenFlags::RDONLY && !flags_.has(OpenFlags::TRUNC);
-                if let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir)
-                    && is_read
-                {
-                    return self.open(tag, fid, dir, flags);
+                if flags_.access() == OpenFlags::RDONLY && !flags_.has(OpenFlags::TRUNC) {
+                    return match self.fids.get(&fid).and_then(MirrorFid::dir) {
+                        Some(dir) => self.open(tag, fid, dir, flags),
+                        None => self.open_file(tag, fid, flags),
+                    };
                 }
             }
             Request::Readdir { fid, offset, count } => {
@@ -233,6 +268,9 @@ impl Mirror {
                 return RequestFate::Pass;
             }
             _ => {}
+        }
+        if let Some(fid) = is_locking(request) {
+            self.record(tag, What::Lock(fid));
         }
         let changed = self.changes(request);
         if !changed.is_empty() {
@@ -327,78 +365,24 @@ impl Mirror {
         RequestFate::Instead(Request::Lookup { fid, newfid, name })
     }
 
-    /// Requests with which a directory is listed, in which the kernel is about to look a name up by `fid`. They come
-    /// before that request.
-    pub(super) fn list_first(&mut self, fid: u32, out: &mut Vec<Bytes>) {
-        let Some(dir) = self.fids.get(&fid).and_then(MirrorFid::dir) else {
-            return;
-        };
-        if self.store.is_listed(dir) || self.unlisted.contains(&dir) {
-            return;
+    /// Appends an own request to `out`.
+    fn push(&mut self, tag: u16, request: &Request<'_>, out: &mut Vec<Bytes>) {
+        request.encode(tag, &mut self.frame);
+        out.push(Bytes::copy_from_slice(self.frame.finish()));
+    }
+
+    /// A tag for an own request.
+    fn own_tag(&mut self) -> Option<u16> {
+        if self.own.len() >= MAX_OWN {
+            return None;
         }
-        let free = (OWN_TAGS..NO_TAG).find(|tag| !self.own.contains(tag));
-        let Some(tag) = free.filter(|_| self.own.len() < MAX_LISTINGS) else {
-            return;
-        };
-        self.set_unlisted(dir);
+        // Not one that was just free: the clunk of its fid may still be under way.
+        let tags = NO_TAG - OWN_TAGS;
+        let mut all = (1..=tags).map(|n| OWN_TAGS + (self.last_own + n) % tags);
+        let tag = all.find(|tag| !self.own.contains(tag))?;
+        self.last_own = tag - OWN_TAGS;
         self.own.push(tag);
-        // A fid of its own, since the kernel may clunk the other meanwhile.
-        let newfid = OWN_FIDS | u32::from(tag);
-        let names = WalkVec::default();
-        let requests = [
-            (NO_TAG, Request::Walk { fid, newfid, names }),
-            (
-                tag,
-                Request::List {
-                    fid: newfid,
-                    open: 0,
-                },
-            ),
-            (NO_TAG, Request::Clunk { fid: newfid }),
-        ];
-        self.record(tag, What::List(dir, None));
-        for (tag, request) in requests {
-            request.encode(tag, &mut self.frame);
-            out.push(Bytes::copy_from_slice(self.frame.finish()));
-        }
-    }
-
-    fn set_unlisted(&mut self, dir: u64) {
-        if self.unlisted.len() >= MAX_UNLISTED {
-            self.unlisted.clear();
-        }
-        self.unlisted.insert(dir);
-    }
-
-    fn open<'a>(&mut self, tag: u16, fid: u32, dir: u64, flags: u32) -> RequestFate<'a> {
-        if let Some(listing) = self.store.listing(dir) {
-            let qid = Qid {
-                kind: Qid::DIR,
-                version: 0,
-                path: dir,
-            };
-            if let Some(fid) = self.fids.get_mut(&fid) {
-                fid.listing = Some(listing);
-                fid.is_read = false;
-            }
-            let reply = self.encode(tag, &Reply::Lopen { qid, iounit: 0 });
-            return RequestFate::Answer(reply, Some(Request::Lopen { fid, flags }));
-        }
-        self.record(tag, What::List(dir, Some(fid)));
-        RequestFate::Instead(Request::List { fid, open: 1 })
-    }
-
-    /// The entries from `offset` on, if they are known. At the beginning, those that there are now (rewinddir(3)).
-    fn readdir(&mut self, tag: u16, fid: u32, offset: u64, count: u32) -> Option<Bytes> {
-        let state = self.fids.get_mut(&fid)?;
-        if offset == 0 && std::mem::replace(&mut state.is_read, true) {
-            state.listing = self.store.listing(state.qid.path);
-        }
-        let listing = state.listing.clone()?;
-        Some(match listing.read(offset, count) {
-            Ok(data) => self.encode(tag, &Reply::Readdir { data: Data(data) }),
-            Err(errno) => self.error(tag, errno),
-        })
+        Some(tag)
     }
 
     /// A reply of the server, which was decoded; `None` if its body was not.
@@ -413,19 +397,43 @@ impl Mirror {
         let own = self.own.iter().position(|own| *own == tag);
         if let Some(own) = own {
             self.own.swap_remove(own);
+            if let Some(What::List(..)) = self.sent.get(&tag).map(|sent| &sent.what) {
+                self.done.push(OWN_FIDS | u32::from(tag));
+            }
         }
         let outcome = match (self.sent.remove(&tag), reply) {
             (Some(sent), Some(reply)) => self.answered(tag, &sent, reply),
-            // It was not asked for.
-            (None, Some(Reply::Lookup { .. } | Reply::List { .. } | Reply::Bind {})) => {
-                ReplyFate::Taken
+            (Some(sent), None) => {
+                if let What::Fetch(fetch) = &sent.what {
+                    self.fetched(sent.at, fetch, &Reply::Clunk {});
+                }
+                ReplyFate::Pass
             }
+            // It was not asked for.
+            (
+                None,
+                Some(
+                    Reply::Lookup { .. }
+                    | Reply::List { .. }
+                    | Reply::Bind {}
+                    | Reply::Lopenread { .. }
+                    | Reply::Fetch { .. },
+                ),
+            ) => ReplyFate::Taken,
             _ => ReplyFate::Pass,
         };
         if own.is_some() {
             return ReplyFate::Taken;
         }
         outcome
+    }
+
+    /// Own requests that follow from what was answered.
+    pub(super) fn take_requests(&mut self, out: &mut Vec<Bytes>) {
+        for fid in std::mem::take(&mut self.done) {
+            self.push(NO_TAG, &Request::Clunk { fid }, out);
+        }
+        self.fetch_more(out);
     }
 
     fn forget(&mut self, what: u8, dir: u64, name: &[u8]) {

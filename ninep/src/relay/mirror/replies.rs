@@ -4,26 +4,30 @@ use std::sync::Arc;
 
 use super::super::MAX_LIST;
 use super::super::framer::MAX_WHOLE;
-use super::store::Moment;
+use super::facts::Moment;
+use super::open::is_stale;
 use super::{Mirror, MirrorFid, ReplyFate, Sent, What};
 use crate::errno::Errno;
-use crate::msg::{Attr, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
-use crate::wire::{BodyReader, Wire};
-
-/// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
-pub(in crate::relay) fn max_whole(number: u8) -> Option<usize> {
-    if number == Reply::ERROR {
-        return Some(MAX_WHOLE);
-    }
-    match number.checked_sub(1).map(Kind::new) {
-        Some(Ok(Kind::Read | Kind::Readdir)) => None,
-        Some(Ok(Kind::List)) => Some(MAX_LIST),
-        Some(Ok(_)) => Some(MAX_WHOLE),
-        _ => None,
-    }
-}
+use crate::msg::{Attr, Header, KEEP_ATTR, KEEP_NAME, Kind, Qid, Reply};
 
 impl Mirror {
+    /// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
+    pub(in crate::relay) fn max_whole(&self, header: Header) -> Option<usize> {
+        if header.kind == Reply::ERROR {
+            return Some(MAX_WHOLE);
+        }
+        match header.kind.checked_sub(1).map(Kind::new) {
+            Some(Ok(Kind::Readdir)) => None,
+            Some(Ok(Kind::Read)) => {
+                let size = usize::try_from(header.size).ok()?;
+                self.max_read(header.tag).filter(|most| size <= *most)
+            }
+            Some(Ok(Kind::List)) => Some(MAX_LIST),
+            Some(Ok(_)) => Some(MAX_WHOLE),
+            _ => None,
+        }
+    }
+
     pub(super) fn answered(&mut self, tag: u16, sent: &Sent, reply: &Reply<'_>) -> ReplyFate {
         let at = sent.at;
         match (&sent.what, reply) {
@@ -38,9 +42,32 @@ impl Mirror {
             (What::Lookup(newfid, dir, name), Reply::Lookup { kept, ecode, attr }) => {
                 return self.looked_up(tag, at, (*newfid, *dir, name), (*kept, *ecode, attr));
             }
-            (What::Getattr, Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
+            (What::Getattr(_), Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
                 self.store.found_dir_again(*attr, at);
             }
+            (What::Getattr(fid), Reply::Error { ecode }) if is_stale(*ecode) => {
+                return self.stale_attr(tag, *fid);
+            }
+            (What::Open(fid, _), Reply::Lopen { .. }) => self.opened(*fid),
+            (
+                What::Open(fid, count),
+                Reply::Lopenread {
+                    qid,
+                    iounit,
+                    version,
+                    size,
+                    data,
+                },
+            ) => {
+                self.opened_and_read(at, (*fid, *count), (*version, *size), data.0);
+                let (qid, iounit) = (*qid, *iounit);
+                return ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit }));
+            }
+            (What::Read(read), Reply::Read { data }) => self.has_read(at, read, data.0),
+            (What::Read(read), Reply::Error { ecode }) if is_stale(*ecode) => {
+                return self.stale_read(tag, read);
+            }
+            (What::Lock(fid), Reply::Lock { status: 0 }) => self.locked(*fid),
             (What::Xattr(fid, name), Reply::Error { ecode }) if *ecode == Errno::ENODATA.raw() => {
                 let known = self.fids.get(fid);
                 let facts = known.and_then(|fid| self.store.facts_since(fid.qid, fid.place(), at));
@@ -63,6 +90,7 @@ impl Mirror {
                     facts.set_target(target.bytes());
                 }
             }
+            (What::Fetch(sent), reply) => self.fetched(at, sent, reply),
             (What::List(dir, open), Reply::List { kept, qid, data }) => {
                 return self.listed(tag, at, (*dir, *open), (*kept, *qid, data.0));
             }
@@ -104,41 +132,5 @@ impl Mirror {
         let place = dir.map(|dir| (dir, name.clone()));
         self.fids.insert(newfid, MirrorFid::new(attr.qid, place));
         ReplyFate::Walked(*attr)
-    }
-
-    fn listed(
-        &mut self,
-        tag: u16,
-        sent: Moment,
-        (dir, open): (u64, Option<u32>),
-        (kept, qid, data): (u8, Qid, &[u8]),
-    ) -> ReplyFate {
-        let mut entries = Vec::new();
-        let mut rest = BodyReader::new(data);
-        while !rest.is_empty() {
-            match ListEntry::get(&mut rest) {
-                Ok(entry) => entries.push(entry),
-                Err(_) => break,
-            }
-        }
-        let mut listing = None;
-        if kept == KEEP_NAME && rest.is_empty() && qid.path == dir {
-            let now = self.moment();
-            listing = self.store.listed(dir, &entries, sent, now);
-        }
-        if self.store.is_listed(dir) {
-            self.unlisted.remove(&dir);
-        } else {
-            // It is too large, cannot be watched, or changes all the time.
-            self.set_unlisted(dir);
-        }
-        let Some(fid) = open else {
-            return ReplyFate::Taken;
-        };
-        if let Some(fid) = self.fids.get_mut(&fid) {
-            fid.listing = listing;
-            fid.is_read = false;
-        }
-        ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
     }
 }

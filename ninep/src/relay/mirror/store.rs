@@ -1,9 +1,13 @@
 //! What is kept of the server's directories: names, attributes, links and listings, each as long as the server watches the
 //! directory. Bounded, whatever the server sends.
 
-use std::collections::HashMap;
+mod kept;
+
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use super::contents::ContentBudget;
+use super::facts::{FileFacts, Moment};
 use super::listing::Listing;
 use crate::msg::{Attr, FORGET_ALL, FORGET_ATTR, FORGET_NAME, ListEntry, Qid};
 
@@ -13,55 +17,6 @@ const MAX_NAMES: usize = 24 * 1024;
 const MAX_PER_DIRECTORY: usize = 4096;
 /// Maximum number of directories.
 const MAX_DIRECTORIES: usize = 4096;
-/// Maximum number of extended attributes that a file is known not to have.
-const MAX_XATTRS: usize = 4;
-
-/// A point in the order of messages.
-pub(super) type Moment = u64;
-
-/// What is known of a file that is not a directory, or of a directory itself, while its attributes are.
-#[derive(Debug, Clone)]
-pub(super) struct FileFacts {
-    pub(super) attr: Attr,
-    /// Extended attributes that it does not have; the empty name stands for all.
-    lacks: Vec<Box<[u8]>>,
-    /// What it leads to, if it is a symbolic link.
-    target: Option<Box<[u8]>>,
-}
-
-impl FileFacts {
-    fn new(attr: Attr) -> Self {
-        Self {
-            attr,
-            lacks: Vec::new(),
-            target: None,
-        }
-    }
-
-    fn boxed(attr: Attr) -> Box<Self> {
-        Box::new(Self::new(attr))
-    }
-
-    pub(super) fn lacks(&self, xattr: &[u8]) -> bool {
-        self.lacks.iter().any(|name| **name == *xattr)
-    }
-
-    pub(super) fn add_lacking(&mut self, xattr: &[u8]) {
-        if self.lacks.len() < MAX_XATTRS && xattr.len() < 256 && !self.lacks(xattr) {
-            self.lacks.push(xattr.into());
-        }
-    }
-
-    pub(super) fn target(&self) -> Option<&[u8]> {
-        self.target.as_deref()
-    }
-
-    pub(super) fn set_target(&mut self, target: &[u8]) {
-        if target.len() <= 4096 {
-            self.target = Some(target.into());
-        }
-    }
-}
 
 #[derive(Debug)]
 enum KnownName {
@@ -103,9 +58,20 @@ pub(super) struct KeptDirs {
     names: usize,
     /// When something was forgotten last that is not recorded in a directory.
     forgot: Moment,
+    /// What contents may take.
+    pub(super) budget: Arc<ContentBudget>,
+    /// The files whose contents are kept, those first that were not used for long, as of the moment beside them.
+    read: VecDeque<(Moment, u64, Box<[u8]>)>,
 }
 
 impl KeptDirs {
+    pub(super) fn new(budget: Arc<ContentBudget>) -> Self {
+        Self {
+            budget,
+            ..Self::default()
+        }
+    }
+
     /// Whether a reply to a request that was sent at `sent` is still right in what it says of `dir`.
     fn is_fresh(&self, dir: u64, sent: Moment) -> bool {
         self.forgot < sent && self.dirs.get(&dir).is_none_or(|dir| dir.forgot < sent)

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 
-const ROOT: u64 = 1;
+pub(super) const ROOT: u64 = 1;
 
-fn qid(kind: u8, path: u64) -> Qid {
+pub(super) fn qid(kind: u8, path: u64) -> Qid {
     Qid {
         kind,
         version: 1,
@@ -18,10 +18,11 @@ fn qid(kind: u8, path: u64) -> Qid {
     }
 }
 
-fn attr(kind: u8, path: u64, size: u64) -> Attr {
+pub(super) fn attr(kind: u8, path: u64, size: u64) -> Attr {
     Attr {
         valid: Attr::BASIC,
         qid: qid(kind, path),
+        mode: if kind == Qid::DIR { 0o40755 } else { 0o100_644 },
         nlink: 1,
         size,
         ..Attr::default()
@@ -29,18 +30,27 @@ fn attr(kind: u8, path: u64, size: u64) -> Attr {
 }
 
 /// A relay that is attached with fid 0 to a server of the test's.
-struct ToldRelay {
-    relay: Relay,
+pub(super) struct ToldRelay {
+    pub(super) relay: Relay,
     now: Instant,
     out: Out,
+    /// Its own requests since the last reply.
+    pub(super) own: Vec<u8>,
 }
 
 impl ToldRelay {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::keeping(Arc::default())
+    }
+
+    /// With this much room for contents.
+    pub(super) fn keeping(budget: Arc<ContentBudget>) -> Self {
+        let relay = Relay::new(Upstream::Any).keeping(budget);
         let mut told = Self {
-            relay: agreed(WATCHED),
+            relay: agree(relay, WATCHED),
             now: Instant::now(),
             out: Out::default(),
+            own: Vec::new(),
         };
         told.ask(1, &attach(0));
         let qid = qid(Qid::DIR, ROOT);
@@ -49,7 +59,7 @@ impl ToldRelay {
     }
 
     /// The requests that go to the server, and the reply if the relay makes it.
-    fn ask(&mut self, tag: u16, request: &Request<'_>) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn ask(&mut self, tag: u16, request: &Request<'_>) -> (Vec<u8>, Vec<u8>) {
         self.out = Out::default();
         let bytes = message(tag, request);
         from_kernel(&mut self.relay, bytes, self.now, &mut self.out);
@@ -57,20 +67,23 @@ impl ToldRelay {
     }
 
     /// What goes to the kernel.
-    fn reply(&mut self, tag: u16, answer: &Reply<'_>) -> Vec<u8> {
+    pub(super) fn reply(&mut self, tag: u16, answer: &Reply<'_>) -> Vec<u8> {
         let mut out = Out::default();
         from_server(&mut self.relay, reply(tag, answer), self.now, &mut out).unwrap();
+        let mut own = Vec::new();
+        self.relay.take_requests(&mut own);
+        self.own = own.concat();
         out.kernel.concat()
     }
 
-    fn forget(&mut self, what: u8, dir: u64, file: &str) {
+    pub(super) fn forget(&mut self, what: u8, dir: u64, file: &str) {
         let name = text(file);
         let got = self.reply(NO_TAG, &Reply::Forget { what, dir, name });
         assert!(got.is_empty());
     }
 
     /// Looks a name up, which is not known.
-    fn look(&mut self, fid: u32, newfid: u32, file: &str, found: &Reply<'_>) -> Vec<u8> {
+    pub(super) fn look(&mut self, fid: u32, newfid: u32, file: &str, found: &Reply<'_>) -> Vec<u8> {
         let (server, kernel) = self.ask(2, &walk(fid, newfid, file));
         assert!(!server.is_empty() && kernel.is_empty(), "{file} is known");
         self.reply(2, found)
@@ -92,7 +105,7 @@ impl ToldRelay {
     }
 }
 
-fn lookup(kept: u8, attr: Attr) -> Reply<'static> {
+pub(super) fn lookup(kept: u8, attr: Attr) -> Reply<'static> {
     let ecode = 0;
     Reply::Lookup { kept, ecode, attr }
 }
@@ -215,7 +228,11 @@ fn a_walk_that_was_answered_is_made_up_for_before_the_next_request() {
         name: name("x"),
         path: 7,
     };
-    let open = Request::Lopen { fid: 2, flags: 0 };
+    let open = Request::Lopenread {
+        fid: 2,
+        flags: 0,
+        count: 5,
+    };
     assert_eq!(server, [message(NO_TAG, &bind), message(3, &open)].concat());
     told.reply(3, &Reply::Error { ecode: 5 });
     // One that is clunked before that never was.
@@ -232,7 +249,7 @@ fn a_walk_that_was_answered_is_made_up_for_before_the_next_request() {
 }
 
 /// A listing of `files`, each with its number as size.
-fn listing(files: &[String]) -> Vec<u8> {
+pub(super) fn listing(files: &[String]) -> Vec<u8> {
     let mut data = Frame::default();
     data.start(0, 0);
     for (n, file) in (100..).zip(files) {
@@ -248,7 +265,7 @@ fn listing(files: &[String]) -> Vec<u8> {
 }
 
 /// The tag of the listing among requests to the server.
-fn list_tag(mut server: &[u8]) -> Option<u16> {
+pub(super) fn list_tag(mut server: &[u8]) -> Option<u16> {
     while let Some(header) = server.first_chunk::<HEADER>().map(Header::decode) {
         if header.kind == 130 {
             return Some(header.tag);
@@ -434,6 +451,26 @@ fn lie() -> impl Strategy<Value = (u16, Vec<u8>)> {
             (tag, reply(tag, &Reply::Getattr { attr }).to_vec())
         }),
         tag().prop_map(|tag| (tag, reply(tag, &Reply::Error { ecode: 61 }).to_vec())),
+        (tag(), 0..3_u32, 0..5_u64, 0..7_usize).prop_map(|(tag, version, size, n)| {
+            let data = Data(&b"contents"[..n]);
+            let (qid, iounit) = (qid(Qid::FILE, size), 0);
+            let opened = Reply::Lopenread {
+                qid,
+                iounit,
+                version,
+                size,
+                data,
+            };
+            (tag, reply(tag, &opened).to_vec())
+        }),
+        (tag(), 0..7_usize).prop_map(|(tag, n)| {
+            let data = Data(&b"contents"[..n]);
+            (tag, reply(tag, &Reply::Read { data }).to_vec())
+        }),
+        (tag(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(tag, data)| {
+            let data = Data(&data);
+            (tag, reply(tag, &Reply::Fetch { data }).to_vec())
+        }),
         (tag(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(tag, bytes)| (tag, bytes)),
     ]
 }
@@ -441,7 +478,7 @@ fn lie() -> impl Strategy<Value = (u16, Vec<u8>)> {
 proptest! {
     #[test]
     fn a_server_that_lies_is_survived(
-        steps in prop::collection::vec((lie(), 0..4_u16, 0..5_u32, 0..5_u32, 0..8_u8), 0..200),
+        steps in prop::collection::vec((lie(), 0..4_u16, 0..5_u32, 0..5_u32, 0..9_u8), 0..200),
         piece in 1..300_usize,
     ) {
         let mut told = ToldRelay::new();
@@ -454,6 +491,7 @@ proptest! {
                 4 => Request::Lopen { fid, flags: 0 },
                 5 => Request::Readdir { fid, offset: newfid.into(), count: 100 },
                 6 => Request::Readlink { fid },
+                7 => read(fid, newfid.into(), 3),
                 _ => Request::Clunk { fid },
             };
             told.ask(tag, &request);

@@ -9,12 +9,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use ninep::msg::{DirEntry, EXTENDED, Flock, Header, VERSION, WATCHED};
-use ninep::relay::{ATTR_TTL, Error as RelayError, Relay, Upstream};
+use ninep::relay::{ATTR_TTL, ContentBudget, Error as RelayError, Relay, Upstream};
 use ninep::wire::{Data, Frame, HEADER, Str, WalkVec, Wire};
 
 use super::*;
 
 mod any;
+mod contents;
 mod mirror;
 mod missing_xattr;
 
@@ -363,7 +364,10 @@ fn extended() -> Relay {
 }
 
 fn agreed(dialect: &[u8]) -> Relay {
-    let mut relay = Relay::new(Upstream::Any);
+    agree(Relay::new(Upstream::Any), dialect)
+}
+
+fn agree(mut relay: Relay, dialect: &[u8]) -> Relay {
     let mut out = Out::default();
     let now = Instant::now();
     let asked = message(NO_TAG, &version(1 << 16, VERSION));

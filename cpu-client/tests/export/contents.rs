@@ -1,0 +1,550 @@
+//! Contents of files that a relay keeps: read once, and again when they change.
+
+use std::io::{Read as _, Seek as _, Write as _};
+use std::path::Path;
+
+use cpu_client::export::{Rule, RuleKind};
+use ninep::msg::{FetchedFile, MAX_FIRST, WATCHED};
+
+use super::contract::There;
+use super::*;
+
+/// A file `d/f` here, and a machine that looks at it.
+struct Shared {
+    dir: TempDir,
+    export: Arc<Export>,
+    there: There,
+}
+
+impl Shared {
+    fn new(at: &Path) -> Self {
+        Self::of(at, |export| export)
+    }
+
+    fn of(at: &Path, with: impl FnOnce(Export) -> Export) -> Self {
+        let dir = TempDir::new_in(at).unwrap();
+        fs::create_dir(dir.path().join("d")).unwrap();
+        fs::set_permissions(dir.path(), PermissionsExt::from_mode(0o755)).unwrap();
+        fs::write(dir.path().join("d/f"), "contents").unwrap();
+        let export = Arc::new(with(Export::new(dir.path()).unwrap()));
+        let there = There::new(export.clone(), Arc::default());
+        let mut shared = Self { dir, export, there };
+        // Its directories are listed.
+        let _ = shared.there.stat("d/f");
+        shared.there.deliver_all();
+        shared
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// What has happened here is seen there from now on.
+    fn settle(&mut self) {
+        self.export.settle();
+        self.there.deliver_all();
+    }
+
+    /// What `work` returns, and how often it waits.
+    fn waits<T>(&mut self, work: impl FnOnce(&mut There) -> T) -> (T, usize) {
+        let before = self.there.waits;
+        let done = work(&mut self.there);
+        (done, self.there.waits - before)
+    }
+
+    fn cat(&mut self) -> (String, usize) {
+        let (all, waits) = self.waits(|there| there.cat("d/f").unwrap());
+        (String::from_utf8(all).unwrap(), waits)
+    }
+}
+
+/// A disk, as a rule, and memory.
+fn places() -> impl Iterator<Item = &'static Path> {
+    let places = ["/var/tmp", "/dev/shm"].map(Path::new);
+    places.into_iter().filter(|place| place.exists())
+}
+
+#[test]
+fn a_file_is_waited_for_once() {
+    for place in places() {
+        let mut shared = Shared::new(place);
+        assert_eq!(shared.cat(), ("contents".into(), 1));
+        for _ in 0..3 {
+            assert_eq!(shared.cat(), ("contents".into(), 0));
+        }
+        // A large file comes in pieces, as it is read.
+        let large: Vec<_> = (0..MAX_FIRST * 2 + 7).map(|n| (n / 3) as u8).collect();
+        fs::write(shared.at("d/large"), &large).unwrap();
+        shared.settle();
+        // Its directory and its name, and three pieces.
+        for waits in [5, 0] {
+            let (got, waited) = shared.waits(|there| {
+                let (fid, _) = there.open("d/large").unwrap();
+                let got = there.read_all(fid, MAX_FIRST);
+                there.clunk(fid);
+                got
+            });
+            assert_eq!(got, large);
+            assert_eq!(waited, waits);
+        }
+    }
+}
+
+type ChangeHere = fn(&Path);
+
+#[test]
+fn what_changes_here_is_seen_there_also_by_who_has_the_file_open() {
+    let changes: [(&str, ChangeHere, &str, &str); 9] = [
+        ("written", |f| fs::write(f, "news").unwrap(), "news", "news"),
+        (
+            "appended",
+            |f| {
+                let mut file = fs::OpenOptions::new().append(true).open(f).unwrap();
+                file.write_all(b", more").unwrap();
+            },
+            "contents, more",
+            "contents, more",
+        ),
+        (
+            "written in its middle, and not closed",
+            |f| {
+                let mut file = fs::OpenOptions::new().write(true).open(f).unwrap();
+                file.seek(std::io::SeekFrom::Start(3)).unwrap();
+                file.write_all(b"T").unwrap();
+                std::mem::forget(file);
+            },
+            "conTents",
+            "conTents",
+        ),
+        (
+            "truncated",
+            |f| {
+                let file = fs::OpenOptions::new().write(true).open(f).unwrap();
+                file.set_len(3).unwrap();
+            },
+            "con",
+            "con",
+        ),
+        (
+            "replaced",
+            |f| {
+                fs::write(f.with_file_name("new"), "another").unwrap();
+                fs::rename(f.with_file_name("new"), f).unwrap();
+            },
+            "another",
+            "contents",
+        ),
+        (
+            "removed and made again",
+            |f| {
+                fs::remove_file(f).unwrap();
+                fs::write(f, "another").unwrap();
+            },
+            "another",
+            "contents",
+        ),
+        (
+            "renamed, and written by its new name",
+            |f| {
+                let other = f.with_file_name("other");
+                fs::rename(f, &other).unwrap();
+                fs::write(other, "as other").unwrap();
+                fs::write(f, "another").unwrap();
+            },
+            "another",
+            "as other",
+        ),
+        (
+            "written through a mapping",
+            |f| {
+                let file = fs::OpenOptions::new()
+                    .read(true)
+                    .write(true)
+                    .open(f)
+                    .unwrap();
+                // Its size and its name are as before.
+                let script = "import mmap, sys; f = open(sys.argv[1], 'r+b'); \
+                              m = mmap.mmap(f.fileno(), 0); m[0:3] = b'CON'; m.close(); f.close()";
+                let done = std::process::Command::new("python3")
+                    .args(["-c", script])
+                    .arg(f)
+                    .status();
+                if !done.is_ok_and(|status| status.success()) {
+                    rustix::io::pwrite(&file, b"CON", 0).unwrap();
+                }
+            },
+            "CONtents",
+            "CONtents",
+        ),
+        (
+            "copied onto",
+            |f| {
+                fs::write(f.with_file_name("source"), "a copy").unwrap();
+                fs::copy(f.with_file_name("source"), f).unwrap();
+            },
+            "a copy",
+            "a copy",
+        ),
+    ];
+    for place in places() {
+        for (what, change, by_name, by_fid) in changes {
+            let mut shared = Shared::new(place);
+            assert_eq!(shared.cat().0, "contents");
+            let (held, _) = shared.there.open("d/f").unwrap();
+            // The server has opened it, too.
+            shared.there.ask(&Request::Statfs { fid: 0 }).unwrap();
+            let (got, waits) = shared.waits(|there| there.read_all(held, 100));
+            assert_eq!((&got[..], waits), (&b"contents"[..], 0));
+            change(&shared.at("d/f"));
+            shared.settle();
+            assert_eq!(
+                shared.there.read_all(held, 100),
+                by_fid.as_bytes(),
+                "{what}"
+            );
+            assert_eq!(shared.cat().0, by_name, "{what}");
+            assert_eq!(
+                shared.cat(),
+                (by_name.into(), 0),
+                "{what}: it is known again"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_removed_is_gone_and_stays_for_who_has_it_open() {
+    for place in places() {
+        for is_opened_there in [true, false] {
+            let mut shared = Shared::new(place);
+            assert_eq!(shared.cat().0, "contents");
+            let (held, _) = shared.there.open("d/f").unwrap();
+            if is_opened_there {
+                shared.there.ask(&Request::Statfs { fid: 0 }).unwrap();
+            }
+            fs::remove_file(shared.at("d/f")).unwrap();
+            shared.settle();
+            assert_eq!(
+                shared.there.read_all(held, 3),
+                b"contents",
+                "{is_opened_there}"
+            );
+            assert_eq!(shared.there.cat("d/f"), None);
+        }
+    }
+}
+
+#[test]
+fn what_is_written_there_is_read_there() {
+    let mut shared = Shared::new(Path::new("/dev/shm"));
+    assert_eq!(shared.cat().0, "contents");
+    let (held, _) = shared.there.open("d/f").unwrap();
+    assert_eq!(shared.there.read_all(held, 100), b"contents");
+    let fid = shared.there.walk("d/f").unwrap();
+    shared
+        .there
+        .ask(&Request::Lopen { fid, flags: RDWR })
+        .unwrap();
+    for text in ["CON", "con", "Cont"] {
+        let (offset, data) = (0, Data(text.as_bytes()));
+        shared
+            .there
+            .ask(&Request::Write { fid, offset, data })
+            .unwrap();
+        let wanted = format!("{text}{}", &"contents"[text.len()..]);
+        assert_eq!(shared.there.read_all(held, 100), wanted.as_bytes());
+        assert_eq!(shared.there.read_all(fid, 100), wanted.as_bytes());
+        assert_eq!(shared.cat().0, wanted);
+        assert_eq!(shared.cat(), (wanted, 0));
+    }
+    let attr = SetAttr {
+        valid: SetAttr::SIZE,
+        size: 2,
+        ..SetAttr::default()
+    };
+    shared.there.ask(&Request::Setattr { fid, attr }).unwrap();
+    assert_eq!(shared.there.read_all(held, 100), b"Co");
+    assert_eq!(shared.cat().0, "Co");
+}
+
+#[test]
+fn what_may_not_be_read_any_more_is_denied() {
+    let denied = as_nobody(|| {
+        let mut shared = Shared::new(Path::new("/dev/shm"));
+        assert_eq!(shared.cat().0, "contents");
+        assert_eq!(shared.cat().1, 0);
+        let open = |shared: &mut Shared| {
+            let fid = shared.there.walk("d/f")?;
+            let opened = shared.there.ask(&Request::Lopen { fid, flags: RDONLY });
+            shared.there.clunk(fid);
+            opened.map(drop)
+        };
+        let chmod = |shared: &Shared, name: &str, mode| {
+            fs::set_permissions(shared.at(name), PermissionsExt::from_mode(mode)).unwrap();
+        };
+        chmod(&shared, "d/f", 0);
+        shared.settle();
+        let file = open(&mut shared);
+        chmod(&shared, "d/f", 0o600);
+        shared.settle();
+        assert_eq!(shared.cat().0, "contents");
+        chmod(&shared, "d", 0);
+        shared.settle();
+        let directory = open(&mut shared);
+        chmod(&shared, "d", 0o700);
+        [file, directory]
+    });
+    assert_eq!(denied, [Err(Errno::EACCES), Err(Errno::EACCES)]);
+}
+
+#[test]
+fn what_is_hidden_or_has_another_name_or_is_not_to_be_kept_is_asked_for_each_time() {
+    let at = Path::new("/dev/shm");
+    let hide = Rule {
+        path: "/d/f".into(),
+        kind: RuleKind::Hide,
+    };
+    let mut shared = Shared::of(at, |export| export.with_rules(&[hide]));
+    for _ in 0..3 {
+        let fid = shared.there.walk("d/f").unwrap();
+        let flags = RDONLY;
+        let (opened, waits) = shared.waits(|there| there.ask(&Request::Lopen { fid, flags }));
+        assert_eq!((opened, waits), (Err(Errno::EACCES), 1));
+        shared.there.clunk(fid);
+    }
+    let mut shared = Shared::new(at);
+    fs::create_dir(shared.at("e")).unwrap();
+    fs::hard_link(shared.at("d/f"), shared.at("e/other")).unwrap();
+    shared.settle();
+    let mut shared = Shared {
+        there: There::new(shared.export.clone(), Arc::default()),
+        ..shared
+    };
+    for text in ["one", "two", "three"] {
+        // No event of the directory `d` reports this.
+        fs::write(shared.at("e/other"), text).unwrap();
+        shared.settle();
+        assert_eq!(shared.cat().0, text);
+        assert!(shared.cat().1 > 0);
+    }
+    let mut shared = Shared::of(at, |export| export.with_caching(Caching::Never));
+    for _ in 0..3 {
+        let (text, waits) = shared.cat();
+        assert_eq!(text, "contents");
+        assert!(waits > 2, "{waits}");
+    }
+}
+
+#[test]
+fn an_open_and_read_is_answered_within_what_was_agreed() {
+    let served = ServedTree::new();
+    served.write("small", "contents");
+    fs::write(served.path("large"), vec![7; 300_000]).unwrap();
+    served.mkdir("dir");
+    let mut raw = RawClient::attached(served.export.clone(), Config::default());
+    raw.dialect(1 << 20, WATCHED);
+    raw.ask(&attach(0)).unwrap();
+    let open = |raw: &mut RawClient, path: &str, flags, count| {
+        raw.walk(0, 1, path).unwrap();
+        let fid = 1;
+        let opened = raw.ask(&Request::Lopenread { fid, flags, count });
+        let opened = opened.map(|opened| match opened.reply() {
+            Reply::Lopenread {
+                version,
+                size,
+                data,
+                ..
+            } => (version != 0, size, data.0.len()),
+            other => panic!("{other:?}"),
+        });
+        raw.clunk(1).unwrap();
+        opened
+    };
+    for count in [0, 3, 8, 9, u32::MAX] {
+        let n = 8.min(count as usize);
+        assert_eq!(open(&mut raw, "small", RDONLY, count), Ok((true, 8, n)));
+    }
+    let first = MAX_FIRST as usize;
+    assert_eq!(
+        open(&mut raw, "large", RDONLY, u32::MAX),
+        Ok((true, 300_000, first))
+    );
+    assert_eq!(open(&mut raw, "dir", RDONLY, 100), Ok((false, 0, 0)));
+    for flags in [WRONLY, RDWR, OpenFlags::TRUNC] {
+        assert_eq!(open(&mut raw, "small", flags, 100), Err(Errno::EINVAL));
+    }
+    assert_eq!(fs::read(served.path("small")).unwrap(), b"contents");
+    // The fid is open.
+    raw.walk(0, 1, "small").unwrap();
+    let request = Request::Lopenread {
+        fid: 1,
+        flags: RDONLY,
+        count: 3,
+    };
+    raw.ask(&request).unwrap();
+    assert_eq!(raw.read(1, 3, 100).unwrap(), b"tents");
+    assert_eq!(errno(raw.ask(&request)), Some(Errno::EBADF));
+    // A message of the smallest size.
+    raw.dialect(4096, WATCHED);
+    raw.ask(&attach(0)).unwrap();
+    assert_eq!(
+        open(&mut raw, "large", RDONLY, u32::MAX),
+        Ok((true, 300_000, 4096 - 7 - 13 - 4 - 4 - 8 - 4))
+    );
+    // Others do not know it.
+    for dialect in [EXTENDED, VERSION] {
+        raw.dialect(8192, dialect);
+        raw.ask(&attach(0)).unwrap();
+        assert_eq!(open(&mut raw, "small", RDONLY, 100), Err(Errno::EOPNOTSUPP));
+    }
+}
+
+#[test]
+fn an_open_without_a_reply_that_fails_leaves_a_stale_fid() {
+    let served = ServedTree::new();
+    served.write("f", "contents");
+    let mut raw = RawClient::attached(served.export.clone(), Config::default());
+    raw.dialect(8192, WATCHED);
+    raw.ask(&attach(0)).unwrap();
+    let mut file = fs::File::open(served.path("f")).unwrap();
+    for (flags, is_open) in [(RDONLY, true), (OpenFlags::DIRECTORY, false)] {
+        raw.walk(0, 1, "f").unwrap();
+        raw.send(NO_TAG, &Request::Lopen { fid: 1, flags });
+        let read = raw.read(1, 0, 100);
+        assert_eq!(read.is_ok(), is_open);
+        assert!(is_open || read == Err(Errno::ESTALE));
+        raw.clunk(1).unwrap();
+    }
+    let mut all = String::new();
+    file.read_to_string(&mut all).unwrap();
+    assert_eq!(all, "contents");
+}
+
+/// What a fetch returns of each name: its version, and its data.
+fn fetch(raw: &mut RawClient, fid: u32, names: &[&str]) -> Result<Vec<(bool, Vec<u8>)>, Errno> {
+    let mut all = WalkVec::default();
+    names.iter().for_each(|one| assert!(all.push(name(one))));
+    let reply = raw.ask(&Request::Fetch { fid, names: all })?;
+    let data = match reply.reply() {
+        Reply::Fetch { data } => data.0.to_vec(),
+        other => panic!("{other:?}"),
+    };
+    let mut rest = BodyReader::new(&data);
+    let mut files = Vec::new();
+    while !rest.is_empty() {
+        let file = FetchedFile::get(&mut rest).unwrap();
+        files.push((file.version != 0, file.data.0.to_vec()));
+    }
+    Ok(files)
+}
+
+#[test]
+fn what_is_fetched_is_small_and_may_be_read_unasked() {
+    let served = ServedTree::new();
+    served.mkdir("d");
+    for (name, size) in [
+        ("a", 5),
+        ("large", 60_000),
+        ("more", 10_000),
+        ("hidden", 5),
+        ("b", 3),
+    ] {
+        fs::write(served.path("d").join(name), vec![7; size]).unwrap();
+    }
+    symlink("a", served.path("d/link")).unwrap();
+    fs::create_dir(served.path("d/sub")).unwrap();
+    fs::hard_link(served.path("d/a"), served.path("d/two")).unwrap();
+    let rule = Rule {
+        path: "/d/hidden".into(),
+        kind: RuleKind::Hide,
+    };
+    let export = Export::new(&served.path("")).unwrap().with_rules(&[rule]);
+    let export = Arc::new(export);
+    let mut raw = RawClient::attached(export.clone(), Config::default());
+    raw.dialect(1 << 20, WATCHED);
+    raw.ask(&attach(0)).unwrap();
+    raw.walk(0, 1, "d").unwrap();
+    // Nothing of a directory that is not watched.
+    assert_eq!(fetch(&mut raw, 1, &["a"]).unwrap(), [(false, vec![])]);
+    raw.ask(&Request::List { fid: 1, open: 0 }).unwrap();
+    let names = [
+        "a", "large", "more", "hidden", "no", "link", "sub", ".", "..", "b",
+    ];
+    let got = fetch(&mut raw, 1, &names).unwrap();
+    let sizes: Vec<_> = got
+        .iter()
+        .map(|(is_there, data)| is_there.then_some(data.len()))
+        .collect();
+    let wanted = [
+        Some(5),
+        Some(60_000),
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        None,
+        Some(3),
+    ];
+    assert_eq!(sizes, wanted);
+    assert!(
+        got.iter()
+            .all(|(_, data)| data.iter().all(|byte| *byte == 7))
+    );
+    // The user is not told that the machine wanted it.
+    assert!(export.requested_hidden().is_empty());
+    // Nothing in a file, and nothing in other dialects.
+    raw.walk(1, 2, "a").unwrap();
+    assert_eq!(fetch(&mut raw, 2, &["a"]).unwrap(), [(false, vec![])]);
+    assert_eq!(fetch(&mut raw, 99, &["a"]), Err(Errno::EBADF));
+    raw.dialect(4096, WATCHED);
+    raw.ask(&attach(0)).unwrap();
+    raw.walk(0, 1, "d").unwrap();
+    let got = fetch(&mut raw, 1, &["large", "a"]).unwrap();
+    assert_eq!(got, [(false, vec![]), (true, vec![7; 5])]);
+    raw.dialect(8192, EXTENDED);
+    raw.ask(&attach(0)).unwrap();
+    assert_eq!(fetch(&mut raw, 0, &["a"]), Err(Errno::EOPNOTSUPP));
+}
+
+#[test]
+fn a_program_that_reads_a_directory_of_small_files_waits_for_few() {
+    let mut shared = Shared::new(Path::new("/dev/shm"));
+    fs::create_dir(shared.at("m")).unwrap();
+    for n in 0..40 {
+        fs::write(shared.at(&format!("m/{n}.py")), format!("{n}")).unwrap();
+        let before = std::fs::FileTimes::new().set_accessed(UNIX_EPOCH);
+        let file = fs::File::options()
+            .write(true)
+            .open(shared.at(&format!("m/{n}.py")));
+        file.unwrap().set_times(before).unwrap();
+    }
+    shared.settle();
+    // A kernel keeps the directory of a file that it has.
+    shared.there.walk("m").unwrap();
+    let (_, waits) = shared.waits(|there| {
+        for n in 0..40 {
+            assert_eq!(
+                there.cat(&format!("m/{n}.py")).unwrap(),
+                format!("{n}").as_bytes()
+            );
+            // The others have come by the third.
+            for _ in 0..if n == 1 { 50 } else { 0 } {
+                std::thread::sleep(Duration::from_millis(2));
+                there.deliver_all();
+            }
+        }
+    });
+    assert!(waits <= 6, "{waits}");
+    // Who owns the files sees from their times what was read, not what was fetched.
+    let read = (0..40).filter(|n| {
+        let at = shared.at(&format!("m/{n}.py"));
+        fs::metadata(at).unwrap().atime() > 0
+    });
+    assert!(read.count() <= 2);
+    // And what changes is seen.
+    fs::write(shared.at("m/9.py"), "new").unwrap();
+    shared.settle();
+    assert_eq!(shared.there.cat("m/9.py").unwrap(), b"new");
+}

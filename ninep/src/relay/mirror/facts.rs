@@ -1,0 +1,112 @@
+//! What is known of one file, as long as nothing of it changes.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::contents::{ContentBudget, Contents};
+use crate::msg::Attr;
+
+/// Maximum number of extended attributes that a file is known not to have.
+const MAX_XATTRS: usize = 4;
+/// The type of a file in its mode, and that of a regular file.
+const S_IFMT: u32 = 0o170_000;
+const S_IFREG: u32 = 0o100_000;
+
+/// A point in the order of messages.
+pub(super) type Moment = u64;
+
+/// What is known of a file that is not a directory, or of a directory itself, while its attributes are.
+#[derive(Debug)]
+pub(super) struct FileFacts {
+    pub(super) attr: Attr,
+    /// Extended attributes that it does not have; the empty name stands for all.
+    lacks: Vec<Box<[u8]>>,
+    /// What it leads to, if it is a symbolic link.
+    target: Option<Box<[u8]>>,
+    contents: Option<Arc<Contents>>,
+    /// When the contents were used last.
+    used: Moment,
+}
+
+impl FileFacts {
+    pub(super) fn new(attr: Attr) -> Self {
+        Self {
+            attr,
+            lacks: Vec::new(),
+            target: None,
+            contents: None,
+            used: 0,
+        }
+    }
+
+    pub(super) fn boxed(attr: Attr) -> Box<Self> {
+        Box::new(Self::new(attr))
+    }
+
+    pub(super) fn lacks(&self, xattr: &[u8]) -> bool {
+        self.lacks.iter().any(|name| **name == *xattr)
+    }
+
+    pub(super) fn add_lacking(&mut self, xattr: &[u8]) {
+        if self.lacks.len() < MAX_XATTRS && xattr.len() < 256 && !self.lacks(xattr) {
+            self.lacks.push(xattr.into());
+        }
+    }
+
+    pub(super) fn target(&self) -> Option<&[u8]> {
+        self.target.as_deref()
+    }
+
+    pub(super) fn set_target(&mut self, target: &[u8]) {
+        if target.len() <= 4096 {
+            self.target = Some(target.into());
+        }
+    }
+
+    pub(super) fn is_regular(&self) -> bool {
+        self.attr.mode & S_IFMT == S_IFREG
+    }
+
+    /// When its contents were used last, if there are any.
+    pub(super) fn contents_used(&self) -> Option<Moment> {
+        self.contents.as_ref().map(|_| self.used)
+    }
+
+    /// All of its contents, if they are known.
+    pub(super) fn whole(&mut self, now: Moment) -> Option<Arc<Contents>> {
+        self.used = now;
+        self.contents.clone().filter(|contents| contents.is_whole())
+    }
+
+    pub(super) fn has_beginning(&self) -> bool {
+        let contents = self.contents.as_ref();
+        contents.is_some_and(|contents| contents.has_beginning())
+    }
+
+    /// What a read(2) returns, if it is known.
+    pub(super) fn read(&mut self, offset: u64, count: u32, now: Moment) -> Option<Vec<Bytes>> {
+        self.used = now;
+        self.contents.as_ref()?.read(offset, count)
+    }
+
+    /// Adds what was read. What belongs to a whole file, which somebody may be reading, is there already.
+    pub(super) fn add_contents(
+        &mut self,
+        offset: u64,
+        data: &[u8],
+        budget: &Arc<ContentBudget>,
+        now: Moment,
+    ) {
+        self.used = now;
+        let size = self.attr.size;
+        let new = || Arc::new(Contents::new(size, budget.clone()));
+        if let Some(contents) = Arc::get_mut(self.contents.get_or_insert_with(new)) {
+            contents.add(offset, data);
+        }
+    }
+
+    pub(super) fn drop_contents(&mut self) {
+        self.contents = None;
+    }
+}
