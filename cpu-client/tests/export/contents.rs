@@ -423,7 +423,9 @@ fn an_open_without_a_reply_that_fails_leaves_a_stale_fid() {
 /// What a fetch returns of each name: its version, and its data.
 fn fetch(raw: &mut RawClient, fid: u32, names: &[&str]) -> Result<Vec<(bool, Vec<u8>)>, Errno> {
     let mut all = WalkVec::default();
-    names.iter().for_each(|one| assert!(all.push(name(one))));
+    for one in names {
+        assert!(all.push(name(one)));
+    }
     let reply = raw.ask(&Request::Fetch { fid, names: all })?;
     let data = match reply.reply() {
         Reply::Fetch { data } => data.0.to_vec(),
@@ -523,7 +525,7 @@ fn a_program_that_reads_a_directory_of_small_files_waits_for_few() {
     shared.settle();
     // A kernel keeps the directory of a file that it has.
     shared.there.walk("m").unwrap();
-    let (_, waits) = shared.waits(|there| {
+    let ((), waits) = shared.waits(|there| {
         for n in 0..40 {
             assert_eq!(
                 there.cat(&format!("m/{n}.py")).unwrap(),

@@ -116,7 +116,7 @@ fn an_open_brings_the_beginning_which_answers_reads() {
     // A message is as large as was agreed, whatever the kernel asks for.
     let mut told = ToldRelay::new();
     told.find(100_000);
-    told.open(&[5; FIRST as usize], 100_000);
+    told.open(&vec![5; FIRST as usize], 100_000);
     told.ask(4, &read(2, FIRST.into(), 60_000));
     let data = vec![6; 100_000 - FIRST as usize];
     told.reply(4, &Reply::Read { data: Data(&data) });
@@ -198,7 +198,7 @@ fn what_was_overtaken_is_not_kept() {
         // Nor a read.
         let mut told = ToldRelay::new();
         told.find(300_000);
-        told.open(&[1; FIRST as usize], 300_000);
+        told.open(&vec![1; FIRST as usize], 300_000);
         let at = u64::from(FIRST);
         told.ask(4, &read(2, at, 50));
         told.forget(what, dir, name);
@@ -240,7 +240,7 @@ fn what_is_read_is_kept() {
     let first = u64::from(FIRST);
     let mut told = ToldRelay::new();
     told.find(SIZE);
-    told.open(&[1; FIRST as usize], SIZE);
+    told.open(&vec![1; FIRST as usize], SIZE);
     let mut take = |offset: u64, count: u32, n: usize| {
         assert_eq!(told.read(2, offset, count), None);
         told.ask(4, &read(2, offset, count));
