@@ -12,6 +12,9 @@ use super::super::stat::FileId;
 /// Maximum number of names of a directory that are remembered as changed. After more, all of them are.
 const MAX_CHANGED: usize = 1024;
 
+/// Maximum number of such names of all directories.
+const MAX_CHANGED_IN_ALL: usize = 64 * 1024;
+
 /// Maximum number of devices that are remembered.
 const MAX_DEVICES: usize = 1024;
 
@@ -22,6 +25,8 @@ pub(super) struct WatchTable {
     by_id: HashMap<FileId, i32>,
     /// Whether each device has a local file system.
     devices: HashMap<u64, bool>,
+    /// The number of names of all directories that are remembered as changed.
+    changed: usize,
     /// The oldest first.
     order: VecDeque<i32>,
     /// Changes that no event reports: watches that were given up.
@@ -66,15 +71,34 @@ impl DirWatch {
         }
     }
 
+    /// What an event means for the peer. When the table `is_full`, no more names are remembered as changed.
+    fn event(&mut self, events: ReadFlags, name: &[u8], is_full: bool) -> Option<Change> {
+        let has = |flags: ReadFlags| events.intersects(flags);
+        let names =
+            ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
+        if has(names) {
+            return self.name_changed(FORGET_NAME, name, is_full);
+        }
+        if !name.is_empty() {
+            return self.name_changed(FORGET_ATTR, name, is_full);
+        }
+        if has(ReadFlags::MOVE_SELF) {
+            let is_told = std::mem::take(&mut self.is_told);
+            return is_told.then(|| self.change(FORGET_ATTR, b""));
+        }
+        // Its permissions may have changed, and with them whether names in it can be looked up.
+        Some(self.anything_changed())
+    }
+
     /// A name has changed. None if the peer has nothing left of it.
-    fn name_changed(&mut self, what: u8, name: &[u8]) -> Option<Change> {
+    fn name_changed(&mut self, what: u8, name: &[u8], is_full: bool) -> Option<Change> {
         // A new or another name changes the directory too.
         let itself = what == FORGET_NAME && std::mem::take(&mut self.is_told);
         let is_known = self.all_changed || self.changed.get(name).is_some_and(|had| *had >= what);
         if is_known && !itself {
             return None;
         }
-        if !self.all_changed && self.changed.len() >= MAX_CHANGED {
+        if !self.all_changed && !is_known && (is_full || self.changed.len() >= MAX_CHANGED) {
             return Some(self.anything_changed());
         }
         if !is_known {
@@ -107,7 +131,9 @@ impl WatchTable {
     pub(super) fn tell(&mut self, id: FileId, told: Told<'_>) -> bool {
         let watch = self.by_id.get(&id).and_then(|wd| self.watches.get_mut(wd));
         if let Some(watch) = watch {
+            let before = watch.changed.len();
             watch.tell(told);
+            self.changed -= before - watch.changed.len();
             return true;
         }
         false
@@ -161,7 +187,9 @@ impl WatchTable {
                 is_told: false,
             }
         });
+        let before = watch.changed.len();
         watch.tell(told);
+        self.changed -= before - watch.changed.len();
     }
 
     /// The oldest watch, which the caller is to remove.
@@ -183,6 +211,7 @@ impl WatchTable {
 
     fn remove(&mut self, wd: i32) -> Option<DirWatch> {
         let watch = self.watches.remove(&wd)?;
+        self.changed -= watch.changed.len();
         if self.by_id.get(&watch.id) == Some(&wd) {
             self.by_id.remove(&watch.id);
         }
@@ -203,20 +232,41 @@ impl WatchTable {
         if has(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {
             return Some(self.remove(wd)?.change(FORGET_REMOVED, b""));
         }
+        let is_full = self.changed >= MAX_CHANGED_IN_ALL;
         let watch = self.watches.get_mut(&wd)?;
-        let names =
-            ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO;
-        if has(names) {
-            return watch.name_changed(FORGET_NAME, name);
+        let before = watch.changed.len();
+        let change = watch.event(events, name, is_full);
+        self.changed = self.changed - before + watch.changed.len();
+        change
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_have_changed_are_bounded_in_all_directories_together() {
+        let mut table = WatchTable::default();
+        let id = |inode| FileId { device: 1, inode };
+        let directories = 100_i32;
+        for wd in 0..directories {
+            let inode = wd.unsigned_abs().into();
+            table.add(wd, id(inode), inode, Arc::default(), Told::All);
         }
-        if !name.is_empty() {
-            return watch.name_changed(FORGET_ATTR, name);
+        let mut most = 0;
+        for wd in 0..directories {
+            for n in 0..1000 {
+                table.event(wd, ReadFlags::CREATE, format!("{n}").as_bytes());
+                most = most.max(table.changed);
+            }
+            let count = table.watches.values().map(|watch| watch.changed.len());
+            assert_eq!(count.sum::<usize>(), table.changed);
         }
-        if has(ReadFlags::MOVE_SELF) {
-            let is_told = std::mem::take(&mut watch.is_told);
-            return is_told.then(|| watch.change(FORGET_ATTR, b""));
+        assert_eq!(most, MAX_CHANGED_IN_ALL);
+        for wd in 0..directories {
+            table.event(wd, ReadFlags::DELETE_SELF, b"");
         }
-        // Its permissions may have changed, and with them whether names in it can be looked up.
-        Some(watch.anything_changed())
+        assert_eq!((table.changed, table.len()), (0, 0));
     }
 }

@@ -9,6 +9,8 @@ use crate::msg::Attr;
 
 /// Maximum number of extended attributes that a file is known not to have.
 const MAX_XATTRS: usize = 4;
+/// The longest link target that is kept.
+const MAX_TARGET: usize = 512;
 /// The type of a file in its mode, and that of a regular file.
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
@@ -59,7 +61,7 @@ impl FileFacts {
     }
 
     pub(super) fn set_target(&mut self, target: &[u8]) {
-        if target.len() <= 4096 {
+        if target.len() <= MAX_TARGET {
             self.target = Some(target.into());
         }
     }

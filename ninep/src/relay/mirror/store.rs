@@ -231,12 +231,13 @@ impl KeptDirs {
         if entries.len() > MAX_PER_DIRECTORY / 2 || !self.is_fresh(dir, sent) {
             return None;
         }
-        self.make_room(dir, entries.len());
-        let known = self.watched(dir, now);
         let mut names = HashMap::with_capacity(entries.len());
+        let mut dots = 0;
         for entry in entries {
             let name = entry.name.bytes();
-            if !matches!(name, b"." | b"..") {
+            if matches!(name, b"." | b"..") {
+                dots += 1;
+            } else {
                 let known = match (entry.attr, entry.qid.kind) {
                     (_, Qid::DIR) => KnownName::File(entry.qid, None),
                     (None, _) => KnownName::Changed,
@@ -245,6 +246,12 @@ impl KeptDirs {
                 names.insert(name.into(), known);
             }
         }
+        // A listing takes memory for each entry, of which there are to be no more than names.
+        if dots > 2 || names.len() + dots != entries.len() {
+            return None;
+        }
+        self.make_room(dir, entries.len());
+        let known = self.watched(dir, now);
         let listing = Arc::new(Listing::new(entries));
         known.is_complete = true;
         known.listing = Some(listing.clone());

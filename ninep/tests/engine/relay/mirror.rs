@@ -321,6 +321,21 @@ fn a_listing_comes_with_the_first_look_up_and_answers_the_others() {
 }
 
 #[test]
+fn a_listing_with_a_name_twice_is_not_kept() {
+    for (second, known) in [("y", Some(100)), ("x", None)] {
+        let mut told = ToldRelay::new();
+        let (server, _) = told.ask(2, &walk(0, 1, "other"));
+        let list = list_tag(&server).expect("a listing");
+        told.reply(2, &Reply::Error { ecode: 2 });
+        let data = listing(&["x".into(), second.into()]);
+        let qid = qid(Qid::DIR, ROOT);
+        let (kept, data) = (KEEP_NAME, Data(&data));
+        told.reply(list, &Reply::List { kept, qid, data });
+        assert_eq!(told.known("x"), known, "{second}");
+    }
+}
+
+#[test]
 fn a_directory_that_is_not_listed_is_not_listed_again_and_again() {
     let mut told = ToldRelay::new();
     let (server, _) = told.ask(2, &walk(0, 1, "x"));
