@@ -18,6 +18,7 @@ mod contents;
 mod directories;
 mod facts;
 mod fetch;
+mod fid;
 mod listing;
 mod open;
 mod replies;
@@ -38,8 +39,8 @@ use changed::{Changed, in_dir};
 pub use contents::ContentBudget;
 use facts::Moment;
 use fetch::{Fetching, SentFetch};
-use listing::Listing;
-use open::{Reads, SentRead, is_locking};
+use fid::MirrorFid;
+use open::{SentRead, is_locking};
 use store::{Found, KeptDirs};
 
 /// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
@@ -75,45 +76,6 @@ pub(super) enum ReplyFate {
     Walked(Attr),
     /// It was for the mirror.
     Taken,
-}
-
-#[derive(Debug, Clone)]
-struct MirrorFid {
-    qid: Qid,
-    /// The directory in which it was found, and its name there.
-    place: Option<(u64, Arc<[u8]>)>,
-    /// Of a directory that was opened: what is read from it.
-    listing: Option<Arc<Listing>>,
-    /// Of a file that was opened.
-    reads: Reads,
-    /// Whether reading has begun.
-    is_read: bool,
-    /// Whether it is the value of an extended attribute, which its clunk sets.
-    sets_xattr: bool,
-    /// Whether it is the list of the extended attributes of a file without any, of which the server does not know.
-    is_empty_list: bool,
-}
-
-impl MirrorFid {
-    fn new(qid: Qid, place: Option<(u64, Arc<[u8]>)>) -> Self {
-        Self {
-            qid,
-            place,
-            listing: None,
-            reads: Reads::Server,
-            is_read: false,
-            sets_xattr: false,
-            is_empty_list: false,
-        }
-    }
-
-    fn place(&self) -> Option<(u64, &[u8])> {
-        self.place.as_ref().map(|(dir, name)| (*dir, &**name))
-    }
-
-    fn dir(&self) -> Option<u64> {
-        (self.qid.kind == Qid::DIR).then_some(self.qid.path)
-    }
 }
 
 /// A request that was sent.
