@@ -45,7 +45,8 @@ keys: programs ## the user's key and the machine's host key, unless they exist
 	@test -e $(OUT)/cpu_rsa || $(MKIMAGE) keys --no-passphrase -o $(OUT)
 
 initramfs: keys ## cpud and the keys, as the machine's root file system
-	$(MKIMAGE) initramfs --arch $(ARCH) -o $(OUT)
+	@# Whoever has made it with other keys or with --isolate keeps them.
+	$(MKIMAGE) initramfs --again --arch $(ARCH) -o $(OUT)
 
 flash: keys ## a kernel for flash ROMs, in out/flash (docs/flash.md)
 	@scripts/deps kernel

@@ -192,8 +192,24 @@ pub(crate) fn record(directory: &Path, product: Product) -> Result<(), publish::
     let path = directory.join(RECORDS).join(product.command());
     let here = std::env::current_dir().unwrap_or_default();
     let mut words = vec![here.into_os_string()];
-    words.extend(std::env::args_os().skip(1));
+    let words_here = std::env::args_os().skip(1);
+    words.extend(words_here.filter(|word| word != "--again"));
     publish::replace(&path, PUBLIC, &join(&words))
+}
+
+/// The plan that makes a product with the arguments of the last time, if they are known.
+pub(crate) fn again(directory: &Path, product: Product) -> io::Result<Option<Plan>> {
+    let step = |(directory, arguments)| PlannedStep {
+        product,
+        reason: "as the last time".to_owned(),
+        arguments,
+        directory: Some(directory),
+    };
+    let recorded = recorded(directory, product)?.filter(|(directory, _)| directory.is_dir());
+    Ok(recorded.map(step).map(|step| Plan {
+        steps: vec![step],
+        warnings: Vec::new(),
+    }))
 }
 
 /// The directory and the arguments of [`record`].

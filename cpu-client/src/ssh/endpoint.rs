@@ -62,6 +62,12 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
     } else {
         let found = tokio::net::lookup_host((host.as_str(), *port)).await;
         let found = found.map_err(|error| {
+            let port = host.rsplit_once(':').filter(|(name, port)| {
+                !name.contains(':') && port.parse::<u16>().is_ok()
+            });
+            if let Some((name, port)) = port {
+                return anyhow!("cannot find the address of {host}: a port is given apart, as in cpu -sp {port} {name}");
+            }
             let hint = if Path::new("/etc/resolv.conf").exists() {
                 "is the name right?"
             } else {
@@ -166,6 +172,24 @@ mod tests {
         let mut back = String::new();
         stream.read_to_string(&mut back).await.unwrap();
         assert_eq!(back, "echo");
+    }
+
+    #[tokio::test]
+    async fn a_port_behind_the_host_is_told_where_it_belongs() {
+        let endpoint = |host: &str| Endpoint::Tcp {
+            host: host.into(),
+            port: 17010,
+            family: AddressFamily::Any,
+        };
+        for (host, hint) in [
+            ("board.invalid:22", true),
+            ("board.invalid", false),
+            ("::1:2:zz", false),
+            ("board.invalid:ssh", false),
+        ] {
+            let told = addresses(&endpoint(host)).await.unwrap_err().to_string();
+            assert_eq!(told.contains("cpu -sp 22 board.invalid"), hint, "{told}");
+        }
     }
 
     #[tokio::test]

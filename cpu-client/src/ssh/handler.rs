@@ -1,6 +1,6 @@
 //! russh's callbacks: bytes from the server go into the channels' queues, the rest becomes events.
 
-use std::io::Write as _;
+use std::io::{self, Write as _};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
@@ -286,6 +286,11 @@ impl client::Handler for Handler {
     async fn disconnected(&mut self, reason: DisconnectReason<Error>) -> Result<(), Error> {
         let reason = match reason {
             DisconnectReason::ReceivedDisconnect(info) => info.message,
+            DisconnectReason::Error(Error::Ssh(russh::Error::IO(error)))
+                if error.kind() == io::ErrorKind::UnexpectedEof =>
+            {
+                "the server closed it".to_owned()
+            }
             DisconnectReason::Error(error) => error.to_string(),
         };
         self.tell(ConnectionEvent::Disconnected(reason));

@@ -143,6 +143,9 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
         handler::Error::Ssh(russh::Error::IO(error)) => anyhow!(
             "cannot connect to {endpoint}: {error}; is the machine up, and is cpud running on it?"
         ),
+        handler::Error::Ssh(russh::Error::Disconnect) => anyhow!(
+            "cannot connect to {endpoint}: it answers, but ends the connection; is it an SSH server?"
+        ),
         error => anyhow!("cannot connect to {endpoint}: {error}"),
     })?;
     spinner.set(format!("logging in to {endpoint}"));

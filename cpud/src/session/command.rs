@@ -23,6 +23,8 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 pub(super) enum ExecError {
     #[error("{}: command not found", shown(.0))]
     NotFound(OsString),
+    #[error("{}: command not found; for a line of a shell: sh -c LINE", shown(.0))]
+    NotFoundLine(OsString),
     #[error("{}: no such file", shown(.0))]
     NoFile(OsString),
     #[error("{}: not in this session's namespace; run {}, or add its directory to -namespace", shown(.0), shown(.1.as_os_str()))]
@@ -44,7 +46,7 @@ impl ExecError {
     pub(super) fn status(&self) -> u8 {
         if matches!(
             self,
-            Self::NotFound(_) | Self::NoFile(_) | Self::NotInNamespace(..)
+            Self::NotFound(_) | Self::NotFoundLine(_) | Self::NoFile(_) | Self::NotInNamespace(..)
         ) {
             127
         } else {
@@ -128,6 +130,7 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(match through_client(Path::new(name)) {
                     Some(real) => ExecError::NotInNamespace(name.into(), real),
+                    None if has_blank(name) => ExecError::NotFoundLine(name.into()),
                     None => ExecError::NoFile(name.into()),
                 })
             }
@@ -135,7 +138,11 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
             Ok(_) | Err(_) => Ok(name.into()),
         };
     }
-    let mut error = ExecError::NotFound(name.into());
+    let mut error = if has_blank(name) {
+        ExecError::NotFoundLine(name.into())
+    } else {
+        ExecError::NotFound(name.into())
+    };
     if name.is_empty() {
         return Err(error);
     }
@@ -155,6 +162,11 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
         }
     }
     Err(error)
+}
+
+/// Whether it looks like a line for a shell, which a command that ssh is given is.
+fn has_blank(name: &OsStr) -> bool {
+    name.as_bytes().contains(&b' ')
 }
 
 /// Explains an error of execve(2).
@@ -260,6 +272,11 @@ mod tests {
         assert!(find(OsStr::new("sh")).unwrap().is_absolute());
         for (name, status, text) in [
             ("nosuch-command", 127, "nosuch-command: command not found"),
+            (
+                "ls | wc",
+                127,
+                "ls | wc: command not found; for a line of a shell: sh -c LINE",
+            ),
             ("", 127, "\"\": command not found"),
             ("/nosuch/file", 127, "/nosuch/file: no such file"),
             (

@@ -1,6 +1,7 @@
 //! Everything that is refused: with one clear line, exit status 255, and soon.
 
-use std::net::TcpListener;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("a_wrong_host_key_is_refused", wrong_host_key),
     ("no_server_says_host_port_and_reason", no_server),
     ("a_silent_server_is_given_up", silent_server),
+    ("what_is_no_ssh_server_is_told_as_that", no_ssh_server),
     (
         "a_foreign_peer_without_a_login_is_refused",
         openssh_without_a_key,
@@ -87,6 +89,20 @@ fn silent_server(machine: &Machine) -> Result<()> {
     let port = listener.local_addr()?.port().to_string();
     let command = machine.client.command(&["-sp", &port], &["true"]);
     refused(machine, command, &["localhost", &port, "no answer"])
+}
+
+fn no_ssh_server(machine: &Machine) -> Result<()> {
+    let listener = TcpListener::bind(("127.0.0.1", 0))?;
+    let port = listener.local_addr()?.port().to_string();
+    let command = machine.client.command(&["-sp", &port], &["true"]);
+    let server = std::thread::spawn(move || -> Result<()> {
+        let (mut socket, _) = listener.accept()?;
+        let _ = socket.read(&mut [0; 100])?;
+        socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")?;
+        Ok(socket.shutdown(Shutdown::Write)?)
+    });
+    refused(machine, command, &["localhost", &port, "an SSH server?"])?;
+    server.join().ok().context("a thread panicked")?
 }
 
 fn openssh_without_a_key(machine: &Machine) -> Result<()> {

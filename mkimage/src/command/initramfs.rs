@@ -71,6 +71,10 @@ pub(crate) struct InitramfsArgs {
     #[arg(long, default_value = "xz")]
     compress: compress::Compression,
 
+    /// With the options of the last time in DIR, and those that are given here only if there was none
+    #[arg(long)]
+    again: bool,
+
     /// Only show what is in an initramfs, of whatever origin
     #[arg(long, value_name = "FILE", exclusive = true)]
     list: Option<PathBuf>,
@@ -83,6 +87,9 @@ impl InitramfsArgs {
         }
         let started = Instant::now();
         let common = &self.common;
+        if self.again && prepare::again(Product::Initramfs, common, progress)? {
+            return Ok(());
+        }
         let mut needed = Vec::new();
         if self.keys.is_empty() || self.host_key.is_none() {
             needed.push(Product::Keys);

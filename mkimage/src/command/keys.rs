@@ -68,10 +68,7 @@ impl KeysArgs {
         }
         let user = made.user.path.display();
         progress.say(format!(
-            "The client knows the machine by {user}.hostkey, beside the key. Next:\n  \
-             mkimage initramfs -o {dir} --key {user}.pub\n  mkimage kernel -o {dir}\n  \
-             cpu -key {user} HOST date",
-            dir = self.output.display(),
+            "The client knows the machine by {user}.hostkey, beside the key."
         ));
         Ok(())
     }

@@ -79,6 +79,16 @@ pub(crate) fn all(products: &[Product], common: &CommonOptions, progress: Progre
     run(&plan, progress)
 }
 
+/// Make a product with the arguments of the last time in the directory. False if they are not known.
+pub(crate) fn again(product: Product, common: &CommonOptions, progress: Progress) -> Result<bool> {
+    let plan = plan::again(&common.output, product)
+        .with_context(|| format!("cannot look for what is in {}", common.output.display()))?;
+    if let Some(plan) = &plan {
+        run(plan, progress)?;
+    }
+    Ok(plan.is_some())
+}
+
 fn place<'a>(common: &'a CommonOptions, kernel_from: &'a str) -> Place<'a> {
     Place {
         directory: &common.output,

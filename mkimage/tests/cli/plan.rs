@@ -138,3 +138,26 @@ fn who_names_a_kernel_cannot_also_say_where_to_get_one() {
         assert_eq!(inputs.names(), before, "{command}");
     }
 }
+
+#[test]
+fn an_initramfs_is_made_again_with_the_same_keys_when_told_so() {
+    let inputs = Inputs::new();
+    let archive = inputs.path("initramfs.cpio.xz");
+    let list = || {
+        let output = mkimage(&["initramfs", "--list", archive.to_str().unwrap()]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let extra = format!("{}:/bin/tool", inputs.path("cpu").display());
+    // Nothing is known of a last time.
+    said(&inputs.run(&["initramfs", "--again"]));
+    assert!(!list().contains("bin/tool"), "{}", list());
+    said(&inputs.run(&["initramfs", "--file", &extra]));
+    let told = said(&inputs.run(&["initramfs", "--again"]));
+    assert!(
+        told.contains("as the last time: mkimage initramfs --file "),
+        "{told}"
+    );
+    assert!(list().contains("bin/tool"), "{}", list());
+    said(&inputs.run(&["initramfs"]));
+    assert!(!list().contains("bin/tool"), "{}", list());
+}
