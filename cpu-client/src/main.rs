@@ -154,7 +154,7 @@ fn run(flags: &Flags) -> Result<u8> {
         local_user: &local_user,
         forward_agent: flags.forward_agent.map(|flag| flag.0),
     };
-    let target = ssh::Target::new(&options, ssh::config::read)?;
+    let target = ssh::Target::new(&options, |query| ssh::config::read(query, &flags.settings))?;
     let sent: Vec<String> = target.env.iter().cloned().chain(flags.env()).collect();
     let is_sent = |name: &str| withheld::is_sent(&sent, name) || target.sends(name);
     let environment = environment(&mounts, &user, &home, is_sent)?;

@@ -43,6 +43,11 @@ pub(crate) struct Flags {
     #[arg(long, value_name = "PORT", help_heading = CONNECTION)]
     pub(crate) sp: Option<String>,
 
+    /// a setting as in ssh_config(5), may be repeated; before the files
+    #[arg(long = "o", value_name = "SETTING", action = clap::ArgAction::Append,
+          hide_short_help = true, help_heading = CONNECTION)]
+    pub(crate) settings: Vec<String>,
+
     /// tcp, unix or vsock (tcp)
     #[arg(long, value_name = "KIND", default_value = "tcp", value_parser = socket_kind,
           hide_default_value = true, hide_short_help = true, help_heading = CONNECTION)]

@@ -34,13 +34,12 @@ pub(crate) fn help() -> String {
 }
 
 /// Flags of ssh and of u-root's cpu that cpu does not have, and what to do instead.
-const ELSEWHERE: [(&str, &str); 11] = [
+const ELSEWHERE: [(&str, &str); 10] = [
     ("l", "write user@host"),
-    ("o", "write it into ~/.ssh/config, as ssh_config(5) says"),
-    ("J", "write ProxyJump into ~/.ssh/config"),
+    ("J", "write -o ProxyJump=HOST"),
     ("F", "cpu reads ~/.ssh/config and /etc/ssh/ssh_config only"),
-    ("4", "write AddressFamily inet into ~/.ssh/config"),
-    ("6", "write AddressFamily inet6 into ~/.ssh/config"),
+    ("4", "write -o AddressFamily=inet"),
+    ("6", "write -o AddressFamily=inet6"),
     (
         "L",
         "cpu forwards no ports; ssh -L does, to a cpud -forward",

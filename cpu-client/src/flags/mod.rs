@@ -48,9 +48,14 @@ mod tests {
         let flags = read("-i k -p 22 -v host date");
         assert_eq!(flags.key, [PathBuf::from("k")]);
         assert_eq!((flags.sp.as_deref(), flags.debug.0), (Some("22"), true));
+        for line in [
+            "-o Port=22 -oUser=x host",
+            "host --o=Port=22 -o User=x date",
+        ] {
+            assert_eq!(read(line).settings, ["Port=22", "User=x"], "{line}");
+        }
         for (line, said) in [
             ("-l me host", "write user@host"),
-            ("-o Port=22 host", "~/.ssh/config"),
             ("-J hop host", "ProxyJump"),
             ("-timeout9p 1s host", "as long as"),
         ] {

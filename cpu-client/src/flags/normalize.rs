@@ -45,6 +45,15 @@ pub(super) fn normalize(
             continue;
         }
         let word = &bytes[dashes.min(2)..];
+        // As ssh has it: -oPort=22.
+        if let Some(setting) = word.strip_prefix(b"o").filter(|_| dashes == 1)
+            && setting.first().is_some_and(u8::is_ascii_uppercase)
+        {
+            let mut normal = OsString::from("--o=");
+            normal.push(OsStr::from_bytes(setting));
+            flags.push(normal);
+            continue;
+        }
         let name = word.split(|&b| b == b'=').next().unwrap_or_default();
         let name = String::from_utf8_lossy(name).into_owned();
         if name == "tt" {

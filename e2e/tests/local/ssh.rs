@@ -46,6 +46,8 @@ fn configuration() -> Result<()> {
     ensure!(
         fs::read_to_string(user.ssh().join("hosts"))?.starts_with(&format!("[127.0.0.1]:{port} "))
     );
+    let output = user.run(&["-oSetEnv=FROM_CONFIG=line", "board-1", "sh", "-c", script])?;
+    ensure!(works(&output)? == "line\n", "{output:?}");
     let output = user.run(&["bob@board-1", "sh", "-c", script])?;
     ensure!(
         works(&output)? == "yes 1\n" && output.stderr.is_empty(),

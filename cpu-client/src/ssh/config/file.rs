@@ -48,6 +48,19 @@ impl<'a> ConfigReader<'a> {
         Ok(())
     }
 
+    /// Takes a setting of the command line, which is a line that does not choose hosts or files.
+    pub(super) fn setting(&mut self, line: &str) -> Result<()> {
+        let set = |reader: &mut Self| {
+            let keyword = split_words(line)?.into_iter().next().unwrap_or_default();
+            match keyword.to_ascii_lowercase().as_str() {
+                "" => bail!("there is no keyword"),
+                "host" | "match" | "include" => bail!("{keyword} is for files"),
+                _ => reader.line(line, Path::new("-o"), true, true, &mut true),
+            }
+        };
+        set(self).with_context(|| format!("-o {line}"))
+    }
+
     fn line(
         &mut self,
         line: &str,

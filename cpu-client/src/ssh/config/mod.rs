@@ -1,4 +1,4 @@
-//! The settings of a host in `~/.config/cpu/config`, which may have the keywords of cpu itself, in `~/.ssh/config` and in
+//! The settings of a host on the command line (`-o`), in `~/.config/cpu/config`, which may have the keywords of cpu itself, in `~/.ssh/config` and in
 //! `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only IdentityFile, CertificateFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
 
 mod file;
@@ -113,9 +113,12 @@ pub(crate) enum Proxy {
     Command(String),
 }
 
-/// Reads the files.
-pub(crate) fn read(query: &Query<'_>) -> Result<Settings> {
+/// Reads the files, after the `settings` of the command line.
+pub(crate) fn read(query: &Query<'_>, settings: &[String]) -> Result<Settings> {
     let mut reader = ConfigReader::new(query);
+    for setting in settings {
+        reader.setting(setting)?;
+    }
     reader.read(&query.home.join(".config/cpu/config"), true)?;
     reader.read(&query.home.join(".ssh/config"), true)?;
     reader.read(Path::new("/etc/ssh/ssh_config"), false)?;

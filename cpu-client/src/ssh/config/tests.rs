@@ -8,7 +8,7 @@ use anyhow::Result;
 use proptest::prelude::*;
 
 use super::file::ConfigReader;
-use super::{AddressFamily, Checking, NewHost, Proxy, Query, Settings, Tokens};
+use super::{AddressFamily, Checking, NewHost, Proxy, Query, Settings, Tokens, read};
 use crate::terminal::Tty;
 
 fn settings_for(query: &Query<'_>, text: &str) -> Result<Settings> {
@@ -196,5 +196,35 @@ proptest! {
             let mut lines = 1..=text.lines().count();
             prop_assert!(lines.any(|line| told.starts_with(&format!("config line {line}: "))), "{}", told);
         }
+    }
+}
+
+#[test]
+fn settings_of_the_command_line_come_before_the_files() {
+    let home = tempfile::tempdir().unwrap();
+    std::fs::create_dir(home.path().join(".ssh")).unwrap();
+    let file = "Host board\nPort 1\nUser file\nIdentityFile ~/file\nProxyCommand none\n";
+    std::fs::write(home.path().join(".ssh/config"), file).unwrap();
+    let query = Query {
+        home: home.path(),
+        ..query("board")
+    };
+    let with = |settings: &[&str]| {
+        let settings: Vec<_> = settings.iter().map(ToString::to_string).collect();
+        read(&query, &settings)
+    };
+    let found = with(&[
+        "Port=2",
+        "identityfile ~/line",
+        "ProxyCommand=nc -x \"a b\" %h",
+    ])
+    .unwrap();
+    assert_eq!((found.port, found.user.as_deref()), (Some(2), Some("file")));
+    assert_eq!(found.identity_files, ["~/line", "~/file"]);
+    let command = Proxy::Command("nc -x \"a b\" %h".into());
+    assert_eq!(found.proxy, Some(command));
+    for wrong in ["", "Port", "Port=many", "Host=board", "Include=x", "\"Port"] {
+        let error = format!("{:#}", with(&[wrong]).unwrap_err());
+        assert!(error.starts_with(&format!("-o {wrong}")), "{error}");
     }
 }
