@@ -165,7 +165,11 @@ fn run(
     });
     let conclusion = libtest_mimic::run(arguments, trials);
     if conclusion.has_failed() {
-        eprintln!("the machine's console:\n{}", machine.vm.console());
+        // All of it would not fit into a pipe that a program of a test has made non-blocking, as ssh does.
+        let console = machine.vm.console();
+        let lines: Vec<&str> = console.lines().collect();
+        let last = &lines[lines.len().saturating_sub(100)..];
+        eprintln!("the end of the machine's console:\n{}", last.join("\n"));
     }
     conclusion
 }
