@@ -1,5 +1,6 @@
 //! The machine's root file system: cpud, the keys, and the directories on which sessions mount.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
@@ -179,10 +180,17 @@ fn read(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Why, or nothing.
+/// Why, or nothing. The first lines are enough to see that a file is another than was meant.
 fn about(left_out: &[LeftOut]) -> String {
-    let lines = left_out.iter().map(|line| format!(": {line}"));
-    lines.collect()
+    const MOST: usize = 3;
+    let mut all = String::new();
+    for line in left_out.iter().take(MOST) {
+        let _ = write!(all, ": {line}");
+    }
+    if let Some(more @ 1..) = left_out.len().checked_sub(MOST) {
+        let _ = write!(all, ": and {more} more");
+    }
+    all
 }
 
 /// The files one after the other. Each must let somebody in, or revoke a key; of lines that do neither, cpud leaves out what

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use self::prepare::PrepareArgs;
@@ -80,6 +81,10 @@ pub fn main() -> ExitCode {
     }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
+        // Who has given no command at all wants to see which there are.
+        Err(error) if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            error.exit()
+        }
         Err(error) if error.use_stderr() => {
             eprintln!("mkimage: {}", in_one_line(&error.to_string()));
             return ExitCode::from(2);

@@ -71,6 +71,11 @@ fn keys_that_are_none_or_the_wrong_half() {
     let bad = inputs.path("bad").display().to_string();
     let said = refused(&inputs, &["initramfs", "--key", &bad]);
     says(&said, &["bad has no key", "line 2 is not a public key"]);
+    // A file of another kind has many such lines.
+    inputs.write("bad", "daemon:x:1:1\n".repeat(40).as_bytes());
+    let said = refused(&inputs, &["initramfs", "--key", &bad]);
+    says(&said, &["line 3 is not a public key", ": and 37 more"]);
+    assert!(said.len() < 500, "{said}");
     let public = std::fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
     inputs.write("bad", format!("permitopen=\"a:1\" {public}").as_bytes());
     for command in ["initramfs", "usb"] {
@@ -246,4 +251,12 @@ fn keys_that_are_there_stay_as_they_are() {
     let inputs = Inputs::new();
     let said = refused(&inputs, &["keys"]);
     says(&said, &["cpu_rsa exists", "-o"]);
+}
+
+#[test]
+fn without_a_command_all_of_them_are_listed() {
+    let output = crate::inputs::mkimage(&[]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    says(&said, &["keys ", "initramfs ", "usb ", "flash "]);
 }
