@@ -71,8 +71,13 @@ pub(crate) struct InitramfsArgs {
     #[arg(long, default_value = "xz")]
     compress: compress::Compression,
 
-    /// With the options of the last time in DIR, and those that are given here only if there was none
-    #[arg(long)]
+    /// With the options of the last time in DIR, if there was one
+    #[arg(
+        long,
+        conflicts_with_all = [
+            "cpud", "keys", "isolate", "host_key", "files", "append", "modules", "modules_dir", "firmware", "compress"
+        ]
+    )]
     again: bool,
 
     /// Only show what is in an initramfs, of whatever origin

@@ -158,6 +158,9 @@ fn an_initramfs_is_made_again_with_the_same_keys_when_told_so() {
         "{told}"
     );
     assert!(list().contains("bin/tool"), "{}", list());
+    // What would have no effect is refused.
+    let both = inputs.run(&["initramfs", "--again", "--isolate"]);
+    assert_eq!(both.status.code(), Some(2), "{both:?}");
     said(&inputs.run(&["initramfs"]));
     assert!(!list().contains("bin/tool"), "{}", list());
 }

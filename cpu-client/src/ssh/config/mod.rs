@@ -1,5 +1,6 @@
-//! The settings of a host on the command line (`-o`), in `~/.config/cpu/config`, which may have the keywords of cpu itself, in `~/.ssh/config` and in
-//! `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only IdentityFile, CertificateFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
+//! The settings of a host: on the command line (`-o`), in `~/.config/cpu/config`, which may have the keywords of cpu itself,
+//! in `~/.ssh/config` and in `/etc/ssh/ssh_config` (ssh_config(5)). As in ssh, the first value of a keyword applies; only
+//! IdentityFile, CertificateFile and SendEnv accumulate. Keywords without effect are collected, and `-d` lists them.
 
 mod file;
 mod include;
