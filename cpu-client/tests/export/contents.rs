@@ -6,7 +6,7 @@ use std::path::Path;
 use cpu_client::export::{Rule, RuleKind};
 use ninep::msg::{FetchedFile, MAX_FIRST, WATCHED};
 
-use super::contract::There;
+use super::there::There;
 use super::*;
 
 /// A file `d/f` here, and a machine that looks at it.

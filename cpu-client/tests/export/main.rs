@@ -18,6 +18,7 @@ mod locks;
 mod names;
 mod owners;
 mod rights;
+mod there;
 mod withheld;
 
 use std::collections::HashSet;
