@@ -20,12 +20,14 @@ const BATCH: usize = 64 * 1024;
 /// The most memory that contents of the client's files take, whatever the machine has.
 const MAX_CONTENTS: u64 = 128 << 20;
 
-/// What contents of the client's files may take for all mounts of this connection. Part of what is available, so that many
-/// connections do not take all of it.
+/// The part of the available memory that they take at most: several connections may have begun at the same time, and each gives back
+/// nothing when memory becomes short.
+const CONTENTS_PART: u64 = 16;
+
+/// What contents of the client's files may take for all mounts of this connection.
 static CONTENTS: LazyLock<Arc<ContentBudget>> = LazyLock::new(|| {
-    let parts = [(memory::total(), 8), (memory::available(), 4)];
-    let parts = parts.map(|(memory, part)| memory.unwrap_or(0) / part);
-    let limit = parts.into_iter().fold(MAX_CONTENTS, u64::min);
+    let limit = memory::available().unwrap_or(0) / CONTENTS_PART;
+    let limit = limit.min(MAX_CONTENTS);
     Arc::new(ContentBudget::new(limit.try_into().unwrap_or(0)))
 });
 

@@ -33,9 +33,9 @@ pub(super) fn make_private() -> Result<()> {
     })
 }
 
-/// The part of the available memory that the /tmp of a session may take. Two sessions that fill theirs leave memory for a third
-/// to log in.
-const TMP_PERCENT: u64 = 40;
+/// The part of the available memory that the /tmp of a session may take. Two sessions that start at the same time and fill theirs
+/// leave half of it for others.
+const TMP_PERCENT: u64 = 25;
 
 /// Mounts a new tmpfs on /tmp, and on /tmp/local the machine's root without the mounts beneath it; for an isolated session, of
 /// the user and group `owner`, the root that it has.
