@@ -186,7 +186,7 @@ impl KeptDirs {
     pub(super) fn found(
         &mut self,
         (dir, name): (u64, &[u8]),
-        file: Option<(Qid, Option<Attr>)>,
+        file: Option<(Qid, Option<FileFacts>)>,
         sent: Moment,
         now: Moment,
     ) {
@@ -197,15 +197,16 @@ impl KeptDirs {
         let known = match file {
             None => KnownName::Absent,
             Some((qid, _)) if qid.kind == Qid::DIR => KnownName::File(qid, None),
-            Some((qid, attr)) => KnownName::File(qid, attr.map(FileFacts::boxed)),
+            Some((qid, facts)) => KnownName::File(qid, facts.map(Box::new)),
         };
         self.set(dir, name, known);
     }
 
     /// The attributes of a directory that the server watches.
-    pub(super) fn found_dir(&mut self, attr: Attr, sent: Moment, now: Moment) {
-        if self.is_fresh(attr.qid.path, sent) {
-            self.watched(attr.qid.path, now).itself = Some(FileFacts::new(attr));
+    pub(super) fn found_dir(&mut self, facts: FileFacts, sent: Moment, now: Moment) {
+        let dir = facts.attr.qid.path;
+        if self.is_fresh(dir, sent) {
+            self.watched(dir, now).itself = Some(facts);
         }
     }
 
@@ -241,7 +242,7 @@ impl KeptDirs {
                 let known = match (entry.attr, entry.qid.kind) {
                     (_, Qid::DIR) => KnownName::File(entry.qid, None),
                     (None, _) => KnownName::Changed,
-                    (Some(attr), _) => KnownName::File(attr.qid, Some(FileFacts::boxed(attr))),
+                    (Some(attr), _) => KnownName::File(attr.qid, told(entry).map(Box::new)),
                 };
                 names.insert(name.into(), known);
             }
@@ -258,9 +259,10 @@ impl KeptDirs {
         let added = names.len();
         let before = std::mem::replace(&mut known.names, names).len();
         self.names = self.names - before + added;
-        for attr in entries.iter().filter_map(|entry| entry.attr) {
-            if attr.qid.kind == Qid::DIR && attr.qid.path != dir {
-                self.found_dir(attr, sent, now);
+        for facts in entries.iter().filter_map(told) {
+            let qid = facts.attr.qid;
+            if qid.kind == Qid::DIR && qid.path != dir {
+                self.found_dir(facts, sent, now);
             }
         }
         Some(listing)
@@ -332,4 +334,12 @@ impl KeptDirs {
     pub(super) fn count_is_right(&self) -> bool {
         self.dirs.values().map(|dir| dir.names.len()).sum::<usize>() == self.names
     }
+}
+
+/// What is told of an entry, if it may be kept.
+fn told(entry: &ListEntry<'_>) -> Option<FileFacts> {
+    let target = entry.target.bytes();
+    entry
+        .attr
+        .map(|attr| FileFacts::told(attr, entry.lacks_xattrs, target))
 }
