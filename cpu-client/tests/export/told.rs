@@ -8,13 +8,13 @@ use rustix::fs::{XattrFlags, setxattr};
 use super::there::There;
 use super::*;
 
-struct Told {
+struct ListedTree {
     served: ServedTree,
     export: Arc<Export>,
     there: There,
 }
 
-impl Told {
+impl ListedTree {
     /// A directory with each kind of file, whose names are known there if it is listed.
     fn new(is_listed: bool) -> Self {
         let served = ServedTree::at(Path::new("/dev/shm"));
@@ -102,7 +102,7 @@ fn tag(served: &ServedTree, file: &str) {
 #[test]
 fn ls_l_waits_only_for_what_cannot_be_told() {
     for is_listed in [true, false] {
-        let mut told = Told::new(is_listed);
+        let mut told = ListedTree::new(is_listed);
         assert_eq!(told.ls("link"), (0, "plain".into()));
         // Readlink of a file that is no link is an error, for which Linux does not ask.
         assert_eq!(told.ls("plain"), (1, "0".into()));
@@ -115,7 +115,7 @@ fn ls_l_waits_only_for_what_cannot_be_told() {
 
 #[test]
 fn what_was_told_is_taken_back_when_it_changes() {
-    let mut told = Told::new(true);
+    let mut told = ListedTree::new(true);
     tag(&told.served, "d/plain");
     tag(&told.served, "d/dir");
     fs::remove_file(told.served.path("d/link")).unwrap();
@@ -130,7 +130,7 @@ fn what_was_told_is_taken_back_when_it_changes() {
 #[test]
 fn nothing_is_told_of_a_link_that_the_peer_may_not_read() {
     for (path, says) in [("/d/link/x", "0"), ("/d/link", "secret")] {
-        let mut told = Told::new(false);
+        let mut told = ListedTree::new(false);
         fs::remove_file(told.served.path("d/link")).unwrap();
         symlink("secret", told.served.path("d/link")).unwrap();
         let rule = Rule {
