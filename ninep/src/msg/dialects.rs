@@ -41,7 +41,7 @@ pub const KEEP_ATTR: u8 = 2;
 /// In an Rlookup or Rlist, besides [`KEEP_ATTR`]: the file has no extended attributes.
 pub const LACKS_XATTRS: u8 = 4;
 /// The longest link target in an Rlookup or Rlist.
-pub const MAX_TARGET: usize = 512;
+pub const MAX_TARGET: usize = 256;
 /// The most bytes of a file that come with its open.
 pub const MAX_FIRST: u32 = 128 * 1024;
 /// The most bytes of files in an Rfetch.

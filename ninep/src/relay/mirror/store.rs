@@ -11,7 +11,7 @@ use super::facts::{FileFacts, Moment};
 use super::listing::Listing;
 use crate::msg::{Attr, FORGET_ALL, FORGET_ATTR, FORGET_NAME, ListEntry, Qid};
 
-/// Maximum number of names that are kept. They take some 300 bytes each.
+/// Maximum number of names that are kept. They take some 300 bytes each, and at most 800.
 const MAX_NAMES: usize = 24 * 1024;
 /// Maximum number of names of one directory.
 const MAX_PER_DIRECTORY: usize = 4096;
