@@ -25,6 +25,11 @@ pub(crate) enum Endpoint {
         port: u16,
         family: AddressFamily,
     },
+    /// A machine that was found, at its TCP addresses.
+    Found {
+        host: String,
+        addresses: Vec<SocketAddr>,
+    },
     Unix(PathBuf),
     Vsock {
         cid: u32,
@@ -41,6 +46,10 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port, .. } => write!(f, "{host} port {port}"),
+            Self::Found { host, addresses } => {
+                let first = addresses.first().map(ToString::to_string);
+                write!(f, "{host} at {}", first.unwrap_or_default())
+            }
             Self::Unix(path) => write!(f, "the socket {}", path.display()),
             Self::Vsock { cid, port } => write!(f, "vsock {cid} port {port}"),
             Self::Command { display, .. } => f.write_str(display),
@@ -50,8 +59,12 @@ impl fmt::Display for Endpoint {
 
 /// The addresses of a TCP endpoint: at least one, and only those of its address family. Other endpoints have none.
 pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
-    let Endpoint::Tcp { host, port, family } = endpoint else {
-        return Ok(Vec::new());
+    let (host, port, family) = match endpoint {
+        Endpoint::Tcp { host, port, family } => (host, port, family),
+        Endpoint::Found { addresses, .. } => return Ok(addresses.clone()),
+        Endpoint::Unix(_) | Endpoint::Vsock { .. } | Endpoint::Command { .. } => {
+            return Ok(Vec::new());
+        }
     };
     // Not looked up, since a container may have no /etc/hosts (RFC 6761, 6.3).
     let mut addresses = if host.eq_ignore_ascii_case("localhost") {
@@ -92,7 +105,7 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
 /// since tokio reads and writes all stream sockets alike.
 pub(super) async fn open(endpoint: &Endpoint, addresses: &[SocketAddr]) -> io::Result<UnixStream> {
     let socket: OwnedFd = match endpoint {
-        Endpoint::Tcp { .. } => {
+        Endpoint::Tcp { .. } | Endpoint::Found { .. } => {
             let stream = first(addresses).await?;
             stream.set_nodelay(true)?;
             stream.into_std()?.into()

@@ -1,0 +1,278 @@
+//! Asks for machines, and collects the answers. The questions do not come from the port of multicast DNS, so the answers are sent
+//! to this process alone (RFC 6762, 6.7), whether the computer has a daemon of its own for that or not.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
+use std::os::fd::AsFd as _;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use cpu_proto::discovery::{instance, instance_label, read_text, service};
+use cpu_proto::dns::{Data, GROUP_V4, GROUP_V6, MAX_MESSAGE, Message, Name, PORT, Question, kind};
+use nix::errno::Errno;
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::debug;
+
+use super::Machine;
+use super::machine::host_name;
+
+/// The most machines that are listened to, and the most addresses of one.
+const MAX_MACHINES: usize = 1000;
+const MAX_ADDRESSES: usize = 16;
+/// The most machines that a message asks for more about.
+const MAX_QUESTIONS: usize = 16;
+
+/// Listens on all networks.
+pub(super) struct Browser {
+    sockets: Vec<Network>,
+    heard: Heard,
+}
+
+/// A socket on a network.
+struct Network {
+    socket: UdpSocket,
+    group: SocketAddr,
+}
+
+/// What has been heard, by the label of the instance.
+#[derive(Default)]
+struct Heard(BTreeMap<Vec<u8>, Instance>);
+
+struct Instance {
+    last: Instant,
+    /// The sender of the last message.
+    from: SocketAddr,
+    service: Option<(u16, Name)>,
+    text: Option<Vec<u8>>,
+    addresses: Vec<SocketAddr>,
+}
+
+impl Browser {
+    pub(super) fn new() -> Result<Self> {
+        let addresses = getifaddrs().context("cannot list the network interfaces")?;
+        let wanted = InterfaceFlags::IFF_UP | InterfaceFlags::IFF_MULTICAST;
+        let mut sockets = Vec::new();
+        for interface in addresses {
+            let flags = interface.flags;
+            let Some(address) = interface.address else {
+                continue;
+            };
+            if !flags.contains(wanted) || flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+                continue;
+            }
+            // The kernel sends to a group from the interface that has the socket's address, or its scope.
+            let (own, group): (SocketAddr, SocketAddr) =
+                if let Some(address) = address.as_sockaddr_in() {
+                    let own = SocketAddrV4::new(address.ip(), 0);
+                    (own.into(), SocketAddrV4::new(GROUP_V4, PORT).into())
+                } else if let Some(address) = address.as_sockaddr_in6()
+                    && address.ip().is_unicast_link_local()
+                {
+                    let scope = address.scope_id();
+                    let own = SocketAddrV6::new(address.ip(), 0, 0, scope);
+                    (
+                        own.into(),
+                        SocketAddrV6::new(GROUP_V6, PORT, 0, scope).into(),
+                    )
+                } else {
+                    continue;
+                };
+            match open(own) {
+                Ok(socket) => sockets.push(Network { socket, group }),
+                Err(error) => debug!("cannot look for machines from {own}: {error}"),
+            }
+        }
+        ensure!(
+            !sockets.is_empty(),
+            "there is no network to look for machines on"
+        );
+        Ok(Self {
+            sockets,
+            heard: Heard::default(),
+        })
+    }
+
+    /// Asks on all networks. What cannot be sent is like what is lost.
+    pub(super) fn ask(&self) {
+        let bytes = self.heard.query().write();
+        for network in &self.sockets {
+            if let Err(error) = network.socket.send_to(&bytes, network.group) {
+                debug!("cannot ask {}: {error}", network.group);
+            }
+        }
+    }
+
+    /// Collects answers until a time.
+    pub(super) fn listen(&mut self, until: Instant) -> Result<()> {
+        let mut bytes = [0; MAX_MESSAGE];
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            // One millisecond more, since poll(2) counts whole ones.
+            let timeout = PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+            let sockets = self.sockets.iter();
+            let mut fds: Vec<_> = sockets
+                .map(|network| PollFd::new(network.socket.as_fd(), PollFlags::POLLIN))
+                .collect();
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(errno) => return Err(errno).context("cannot poll"),
+            }
+            for network in &self.sockets {
+                // One from each, so that no network keeps others from being heard.
+                if let Ok((length, from)) = network.socket.recv_from(&mut bytes)
+                    && let Some(message) = Message::read(&bytes[..length])
+                {
+                    self.heard.add(&message, from, Instant::now());
+                }
+            }
+        }
+    }
+
+    /// Forgets machines that have not been heard since a time.
+    pub(super) fn forget(&mut self, before: Instant) {
+        self.heard.0.retain(|_, instance| instance.last >= before);
+    }
+
+    /// All machines that have been heard.
+    pub(super) fn machines(&self) -> Vec<Machine> {
+        self.heard.machines()
+    }
+}
+
+fn open(own: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::bind(own)?;
+    if own.is_ipv4() {
+        socket.set_multicast_ttl_v4(255)?;
+    }
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+impl Heard {
+    /// Asks for all machines, and for what is not known of those that have answered.
+    fn query(&self) -> Message {
+        let question = |name, kind| Question {
+            name,
+            kind,
+            unicast: true,
+        };
+        let unknown = self
+            .0
+            .iter()
+            .filter(|(_, instance)| instance.service.is_none() || instance.text.is_none());
+        let more = unknown.map(|(label, _)| question(instance(label), kind::ANY));
+        Message {
+            questions: std::iter::once(question(service(), kind::PTR))
+                .chain(more.take(MAX_QUESTIONS))
+                .collect(),
+            ..Message::default()
+        }
+    }
+
+    /// Adds what a message says.
+    fn add(&mut self, message: &Message, from: SocketAddr, now: Instant) {
+        if !message.is_response {
+            return;
+        }
+        let records = || message.answers.iter().chain(&message.additionals);
+        let mut labels = Vec::new();
+        for record in records() {
+            let name = match &record.data {
+                Data::Ptr(target) if record.name == service() => target,
+                Data::Srv { .. } | Data::Txt(_) => &record.name,
+                _ => continue,
+            };
+            let Some(label) = instance_label(name).map(<[u8]>::to_ascii_lowercase) else {
+                continue;
+            };
+            if record.ttl == 0 {
+                self.0.remove(&label);
+                continue;
+            }
+            if !self.0.contains_key(&label) && self.0.len() >= MAX_MACHINES {
+                continue;
+            }
+            let instance = self.0.entry(label.clone()).or_insert_with(|| Instance {
+                last: now,
+                from,
+                service: None,
+                text: None,
+                addresses: Vec::new(),
+            });
+            (instance.last, instance.from) = (now, from);
+            match &record.data {
+                Data::Srv { port, target } => instance.service = Some((*port, target.clone())),
+                Data::Txt(text) => instance.text = Some(text.clone()),
+                _ => {}
+            }
+            labels.push(label);
+        }
+        for label in labels {
+            let Some(instance) = self.0.get_mut(&label) else {
+                continue;
+            };
+            let Some((port, host)) = &instance.service else {
+                continue;
+            };
+            let told = records().filter(|record| record.name == *host && record.ttl > 0);
+            for ip in told.filter_map(|record| address(&record.data)) {
+                let address = with_scope(ip, *port, from);
+                if instance.addresses.len() < MAX_ADDRESSES
+                    && !instance.addresses.contains(&address)
+                {
+                    instance.addresses.push(address);
+                }
+            }
+        }
+    }
+
+    fn machines(&self) -> Vec<Machine> {
+        let machine = |(label, instance): (&Vec<u8>, &Instance)| {
+            let (port, host) = instance.service.as_ref().filter(|(port, _)| *port != 0)?;
+            let mut addresses = instance.addresses.clone();
+            addresses.retain(|address| address.port() == *port);
+            if addresses.is_empty() {
+                // Who answers is reached where the answer has come from.
+                addresses.push(with_scope(instance.from.ip(), *port, instance.from));
+            }
+            addresses.sort_by_key(SocketAddr::is_ipv6);
+            let Some(host) = host_name(host) else {
+                debug!(
+                    "a machine is left out whose host name is {:?}",
+                    host.to_string()
+                );
+                return None;
+            };
+            let label = String::from_utf8_lossy(label).into_owned();
+            let facts = read_text(instance.text.as_deref().unwrap_or_default());
+            Some(Machine::new(label, host, addresses, facts))
+        };
+        self.0.iter().filter_map(machine).collect()
+    }
+}
+
+/// An address at which another machine can be.
+fn address(data: &Data) -> Option<IpAddr> {
+    let ip = match *data {
+        Data::A(ip) => IpAddr::V4(ip),
+        Data::Aaaa(ip) => IpAddr::V6(ip),
+        _ => return None,
+    };
+    (!ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()).then_some(ip)
+}
+
+/// An address of a link is one of the link that the message has come from.
+fn with_scope(ip: IpAddr, port: u16, from: SocketAddr) -> SocketAddr {
+    match (ip, from) {
+        (IpAddr::V6(ip), SocketAddr::V6(from)) if ip.is_unicast_link_local() => {
+            SocketAddrV6::new(ip, port, 0, from.scope_id()).into()
+        }
+        _ => (ip, port).into(),
+    }
+}
