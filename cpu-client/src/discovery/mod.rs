@@ -9,6 +9,7 @@ mod query;
 mod table;
 
 use std::io::{IsTerminal as _, Write as _, stdout};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
@@ -19,6 +20,8 @@ pub(crate) use query::MachineQuery;
 
 /// The time between questions.
 const INTERVAL: Duration = Duration::from_millis(500);
+/// The same if the first answer is enough.
+const FIRST: Duration = Duration::from_millis(250);
 /// How long all machines have time to answer, so that the best is known; and how long is waited for any.
 const ANSWERS: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -53,6 +56,21 @@ pub(crate) fn find(query: &MachineQuery) -> Result<Machine> {
             }
         }
     }
+}
+
+/// The addresses of the machine with a host name, if it is found.
+pub(crate) fn find_host(name: &str) -> Result<Option<Vec<SocketAddr>>> {
+    let query = MachineQuery::host(name);
+    let mut browser = Browser::new()?;
+    let start = Instant::now();
+    while start.elapsed() < ANSWERS {
+        browser.ask();
+        browser.listen(Instant::now() + FIRST)?;
+        if let Some(machine) = query.select(browser.machines()).pop() {
+            return Ok(Some(machine.addresses));
+        }
+    }
+    Ok(None)
 }
 
 /// Prints a table of the machines: once, or, on a terminal, until it is interrupted.

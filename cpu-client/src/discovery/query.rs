@@ -11,6 +11,7 @@ use super::Machine;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MachineQuery {
     instance: Option<String>,
+    host: Option<String>,
     /// A key, and values of which it must have one.
     wanted: Vec<(String, Vec<Wanted>)>,
     /// The best come first; the first criterion counts most.
@@ -49,11 +50,21 @@ enum Order {
 impl MachineQuery {
     /// All machines, the least busy first.
     pub(crate) fn all() -> Self {
+        // The number of sessions decides between those that have nothing to do.
         let sort = [key::BUSY, key::SESSIONS].map(|key| (Order::Least, key.to_owned()));
         Self {
             instance: None,
+            host: None,
             wanted: Vec::new(),
             sort: sort.to_vec(),
+        }
+    }
+
+    /// The one with this host name.
+    pub(crate) fn host(name: &str) -> Self {
+        Self {
+            host: Some(name.to_owned()),
+            ..Self::all()
         }
     }
 
@@ -119,8 +130,12 @@ impl MachineQuery {
     }
 
     fn admits(&self, machine: &Machine) -> bool {
-        let named = |name: &String| name.eq_ignore_ascii_case(&machine.instance);
-        self.instance.as_ref().is_none_or(named)
+        let is = |name: &Option<String>, its: &str| {
+            name.as_ref()
+                .is_none_or(|name| name.eq_ignore_ascii_case(its))
+        };
+        is(&self.instance, &machine.instance)
+            && is(&self.host, &machine.host)
             && self
                 .wanted
                 .iter()
@@ -322,6 +337,9 @@ mod tests {
         assert_eq!(selected("dnssd://b-cpud._ncpu._tcp.local/"), ["b"]);
         assert_eq!(selected("dnssd://B%2Dcpud._ncpu._tcp"), ["b"]);
         assert!(selected("dnssd://x._ncpu._tcp").is_empty());
+        let board = machine("board", &[("arch", "sparc64")]);
+        let selected = |host| MachineQuery::host(host).select(vec![board.clone()]).len();
+        assert_eq!((selected("Board.local"), selected("b.local")), (1, 0));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use nix::sys::socket::{self, SockFlag, SockType, VsockAddr, connect, socket};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::config::AddressFamily;
+use crate::discovery;
 
 /// The time between the attempts at one address and the next.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -74,21 +75,13 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
         ]
     } else {
         let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-        let found = found.map_err(|error| {
-            let port = host.rsplit_once(':').filter(|(name, port)| {
-                !name.contains(':') && port.parse::<u16>().is_ok()
-            });
-            if let Some((name, port)) = port {
-                return anyhow!("cannot find the address of {host}: a port is given apart, as in cpu -sp {port} {name}");
-            }
-            let hint = if Path::new("/etc/resolv.conf").exists() {
-                "is the name right?"
-            } else {
-                "there is no /etc/resolv.conf here, so only names in /etc/hosts and addresses can be used"
-            };
-            anyhow!("cannot find the address of {host}: {error}; {hint}")
-        })?;
-        found.collect()
+        match found {
+            Ok(found) => found.collect(),
+            Err(error) => match find_by_multicast(host, *port).await {
+                Some(found) => found,
+                None => return Err(not_found(host, &error)),
+            },
+        }
     };
     addresses.retain(|address: &SocketAddr| match family {
         AddressFamily::Any => true,
@@ -99,6 +92,35 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
         bail!("{host} has no address of the family that AddressFamily asks for");
     }
     Ok(addresses)
+}
+
+/// The addresses of a host of this network, which the C library does not know by its name (RFC 6762, 3).
+async fn find_by_multicast(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+    let name = host.trim_end_matches('.').to_owned();
+    name.to_ascii_lowercase().strip_suffix(".local")?;
+    let found = tokio::task::spawn_blocking(move || discovery::find_host(&name)).await;
+    let mut addresses = found.ok()?.ok()??;
+    for address in &mut addresses {
+        address.set_port(port);
+    }
+    Some(addresses)
+}
+
+fn not_found(host: &str, error: &io::Error) -> anyhow::Error {
+    let port = host
+        .rsplit_once(':')
+        .filter(|(name, port)| !name.contains(':') && port.parse::<u16>().is_ok());
+    if let Some((name, port)) = port {
+        return anyhow!(
+            "cannot find the address of {host}: a port is given apart, as in cpu -sp {port} {name}"
+        );
+    }
+    let hint = if Path::new("/etc/resolv.conf").exists() {
+        "is the name right?"
+    } else {
+        "there is no /etc/resolv.conf here, so only names in /etc/hosts and addresses can be used"
+    };
+    anyhow!("cannot find the address of {host}: {error}; {hint}")
 }
 
 /// Connects; over TCP, to the first of the `addresses` that answers. All kinds of sockets are returned as one type,

@@ -333,3 +333,6 @@ fn without_text(records: &[Record]) -> Vec<&Record> {
         .filter(|record| record.data.kind() != kind::TXT);
     rest.collect()
 }
+
+#[cfg(test)]
+mod tests;
