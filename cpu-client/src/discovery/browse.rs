@@ -276,3 +276,153 @@ fn with_scope(ip: IpAddr, port: u16, from: SocketAddr) -> SocketAddr {
         _ => (ip, port).into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cpu_proto::discovery::write_text;
+    use cpu_proto::dns::Record;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn record(name: Name, ttl: u32, data: Data) -> Record {
+        Record {
+            name,
+            flush: false,
+            ttl,
+            data,
+        }
+    }
+
+    /// What a machine answers.
+    fn told(label: &str, host: &str, ips: &[&str]) -> Message {
+        let name = instance(label.as_bytes());
+        let target = Name::new(host.split('.'));
+        let text = write_text([("arch", "arm64".to_owned())]);
+        let address = |ip: &&str| match ip.parse().unwrap() {
+            IpAddr::V4(ip) => record(target.clone(), 120, Data::A(ip)),
+            IpAddr::V6(ip) => record(target.clone(), 120, Data::Aaaa(ip)),
+        };
+        let mut additionals: Vec<_> = ips.iter().map(address).collect();
+        let (port, host) = (17010, target.clone());
+        additionals.push(record(name.clone(), 120, Data::Srv { port, target: host }));
+        additionals.push(record(name.clone(), 120, Data::Txt(text)));
+        Message {
+            is_response: true,
+            answers: vec![record(service(), 4500, Data::Ptr(name))],
+            additionals,
+            ..Message::default()
+        }
+    }
+
+    fn add(heard: &mut Heard, message: &Message, from: &str) {
+        heard.add(message, from.parse().unwrap(), Instant::now());
+    }
+
+    fn addresses(heard: &Heard) -> Vec<String> {
+        let machines = heard.machines().into_iter();
+        let all = machines.flat_map(|machine| machine.addresses);
+        all.map(|address| address.to_string()).collect()
+    }
+
+    #[test]
+    fn what_several_messages_say_of_a_machine_is_put_together() {
+        let from = "192.168.77.1:5353";
+        let mut heard = Heard::default();
+        let whole = told("Board 7", "board7.local", &["fec0::1", "192.168.77.1"]);
+        let part = |records: &[Record]| Message {
+            is_response: true,
+            answers: records.to_vec(),
+            ..Message::default()
+        };
+        add(&mut heard, &part(&whole.answers), from);
+        assert!(heard.machines().is_empty());
+        // It is asked for the rest.
+        let asked = heard.query().questions;
+        let names: Vec<_> = asked.iter().map(|question| question.name.clone()).collect();
+        assert_eq!(names, [service(), instance(b"BOARD 7")]);
+        add(&mut heard, &part(&whole.additionals), from);
+        let machines = heard.machines();
+        let [machine] = &machines[..] else {
+            panic!("{machines:?}")
+        };
+        assert_eq!(
+            (machine.instance.as_str(), machine.host.as_str()),
+            ("board 7", "board7.local")
+        );
+        assert_eq!(machine.fact("arch"), Some("arm64"));
+        assert_eq!(addresses(&heard), ["192.168.77.1:17010", "[fec0::1]:17010"]);
+        assert_eq!(heard.query().questions.len(), 1);
+
+        let ended = record(service(), 0, Data::Ptr(instance(b"board 7")));
+        add(&mut heard, &part(&[ended]), from);
+        assert!(heard.machines().is_empty());
+    }
+
+    #[test]
+    fn addresses_are_those_of_other_machines_on_the_right_link() {
+        let mut heard = Heard::default();
+        let here = ["127.0.0.1", "0.0.0.0", "224.0.0.1", "::1", "fe80::1"];
+        add(&mut heard, &told("a", "a.local", &here), "[fe80::1]:5353");
+        assert_eq!(addresses(&heard), ["[fe80::1]:17010"]);
+
+        let from = SocketAddrV6::new("fe80::2".parse().unwrap(), 5353, 0, 7);
+        let mut heard = Heard::default();
+        heard.add(
+            &told("a", "a.local", &["fe80::1"]),
+            from.into(),
+            Instant::now(),
+        );
+        assert_eq!(addresses(&heard), ["[fe80::1%7]:17010"]);
+        // Without an address it is where its answer has come from.
+        let mut heard = Heard::default();
+        heard.add(&told("a", "a.local", &[]), from.into(), Instant::now());
+        assert_eq!(addresses(&heard), ["[fe80::2%7]:17010"]);
+    }
+
+    #[test]
+    fn queries_and_names_of_elsewhere_are_no_machines() {
+        let from = "192.168.77.1:5353";
+        let mut heard = Heard::default();
+        let query = Message {
+            is_response: false,
+            ..told("a", "a.local", &[])
+        };
+        add(&mut heard, &query, from);
+        add(
+            &mut heard,
+            &told("b", "bank.example", &["192.168.77.1"]),
+            from,
+        );
+        add(&mut heard, &told("c", "a b.local", &["192.168.77.1"]), from);
+        assert!(heard.machines().is_empty());
+        for number in 0..2 * MAX_MACHINES {
+            add(&mut heard, &told(&number.to_string(), "x.local", &[]), from);
+        }
+        assert!(heard.0.len() <= MAX_MACHINES);
+    }
+
+    proptest! {
+        #[test]
+        fn any_answers_are_survived(
+            bytes in prop::collection::vec(any::<u8>(), 0..60),
+            damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        ) {
+            let label = String::from_utf8_lossy(&bytes).into_owned();
+            let mut message = told(&label, "a.local", &["192.168.77.1"]).write();
+            for (at, byte) in damage {
+                let at = at.index(message.len());
+                message[at] = byte;
+            }
+            let mut heard = Heard::default();
+            if let Some(message) = Message::read(&message) {
+                add(&mut heard, &message, "192.168.77.1:5353");
+            }
+            for machine in heard.machines() {
+                prop_assert!(machine.host.ends_with(".local") && !machine.addresses.is_empty());
+                prop_assert!(machine.host.bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+            let _ = heard.query().write();
+        }
+    }
+}
