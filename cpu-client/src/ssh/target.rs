@@ -339,10 +339,15 @@ fn host_keys(
         let others = if was_named { None } else { Some(files()?) };
         return HostKeys::pinned(name, &file, others);
     }
-    let checking = settings.checking.unwrap_or(Checking {
+    let ask = Checking {
         new: NewHost::Ask,
         changed_is_accepted: false,
-    });
+    };
+    let checking = match settings.checking {
+        // Anybody can answer with a name that is new, so nobody becomes known by that alone.
+        Some(checking) if options.found.is_some() && checking.new == NewHost::Accept => ask,
+        checking => checking.unwrap_or(ask),
+    };
     let hashed = settings.hash_known_hosts.unwrap_or(false);
     Ok(HostKeys::known(name, files()?, checking, hashed))
 }
@@ -399,6 +404,50 @@ mod tests {
             (tcp_at(&target).1, target.user.as_str()),
             (DEFAULT_PORT, "ann")
         );
+    }
+
+    #[test]
+    fn a_machine_that_was_found_keeps_its_name_and_is_not_accepted_unasked() {
+        let found = ["192.168.77.7:17011".parse().unwrap()];
+        let options = ConnectOptions {
+            found: Some(&found),
+            ..options("board7.local")
+        };
+        let accept = Checking {
+            new: NewHost::Accept,
+            changed_is_accepted: true,
+        };
+        let settings = || Settings {
+            host_name: Some("elsewhere".into()),
+            port: Some(22),
+            proxy: Some(Proxy::Jump("gate".into())),
+            checking: Some(accept),
+            ..Settings::default()
+        };
+        let target = Target::new(&options, |_| Ok(settings())).unwrap();
+        let endpoint = target.endpoint.to_string();
+        assert_eq!(endpoint, "board7.local at 192.168.77.7:17011");
+        let keys = format!("{:?}", target.host_keys);
+        assert!(
+            keys.contains("board7.local") && keys.contains("17011"),
+            "{keys}"
+        );
+        assert!(
+            keys.contains("Ask") && keys.contains("changed_is_accepted: false"),
+            "{keys}"
+        );
+        let named = ConnectOptions {
+            found: None,
+            ..options
+        };
+        let target = Target::new(&named, |_| Ok(settings())).unwrap();
+        assert!(format!("{:?}", target.host_keys).contains("Accept"));
+        let other = ConnectOptions {
+            socket: SocketKind::Vsock,
+            found: Some(&found),
+            ..named
+        };
+        assert!(Target::new(&other, |_| Ok(settings())).is_err());
     }
 
     #[test]

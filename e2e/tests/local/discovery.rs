@@ -171,13 +171,19 @@ fn finds() -> Result<()> {
     let _seven = Machine::found(&hosts[0], "board7")?;
     let eight = Machine::found(&hosts[1], "board8.lab.example")?;
 
+    // Nobody is accepted unasked who was not named.
+    fails(
+        &desk.cpu(&[".", "true"])?,
+        &["is new", "there is no terminal"],
+    )?;
+    let name = desk.prints(&["board7.local", "uname", "-n"])?;
+    ensure!(name == "board7\n", "{name}");
+    desk.prints(&["board8.local", "true"])?;
     let any = desk.prints(&[".", "uname", "-n"])?;
     ensure!(any.starts_with("board"), "{any}");
     let by_name = "dnssd://board8-cpud._ncpu._tcp";
     let name = desk.prints(&[by_name, "uname", "-n"])?;
     ensure!(name == "board8.lab.example\n", "{name}");
-    let name = desk.prints(&["board7.local", "uname", "-n"])?;
-    ensure!(name == "board7\n", "{name}");
     let arch = std::env::consts::ARCH;
     let here = format!("root@dnssd://?arch={arch}&cores=>1&tenants=<0&sort=load");
     desk.prints(&[&here, "true"])?;
@@ -219,7 +225,7 @@ fn impostor() -> Result<()> {
     let host = lan.plug("192.168.77.7/24")?;
     let desk = Desk::new(&lan)?;
     let real = Machine::found(&host, "board7")?;
-    desk.prints(&[".", "true"])?;
+    desk.prints(&["board7.local", "true"])?;
     desk.prints(&[".", "true"])?;
     drop(real);
     let other = Machine::found(&host, "board7")?;
@@ -228,12 +234,14 @@ fn impostor() -> Result<()> {
     fails(&desk.cpu(&["board7.local", "true"])?, &refused)?;
     let key = other.host_key().display().to_string();
     desk.prints(&["-hk", &key, ".", "true"])?;
-    // Nor is a new name accepted of whom nobody has confirmed.
-    let config = "Host *\nIdentityFile ~/.ssh/own\nStrictHostKeyChecking yes\n";
-    desk.user.configure_exactly(config)?;
+    // Nor is it accepted under a name that nobody has heard of, though those who are named are.
     drop(other);
     let _third = Machine::found(&host, "board8")?;
-    fails(&desk.cpu(&[".", "true"])?, &["board8.local"])
+    fails(&desk.cpu(&[".", "true"])?, &["board8.local", "is new"])?;
+    let output = desk.cpu(&["-o", "StrictHostKeyChecking=no", ".", "true"])?;
+    fails(&output, &["board8.local", "is new"])?;
+    desk.prints(&["board8.local", "true"])?;
+    Ok(())
 }
 
 fn two_of_one_name() -> Result<()> {
@@ -427,7 +435,7 @@ fn zeroconf() -> Result<()> {
 
     let arch = cpu_proto::discovery::go_arch(std::env::consts::ARCH);
     let _responder = Script::start(&host, &RESPONDER.replace("ARCH", arch))?;
-    let _machine = Machine::start(&host, "board7", &[])?;
+    let machine = Machine::start(&host, "board7", &[])?;
     let row = wait_until("the responder answers", TIMEOUT, || {
         Ok(desk.table().ok().and_then(|mut rows| rows.pop()))
     })?;
@@ -443,7 +451,9 @@ fn zeroconf() -> Result<()> {
         "3",
     ];
     ensure!(row == expected, "{row:?}");
-    let name = desk.prints(&["dnssd://Board+7._ncpu._tcp.local/", "uname", "-n"])?;
+    let key = machine.host_key().display().to_string();
+    let by_name = "dnssd://Board+7._ncpu._tcp.local/";
+    let name = desk.prints(&["-hk", &key, by_name, "uname", "-n"])?;
     ensure!(name == "board7\n", "{name}");
     Ok(())
 }
