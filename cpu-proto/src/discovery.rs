@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::dns::Name;
+use crate::dns::DomainName;
 
 /// The labels of the service.
 const SERVICE: [&str; 3] = ["_ncpu", "_tcp", "local"];
@@ -28,22 +28,22 @@ pub mod key {
 }
 
 /// The name of the service, of which every machine that is found has an instance.
-pub fn service() -> Name {
-    Name::new(SERVICE)
+pub fn service() -> DomainName {
+    DomainName::new(SERVICE)
 }
 
 /// The name under which all services are found.
-pub fn all_services() -> Name {
-    Name::new(["_services", "_dns-sd", "_udp", "local"])
+pub fn all_services() -> DomainName {
+    DomainName::new(["_services", "_dns-sd", "_udp", "local"])
 }
 
 /// The name of an instance of the service.
-pub fn instance(label: &[u8]) -> Name {
-    Name::new(std::iter::once(label).chain(SERVICE.map(str::as_bytes)))
+pub fn instance(label: &[u8]) -> DomainName {
+    DomainName::new(std::iter::once(label).chain(SERVICE.map(str::as_bytes)))
 }
 
 /// The label of an instance of the service.
-pub fn instance_label(name: &Name) -> Option<&[u8]> {
+pub fn instance_label(name: &DomainName) -> Option<&[u8]> {
     let label = name.labels().next()?;
     (*name == instance(label)).then_some(label)
 }
@@ -103,10 +103,10 @@ mod tests {
         assert_eq!(name.to_string(), "Board 7.1._ncpu._tcp.local");
         assert_eq!(instance_label(&name), Some(&b"Board 7.1"[..]));
         assert_eq!(
-            instance_label(&Name::new(["x", "_ssh", "_tcp", "local"])),
+            instance_label(&DomainName::new(["x", "_ssh", "_tcp", "local"])),
             None
         );
-        assert_eq!(instance_label(&Name::new([""; 0])), None);
+        assert_eq!(instance_label(&DomainName::new([""; 0])), None);
     }
 
     #[test]

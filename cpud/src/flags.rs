@@ -228,6 +228,14 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         }
     }
     options.listen = ListenAddr::parse(network.as_deref(), port.as_deref())?;
+    match options.listen {
+        ListenAddr::Tcp(only, _) if !only.is_some_and(|only| only.is_loopback()) => {}
+        _ if options.dnssd => bail!(
+            "-dnssd needs a TCP port that others can reach, and cpud is to listen on {}",
+            options.listen
+        ),
+        _ => {}
+    }
     Ok(options)
 }
 
@@ -366,6 +374,10 @@ mod tests {
         }
         for bad in ["xml", "json:", "json:2", "json:-1", "json:x", ""] {
             assert!(refusal(&format!("-log={bad}")).contains("write text"));
+        }
+        for unreachable in ["-port=127.0.0.1:1", "-net=vsock"] {
+            let with = |flag: &str| parse(&[unreachable.to_owned(), flag.to_owned()]);
+            assert!(with("-dnssd").is_err() && with("-dnssd=false").is_ok());
         }
         assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");
         assert!(refusal("-init").contains("only argument"));

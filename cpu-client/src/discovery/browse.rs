@@ -9,14 +9,16 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, ensure};
 use cpu_proto::discovery::{instance, instance_label, read_text, service};
-use cpu_proto::dns::{Data, GROUP_V4, GROUP_V6, MAX_MESSAGE, Message, Name, PORT, Question, kind};
+use cpu_proto::dns::{
+    DomainName, GROUP_V4, GROUP_V6, MAX_MESSAGE, Message, PORT, Question, RecordData, kind,
+};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::debug;
 
-use super::Machine;
+use super::FoundMachine;
 use super::machine::host_name;
 
 /// The most machines that are listened to, and the most addresses of one.
@@ -45,7 +47,7 @@ struct Instance {
     last: Instant,
     /// The sender of the last message.
     from: SocketAddr,
-    service: Option<(u16, Name)>,
+    service: Option<(u16, DomainName)>,
     text: Option<Vec<u8>>,
     addresses: Vec<SocketAddr>,
 }
@@ -140,7 +142,7 @@ impl Browser {
     }
 
     /// All machines that have been heard.
-    pub(super) fn machines(&self) -> Vec<Machine> {
+    pub(super) fn machines(&self) -> Vec<FoundMachine> {
         self.heard.machines()
     }
 }
@@ -184,8 +186,8 @@ impl Heard {
         let mut labels = Vec::new();
         for record in records() {
             let name = match &record.data {
-                Data::Ptr(target) if record.name == service() => target,
-                Data::Srv { .. } | Data::Txt(_) => &record.name,
+                RecordData::Ptr(target) if record.name == service() => target,
+                RecordData::Srv { .. } | RecordData::Txt(_) => &record.name,
                 _ => continue,
             };
             let Some(label) = instance_label(name).map(<[u8]>::to_ascii_lowercase) else {
@@ -207,8 +209,10 @@ impl Heard {
             });
             (instance.last, instance.from) = (now, from);
             match &record.data {
-                Data::Srv { port, target } => instance.service = Some((*port, target.clone())),
-                Data::Txt(text) => instance.text = Some(text.clone()),
+                RecordData::Srv { port, target } => {
+                    instance.service = Some((*port, target.clone()))
+                }
+                RecordData::Txt(text) => instance.text = Some(text.clone()),
                 _ => {}
             }
             labels.push(label);
@@ -232,7 +236,7 @@ impl Heard {
         }
     }
 
-    fn machines(&self) -> Vec<Machine> {
+    fn machines(&self) -> Vec<FoundMachine> {
         let machine = |(label, instance): (&Vec<u8>, &Instance)| {
             let (port, host) = instance.service.as_ref().filter(|(port, _)| *port != 0)?;
             let mut addresses = instance.addresses.clone();
@@ -251,17 +255,17 @@ impl Heard {
             };
             let label = String::from_utf8_lossy(label).into_owned();
             let facts = read_text(instance.text.as_deref().unwrap_or_default());
-            Some(Machine::new(label, host, addresses, facts))
+            Some(FoundMachine::new(label, host, addresses, facts))
         };
         self.0.iter().filter_map(machine).collect()
     }
 }
 
 /// An address at which another machine can be.
-fn address(data: &Data) -> Option<IpAddr> {
+fn address(data: &RecordData) -> Option<IpAddr> {
     let ip = match *data {
-        Data::A(ip) => IpAddr::V4(ip),
-        Data::Aaaa(ip) => IpAddr::V6(ip),
+        RecordData::A(ip) => IpAddr::V4(ip),
+        RecordData::Aaaa(ip) => IpAddr::V6(ip),
         _ => return None,
     };
     (!ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast()).then_some(ip)
@@ -280,13 +284,13 @@ fn with_scope(ip: IpAddr, port: u16, from: SocketAddr) -> SocketAddr {
 #[cfg(test)]
 mod tests {
     use cpu_proto::discovery::write_text;
-    use cpu_proto::dns::Record;
+    use cpu_proto::dns::ResourceRecord;
     use proptest::prelude::*;
 
     use super::*;
 
-    fn record(name: Name, ttl: u32, data: Data) -> Record {
-        Record {
+    fn record(name: DomainName, ttl: u32, data: RecordData) -> ResourceRecord {
+        ResourceRecord {
             name,
             flush: false,
             ttl,
@@ -297,19 +301,23 @@ mod tests {
     /// What a machine answers.
     fn told(label: &str, host: &str, ips: &[&str]) -> Message {
         let name = instance(label.as_bytes());
-        let target = Name::new(host.split('.'));
+        let target = DomainName::new(host.split('.'));
         let text = write_text([("arch", "arm64".to_owned())]);
         let address = |ip: &&str| match ip.parse().unwrap() {
-            IpAddr::V4(ip) => record(target.clone(), 120, Data::A(ip)),
-            IpAddr::V6(ip) => record(target.clone(), 120, Data::Aaaa(ip)),
+            IpAddr::V4(ip) => record(target.clone(), 120, RecordData::A(ip)),
+            IpAddr::V6(ip) => record(target.clone(), 120, RecordData::Aaaa(ip)),
         };
         let mut additionals: Vec<_> = ips.iter().map(address).collect();
         let (port, host) = (17010, target.clone());
-        additionals.push(record(name.clone(), 120, Data::Srv { port, target: host }));
-        additionals.push(record(name.clone(), 120, Data::Txt(text)));
+        additionals.push(record(
+            name.clone(),
+            120,
+            RecordData::Srv { port, target: host },
+        ));
+        additionals.push(record(name.clone(), 120, RecordData::Txt(text)));
         Message {
             is_response: true,
-            answers: vec![record(service(), 4500, Data::Ptr(name))],
+            answers: vec![record(service(), 4500, RecordData::Ptr(name))],
             additionals,
             ..Message::default()
         }
@@ -330,7 +338,7 @@ mod tests {
         let from = "192.168.77.1:5353";
         let mut heard = Heard::default();
         let whole = told("Board 7", "board7.local", &["fec0::1", "192.168.77.1"]);
-        let part = |records: &[Record]| Message {
+        let part = |records: &[ResourceRecord]| Message {
             is_response: true,
             answers: records.to_vec(),
             ..Message::default()
@@ -354,7 +362,7 @@ mod tests {
         assert_eq!(addresses(&heard), ["192.168.77.1:17010", "[fec0::1]:17010"]);
         assert_eq!(heard.query().questions.len(), 1);
 
-        let ended = record(service(), 0, Data::Ptr(instance(b"board 7")));
+        let ended = record(service(), 0, RecordData::Ptr(instance(b"board 7")));
         add(&mut heard, &part(&[ended]), from);
         assert!(heard.machines().is_empty());
     }

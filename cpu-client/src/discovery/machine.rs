@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use cpu_proto::discovery::{go_arch, key};
-use cpu_proto::dns::Name;
+use cpu_proto::dns::DomainName;
 
 /// Keys that a query may have besides those that are sent.
 const SESSIONS: &str = "sessions";
@@ -12,7 +12,7 @@ const MEMORY: &str = "memory";
 
 /// A machine that has been found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Machine {
+pub(crate) struct FoundMachine {
     /// The name of its instance of the service: any text.
     pub(crate) instance: String,
     /// Its host name, which ends in `.local`: the name that known_hosts has its key under.
@@ -22,7 +22,7 @@ pub(crate) struct Machine {
     facts: BTreeMap<String, String>,
 }
 
-impl Machine {
+impl FoundMachine {
     pub(super) fn new(
         instance: String,
         host: String,
@@ -69,7 +69,7 @@ impl Machine {
 
 /// The text of a host name that can be one of this network. Any other could be that of a machine elsewhere, or a pattern, or
 /// more than a name to a program that gets it.
-pub(super) fn host_name(name: &Name) -> Option<String> {
+pub(super) fn host_name(name: &DomainName) -> Option<String> {
     let labels: Vec<&str> = name
         .labels()
         .map(|label| {
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn only_plain_names_of_this_network_are_names() {
-        let name = |labels: &[&str]| host_name(&Name::new(labels));
+        let name = |labels: &[&str]| host_name(&DomainName::new(labels));
         assert_eq!(
             name(&["Board-7", "local"]).as_deref(),
             Some("board-7.local")
@@ -123,7 +123,7 @@ mod tests {
             ("tenants", "3"),
         ];
         let facts = facts.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let machine = Machine::new("x".into(), "x.local".into(), Vec::new(), facts.into());
+        let machine = FoundMachine::new("x".into(), "x.local".into(), Vec::new(), facts.into());
         assert_eq!(machine.fact("arch"), Some("arm64"));
         assert_eq!(
             (machine.number("load"), machine.number("sessions")),

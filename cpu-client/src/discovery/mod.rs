@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use browse::Browser;
-pub(crate) use machine::Machine;
+pub(crate) use machine::FoundMachine;
 pub(crate) use query::MachineQuery;
 
 /// The time between questions.
@@ -32,7 +32,7 @@ const REFRESH: Duration = Duration::from_secs(2);
 const MEMORY: Duration = Duration::from_secs(7);
 
 /// Finds the best machine.
-pub(crate) fn find(query: &MachineQuery) -> Result<Machine> {
+pub(crate) fn find(query: &MachineQuery) -> Result<FoundMachine> {
     let mut browser = Browser::new()?;
     let start = Instant::now();
     loop {

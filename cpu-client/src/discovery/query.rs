@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use anyhow::{Result, bail, ensure};
 use cpu_proto::discovery::{go_arch, key};
 
-use super::Machine;
+use super::FoundMachine;
 
 /// What is wanted of a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +118,7 @@ impl MachineQuery {
     }
 
     /// The machines that are wanted, the best first.
-    pub(super) fn select(&self, mut machines: Vec<Machine>) -> Vec<Machine> {
+    pub(super) fn select(&self, mut machines: Vec<FoundMachine>) -> Vec<FoundMachine> {
         machines.retain(|machine| self.admits(machine));
         machines.sort_by(|one, other| {
             let by = |(order, key): &(Order, String)| order.compare(one, other, key);
@@ -129,7 +129,7 @@ impl MachineQuery {
         machines
     }
 
-    fn admits(&self, machine: &Machine) -> bool {
+    fn admits(&self, machine: &FoundMachine) -> bool {
         let is = |name: &Option<String>, its: &str| {
             name.as_ref()
                 .is_none_or(|name| name.eq_ignore_ascii_case(its))
@@ -144,7 +144,7 @@ impl MachineQuery {
 }
 
 impl Wanted {
-    fn admits(&self, machine: &Machine, key: &str) -> bool {
+    fn admits(&self, machine: &FoundMachine, key: &str) -> bool {
         match self {
             Self::Any => true,
             Self::Is(value) => machine.fact(key).unwrap_or_default() == value,
@@ -157,9 +157,9 @@ impl Wanted {
 
 impl Order {
     /// Machines that do not say it come last.
-    fn compare(self, one: &Machine, other: &Machine, key: &str) -> Ordering {
-        let is_absent = |machine: &Machine| machine.fact(key).is_none_or(str::is_empty);
-        let number = |machine: &Machine, sign: f64| {
+    fn compare(self, one: &FoundMachine, other: &FoundMachine, key: &str) -> Ordering {
+        let is_absent = |machine: &FoundMachine| machine.fact(key).is_none_or(str::is_empty);
+        let number = |machine: &FoundMachine, sign: f64| {
             machine
                 .number(key)
                 .map_or(f64::INFINITY, |number| sign * number)
@@ -252,12 +252,12 @@ fn decode(text: &str) -> Result<String> {
 mod tests {
     use super::*;
 
-    fn machine(instance: &str, facts: &[(&str, &str)]) -> Machine {
+    fn machine(instance: &str, facts: &[(&str, &str)]) -> FoundMachine {
         let facts = facts
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let host = format!("{instance}.local");
-        Machine::new(instance.into(), host, Vec::new(), facts.collect())
+        FoundMachine::new(instance.into(), host, Vec::new(), facts.collect())
     }
 
     fn selected(query: &str) -> Vec<String> {

@@ -7,7 +7,7 @@ use std::os::fd::AsFd as _;
 use cpu_proto::discovery::key;
 use cpu_proto::printable;
 
-use super::Machine;
+use super::FoundMachine;
 use crate::sys::window_size;
 
 const HEADINGS: [&str; 9] = [
@@ -17,7 +17,7 @@ const HEADINGS: [&str; 9] = [
 const MAX_WIDTH: usize = 40;
 
 /// The whole table.
-pub(super) fn format(machines: &[Machine]) -> String {
+pub(super) fn format(machines: &[FoundMachine]) -> String {
     let rows: Vec<[String; 9]> = std::iter::once(HEADINGS.map(str::to_owned))
         .chain(machines.iter().map(row))
         .map(|row| row.map(|text| printable(&text).chars().take(MAX_WIDTH).collect()))
@@ -40,7 +40,7 @@ pub(super) fn format(machines: &[Machine]) -> String {
 }
 
 /// What changes a table of this many lines on a terminal into this one, and its lines.
-pub(super) fn redraw(machines: &[Machine], height: usize) -> (String, usize) {
+pub(super) fn redraw(machines: &[FoundMachine], height: usize) -> (String, usize) {
     let size = window_size(stdout().as_fd()).ok();
     let of = |number: u16, default| match number {
         0 => default,
@@ -68,7 +68,7 @@ pub(super) fn redraw(machines: &[Machine], height: usize) -> (String, usize) {
     (text, lines)
 }
 
-fn row(machine: &Machine) -> [String; 9] {
+fn row(machine: &FoundMachine) -> [String; 9] {
     let fact = |key| machine.fact(key).unwrap_or("-").to_owned();
     let memory = |key| machine.number(key).map_or("-".to_owned(), size);
     let address = machine.addresses.first();
@@ -108,12 +108,12 @@ fn size(bytes: f64) -> String {
 mod tests {
     use super::*;
 
-    fn machine(host: &str, facts: &[(&str, &str)]) -> Machine {
+    fn machine(host: &str, facts: &[(&str, &str)]) -> FoundMachine {
         let facts = facts
             .iter()
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
         let addresses = vec!["192.168.77.1:17010".parse().unwrap()];
-        Machine::new(host.into(), host.into(), addresses, facts.collect())
+        FoundMachine::new(host.into(), host.into(), addresses, facts.collect())
     }
 
     #[test]

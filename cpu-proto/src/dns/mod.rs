@@ -6,7 +6,7 @@ mod wire;
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-pub use name::Name;
+pub use name::DomainName;
 
 /// The UDP port.
 pub const PORT: u16 = 5353;
@@ -43,18 +43,18 @@ pub struct Message {
     /// What is asked.
     pub questions: Vec<Question>,
     /// Answers; in a query, those that the asker knows.
-    pub answers: Vec<Record>,
+    pub answers: Vec<ResourceRecord>,
     /// In a query, the records that the asker is about to use.
-    pub authorities: Vec<Record>,
+    pub authorities: Vec<ResourceRecord>,
     /// Records that the asker will ask for next.
-    pub additionals: Vec<Record>,
+    pub additionals: Vec<ResourceRecord>,
 }
 
 /// A question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Question {
     /// Of which name.
-    pub name: Name,
+    pub name: DomainName,
     /// The type of record, or [`kind::ANY`].
     pub kind: u16,
     /// The answer should go to the asker alone.
@@ -63,24 +63,24 @@ pub struct Question {
 
 /// A resource record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
+pub struct ResourceRecord {
     /// Whose it is.
-    pub name: Name,
+    pub name: DomainName,
     /// Earlier records of this name and type are no longer valid.
     pub flush: bool,
     /// For how many seconds it is valid. Zero: no longer.
     pub ttl: u32,
     /// Its type and value.
-    pub data: Data,
+    pub data: RecordData,
 }
 
 /// The value of a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Data {
+pub enum RecordData {
     /// See [`kind::A`].
     A(Ipv4Addr),
     /// See [`kind::PTR`].
-    Ptr(Name),
+    Ptr(DomainName),
     /// See [`kind::TXT`]: strings, each after its length.
     Txt(Vec<u8>),
     /// See [`kind::AAAA`].
@@ -90,18 +90,18 @@ pub enum Data {
         /// TCP port, here.
         port: u16,
         /// The host.
-        target: Name,
+        target: DomainName,
     },
 }
 
 impl Question {
     /// Whether a record answers it.
-    pub fn is_answered_by(&self, record: &Record) -> bool {
+    pub fn is_answered_by(&self, record: &ResourceRecord) -> bool {
         [kind::ANY, record.data.kind()].contains(&self.kind) && self.name == record.name
     }
 }
 
-impl Data {
+impl RecordData {
     /// The type of record.
     pub fn kind(&self) -> u16 {
         match self {

@@ -9,12 +9,12 @@ const MAX_NAME: usize = 255;
 
 /// A domain name. Letters of ASCII are equal to their capitals.
 #[derive(Clone, Debug, Eq)]
-pub struct Name(
+pub struct DomainName(
     /// As in a message without compression: each label after its length, and a zero.
     Vec<u8>,
 );
 
-impl Name {
+impl DomainName {
     /// A name of these labels. Of one that is too long the beginning is taken; labels without room are left out.
     pub fn new<L: AsRef<[u8]>>(labels: impl IntoIterator<Item = L>) -> Self {
         let mut wire = Vec::new();
@@ -83,14 +83,14 @@ impl Name {
     }
 }
 
-impl PartialEq for Name {
+impl PartialEq for DomainName {
     fn eq(&self, other: &Self) -> bool {
         // The lengths of labels are less than any letter.
         self.0.eq_ignore_ascii_case(&other.0)
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for DomainName {
     /// The labels with dots between them, not to be read back. Not safe for a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (label, dot) in self
@@ -109,20 +109,26 @@ mod tests {
 
     #[test]
     fn names_have_limits_and_no_capitals() {
-        let name = Name::new(["Board 7.1", "_ncpu", "_tcp", "local"]);
+        let name = DomainName::new(["Board 7.1", "_ncpu", "_tcp", "local"]);
         assert_eq!(name.to_string(), "Board 7.1._ncpu._tcp.local");
-        assert_eq!(name, Name::new(["BOARD 7.1", "_NCPU", "_tcp", "LOCAL"]));
-        assert_ne!(name, Name::new(["Board 7", "1", "_ncpu", "_tcp", "local"]));
-        let long = Name::new([[b'x'; 70]; 5]);
+        assert_eq!(
+            name,
+            DomainName::new(["BOARD 7.1", "_NCPU", "_tcp", "LOCAL"])
+        );
+        assert_ne!(
+            name,
+            DomainName::new(["Board 7", "1", "_ncpu", "_tcp", "local"])
+        );
+        let long = DomainName::new([[b'x'; 70]; 5]);
         assert_eq!(long.labels().map(<[u8]>::len).collect::<Vec<_>>(), [63; 3]);
-        assert_eq!(Name::new([""; 2]).wire(), [0]);
+        assert_eq!(DomainName::new([""; 2]).wire(), [0]);
     }
 
     #[test]
     fn pointers_lead_backwards() {
         //            0         6       13
         let message = b"\x05local\0\x04host\xc0\0\xc0\x07";
-        let read = |mut at| Name::read(message, &mut at).map(|name| (name.to_string(), at));
+        let read = |mut at| DomainName::read(message, &mut at).map(|name| (name.to_string(), at));
         assert_eq!(read(7), Some(("host.local".into(), 14)));
         assert_eq!(read(14), Some(("host.local".into(), 16)));
         for circle in [
@@ -133,7 +139,7 @@ mod tests {
             b"\x80x",
             b"\x05ab",
         ] {
-            assert_eq!(Name::read(circle, &mut 0), None, "{circle:?}");
+            assert_eq!(DomainName::read(circle, &mut 0), None, "{circle:?}");
         }
         // Labels that pointers put together are counted.
         let mut message = vec![63; 64];
@@ -146,7 +152,7 @@ mod tests {
             message.extend([0xc0, before]);
         }
         let labels = begins.into_iter().map(|mut begin| {
-            let name = Name::read(&message, &mut begin);
+            let name = DomainName::read(&message, &mut begin);
             name.map_or(0, |name| name.labels().count())
         });
         assert_eq!(labels.collect::<Vec<_>>(), [1, 2, 3, 0]);

@@ -1,12 +1,12 @@
 //! How messages are written and read.
 
-use super::{Data, Message, Name, Question, Record, kind};
+use super::{DomainName, Message, Question, RecordData, ResourceRecord, kind};
 
 /// The class of everything.
 const INTERNET: u16 = 1;
 /// In a question: any class.
 const ANY_CLASS: u16 = 255;
-/// The highest bit of a class: in a question, whether a unicast response is wanted; in a record, [`Record::flush`].
+/// The highest bit of a class: in a question, whether a unicast response is wanted; in a record, [`ResourceRecord::flush`].
 const TOP_BIT: u16 = 0x8000;
 /// The flags of a response: QR, AA.
 const RESPONSE: u16 = 0x8400;
@@ -16,7 +16,7 @@ const NEITHER: u16 = 0x780f;
 impl Message {
     /// Reads a message. `None` if it is none, or damaged; what it has of other types and classes is left out.
     pub fn read(bytes: &[u8]) -> Option<Self> {
-        let mut reader = Reader { bytes, at: 0 };
+        let mut reader = MessageReader { bytes, at: 0 };
         let (id, flags) = (reader.number()?, reader.number()?);
         if flags & NEITHER != 0 {
             return None;
@@ -80,7 +80,7 @@ fn count(length: usize) -> u16 {
     u16::try_from(length).unwrap_or(u16::MAX)
 }
 
-impl Data {
+impl RecordData {
     /// The value as bytes, by which values are also compared (RFC 6762, 8.2).
     pub fn wire(&self) -> Vec<u8> {
         match self {
@@ -95,12 +95,12 @@ impl Data {
     }
 }
 
-struct Reader<'a> {
+struct MessageReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> MessageReader<'a> {
     fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let taken = self.bytes.get(self.at..)?.get(..length)?;
         self.at += length;
@@ -113,7 +113,7 @@ impl<'a> Reader<'a> {
 
     /// The inner `None` is a question of another class.
     fn question(&mut self) -> Option<Option<Question>> {
-        let name = Name::read(self.bytes, &mut self.at)?;
+        let name = DomainName::read(self.bytes, &mut self.at)?;
         let (kind, class) = (self.number()?, self.number()?);
         let question = Question {
             name,
@@ -128,8 +128,8 @@ impl<'a> Reader<'a> {
     }
 
     /// The inner `None` is a record of another class or type.
-    fn record(&mut self) -> Option<Option<Record>> {
-        let name = Name::read(self.bytes, &mut self.at)?;
+    fn record(&mut self) -> Option<Option<ResourceRecord>> {
+        let name = DomainName::read(self.bytes, &mut self.at)?;
         let (kind, class) = (self.number()?, self.number()?);
         let ttl = u32::from_be_bytes(self.take(4)?.try_into().ok()?);
         let length = usize::from(self.number()?);
@@ -140,21 +140,21 @@ impl<'a> Reader<'a> {
         }
         // A name in a value may have pointers, but must end where the value does.
         let name_at = |mut at| {
-            let name = Name::read(self.bytes, &mut at)?;
+            let name = DomainName::read(self.bytes, &mut at)?;
             (at == begin + length).then_some(name)
         };
         let data = match kind {
-            kind::A => Data::A(<[u8; 4]>::try_from(value).ok()?.into()),
-            kind::AAAA => Data::Aaaa(<[u8; 16]>::try_from(value).ok()?.into()),
-            kind::PTR => Data::Ptr(name_at(begin)?),
-            kind::TXT => Data::Txt(value.to_vec()),
-            kind::SRV => Data::Srv {
+            kind::A => RecordData::A(<[u8; 4]>::try_from(value).ok()?.into()),
+            kind::AAAA => RecordData::Aaaa(<[u8; 16]>::try_from(value).ok()?.into()),
+            kind::PTR => RecordData::Ptr(name_at(begin)?),
+            kind::TXT => RecordData::Txt(value.to_vec()),
+            kind::SRV => RecordData::Srv {
                 port: u16::from_be_bytes(value.get(4..6)?.try_into().ok()?),
                 target: name_at(begin + 6)?,
             },
             _ => return Some(None),
         };
-        Some(Some(Record {
+        Some(Some(ResourceRecord {
             name,
             flush: class & TOP_BIT != 0,
             ttl,
@@ -169,23 +169,26 @@ mod tests {
 
     use super::*;
 
-    fn name() -> impl Strategy<Value = Name> {
-        prop::collection::vec(prop::collection::vec(any::<u8>(), 1..70), 0..6).prop_map(Name::new)
+    fn name() -> impl Strategy<Value = DomainName> {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 1..70), 0..6)
+            .prop_map(DomainName::new)
     }
 
-    fn record() -> impl Strategy<Value = Record> {
+    fn record() -> impl Strategy<Value = ResourceRecord> {
         let data = prop_oneof![
-            any::<[u8; 4]>().prop_map(|ip| Data::A(ip.into())),
-            any::<[u8; 16]>().prop_map(|ip| Data::Aaaa(ip.into())),
-            name().prop_map(Data::Ptr),
-            prop::collection::vec(any::<u8>(), 0..300).prop_map(Data::Txt),
-            (any::<u16>(), name()).prop_map(|(port, target)| Data::Srv { port, target }),
+            any::<[u8; 4]>().prop_map(|ip| RecordData::A(ip.into())),
+            any::<[u8; 16]>().prop_map(|ip| RecordData::Aaaa(ip.into())),
+            name().prop_map(RecordData::Ptr),
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(RecordData::Txt),
+            (any::<u16>(), name()).prop_map(|(port, target)| RecordData::Srv { port, target }),
         ];
-        (name(), any::<bool>(), any::<u32>(), data).prop_map(|(name, flush, ttl, data)| Record {
-            name,
-            flush,
-            ttl,
-            data,
+        (name(), any::<bool>(), any::<u32>(), data).prop_map(|(name, flush, ttl, data)| {
+            ResourceRecord {
+                name,
+                flush,
+                ttl,
+                data,
+            }
         })
     }
 
@@ -260,15 +263,15 @@ mod tests {
             .iter()
             .map(|record| (record.name.to_string(), record.data.clone()))
             .collect();
-        let instance = Name::new(["b", "_ncpu", "_tcp", "local"]);
-        let srv = Data::Srv {
+        let instance = DomainName::new(["b", "_ncpu", "_tcp", "local"]);
+        let srv = RecordData::Srv {
             port: 17010,
-            target: Name::new(["h", "local"]),
+            target: DomainName::new(["h", "local"]),
         };
         assert_eq!(
             told,
             [
-                ("_ncpu._tcp.local".into(), Data::Ptr(instance)),
+                ("_ncpu._tcp.local".into(), RecordData::Ptr(instance)),
                 ("b._ncpu._tcp.local".into(), srv)
             ]
         );

@@ -2,9 +2,9 @@
 //! was given. It reads what strangers send, so it gives up root first, and has neither keys nor connections. One thread sleeps in
 //! poll(2) until a message arrives, an address changes, or something is due.
 
-mod facts;
 mod records;
 mod responder;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use std::{env, io};
 
 use anyhow::{Context as _, Result, bail};
-use cpu_proto::dns::{Data, GROUP_V4, GROUP_V6, MAX_MESSAGE, Message, PORT};
+use cpu_proto::dns::{GROUP_V4, GROUP_V6, MAX_MESSAGE, Message, PORT, RecordData};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -23,16 +23,16 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::console::say;
-use crate::flags::ServerOptions;
+use crate::flags::{LogFormat, ServerOptions};
 use crate::init;
 use crate::listen_addr::ListenAddr;
 use crate::netup::netlink::{Address, Link, Netlink, NetlinkEvent};
 use crate::netup::{host_name, random};
 use crate::role::Role;
-use crate::sys::{multicast_socket, set_nice};
-use facts::Facts;
-use records::Names;
+use crate::sys::{inherit, multicast_socket, set_nice};
+use records::MachineNames;
 use responder::{Conflict, Responder};
+use text::MachineText;
 
 /// The user and group of the role: nobody's.
 const NOBODY: u32 = 65534;
@@ -60,11 +60,12 @@ pub(crate) fn start() -> Result<()> {
 /// Runs the role until it is told to end.
 pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     let ListenAddr::Tcp(only, port) = options.listen else {
-        bail!(
-            "-dnssd makes a TCP port known, and cpud listens on {}",
-            options.listen
-        );
+        bail!("-dnssd needs a TCP port");
     };
+    // A log for the connections, which a server without init leaves to all that it starts.
+    if let LogFormat::Json(Some(descriptor)) = options.log {
+        drop(inherit(descriptor));
+    }
     init::limits::reset();
     let _ = set_nice(NICE);
     give_up_root();
@@ -83,7 +84,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
         base: None,
         names: None,
         number: 1,
-        facts: Facts::default(),
+        text: MachineText::default(),
         reported: None,
         failed: BTreeSet::new(),
     };
@@ -128,13 +129,13 @@ struct DnssdRole {
     links: BTreeMap<u32, LinkState>,
     channels: BTreeMap<(u32, Family), Channel>,
     /// The names without a number.
-    base: Option<Names>,
-    names: Option<Names>,
+    base: Option<MachineNames>,
+    names: Option<MachineNames>,
     /// Tells machines apart that have the same name.
     number: u32,
-    facts: Facts,
+    text: MachineText,
     /// The names that have been reported.
-    reported: Option<Names>,
+    reported: Option<MachineNames>,
     /// Channels that could not be opened, which has been reported.
     failed: BTreeSet<(u32, Family)>,
 }
@@ -274,14 +275,14 @@ impl DnssdRole {
             self.channels.clear();
             return;
         };
-        let base = Names::new(host_name().as_deref(), mac, self.port, 1);
+        let base = MachineNames::new(host_name().as_deref(), mac, self.port, 1);
         if self.base.as_ref() != Some(&base) {
             self.say_goodbye();
             self.base = Some(base);
             self.number = 1;
         }
-        let names = Names::new(host_name().as_deref(), mac, self.port, self.number);
-        let text = self.facts.text(now).to_vec();
+        let names = MachineNames::new(host_name().as_deref(), mac, self.port, self.number);
+        let text = self.text.get(now).to_vec();
         let mut wanted = BTreeMap::new();
         for (&index, link) in &self.links {
             let addresses = link.addresses(self.only);
@@ -350,7 +351,7 @@ impl DnssdRole {
         let mut is_known = false;
         for channel in self.channels.values_mut() {
             if channel.responder.deadline().is_some_and(|at| at <= now) {
-                channel.responder.set_text(self.facts.text(now));
+                channel.responder.set_text(self.text.get(now));
                 if let Some(message) = channel.responder.tick(now) {
                     channel.multicast(&message);
                 }
@@ -428,13 +429,13 @@ impl DnssdRole {
             }
             message.authorities.clear();
         }
-        let is_own_data = |data: &Data| match *data {
-            Data::A(ip) => is_own(&ip.into()),
-            Data::Aaaa(ip) => is_own(&ip.into()),
+        let is_own_data = |data: &RecordData| match *data {
+            RecordData::A(ip) => is_own(&ip.into()),
+            RecordData::Aaaa(ip) => is_own(&ip.into()),
             _ => false,
         };
         let now = Instant::now();
-        channel.responder.set_text(self.facts.text(now));
+        channel.responder.set_text(self.text.get(now));
         let reply = channel
             .responder
             .receive(&message, from.port(), is_own_data, now, random())?;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use cpu_proto::DEFAULT_PORT;
 use cpu_proto::discovery::{all_services, instance, service};
-use cpu_proto::dns::{Data, Name, Record};
+use cpu_proto::dns::{DomainName, RecordData, ResourceRecord};
 
 /// The lifetime of records that contain the name or an address of a host, in seconds (RFC 6762, 10); and of the text, since
 /// the load in it changes.
@@ -19,14 +19,14 @@ const MAX_NAME: usize = 40;
 
 /// The names of this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Names {
+pub(super) struct MachineNames {
     /// Without `.local`.
     pub(super) host: String,
     /// The label of the instance of the service.
     pub(super) instance: String,
 }
 
-impl Names {
+impl MachineNames {
     /// The names for a host name, or, if it has none of its own, for the address of its network card. The `number` tells
     /// machines apart that would have the same names: the first is 1.
     pub(super) fn new(host_name: Option<&str>, mac: [u8; 6], port: u16, number: u32) -> Self {
@@ -59,18 +59,18 @@ impl Names {
         port: u16,
         addresses: &BTreeSet<IpAddr>,
         text: Vec<u8>,
-    ) -> Vec<Record> {
+    ) -> Vec<ResourceRecord> {
         let (instance, host) = (
             instance(self.instance.as_bytes()),
-            Name::new([&self.host, "local"]),
+            DomainName::new([&self.host, "local"]),
         );
-        let shared = |name, target| Record {
+        let shared = |name, target| ResourceRecord {
             name,
             flush: false,
             ttl: OTHER_TTL,
-            data: Data::Ptr(target),
+            data: RecordData::Ptr(target),
         };
-        let unique = |name: &Name, data| Record {
+        let unique = |name: &DomainName, data| ResourceRecord {
             name: name.clone(),
             flush: true,
             ttl: HOST_TTL,
@@ -80,12 +80,12 @@ impl Names {
         let mut records = vec![
             shared(all_services(), service()),
             shared(service(), instance.clone()),
-            unique(&instance, Data::Srv { port, target }),
-            unique(&instance, Data::Txt(text)),
+            unique(&instance, RecordData::Srv { port, target }),
+            unique(&instance, RecordData::Txt(text)),
         ];
         let data = addresses.iter().map(|ip| match *ip {
-            IpAddr::V4(ip) => Data::A(ip),
-            IpAddr::V6(ip) => Data::Aaaa(ip),
+            IpAddr::V4(ip) => RecordData::A(ip),
+            IpAddr::V6(ip) => RecordData::Aaaa(ip),
         });
         records.extend(data.take(MAX_ADDRESSES).map(|data| unique(&host, data)));
         records
@@ -100,7 +100,7 @@ mod tests {
     fn names_are_plain_and_differ() {
         let mac = [0x52, 0x54, 0, 0x12, 0x34, 0xab];
         let names = |name, port, number| {
-            let names = Names::new(name, mac, port, number);
+            let names = MachineNames::new(name, mac, port, number);
             (names.host, names.instance)
         };
         let both = |host: &str, instance: &str| (host.to_owned(), instance.to_owned());

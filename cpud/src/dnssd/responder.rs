@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use cpu_proto::dns::{Data, Message, PORT, Question, Record, kind};
+use cpu_proto::dns::{Message, PORT, Question, RecordData, ResourceRecord, kind};
 
 /// The time between probes, of which there are three (RFC 6762, 8.1).
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
@@ -38,19 +38,19 @@ enum Phase {
 /// The responder of a link.
 pub(super) struct Responder {
     /// What it answers with.
-    records: Vec<Record>,
+    records: Vec<ResourceRecord>,
     phase: Phase,
     /// When the phase goes on.
     next: Option<Instant>,
     /// Answers that are due at a time.
-    pending: Vec<Record>,
+    pending: Vec<ResourceRecord>,
     pending_at: Option<Instant>,
     last_multicast: Option<Instant>,
 }
 
 impl Responder {
     /// Begins to probe after `delay`.
-    pub(super) fn new(records: Vec<Record>, now: Instant, delay: Duration) -> Self {
+    pub(super) fn new(records: Vec<ResourceRecord>, now: Instant, delay: Duration) -> Self {
         Self {
             records,
             phase: Phase::Probing(0),
@@ -74,15 +74,15 @@ impl Responder {
     /// The text is kept up to date and is not announced.
     pub(super) fn set_text(&mut self, text: &[u8]) {
         for record in &mut self.records {
-            if let Data::Txt(old) = &mut record.data {
+            if let RecordData::Txt(old) = &mut record.data {
                 *old = text.to_vec();
             }
         }
     }
 
     /// Replaces addresses, which are announced; or names, which are probed.
-    pub(super) fn set_records(&mut self, records: Vec<Record>, now: Instant) {
-        let hosts = |records: &[Record]| {
+    pub(super) fn set_records(&mut self, records: Vec<ResourceRecord>, now: Instant) {
+        let hosts = |records: &[ResourceRecord]| {
             let services = records.iter().filter(|record| is_srv(record));
             services.cloned().collect::<Vec<_>>()
         };
@@ -110,7 +110,7 @@ impl Responder {
         &mut self,
         message: &Message,
         port: u16,
-        own: impl Fn(&Data) -> bool,
+        own: impl Fn(&RecordData) -> bool,
         now: Instant,
         random: u64,
     ) -> Result<Option<Message>, Conflict> {
@@ -134,7 +134,7 @@ impl Responder {
             }
             return Ok(None);
         }
-        let is_known = |record: &Record| {
+        let is_known = |record: &ResourceRecord| {
             message.answers.iter().any(|known| {
                 known.name == record.name
                     && known.data == record.data
@@ -142,7 +142,7 @@ impl Responder {
             })
         };
         let mut answered: Vec<&Question> = Vec::new();
-        let mut answers: Vec<Record> = Vec::new();
+        let mut answers: Vec<ResourceRecord> = Vec::new();
         for question in &message.questions {
             let before = answers.len();
             for record in &self.records {
@@ -242,20 +242,22 @@ impl Responder {
         let own = self.records.iter().skip(1).cloned();
         self.has_names().then(|| Message {
             is_response: true,
-            answers: own.map(|record| Record { ttl: 0, ..record }).collect(),
+            answers: own
+                .map(|record| ResourceRecord { ttl: 0, ..record })
+                .collect(),
             ..Message::default()
         })
     }
 
     /// A response, with what the asker will want to know next (RFC 6763, 12).
-    fn response(&self, answers: Vec<Record>) -> Message {
+    fn response(&self, answers: Vec<ResourceRecord>) -> Message {
         let has = |wanted: u16| answers.iter().any(|record| record.data.kind() == wanted);
         let (service, host) = (has(kind::PTR), has(kind::PTR) || has(kind::SRV));
-        let is_wanted = |record: &&Record| {
+        let is_wanted = |record: &&ResourceRecord| {
             let wanted = match record.data {
-                Data::Ptr(_) => false,
-                Data::Srv { .. } | Data::Txt(_) => service,
-                Data::A(_) | Data::Aaaa(_) => host,
+                RecordData::Ptr(_) => false,
+                RecordData::Srv { .. } | RecordData::Txt(_) => service,
+                RecordData::A(_) | RecordData::Aaaa(_) => host,
             };
             wanted && !answers.contains(record)
         };
@@ -287,14 +289,14 @@ impl Responder {
     }
 
     /// The records that no other machine may have. (The text changes: it is not compared.)
-    fn proposed(&self) -> impl Iterator<Item = &Record> {
-        let is_text = |record: &Record| record.data.kind() == kind::TXT;
+    fn proposed(&self) -> impl Iterator<Item = &ResourceRecord> {
+        let is_text = |record: &ResourceRecord| record.data.kind() == kind::TXT;
         let unique = self.records.iter().filter(|record| record.flush);
         unique.filter(move |record| !is_text(record))
     }
 
     /// Whether a record of another machine has a name of this one.
-    fn contradicts(&self, record: &Record, own: impl Fn(&Data) -> bool) -> bool {
+    fn contradicts(&self, record: &ResourceRecord, own: impl Fn(&RecordData) -> bool) -> bool {
         let mut same = self
             .proposed()
             .filter(|ours| is_same_set(ours, record))
@@ -303,8 +305,8 @@ impl Responder {
     }
 
     /// Whether another machine that probes for a name at the same time gets it: the one whose records are greater.
-    fn loses_to(&self, theirs: &[Record]) -> bool {
-        let sorted = |records: &mut dyn Iterator<Item = &Record>| {
+    fn loses_to(&self, theirs: &[ResourceRecord]) -> bool {
+        let sorted = |records: &mut dyn Iterator<Item = &ResourceRecord>| {
             let mut values: Vec<_> = records
                 .map(|record| (record.data.kind(), record.data.wire()))
                 .collect();
@@ -312,22 +314,22 @@ impl Responder {
             values
         };
         self.proposed().any(|record| {
-            let has_name = |other: &&Record| other.name == record.name;
+            let has_name = |other: &&ResourceRecord| other.name == record.name;
             let ours = sorted(&mut self.proposed().filter(has_name));
             ours < sorted(&mut theirs.iter().filter(has_name))
         })
     }
 }
 
-fn is_same_set(one: &Record, other: &Record) -> bool {
+fn is_same_set(one: &ResourceRecord, other: &ResourceRecord) -> bool {
     one.name == other.name && one.data.kind() == other.data.kind()
 }
 
-fn is_srv(record: &Record) -> bool {
+fn is_srv(record: &ResourceRecord) -> bool {
     record.data.kind() == kind::SRV
 }
 
-fn without_text(records: &[Record]) -> Vec<&Record> {
+fn without_text(records: &[ResourceRecord]) -> Vec<&ResourceRecord> {
     let rest = records
         .iter()
         .filter(|record| record.data.kind() != kind::TXT);

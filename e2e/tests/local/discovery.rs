@@ -23,17 +23,18 @@ pub(crate) const TESTS: &[Test] = &[
     ("discovery_refuses_an_impostor", impostor),
     ("discovery_gives_two_machines_two_names", two_of_one_name),
     ("discovery_is_silent_without_the_flag", silent),
+    ("discovery_has_no_privileges", no_privileges),
     ("discovery_survives_hostile_answers", hostile),
     ("discovery_works_with_zeroconf", zeroconf),
 ];
 
 /// A cpud on a computer of the network.
-struct Machine {
+struct LanCpud {
     child: Child,
     directory: TempDir,
 }
 
-impl Machine {
+impl LanCpud {
     fn start(host: &LanHost, name: &str, flags: &[&str]) -> Result<Self> {
         let directory = tempfile::tempdir()?;
         let at = |name: &str| directory.path().join(name);
@@ -79,7 +80,7 @@ impl Machine {
     }
 }
 
-impl Drop for Machine {
+impl Drop for LanCpud {
     fn drop(&mut self) {
         if let Ok(pid) = i32::try_from(self.child.id()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
@@ -168,8 +169,8 @@ fn finds() -> Result<()> {
     let lan = Lan::new()?;
     let hosts = [lan.plug("192.168.77.7/24")?, lan.plug("192.168.77.8/24")?];
     let desk = Desk::new(&lan)?;
-    let _seven = Machine::found(&hosts[0], "board7")?;
-    let eight = Machine::found(&hosts[1], "board8.lab.example")?;
+    let _seven = LanCpud::found(&hosts[0], "board7")?;
+    let eight = LanCpud::found(&hosts[1], "board8.lab.example")?;
 
     // Nobody is accepted unasked who was not named.
     fails(
@@ -200,6 +201,7 @@ fn finds() -> Result<()> {
         .args(long.get_args())
         .env("HOME", desk.user.home())
         .stdin(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()?;
     let counted = wait_until("the session is counted", TIMEOUT, || {
         let rows = desk.table()?;
@@ -207,7 +209,9 @@ fn finds() -> Result<()> {
         let row = row.context("no row")?;
         ensure!(row.len() == 9 && row[1] == "192.168.77.8", "{rows:?}");
         ensure!(row[2] == "17010" && row[4] == "linux", "{rows:?}");
-        Ok((row[8] != "0").then_some(()))
+        // It is none of the other machine.
+        let counts: Vec<_> = rows.iter().map(|row| row[8].as_str()).collect();
+        Ok((row[8] == "1" && counts.contains(&"0")).then_some(()))
     });
     long.kill()?;
     long.wait()?;
@@ -224,11 +228,11 @@ fn impostor() -> Result<()> {
     let lan = Lan::new()?;
     let host = lan.plug("192.168.77.7/24")?;
     let desk = Desk::new(&lan)?;
-    let real = Machine::found(&host, "board7")?;
+    let real = LanCpud::found(&host, "board7")?;
     desk.prints(&["board7.local", "true"])?;
     desk.prints(&[".", "true"])?;
     drop(real);
-    let other = Machine::found(&host, "board7")?;
+    let other = LanCpud::found(&host, "board7")?;
     let refused = ["board7.local port 17010", "known_hosts"];
     fails(&desk.cpu(&[".", "true"])?, &refused)?;
     fails(&desk.cpu(&["board7.local", "true"])?, &refused)?;
@@ -236,7 +240,7 @@ fn impostor() -> Result<()> {
     desk.prints(&["-hk", &key, ".", "true"])?;
     // Nor is it accepted under a name that nobody has heard of, though those who are named are.
     drop(other);
-    let _third = Machine::found(&host, "board8")?;
+    let _third = LanCpud::found(&host, "board8")?;
     fails(&desk.cpu(&[".", "true"])?, &["board8.local", "is new"])?;
     let output = desk.cpu(&["-o", "StrictHostKeyChecking=no", ".", "true"])?;
     fails(&output, &["board8.local", "is new"])?;
@@ -251,7 +255,7 @@ fn two_of_one_name() -> Result<()> {
     // At the same time.
     let [one, other] = hosts
         .each_ref()
-        .map(|host| Machine::start(host, "board", &["-dnssd"]));
+        .map(|host| LanCpud::start(host, "board", &["-dnssd"]));
     let (one, other) = (one?, other?);
     one.says(" is found as ")?;
     other.says(" is found as ")?;
@@ -283,7 +287,7 @@ fn silent() -> Result<()> {
     let desk = Desk::new(&lan)?;
     let heard = |flags: &[&str]| -> Result<String> {
         let listener = Script::start(&desk.host, LISTENER)?;
-        let machine = Machine::start(&host, "board7", flags)?;
+        let machine = LanCpud::start(&host, "board7", flags)?;
         // As long as one that makes itself known takes.
         std::thread::sleep(Duration::from_secs(3));
         let output = desk.cpu(&["-hosts"])?;
@@ -305,6 +309,44 @@ fn silent() -> Result<()> {
         "{told}"
     );
     Ok(())
+}
+
+fn no_privileges() -> Result<()> {
+    let lan = Lan::new()?;
+    let host = lan.plug("192.168.77.7/24")?;
+    let machine = LanCpud::found(&host, "board7")?;
+    let server = machine.child.id();
+    let role = fs::read_to_string(format!("/proc/{server}/task/{server}/children"))?;
+    let role = role.trim();
+    let args = fs::read_to_string(format!("/proc/{role}/cmdline"))?;
+    ensure!(args.starts_with("cpud\0dnssd\0"), "{args:?}");
+    let status = fs::read_to_string(format!("/proc/{role}/status"))?;
+    for line in [
+        "Uid:\t65534\t65534\t65534\t65534",
+        "Gid:\t65534\t65534\t65534\t65534",
+        "Groups:\t ",
+        "CapEff:\t0000000000000000",
+        "CapPrm:\t0000000000000000",
+        "NoNewPrivs:\t1",
+    ] {
+        ensure!(status.lines().any(|its| its == line), "{line:?} {status}");
+    }
+    // Beyond the standard ones it has its sockets and what reports signals.
+    for entry in fs::read_dir(format!("/proc/{role}/fd"))? {
+        let entry = entry?;
+        let what = fs::read_link(entry.path())?.display().to_string();
+        let is_standard = ["0", "1", "2"]
+            .iter()
+            .any(|number| entry.file_name() == *number);
+        let is_own = what.starts_with("socket:") || what == "anon_inode:[signalfd]";
+        ensure!(is_standard || is_own, "{} {what}", entry.path().display());
+    }
+    // It ends with its server, however that ends.
+    kill(Pid::from_raw(i32::try_from(server)?), Signal::SIGKILL)?;
+    wait_until("it has ended", TIMEOUT, || {
+        let args = fs::read(format!("/proc/{role}/cmdline")).unwrap_or_default();
+        Ok(args.is_empty().then_some(()))
+    })
 }
 
 /// Answers each question with what no machine would send, and sends it to the group, too.
@@ -354,7 +396,7 @@ fn hostile() -> Result<()> {
     let lan = Lan::new()?;
     let hosts = [lan.plug("192.168.77.7/24")?, lan.plug("192.168.77.6/24")?];
     let desk = Desk::new(&lan)?;
-    let machine = Machine::found(&hosts[0], "board7")?;
+    let machine = LanCpud::found(&hosts[0], "board7")?;
     let attacker = Script::start(&hosts[1], ATTACKER)?;
     wait_until("the attacker is heard", TIMEOUT, || {
         Ok(desk
@@ -418,7 +460,7 @@ fn zeroconf() -> Result<()> {
     let host = lan.plug("192.168.77.7/24")?;
     let desk = Desk::new(&lan)?;
     let browser = Script::start(&desk.host, BROWSER)?;
-    let machine = Machine::found(&host, "board7")?;
+    let machine = LanCpud::found(&host, "board7")?;
     std::thread::sleep(Duration::from_secs(5));
     drop(machine);
     std::thread::sleep(Duration::from_secs(3));
@@ -435,7 +477,7 @@ fn zeroconf() -> Result<()> {
 
     let arch = cpu_proto::discovery::go_arch(std::env::consts::ARCH);
     let _responder = Script::start(&host, &RESPONDER.replace("ARCH", arch))?;
-    let machine = Machine::start(&host, "board7", &[])?;
+    let machine = LanCpud::start(&host, "board7", &[])?;
     let row = wait_until("the responder answers", TIMEOUT, || {
         Ok(desk.table().ok().and_then(|mut rows| rows.pop()))
     })?;

@@ -2,17 +2,17 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cpu_proto::discovery::{all_services, instance, service};
-use cpu_proto::dns::Name;
+use cpu_proto::dns::DomainName;
 use proptest::prelude::*;
 
-use super::super::records::Names;
+use super::super::records::MachineNames;
 use super::*;
 
 const ADDRESS: [u8; 4] = [192, 168, 77, 1];
 
-fn records_of(name: &str, address: [u8; 4]) -> Vec<Record> {
+fn records_of(name: &str, address: [u8; 4]) -> Vec<ResourceRecord> {
     let addresses = BTreeSet::from([IpAddr::from(address)]);
-    Names::new(Some(name), [0; 6], 17010, 1).records(17010, &addresses, b"\x03a=b".to_vec())
+    MachineNames::new(Some(name), [0; 6], 17010, 1).records(17010, &addresses, b"\x03a=b".to_vec())
 }
 
 /// One that has its names, and the time at which it is so.
@@ -26,7 +26,7 @@ fn settled(begin: Instant) -> (Responder, Instant) {
     (responder, now + INTERVAL)
 }
 
-fn ask(name: Name, kind: u16, unicast: bool) -> Message {
+fn ask(name: DomainName, kind: u16, unicast: bool) -> Message {
     let questions = vec![Question {
         name,
         kind,
@@ -47,7 +47,7 @@ fn receive(
     responder.receive(message, port, |_| false, now, 50)
 }
 
-fn kinds(records: &[Record]) -> Vec<u16> {
+fn kinds(records: &[ResourceRecord]) -> Vec<u16> {
     records.iter().map(|record| record.data.kind()).collect()
 }
 
@@ -153,7 +153,7 @@ fn known_answers_are_not_repeated() {
     let knowing = |ttl| {
         let mut query = ask(service(), kind::PTR, true);
         let known = records_of("board7", ADDRESS).swap_remove(1);
-        query.answers = vec![Record { ttl, ..known }];
+        query.answers = vec![ResourceRecord { ttl, ..known }];
         query
     };
     assert_eq!(receive(&mut responder, &knowing(2250), PORT, now), Ok(None));
@@ -169,13 +169,13 @@ fn only_own_names_are_answered_and_only_when_they_are_own() {
         let reply = receive(&mut responder, &ask(name, kind, true), PORT, now).unwrap();
         reply.map(|reply| kinds(&reply.answers))
     };
-    let host = || Name::new(["board7", "local"]);
+    let host = || DomainName::new(["board7", "local"]);
     assert_eq!(answers(all_services(), kind::PTR), Some(vec![kind::PTR]));
     assert_eq!(answers(host(), kind::A), Some(vec![kind::A]));
     assert_eq!(answers(host(), kind::AAAA), None);
-    assert_eq!(answers(Name::new(["board8", "local"]), kind::A), None);
+    assert_eq!(answers(DomainName::new(["board8", "local"]), kind::A), None);
     assert_eq!(answers(instance(b"board8-cpud"), kind::ANY), None);
-    assert_eq!(answers(Name::new(["local"]), kind::ANY), None);
+    assert_eq!(answers(DomainName::new(["local"]), kind::ANY), None);
 
     let mut probing = Responder::new(records_of("board7", ADDRESS), begin, Duration::ZERO);
     let query = ask(service(), kind::PTR, true);
@@ -187,7 +187,9 @@ fn told(name: &str, address: [u8; 4], ttl: u32) -> Message {
     let records = records_of(name, address).into_iter();
     Message {
         is_response: true,
-        answers: records.map(|record| Record { ttl, ..record }).collect(),
+        answers: records
+            .map(|record| ResourceRecord { ttl, ..record })
+            .collect(),
         ..Message::default()
     }
 }
@@ -260,7 +262,7 @@ fn changes_are_made_known() {
     responder.set_text(b"\x03a=c");
     let query = ask(instance(b"board7-cpud"), kind::TXT, true);
     let reply = receive(&mut responder, &query, PORT, now).unwrap().unwrap();
-    assert_eq!(reply.answers[0].data, Data::Txt(b"\x03a=c".to_vec()));
+    assert_eq!(reply.answers[0].data, RecordData::Txt(b"\x03a=c".to_vec()));
     let goodbye = responder.goodbye().unwrap();
     assert!(goodbye.answers.iter().all(|record| record.ttl == 0));
     assert!(
@@ -273,13 +275,13 @@ fn changes_are_made_known() {
     assert_eq!(probing.goodbye(), None);
 }
 
-fn own_name() -> impl Strategy<Value = Name> {
+fn own_name() -> impl Strategy<Value = DomainName> {
     prop_oneof![
         Just(service()),
         Just(all_services()),
         Just(instance(b"board7-cpud")),
-        Just(Name::new(["board7", "local"])),
-        Just(Name::new(["x", "local"])),
+        Just(DomainName::new(["board7", "local"])),
+        Just(DomainName::new(["x", "local"])),
     ]
 }
 
@@ -300,11 +302,11 @@ proptest! {
         let (mut responder, mut now) = settled(Instant::now());
         let mut last = now - INTERVAL;
         for (questions, records, is_response, is_probe, port, pause) in messages {
-            let record = |(name, ip, ttl): (Name, [u8; 4], u32)| Record {
+            let record = |(name, ip, ttl): (DomainName, [u8; 4], u32)| ResourceRecord {
                 name,
                 flush: true,
                 ttl,
-                data: Data::A(ip.into()),
+                data: RecordData::A(ip.into()),
             };
             let records: Vec<_> = records.into_iter().map(record).collect();
             let questions = questions.into_iter().map(|(name, kind, unicast)| Question { name, kind, unicast });

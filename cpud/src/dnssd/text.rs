@@ -1,7 +1,7 @@
 //! What a machine says of itself.
 
-use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use cpu_proto::discovery::{go_arch, key, write_text};
@@ -14,13 +14,13 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// The text of a record, read anew when it is old.
 #[derive(Default)]
-pub(super) struct Facts {
+pub(super) struct MachineText {
     text: Vec<u8>,
     read: Option<Instant>,
 }
 
-impl Facts {
-    pub(super) fn text(&mut self, now: Instant) -> &[u8] {
+impl MachineText {
+    pub(super) fn get(&mut self, now: Instant) -> &[u8] {
         if self.read.is_none_or(|read| read + FRESH <= now) {
             self.text = text();
             self.read = Some(now);
@@ -65,33 +65,43 @@ fn text() -> Vec<u8> {
     write_text(pairs)
 }
 
-/// The number of sessions: of the processes whose parent is none of them, since an isolated one has two.
+/// The number of sessions of the server that is this process's parent, or has the same parent.
 fn sessions() -> Option<usize> {
-    let mut parents = BTreeMap::new();
+    let own = nix::unistd::getppid().as_raw().unsigned_abs();
+    let is_ours = |server: u32| server == own || parent(server) == Some(own);
+    let mut count = 0;
     for entry in fs::read_dir("/proc").ok()?.flatten() {
         let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
-        // A process may have gone meanwhile.
-        let read = |file: &str| fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        let mut args = read("cmdline");
-        args.truncate(64);
-        let mut args = args.split(|byte| *byte == 0);
-        let is_session =
-            args.next() == Some(b"cpud") && args.next() == Some(Role::Session.name().as_bytes());
-        if is_session && let Some(parent) = parent(&read("stat")) {
-            parents.insert(pid, parent);
+        // An isolated session has two processes, of which one is the child of the other.
+        let is_session = has_role(pid, Role::Session)
+            && parent(pid).is_some_and(|parent| has_role(parent, Role::Connection));
+        let server = || parent(parent(pid)?);
+        if is_session && server().is_some_and(is_ours) {
+            count += 1;
         }
     }
-    let first = parents
-        .values()
-        .filter(|parent| !parents.contains_key(parent));
-    Some(first.count())
+    Some(count)
+}
+
+/// By its arguments (proc_pid_cmdline(5)).
+fn has_role(pid: u32, role: Role) -> bool {
+    let args = format!("cpud\0{}\0", role.name());
+    let mut begin = [0; 32];
+    // A process may have gone meanwhile.
+    let read = File::open(format!("/proc/{pid}/cmdline"));
+    let read = read.and_then(|mut file| file.read(&mut begin));
+    read.is_ok() && begin.starts_with(args.as_bytes())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    parent_in(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The fourth field of proc_pid_stat(5). The second, in parentheses, may contain anything.
-fn parent(stat: &[u8]) -> Option<u32> {
+fn parent_in(stat: &[u8]) -> Option<u32> {
     let stat = String::from_utf8_lossy(stat);
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_ascii_whitespace().nth(1)?.parse().ok()
@@ -105,9 +115,9 @@ mod tests {
 
     #[test]
     fn all_keys_are_there() {
-        let mut facts = Facts::default();
+        let mut own = MachineText::default();
         let now = Instant::now();
-        let pairs = read_text(facts.text(now));
+        let pairs = read_text(own.get(now));
         let keys = [
             "arch",
             "cores",
@@ -128,18 +138,18 @@ mod tests {
     #[test]
     fn they_are_read_once_a_second() {
         let now = Instant::now();
-        let mut facts = Facts {
+        let mut own = MachineText {
             text: b"old".to_vec(),
             read: Some(now),
         };
-        assert_eq!(facts.text(now + FRESH / 2), b"old");
-        assert_ne!(facts.text(now + FRESH), b"old");
+        assert_eq!(own.get(now + FRESH / 2), b"old");
+        assert_ne!(own.get(now + FRESH), b"old");
     }
 
     #[test]
     fn a_parent_is_found_behind_any_name() {
-        assert_eq!(parent(b"7 (a) S 9) (b) S 42 1 1"), Some(42));
-        assert_eq!(parent(b"7 (cpud) S"), None);
-        assert_eq!(parent(b""), None);
+        assert_eq!(parent_in(b"7 (a) S 9) (b) S 42 1 1"), Some(42));
+        assert_eq!(parent_in(b"7 (cpud) S"), None);
+        assert_eq!(parent_in(b""), None);
     }
 }
