@@ -30,7 +30,7 @@ impl Message {
         };
         // The counts are not trusted: each item takes bytes, of which there are few.
         for _ in 0..questions? {
-            message.questions.extend(reader.question()?);
+            reader.question(&mut message.questions)?;
         }
         for (count, records) in [
             (answers?, &mut message.answers),
@@ -38,7 +38,7 @@ impl Message {
             (additionals?, &mut message.additionals),
         ] {
             for _ in 0..count {
-                records.extend(reader.record()?);
+                reader.record(records)?;
             }
         }
         Some(message)
@@ -111,24 +111,22 @@ impl<'a> MessageReader<'a> {
         self.take(2)?.try_into().ok().map(u16::from_be_bytes)
     }
 
-    /// The inner `None` is a question of another class.
-    fn question(&mut self) -> Option<Option<Question>> {
+    /// Reads a question, and adds it unless it is of another class.
+    fn question(&mut self, questions: &mut Vec<Question>) -> Option<()> {
         let name = DomainName::read(self.bytes, &mut self.at)?;
         let (kind, class) = (self.number()?, self.number()?);
-        let question = Question {
-            name,
-            kind,
-            unicast: class & TOP_BIT != 0,
-        };
-        Some(
-            [INTERNET, ANY_CLASS]
-                .contains(&(class & !TOP_BIT))
-                .then_some(question),
-        )
+        if [INTERNET, ANY_CLASS].contains(&(class & !TOP_BIT)) {
+            questions.push(Question {
+                name,
+                kind,
+                unicast: class & TOP_BIT != 0,
+            });
+        }
+        Some(())
     }
 
-    /// The inner `None` is a record of another class or type.
-    fn record(&mut self) -> Option<Option<ResourceRecord>> {
+    /// Reads a record, and adds it unless it is of another class or type.
+    fn record(&mut self, records: &mut Vec<ResourceRecord>) -> Option<()> {
         let name = DomainName::read(self.bytes, &mut self.at)?;
         let (kind, class) = (self.number()?, self.number()?);
         let ttl = u32::from_be_bytes(self.take(4)?.try_into().ok()?);
@@ -136,7 +134,7 @@ impl<'a> MessageReader<'a> {
         let begin = self.at;
         let value = self.take(length)?;
         if class & !TOP_BIT != INTERNET {
-            return Some(None);
+            return Some(());
         }
         // A name in a value may have pointers, but must end where the value does.
         let name_at = |mut at| {
@@ -152,14 +150,15 @@ impl<'a> MessageReader<'a> {
                 port: u16::from_be_bytes(value.get(4..6)?.try_into().ok()?),
                 target: name_at(begin + 6)?,
             },
-            _ => return Some(None),
+            _ => return Some(()),
         };
-        Some(Some(ResourceRecord {
+        records.push(ResourceRecord {
             name,
             flush: class & TOP_BIT != 0,
             ttl,
             data,
-        }))
+        });
+        Some(())
     }
 }
 

@@ -12,7 +12,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, io};
+use std::{env, fs, io};
 
 use anyhow::{Context as _, Result, bail};
 use cpu_proto::dns::{GROUP_V4, GROUP_V6, MAX_MESSAGE, Message, PORT, RecordData};
@@ -23,7 +23,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
 
 use crate::console::say;
-use crate::flags::{LogFormat, ServerOptions};
+use crate::flags::ServerOptions;
 use crate::init;
 use crate::listen_addr::ListenAddr;
 use crate::netup::netlink::{Address, Link, Netlink, NetlinkEvent};
@@ -62,10 +62,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
     let ListenAddr::Tcp(only, port) = options.listen else {
         bail!("-dnssd needs a TCP port");
     };
-    // A log for the connections, which a server without init leaves to all that it starts.
-    if let LogFormat::Json(Some(descriptor)) = options.log {
-        drop(inherit(descriptor));
-    }
+    close_inherited();
     init::limits::reset();
     let _ = set_nice(NICE);
     give_up_root();
@@ -98,6 +95,19 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
         }
         role.read_links(false)?;
         role.receive_all();
+    }
+}
+
+/// Closes what the starter has left open, such as the log of connections. Nothing in this process has opened anything yet.
+fn close_inherited() {
+    let entries = fs::read_dir("/proc/self/fd")
+        .into_iter()
+        .flatten()
+        .flatten();
+    let numbers = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for number in numbers.collect::<Vec<_>>() {
+        // The standard ones are refused, and the directory's own is closed by now.
+        drop(inherit(number));
     }
 }
 

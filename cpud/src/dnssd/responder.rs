@@ -222,6 +222,15 @@ impl Responder {
             self.next = None;
             return None;
         };
+        if let Some(last) = self.last_multicast
+            && now < last + INTERVAL
+        {
+            self.next = Some(last + INTERVAL);
+            return None;
+        }
+        // They are in it.
+        self.pending.clear();
+        self.pending_at = None;
         let is_last = count + 1 >= ANNOUNCEMENTS;
         self.phase = match is_last {
             true => Phase::Settled,

@@ -40,9 +40,11 @@ impl LanCpud {
         let at = |name: &str| directory.path().join(name);
         keygen(&at("host_key"), &["-t", "ed25519"], "")?;
         fs::copy(out().join("cpu_rsa.pub"), at("keys"))?;
+        // With a descriptor that the starter has left open.
+        let script = "hostname $0 && exec \"$@\" 7</etc/passwd";
         let child = host
             .command("unshare")
-            .args(["--uts", "sh", "-c", "hostname $0 && exec \"$@\"", name])
+            .args(["--uts", "sh", "-c", script, name])
             .arg(out().join("cpud"))
             .arg("-pk")
             .arg(at("keys"))
