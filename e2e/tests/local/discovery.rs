@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("discovery_refuses_an_impostor", impostor),
     ("discovery_gives_two_machines_two_names", two_of_one_name),
     ("discovery_is_silent_without_the_flag", silent),
+    ("discovery_needs_no_address_but_the_links", link_local),
     ("discovery_has_no_privileges", no_privileges),
     ("discovery_survives_hostile_answers", hostile),
     ("discovery_works_with_zeroconf", zeroconf),
@@ -293,13 +294,13 @@ fn silent() -> Result<()> {
         // As long as one that makes itself known takes.
         std::thread::sleep(Duration::from_secs(3));
         let output = desk.cpu(&["-hosts"])?;
-        if !flags.is_empty() {
-            machine.says("board7.local is found as board7-cpud._ncpu._tcp")?;
-            works(&output)?;
-        } else {
+        if flags.is_empty() {
             fails(&output, &["no machine on this network has answered"])?;
             fails(&desk.cpu(&[".", "true"])?, &["no machine on this network"])?;
             ensure!(!machine.log().contains("found"), "{}", machine.log());
+        } else {
+            machine.says("board7.local is found as board7-cpud._ncpu._tcp")?;
+            works(&output)?;
         }
         listener.end()
     };
@@ -310,6 +311,30 @@ fn silent() -> Result<()> {
         told.starts_with("ready") && !told.contains("192.168.77.7"),
         "{told}"
     );
+    Ok(())
+}
+
+/// Two computers with a cable between them, where nobody gives out addresses.
+fn link_local() -> Result<()> {
+    let lan = Lan::new()?;
+    let host = lan.plug("192.168.77.7/24")?;
+    let desk = Desk::new(&lan)?;
+    for host in [&host, &desk.host] {
+        let mut flush = host.command("ip");
+        works(&ended(flush.args(["-4", "addr", "flush", "dev", "eth0"]))?)?;
+    }
+    // Nobody has given it a name either.
+    let _machine = LanCpud::found(&host, "cpu")?;
+    let rows = desk.table()?;
+    let row = rows.first().context("no machine")?;
+    ensure!(
+        row[0].starts_with("cpu-") && row[0].contains(".local"),
+        "{row:?}"
+    );
+    ensure!(row[1].starts_with("fe80::"), "{row:?}");
+    let name = desk.prints(&[&row[0], "uname", "-n"])?;
+    ensure!(name == "cpu\n", "{name}");
+    desk.prints(&[".", "true"])?;
     Ok(())
 }
 
