@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use cpu_proto::discovery::{instance, instance_label, read_text, service};
@@ -136,9 +136,11 @@ impl Browser {
         }
     }
 
-    /// Forgets machines that have not been heard since a time.
-    pub(super) fn forget(&mut self, before: Instant) {
-        self.heard.0.retain(|_, instance| instance.last >= before);
+    /// Forgets machines that have not been heard for so long.
+    pub(super) fn forget(&mut self, after: Duration) {
+        self.heard
+            .0
+            .retain(|_, instance| instance.last.elapsed() < after);
     }
 
     /// All machines that have been heard.
@@ -210,7 +212,7 @@ impl Heard {
             (instance.last, instance.from) = (now, from);
             match &record.data {
                 RecordData::Srv { port, target } => {
-                    instance.service = Some((*port, target.clone()))
+                    instance.service = Some((*port, target.clone()));
                 }
                 RecordData::Txt(text) => instance.text = Some(text.clone()),
                 _ => {}

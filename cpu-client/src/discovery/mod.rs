@@ -94,7 +94,7 @@ pub(crate) fn list(query: &MachineQuery) -> Result<()> {
     loop {
         browser.ask();
         browser.listen(Instant::now() + REFRESH)?;
-        browser.forget(Instant::now() - MEMORY);
+        browser.forget(MEMORY);
         let machines = query.select(browser.machines());
         let (text, lines) = table::redraw(&machines, height);
         height = lines;

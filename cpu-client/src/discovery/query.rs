@@ -92,7 +92,7 @@ impl MachineQuery {
             let (key, value) = (decode(key)?.to_ascii_lowercase(), decode(value)?);
             match key.as_str() {
                 "sort" => sort.push(order(&value)?),
-                _ => query.want(&key, wanted(&key, value)?),
+                _ => query.want(&key, wanted(&key, &value)?),
             }
         }
         if !sort.is_empty() {
@@ -188,7 +188,7 @@ fn instance(place: &str) -> Result<Option<String>> {
     Ok(name.map(str::to_owned))
 }
 
-fn wanted(key: &str, value: String) -> Result<Wanted> {
+fn wanted(key: &str, value: &str) -> Result<Wanted> {
     let number = |text: &str| match text.parse::<f64>() {
         Ok(number) if number.is_finite() => Ok(number),
         _ => bail!("{key}={value}: write a number after < or >"),
@@ -198,7 +198,7 @@ fn wanted(key: &str, value: String) -> Result<Wanted> {
         Some(b'<') => Wanted::AtMost(number(&value[1..])?),
         Some(b'>') => Wanted::AtLeast(number(&value[1..])?),
         Some(b'!') => Wanted::IsNot(normal(key, &value[1..])),
-        _ => Wanted::Is(normal(key, &value)),
+        _ => Wanted::Is(normal(key, value)),
     })
 }
 

@@ -176,9 +176,10 @@ impl Responder {
             return Ok(Some(reply));
         }
         let is_shared = answers.iter().any(|record| !record.flush);
-        let delay = match is_shared {
-            true => MIN_DELAY + Duration::from_millis(random % DELAY_RANGE),
-            false => Duration::ZERO,
+        let delay = if is_shared {
+            MIN_DELAY + Duration::from_millis(random % DELAY_RANGE)
+        } else {
+            Duration::ZERO
         };
         let interval = match message.authorities[..] {
             [] => INTERVAL,
@@ -232,9 +233,10 @@ impl Responder {
         self.pending.clear();
         self.pending_at = None;
         let is_last = count + 1 >= ANNOUNCEMENTS;
-        self.phase = match is_last {
-            true => Phase::Settled,
-            false => Phase::Announcing(count + 1),
+        self.phase = if is_last {
+            Phase::Settled
+        } else {
+            Phase::Announcing(count + 1)
         };
         self.next = (!is_last).then_some(now + INTERVAL);
         self.last_multicast = Some(now);
