@@ -26,6 +26,7 @@ mod as_root;
 mod binds;
 mod clock;
 mod cwd;
+mod discovery;
 mod environment;
 mod files;
 mod flags;
@@ -47,9 +48,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use binds::Mounts;
 use clap::error::ErrorKind;
+use discovery::MachineQuery;
 use environment::{environment, home};
 use flags::Flags;
 use ninep::observe::Observer;
@@ -132,6 +134,17 @@ fn run(flags: &Flags) -> Result<u8> {
             .init();
     }
     QUIET.store(flags.quiet.0, Ordering::Relaxed);
+    if flags.hosts.0 {
+        let query = match flags.host.as_deref().map(MachineQuery::parse).transpose()? {
+            None => MachineQuery::all(),
+            Some(Some((_, query))) => query,
+            Some(None) => {
+                bail!("-hosts takes no host, but perhaps a query: cpu -hosts 'dnssd://?arch=arm64'")
+            }
+        };
+        discovery::list(&query)?;
+        return Ok(0);
+    }
     let home = home();
     let mounts = Mounts {
         namespace: flags.namespace.as_deref(),
@@ -143,11 +156,22 @@ fn run(flags: &Flags) -> Result<u8> {
     let user = CommandUser::of_process(flags.user)?;
     // Only -hidden needs no host.
     let host = flags.host.as_deref().unwrap_or("localhost");
+    let found = match MachineQuery::parse(host)? {
+        Some((user, query)) => Some((user, discovery::find(&query)?)),
+        None => None,
+    };
+    let addresses = found.as_ref().map(|(_, machine)| &machine.addresses[..]);
+    let found_host = found.as_ref().map(|(user, machine)| match user {
+        Some(user) => format!("{user}@{}", machine.host),
+        None => machine.host.clone(),
+    });
+    let host = found_host.as_deref().unwrap_or(host);
     let local_user = local_user();
     let options = ssh::ConnectOptions {
         socket: flags.net,
         host,
         port: flags.sp.as_deref(),
+        found: addresses,
         keys: &flags.key,
         host_key: flags.hk.as_deref(),
         home: &home,

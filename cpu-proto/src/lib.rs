@@ -5,6 +5,8 @@ pub mod authorized_keys;
 mod cache_mode;
 pub mod certificate;
 mod credentials;
+pub mod discovery;
+pub mod dns;
 mod fingerprint;
 pub mod fstab;
 pub mod glob;

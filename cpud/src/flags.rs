@@ -1,5 +1,6 @@
 //! The server's flags: one table, used to parse them and to make the help text and the manual page.
 
+use std::ffi::OsString;
 use std::fmt::{self, Write as _};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
@@ -22,6 +23,8 @@ pub(crate) struct ServerOptions {
     pub(crate) host_key: PathBuf,
     /// Grant forwarding of TCP ports on loopback (ssh -L, -R).
     pub(crate) forward: bool,
+    /// Make the machine known on its links.
+    pub(crate) dnssd: bool,
     /// Isolate the sessions of each key from those of all others, and from the machine.
     pub(crate) isolate: bool,
     /// Exchange keys by ML-KEM only.
@@ -99,6 +102,11 @@ const FLAGS: &[Flag] = &[
         "allow port forwarding (ssh -L, -R) between loopback addresses",
     ),
     (
+        "dnssd",
+        "",
+        "let clients on the same network find this machine, by multicast DNS",
+    ),
+    (
         "isolate",
         "",
         "let each key see its own sessions only, and change nothing of the machine",
@@ -158,6 +166,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         public_keys: PathBuf::from("/key.pub"),
         host_key: PathBuf::from("/host_key"),
         forward: false,
+        dnssd: false,
         isolate: false,
         post_quantum: false,
         strict_modes: None,
@@ -186,6 +195,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
             Some("pk") => options.public_keys = value()?.into(),
             Some("hk") => options.host_key = value()?.into(),
             Some("forward") => options.forward = boolean(name, inline.as_deref())?,
+            Some("dnssd") => options.dnssd = boolean(name, inline.as_deref())?,
             Some("isolate") => options.isolate = boolean(name, inline.as_deref())?,
             Some("pq") => options.post_quantum = boolean(name, inline.as_deref())?,
             Some("strictmodes") => {
@@ -218,7 +228,21 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         }
     }
     options.listen = ListenAddr::parse(network.as_deref(), port.as_deref())?;
+    match options.listen {
+        ListenAddr::Tcp(only, _) if !only.is_some_and(|only| only.is_loopback()) => {}
+        _ if options.dnssd => bail!(
+            "-dnssd needs a TCP port that others can reach, and cpud is to listen on {}",
+            options.listen
+        ),
+        _ => {}
+    }
     Ok(options)
+}
+
+/// The same, as init has them.
+pub(crate) fn parse_os(args: &[OsString]) -> Result<ServerOptions> {
+    let args = args.iter().map(|arg| arg.to_string_lossy().into_owned());
+    parse(&args.collect::<Vec<_>>())
 }
 
 /// A flag that is on or off: without a value it is on, else the value is one that Go's flag package accepts.
@@ -350,6 +374,10 @@ mod tests {
         }
         for bad in ["xml", "json:", "json:2", "json:-1", "json:x", ""] {
             assert!(refusal(&format!("-log={bad}")).contains("write text"));
+        }
+        for unreachable in ["-port=127.0.0.1:1", "-net=vsock"] {
+            let with = |flag: &str| parse(&[unreachable.to_owned(), flag.to_owned()]);
+            assert!(with("-dnssd").is_err() && with("-dnssd=false").is_ok());
         }
         assert_eq!(refusal("-d=maybe"), "-d=maybe: write true or false");
         assert!(refusal("-init").contains("only argument"));

@@ -4,6 +4,7 @@
 
 mod cmdline;
 mod console;
+mod dnssd;
 mod flags;
 mod init;
 mod isolation;
@@ -86,6 +87,7 @@ fn run(role: Option<Role>) -> Result<ExitCode> {
         (Some(Role::Network), _) => match netup::run()? {},
         (Some(Role::Console), _) => match console::run(flags::parse(&args)?)? {},
         (Some(Role::Modules), _) => modules::run()?,
+        (Some(Role::Dnssd), _) => dnssd::run(&flags::parse(&args)?)?,
         (Some(Role::Connection), _) => {
             let offence = ssh::run_connection(&flags::parse(&args)?)?;
             return Ok(offence.map_or(ExitCode::SUCCESS, |offence| offence.exit_status().into()));

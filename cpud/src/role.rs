@@ -12,6 +12,8 @@ pub(crate) enum Role {
     Network,
     /// Loads kernel modules for devices.
     Modules,
+    /// Makes the machine known on its links.
+    Dnssd,
     /// Accepts connections, and announces the machine's addresses. Without a role the program is a server
     /// that announces nothing.
     Server,
@@ -24,10 +26,11 @@ pub(crate) enum Role {
 }
 
 impl Role {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Console,
         Self::Network,
         Self::Modules,
+        Self::Dnssd,
         Self::Server,
         Self::Connection,
         Self::Session,
@@ -40,6 +43,7 @@ impl Role {
             Self::Console => "console",
             Self::Network => "network",
             Self::Modules => "modules",
+            Self::Dnssd => "dnssd",
             Self::Server => "server",
             Self::Connection => "connection",
             Self::Session => "session",

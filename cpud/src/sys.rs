@@ -8,12 +8,14 @@
 
 mod descriptors;
 mod isolation;
+mod multicast;
 
 pub(crate) use descriptors::{receive_descriptors, send_descriptors};
 pub(crate) use isolation::{
     attach_mount, fork_into_namespaces, keep_capabilities, leave_keyring, new_devpts, open_slave,
     restrict_mounts,
 };
+pub(crate) use multicast::multicast_socket;
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -90,6 +90,31 @@ impl Lan {
         command
     }
 
+    /// A computer that is plugged in, with an address of the network and its length, as in 192.168.77.2/24.
+    pub fn plug(&self, address: &str) -> Result<LanHost> {
+        let number = self.machines.fetch_add(1, Ordering::Relaxed);
+        let host = LanHost {
+            name: format!("{}-{number}", self.name),
+        };
+        run(Command::new("ip").args(["netns", "add", &host.name]))?;
+        let name = &host.name;
+        for words in [
+            format!("link add veth{number} type veth peer name eth0 netns {name}"),
+            format!("link set veth{number} master br0"),
+            format!("link set veth{number} up"),
+        ] {
+            run(self.command("ip").args(words.split(' ')))?;
+        }
+        for words in [
+            "link set lo up".to_owned(),
+            format!("addr add {address} dev eth0"),
+            "link set eth0 up".to_owned(),
+        ] {
+            run(host.command("ip").args(words.split(' ')))?;
+        }
+        Ok(host)
+    }
+
     /// Serve with a configuration of dnsmasq.
     pub fn serve(&mut self, config: &Path) -> Result<()> {
         let log = File::create(self.log())?;
@@ -156,6 +181,26 @@ impl Lan {
         Ok(format!(
             "socket,id=net0,udp=127.0.0.1:{mine},localaddr=127.0.0.1:{other}"
         ))
+    }
+}
+
+/// A computer on the network: a network namespace that shares everything else with this one.
+pub struct LanHost {
+    name: String,
+}
+
+impl LanHost {
+    /// A program on this computer.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name]).arg(program);
+        command
+    }
+}
+
+impl Drop for LanHost {
+    fn drop(&mut self) {
+        let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
     }
 }
 

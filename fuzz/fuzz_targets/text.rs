@@ -1,7 +1,8 @@
-//! The small grammars of cpu-proto: commands, namespaces and fstab lines.
+//! The small grammars of cpu-proto: commands, namespaces, fstab lines, and messages of multicast DNS.
 #![no_main]
 
-use cpu_proto::{CacheMode, fstab, namespace, quote};
+use cpu_proto::dns::Message;
+use cpu_proto::{CacheMode, discovery, fstab, namespace, quote};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -14,6 +15,10 @@ fuzz_target!(|bytes: &[u8]| {
             Err(error) => drop(error.to_string()),
         }
     }
+    if let Some(message) = Message::read(bytes) {
+        assert_eq!(Message::read(&message.write()), Some(message));
+    }
+    discovery::read_text(bytes);
     // Neither an argument nor a variable can contain NUL.
     if let Ok(text) = std::str::from_utf8(bytes)
         && !text.contains('\0')

@@ -102,6 +102,12 @@ pub(crate) struct Flags {
           hide_short_help = true, help_heading = FILES)]
     pub(crate) hidden: GoBool,
 
+    /// list the machines on this network that can be found
+    #[arg(long, value_name = "BOOL", default_value = "false", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          hide_short_help = true, help_heading = CONNECTION)]
+    pub(crate) hosts: GoBool,
+
     /// variables to send too, or with -NAME not; patterns; '*': all
     #[arg(long, value_name = "LIST", allow_hyphen_values = true, help_heading = SESSION)]
     pub(crate) env: Option<String>,
@@ -178,8 +184,8 @@ pub(crate) struct Flags {
     #[arg(long = "h", action = clap::ArgAction::HelpShort, help_heading = SESSION)]
     help: Option<bool>,
 
-    /// The machine: `[user@]host`, or `[user@][host]:port`
-    #[arg(hide = true, required_unless_present = "hidden")]
+    /// The machine: `[user@]host`, or `[user@][host]:port`; `[user@].` for any that is found
+    #[arg(hide = true, required_unless_present_any = ["hidden", "hosts"])]
     pub(crate) host: Option<String>,
 
     /// What to run there

@@ -13,6 +13,7 @@ use nix::sys::socket::{self, SockFlag, SockType, VsockAddr, connect, socket};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::config::AddressFamily;
+use crate::discovery;
 
 /// The time between the attempts at one address and the next.
 const STAGGER: Duration = Duration::from_millis(250);
@@ -24,6 +25,11 @@ pub(crate) enum Endpoint {
         host: String,
         port: u16,
         family: AddressFamily,
+    },
+    /// A machine that was found, at its TCP addresses.
+    Found {
+        host: String,
+        addresses: Vec<SocketAddr>,
     },
     Unix(PathBuf),
     Vsock {
@@ -41,6 +47,10 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port, .. } => write!(f, "{host} port {port}"),
+            Self::Found { host, addresses } => {
+                let first = addresses.first().map(ToString::to_string);
+                write!(f, "{host} at {}", first.unwrap_or_default())
+            }
             Self::Unix(path) => write!(f, "the socket {}", path.display()),
             Self::Vsock { cid, port } => write!(f, "vsock {cid} port {port}"),
             Self::Command { display, .. } => f.write_str(display),
@@ -50,8 +60,12 @@ impl fmt::Display for Endpoint {
 
 /// The addresses of a TCP endpoint: at least one, and only those of its address family. Other endpoints have none.
 pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
-    let Endpoint::Tcp { host, port, family } = endpoint else {
-        return Ok(Vec::new());
+    let (host, port, family) = match endpoint {
+        Endpoint::Tcp { host, port, family } => (host, port, family),
+        Endpoint::Found { addresses, .. } => return Ok(addresses.clone()),
+        Endpoint::Unix(_) | Endpoint::Vsock { .. } | Endpoint::Command { .. } => {
+            return Ok(Vec::new());
+        }
     };
     // Not looked up, since a container may have no /etc/hosts (RFC 6761, 6.3).
     let mut addresses = if host.eq_ignore_ascii_case("localhost") {
@@ -61,21 +75,13 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
         ]
     } else {
         let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-        let found = found.map_err(|error| {
-            let port = host.rsplit_once(':').filter(|(name, port)| {
-                !name.contains(':') && port.parse::<u16>().is_ok()
-            });
-            if let Some((name, port)) = port {
-                return anyhow!("cannot find the address of {host}: a port is given apart, as in cpu -sp {port} {name}");
-            }
-            let hint = if Path::new("/etc/resolv.conf").exists() {
-                "is the name right?"
-            } else {
-                "there is no /etc/resolv.conf here, so only names in /etc/hosts and addresses can be used"
-            };
-            anyhow!("cannot find the address of {host}: {error}; {hint}")
-        })?;
-        found.collect()
+        match found {
+            Ok(found) => found.collect(),
+            Err(error) => match find_by_multicast(host, *port).await {
+                Some(found) => found,
+                None => return Err(not_found(host, &error)),
+            },
+        }
     };
     addresses.retain(|address: &SocketAddr| match family {
         AddressFamily::Any => true,
@@ -88,11 +94,40 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
     Ok(addresses)
 }
 
+/// The addresses of a host of this network, which the C library does not know by its name (RFC 6762, 3).
+async fn find_by_multicast(host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+    let name = host.trim_end_matches('.').to_owned();
+    name.to_ascii_lowercase().strip_suffix(".local")?;
+    let found = tokio::task::spawn_blocking(move || discovery::find_host(&name)).await;
+    let mut addresses = found.ok()?.ok()??;
+    for address in &mut addresses {
+        address.set_port(port);
+    }
+    Some(addresses)
+}
+
+fn not_found(host: &str, error: &io::Error) -> anyhow::Error {
+    let port = host
+        .rsplit_once(':')
+        .filter(|(name, port)| !name.contains(':') && port.parse::<u16>().is_ok());
+    if let Some((name, port)) = port {
+        return anyhow!(
+            "cannot find the address of {host}: a port is given apart, as in cpu -sp {port} {name}"
+        );
+    }
+    let hint = if Path::new("/etc/resolv.conf").exists() {
+        "is the name right?"
+    } else {
+        "there is no /etc/resolv.conf here, so only names in /etc/hosts and addresses can be used"
+    };
+    anyhow!("cannot find the address of {host}: {error}; {hint}")
+}
+
 /// Connects; over TCP, to the first of the `addresses` that answers. All kinds of sockets are returned as one type,
 /// since tokio reads and writes all stream sockets alike.
 pub(super) async fn open(endpoint: &Endpoint, addresses: &[SocketAddr]) -> io::Result<UnixStream> {
     let socket: OwnedFd = match endpoint {
-        Endpoint::Tcp { .. } => {
+        Endpoint::Tcp { .. } | Endpoint::Found { .. } => {
             let stream = first(addresses).await?;
             stream.set_nodelay(true)?;
             stream.into_std()?.into()

@@ -1,9 +1,10 @@
 //! Where to connect and as whom: from the command line, else ssh's configuration, else the defaults.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cpu_client::export::RuleKind;
 use cpu_proto::DEFAULT_PORT;
 use cpu_ssh::keepalive;
@@ -37,6 +38,8 @@ pub(crate) struct ConnectOptions<'a> {
     pub(crate) host: &'a str,
     /// `-sp`: a port, or the path of a unix socket.
     pub(crate) port: Option<&'a str>,
+    /// Where the host has been found, if it was not named.
+    pub(crate) found: Option<&'a [SocketAddr]>,
     pub(crate) keys: &'a [PathBuf],
     pub(crate) host_key: Option<&'a Path>,
     pub(crate) home: &'a Path,
@@ -81,6 +84,11 @@ fn port(text: &str) -> Result<u16> {
     port.with_context(|| format!("{text:?} is not a TCP port"))
 }
 
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
 impl Target {
     /// `read` returns the settings of the configuration files for a host.
     pub(crate) fn new(
@@ -98,12 +106,19 @@ impl Target {
             let ignored: Vec<_> = settings.ignored.iter().map(String::as_str).collect();
             debug!("ignored in the ssh configuration: {}", ignored.join(", "));
         }
-        let host = settings.host(original_host)?;
+        let host = match options.found {
+            // It keeps the name whose key is checked.
+            Some(_) => original_host.to_owned(),
+            None => settings.host(original_host)?,
+        };
         let user = user.map(str::to_owned).or_else(|| settings.user.clone());
         let user = user.unwrap_or_else(|| options.local_user.to_owned());
         let tcp_port = match (options.socket, options.port.or(inline_port)) {
             (SocketKind::Tcp, Some(text)) => port(text)?,
-            _ => settings.port.unwrap_or(DEFAULT_PORT),
+            _ => match options.found.and_then(<[_]>::first) {
+                Some(address) => address.port(),
+                None => settings.port.unwrap_or(DEFAULT_PORT),
+            },
         };
         let tokens = Tokens {
             home: options.home,
@@ -115,7 +130,15 @@ impl Target {
             local_user: options.local_user,
         };
         let endpoint = match options.socket {
-            SocketKind::Tcp => tcp(&host, tcp_port, &settings, &tokens)?,
+            // Where a machine has been found, no proxy is needed.
+            SocketKind::Tcp => match options.found {
+                Some(found) => Endpoint::Found {
+                    host: host.clone(),
+                    addresses: found.iter().map(|at| with_port(*at, tcp_port)).collect(),
+                },
+                None => tcp(&host, tcp_port, &settings, &tokens)?,
+            },
+            _ if options.found.is_some() => bail!("machines are found by TCP only: leave out -net"),
             SocketKind::Unix => Endpoint::Unix(
                 options
                     .port
@@ -316,10 +339,15 @@ fn host_keys(
         let others = if was_named { None } else { Some(files()?) };
         return HostKeys::pinned(name, &file, others);
     }
-    let checking = settings.checking.unwrap_or(Checking {
+    let ask = Checking {
         new: NewHost::Ask,
         changed_is_accepted: false,
-    });
+    };
+    let checking = match settings.checking {
+        // Anybody can answer with a name that is new, so nobody becomes known by that alone.
+        Some(checking) if options.found.is_some() && checking.new == NewHost::Accept => ask,
+        checking => checking.unwrap_or(ask),
+    };
     let hashed = settings.hash_known_hosts.unwrap_or(false);
     Ok(HostKeys::known(name, files()?, checking, hashed))
 }
@@ -333,6 +361,7 @@ mod tests {
             socket: SocketKind::Tcp,
             host,
             port: None,
+            found: None,
             keys: &[],
             host_key: None,
             home: Path::new("/nosuch"),
@@ -375,6 +404,50 @@ mod tests {
             (tcp_at(&target).1, target.user.as_str()),
             (DEFAULT_PORT, "ann")
         );
+    }
+
+    #[test]
+    fn a_machine_that_was_found_keeps_its_name_and_is_not_accepted_unasked() {
+        let found = ["192.168.77.7:17011".parse().unwrap()];
+        let options = ConnectOptions {
+            found: Some(&found),
+            ..options("board7.local")
+        };
+        let accept = Checking {
+            new: NewHost::Accept,
+            changed_is_accepted: true,
+        };
+        let settings = || Settings {
+            host_name: Some("elsewhere".into()),
+            port: Some(22),
+            proxy: Some(Proxy::Jump("gate".into())),
+            checking: Some(accept),
+            ..Settings::default()
+        };
+        let target = Target::new(&options, |_| Ok(settings())).unwrap();
+        let endpoint = target.endpoint.to_string();
+        assert_eq!(endpoint, "board7.local at 192.168.77.7:17011");
+        let keys = format!("{:?}", target.host_keys);
+        assert!(
+            keys.contains("board7.local") && keys.contains("17011"),
+            "{keys}"
+        );
+        assert!(
+            keys.contains("Ask") && keys.contains("changed_is_accepted: false"),
+            "{keys}"
+        );
+        let named = ConnectOptions {
+            found: None,
+            ..options
+        };
+        let target = Target::new(&named, |_| Ok(settings())).unwrap();
+        assert!(format!("{:?}", target.host_keys).contains("Accept"));
+        let other = ConnectOptions {
+            socket: SocketKind::Vsock,
+            found: Some(&found),
+            ..named
+        };
+        assert!(Target::new(&other, |_| Ok(settings())).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::console::say;
+use crate::flags;
 use crate::modules;
 use crate::role::Role;
 use crate::ssh::host_key::PrivateHostKey;
@@ -59,7 +60,9 @@ impl Children {
         // Only PID 1 owns the consoles, and not every image has modules.
         let console = is_pid_1.then_some(Role::Console);
         let modules = modules::directory().map(|_| Role::Modules);
-        let table = [console, modules]
+        let is_found = flags::parse_os(&flags).is_ok_and(|options| options.dnssd);
+        let dnssd = is_found.then_some(Role::Dnssd);
+        let table = [console, modules, dnssd]
             .into_iter()
             .flatten()
             .chain([Role::Network, Role::Server])

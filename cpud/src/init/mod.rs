@@ -135,9 +135,7 @@ fn arguments(args: &[OsString], is_pid_1: bool) -> Vec<OsString> {
 
 /// Takes the host key out of the initramfs. The server gets it from here each time that it is started.
 fn take_host_key(flags: &[OsString]) -> Option<PrivateHostKey> {
-    let flags = flags.iter().map(|flag| flag.to_string_lossy().into_owned());
-    let options = flags::parse(&flags.collect::<Vec<_>>()).ok()?;
-    host_key::take(&options.host_key)
+    host_key::take(&flags::parse_os(flags).ok()?.host_key)
 }
 
 #[cfg(test)]

@@ -205,6 +205,10 @@ impl Interface {
     }
 
     fn configure(&self, old: Option<Lease>, lease: &Lease, now: Instant, host: &mut Host) {
+        // Before the address, with which the machine is announced under its name.
+        if let Some(name) = &lease.hostname {
+            name_host(name);
+        }
         let is_same = |old: &Lease| {
             (old.address, old.prefix, &old.routes) == (lease.address, lease.prefix, &lease.routes)
         };
@@ -224,9 +228,6 @@ impl Interface {
             .map(|times| times.end.saturating_duration_since(now));
         self.use_address(lease.address, lease.prefix, lifetime, &lease.routes, host);
         self.set_name_servers(&lease.dns, &lease.search, host);
-        if let Some(name) = &lease.hostname {
-            name_host(name);
-        }
     }
 
     fn use_address(
@@ -289,7 +290,7 @@ impl Interface {
 }
 
 /// The host name, if somebody has given this machine one of its own.
-fn host_name() -> Option<String> {
+pub(crate) fn host_name() -> Option<String> {
     let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
     let is_given = !["", "(none)", "localhost", crate::init::HOST_NAME].contains(&name.as_str());
     is_given.then_some(name)

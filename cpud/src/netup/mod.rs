@@ -29,6 +29,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::cmdline;
 use crate::console::say;
 use interface::Interface;
+pub(crate) use interface::host_name;
 use ip_arg::{IpArg, Method};
 use netlink::{Link, Netlink, NetlinkEvent};
 use resolv::ResolvConf;
@@ -283,6 +284,6 @@ fn is_physical(link: &Link) -> bool {
 }
 
 /// A random number from the kernel, through the keys of std's hash tables.
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     std::hash::RandomState::new().build_hasher().finish()
 }

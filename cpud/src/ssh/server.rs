@@ -23,6 +23,7 @@ use super::refusals::Refusals;
 use super::waiting::{Farewell, WaitingPeer};
 use super::{audit_log, auth, listen};
 use crate::console::say;
+use crate::dnssd;
 use crate::flags::ServerOptions;
 use crate::listen_addr::ListenAddr;
 use crate::session::kill_all_leftovers;
@@ -45,6 +46,10 @@ pub(crate) fn serve(options: &ServerOptions, announce: bool) -> Result<()> {
     let keys = auth::read_public_keys(&options.public_keys, strict, true)?;
     let host_key = PrivateHostKey::read(&options.host_key, strict)?;
     let listener = listen::listen(&options.listen)?;
+    // Beside a server of init, init starts it.
+    if options.dnssd && !announce {
+        dnssd::start()?;
+    }
     for line in options.session_limits.enable() {
         say(line);
     }

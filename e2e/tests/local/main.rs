@@ -5,6 +5,7 @@ mod agent;
 mod audit;
 mod certificates;
 mod confinement;
+mod discovery;
 mod edges;
 mod go;
 mod interop;
@@ -52,6 +53,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             options::TESTS,
             isolation::TESTS,
             confinement::TESTS,
+            discovery::TESTS,
             audit::TESTS,
             certificates::TESTS,
             me::TESTS,

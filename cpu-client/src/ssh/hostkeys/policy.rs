@@ -83,7 +83,7 @@ fn confirm(name: &HostId, fingerprint: &str) -> Result<bool> {
             format!(
                 "{name} is new, with the host key {fingerprint}, and there is no terminal to ask on; compare \
                  that with the fingerprint on its console, then pin it with -hk, or let known_hosts learn new \
-                 keys: StrictHostKeyChecking accept-new in ~/.ssh/config"
+                 keys of hosts that you name: StrictHostKeyChecking accept-new in ~/.ssh/config"
             )
         })?;
         match answer.trim() {

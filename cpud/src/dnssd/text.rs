@@ -1,0 +1,155 @@
+//! What a machine says of itself.
+
+use std::fs::{self, File};
+use std::io::Read as _;
+use std::time::{Duration, Instant};
+
+use cpu_proto::discovery::{go_arch, key, write_text};
+
+use crate::memory;
+use crate::role::Role;
+
+/// For how long it is taken to be true, whoever asks.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// The text of a record, read anew when it is old.
+#[derive(Default)]
+pub(super) struct MachineText {
+    text: Vec<u8>,
+    read: Option<Instant>,
+}
+
+impl MachineText {
+    pub(super) fn get(&mut self, now: Instant) -> &[u8] {
+        if self.read.is_none_or(|read| read + FRESH <= now) {
+            self.text = text();
+            self.read = Some(now);
+        }
+        &self.text
+    }
+}
+
+fn text() -> Vec<u8> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut pairs = vec![
+        (key::ARCH, go_arch(std::env::consts::ARCH).to_owned()),
+        (key::OS, std::env::consts::OS.to_owned()),
+        (key::CORES, cores.to_string()),
+    ];
+    // What cannot be read is left out.
+    let mut add = |key, value: Option<String>| pairs.extend(value.map(|value| (key, value)));
+    add(
+        key::MEMORY_TOTAL,
+        memory::total().map(|bytes| bytes.to_string()),
+    );
+    add(
+        key::MEMORY_AVAILABLE,
+        memory::available().map(|bytes| bytes.to_string()),
+    );
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load
+        .split(' ')
+        .next()
+        .and_then(|load| load.parse::<f64>().ok());
+    add(key::LOAD, load.map(|load| format!("{load:.2}")));
+    // u-root's clients sort by it.
+    let busy = load.and_then(|load| Some(100.0 * load / f64::from(u32::try_from(cores).ok()?)));
+    add(
+        key::BUSY,
+        busy.map(|busy| format!("{:.6}", busy.min(100.0))),
+    );
+    add(
+        key::SESSIONS,
+        sessions().map(|sessions| sessions.to_string()),
+    );
+    write_text(pairs)
+}
+
+/// The number of sessions of the server that is this process's parent, or has the same parent.
+fn sessions() -> Option<usize> {
+    let own = nix::unistd::getppid().as_raw().unsigned_abs();
+    let is_ours = |server: u32| server == own || parent(server) == Some(own);
+    let mut count = 0;
+    for entry in fs::read_dir("/proc").ok()?.flatten() {
+        let name = entry.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // An isolated session has two processes, of which one is the child of the other.
+        let is_session = has_role(pid, Role::Session)
+            && parent(pid).is_some_and(|parent| has_role(parent, Role::Connection));
+        let server = || parent(parent(pid)?);
+        if is_session && server().is_some_and(is_ours) {
+            count += 1;
+        }
+    }
+    Some(count)
+}
+
+/// By its arguments (proc_pid_cmdline(5)).
+fn has_role(pid: u32, role: Role) -> bool {
+    let args = format!("cpud\0{}\0", role.name());
+    let mut begin = [0; 32];
+    // A process may have gone meanwhile.
+    let read = File::open(format!("/proc/{pid}/cmdline"));
+    let read = read.and_then(|mut file| file.read(&mut begin));
+    read.is_ok() && begin.starts_with(args.as_bytes())
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    parent_in(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The fourth field of proc_pid_stat(5). The second, in parentheses, may contain anything.
+fn parent_in(stat: &[u8]) -> Option<u32> {
+    let stat = String::from_utf8_lossy(stat);
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use cpu_proto::discovery::read_text;
+
+    use super::*;
+
+    #[test]
+    fn all_keys_are_there() {
+        let mut own = MachineText::default();
+        let now = Instant::now();
+        let pairs = read_text(own.get(now));
+        let keys = [
+            "arch",
+            "cores",
+            "cpu.pcnt",
+            "load",
+            "mem.avail",
+            "mem.total",
+            "os",
+            "tenants",
+        ];
+        assert_eq!(pairs.keys().collect::<Vec<_>>(), keys);
+        for key in &keys[1..6] {
+            assert!(pairs[*key].parse::<f64>().unwrap() >= 0.0, "{pairs:?}");
+        }
+        assert_eq!(pairs["os"], "linux");
+    }
+
+    #[test]
+    fn they_are_read_once_a_second() {
+        let now = Instant::now();
+        let mut own = MachineText {
+            text: b"old".to_vec(),
+            read: Some(now),
+        };
+        assert_eq!(own.get(now + FRESH / 2), b"old");
+        assert_ne!(own.get(now + FRESH), b"old");
+    }
+
+    #[test]
+    fn a_parent_is_found_behind_any_name() {
+        assert_eq!(parent_in(b"7 (a) S 9) (b) S 42 1 1"), Some(42));
+        assert_eq!(parent_in(b"7 (cpud) S"), None);
+        assert_eq!(parent_in(b""), None);
+    }
+}
