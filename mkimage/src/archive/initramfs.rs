@@ -1,6 +1,8 @@
 //! Parses an initramfs as the kernel does (Documentation/driver-api/early-userspace/buffer-format.rst): newc archives one
 //! after the other, each of them perhaps compressed, with zeros between them. No I/O. The bytes may come from anybody.
 
+pub(crate) mod replace;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
@@ -46,6 +48,8 @@ pub enum Error {
 /// One part: an archive with all its entries.
 #[derive(Debug)]
 pub struct Part<'a> {
+    /// Where it begins in the file.
+    pub start: usize,
     /// How it was compressed.
     pub by: Option<&'static str>,
     /// How long it is in the file.
@@ -59,6 +63,8 @@ pub struct Part<'a> {
 /// A file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewcEntry {
+    /// Where its header begins.
+    header: usize,
     name: Range<usize>,
     /// Type and permission bits, as in `st_mode`.
     pub mode: u32,
@@ -92,6 +98,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part<'_>>, Error> {
         let part = if let Some(unpacked) = decompress::unpack_first(rest, MAX_UNPACKED)? {
             let (entries, _) = entries(&unpacked.bytes)?;
             Part {
+                start: at,
                 by: Some(unpacked.by),
                 packed: unpacked.consumed,
                 entries,
@@ -100,6 +107,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part<'_>>, Error> {
         } else if is_newc(rest) {
             let (entries, length) = entries(rest)?;
             Part {
+                start: at,
                 by: None,
                 packed: length,
                 entries,
@@ -124,6 +132,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part<'_>>, Error> {
 pub fn first_newc(bytes: &[u8]) -> Option<Part<'_>> {
     let (entries, length) = entries(bytes).ok()?;
     Some(Part {
+        start: 0,
         by: None,
         packed: length,
         entries,
@@ -195,6 +204,7 @@ fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
         }
         let slash = usize::from(name.starts_with(b"/"));
         all.push(NewcEntry {
+            header: here,
             name: name_at + slash..name_at + name.len(),
             mode: number(1)?,
             owner: (number(2)?, number(3)?),

@@ -7,4 +7,5 @@ mod initramfs;
 pub(crate) mod newc;
 pub(crate) mod tar;
 
+pub(crate) use initramfs::replace;
 pub use initramfs::{Error, NewcEntry, Part, first_newc, list, read, unpack};

@@ -12,7 +12,7 @@ use crate::cache::CacheDirectory;
 use crate::distro::apt;
 use crate::media::uki;
 use crate::progress::Progress;
-use crate::{initramfs, program, read};
+use crate::{logins, program, read};
 
 /// What the machine boots with.
 pub(crate) struct Boot {
@@ -53,7 +53,7 @@ pub(crate) fn read_client_files(
     program::check(&client, Arch::HERE)
         .or_else(|_| program::check(&client, arch))
         .with_context(|| format!("{} cannot run on every Linux", cpu.display()))?;
-    let (public_key, _) = initramfs::public_key(key)?;
+    let (public_key, _) = logins::public_key(key)?;
     let private = key.with_extension("");
     let key_name = private.file_name().unwrap_or_default();
     Ok(ClientFiles {
