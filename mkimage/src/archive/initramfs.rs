@@ -9,9 +9,8 @@ use std::io::{self, Write};
 use std::ops::Range;
 
 use super::decompress::{self, MAX_UNPACKED, Sum};
+use super::newc::{HEADER, header_numbers};
 
-/// Bytes of an entry's header: six of magic, thirteen numbers of eight hexadecimal digits.
-const HEADER: usize = 110;
 /// The kernel's own limit, PATH_MAX.
 const MAX_NAME: usize = 4096;
 const TRAILER: &[u8] = b"TRAILER!!!";
@@ -161,22 +160,11 @@ fn is_newc(bytes: &[u8]) -> bool {
 fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
     let (mut all, mut at, mut names) = (Vec::new(), 0, 0);
     loop {
-        let header = bytes.get(at..at + HEADER).ok_or(Error::Truncated)?;
-        if !is_newc(header) {
-            return Err(Error::Header(at));
-        }
         let here = at;
-        let number = |index: usize| {
-            let digits = &header[6 + 8 * index..14 + 8 * index];
-            let valid = digits.iter().all(u8::is_ascii_hexdigit);
-            str::from_utf8(digits)
-                .ok()
-                .filter(|_| valid)
-                .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-                .ok_or(Error::Header(here))
-        };
-        let size = |index| number(index).map(|number| number as usize);
-        let (length, name_length) = (size(6)?, size(11)?);
+        let header = bytes.get(at..).and_then(<[u8]>::first_chunk);
+        let numbers = header_numbers(header.ok_or(Error::Truncated)?);
+        let numbers = numbers.ok_or(Error::Header(at))?;
+        let (length, name_length) = (numbers[6] as usize, numbers[11] as usize);
         if !(1..=MAX_NAME).contains(&name_length) {
             return Err(Error::Header(at));
         }
@@ -206,10 +194,10 @@ fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
         all.push(NewcEntry {
             header: here,
             name: name_at + slash..name_at + name.len(),
-            mode: number(1)?,
-            owner: (number(2)?, number(3)?),
-            links: number(4)?,
-            device: (number(9)?, number(10)?),
+            mode: numbers[1],
+            owner: (numbers[2], numbers[3]),
+            links: numbers[4],
+            device: (numbers[9], numbers[10]),
             contents: start..end,
         });
     }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::archive::compress;
 use crate::disk::bmap;
 use crate::lock::Lock;
-use crate::logins::image::{self, Changed};
+use crate::logins::image::{self, ChangedImage};
 use crate::logins::{self, NewKeys};
 use crate::plan;
 use crate::progress::Progress;
@@ -96,7 +96,7 @@ impl AddArgs {
             return Ok(());
         };
         let draft = match changed {
-            Changed::Bytes(bytes) => {
+            ChangedImage::Bytes(bytes) => {
                 let draft = Draft::new(&path)?;
                 draft
                     .file()
@@ -104,7 +104,7 @@ impl AddArgs {
                     .map_err(|error| draft.failed(error))?;
                 draft
             }
-            Changed::Stick(stick) => {
+            ChangedImage::Stick(stick) => {
                 let end = stick.end.next_multiple_of(4096);
                 let mapped = [0..end, stick.partition.end..file.metadata()?.len()];
                 made_again(&stick.image, &mapped, &path, progress)?;

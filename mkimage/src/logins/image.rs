@@ -53,10 +53,10 @@ pub(crate) enum Error {
 }
 
 /// What a list of keys becomes; `None` if it stays.
-pub(crate) type Edit<'a> = dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, super::Error> + 'a;
+pub(crate) type ListEdit<'a> = dyn FnMut(&[u8]) -> Result<Option<Vec<u8>>, super::Error> + 'a;
 
 /// A changed image.
-pub(crate) enum Changed {
+pub(crate) enum ChangedImage {
     Bytes(Vec<u8>),
     Stick(stick::ChangedStick),
 }
@@ -68,24 +68,24 @@ const START: u64 = 1024;
 pub(crate) fn edit(
     mut file: &File,
     path: &Path,
-    edit: &mut Edit<'_>,
-) -> Result<Option<Changed>, Error> {
+    edit: &mut ListEdit<'_>,
+) -> Result<Option<ChangedImage>, Error> {
     let mut start = Vec::new();
     file.take(START).read_to_end(&mut start)?;
     file.rewind()?;
     if table::is_there(&start) {
-        return Ok(stick::edit(file, path, edit)?.map(Changed::Stick));
+        return Ok(stick::edit(file, path, edit)?.map(ChangedImage::Stick));
     }
     let bytes = read::to_end(file, MAX_UNPACKED)?;
     let beside = path.with_file_name("cpuinitrd");
     match edit_bytes(&bytes, edit) {
         Err(Error::InKernel) if beside.is_file() => Err(Error::BesideKernel(beside)),
-        changed => Ok(changed?.map(Changed::Bytes)),
+        changed => Ok(changed?.map(ChangedImage::Bytes)),
     }
 }
 
 /// The same for a file that is no disk.
-pub(super) fn edit_bytes(bytes: &[u8], edit: &mut Edit<'_>) -> Result<Option<Vec<u8>>, Error> {
+pub(super) fn edit_bytes(bytes: &[u8], edit: &mut ListEdit<'_>) -> Result<Option<Vec<u8>>, Error> {
     if let Some(sections) = uki::sections(bytes) {
         let initrd = sections.iter().find(|(name, _)| name == ".initrd");
         let (_, initrd) = initrd.ok_or(Error::NoList)?;
@@ -107,7 +107,7 @@ pub(super) fn edit_bytes(bytes: &[u8], edit: &mut Edit<'_>) -> Result<Option<Vec
     edit_initramfs(bytes, edit)
 }
 
-fn edit_initramfs(bytes: &[u8], edit: &mut Edit<'_>) -> Result<Option<Vec<u8>>, Error> {
+fn edit_initramfs(bytes: &[u8], edit: &mut ListEdit<'_>) -> Result<Option<Vec<u8>>, Error> {
     let parts = match archive::read(bytes) {
         Err(archive::Error::Format(0) | archive::Error::Empty) => return Err(Error::Unknown),
         parts => parts?,

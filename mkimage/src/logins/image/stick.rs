@@ -10,7 +10,7 @@ use std::path::Path;
 use clap::ValueEnum as _;
 use fatfs::{FileSystem, FsOptions};
 
-use super::{Edit, Error, edit_bytes};
+use super::{Error, ListEdit, edit_bytes};
 use crate::arch::Arch;
 use crate::disk::{self, FileList, Window, table};
 use crate::publish::Draft;
@@ -29,7 +29,7 @@ pub(crate) struct ChangedStick {
 pub(super) fn edit(
     file: &File,
     path: &Path,
-    edit: &mut Edit<'_>,
+    edit: &mut ListEdit<'_>,
 ) -> Result<Option<ChangedStick>, Error> {
     let size = file.metadata()?.len();
     let table = table::read(file)?;
