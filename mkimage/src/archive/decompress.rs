@@ -91,6 +91,11 @@ fn name(start: &[u8]) -> Option<&'static str> {
     found.map(|(_, name)| *name)
 }
 
+/// Whether data that begins so is compressed.
+pub(crate) fn is_compressed(start: &[u8]) -> bool {
+    name(start).is_some()
+}
+
 /// Compressed data made whole.
 pub(crate) struct Unpacked {
     /// Name of the compression.
