@@ -32,7 +32,7 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// * A Tlopen for reading may have the tag [`NO_TAG`](super::NO_TAG). If it fails, requests for the fid fail with `ESTALE`.
 /// * `size[4] Rforget tag[2] what[1] dir[8] name[s]` is sent by the server, with the tag [`NO_TAG`](super::NO_TAG), when something has
 ///   changed that it allowed to keep. `what` is one of the constants `FORGET_*`, and `dir` the qid path of a directory.
-pub const WATCHED: &[u8] = b"9P2000.L.cpu.2";
+pub const WATCHED: &[u8] = b"9P2000.L.cpu.3";
 /// In an Rlookup or Rlist: the directory is watched, and the name or its absence may be kept.
 pub const KEEP_NAME: u8 = 1;
 /// Its attributes may be kept: the file is a directory that is watched, or the directory in which it is named shows their
