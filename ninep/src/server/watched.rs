@@ -4,7 +4,7 @@ use super::fids::{Fid, FidState};
 use super::handlers::{Handlers, Outcome};
 use crate::errno::Errno;
 use crate::fs::{DirSink, FileSystem, OpenFlags, Told};
-use crate::msg::{Attr, DirEntry, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
+use crate::msg::{Attr, DirEntry, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply, Time};
 use crate::wire::{BodyReader, Frame, HEADER, Wire};
 
 /// Maximum number of names in a listing. The client looks up those of a larger directory one by one.
@@ -71,11 +71,12 @@ impl<F: FileSystem> Handlers<'_, F> {
         fid: u32,
         newfid: u32,
         name: &[u8],
-        path: u64,
+        (path, btime): (u64, Time),
     ) -> Result<Reply<'static>, Errno> {
         let from = self.walk_start(fid, newfid)?;
-        let (node, qid) = self.fs.walk(&from.node, name)?;
-        if qid.path != path {
+        let (node, attr) = self.fs.walk_getattr(&from.node, name)?;
+        // The number may be another file's by now.
+        if (attr.qid.path, attr.btime) != (path, btime) {
             return Err(Errno::ESTALE);
         }
         self.walk_end(fid, &from, newfid, node)?;

@@ -22,6 +22,8 @@ pub(super) type Moment = u64;
 #[derive(Debug)]
 pub(super) struct FileFacts {
     pub(super) attr: Attr,
+    /// When the server told of it. What was asked before that may be older.
+    pub(super) since: Moment,
     /// Extended attributes that it does not have; the empty name stands for all.
     lacks: Vec<Box<[u8]>>,
     /// What it leads to, if it is a symbolic link.
@@ -32,9 +34,10 @@ pub(super) struct FileFacts {
 }
 
 impl FileFacts {
-    pub(super) fn new(attr: Attr) -> Self {
+    pub(super) fn new(attr: Attr, since: Moment) -> Self {
         Self {
             attr,
+            since,
             lacks: Vec::new(),
             target: None,
             contents: None,
@@ -42,8 +45,8 @@ impl FileFacts {
         }
     }
 
-    pub(super) fn boxed(attr: Attr) -> Box<Self> {
-        Box::new(Self::new(attr))
+    pub(super) fn boxed(attr: Attr, since: Moment) -> Box<Self> {
+        Box::new(Self::new(attr, since))
     }
 
     pub(super) fn lacks(&self, xattr: &[u8]) -> bool {

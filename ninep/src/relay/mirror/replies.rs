@@ -43,12 +43,16 @@ impl Mirror {
                 return self.looked_up(tag, at, (*newfid, *dir, name), (*kept, *ecode, attr));
             }
             (What::Getattr(_), Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
-                self.store.found_dir_again(*attr, at);
+                let now = self.moment();
+                self.store.found_dir_again(*attr, at, now);
             }
             (What::Getattr(fid), Reply::Error { ecode }) if is_stale(*ecode) => {
                 return self.stale_attr(tag, *fid);
             }
             (What::Open(fid, _), Reply::Lopen { .. }) => self.opened(*fid),
+            (What::Open(fid, _), Reply::Error { ecode }) if is_stale(*ecode) => {
+                return self.stale_open(tag, *fid);
+            }
             (
                 What::Open(fid, count),
                 Reply::Lopenread {

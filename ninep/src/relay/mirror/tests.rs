@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::store::{Found, KeptDirs};
-use crate::msg::{Attr, FORGET_DIR, FORGET_NAME, ListEntry, Qid};
+use crate::msg::{Attr, FORGET_ATTR, FORGET_DIR, FORGET_NAME, ListEntry, Qid};
 use crate::wire::Str;
 
 fn file(path: u64) -> Attr {
@@ -89,6 +89,20 @@ fn a_directory_that_made_room_leaves_behind_when_it_was_forgotten() {
     }
     store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 3, 60);
     assert_eq!(store.find(1, b"x", 61), None);
+}
+
+#[test]
+fn a_file_that_is_read_and_changed_again_and_again_is_remembered_once() {
+    let mut store = KeptDirs::default();
+    let mut attr = file(5);
+    attr.size = 1;
+    for n in 0..60_000 {
+        let at = 4 * n + 1;
+        store.found((1, b"x"), Some((attr.qid, Some(attr))), at, at);
+        store.keep(attr.qid, (1, b"x"), (at + 1, at + 2), (0, b"c"), |_| true);
+        assert!(store.remembered() <= 50_000, "{n}");
+        store.forget(FORGET_ATTR, 1, b"x", at + 3);
+    }
 }
 
 /// What may happen to a store, in any order.
