@@ -21,8 +21,9 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// * `size[4] Tlist tag[2] fid[4] open[1]` lists a directory, and with `open` 1 also opens the fid for reading. The reply
 ///   is `size[4] Rlist tag[2] kept[1] qid[13] count[4] data[count]`, with [`ListEntry`] values. Unless `kept` is
 ///   [`KEEP_NAME`], there are none; otherwise they are all.
-/// * `size[4] Tbind tag[2] fid[4] newfid[4] name[s] path[8]` walks one name to a file with this qid path. It has the tag
-///   [`NO_TAG`](super::NO_TAG) and no reply. If there is no such file there any more, requests for the new fid fail with `ESTALE`.
+/// * `size[4] Tbind tag[2] fid[4] newfid[4] name[s] path[8] btime_sec[8] btime_nsec[8]` walks one name to a file with this qid
+///   path and time of birth. It has the tag [`NO_TAG`](super::NO_TAG) and no reply. If there is no such file there any more,
+///   requests for the new fid fail with `ESTALE`.
 /// * `size[4] Tlopenread tag[2] fid[4] flags[4] count[4]` does what a Tlopen for reading does, and reads from the beginning of
 ///   the file. The reply `size[4] Rlopenread tag[2] qid[13] iounit[4] version[4] size[8] count[4] data[count]` has the body
 ///   of an Rlopen; the version of the file's qid and its size, the same before and after it was read; and the first bytes,

@@ -365,7 +365,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 newfid,
                 name,
                 path,
-            } => self.bind(fid, newfid, plain(name)?, path)?,
+                btime,
+            } => self.bind(fid, newfid, plain(name)?, (path, btime))?,
             R::Read { .. }
             | R::Readdir { .. }
             | R::Readlink { .. }

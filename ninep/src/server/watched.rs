@@ -6,6 +6,7 @@ use crate::errno::Errno;
 use crate::fs::{DirSink, FileSystem, ListedFile, OpenFlags, Told};
 use crate::msg::{
     Attr, DirEntry, KEEP_ATTR, KEEP_NAME, Kind, LACKS_XATTRS, ListEntry, MAX_TARGET, Qid, Reply,
+    Time,
 };
 use crate::wire::{BodyReader, Frame, HEADER, Str, Wire};
 
@@ -94,11 +95,12 @@ impl<F: FileSystem> Handlers<'_, F> {
         fid: u32,
         newfid: u32,
         name: &[u8],
-        path: u64,
+        (path, btime): (u64, Time),
     ) -> Result<Reply<'static>, Errno> {
         let from = self.walk_start(fid, newfid)?;
-        let (node, qid) = self.fs.walk(&from.node, name)?;
-        if qid.path != path {
+        let (node, attr) = self.fs.walk_getattr(&from.node, name)?;
+        // The number may be another file's by now.
+        if (attr.qid.path, attr.btime) != (path, btime) {
             return Err(Errno::ESTALE);
         }
         self.walk_end(fid, &from, newfid, node)?;

@@ -20,6 +20,8 @@ pub(super) type Moment = u64;
 #[derive(Debug)]
 pub(super) struct FileFacts {
     pub(super) attr: Attr,
+    /// When the server told of it. What was asked before that may be older.
+    pub(super) since: Moment,
     /// Whether it has no extended attributes.
     lacks_all: bool,
     /// Those that it does not have; the empty name stands for their list.
@@ -32,9 +34,10 @@ pub(super) struct FileFacts {
 }
 
 impl FileFacts {
-    pub(super) fn new(attr: Attr) -> Self {
+    pub(super) fn new(attr: Attr, since: Moment) -> Self {
         Self {
             attr,
+            since,
             lacks_all: false,
             lacks: Vec::new(),
             target: None,
@@ -45,13 +48,20 @@ impl FileFacts {
 
     /// With what the server tells besides: whether the file has no extended attributes, and what it leads to, if that is not
     /// empty.
-    pub(super) fn told(attr: Attr, lacks_xattrs: bool, target: &[u8]) -> Self {
-        let mut facts = Self::new(attr);
+    pub(super) fn told(attr: Attr, since: Moment, lacks_xattrs: bool, target: &[u8]) -> Self {
+        let mut facts = Self::new(attr, since);
         facts.lacks_all = lacks_xattrs;
         if attr.qid.kind == Qid::SYMLINK && !target.is_empty() {
             facts.set_target(target);
         }
         facts
+    }
+
+    /// With what the server tells of the same file later.
+    pub(super) fn told_again(&mut self, new: Self) {
+        self.attr = new.attr;
+        self.lacks_all |= new.lacks_all;
+        self.target = new.target.or(self.target.take());
     }
 
     /// Whether it does not have this attribute, or for an empty name, any.

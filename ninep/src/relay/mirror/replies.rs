@@ -48,16 +48,27 @@ impl Mirror {
                     target,
                 },
             ) => {
-                let facts = FileFacts::told(*attr, kept & LACKS_XATTRS != 0, target.bytes());
-                return self.looked_up(tag, at, (*newfid, *dir, name), (*kept, *ecode, facts));
+                let now = self.moment();
+                let lacks_xattrs = kept & LACKS_XATTRS != 0;
+                let facts = FileFacts::told(*attr, now, lacks_xattrs, target.bytes());
+                return self.looked_up(
+                    tag,
+                    (at, now),
+                    (*newfid, *dir, name),
+                    (*kept, *ecode, facts),
+                );
             }
             (What::Getattr(_), Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
-                self.store.found_dir_again(*attr, at);
+                let now = self.moment();
+                self.store.found_dir_again(*attr, at, now);
             }
             (What::Getattr(fid), Reply::Error { ecode }) if is_stale(*ecode) => {
                 return self.stale_attr(tag, *fid);
             }
             (What::Open(fid, _), Reply::Lopen { .. }) => self.opened(*fid),
+            (What::Open(fid, _), Reply::Error { ecode }) if is_stale(*ecode) => {
+                return self.stale_open(tag, *fid);
+            }
             (
                 What::Open(fid, count),
                 Reply::Lopenread {
@@ -119,11 +130,10 @@ impl Mirror {
     fn looked_up(
         &mut self,
         tag: u16,
-        sent: Moment,
+        (sent, now): (Moment, Moment),
         (newfid, dir, name): (u32, Option<u64>, &Arc<[u8]>),
         (kept, ecode, facts): (u8, u32, FileFacts),
     ) -> ReplyFate {
-        let now = self.moment();
         let attr = facts.attr;
         let is_complete = attr.valid & Attr::BASIC == Attr::BASIC;
         let mut kept_facts = (kept & KEEP_ATTR != 0 && is_complete).then_some(facts);

@@ -2,7 +2,7 @@
 
 use ninep::msg::{
     FORGET_ALL, FORGET_ATTR, FORGET_DIR, FORGET_NAME, FORGET_REMOVED, KEEP_ATTR, KEEP_NAME,
-    ListEntry, Qid,
+    ListEntry, Qid, Time,
 };
 use proptest::prelude::*;
 
@@ -232,6 +232,7 @@ fn a_walk_that_was_answered_is_made_up_for_before_the_next_request() {
         newfid: 2,
         name: name("x"),
         path: 7,
+        btime: Time::default(),
     };
     let open = Request::Lopenread {
         fid: 2,
