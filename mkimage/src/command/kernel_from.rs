@@ -16,7 +16,7 @@ use crate::progress::Progress;
 /// Where a kernel comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum KernelFrom {
-    /// Compile if one was compiled before, else package, else host, else compile.
+    /// Compile if one was compiled before, else package where that always works, else host, package or compile.
     Auto,
     /// Small, with everything inside: minutes the first time, seconds later.
     Compile,
@@ -44,6 +44,8 @@ impl FromStr for KernelFrom {
     }
 }
 
+const PACKAGE: &str = "nothing is compiled; some 70 MB to fetch the first time";
+
 impl KernelFrom {
     /// Which one it is in the end, and why; never `Auto`.
     pub(crate) fn choose(&self, arch: Arch) -> Result<(Self, &'static str)> {
@@ -56,13 +58,12 @@ impl KernelFrom {
                 Self::Compile,
                 "one was compiled before, so this takes a minute",
             )
-        } else if fetch::is_here(arch) {
-            (
-                Self::Package,
-                "nothing is compiled; some 70 MB to fetch the first time",
-            )
+        } else if fetch::is_always_possible() {
+            (Self::Package, PACKAGE)
         } else if PrebuiltKernel::of_host(arch).is_ok_and(|kernel| kernel.compression().is_ok()) {
             (Self::Host, "nothing is compiled or fetched")
+        } else if fetch::is_here(arch) {
+            (Self::Package, PACKAGE)
         } else {
             (
                 Self::Compile,

@@ -36,9 +36,9 @@ Examples:
   mkimage key add ann.pub --to board/initramfs.cpio.xz
   mkimage key add ann.pub --to board/usbstick --isolate
 
-IMAGE is an initramfs, a unified kernel image, or a stick with a distribution's kernel. A kernel that mkimage has built has the
-initramfs inside: add the key to initramfs.cpio.xz, then make kernel and stick again. usbstick.bmap and usbstick.xz beside a stick are
-made again. mkimage inspect shows all keys.")]
+IMAGE is an initramfs, a unified kernel image, or a stick with a distribution's kernel. A kernel that
+mkimage has built has the initramfs inside: add the key to initramfs.cpio.xz, then make kernel and stick
+again. usbstick.bmap and usbstick.xz beside a stick are made again. mkimage inspect shows all keys.")]
 struct AddArgs {
     /// Public keys in the format of authorized_keys
     #[arg(value_name = "FILE")]

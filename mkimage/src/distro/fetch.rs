@@ -84,6 +84,11 @@ fn own(arch: Arch) -> Option<&'static Fetcher> {
     all.find(|fetcher| arch == Arch::HERE && fetcher.distribution == id)
 }
 
+/// Whether the kernel can be fetched by everybody, for every architecture: other tools than apt may want root or a plugin.
+pub(crate) fn is_always_possible() -> bool {
+    apt::is_here()
+}
+
 /// Whether this distribution has a kernel for machines of this architecture.
 pub(crate) fn is_here(arch: Arch) -> bool {
     own(arch).is_some() || apt::is_here() || apt::is_ubuntu()

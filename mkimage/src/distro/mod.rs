@@ -125,7 +125,8 @@ impl PrebuiltKernel {
         })?;
         let (image, _) = plain(image, &path, arch)?;
         let prefix = format!("lib/modules/{release}/");
-        if !store.names().any(|name| name.starts_with(&prefix)) {
+        let is_module = |name: &str| name.starts_with(&prefix) && name.contains(".ko");
+        if !store.names().any(is_module) {
             return Err(Error::NoModules { path });
         }
         let configs = [format!("boot/config-{release}"), format!("{prefix}config")];
