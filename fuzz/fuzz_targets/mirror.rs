@@ -19,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         let (body, more) = more.split_at(more.len().min((*length).into()));
         rest = more;
         let is_server = side % 2 == 1;
-        // Few tags, so that answers meet questions; and the mirror's own.
+        // Not many tags, so that answers meet questions; and the mirror's own.
         let tag = u16::from(tag & 7) | if tag & 0x80 == 0 { 0 } else { 0xff00 };
         if !is_server && Kind::new(*kind).map(|kind| Request::decode(kind, body).is_err()) != Ok(false) {
             continue;
