@@ -179,6 +179,7 @@ impl FuzzWorld {
         let lie = if what & 3 == 3 { m } else { 0 };
         let first = names.first().copied().unwrap_or(n.into());
         let told = attr(first, lie);
+        let target = Str::new(&b"target"[..usize::from(lie % 7)]).unwrap_or_default();
         let qid = told.qid;
         let bytes = vec![5; count.min(MSIZE as usize / 2) + usize::from(lie % 2)];
         let data = Data(&bytes);
@@ -189,13 +190,13 @@ impl FuzzWorld {
             qids.push(attr(*at, lie).qid);
         }
         let reply = match kind {
-            Kind::Lookup if lie & 3 == 2 => Reply::Lookup { kept: 3, ecode: 2, attr: Attr::default() },
-            Kind::Lookup => Reply::Lookup { kept: 3 - (lie & 3), ecode: 0, attr: told },
+            Kind::Lookup if lie & 3 == 2 => Reply::Lookup { kept: 3, ecode: 2, attr: Attr::default(), target: Str::default() },
+            Kind::Lookup => Reply::Lookup { kept: (lie & 4) | (3 - (lie & 3)), ecode: 0, attr: told, target },
             Kind::List => {
                 for (at, (name, _)) in NAMES.iter().enumerate() {
                     let attr = attr(at, lie);
                     let name = Str::new(name.as_bytes()).unwrap_or_default();
-                    ListEntry { kind: 8, name, qid: attr.qid, attr: Some(attr) }.put(&mut all);
+                    ListEntry { kind: 8, name, qid: attr.qid, attr: Some(attr), lacks_xattrs: lie & 4 != 0, target }.put(&mut all);
                 }
                 let path = [0, NAMES.len() as u64][usize::from(n % 2)];
                 let qid = Qid { kind: Qid::DIR, version: 0, path };

@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const FIRST: Duration = Duration::from_millis(250);
 /// How long all machines have time to answer, so that the best is known; and how long is waited for any.
 const ANSWERS: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(3);
+const BROWSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a table is gathered that is printed once.
 const TABLE: Duration = Duration::from_secs(2);
 /// The time between changes of a table on a terminal, and how long a machine stays in it that does not answer.
@@ -45,7 +45,7 @@ pub(crate) fn find(query: &MachineQuery) -> Result<FoundMachine> {
         if waited >= ANSWERS && !suitable.is_empty() {
             return Ok(suitable.swap_remove(0));
         }
-        if waited >= PATIENCE {
+        if waited >= BROWSE_TIMEOUT {
             match count {
                 0 => bail!(
                     "no machine on this network has answered: is one running, with cpud -dnssd?"

@@ -121,12 +121,12 @@ impl Drop for Script {
 }
 
 /// A user at a computer of the network, whose key and configuration are as usual.
-struct Desk {
+struct DesktopFixture {
     host: LanHost,
     user: User,
 }
 
-impl Desk {
+impl DesktopFixture {
     fn new(lan: &Lan) -> Result<Self> {
         let (host, user) = (lan.plug("192.168.77.9/24")?, User::new()?);
         user.configure("Host *\nIdentityFile ~/.ssh/own\nHashKnownHosts no\n")?;
@@ -171,43 +171,43 @@ impl Desk {
 fn finds() -> Result<()> {
     let lan = Lan::new()?;
     let hosts = [lan.plug("192.168.77.7/24")?, lan.plug("192.168.77.8/24")?];
-    let desk = Desk::new(&lan)?;
+    let desktop = DesktopFixture::new(&lan)?;
     let _seven = LanCpud::found(&hosts[0], "board7")?;
     let eight = LanCpud::found(&hosts[1], "board8.lab.example")?;
 
     // Nobody is accepted unasked who was not named.
     fails(
-        &desk.cpu(&[".", "true"])?,
+        &desktop.cpu(&[".", "true"])?,
         &["is new", "there is no terminal"],
     )?;
-    let name = desk.prints(&["board7.local", "uname", "-n"])?;
+    let name = desktop.prints(&["board7.local", "uname", "-n"])?;
     ensure!(name == "board7\n", "{name}");
-    desk.prints(&["board8.local", "true"])?;
-    let any = desk.prints(&[".", "uname", "-n"])?;
+    desktop.prints(&["board8.local", "true"])?;
+    let any = desktop.prints(&[".", "uname", "-n"])?;
     ensure!(any.starts_with("board"), "{any}");
     let by_name = "dnssd://board8-cpud._ncpu._tcp";
-    let name = desk.prints(&[by_name, "uname", "-n"])?;
+    let name = desktop.prints(&[by_name, "uname", "-n"])?;
     ensure!(name == "board8.lab.example\n", "{name}");
     let arch = std::env::consts::ARCH;
     let here = format!("root@dnssd://?arch={arch}&cores=>1&tenants=<0&sort=load");
-    desk.prints(&[&here, "true"])?;
-    let output = desk.cpu(&["dnssd://?arch=sparc64", "true"])?;
+    desktop.prints(&[&here, "true"])?;
+    let output = desktop.cpu(&["dnssd://?arch=sparc64", "true"])?;
     fails(&output, &["none of the 2 machine(s)"])?;
-    let known = fs::read_to_string(desk.user.ssh().join("known_hosts"))?;
+    let known = fs::read_to_string(desktop.user.ssh().join("known_hosts"))?;
     ensure!(known.contains("board8.local"), "{known}");
 
     // A session is counted as long as it lasts.
-    let long = desk.user.cpu(&[by_name, "sleep", "1000"]);
-    let mut long = desk
+    let long = desktop.user.cpu(&[by_name, "sleep", "1000"]);
+    let mut long = desktop
         .host
         .command(long.get_program())
         .args(long.get_args())
-        .env("HOME", desk.user.home())
+        .env("HOME", desktop.user.home())
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
     let counted = wait_until("the session is counted", TIMEOUT, || {
-        let rows = desk.table()?;
+        let rows = desktop.table()?;
         let row = rows.iter().find(|row| row[0] == "board8.local");
         let row = row.context("no row")?;
         ensure!(row.len() == 9 && row[1] == "192.168.77.8", "{rows:?}");
@@ -222,7 +222,7 @@ fn finds() -> Result<()> {
 
     // Who ends says goodbye, and is not found any more.
     drop(eight);
-    let names = desk.names()?;
+    let names = desktop.names()?;
     ensure!(names == ["board7.local"], "{names:?}");
     Ok(())
 }
@@ -230,31 +230,31 @@ fn finds() -> Result<()> {
 fn impostor() -> Result<()> {
     let lan = Lan::new()?;
     let host = lan.plug("192.168.77.7/24")?;
-    let desk = Desk::new(&lan)?;
+    let desktop = DesktopFixture::new(&lan)?;
     let real = LanCpud::found(&host, "board7")?;
-    desk.prints(&["board7.local", "true"])?;
-    desk.prints(&[".", "true"])?;
+    desktop.prints(&["board7.local", "true"])?;
+    desktop.prints(&[".", "true"])?;
     drop(real);
     let other = LanCpud::found(&host, "board7")?;
     let refused = ["board7.local port 17010", "known_hosts"];
-    fails(&desk.cpu(&[".", "true"])?, &refused)?;
-    fails(&desk.cpu(&["board7.local", "true"])?, &refused)?;
+    fails(&desktop.cpu(&[".", "true"])?, &refused)?;
+    fails(&desktop.cpu(&["board7.local", "true"])?, &refused)?;
     let key = other.host_key().display().to_string();
-    desk.prints(&["-hk", &key, ".", "true"])?;
+    desktop.prints(&["-hk", &key, ".", "true"])?;
     // Nor is it accepted under a name that nobody has heard of, though those who are named are.
     drop(other);
     let _third = LanCpud::found(&host, "board8")?;
-    fails(&desk.cpu(&[".", "true"])?, &["board8.local", "is new"])?;
-    let output = desk.cpu(&["-o", "StrictHostKeyChecking=no", ".", "true"])?;
+    fails(&desktop.cpu(&[".", "true"])?, &["board8.local", "is new"])?;
+    let output = desktop.cpu(&["-o", "StrictHostKeyChecking=no", ".", "true"])?;
     fails(&output, &["board8.local", "is new"])?;
-    desk.prints(&["board8.local", "true"])?;
+    desktop.prints(&["board8.local", "true"])?;
     Ok(())
 }
 
 fn two_of_one_name() -> Result<()> {
     let lan = Lan::new()?;
     let hosts = [lan.plug("192.168.77.7/24")?, lan.plug("192.168.77.8/24")?];
-    let desk = Desk::new(&lan)?;
+    let desktop = DesktopFixture::new(&lan)?;
     // At the same time.
     let [one, other] = hosts
         .each_ref()
@@ -263,11 +263,11 @@ fn two_of_one_name() -> Result<()> {
     one.says(" is found as ")?;
     other.says(" is found as ")?;
     wait_until("both have names", TIMEOUT, || {
-        let names = desk.names()?;
+        let names = desktop.names()?;
         Ok((names == ["board-2.local", "board.local"]).then_some(()))
     })
     .with_context(|| format!("{}{}", one.log(), other.log()))?;
-    desk.prints(&["board-2.local", "true"])?;
+    desktop.prints(&["board-2.local", "true"])?;
     Ok(())
 }
 
@@ -287,16 +287,16 @@ while True:
 fn silent() -> Result<()> {
     let lan = Lan::new()?;
     let host = lan.plug("192.168.77.7/24")?;
-    let desk = Desk::new(&lan)?;
+    let desktop = DesktopFixture::new(&lan)?;
     let heard = |flags: &[&str]| -> Result<String> {
-        let listener = Script::start(&desk.host, LISTENER)?;
+        let listener = Script::start(&desktop.host, LISTENER)?;
         let machine = LanCpud::start(&host, "board7", flags)?;
         // As long as one that makes itself known takes.
         std::thread::sleep(Duration::from_secs(3));
-        let output = desk.cpu(&["-hosts"])?;
+        let output = desktop.cpu(&["-hosts"])?;
         if flags.is_empty() {
             fails(&output, &["no machine on this network has answered"])?;
-            fails(&desk.cpu(&[".", "true"])?, &["no machine on this network"])?;
+            fails(&desktop.cpu(&[".", "true"])?, &["no machine on this network"])?;
             ensure!(!machine.log().contains("found"), "{}", machine.log());
         } else {
             machine.says("board7.local is found as board7-cpud._ncpu._tcp")?;
@@ -318,25 +318,25 @@ fn silent() -> Result<()> {
 fn link_local() -> Result<()> {
     let lan = Lan::new()?;
     let host = lan.plug("192.168.77.7/24")?;
-    let desk = Desk::new(&lan)?;
-    for host in [&host, &desk.host] {
+    let desktop = DesktopFixture::new(&lan)?;
+    for host in [&host, &desktop.host] {
         let mut flush = host.command("ip");
         works(&ended(flush.args(["-4", "addr", "flush", "dev", "eth0"]))?)?;
     }
     // Nobody has given it a name either.
     let _machine = LanCpud::found(&host, "cpu")?;
-    // The desk's address may be checked for duplicates until now.
+    // The desktop's address may be checked for duplicates until now.
     let row = wait_until("the machine is found", TIMEOUT, || {
-        Ok(desk.table().ok().and_then(|mut rows| rows.pop()))
+        Ok(desktop.table().ok().and_then(|mut rows| rows.pop()))
     })?;
     ensure!(
         row[0].starts_with("cpu-") && row[0].contains(".local"),
         "{row:?}"
     );
     ensure!(row[1].starts_with("fe80::"), "{row:?}");
-    let name = desk.prints(&[&row[0], "uname", "-n"])?;
+    let name = desktop.prints(&[&row[0], "uname", "-n"])?;
     ensure!(name == "cpu\n", "{name}");
-    desk.prints(&[".", "true"])?;
+    desktop.prints(&[".", "true"])?;
     Ok(())
 }
 
@@ -424,27 +424,27 @@ while True:
 fn hostile() -> Result<()> {
     let lan = Lan::new()?;
     let hosts = [lan.plug("192.168.77.7/24")?, lan.plug("192.168.77.6/24")?];
-    let desk = Desk::new(&lan)?;
+    let desktop = DesktopFixture::new(&lan)?;
     let machine = LanCpud::found(&hosts[0], "board7")?;
     let attacker = Script::start(&hosts[1], ATTACKER)?;
     wait_until("the attacker is heard", TIMEOUT, || {
-        Ok(desk
+        Ok(desktop
             .names()?
             .contains(&"escape.local".to_owned())
             .then_some(()))
     })?;
-    let table = desk.prints(&["-hosts"])?;
+    let table = desktop.prints(&["-hosts"])?;
     ensure!(
         table.chars().all(|c| c == '\n' || !c.is_control()),
         "{table:?}"
     );
     // Names that are none of this network are left out.
-    let names = desk.names()?;
+    let names = desktop.names()?;
     ensure!(
         names == ["board7.local", "cut.local", "escape.local"],
         "{names:?}"
     );
-    desk.prints(&["board7.local", "true"])?;
+    desktop.prints(&["board7.local", "true"])?;
     ensure!(!machine.log().contains("panicked"), "{}", machine.log());
     let told = attacker.end()?;
     ensure!(told == "ready\n", "{told}");
@@ -487,8 +487,8 @@ time.sleep(1000)
 fn zeroconf() -> Result<()> {
     let lan = Lan::new()?;
     let host = lan.plug("192.168.77.7/24")?;
-    let desk = Desk::new(&lan)?;
-    let browser = Script::start(&desk.host, BROWSER)?;
+    let desktop = DesktopFixture::new(&lan)?;
+    let browser = Script::start(&desktop.host, BROWSER)?;
     let machine = LanCpud::found(&host, "board7")?;
     std::thread::sleep(Duration::from_secs(5));
     drop(machine);
@@ -508,7 +508,7 @@ fn zeroconf() -> Result<()> {
     let _responder = Script::start(&host, &RESPONDER.replace("ARCH", arch))?;
     let machine = LanCpud::start(&host, "board7", &[])?;
     let row = wait_until("the responder answers", TIMEOUT, || {
-        Ok(desk.table().ok().and_then(|mut rows| rows.pop()))
+        Ok(desktop.table().ok().and_then(|mut rows| rows.pop()))
     })?;
     let expected = [
         "uroot7.local",
@@ -524,7 +524,7 @@ fn zeroconf() -> Result<()> {
     ensure!(row == expected, "{row:?}");
     let key = machine.host_key().display().to_string();
     let by_name = "dnssd://Board+7._ncpu._tcp.local/";
-    let name = desk.prints(&["-hk", &key, by_name, "uname", "-n"])?;
+    let name = desktop.prints(&["-hk", &key, by_name, "uname", "-n"])?;
     ensure!(name == "board7\n", "{name}");
     Ok(())
 }
