@@ -296,7 +296,10 @@ fn silent() -> Result<()> {
         let output = desktop.cpu(&["-hosts"])?;
         if flags.is_empty() {
             fails(&output, &["no machine on this network has answered"])?;
-            fails(&desktop.cpu(&[".", "true"])?, &["no machine on this network"])?;
+            fails(
+                &desktop.cpu(&[".", "true"])?,
+                &["no machine on this network"],
+            )?;
             ensure!(!machine.log().contains("found"), "{}", machine.log());
         } else {
             machine.says("board7.local is found as board7-cpud._ncpu._tcp")?;
