@@ -155,7 +155,7 @@ check-carry: carry ## from make carry's mkimage alone to a stick that boots
 
 docs: ## manual pages, and completions for bash, zsh and fish, in out/x86_64
 	@scripts/deps build
-	for program in cpu cpud mkimage; do cargo run -q --features docs --bin $$program -- write-docs $(OUT) || exit; done
+	for program in cpu cpud mkimage; do cargo run --features docs --bin $$program -- write-docs $(OUT) || exit; done
 
 aarch64: ## the kernel for ARM
 	$(MAKE) ARCH=aarch64 cpukernel

@@ -5,11 +5,11 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use cpu_client::export::open_in_root;
 use cpu_proto::fstab::{self, Reason};
 use cpu_proto::namespace::{self, Bind};
 use cpu_proto::{CacheMode, DEFAULT_NAMESPACE, ENV_FSTAB, ENV_NAMESPACE};
-use rustix::fs::{Mode, OFlags, ResolveFlags};
-use rustix::io::Errno;
+use rustix::fs::{Mode, OFlags};
 
 /// What the command line says about the session's mounts.
 #[derive(Debug)]
@@ -70,21 +70,12 @@ fn real_home(root: &Path, home: &Path) -> Option<String> {
     (Path::new(&above).join(home.file_name()?) != Path::new(&real)).then_some(real)
 }
 
-/// How often a path is tried again while others change it.
-const RETRIES: usize = 64;
-
 /// The path in the tree beneath `root` to which the symbolic links of `path` lead. Followed here, since the machine
 /// takes two round trips for each link. None if it cannot be found out (no /proc, no such file).
 pub(crate) fn real_path(root: &Path, path: &str) -> Option<String> {
     let root = rustix::fs::open(root, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let path = path.trim_matches('/');
-    let (flags, resolve) = (OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT);
-    let open = || rustix::fs::openat2(&root, path, flags, Mode::empty(), resolve);
-    // While somebody mounts or renames, the kernel cannot tell where `..` leads (openat2(2)).
-    let mut tries = std::iter::repeat_with(open).take(RETRIES);
-    let file = tries
-        .find(|file| !matches!(file, Err(Errno::AGAIN)))?
-        .ok()?;
+    let file = open_in_root(&root, Path::new(path), OFlags::PATH).ok()?;
     let name = |fd: &OwnedFd| std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok();
     let (real, root) = (name(&file)?, name(&root)?);
     let inside = real.strip_prefix(root).ok()?.to_str()?;

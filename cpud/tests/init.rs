@@ -20,6 +20,23 @@ struct InitFixture {
 impl InitFixture {
     /// Boots with this kernel command line; the server finds no keys and dies at once.
     fn boot(cmdline: &str) -> Self {
+        let machine = Self::start(cmdline, "exec chroot root /init splash -pk /nosuch");
+        machine.wait_for("is init\n");
+        machine
+    }
+
+    /// Boots with a key that may log in, and a host key.
+    fn boot_initramfs() -> Self {
+        let script = "ssh-keygen -q -t ed25519 -N '' -f host_key; cp host_key root/; cp host_key.pub root/key.pub
+            cp root/key.pub .
+            exec chroot root /init";
+        let machine = Self::start("ip=off\n", script);
+        machine.wait_for("serving on port 17010");
+        machine
+    }
+
+    /// Runs a script that executes `/init` in the directory `root`, a tmpfs as the kernel's rootfs is one.
+    fn start(cmdline: &str, script: &str) -> Self {
         assert!(
             nix::unistd::geteuid().is_root(),
             "PID namespaces: run this test as root, or by make check"
@@ -27,48 +44,16 @@ impl InitFixture {
         let directory = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::write(directory.path().join("cmdline"), cmdline).unwrap();
         fs::write(directory.path().join("console"), "").unwrap();
-        let script = "cd $1; mount --bind cmdline /proc/cmdline; mount --bind console /dev/console;
-                      mount -t tmpfs tmpfs /etc; exec $2 splash -pk /nosuch";
-        let unshare = Command::new("unshare")
-            .args([
-                "--pid",
-                "--fork",
-                "--kill-child",
-                "--mount-proc",
-                "--net",
-                "--uts",
-            ])
-            .args(["sh", "-c", script, "sh"])
-            .arg(directory.path())
-            .arg(env!("CARGO_BIN_EXE_cpud"))
-            .spawn()
-            .expect("unshare (package util-linux) is needed");
-        let machine = Self { unshare, directory };
-        machine.wait_for("is init\n");
-        machine
-    }
-
-    /// Boots with the kernel's rootfs as its root, as a tmpfs: with `/init`, a key that may log in, and a host key.
-    fn boot_initramfs() -> Self {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "PID namespaces: run this test as root, or by make check"
-        );
-        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
-        fs::write(directory.path().join("cmdline"), "ip=off\n").unwrap();
-        fs::write(directory.path().join("console"), "").unwrap();
         // The libraries and the shell are this computer's.
-        let script = "cd $1; mkdir root; mount -t tmpfs -o mode=1777 root root; cp $2 root/init;
-            ssh-keygen -q -t ed25519 -N '' -f root/host_key; mv root/host_key.pub root/key.pub
-            mkdir root/proc root/sys root/dev root/etc
+        let root = "cd $1; mkdir root; mount -t tmpfs -o mode=1777 root root; cp $2 root/init
+            mkdir root/proc root/sys root/dev root/etc root/tmp root/run
             for name in /usr /bin /lib /lib64; do
                 [ ! -e $name ] || { mkdir root$name; mount --rbind $name root$name; }
             done
             mount -t proc proc root/proc; mount --bind cmdline root/proc/cmdline
-            mount -t tmpfs dev root/dev; touch root/dev/null root/dev/console
+            mount -t tmpfs -o mode=755 dev root/dev; touch root/dev/null root/dev/console
             mount --bind /dev/null root/dev/null; mount --bind console root/dev/console
-            cp root/host_key root/key.pub .
-            exec chroot root /init";
+            ";
         let unshare = Command::new("unshare")
             .args([
                 "--pid",
@@ -78,14 +63,12 @@ impl InitFixture {
                 "--net",
                 "--uts",
             ])
-            .args(["sh", "-ec", script, "sh"])
+            .args(["sh", "-ec", &format!("{root}{script}"), "sh"])
             .arg(directory.path())
             .arg(env!("CARGO_BIN_EXE_cpud"))
             .spawn()
             .expect("unshare (package util-linux) is needed");
-        let machine = Self { unshare, directory };
-        machine.wait_for("serving on port 17010");
-        machine
+        Self { unshare, directory }
     }
 
     fn console(&self) -> String {

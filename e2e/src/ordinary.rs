@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::{self, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use nix::sys::stat::{Mode, umask};
 use rustix::process::{Gid, Uid, getuid};
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
-use crate::{cache, out};
+use crate::{cache, out, root};
 
 /// A user.
 #[derive(Debug)]
@@ -81,8 +82,12 @@ impl Ordinary {
         let none: Option<&str> = None;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(none, "/", none, private, none).context("cannot make mounts private")?;
+        let of_root = |name| std::env::var_os(name).with_context(|| format!("{name} is not set"));
+        let programs = PathBuf::from(of_root("E2E_ROOT_OUT")?);
+        let downloads_of_root = PathBuf::from(of_root("E2E_ROOT_CACHE")?);
+        umask(Mode::from_bits_truncate(0o022));
+        cover_home(&[&root(), &programs, &downloads_of_root])?;
         let home = self.home();
-        tmpfs(Path::new("/home"), "mode=755")?;
         fs::create_dir(&home)?;
         tmpfs(&home, &format!("mode=700,uid={0},gid={0}", self.id))?;
         if self.has_entry {
@@ -90,8 +95,7 @@ impl Ordinary {
         }
 
         // The programs, and keys that only this user may read.
-        let of_root = |name| std::env::var_os(name).with_context(|| format!("{name} is not set"));
-        let (programs, own) = (PathBuf::from(of_root("E2E_ROOT_OUT")?), out());
+        let own = out();
         fs::create_dir(&own)?;
         chown(&own, Some(self.id), Some(self.id))?;
         for name in ["cpu", "cpud", "cpu_rsa", "cpu_rsa.pub", "cpu_rsa.hostkey"] {
@@ -102,7 +106,7 @@ impl Ordinary {
         let downloads = cache()?;
         fs::create_dir_all(&downloads)?;
         fs::set_permissions(self.cache(), PermissionsExt::from_mode(0o755))?;
-        let from = PathBuf::from(of_root("E2E_ROOT_CACHE")?);
+        let from = downloads_of_root;
         mount(Some(&from), &downloads, none, MsFlags::MS_BIND, none)
             .with_context(|| format!("cannot bind {}", from.display()))?;
 
@@ -123,6 +127,29 @@ impl Ordinary {
         mount(Some(file), "/etc/passwd", none, MsFlags::MS_BIND, none)
             .context("cannot bind a file on /etc/passwd")
     }
+}
+
+/// Mounts a tmpfs on /home. Of what was there, these directories stay: the project may be in somebody's home, which others may
+/// not enter.
+fn cover_home(kept: &[&Path]) -> Result<()> {
+    let mut open = Vec::new();
+    for path in kept {
+        let path = path
+            .canonicalize()
+            .with_context(|| format!("no {}", path.display()))?;
+        if path.starts_with("/home") {
+            open.push((fs::File::open(&path)?, path));
+        }
+    }
+    tmpfs(Path::new("/home"), "mode=755")?;
+    for (directory, path) in open {
+        fs::create_dir_all(&path)?;
+        let from = format!("/proc/self/fd/{}", directory.as_raw_fd());
+        let (none, flags) = (None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC);
+        mount(Some(&*from), &path, none, flags, none)
+            .with_context(|| format!("cannot bind {}", path.display()))?;
+    }
+    Ok(())
 }
 
 fn tmpfs(target: &Path, options: &str) -> Result<()> {

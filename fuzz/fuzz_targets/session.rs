@@ -11,7 +11,7 @@ use std::path::Path;
 
 use cpu_client::export::Export;
 use libfuzzer_sys::fuzz_target;
-use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request, EXTENDED};
+use ninep::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request, WATCHED};
 use ninep::server::{Config, serve};
 use ninep::wire::{Frame, HEADER, Str};
 use rustix::fs::{Gid, Uid};
@@ -46,8 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
 fn framed(mut bytes: &[u8]) -> Vec<u8> {
     let mut stream = Vec::new();
     let mut frame = Frame::default();
-    // The dialect of our own relay includes all of 9P2000.L.
-    let version = Str::new(EXTENDED).unwrap_or_default();
+    // The dialect of our own relay includes all of 9P2000.L. What changes is reported.
+    let version = Str::new(WATCHED).unwrap_or_default();
     let begin = [
         (
             NO_TAG,

@@ -1,20 +1,17 @@
 //! The machine's root file system: cpud, the keys, and the directories on which sessions mount.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
-use cpu_proto::AuthorizedKeys;
-use cpu_proto::authorized_keys::LeftOut;
 use ssh_key::PrivateKey;
 
 use crate::arch::Arch;
 use crate::archive::newc::{EntryBody, FileTree};
-use crate::program;
 use crate::progress::Progress;
 use crate::read::{self, MAX_FILE, MAX_KEYS};
+use crate::{logins, program};
 
 /// What the machine's directories are: mount points for a session's binds, and the usual rest of a
 /// root.
@@ -40,13 +37,8 @@ pub(crate) enum Error {
         path: PathBuf,
         reason: program::NotRunnable,
     },
-    #[error("{0} holds a private key: only its public half goes into an image; give FILE.pub")]
-    PrivateKey(PathBuf),
-    #[error("{path} has no key in it that could log in{}", about(left_out))]
-    NoKey {
-        path: PathBuf,
-        left_out: Vec<LeftOut>,
-    },
+    #[error(transparent)]
+    Logins(#[from] logins::Error),
     #[error("{path} is no private key that OpenSSH's format describes: {reason}")]
     HostKey {
         path: PathBuf,
@@ -91,7 +83,11 @@ pub(crate) fn appliance(
         reason,
     })?;
     add("init", 0o755, program);
-    add("key.pub", 0o644, public_keys(keys, isolate, progress)?);
+    add(
+        "key.pub",
+        0o644,
+        logins::public_keys(keys, isolate, progress)?,
+    );
     add("host_key", 0o600, private_host_key(host_key)?);
     Ok(tree)
 }
@@ -180,68 +176,6 @@ fn read(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Why, or nothing. The first lines are enough to see that a file is another than was meant.
-fn about(left_out: &[LeftOut]) -> String {
-    const MOST: usize = 3;
-    let mut all = String::new();
-    for line in left_out.iter().take(MOST) {
-        let _ = write!(all, ": {line}");
-    }
-    if let Some(more @ 1..) = left_out.len().checked_sub(MOST) {
-        let _ = write!(all, ": and {more} more");
-    }
-    all
-}
-
-/// The files one after the other. Each must let somebody in, or revoke a key; of lines that do neither, cpud leaves out what
-/// is told here.
-fn public_keys(paths: &[PathBuf], isolate: bool, progress: Progress) -> Result<Vec<u8>, Error> {
-    let mut all = Vec::new();
-    for path in paths {
-        let (bytes, left_out) = public_key(path)?;
-        for line in left_out {
-            progress.say(format_args!("{}: {line}", path.display()));
-        }
-        all.extend_from_slice(bytes.trim_ascii_end());
-        all.push(b'\n');
-    }
-    // One file may revoke all that another has.
-    let AuthorizedKeys { keys, left_out, .. } = AuthorizedKeys::parse(&all);
-    if let ([], Some(path)) = (&keys[..], paths.first()) {
-        let path = path.to_owned();
-        return Err(Error::NoKey { path, left_out });
-    }
-    if isolate {
-        return Ok(AuthorizedKeys::isolated(&all).into_bytes());
-    }
-    if keys.len() > 1 && keys.iter().any(|key| !key.options.isolate) {
-        progress.say(format_args!(
-            "{} keys may log in, and who has one that is not isolated reaches the sessions and files of all; --isolate keeps them apart",
-            keys.len(),
-        ));
-    }
-    Ok(all)
-}
-
-/// A file of public keys as it is, and the lines that let nobody in; some line must let somebody in, or revoke a key.
-pub(crate) fn public_key(path: &Path) -> Result<(Vec<u8>, Vec<LeftOut>), Error> {
-    let bytes = read("the public key (mkimage keys)", path, MAX_KEYS)?;
-    let has = |words: &[u8]| bytes.windows(words.len()).any(|part| part == words);
-    if has(b"PRIVATE KEY-----") || has(b"PuTTY-User-Key-File") {
-        return Err(Error::PrivateKey(path.to_owned()));
-    }
-    let AuthorizedKeys {
-        keys,
-        revoked,
-        left_out,
-    } = AuthorizedKeys::parse(&bytes);
-    if keys.is_empty() && revoked.is_empty() {
-        let path = path.to_owned();
-        return Err(Error::NoKey { path, left_out });
-    }
-    Ok((bytes, left_out))
-}
-
 fn private_host_key(path: &Path) -> Result<Vec<u8>, Error> {
     let bytes = read("the machine's host key (mkimage keys)", path, MAX_KEYS)?;
     let key = PrivateKey::from_openssh(&bytes).map_err(|reason| Error::HostKey {
@@ -258,13 +192,6 @@ fn private_host_key(path: &Path) -> Result<Vec<u8>, Error> {
 mod tests {
     use super::*;
     use crate::keys;
-
-    // ssh-keygen -t ecdsa -b 256
-    const ECDSA: &str = concat!(
-        "ecdsa-sha2-nistp256 ",
-        "AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBCbeFBTOWvYmYMMoeQeeKGmozfR4",
-        "pvHa4XdEyf1oB21VhSMJuR17p+JAQJ+fqTMQNxR0efYKc7k+ULq4Jh7kFsM= you@desk\n",
-    );
 
     struct ApplianceInputs {
         dir: tempfile::TempDir,
@@ -331,70 +258,6 @@ mod tests {
         ] {
             assert!(matches!(tree[name].1, EntryBody::Directory), "{name}");
         }
-    }
-
-    #[test]
-    fn no_private_key_is_taken_for_a_public_one() {
-        let inputs = ApplianceInputs::new();
-        let result = inputs.appliance("cpu_rsa", "ssh_host_ed25519_key");
-        assert!(matches!(result, Err(Error::PrivateKey(_))));
-        let public = fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
-        let both = format!("{public}PuTTY-User-Key-File-3: ssh-ed25519\n");
-        fs::write(inputs.path("both"), both).unwrap();
-        let result = inputs.appliance("both", "ssh_host_ed25519_key");
-        assert!(matches!(result, Err(Error::PrivateKey(_))));
-    }
-
-    #[test]
-    fn somebody_can_log_in_with_each_file_of_keys() {
-        let inputs = ApplianceInputs::new();
-        let good = fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
-        let with = |text: &str| {
-            fs::write(inputs.path("keys"), text).unwrap();
-            let left_out = public_key(&inputs.path("keys")).map(|(_, left_out)| left_out.len());
-            let made = inputs.appliance("keys", "ssh_host_ed25519_key");
-            assert_eq!(made.is_ok(), left_out.is_ok());
-            left_out.map_err(|error| error.to_string())
-        };
-        assert_eq!(with(&format!("# two kinds\n\n{good}{ECDSA}")), Ok(0));
-        assert_eq!(
-            with(&format!("{good}ssh-rsa AAAA me\nno-touch-required {good}")),
-            Ok(2)
-        );
-        let refused = |text: &str| with(text).unwrap_err();
-        assert_eq!(
-            with(&format!("cert-authority,principals=\"ops\" {good}")),
-            Ok(0)
-        );
-        assert_eq!(with(&format!("{good}@revoked {ECDSA}")), Ok(0));
-        assert_eq!(with(&format!("{good}{ECDSA}@revoked {ECDSA}")), Ok(1));
-        assert!(refused("# none\n").ends_with("keys has no key in it that could log in"));
-        let options = refused(&format!("permitopen=\"a:1\" {good}"));
-        assert!(
-            options.contains("could log in: line 1 has options"),
-            "{options}"
-        );
-        assert!(refused(&format!("\u{feff}{good}")).contains("byte order mark"));
-        let certificate = good.replacen(' ', "-cert-v01@openssh.com ", 1);
-        assert!(refused(&certificate).contains("is a certificate"));
-    }
-
-    #[test]
-    fn a_file_may_revoke_keys_of_another_but_not_all_of_them() {
-        let inputs = ApplianceInputs::new();
-        let revoked = |key: &str| {
-            fs::write(inputs.path("revoked"), format!("@revoked {key}")).unwrap();
-            let files = ["cpu_rsa.pub", "revoked"].map(|name| inputs.path(name));
-            public_keys(&files, false, Progress::silent())
-        };
-        let good = fs::read_to_string(inputs.path("cpu_rsa.pub")).unwrap();
-        let all = String::from_utf8(revoked(ECDSA).unwrap()).unwrap();
-        assert!(all.starts_with(&good) && all.contains("\n@revoked ecdsa"));
-        let error = revoked(&good).unwrap_err().to_string();
-        assert!(
-            error.contains("line 1 has a key that line 2 revokes"),
-            "{error}"
-        );
     }
 
     #[test]

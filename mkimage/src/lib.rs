@@ -15,6 +15,7 @@ mod inspect;
 mod kernel;
 mod keys;
 mod lock;
+mod logins;
 mod media;
 mod passphrase;
 mod plan;

@@ -1,6 +1,7 @@
 //! Whether a program can run where there is nothing else: of the right architecture, and static
 //! (elf(5)). Pure.
 
+use clap::ValueEnum as _;
 use object::LittleEndian;
 use object::elf::{self, FileHeader64};
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
@@ -48,6 +49,18 @@ pub(crate) fn check(bytes: &[u8], wanted: Arch) -> Result<(), NotRunnable> {
     Ok(())
 }
 
+/// The architecture that a program is for, if it is one of ours.
+pub(crate) fn arch(bytes: &[u8]) -> Option<Arch> {
+    let arches = Arch::value_variants().iter().copied();
+    let is_for = |arch: &Arch| {
+        !matches!(
+            check(bytes, *arch),
+            Err(NotRunnable::Machine { .. } | NotRunnable::NotElf)
+        )
+    };
+    { arches }.find(is_for)
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -81,6 +94,7 @@ pub(crate) mod tests {
     fn a_static_program_of_the_architecture_passes() {
         for arch in [Arch::X86_64, Arch::Aarch64] {
             assert_eq!(check(&elf(arch, None), arch), Ok(()));
+            assert_eq!(super::arch(&elf(arch, Some("/lib/ld.so"))), Some(arch));
         }
     }
 
@@ -121,5 +135,6 @@ pub(crate) mod tests {
             check(b"#!/bin/sh\n", Arch::X86_64),
             Err(NotRunnable::NotElf)
         );
+        assert_eq!(arch(b"#!/bin/sh\n"), None);
     }
 }

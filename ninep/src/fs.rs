@@ -112,6 +112,19 @@ impl<'f> DirSink<'f> {
     }
 }
 
+/// What a listing tells of a file.
+#[derive(Debug, Clone)]
+pub struct ListedFile {
+    /// lstat(2).
+    pub attr: Attr,
+    /// [`Watcher::covers`] for it, if it is not a directory; for a directory, whether nothing is mounted on it.
+    pub is_in_place: bool,
+    /// Whether it is known to have no extended attributes. Not told of a directory.
+    pub lacks_xattrs: bool,
+    /// What it leads to, if it is a symbolic link that may be read.
+    pub target: Option<Vec<u8>>,
+}
+
 /// What of a directory the peer is about to be told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Told<'a> {
@@ -342,9 +355,8 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// lstat(2) of `name` in `dir`, without following a mount. The second value is [`Watcher::covers`] for it, if it is not
-    /// a directory.
-    fn stat(&self, dir: &Self::Node, name: &[u8]) -> Result<(Attr, bool)> {
+    /// What is told of `name` in a listing of `dir`, without following a mount.
+    fn listed(&self, dir: &Self::Node, name: &[u8]) -> Result<ListedFile> {
         Err(Errno::EOPNOTSUPP)
     }
 

@@ -355,9 +355,9 @@ messages! {
     120 Clunk       "clunk"       { fid: u32 } {}
     122 Remove      "remove"      { fid: u32 } {}
     126 Walkgetattr "walk"        { fid: u32, newfid: u32, name: Name<'a> } { attr: Attr }
-    128 Lookup      "walk"        { fid: u32, newfid: u32, name: Name<'a> } { kept: u8, ecode: u32, attr: Attr }
+    128 Lookup      "walk"        { fid: u32, newfid: u32, name: Name<'a> } { kept: u8, ecode: u32, attr: Attr, target: Str<'a> }
     130 List        "list"        { fid: u32, open: u8 } { kept: u8, qid: Qid, data: Data<'a> }
-    132 Bind        "bind"        { fid: u32, newfid: u32, name: Name<'a>, path: u64 } {}
+    132 Bind        "bind"        { fid: u32, newfid: u32, name: Name<'a>, path: u64, btime: Time } {}
     134 Forget      "forget"      {} { what: u8, dir: u64, name: Str<'a> }
     136 Lopenread   "open"        { fid: u32, flags: u32, count: u32 } { qid: Qid, iounit: u32, version: u32, size: u64, data: Data<'a> }
     138 Fetch       "fetch"       { fid: u32, names: WalkVec<Name<'a>> } { data: Data<'a> }

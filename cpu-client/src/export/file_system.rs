@@ -1,9 +1,12 @@
 //! Carries out the requests of the peer by system calls.
 
+use std::ffi::CString;
 use std::sync::Arc;
 
 use ninep::errno::Errno;
-use ninep::fs::{Attach, DirSink, FileSystem, LockOwner, LockStatus, OpenFlags, Result, Watcher};
+use ninep::fs::{
+    Attach, DirSink, FileSystem, ListedFile, LockOwner, LockStatus, OpenFlags, Result, Watcher,
+};
 use ninep::msg::{Attr, DirEntry, Flock, Qid, SetAttr, Statfs};
 use ninep::wire::Str;
 use rustix::fs::{AtFlags, FileType, OFlags};
@@ -310,11 +313,25 @@ impl FileSystem for Export {
         self.change_xattr(node, name, value, flags)
     }
 
-    fn stat(&self, dir: &Node, name: &[u8]) -> Result<(Attr, bool)> {
+    fn listed(&self, dir: &Node, name: &[u8]) -> Result<ListedFile> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let stat = rustix::fs::statx(dir.fd(), name, flags, stat::WANTED).map_err(os)?;
-        let is_in_place = stat::device(&stat) == dir.id().device && stat::is_in_place(&stat);
-        Ok((self.attr(dir, &stat), is_in_place))
+        let mut listed = ListedFile {
+            attr: self.attr(dir, &stat),
+            is_in_place: stat::device(&stat) == dir.id().device && stat::is_in_place(&stat),
+            lacks_xattrs: false,
+            target: None,
+        };
+        let kind = FileType::from_raw_mode(stat.stx_mode.into());
+        if listed.is_in_place && kind != FileType::Directory {
+            let access = self.policy.found(dir.access(), name, &stat);
+            listed.lacks_xattrs = access.is_hidden() || self.lacks_xattrs(dir, name);
+            if kind == FileType::Symlink && !access.is_outside() {
+                let target = rustix::fs::readlinkat(dir.fd(), name, Vec::new());
+                listed.target = target.map(CString::into_bytes).ok();
+            }
+        }
+        Ok(listed)
     }
 
     fn watcher(&self) -> Option<Arc<dyn Watcher<Node>>> {

@@ -27,6 +27,7 @@
 mod cookies;
 mod dir;
 mod file_system;
+mod in_root;
 mod inode;
 mod kernel_fs;
 mod lock;
@@ -49,9 +50,10 @@ use std::sync::Arc;
 use ninep::errno::Errno;
 use ninep::fs::Result;
 use ninep::msg::{Attr, Qid};
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno as Os;
 
+pub use in_root::open_in_root;
 pub use node::Node;
 pub use owner::IdMap;
 pub use policy::{Rule, RuleKind};
@@ -134,9 +136,7 @@ impl Export {
         let fd = rustix::fs::open(root, flags, Mode::empty()).map_err(failed)?;
         let stat = stat::stat(&fd).map_err(failed)?;
         let device = stat::device(&stat);
-        let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let inside = ResolveFlags::IN_ROOT;
-        let home = rustix::fs::openat2(&fd, home, flags, Mode::empty(), inside);
+        let home = open_in_root(&fd, home, OFlags::PATH);
         let home = home.and_then(stat::stat).map(|stat| stat::device(&stat));
         let policy = policy::Policy::new(&fd, &[]);
         let top = Node::root(fd, &stat, &policy);

@@ -43,6 +43,15 @@ impl Export {
         }
     }
 
+    /// Whether `name` in a directory has none. False if that cannot be told.
+    pub(super) fn lacks_xattrs(&self, dir: &Node, name: &[u8]) -> bool {
+        let path = self
+            .link(dir)
+            .map(|dir| [dir.as_bytes(), b"/", name].concat());
+        // A list that is not empty does not fit.
+        path.is_ok_and(|path| rustix::fs::llistxattr(&*path, &mut [0_u8; 1]) == Ok(0))
+    }
+
     pub(super) fn change_xattr(
         &self,
         node: &Node,

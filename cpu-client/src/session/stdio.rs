@@ -99,12 +99,16 @@ impl Stdin {
         }
     }
 
-    /// Blocks until the other side takes it. What has changed in the files is sent first, so that the command sees it when
-    /// it reads this.
-    fn send(&self, bytes: Bytes) -> io::Result<()> {
+    /// Sends what has changed in the files, so that the command sees it when it reads what is sent next.
+    fn settle(&self) {
         if let Some(files) = &self.files {
             files.settle();
         }
+    }
+
+    /// Blocks until the other side takes it.
+    fn send(&self, bytes: Bytes) -> io::Result<()> {
+        self.settle();
         match &mut *self.to.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(to) => to.send(bytes),
             None => Err(io::ErrorKind::BrokenPipe.into()),
@@ -113,6 +117,7 @@ impl Stdin {
 
     /// Blocks until the other side has taken what is being sent.
     pub(super) fn end(&self) {
+        self.settle();
         let mut to = self.to.lock().unwrap_or_else(PoisonError::into_inner);
         if to.take().is_some() {
             // A channel that has gone is reported by its receiver.

@@ -4,10 +4,13 @@ use std::io::{Read as _, Seek as _, Write as _};
 use std::path::Path;
 
 use cpu_client::export::{Rule, RuleKind};
-use ninep::msg::{FetchedFile, MAX_FIRST, WATCHED};
+use ninep::msg::{MAX_FIRST, WATCHED};
 
 use super::there::There;
 use super::*;
+
+mod fetches;
+mod replaced;
 
 /// A file `d/f` here, and a machine that looks at it.
 struct Shared {
@@ -426,137 +429,4 @@ fn an_open_without_a_reply_that_fails_leaves_a_stale_fid() {
     let mut all = String::new();
     file.read_to_string(&mut all).unwrap();
     assert_eq!(all, "contents");
-}
-
-/// What a fetch returns of each name: its version, and its data.
-fn fetch(raw: &mut RawClient, fid: u32, names: &[&str]) -> Result<Vec<(bool, Vec<u8>)>, Errno> {
-    let mut all = WalkVec::default();
-    for one in names {
-        assert!(all.push(name(one)));
-    }
-    let reply = raw.ask(&Request::Fetch { fid, names: all })?;
-    let data = match reply.reply() {
-        Reply::Fetch { data } => data.0.to_vec(),
-        other => panic!("{other:?}"),
-    };
-    let mut rest = BodyReader::new(&data);
-    let mut files = Vec::new();
-    while !rest.is_empty() {
-        let file = FetchedFile::get(&mut rest).unwrap();
-        files.push((file.version != 0, file.data.0.to_vec()));
-    }
-    Ok(files)
-}
-
-#[test]
-fn what_is_fetched_is_small_and_may_be_read_unasked() {
-    // Other places may be of a file system that is not watched.
-    let served = ServedTree::at(Path::new("/dev/shm"));
-    served.mkdir("d");
-    for (name, size) in [
-        ("a", 5),
-        ("large", 60_000),
-        ("more", 10_000),
-        ("hidden", 5),
-        ("b", 3),
-    ] {
-        fs::write(served.path("d").join(name), vec![7; size]).unwrap();
-    }
-    symlink("a", served.path("d/link")).unwrap();
-    fs::create_dir(served.path("d/sub")).unwrap();
-    fs::hard_link(served.path("d/a"), served.path("d/two")).unwrap();
-    let rule = Rule {
-        path: "/d/hidden".into(),
-        kind: RuleKind::Hide,
-    };
-    let export = Export::new(&served.path("")).unwrap().with_rules(&[rule]);
-    let export = Arc::new(export);
-    let mut raw = RawClient::attached(export.clone(), Config::default());
-    raw.dialect(1 << 20, WATCHED);
-    raw.ask(&attach(0)).unwrap();
-    raw.walk(0, 1, "d").unwrap();
-    // Nothing of a directory that is not watched.
-    assert_eq!(fetch(&mut raw, 1, &["a"]).unwrap(), [(false, vec![])]);
-    raw.ask(&Request::List { fid: 1, open: 0 }).unwrap();
-    let names = [
-        "a", "large", "more", "hidden", "no", "link", "sub", ".", "..", "b",
-    ];
-    let got = fetch(&mut raw, 1, &names).unwrap();
-    let sizes: Vec<_> = got
-        .iter()
-        .map(|(is_there, data)| is_there.then_some(data.len()))
-        .collect();
-    let wanted = [
-        Some(5),
-        Some(60_000),
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        None,
-        Some(3),
-    ];
-    assert_eq!(sizes, wanted);
-    assert!(
-        got.iter()
-            .all(|(_, data)| data.iter().all(|byte| *byte == 7))
-    );
-    // The user is not told that the machine wanted it.
-    assert!(export.requested_hidden().is_empty());
-    // Nothing in a file, and nothing in other dialects.
-    raw.walk(1, 2, "a").unwrap();
-    assert_eq!(fetch(&mut raw, 2, &["a"]).unwrap(), [(false, vec![])]);
-    assert_eq!(fetch(&mut raw, 99, &["a"]), Err(Errno::EBADF));
-    raw.dialect(4096, WATCHED);
-    raw.ask(&attach(0)).unwrap();
-    raw.walk(0, 1, "d").unwrap();
-    let got = fetch(&mut raw, 1, &["large", "a"]).unwrap();
-    assert_eq!(got, [(false, vec![]), (true, vec![7; 5])]);
-    raw.dialect(8192, EXTENDED);
-    raw.ask(&attach(0)).unwrap();
-    assert_eq!(fetch(&mut raw, 0, &["a"]), Err(Errno::EOPNOTSUPP));
-}
-
-#[test]
-fn a_program_that_reads_a_directory_of_small_files_waits_for_few() {
-    let mut shared = Shared::new(Path::new("/dev/shm"));
-    fs::create_dir(shared.at("m")).unwrap();
-    for n in 0..40 {
-        fs::write(shared.at(&format!("m/{n}.py")), format!("{n}")).unwrap();
-        let before = std::fs::FileTimes::new().set_accessed(UNIX_EPOCH);
-        let file = fs::File::options()
-            .write(true)
-            .open(shared.at(&format!("m/{n}.py")));
-        file.unwrap().set_times(before).unwrap();
-    }
-    shared.settle();
-    // A kernel keeps the directory of a file that it has.
-    shared.there.walk("m").unwrap();
-    let ((), waits) = shared.waits(|there| {
-        for n in 0..40 {
-            assert_eq!(
-                there.cat(&format!("m/{n}.py")).unwrap(),
-                format!("{n}").as_bytes()
-            );
-            // The listing comes after the first, the others after the second whose directory is listed.
-            if n <= 2 {
-                there.deliver_all();
-            }
-        }
-    });
-    // Without that it would be forty at least.
-    assert!(waits <= 6, "{waits}");
-    // Who owns the files sees from their times what was read, not what was fetched.
-    let read = (0..40).filter(|n| {
-        let at = shared.at(&format!("m/{n}.py"));
-        fs::metadata(at).unwrap().atime() > 0
-    });
-    let read: Vec<_> = read.collect();
-    assert!(read.len() <= 3, "{read:?}");
-    // And what changes is seen.
-    fs::write(shared.at("m/9.py"), "new").unwrap();
-    shared.settle();
-    assert_eq!(shared.there.cat("m/9.py").unwrap(), b"new");
 }

@@ -59,14 +59,12 @@ fn list_while_changing(
     (names, taken)
 }
 
-/// Ten times as many entries take about ten times as long, not a hundred times.
-#[test]
-fn a_hundred_thousand_entries_list_once_each_and_in_linear_time_while_others_change_them() {
+/// Lists directories of 10,000 and of 100,000 entries. The result is how long each took.
+fn list_two_sizes() -> [Duration; 2] {
     let (served, mut raw) = served();
     served.mkdir("d");
-    let mut taken = Vec::new();
     let mut made = 0;
-    for entries in [10_000, 100_000] {
+    [10_000, 100_000].map(|entries| {
         for n in made..entries {
             served.write(&format!("d/stays-{n}"), "");
         }
@@ -86,9 +84,20 @@ fn a_hundred_thousand_entries_list_once_each_and_in_linear_time_while_others_cha
             let changed = names.iter().filter(|name| name.starts_with(changed));
             assert!(changed.into_iter().all(|name| seen.insert(name)));
         }
-        taken.push(time);
+        time
+    })
+}
+
+/// Ten times as many entries take about ten times as long, not a hundred times. A busy machine can make one try of them look
+/// slow, but not each.
+#[test]
+fn a_hundred_thousand_entries_list_once_each_and_in_linear_time_while_others_change_them() {
+    let is_linear = |[few, many]: [Duration; 2]| many < few * 40;
+    let mut tries = Vec::new();
+    while !tries.last().copied().is_some_and(is_linear) {
+        assert!(tries.len() < 5, "{tries:?}");
+        tries.push(list_two_sizes());
     }
-    assert!(taken[1] < taken[0] * 40, "{taken:?}");
 }
 
 #[test]

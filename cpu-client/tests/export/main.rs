@@ -19,6 +19,7 @@ mod names;
 mod owners;
 mod rights;
 mod there;
+mod told;
 mod withheld;
 
 use std::collections::HashSet;

@@ -22,6 +22,16 @@ pub(super) struct Seen {
     pub(super) size: u64,
     pub(super) mtime: (u64, u64),
     pub(super) ctime: (u64, u64),
+    pub(super) btime: (u64, u64),
+}
+
+/// Which file it is: its number, and when it was made.
+pub(super) type FileKey = (u64, (u64, u64));
+
+impl Seen {
+    pub(super) fn file(&self) -> FileKey {
+        (self.ino, self.btime)
+    }
 }
 
 /// `None` if there is no file.
@@ -265,6 +275,7 @@ impl There {
                 size: attr.size,
                 mtime: (attr.mtime.sec, attr.mtime.nsec),
                 ctime: (attr.ctime.sec, attr.ctime.nsec),
+                btime: (attr.btime.sec, attr.btime.nsec),
             }),
             other => panic!("{other:?}"),
         }
@@ -317,17 +328,24 @@ impl There {
         panic!("{path} is never found");
     }
 
+    /// pread(2).
+    pub(super) fn pread(&mut self, fid: u32, offset: u64, count: u32) -> Vec<u8> {
+        let reply = self.ask(&Request::Read { fid, offset, count }).unwrap();
+        match Reply::decode(reply[4], &reply[HEADER..]).unwrap() {
+            Reply::Read { data } => data.0.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// All that can be read of an open file, in pieces.
     pub(super) fn read_all(&mut self, fid: u32, count: u32) -> Vec<u8> {
         let mut all = Vec::new();
         loop {
-            let offset = all.len() as u64;
-            let reply = self.ask(&Request::Read { fid, offset, count }).unwrap();
-            match Reply::decode(reply[4], &reply[HEADER..]).unwrap() {
-                Reply::Read { data } if data.0.is_empty() => return all,
-                Reply::Read { data } => all.extend(data.0),
-                other => panic!("{other:?}"),
+            let piece = self.pread(fid, all.len() as u64, count);
+            if piece.is_empty() {
+                return all;
             }
+            all.extend(piece);
         }
     }
 
@@ -393,6 +411,9 @@ pub(super) fn walk_one(fid: u32, newfid: u32, name: &str) -> Request<'_> {
 /// lstat(2) here.
 pub(super) fn here(path: &std::path::Path) -> Answer {
     let stat = fs::symlink_metadata(path).ok()?;
+    // Not every file system has it.
+    let btime = stat.created().unwrap_or(UNIX_EPOCH);
+    let btime = btime.duration_since(UNIX_EPOCH).unwrap();
     Some(Seen {
         ino: stat.ino(),
         mode: stat.mode(),
@@ -406,5 +427,6 @@ pub(super) fn here(path: &std::path::Path) -> Answer {
             stat.ctime().cast_unsigned(),
             stat.ctime_nsec().cast_unsigned(),
         ),
+        btime: (btime.as_secs(), btime.subsec_nanos().into()),
     })
 }

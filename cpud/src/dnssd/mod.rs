@@ -2,6 +2,7 @@
 //! was given. It reads what strangers send, so it gives up root first, and has neither keys nor connections. One thread sleeps in
 //! poll(2) until a message arrives, an address changes, or something is due.
 
+mod link;
 mod records;
 mod responder;
 mod text;
@@ -25,10 +26,11 @@ use crate::console::say;
 use crate::flags::ServerOptions;
 use crate::init;
 use crate::listen_addr::ListenAddr;
-use crate::netup::netlink::{Address, Link, Netlink, NetlinkEvent};
+use crate::netup::netlink::{Netlink, NetlinkEvent};
 use crate::netup::{host_name, random};
 use crate::role::Role;
 use crate::sys::{inherit, multicast_socket, set_nice};
+use link::{Family, LinkState};
 use records::MachineNames;
 use responder::{Conflict, Responder};
 use text::MachineText;
@@ -150,82 +152,12 @@ struct DnssdRole {
     failed: Vec<(u32, Family)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Family {
-    V4,
-    V6,
-}
-
-#[derive(Default)]
-struct LinkState {
-    index: u32,
-    link: Option<Link>,
-    addresses: Vec<Address>,
-}
-
 /// A link in one address family.
 struct Channel {
     key: (u32, Family),
     socket: UdpSocket,
     group: SocketAddr,
     responder: Responder,
-}
-
-impl LinkState {
-    /// The address of the network card, if others can be reached on the link.
-    fn mac(&self) -> Option<[u8; 6]> {
-        let link = self.link.as_ref()?;
-        link.mac.filter(|_| link.running && !link.has_master)
-    }
-
-    /// The addresses at which the machine is found: those that are valid beyond the link, if there are any.
-    fn addresses(&self, only: Option<IpAddr>) -> Vec<IpAddr> {
-        let is_told = |address: &&Address| only.is_none_or(|only| only == address.ip);
-        let of = |is_wanted: fn(&&Address) -> bool| {
-            let all = self.addresses.iter().filter(is_told).filter(is_wanted);
-            let mut all: Vec<IpAddr> = all.map(|address| address.ip).collect();
-            all.sort_unstable();
-            all
-        };
-        let usable = of(|address| address.usable);
-        if usable.is_empty() {
-            return of(|address| is_link_local(address.ip));
-        }
-        usable
-    }
-
-    /// Whether an address is one of this link's networks. Others get no answer (RFC 6762, 11).
-    fn reaches(&self, peer: IpAddr) -> bool {
-        is_link_local(peer)
-            || self
-                .addresses
-                .iter()
-                .any(|address| shares_network(address, peer))
-    }
-
-    fn has(&self, family: Family) -> bool {
-        let is_v4 = family == Family::V4;
-        self.addresses
-            .iter()
-            .any(|address| address.ip.is_ipv4() == is_v4)
-    }
-
-    fn has_address(&self, ip: IpAddr) -> bool {
-        self.addresses.iter().any(|address| address.ip == ip)
-    }
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
-}
-
-fn shares_network(address: &Address, peer: IpAddr) -> bool {
-    let bits = |ip| match ip {
-        IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
-        IpAddr::V6(ip) => ip.to_bits(),
-    };
-    let differ = bits(address.ip) ^ bits(peer);
-    address.ip.is_ipv4() == peer.is_ipv4() && differ.leading_zeros() >= address.prefix.into()
 }
 
 impl Channel {
@@ -487,59 +419,4 @@ impl DnssdRole {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn peers_of_other_networks_get_no_answer() {
-        let mut link = LinkState::default();
-        for (ip, prefix) in [("192.168.77.5", 24), ("10.0.0.1", 32), ("fec0::5", 64)] {
-            let address = Address {
-                link: 2,
-                ip: ip.parse().unwrap(),
-                prefix,
-                usable: true,
-                permanent: true,
-            };
-            link.addresses.push(address);
-        }
-        for near in ["192.168.77.200", "10.0.0.1", "fec0::1", "fe80::1"] {
-            assert!(link.reaches(near.parse().unwrap()), "{near}");
-        }
-        for far in [
-            "192.168.78.5",
-            "10.0.0.2",
-            "8.8.8.8",
-            "fec0:0:0:1::1",
-            "::1",
-        ] {
-            assert!(!link.reaches(far.parse().unwrap()), "{far}");
-        }
-    }
-
-    #[test]
-    fn addresses_of_the_link_alone_are_told_if_there_are_no_others() {
-        let mut link = LinkState::default();
-        let mut add = |ip: &str, usable| {
-            let ip = ip.parse().unwrap();
-            let (prefix, permanent) = (64, true);
-            link.addresses.push(Address {
-                link: 2,
-                ip,
-                prefix,
-                usable,
-                permanent,
-            });
-            link.addresses(None)
-                .into_iter()
-                .map(|ip| ip.to_string())
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(add("fe80::1", false), ["fe80::1"]);
-        assert_eq!(add("fec0::2", false), ["fe80::1"]);
-        assert_eq!(add("fec0::1", true), ["fec0::1"]);
-        assert_eq!(add("10.0.0.1", true), ["10.0.0.1", "fec0::1"]);
-        let only = |ip: &str| link.addresses(Some(ip.parse().unwrap())).len();
-        assert_eq!((only("10.0.0.1"), only("10.0.0.2")), (1, 0));
-    }
-}
+mod tests;

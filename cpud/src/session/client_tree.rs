@@ -8,8 +8,10 @@ use std::thread;
 
 use anyhow::{Result, anyhow};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
+
+use super::in_root::open_in_root;
 
 /// A mount of the client's files.
 pub(super) struct ClientTree {
@@ -71,10 +73,7 @@ impl ClientTree {
 
     /// Opens `path` without following a symlink at its end.
     pub(super) fn open_itself(&self, path: &Path) -> nix::Result<OwnedFd> {
-        let how = OpenHow::new()
-            .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
-            .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-        openat2(&self.root, path, how)
+        open_in_root(&self.root, path, OFlag::O_NOFOLLOW)
     }
 
     fn open(&self, path: &Path) -> nix::Result<ClientFile> {
@@ -83,12 +82,7 @@ impl ClientTree {
         } else {
             path
         };
-        let open = |more: OFlag| {
-            let how = OpenHow::new()
-                .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | more)
-                .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-            openat2(&self.root, path, how)
-        };
+        let open = |more| open_in_root(&self.root, path, more);
         // The kernel has learned the type on the way; fstat(2) would ask the client again.
         let (opened, is_directory) = match open(OFlag::O_DIRECTORY) {
             Err(Errno::ENOTDIR) => (open(OFlag::empty()), false),

@@ -31,6 +31,7 @@ mod command;
 mod descendants;
 mod directory;
 mod environment;
+mod in_root;
 mod isolation;
 mod mount;
 mod namespace;

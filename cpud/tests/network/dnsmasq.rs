@@ -13,14 +13,15 @@ struct Dnsmasq(Child);
 impl Dnsmasq {
     fn new(options: &[&str]) -> Self {
         let child = Command::new("dnsmasq")
-            .args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0"])
-            .args(["--interface=wire", "--bind-interfaces", "--user=root"])
+            // It stays the user that it is: in a user namespace it may become no other.
+            .args(["--no-daemon", "--conf-file=/dev/null", "--port=0"])
+            .args(["--interface=wire", "--bind-interfaces"])
             .args([
                 "--pid-file=",
                 "--dhcp-leasefile=/dev/null",
                 "--leasefile-ro",
             ])
-            .args(["--dhcp-authoritative", "--no-ping", "--log-facility=-"])
+            .args(["--dhcp-authoritative", "--no-ping"])
             .args(options)
             .stderr(Stdio::null())
             .spawn()

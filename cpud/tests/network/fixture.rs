@@ -2,11 +2,13 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::pipe2;
 
@@ -108,8 +110,12 @@ impl NetworkFixture {
         format!("cpud: eth0 {address} port 17010 host key {key}; try: cpu {address} date")
     }
 
-    /// The next line on the console.
+    /// The next line on the console, which comes within a minute.
     pub(crate) fn line(&mut self) -> String {
+        if self.console.buffer().is_empty() {
+            let wait = PollFd::new(self.console.get_ref().as_fd(), PollFlags::POLLIN);
+            assert_eq!(poll(&mut [wait], 60_000_u16), Ok(1), "nothing is said");
+        }
         let mut line = String::new();
         self.console.read_line(&mut line).unwrap();
         line.trim_end().to_owned()

@@ -22,6 +22,16 @@ pub(crate) enum Compression {
 }
 
 impl Compression {
+    /// The one that a reader of it has this name for.
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
+        match name {
+            "xz" => Some(Self::Xz),
+            "zstd" => Some(Self::Zstd),
+            "gzip" => Some(Self::Gzip),
+            _ => None,
+        }
+    }
+
     /// What is added to the archive's name.
     pub(crate) fn suffix(self) -> &'static str {
         match self {

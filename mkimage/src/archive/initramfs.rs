@@ -1,15 +1,16 @@
 //! Parses an initramfs as the kernel does (Documentation/driver-api/early-userspace/buffer-format.rst): newc archives one
 //! after the other, each of them perhaps compressed, with zeros between them. No I/O. The bytes may come from anybody.
 
+pub(crate) mod replace;
+
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Write};
 use std::ops::Range;
 
 use super::decompress::{self, MAX_UNPACKED, Sum};
+use super::newc::{HEADER, header_numbers};
 
-/// Bytes of an entry's header: six of magic, thirteen numbers of eight hexadecimal digits.
-const HEADER: usize = 110;
 /// The kernel's own limit, PATH_MAX.
 const MAX_NAME: usize = 4096;
 const TRAILER: &[u8] = b"TRAILER!!!";
@@ -46,6 +47,8 @@ pub enum Error {
 /// One part: an archive with all its entries.
 #[derive(Debug)]
 pub struct Part<'a> {
+    /// Where it begins in the file.
+    pub start: usize,
     /// How it was compressed.
     pub by: Option<&'static str>,
     /// How long it is in the file.
@@ -59,6 +62,8 @@ pub struct Part<'a> {
 /// A file of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewcEntry {
+    /// Where its header begins.
+    header: usize,
     name: Range<usize>,
     /// Type and permission bits, as in `st_mode`.
     pub mode: u32,
@@ -92,6 +97,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part<'_>>, Error> {
         let part = if let Some(unpacked) = decompress::unpack_first(rest, MAX_UNPACKED)? {
             let (entries, _) = entries(&unpacked.bytes)?;
             Part {
+                start: at,
                 by: Some(unpacked.by),
                 packed: unpacked.consumed,
                 entries,
@@ -100,6 +106,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part<'_>>, Error> {
         } else if is_newc(rest) {
             let (entries, length) = entries(rest)?;
             Part {
+                start: at,
                 by: None,
                 packed: length,
                 entries,
@@ -124,6 +131,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Part<'_>>, Error> {
 pub fn first_newc(bytes: &[u8]) -> Option<Part<'_>> {
     let (entries, length) = entries(bytes).ok()?;
     Some(Part {
+        start: 0,
         by: None,
         packed: length,
         entries,
@@ -152,22 +160,11 @@ fn is_newc(bytes: &[u8]) -> bool {
 fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
     let (mut all, mut at, mut names) = (Vec::new(), 0, 0);
     loop {
-        let header = bytes.get(at..at + HEADER).ok_or(Error::Truncated)?;
-        if !is_newc(header) {
-            return Err(Error::Header(at));
-        }
         let here = at;
-        let number = |index: usize| {
-            let digits = &header[6 + 8 * index..14 + 8 * index];
-            let valid = digits.iter().all(u8::is_ascii_hexdigit);
-            str::from_utf8(digits)
-                .ok()
-                .filter(|_| valid)
-                .and_then(|digits| u32::from_str_radix(digits, 16).ok())
-                .ok_or(Error::Header(here))
-        };
-        let size = |index| number(index).map(|number| number as usize);
-        let (length, name_length) = (size(6)?, size(11)?);
+        let header = bytes.get(at..).and_then(<[u8]>::first_chunk);
+        let numbers = header_numbers(header.ok_or(Error::Truncated)?);
+        let numbers = numbers.ok_or(Error::Header(at))?;
+        let (length, name_length) = (numbers[6] as usize, numbers[11] as usize);
         if !(1..=MAX_NAME).contains(&name_length) {
             return Err(Error::Header(at));
         }
@@ -195,11 +192,12 @@ fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
         }
         let slash = usize::from(name.starts_with(b"/"));
         all.push(NewcEntry {
+            header: here,
             name: name_at + slash..name_at + name.len(),
-            mode: number(1)?,
-            owner: (number(2)?, number(3)?),
-            links: number(4)?,
-            device: (number(9)?, number(10)?),
+            mode: numbers[1],
+            owner: (numbers[2], numbers[3]),
+            links: numbers[4],
+            device: (numbers[9], numbers[10]),
             contents: start..end,
         });
     }

@@ -6,6 +6,22 @@ use std::io::{self, Write as _};
 
 use cpio::newc::{Builder, ModeFileType, trailer};
 
+/// Bytes of an entry's header: six of magic, thirteen numbers of eight hexadecimal digits.
+pub(crate) const HEADER: usize = 110;
+
+/// The numbers of a header; `None` if it is none.
+pub(crate) fn header_numbers(header: &[u8; HEADER]) -> Option<[u32; 13]> {
+    let (magic, digits) = header.split_at(6);
+    if !matches!(magic, b"070701" | b"070702") || !digits.iter().all(u8::is_ascii_hexdigit) {
+        return None;
+    }
+    let mut numbers = [0; 13];
+    for (number, digits) in numbers.iter_mut().zip(digits.chunks_exact(8)) {
+        *number = u32::from_str_radix(str::from_utf8(digits).ok()?, 16).ok()?;
+    }
+    Some(numbers)
+}
+
 /// Why there is no archive.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {

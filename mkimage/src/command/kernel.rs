@@ -36,7 +36,7 @@ Examples:
   mkimage kernel -o out/flash --initramfs out/x86_64/initramfs.cpio.xz --config common,flash \\
     --max-size 2883584
 
-  mkimage kernel -o out/x86_64 --from-deb linux-image-6.12-amd64.deb
+  mkimage kernel -o out/x86_64 --from-package linux-image-6.12-amd64.deb
 
 Of a kernel that is built comes one file, cpukernel. The source is $KERNEL_SRC (a directory or a
 tarball), else Debian's linux-source-6.12, else a tarball of kernel.org. Sources and objects are kept in
@@ -105,15 +105,16 @@ pub(crate) struct KernelArgs {
 #[derive(clap::Args)]
 #[group(id = "prebuilt", multiple = false)]
 struct PrebuiltArgs {
-    /// Use the kernel and the modules of a Debian package
-    #[arg(long, value_name = "FILE")]
-    from_deb: Option<PathBuf>,
+    /// Use the kernel and the modules of a package of Debian, Ubuntu, Fedora, openSUSE, Alpine or Arch; any number of times, the one
+    /// with the kernel first
+    #[arg(long, visible_alias = "from-deb", value_name = "FILE")]
+    from_package: Vec<PathBuf>,
 
     /// Use the kernel and the modules of this machine
     #[arg(long)]
     host_kernel: bool,
 
-    /// Use the kernel that is at hand
+    /// Use the kernel that is at hand: auto, compile, package, host, or the FILE of a package
     #[arg(long, value_name = "WHERE")]
     kernel_from: Option<KernelFrom>,
 
@@ -130,13 +131,14 @@ impl PrebuiltArgs {
         arch: Arch,
         progress: Progress,
     ) -> Result<Option<PrebuiltKernel>> {
-        Ok(if let Some(deb) = &self.from_deb {
-            Some(PrebuiltKernel::from_deb(deb, arch, progress)?)
+        let packages = self.from_package.as_slice();
+        Ok(if !packages.is_empty() {
+            Some(PrebuiltKernel::from_packages(packages, arch, progress)?)
         } else if self.host_kernel {
             Some(PrebuiltKernel::of_host(arch)?)
         } else if let (Some(kernel), Some(modules)) = (&self.kernel, modules) {
             Some(PrebuiltKernel::from_files(kernel, modules, arch)?)
-        } else if let Some(kernel_from) = self.kernel_from {
+        } else if let Some(kernel_from) = &self.kernel_from {
             kernel_from.prebuilt(arch, progress)?
         } else {
             None

@@ -6,6 +6,7 @@ mod initramfs;
 mod inspect;
 mod kernel;
 mod kernel_from;
+mod key;
 mod keys;
 mod netboot;
 mod prepare;
@@ -47,6 +48,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Commands {
     Keys(keys::KeysArgs),
+    Key(key::KeyArgs),
     Programs(programs::ProgramsArgs),
     Initramfs(initramfs::InitramfsArgs),
     /// Get the kernel's source into the cache, and say where it is
@@ -95,6 +97,7 @@ pub fn main() -> ExitCode {
     let progress = Progress::new(arguments.quiet, arguments.verbose);
     let done = match arguments.command {
         Commands::Keys(options) => options.run(progress),
+        Commands::Key(options) => options.run(progress),
         Commands::Programs(options) => options.run(progress),
         Commands::Initramfs(options) => options.run(progress),
         Commands::Fetch => kernel::fetch(progress),

@@ -13,7 +13,8 @@ use crate::progress::Progress;
 /// The options of commands that make what they need.
 #[derive(clap::Args)]
 pub(crate) struct PrepareArgs {
-    /// Which kernel to use when there is none
+    /// Which kernel to use when there is none: auto, compile, package (the distribution's, fetched), host (that of this machine), or
+    /// the FILE of a package of Debian, Ubuntu, Fedora, openSUSE, Alpine or Arch
     #[arg(long, value_name = "WHERE", default_value_t = KernelFrom::Auto)]
     kernel_from: KernelFrom,
 

@@ -4,6 +4,8 @@
 pub(crate) mod bmap;
 pub(crate) mod device;
 mod fat;
+mod overwrite;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,6 +19,7 @@ use sha2::{Digest as _, Sha256};
 use uuid::{Builder, Uuid};
 
 pub(crate) use fat::{Volume, Window};
+pub(crate) use overwrite::overwrite;
 
 /// Bytes of a sector.
 pub(crate) const SECTOR: u64 = 512;

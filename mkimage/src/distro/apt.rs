@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::os_release;
 use crate::arch::Arch;
 use crate::cache::{self, CacheDirectory};
 use crate::lock::{self, Lock};
@@ -27,7 +28,7 @@ pub(crate) enum Error {
     },
     #[error(
         "apt knows no package {what} for {arch} (apt-cache depends): add Debian to its sources, or name a package \
-         that you have (mkimage kernel --from-deb FILE)"
+         that you have (mkimage kernel --from-package FILE)"
     )]
     Unknown { what: &'static str, arch: Arch },
     #[error(transparent)]
@@ -39,14 +40,18 @@ pub(crate) enum Error {
 /// Where the packages are kept.
 const DIRECTORY: &str = "debs";
 
-/// Whether this is Debian (os-release(5)). Ubuntu splits its kernels into several packages.
+/// Whether this is Debian.
 pub(crate) fn is_here() -> bool {
-    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-    release.lines().any(|line| line == "ID=debian")
+    os_release::id() == "debian"
+}
+
+/// Whether this is Ubuntu, which has other names for its kernels, and splits them into several packages.
+pub(super) fn is_ubuntu() -> bool {
+    os_release::id() == "ubuntu"
 }
 
 /// The newest kernel package in the cache.
-pub(crate) fn cached_kernel(arch: Arch, cache: &CacheDirectory) -> Result<Option<PathBuf>, Error> {
+fn cached_kernel(arch: Arch, cache: &CacheDirectory) -> Result<Option<PathBuf>, Error> {
     let directory = cache.directory(DIRECTORY)?;
     let suffix = format!("_{}.deb", arch.facts().debian_name);
     Ok(super::newest_of(&directory, "linux-image-", &suffix))
@@ -67,15 +72,27 @@ pub(crate) fn kernel(
     let task = progress.task("fetching", None);
     let apt = Apt::start(arch, progress)?;
     let what = "linux-image";
-    let metapackage = format!("linux-image-{}", arch.facts().debian_name);
+    let metapackage = if is_ubuntu() {
+        "linux-image-generic".to_owned()
+    } else {
+        format!("linux-image-{}", arch.facts().debian_name)
+    };
     let depends = apt.output("apt-cache", &["depends", &metapackage], what)?;
     let name = depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))
         .find(|name| name.starts_with("linux-image-"))
         .ok_or(Error::Unknown { what, arch })?;
-    progress.say(format!("apt-get download {name}"));
-    apt.download(name, &directory, what, progress)?;
+    let modules = name.replacen("linux-image-", "linux-modules-", 1);
+    // The package with the kernel comes last: when that is in the cache, all are.
+    for name in is_ubuntu()
+        .then_some(modules.as_str())
+        .into_iter()
+        .chain([name])
+    {
+        progress.say(format!("apt-get download {name}"));
+        apt.download(name, &directory, what, progress)?;
+    }
     drop(task);
     cached_kernel(arch, cache)?.ok_or(Error::Unknown { what, arch })
 }

@@ -2,8 +2,12 @@
 //! compiled.
 
 pub(crate) mod apt;
+mod companions;
+pub(crate) mod fetch;
 pub(crate) mod firmware;
 mod modules;
+mod os_release;
+mod place;
 mod store;
 
 use std::fs;
@@ -12,9 +16,10 @@ use std::path::{Path, PathBuf};
 
 use crate::arch::Arch;
 use crate::archive::compress::Compression;
-use crate::archive::deb;
+use crate::archive::{decompress, package};
 use crate::kernel::config::{self, KernelConfig};
-use crate::kernel::image;
+use crate::kernel::image::{self, KernelHeader};
+use crate::kernel::packed;
 use crate::progress::Progress;
 use crate::read::{self, MAX_FILE};
 use modules::{ModuleSet, Selection};
@@ -25,16 +30,39 @@ use store::Store;
 pub(crate) enum Error {
     #[error("cannot read {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("this machine has no kernel in /boot ({0}): take one from a package with --from-deb")]
+    #[error(
+        "this machine has no kernel in /boot ({0}): take one from a package with --from-package"
+    )]
     NoHostKernel(PathBuf),
     #[error("cannot use the package {path}")]
-    Deb { path: PathBuf, source: deb::Error },
+    Package {
+        path: PathBuf,
+        source: package::Error,
+    },
     #[error(
-        "the package {0} has no kernel in /boot and modules in /lib/modules; is it linux-image-*.deb?"
+        "the package {0} has no kernel: it is in Debian's linux-image-*, Fedora's kernel-core, openSUSE's kernel-default, \
+         Alpine's linux-lts and Arch's linux"
     )]
     NoKernel(PathBuf),
+    #[error(
+        "the package {path} has a kernel and not its modules: put the package with them beside it, or give it too \
+         ({})",
+        companions::MODULES
+    )]
+    NoModules { path: PathBuf },
+    #[error(
+        "cpud cannot run on the kernel {path}: the module 9p, by which a session gets its files, is neither in it nor with \
+         it; give the package that has it too ({}), or take another kernel, such as Debian's linux-image-amd64",
+        companions::MODULES
+    )]
+    No9p { path: PathBuf },
     #[error("cannot use the kernel {path}")]
     Image { path: PathBuf, source: image::Error },
+    #[error("cannot unpack the kernel {path}")]
+    Packed {
+        path: PathBuf,
+        source: decompress::Error,
+    },
     #[error(
         "{0} does not say its version, and its modules' directory has another name than a version"
     )]
@@ -68,34 +96,45 @@ pub(crate) struct PrebuiltKernel {
 }
 
 impl PrebuiltKernel {
-    /// That of a package `linux-image-*.deb`.
-    pub(crate) fn from_deb(deb: &Path, arch: Arch, progress: Progress) -> Result<Self, Error> {
+    /// That of a package, with what is in the others, and in those that lie beside them and belong to them.
+    pub(crate) fn from_packages(
+        packages: &[PathBuf],
+        arch: Arch,
+        progress: Progress,
+    ) -> Result<Self, Error> {
         let task = progress.task("unpacking", None);
-        let store = unpack(deb, arch).map_err(|source| Error::Deb {
-            path: deb.to_owned(),
+        let all = companions::with(packages, progress);
+        let mut store = Store::unnamed().map_err(|source| Error::Read {
+            path: std::env::temp_dir(),
             source,
         })?;
+        for path in &all {
+            unpack(path, arch, &mut store).map_err(|source| Error::Package {
+                path: path.clone(),
+                source,
+            })?;
+        }
         drop(task);
-        let none = || Error::NoKernel(deb.to_owned());
-        let newest = |prefix: &str| {
-            let names = store.names().filter_map(|name| name.strip_prefix(prefix));
-            names.max_by_key(|name| numbers(name)).map(str::to_owned)
+        let path = packages.first().cloned().unwrap_or_default();
+        let Some((name, release)) = place::find(&store) else {
+            return Err(Error::NoKernel(path));
         };
-        let release = newest("boot/vmlinuz-").ok_or_else(none)?;
-        let read = |name: String| store.read(&name);
-        let image = read(format!("boot/vmlinuz-{release}")).map_err(|source| Error::Read {
-            path: deb.join(format!("boot/vmlinuz-{release}")),
+        let image = store.read(&name).map_err(|source| Error::Read {
+            path: path.join(&name),
             source,
         })?;
-        image::header_for(&image, arch).map_err(|source| Error::Image {
-            path: deb.to_owned(),
-            source,
-        })?;
+        let (image, _) = plain(image, &path, arch)?;
+        let prefix = format!("lib/modules/{release}/");
+        let is_module = |name: &str| name.starts_with(&prefix) && name.contains(".ko");
+        if !store.names().any(is_module) {
+            return Err(Error::NoModules { path });
+        }
+        let configs = [format!("boot/config-{release}"), format!("{prefix}config")];
         Ok(Self {
-            config: read(format!("boot/config-{release}")).ok(),
+            config: configs.iter().find_map(|name| store.read(name).ok()),
             image,
-            path: deb.to_owned(),
-            prefix: format!("lib/modules/{release}/"),
+            path,
+            prefix,
             release,
             store,
         })
@@ -125,10 +164,7 @@ impl PrebuiltKernel {
             path: kernel.to_owned(),
             source,
         })?;
-        let header = image::header_for(&image, arch).map_err(|source| Error::Image {
-            path: kernel.to_owned(),
-            source,
-        })?;
+        let (image, header) = plain(image, kernel, arch)?;
         let from_name = modules
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
@@ -180,23 +216,54 @@ impl PrebuiltKernel {
     pub(crate) fn modules(&self, list: &[String], progress: Progress) -> Result<Selection, Error> {
         let mut task = progress.task("modules", None);
         let modules = ModuleSet::find(&self.store, &self.prefix, &self.path)?;
+        if self.lacks_9p(&modules) {
+            let path = self.path.clone();
+            return Err(Error::No9p { path });
+        }
         Ok(modules.choose(list, &self.release, || task.step())?)
     }
 }
 
-/// The files of a package that belong to a kernel.
-fn unpack(package: &Path, arch: Arch) -> Result<Store, deb::Error> {
-    let mut store = Store::unnamed().map_err(deb::Error::Keep)?;
-    deb::unpack(package, arch, |name, reader| match kernel_file(&name) {
-        Some(name) => store
-            .add(name.to_owned(), reader)
-            .map_err(|error| match error {
-                store::Error::Read(source) => deb::unread(source),
-                store::Error::Write(source) => deb::Error::Keep(source),
-            }),
-        None => Ok(()),
+impl PrebuiltKernel {
+    /// Whether 9P is neither a module that is here nor in the kernel itself.
+    fn lacks_9p(&self, modules: &ModuleSet<'_>) -> bool {
+        let config = String::from_utf8_lossy(self.config.as_deref().unwrap_or_default());
+        let config = KernelConfig::parse("the kernel's", &config);
+        let is_inside = config.is_ok_and(|config| config.is_on("CONFIG_9P_FS"));
+        !is_inside && modules.lacks("9p")
+    }
+}
+
+/// A kernel as boot loaders want it, with its header.
+fn plain(image: Vec<u8>, path: &Path, arch: Arch) -> Result<(Vec<u8>, KernelHeader), Error> {
+    let path = || path.to_owned();
+    let inside = packed::unpacked(&image).map_err(|source| Error::Packed {
+        path: path(),
+        source,
     })?;
-    Ok(store)
+    let image = inside.unwrap_or(image);
+    let header = image::header_for(&image, arch).map_err(|source| Error::Image {
+        path: path(),
+        source,
+    })?;
+    Ok((image, header))
+}
+
+/// Keep the files of a package that belong to a kernel.
+fn unpack(package: &Path, arch: Arch, store: &mut Store) -> Result<(), package::Error> {
+    package::unpack(
+        package,
+        arch,
+        &mut |name, reader| match kernel_file(&name) {
+            Some(name) => store
+                .add(name.to_owned(), reader)
+                .map_err(|error| match error {
+                    store::Error::Read(source) => package::unread(source),
+                    store::Error::Write(source) => package::Error::Keep(source),
+                }),
+            None => Ok(()),
+        },
+    )
 }
 
 /// The path of a file beneath `boot` or `lib`, of which distributions keep the second in `usr`.
@@ -244,66 +311,4 @@ fn numbers(name: &str) -> Vec<u64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kernel(config: &str) -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("vmlinuz-6.12.1");
-        fs::write(&path, image::tests::kernel(Arch::X86_64)).unwrap();
-        fs::write(dir.path().join("config-6.12.1"), config).unwrap();
-        (dir, path)
-    }
-
-    fn good() -> String {
-        config::NEEDED
-            .map(|option| format!("{option}=m\n"))
-            .concat()
-    }
-
-    #[test]
-    fn a_kernel_says_its_release_and_how_its_initramfs_may_be_packed() {
-        let (dir, path) = kernel(&(good() + "CONFIG_RD_ZSTD=y\n"));
-        let found = PrebuiltKernel::from_files(&path, dir.path(), Arch::X86_64).unwrap();
-        assert_eq!(found.release, "6.12.1");
-        assert!(matches!(found.compression(), Ok(Compression::Zstd)));
-    }
-
-    #[test]
-    fn a_kernel_without_9p_is_refused() {
-        let (dir, path) = kernel(&good().replace("CONFIG_9P_FS=m", "# CONFIG_9P_FS is not set"));
-        let found = PrebuiltKernel::from_files(&path, dir.path(), Arch::X86_64).unwrap();
-        let error = found.compression().unwrap_err().to_string();
-        assert!(error.contains("was built without CONFIG_9P_FS;"), "{error}");
-        let other = PrebuiltKernel::from_files(&path, dir.path(), Arch::Aarch64);
-        assert!(matches!(other, Err(Error::Image { .. })));
-    }
-
-    #[test]
-    fn of_a_package_the_kernel_and_its_modules_are_kept() {
-        let files: [(&str, &[u8]); 3] = [
-            ("./boot/vmlinuz-6.1", b"kernel"),
-            ("./usr/lib/modules/6.1/a.ko", b"module"),
-            ("./usr/share/doc/x", b"text"),
-        ];
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), deb::tests::package("amd64", &files)).unwrap();
-        let store = unpack(file.path(), Arch::X86_64).unwrap();
-        let names: Vec<&str> = store.names().collect();
-        assert_eq!(names, ["boot/vmlinuz-6.1", "lib/modules/6.1/a.ko"]);
-        assert_eq!(store.read("boot/vmlinuz-6.1").unwrap(), b"kernel");
-        assert_eq!(store.read("lib/modules/6.1/a.ko").unwrap(), b"module");
-    }
-
-    #[test]
-    fn the_newest_is_by_numbers() {
-        let dir = tempfile::tempdir().unwrap();
-        for name in ["vmlinuz-6.9.1", "vmlinuz-6.12.0", "vmlinuz.old", "zzz"] {
-            fs::write(dir.path().join(name), "").unwrap();
-        }
-        let found = newest_of(dir.path(), "vmlinuz-", "").unwrap();
-        assert!(found.ends_with("vmlinuz-6.12.0"), "{found:?}");
-        let found = newest_of(dir.path(), "vmlinuz-", ".1").unwrap();
-        assert!(found.ends_with("vmlinuz-6.9.1"), "{found:?}");
-    }
-}
+mod tests;

@@ -105,7 +105,10 @@ fn file_contents(contents: &FileContents, text: &mut String) {
             let _ = write!(text, "{:6}", "");
             kernel(found, 3, text);
         }
-        FileContents::Kernel(Err(error)) => line(text, 3, chain(error)),
+        FileContents::Initramfs(Ok(parts)) => initramfs(parts, 3, text),
+        FileContents::Kernel(Err(error)) | FileContents::Initramfs(Err(error)) => {
+            line(text, 3, chain(error));
+        }
         FileContents::Keys(found) => keys(found, 3, text),
     }
 }

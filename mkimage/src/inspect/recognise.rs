@@ -13,13 +13,14 @@ use super::report::{
 use crate::arch::Arch;
 use crate::archive::decompress::{self, MAX_UNPACKED};
 use crate::archive::{self, NewcEntry, Part};
+use crate::disk::table;
 use crate::kernel::image;
+use crate::media::uki;
 use crate::read::{self, MAX_FILE, MAX_KEYS};
 use cpu_proto::{AuthorizedKeys, package_note};
+use object::LittleEndian;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
-use object::read::pe::PeFile64;
-use object::{LittleEndian, Object as _, ObjectSection as _};
 use ssh_key::PrivateKey;
 
 /// Recognise a file.
@@ -34,7 +35,7 @@ pub(super) fn file(path: &Path) -> Result<ImageReport, Error> {
         compressed: None,
         contents,
     };
-    if disk::is_disk(&start) {
+    if table::is_there(&start) {
         return Ok(report(ImageContents::Disk(disk::report(&file)?)));
     }
     if let Some(unpacked) = disk::unpacked(&file)? {
@@ -67,7 +68,7 @@ pub(super) fn file(path: &Path) -> Result<ImageReport, Error> {
 const START: u64 = 1024;
 
 fn is_kernel(bytes: &[u8]) -> bool {
-    image::header(bytes).is_ok() || sections(bytes).is_some()
+    image::header(bytes).is_ok() || uki::sections(bytes).is_some()
 }
 
 /// Public keys, and whether a file is a private one.
@@ -86,22 +87,8 @@ fn keys(bytes: &[u8]) -> KeyFile {
     KeyFile::Public(keys.into_iter().map(|key| key.key).collect())
 }
 
-/// The sections of a unified kernel image.
-fn sections(bytes: &[u8]) -> Option<Vec<(String, &[u8])>> {
-    let file = PeFile64::parse(bytes).ok()?;
-    let all: Vec<(String, &[u8])> = file
-        .sections()
-        .filter_map(|section| {
-            let data = section.data().ok()?;
-            let size = usize::try_from(section.size()).ok()?.min(data.len());
-            Some((section.name().ok()?.to_owned(), &data[..size]))
-        })
-        .collect();
-    all.iter().any(|(name, _)| name == ".linux").then_some(all)
-}
-
 fn kernel(bytes: &[u8]) -> Result<KernelReport, Error> {
-    if let Some(sections) = sections(bytes) {
+    if let Some(sections) = uki::sections(bytes) {
         let mut known = Vec::new();
         for (name, data) in sections {
             known.push(match name.as_str() {

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::arch::Arch;
 use crate::archive;
 use crate::archive::decompress;
+use crate::disk::table;
 
 /// Why an image is not recognised.
 #[derive(Debug, thiserror::Error)]
@@ -19,10 +20,8 @@ pub(crate) enum Error {
     Unknown,
     #[error("it cannot be read")]
     Read(#[from] io::Error),
-    #[error("its partition table is damaged")]
-    Table(#[source] gpt::GptError),
-    #[error("its partition table is not one of up to 1024 entries of 128 bytes")]
-    OddTable,
+    #[error(transparent)]
+    Table(#[from] table::Error),
     #[error("its kernel is damaged")]
     Kernel(#[source] decompress::Error),
     #[error("the initramfs is damaged")]
@@ -84,6 +83,8 @@ pub(super) enum FileContents {
     /// Only so many of its bytes are there.
     Short(usize),
     Kernel(Result<KernelReport, Error>),
+    /// What the kernel beside it boots with.
+    Initramfs(Result<Vec<PartReport>, Error>),
     Keys(KeyFile),
 }
 

@@ -8,6 +8,7 @@
 pub(crate) mod config;
 pub(crate) mod fragments;
 pub(crate) mod image;
+pub(crate) mod packed;
 mod patches;
 pub(crate) mod source;
 mod tree;

@@ -1,18 +1,19 @@
 //! Reads the inputs of a boot medium: the kernel with the files that `mkimage kernel` has put beside it, the client, and the
 //! keys.
 
+use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
 use crate::arch::Arch;
-use crate::archive::deb;
 use crate::archive::decompress::MAX_UNPACKED;
+use crate::archive::package;
 use crate::cache::CacheDirectory;
 use crate::distro::apt;
 use crate::media::uki;
 use crate::progress::Progress;
-use crate::{initramfs, program, read};
+use crate::{logins, program, read};
 
 /// What the machine boots with.
 pub(crate) struct Boot {
@@ -53,7 +54,7 @@ pub(crate) fn read_client_files(
     program::check(&client, Arch::HERE)
         .or_else(|_| program::check(&client, arch))
         .with_context(|| format!("{} cannot run on every Linux", cpu.display()))?;
-    let (public_key, _) = initramfs::public_key(key)?;
+    let (public_key, _) = logins::public_key(key)?;
     let private = key.with_extension("");
     let key_name = private.file_name().unwrap_or_default();
     Ok(ClientFiles {
@@ -96,15 +97,16 @@ fn efi_stub(arch: Arch, progress: Progress) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let cache = CacheDirectory::from_environment()?;
-    let package = apt::efi_stub(arch, &cache, progress)?;
+    let path = apt::efi_stub(arch, &cache, progress)?;
     let mut stub = None;
-    deb::unpack(&package, arch, |name, reader| {
+    let mut keep = |name: String, reader: &mut dyn io::Read| {
         if name.ends_with(arch.facts().efi_stub) {
-            stub = Some(read::to_end(reader, MAX_UNPACKED).map_err(deb::unread)?);
+            stub = Some(read::to_end(reader, MAX_UNPACKED).map_err(package::unread)?);
         }
         Ok(())
-    })
-    .with_context(|| format!("cannot use the package {}", package.display()))?;
+    };
+    package::unpack(&path, arch, &mut keep)
+        .with_context(|| format!("cannot use the package {}", path.display()))?;
     Ok(stub)
 }
 
@@ -116,7 +118,7 @@ pub(crate) fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
 
 fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match read::whole(path, MAX_UNPACKED) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         result => result
             .map(Some)
             .with_context(|| format!("cannot read {}", path.display())),

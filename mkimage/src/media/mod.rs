@@ -5,4 +5,4 @@ pub(crate) mod inputs;
 pub(crate) mod netboot;
 pub(crate) mod stick;
 pub(crate) mod syslinux;
-mod uki;
+pub(crate) mod uki;

@@ -4,6 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
+use object::read::pe::PeFile64;
+use object::{Object as _, ObjectSection as _};
+
 use crate::arch::Arch;
 
 /// Why there is none.
@@ -36,6 +39,50 @@ pub(crate) fn build(
         (".linux", kernel),
     ];
     add_sections(stub, &sections)?.ok_or(Error::Stub(arch.facts().efi_stub))
+}
+
+/// The sections of a unified kernel image, by name; `None` when it is none.
+pub(crate) fn sections(bytes: &[u8]) -> Option<Vec<(String, &[u8])>> {
+    let file = PeFile64::parse(bytes).ok()?;
+    let all: Vec<(String, &[u8])> = file
+        .sections()
+        .filter_map(|section| {
+            let data = section.data().ok()?;
+            let size = usize::try_from(section.size()).ok()?.min(data.len());
+            Some((section.name().ok()?.to_owned(), &data[..size]))
+        })
+        .collect();
+    all.iter().any(|(name, _)| name == ".linux").then_some(all)
+}
+
+/// The same image with another initramfs; `None` when its last sections are not those of [`build`].
+pub(crate) fn with_initrd(program: &[u8], initrd: &[u8]) -> Result<Option<Vec<u8>>, Error> {
+    let (Some(headers), Some(sections)) = (Headers::find(program), sections(program)) else {
+        return Ok(None);
+    };
+    let Some((_, [line, old, kernel])) = sections.split_last_chunk() else {
+        return Ok(None);
+    };
+    let ours = [".cmdline", ".initrd", ".linux"];
+    if [&line.0, &old.0, &kernel.0] != ours || headers.sections != sections.len() {
+        return Ok(None);
+    }
+    // The stub ends where the first of them begins.
+    let table = headers.table_end - ours.len() * SECTION_HEADER;
+    let Some(mut stub) = number(program, table + 20, 4)
+        .and_then(|end| program.get(..end))
+        .filter(|stub| stub.len() >= headers.table_end)
+        .map(<[u8]>::to_vec)
+    else {
+        return Ok(None);
+    };
+    stub[table..headers.table_end].fill(0);
+    let count = u16::try_from(headers.sections - ours.len()).map_err(|_| Error::TooBig)?;
+    stub[headers.pe + 6..headers.pe + 8].copy_from_slice(&count.to_le_bytes());
+    add_sections(
+        stub,
+        &[(ours[0], line.1), (ours[1], initrd), (ours[2], kernel.1)],
+    )
 }
 
 /// Where systemd's stub is installed.
@@ -111,20 +158,18 @@ struct Headers {
     image_end: usize,
 }
 
+/// A number of so many bytes.
+fn number(program: &[u8], at: usize, length: usize) -> Option<usize> {
+    let bytes = program.get(at..at.checked_add(length)?)?;
+    let number = bytes.iter().rev();
+    Some(number.fold(0, |sum, byte| sum << 8 | usize::from(*byte)))
+}
+
 impl Headers {
     fn find(program: &[u8]) -> Option<Self> {
-        let bytes = |at: usize, length: usize| program.get(at..at.checked_add(length)?);
-        let number = |at: usize, length: usize| {
-            let bytes = bytes(at, length)?;
-            Some(
-                bytes
-                    .iter()
-                    .rev()
-                    .fold(0, |sum, byte| sum << 8 | usize::from(*byte)),
-            )
-        };
+        let number = |at, length| number(program, at, length);
         let pe = number(0x3c, 4)?;
-        if !program.starts_with(b"MZ") || bytes(pe, 4)? != b"PE\0\0" {
+        if !program.starts_with(b"MZ") || program.get(pe..pe.checked_add(4)?)? != b"PE\0\0" {
             return None;
         }
         let sections = number(pe + 6, 2)?;
@@ -165,14 +210,13 @@ impl Headers {
 }
 
 #[cfg(test)]
-mod tests {
-    use object::read::pe::PeFile64;
-    use object::{Object as _, ObjectSection as _};
+pub(crate) mod tests {
+    use proptest::prelude::*;
 
     use super::*;
 
     /// A program without sections, and room for `room` of them.
-    fn stub(room: usize) -> Vec<u8> {
+    pub(crate) fn stub(room: usize) -> Vec<u8> {
         let mut bytes = vec![0; 0x400];
         let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
         put(0, b"MZ");
@@ -226,5 +270,30 @@ mod tests {
             );
         }
         assert!(add_sections(b"MZ".to_vec(), &[]).unwrap().is_none());
+    }
+
+    fn image(initrd: &[u8]) -> Vec<u8> {
+        build(Arch::X86_64, Some(stub(3)), b"a kernel", initrd, "quiet").unwrap()
+    }
+
+    #[test]
+    fn another_initramfs_gives_the_image_that_would_have_been_made_with_it() {
+        for initrd in [&b"short"[..], &[7; 9000], b""] {
+            let made = with_initrd(&image(b"the first one"), initrd).unwrap();
+            assert!(made == Some(image(initrd)), "{} bytes", initrd.len());
+        }
+        let sections: [(&str, &[u8]); 2] = [(".linux", b"kernel"), (".initrd", b"x")];
+        let other = add_sections(stub(2), &sections).unwrap().unwrap();
+        assert_eq!(with_initrd(&other, b"x").unwrap(), None);
+        assert_eq!(with_initrd(b"MZ", b"x").unwrap(), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_change_of_its_headers_is_taken_or_refused(at in 0..0x180_usize, value: u8) {
+            let mut bytes = image(b"x");
+            bytes[at] = value;
+            let _ = with_initrd(&bytes, b"other");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The program as a user runs it, on inputs that are there in a moment: what it promises, and what it
 //! refuses.
 
+mod added_keys;
 mod bombs;
 mod inputs;
 mod keys;

@@ -206,11 +206,55 @@ fn options_that_a_kernel_of_others_cannot_have() {
     let said = refused(&inputs, &["kernel", "--kernel", &kernel]);
     says(&said, &["--modules-dir"]);
     let said = refused(&inputs, &["kernel", "--modules", "usb"]);
-    says(&said, &["--from-deb"]);
+    says(&said, &["--from-package"]);
     let said = refused(&inputs, &["kernel", "--from-deb", &kernel]);
-    says(&said, &["no Debian package"]);
+    says(&said, &["no package of Debian", "Arch"]);
     let said = refused(&inputs, &["kernel", "--from-deb", "/no/such.deb"]);
     says(&said, &["/no/such.deb", "No such file"]);
+}
+
+/// A package of Alpine for a machine, with a kernel that is none.
+fn package(machine: &str) -> Vec<u8> {
+    let mut archive = tar::Builder::new(Vec::new());
+    let info = format!("pkgname = linux-lts\narch = {machine}\n");
+    for (name, bytes) in [(".PKGINFO", info.as_bytes()), ("boot/vmlinuz-lts", b"text")] {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        archive
+            .append_data(&mut header, name, bytes)
+            .expect("memory");
+    }
+    let archive = archive.into_inner().expect("memory");
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &archive).expect("memory");
+    encoder.finish().expect("memory")
+}
+
+#[test]
+fn packages_that_are_damaged_or_for_another_machine() {
+    let inputs = Inputs::new();
+    assert!(inputs.run(&["initramfs"]).status.success());
+    let whole = package("x86_64");
+    inputs.write("whole.apk", &whole);
+    inputs.write("cut.apk", &whole[..whole.len() - 9]);
+    inputs.write("arm.apk", &package("aarch64"));
+    for (name, words) in [
+        ("whole.apk", &["whole.apk", "it is no kernel"][..]),
+        ("cut.apk", &["cut.apk", "damaged or truncated"]),
+        (
+            "arm.apk",
+            &["arm.apk", "for aarch64, and the machine is x86_64"],
+        ),
+        ("cpu", &["cpu", "no package of Debian"]),
+        ("none.rpm", &["none.rpm", "No such file"]),
+    ] {
+        let path = inputs.path(name).display().to_string();
+        for option in ["--from-package", "--kernel-from"] {
+            says(&refused(&inputs, &["kernel", option, &path]), words);
+        }
+    }
+    let said = refused(&inputs, &["kernel", "--kernel-from", "packag"]);
+    says(&said, &["packag", "auto, compile, package, host"]);
 }
 
 #[test]

@@ -15,13 +15,15 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// [`EXTENDED`] with these additions:
 ///
 /// * `size[4] Tlookup tag[2] fid[4] newfid[4] name[s]` does what a Twalkgetattr does. In the reply `size[4] Rlookup tag[2]
-///   kept[1] ecode[4]`, followed by the body of an Rgetattr, `kept` is a combination of [`KEEP_NAME`] and [`KEEP_ATTR`].
-///   If `ecode` is not 0, the name does not exist, there is no new fid, and the attributes mean nothing.
+///   kept[1] ecode[4]`, followed by the body of an Rgetattr and `target[s]`, `kept` is a combination of [`KEEP_NAME`],
+///   [`KEEP_ATTR`] and [`LACKS_XATTRS`]. If `ecode` is not 0, the name does not exist, there is no new fid, and the attributes
+///   mean nothing. `target` is what a symbolic link leads to, if that has up to [`MAX_TARGET`] bytes, else empty.
 /// * `size[4] Tlist tag[2] fid[4] open[1]` lists a directory, and with `open` 1 also opens the fid for reading. The reply
 ///   is `size[4] Rlist tag[2] kept[1] qid[13] count[4] data[count]`, with [`ListEntry`] values. Unless `kept` is
 ///   [`KEEP_NAME`], there are none; otherwise they are all.
-/// * `size[4] Tbind tag[2] fid[4] newfid[4] name[s] path[8]` walks one name to a file with this qid path. It has the tag
-///   [`NO_TAG`](super::NO_TAG) and no reply. If there is no such file there any more, requests for the new fid fail with `ESTALE`.
+/// * `size[4] Tbind tag[2] fid[4] newfid[4] name[s] path[8] btime_sec[8] btime_nsec[8]` walks one name to a file with this qid
+///   path and time of birth. It has the tag [`NO_TAG`](super::NO_TAG) and no reply. If there is no such file there any more,
+///   requests for the new fid fail with `ESTALE`.
 /// * `size[4] Tlopenread tag[2] fid[4] flags[4] count[4]` does what a Tlopen for reading does, and reads from the beginning of
 ///   the file. The reply `size[4] Rlopenread tag[2] qid[13] iounit[4] version[4] size[8] count[4] data[count]` has the body
 ///   of an Rlopen; the version of the file's qid and its size, the same before and after it was read; and the first bytes,
@@ -31,12 +33,16 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// * A Tlopen for reading may have the tag [`NO_TAG`](super::NO_TAG). If it fails, requests for the fid fail with `ESTALE`.
 /// * `size[4] Rforget tag[2] what[1] dir[8] name[s]` is sent by the server, with the tag [`NO_TAG`](super::NO_TAG), when something has
 ///   changed that it allowed to keep. `what` is one of the constants `FORGET_*`, and `dir` the qid path of a directory.
-pub const WATCHED: &[u8] = b"9P2000.L.cpu.2";
+pub const WATCHED: &[u8] = b"9P2000.L.cpu.3";
 /// In an Rlookup or Rlist: the directory is watched, and the name or its absence may be kept.
 pub const KEEP_NAME: u8 = 1;
 /// Its attributes may be kept: the file is a directory that is watched, or the directory in which it is named shows their
 /// changes.
 pub const KEEP_ATTR: u8 = 2;
+/// In an Rlookup or Rlist, besides [`KEEP_ATTR`]: the file has no extended attributes.
+pub const LACKS_XATTRS: u8 = 4;
+/// The longest link target in an Rlookup or Rlist.
+pub const MAX_TARGET: usize = 256;
 /// The most bytes of a file that come with its open.
 pub const MAX_FIRST: u32 = 128 * 1024;
 /// The most bytes of files in an Rfetch.
@@ -53,7 +59,8 @@ pub const FORGET_REMOVED: u8 = 3;
 /// Everything.
 pub const FORGET_ALL: u8 = 4;
 
-/// One name in the data of an Rlist: `kind[1] name[s] qid[13] kept[1]`, and if `kept` is 1, the body of an Rgetattr.
+/// One name in the data of an Rlist: `kind[1] name[s] qid[13] kept[1]`, and if `kept` is not 0, the body of an Rgetattr and
+/// `target[s]`, as in an Rlookup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ListEntry<'a> {
     /// `DT_*` of readdir(3).
@@ -64,28 +71,41 @@ pub struct ListEntry<'a> {
     pub qid: Qid,
     /// The attributes, if they may be kept.
     pub attr: Option<Attr>,
+    /// Whether it has no extended attributes; only with `attr`.
+    pub lacks_xattrs: bool,
+    /// What it leads to, if it is a symbolic link; only with `attr`.
+    pub target: Str<'a>,
 }
 
 impl<'a> Wire<'a> for ListEntry<'a> {
     fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
-        Ok(Self {
+        let mut entry = Self {
             kind: Wire::get(from)?,
             name: Wire::get(from)?,
             qid: Wire::get(from)?,
-            attr: match u8::get(from)? {
-                0 => None,
-                _ => Some(Wire::get(from)?),
-            },
-        })
+            attr: None,
+            lacks_xattrs: false,
+            target: Str::default(),
+        };
+        let kept = u8::get(from)?;
+        if kept != 0 {
+            entry.attr = Some(Wire::get(from)?);
+            entry.lacks_xattrs = kept & LACKS_XATTRS != 0;
+            entry.target = Wire::get(from)?;
+        }
+        Ok(entry)
     }
     fn put(&self, to: &mut Frame) {
         self.kind.put(to);
         self.name.put(to);
         self.qid.put(to);
-        u8::from(self.attr.is_some()).put(to);
-        if let Some(attr) = &self.attr {
-            attr.put(to);
-        }
+        let Some(attr) = &self.attr else {
+            return 0_u8.put(to);
+        };
+        let lacks_xattrs = if self.lacks_xattrs { LACKS_XATTRS } else { 0 };
+        (KEEP_ATTR | lacks_xattrs).put(to);
+        attr.put(to);
+        self.target.put(to);
     }
 }
 

@@ -106,6 +106,9 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     fs.readdir(&fid.node, file, offset, &mut sink)
                 })
             }
+            Request::Lookup { fid, newfid, name } => {
+                self.lookup(fid, newfid, plain(name)?, tag, out)
+            }
             Request::List { fid, open } => self.list(fid, open != 0, tag, msize, out),
             Request::Lopenread { fid, flags, count } => {
                 let count = fitting(count.min(MAX_FIRST), msize.saturating_sub(OPENREAD_FIXED));
@@ -357,17 +360,18 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                     client_id,
                 }
             }
-            R::Lookup { fid, newfid, name } => self.lookup(fid, newfid, plain(name)?)?,
             R::Bind {
                 fid,
                 newfid,
                 name,
                 path,
-            } => self.bind(fid, newfid, plain(name)?, path)?,
+                btime,
+            } => self.bind(fid, newfid, plain(name)?, (path, btime))?,
             R::Read { .. }
             | R::Readdir { .. }
             | R::Readlink { .. }
             | R::List { .. }
+            | R::Lookup { .. }
             | R::Fetch { .. }
             | R::Lopenread { .. } => return Err(Errno::EIO),
         })

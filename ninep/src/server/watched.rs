@@ -3,9 +3,12 @@
 use super::fids::{Fid, FidState};
 use super::handlers::{Handlers, Outcome};
 use crate::errno::Errno;
-use crate::fs::{DirSink, FileSystem, OpenFlags, Told};
-use crate::msg::{Attr, DirEntry, KEEP_ATTR, KEEP_NAME, Kind, ListEntry, Qid, Reply};
-use crate::wire::{BodyReader, Frame, HEADER, Wire};
+use crate::fs::{DirSink, FileSystem, ListedFile, OpenFlags, Told};
+use crate::msg::{
+    Attr, DirEntry, KEEP_ATTR, KEEP_NAME, Kind, LACKS_XATTRS, ListEntry, MAX_TARGET, Qid, Reply,
+    Time,
+};
+use crate::wire::{BodyReader, Frame, HEADER, Str, Wire};
 
 /// Maximum number of names in a listing. The client looks up those of a larger directory one by one.
 const MAX_NAMES: usize = 2000;
@@ -31,17 +34,22 @@ impl<F: FileSystem> Handlers<'_, F> {
         fid: u32,
         newfid: u32,
         name: &[u8],
-    ) -> Result<Reply<'static>, Errno> {
+        tag: u16,
+        out: &mut Frame,
+    ) -> Outcome {
         let from = self.walk_start(fid, newfid)?;
         let is_watched = self.watch(&from.node, Told::Name(name));
         let mut kept = if is_watched { KEEP_NAME } else { 0 };
         let (node, mut attr) = match self.fs.walk_getattr(&from.node, name) {
             Err(Errno::ENOENT) if is_watched => {
-                return Ok(Reply::Lookup {
+                let absent = Reply::Lookup {
                     kept,
                     ecode: Errno::ENOENT.raw(),
                     attr: Attr::default(),
-                });
+                    target: Str::default(),
+                };
+                absent.encode(tag, out);
+                return Ok(None);
             }
             found => found?,
         };
@@ -57,12 +65,28 @@ impl<F: FileSystem> Handlers<'_, F> {
         {
             kept |= KEEP_ATTR;
         }
+        let mut target = None;
+        if kept & KEEP_ATTR != 0 {
+            if attr.qid.kind == Qid::SYMLINK {
+                target = self.fs.readlink(&node).ok();
+            }
+            if self
+                .fs
+                .xattr(&node, None)
+                .is_ok_and(|names| names.is_empty())
+            {
+                kept |= LACKS_XATTRS;
+            }
+        }
         self.walk_end(fid, &from, newfid, node)?;
-        Ok(Reply::Lookup {
+        let reply = Reply::Lookup {
             kept,
             ecode: 0,
             attr,
-        })
+            target: short_target(target.as_deref()),
+        };
+        reply.encode(tag, out);
+        Ok(None)
     }
 
     /// Walks one name to the file that the client has been told of.
@@ -71,11 +95,12 @@ impl<F: FileSystem> Handlers<'_, F> {
         fid: u32,
         newfid: u32,
         name: &[u8],
-        path: u64,
+        (path, btime): (u64, Time),
     ) -> Result<Reply<'static>, Errno> {
         let from = self.walk_start(fid, newfid)?;
-        let (node, qid) = self.fs.walk(&from.node, name)?;
-        if qid.path != path {
+        let (node, attr) = self.fs.walk_getattr(&from.node, name)?;
+        // The number may be another file's by now.
+        if (attr.qid.path, attr.btime) != (path, btime) {
             return Err(Errno::ESTALE);
         }
         self.walk_end(fid, &from, newfid, node)?;
@@ -150,12 +175,16 @@ impl<F: FileSystem> Handlers<'_, F> {
                 let entry = DirEntry::get(&mut rest).map_err(|_| Errno::EIO)?;
                 offset = entry.offset;
                 names += 1;
-                let (qid, attr) = self.entry(node, &entry, &mut subdirectories);
+                let listed = self.entry(node, &entry, &mut subdirectories);
+                let attr = listed.as_ref().map(|listed| listed.attr);
+                let target = listed.as_ref().and_then(|listed| listed.target.as_deref());
                 let entry = ListEntry {
                     kind: entry.kind,
                     name: entry.name,
-                    qid,
+                    qid: attr.map_or(entry.qid, |attr| attr.qid),
                     attr,
+                    lacks_xattrs: listed.as_ref().is_some_and(|listed| listed.lacks_xattrs),
+                    target: short_target(target),
                 };
                 entry.put(out);
                 if names > MAX_NAMES || out.len() > most {
@@ -165,31 +194,42 @@ impl<F: FileSystem> Handlers<'_, F> {
         }
     }
 
-    /// The qid of an entry, and its attributes if they may be kept.
+    /// What is told of an entry, if that may be kept.
     fn entry(
         &self,
         dir: &F::Node,
         entry: &DirEntry<'_>,
         subdirectories: &mut usize,
-    ) -> (Qid, Option<Attr>) {
+    ) -> Option<ListedFile> {
         let name = entry.name.bytes();
         if matches!(name, b"." | b"..")
             || (entry.kind == DT_DIR && *subdirectories >= MAX_SUBDIRECTORIES)
         {
-            return (entry.qid, None);
+            return None;
         }
-        let attr = match self.fs.stat(dir, name) {
-            Ok((attr, true)) if attr.qid.kind == Qid::DIR => {
-                *subdirectories += 1;
-                let node = self.fs.walk(dir, name).map(|(node, _)| node);
-                let node = node.ok().filter(|node| self.watch(node, Told::Itself));
-                node.and_then(|node| self.fs.getattr(&node, Attr::ALL).ok())
-                    .filter(|attr| attr.qid.path == entry.qid.path)
-            }
-            Ok((attr, true)) => (attr.nlink == 1).then_some(attr),
-            // Something is mounted there, or would be by a walk.
-            _ => None,
-        };
-        (attr.map_or(entry.qid, |attr| attr.qid), attr)
+        let listed = self.fs.listed(dir, name).ok();
+        // Else something is mounted there, or would be by a walk.
+        let listed = listed.filter(|listed| listed.is_in_place)?;
+        if listed.attr.qid.kind != Qid::DIR {
+            return (listed.attr.nlink == 1).then_some(listed);
+        }
+        *subdirectories += 1;
+        let (node, _) = self.fs.walk(dir, name).ok()?;
+        if !self.watch(&node, Told::Itself) {
+            return None;
+        }
+        let attr = self.fs.getattr(&node, Attr::ALL).ok()?;
+        let names = self.fs.xattr(&node, None);
+        (attr.qid.path == entry.qid.path).then_some(ListedFile {
+            attr,
+            lacks_xattrs: names.is_ok_and(|names| names.is_empty()),
+            ..listed
+        })
     }
+}
+
+/// The target of a symbolic link, if it is not too long.
+fn short_target(target: Option<&[u8]>) -> Str<'_> {
+    let short = target.filter(|target| target.len() <= MAX_TARGET);
+    short.and_then(Str::new).unwrap_or_default()
 }

@@ -1,11 +1,15 @@
 //! What exists when cpu starts: where symbolic links on the paths of rules lead, and the identity of files that rules are about.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use cpu_proto::glob::NamePattern;
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Statx};
+use rustix::fs::{AtFlags, Dir, FileType, OFlags, Statx};
 
 use super::{Access, Inner, KnownFile, Names, Policy, RuleKind, birth};
+use crate::export::open_in_root;
 use crate::export::stat::{self, FileId};
 
 /// The most entries of a directory that are examined, and the most directories beneath a hidden one.
@@ -185,9 +189,8 @@ fn is_directory(stat: &Statx) -> bool {
 
 /// What a path of the tree leads to. Symbolic links are followed as on the machine: within the tree.
 fn open(root: &OwnedFd, path: &[u8], flags: OFlags) -> Option<OwnedFd> {
-    let flags = flags | OFlags::CLOEXEC;
     let path = if path.is_empty() { b"/" } else { path };
-    rustix::fs::openat2(root, path, flags, Mode::empty(), ResolveFlags::IN_ROOT).ok()
+    open_in_root(root, Path::new(OsStr::from_bytes(path)), flags).ok()
 }
 
 fn find(root: &OwnedFd, path: &[u8]) -> Option<Statx> {

@@ -21,7 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use ninep::fs::{Change, Told, Watcher};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::FileType;
-use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use rustix::io::Errno as Os;
 
 use super::node::Node;
@@ -103,6 +103,7 @@ impl Watching {
         let mut reader = Reader::new(&self.inotify, &mut buffer);
         for _ in 0..MAX_EVENTS {
             match reader.next() {
+                Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => break,
                 Ok(event) => {
                     let name = event.file_name().map_or(&b""[..], |name| name.to_bytes());
                     changes.extend(table.event(event.wd(), event.events(), name));
@@ -112,9 +113,12 @@ impl Watching {
                 Err(_) => break,
             }
         }
-        // What is still in the buffer is lost, and what is still in the queue happened before now.
-        changes.push(table::everything());
-        changes
+        // Something is lost: what the queue had no room for, or what is still in the buffer. It may be that a directory was
+        // removed, whose number another gets, which nobody would watch.
+        for wd in table.clear() {
+            let _ = inotify::remove_watch(&self.inotify, wd);
+        }
+        vec![table::everything()]
     }
 
     /// Returns when the session has been told of all changes that were made before the call.
@@ -126,6 +130,7 @@ impl Watching {
             PollFd::new(mounts, PollFlags::PRI),
         ];
         let _ = poll(&mut ready, Some(&Timespec::default()));
+        // The end of a watch that was given up is an event, too.
         if !ready.iter().any(is_ready) {
             return;
         }
@@ -232,8 +237,9 @@ impl Watcher<Node> for Watching {
         if !changes.is_empty() {
             send(&changes);
         }
-        drop(sending);
+        // Who holds the lock next waits for another round.
         *lock(&self.rounds) += 1;
+        drop(sending);
         self.round_done.notify_all();
     }
 

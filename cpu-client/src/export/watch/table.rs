@@ -203,6 +203,15 @@ impl WatchTable {
         None
     }
 
+    /// Forgets all watches, which the caller is to remove.
+    pub(super) fn clear(&mut self) -> Vec<i32> {
+        self.by_id.clear();
+        self.order.clear();
+        self.changes.clear();
+        self.changed = 0;
+        self.watches.drain().map(|(wd, _)| wd).collect()
+    }
+
     fn give_up(&mut self, wd: i32) {
         if let Some(watch) = self.remove(wd) {
             self.changes.push(watch.change(FORGET_DIR, b""));
@@ -226,7 +235,7 @@ impl WatchTable {
     /// What an event means for the peer.
     pub(super) fn event(&mut self, wd: i32, events: ReadFlags, name: &[u8]) -> Option<Change> {
         let has = |flags: ReadFlags| events.intersects(flags);
-        if has(ReadFlags::QUEUE_OVERFLOW | ReadFlags::UNMOUNT) {
+        if has(ReadFlags::UNMOUNT) {
             return Some(everything());
         }
         if has(ReadFlags::DELETE_SELF | ReadFlags::IGNORED) {

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use super::super::{Rule, RuleKind};
 use super::*;
 
+mod lost;
+
 /// A directory `d` that is watched, with a file `f` and a subdirectory `s`.
 struct Tree {
     dir: TempDir,
@@ -198,29 +200,6 @@ fn what_the_peer_has_forgotten_is_not_reported_again() {
     let changes = tree.changes();
     assert_eq!(changes.len(), 1025);
     assert_eq!(changes.last(), Some(&change(FORGET_NAME, "")));
-}
-
-#[test]
-fn a_queue_that_overflows_makes_everything_forgotten() {
-    let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
-    let most: usize = most.trim().parse().unwrap();
-    if most > 100_000 {
-        return;
-    }
-    let tree = Tree::new(&places().pop().unwrap(), 100);
-    assert!(tree.watch("d", Told::All));
-    let (x, y) = (tree.at("d/x"), tree.at("d/y"));
-    fs::write(&x, "").unwrap();
-    for _ in 0..most / 4 + 10 {
-        fs::rename(&x, &y).unwrap();
-        fs::rename(&y, &x).unwrap();
-    }
-    let changes = tree.changes();
-    assert!(changes.iter().any(|it| it.0 == FORGET_ALL), "{most}");
-    // It goes on.
-    assert!(tree.watch("d", Told::All));
-    fs::remove_file(&x).unwrap();
-    assert_eq!(tree.changes(), [change(FORGET_NAME, "x")]);
 }
 
 #[test]

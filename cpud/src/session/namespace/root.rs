@@ -12,12 +12,13 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir};
 
 use crate::console::say;
+use crate::session::in_root::open_in_root;
 use crate::session::mount::NONE;
 
 /// Directories that are the machine's in every session: processes, devices, and the sockets of daemons.
@@ -90,10 +91,7 @@ fn described(errno: Errno) -> anyhow::Error {
 
 /// Mounts the machine's `directory` on the one of that name beneath `root`; false if there is none.
 fn mount_inside(root: &OwnedFd, directory: &'static str, flags: MsFlags) -> Result<bool> {
-    let how = OpenHow::new()
-        .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
-        .resolve(ResolveFlag::RESOLVE_IN_ROOT);
-    let target = match openat2(root, directory, how) {
+    let target = match open_in_root(root, Path::new(directory), OFlag::O_DIRECTORY) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(false),
         target => target.map_err(described).context(directory)?,
     };

@@ -26,10 +26,12 @@ pub(super) async fn pump_in(
     transferred: Arc<Transferred>,
     mut files: Vec<Relayed>,
 ) {
-    while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
+    loop {
+        let chunk = receiver.read(Stream::Data, CHUNK).await;
         for files in &mut files {
             files.settle().await;
         }
+        let Some(chunk) = chunk else { return };
         if to.write_all(&chunk).await.is_err() {
             receiver.discard();
             return;

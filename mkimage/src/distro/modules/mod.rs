@@ -95,6 +95,11 @@ impl<'a> ModuleSet<'a> {
         })
     }
 
+    /// Whether a module is not here. Of a kernel that does not say what is built in, nothing is known.
+    pub(crate) fn lacks(&self, name: &str) -> bool {
+        !self.paths.contains_key(name) && !self.built_in.is_empty() && !self.built_in.contains(name)
+    }
+
     /// One module; `sum` counts all that are read.
     fn read(&self, name: &str, sum: &mut Sum) -> Result<Module, Error> {
         let path = self.origin.join(&self.paths[name]);
@@ -125,7 +130,7 @@ impl<'a> ModuleSet<'a> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use super::*;

@@ -10,9 +10,9 @@ use gpt::partition::Partition;
 use super::super::report::{
     DiskReport, Error, FileContents, KeyFile, PartitionReport, VolumeEntry,
 };
-use super::{START, is_kernel, kernel, keys};
-use crate::archive::decompress;
-use crate::disk::{SECTOR, Window};
+use super::{START, initramfs, is_kernel, kernel, keys};
+use crate::archive::{self, decompress};
+use crate::disk::{SECTOR, Window, table};
 use crate::read::{MAX_FILE, MAX_KEYS};
 
 /// A disk image that was compressed.
@@ -35,7 +35,7 @@ pub(super) fn unpacked(packed: &File) -> Result<Option<UnpackedDisk>, Error> {
     let mut chunk = Vec::new();
     // Whoever unpacks it will report the damage.
     let read = (&mut decoder).take(START).read_to_end(&mut chunk);
-    if read.is_err() || !is_disk(&chunk) {
+    if read.is_err() || !table::is_there(&chunk) {
         return Ok(None);
     }
     let (file, mut size, mut data) = (tempfile::tempfile()?, 0, 0);
@@ -64,37 +64,10 @@ pub(super) fn unpacked(packed: &File) -> Result<Option<UnpackedDisk>, Error> {
     Ok(Some(UnpackedDisk { by, file, size }))
 }
 
-pub(super) fn is_disk(bytes: &[u8]) -> bool {
-    bytes.get(512..520) == Some(b"EFI PART")
-}
-
-/// How many entries a partition table may have, and how long they are (UEFI specification, chapter 5.3.2). The crate
-/// would read any number of them, and panic at any other length.
-const MAX_PARTITIONS: u32 = 1024;
-const ENTRY_SIZE: u32 = 128;
-
-/// Whether the header that begins with these bytes, at a sector, has a table that can be read.
-fn has_usual_table(header: &[u8]) -> bool {
-    let number = |at| {
-        let bytes = header.get(at..at + 4).unwrap_or_default();
-        bytes.try_into().map_or(0, u32::from_le_bytes)
-    };
-    !header.starts_with(b"EFI PART") || (number(80) <= MAX_PARTITIONS && number(84) == ENTRY_SIZE)
-}
-
 /// What is on a disk.
 pub(super) fn report(file: &File) -> Result<DiskReport, Error> {
     let size = file.metadata()?.len();
-    for at in [SECTOR, size.saturating_sub(SECTOR) / SECTOR * SECTOR] {
-        let mut header = [0; 92];
-        file.read_exact_at(&mut header, at)?;
-        if !has_usual_table(&header) {
-            return Err(Error::OddTable);
-        }
-    }
-    let table = gpt::GptConfig::new()
-        .open_from_device(file.try_clone()?)
-        .map_err(Error::Table)?;
+    let table = table::read(file)?;
     let mut boot_code = [0; 440];
     let mut reader = file;
     reader.rewind()?;
@@ -113,12 +86,10 @@ pub(super) fn report(file: &File) -> Result<DiskReport, Error> {
 
 fn partition(file: &File, number: u32, partition: &Partition, left: &mut u64) -> PartitionReport {
     let (first, last) = (partition.first_lba, partition.last_lba);
-    let start = first.checked_mul(SECTOR);
-    let end = last.checked_add(1).and_then(|end| end.checked_mul(SECTOR));
-    let files = start.zip(end).map(|(start, end)| {
-        let rest = left.checked_sub(end.saturating_sub(start));
+    let files = table::range(partition).map(|range| {
+        let rest = left.checked_sub(range.end.saturating_sub(range.start));
         *left = rest.ok_or_else(|| io::Error::other("the partitions are larger than the disk"))?;
-        let window = Window::untrusted(file, start..end)?;
+        let window = Window::untrusted(file, range)?;
         let volume = fatfs::FileSystem::new(window, fatfs::FsOptions::new())?;
         let mut found = VolumeFiles::default();
         directory(&volume.root_dir(), "", 0, &mut found);
@@ -153,6 +124,7 @@ struct VolumeFiles {
     entries: Vec<VolumeEntry>,
     directories: usize,
     keys: usize,
+    initramfs: bool,
 }
 
 impl VolumeFiles {
@@ -198,6 +170,11 @@ fn directory(
                 FileContents::Short(length)
             }
             Ok(_) if is_kernel(&bytes) => FileContents::Kernel(kernel(&bytes)),
+            // A damaged directory may have thousands of that name.
+            Ok(_) if name == "/cpuinitrd" && !std::mem::replace(&mut found.initramfs, true) => {
+                let parts = archive::read(&bytes).map_err(Error::from);
+                FileContents::Initramfs(parts.and_then(|parts| initramfs(&parts)))
+            }
             Ok(length) if length as u64 <= MAX_KEYS => FileContents::Keys(keys(&bytes)),
             Ok(_) => FileContents::Keys(KeyFile::Public(Vec::new())),
         };
@@ -268,18 +245,5 @@ mod tests {
         let found = files(&file);
         let ends = matches!(found.last(), Some(VolumeEntry::Damaged { .. }));
         assert!(ends && found.len() < MAX_ENTRIES, "{}", found.len());
-    }
-
-    #[test]
-    fn a_table_that_the_crate_cannot_read_is_refused() {
-        let usual = |count: u32, size: u32| {
-            let mut header = [0; 92];
-            header[..8].copy_from_slice(b"EFI PART");
-            header[80..84].copy_from_slice(&count.to_le_bytes());
-            header[84..88].copy_from_slice(&size.to_le_bytes());
-            has_usual_table(&header)
-        };
-        assert!(usual(128, 128) && has_usual_table(&[0; 92]));
-        assert!(!usual(128, 256) && !usual(u32::MAX, 128));
     }
 }

@@ -18,12 +18,10 @@ pub(super) enum Changed {
 }
 
 impl Mirror {
-    /// The attributes of a file. Of one whose place is not known none are kept, except by other fids; the server says when
-    /// to forget those.
+    /// The attributes of a file.
     pub(super) fn attr_of(&self, fid: u32) -> Option<Changed> {
         let fid = self.fids.get(&fid)?;
-        let is_kept = fid.place.is_some() || fid.qid.kind == Qid::DIR;
-        is_kept.then(|| Changed::Attr(fid.qid, fid.place.clone()))
+        Some(Changed::Attr(fid.qid, fid.place.clone()))
     }
 
     fn in_dir_of(&self, fid: u32, name: Name<'_>) -> Changed {
@@ -107,10 +105,19 @@ impl Mirror {
         for changed in changed {
             let (what, dir, name) = match changed {
                 Changed::Attr(qid, _) if qid.kind == Qid::DIR => (FORGET_ATTR, qid.path, &b""[..]),
-                Changed::Attr(_, Some((dir, name))) => (FORGET_ATTR, *dir, &**name),
+                Changed::Attr(qid, Some((dir, name)))
+                    if !self.store.is_renamed(*qid, *dir, name) =>
+                {
+                    (FORGET_ATTR, *dir, &**name)
+                }
+                // Events have the name by which it was opened, so the server may not say it of the others.
+                Changed::Attr(qid, _) => {
+                    self.store.forget_file(qid.path, now);
+                    continue;
+                }
                 Changed::Name(dir, name) => (FORGET_NAME, *dir, &**name),
                 Changed::Contents(dir) => (FORGET_NAME, *dir, &b""[..]),
-                Changed::Attr(_, None) | Changed::Anything => (FORGET_ALL, 0, &b""[..]),
+                Changed::Anything => (FORGET_ALL, 0, &b""[..]),
             };
             self.store.forget(what, dir, name, now);
         }

@@ -5,12 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::contents::{ContentBudget, Contents};
-use crate::msg::Attr;
+use crate::msg::{Attr, MAX_TARGET, Qid};
 
 /// Maximum number of extended attributes that a file is known not to have.
 const MAX_XATTRS: usize = 4;
-/// The longest link target that is kept.
-const MAX_TARGET: usize = 512;
 /// The type of a file in its mode, and that of a regular file.
 const S_IFMT: u32 = 0o170_000;
 const S_IFREG: u32 = 0o100_000;
@@ -22,7 +20,11 @@ pub(super) type Moment = u64;
 #[derive(Debug)]
 pub(super) struct FileFacts {
     pub(super) attr: Attr,
-    /// Extended attributes that it does not have; the empty name stands for all.
+    /// When the server told of it. What was asked before that may be older.
+    pub(super) since: Moment,
+    /// Whether it has no extended attributes.
+    lacks_all: bool,
+    /// Those that it does not have; the empty name stands for their list.
     lacks: Vec<Box<[u8]>>,
     /// What it leads to, if it is a symbolic link.
     target: Option<Box<[u8]>>,
@@ -32,9 +34,11 @@ pub(super) struct FileFacts {
 }
 
 impl FileFacts {
-    pub(super) fn new(attr: Attr) -> Self {
+    pub(super) fn new(attr: Attr, since: Moment) -> Self {
         Self {
             attr,
+            since,
+            lacks_all: false,
             lacks: Vec::new(),
             target: None,
             contents: None,
@@ -42,12 +46,27 @@ impl FileFacts {
         }
     }
 
-    pub(super) fn boxed(attr: Attr) -> Box<Self> {
-        Box::new(Self::new(attr))
+    /// With what the server tells besides: whether the file has no extended attributes, and what it leads to, if that is not
+    /// empty.
+    pub(super) fn told(attr: Attr, since: Moment, lacks_xattrs: bool, target: &[u8]) -> Self {
+        let mut facts = Self::new(attr, since);
+        facts.lacks_all = lacks_xattrs;
+        if attr.qid.kind == Qid::SYMLINK && !target.is_empty() {
+            facts.set_target(target);
+        }
+        facts
     }
 
+    /// With what the server tells of the same file later.
+    pub(super) fn told_again(&mut self, new: Self) {
+        self.attr = new.attr;
+        self.lacks_all |= new.lacks_all;
+        self.target = new.target.or(self.target.take());
+    }
+
+    /// Whether it does not have this attribute, or for an empty name, any.
     pub(super) fn lacks(&self, xattr: &[u8]) -> bool {
-        self.lacks.iter().any(|name| **name == *xattr)
+        self.lacks_all || self.lacks.iter().any(|name| **name == *xattr)
     }
 
     pub(super) fn add_lacking(&mut self, xattr: &[u8]) {

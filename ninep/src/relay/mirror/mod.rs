@@ -307,7 +307,7 @@ impl Mirror {
             (_, Some(Found::Absent)) => {
                 return RequestFate::Answer(self.error(tag, Errno::ENOENT), None);
             }
-            (Some(dir), Some(Found::File(qid))) => {
+            (Some(dir), Some(Found::File(qid, btime))) => {
                 let place = Some((dir, name.bytes().into()));
                 self.fids.insert(newfid, MirrorFid::new(qid, place));
                 let mut qids = WalkVec::default();
@@ -318,6 +318,7 @@ impl Mirror {
                     newfid,
                     name,
                     path,
+                    btime,
                 };
                 return RequestFate::Answer(self.encode(tag, &Reply::Walk { qids }), Some(bind));
             }

@@ -62,6 +62,7 @@ impl Mirror {
         let place = known.place.as_ref().map(|(dir, name)| (*dir, &**name));
         let facts = self.store.facts(known.qid, place);
         let Some(facts) = facts.filter(|facts| facts.is_regular()) else {
+            self.record(tag, What::Open(fid, 0));
             return RequestFate::Pass;
         };
         if let Some(contents) = facts.whole(now) {
@@ -140,11 +141,17 @@ impl Mirror {
         let Some(known) = self.fids.get(&fid) else {
             return RequestFate::Pass;
         };
-        if matches!(known.reads, Reads::Server) {
-            return RequestFate::Pass;
-        }
+        let btime = match &known.reads {
+            Reads::Server => return RequestFate::Pass,
+            Reads::Known => None,
+            Reads::OpenedHere(_, attr) => Some(attr.btime),
+        };
         let mut is_kept = false;
-        if let Some(facts) = self.store.facts(known.qid, known.place()) {
+        let facts = self.store.facts(known.qid, known.place());
+        // Another file may have got its number before the server could open it.
+        if let Some(facts) =
+            facts.filter(|facts| btime.is_none_or(|btime| facts.attr.btime == btime))
+        {
             let most = self.msize.saturating_sub(READ_HEADER);
             if let Some(pieces) = facts.read(offset, count.min(most), now) {
                 return RequestFate::Data(data_reply(tag, pieces));
@@ -195,18 +202,39 @@ impl Mirror {
         ReplyFate::Instead(self.encode(tag, &Reply::Read { data: Data(&data) }))
     }
 
-    /// The same for the attributes of the file, by whatever fid.
-    pub(super) fn stale_attr(&mut self, tag: u16, fid: u32) -> ReplyFate {
-        let asked = self.fids.get(&fid).map(|fid| fid.qid.path);
-        let mut same = self.fids.values().filter(|it| Some(it.qid.path) == asked);
-        let attr = same.find_map(|it| match &it.reads {
-            Reads::OpenedHere(_, attr) => Some(**attr),
+    /// What a file was that was opened here, by whatever fid. As long as it is open, the kernel does not look its name up.
+    fn was_opened_here(&self, fid: u32) -> Option<(Arc<Contents>, Box<Attr>)> {
+        let path = self.fids.get(&fid)?.qid.path;
+        let mut same = self.fids.values().filter(|it| it.qid.path == path);
+        same.find_map(|it| match &it.reads {
+            Reads::OpenedHere(contents, attr) => Some((contents.clone(), attr.clone())),
             _ => None,
-        });
-        match attr {
-            Some(attr) => ReplyFate::Instead(self.encode(tag, &Reply::Getattr { attr })),
+        })
+    }
+
+    /// The same for the attributes of the file.
+    pub(super) fn stale_attr(&mut self, tag: u16, fid: u32) -> ReplyFate {
+        match self.was_opened_here(fid) {
+            Some((_, attr)) => {
+                ReplyFate::Instead(self.encode(tag, &Reply::Getattr { attr: *attr }))
+            }
             None => ReplyFate::Pass,
         }
+    }
+
+    /// The same when the file is opened once more.
+    pub(super) fn stale_open(&mut self, tag: u16, fid: u32) -> ReplyFate {
+        let Some((contents, attr)) = self.was_opened_here(fid) else {
+            return ReplyFate::Pass;
+        };
+        let qid = Qid {
+            version: 0,
+            ..attr.qid
+        };
+        if let Some(fid) = self.fids.get_mut(&fid) {
+            fid.reads = Reads::OpenedHere(contents, attr);
+        }
+        ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
     }
 
     /// A lock was taken. What it protects may have been written through mappings, of which no event tells: the file, or

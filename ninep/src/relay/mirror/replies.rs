@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::super::MAX_LIST;
 use super::super::framer::MAX_WHOLE;
-use super::facts::Moment;
+use super::facts::{FileFacts, Moment};
 use super::open::is_stale;
 use super::{Mirror, MirrorFid, ReplyFate, Sent, What};
 use crate::errno::Errno;
-use crate::msg::{Attr, Header, KEEP_ATTR, KEEP_NAME, Kind, Qid, Reply};
+use crate::msg::{Attr, Header, KEEP_ATTR, KEEP_NAME, Kind, LACKS_XATTRS, Qid, Reply};
 
 impl Mirror {
     /// How large a reply may be that the mirror has to see as a whole; `None` if it need not.
@@ -39,16 +39,36 @@ impl Mirror {
                     self.fids.insert(*newfid, MirrorFid::new(qid, None));
                 }
             }
-            (What::Lookup(newfid, dir, name), Reply::Lookup { kept, ecode, attr }) => {
-                return self.looked_up(tag, at, (*newfid, *dir, name), (*kept, *ecode, attr));
+            (
+                What::Lookup(newfid, dir, name),
+                Reply::Lookup {
+                    kept,
+                    ecode,
+                    attr,
+                    target,
+                },
+            ) => {
+                let now = self.moment();
+                let lacks_xattrs = kept & LACKS_XATTRS != 0;
+                let facts = FileFacts::told(*attr, now, lacks_xattrs, target.bytes());
+                return self.looked_up(
+                    tag,
+                    (at, now),
+                    (*newfid, *dir, name),
+                    (*kept, *ecode, facts),
+                );
             }
             (What::Getattr(_), Reply::Getattr { attr }) if attr.qid.kind == Qid::DIR => {
-                self.store.found_dir_again(*attr, at);
+                let now = self.moment();
+                self.store.found_dir_again(*attr, at, now);
             }
             (What::Getattr(fid), Reply::Error { ecode }) if is_stale(*ecode) => {
                 return self.stale_attr(tag, *fid);
             }
             (What::Open(fid, _), Reply::Lopen { .. }) => self.opened(*fid),
+            (What::Open(fid, _), Reply::Error { ecode }) if is_stale(*ecode) => {
+                return self.stale_open(tag, *fid);
+            }
             (
                 What::Open(fid, count),
                 Reply::Lopenread {
@@ -110,27 +130,31 @@ impl Mirror {
     fn looked_up(
         &mut self,
         tag: u16,
-        sent: Moment,
+        (sent, now): (Moment, Moment),
         (newfid, dir, name): (u32, Option<u64>, &Arc<[u8]>),
-        (kept, ecode, attr): (u8, u32, &Attr),
+        (kept, ecode, facts): (u8, u32, FileFacts),
     ) -> ReplyFate {
-        let now = self.moment();
+        let attr = facts.attr;
         let is_complete = attr.valid & Attr::BASIC == Attr::BASIC;
-        let keep_attr = (kept & KEEP_ATTR != 0 && is_complete).then_some(*attr);
+        let mut kept_facts = (kept & KEEP_ATTR != 0 && is_complete).then_some(facts);
+        let mut kept_dir = None;
+        if ecode == 0 && attr.qid.kind == Qid::DIR {
+            kept_dir = kept_facts.take();
+        }
         if let Some(dir) = dir
             && kept & KEEP_NAME != 0
         {
-            let file = (ecode == 0).then_some((attr.qid, keep_attr));
+            let file = (ecode == 0).then_some((attr.qid, kept_facts));
             self.store.found((dir, name), file, sent, now);
         }
         if ecode != 0 {
             return ReplyFate::Instead(self.encode(tag, &Reply::Error { ecode }));
         }
-        if let Some(attr) = keep_attr.filter(|attr| attr.qid.kind == Qid::DIR) {
-            self.store.found_dir(attr, sent, now);
+        if let Some(facts) = kept_dir {
+            self.store.found_dir(facts, sent, now);
         }
         let place = dir.map(|dir| (dir, name.clone()));
         self.fids.insert(newfid, MirrorFid::new(attr.qid, place));
-        ReplyFate::Walked(*attr)
+        ReplyFate::Walked(attr)
     }
 }

@@ -1,6 +1,7 @@
 //! What is kept of the server's directories: names, attributes, links and listings, each as long as the server watches the
 //! directory. Bounded, whatever the server sends.
 
+mod forget;
 mod kept;
 
 use std::collections::{HashMap, VecDeque};
@@ -9,9 +10,9 @@ use std::sync::Arc;
 use super::contents::ContentBudget;
 use super::facts::{FileFacts, Moment};
 use super::listing::Listing;
-use crate::msg::{Attr, FORGET_ALL, FORGET_ATTR, FORGET_NAME, ListEntry, Qid};
+use crate::msg::{Attr, ListEntry, Qid, Time};
 
-/// Maximum number of names that are kept. They take some 300 bytes each.
+/// Maximum number of names that are kept. They take some 300 bytes each, and at most 800.
 const MAX_NAMES: usize = 24 * 1024;
 /// Maximum number of names of one directory.
 const MAX_PER_DIRECTORY: usize = 4096;
@@ -26,6 +27,21 @@ enum KnownName {
     Changed,
     /// The file, and what is known of it unless it is a directory.
     File(Qid, Option<Box<FileFacts>>),
+}
+
+impl KnownName {
+    /// The same, with what was known `before` if that is of the same file and version: its contents, perhaps.
+    fn or_before(self, before: Option<Self>) -> Self {
+        match (self, before) {
+            (Self::File(qid, Some(new)), Some(Self::File(_, Some(mut old))))
+                if (old.attr.qid, old.attr.size) == (new.attr.qid, new.attr.size) =>
+            {
+                old.told_again(*new);
+                Self::File(qid, Some(old))
+            }
+            (new, _) => new,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -47,7 +63,8 @@ struct Dir {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     Absent,
-    File(Qid),
+    /// With its time of birth.
+    File(Qid, Time),
 }
 
 /// The directories of one server.
@@ -117,9 +134,10 @@ impl KeptDirs {
         self.make_room(dir, 1);
         if let Some(dir) = self.dirs.get_mut(&dir)
             && (dir.names.len() < MAX_PER_DIRECTORY || dir.names.contains_key(name))
-            && dir.names.insert(name.into(), known).is_none()
         {
-            self.names += 1;
+            let before = dir.names.remove(name);
+            self.names += usize::from(before.is_none());
+            dir.names.insert(name.into(), known.or_before(before));
         }
     }
 
@@ -130,12 +148,14 @@ impl KeptDirs {
         let qid = match dir.names.get(name) {
             None if dir.is_complete => return Some(Found::Absent),
             Some(KnownName::Absent) => return Some(Found::Absent),
-            Some(KnownName::File(qid, Some(_))) => *qid,
+            Some(KnownName::File(qid, Some(facts))) => {
+                return Some(Found::File(*qid, facts.attr.btime));
+            }
             Some(KnownName::File(qid, None)) if qid.kind == Qid::DIR => *qid,
             None | Some(KnownName::Changed | KnownName::File(..)) => return None,
         };
-        let is_known = qid.kind != Qid::DIR || self.facts(qid, None).is_some();
-        is_known.then_some(Found::File(qid))
+        let facts = self.facts(qid, None)?;
+        Some(Found::File(qid, facts.attr.btime))
     }
 
     /// What is known of the file `qid` that was found at `place`.
@@ -165,11 +185,10 @@ impl KeptDirs {
             _ if qid.kind == Qid::DIR => qid.path,
             place => place?.0,
         };
-        let is_older = self.dirs.get(&dir).is_some_and(|dir| dir.since < sent);
-        if !is_older || !self.is_fresh(dir, sent) {
+        if !self.is_fresh(dir, sent) {
             return None;
         }
-        self.facts(qid, place)
+        self.facts(qid, place).filter(|facts| facts.since < sent)
     }
 
     /// The complete listing of a directory.
@@ -186,7 +205,7 @@ impl KeptDirs {
     pub(super) fn found(
         &mut self,
         (dir, name): (u64, &[u8]),
-        file: Option<(Qid, Option<Attr>)>,
+        file: Option<(Qid, Option<FileFacts>)>,
         sent: Moment,
         now: Moment,
     ) {
@@ -197,26 +216,27 @@ impl KeptDirs {
         let known = match file {
             None => KnownName::Absent,
             Some((qid, _)) if qid.kind == Qid::DIR => KnownName::File(qid, None),
-            Some((qid, attr)) => KnownName::File(qid, attr.map(FileFacts::boxed)),
+            Some((qid, facts)) => KnownName::File(qid, facts.map(Box::new)),
         };
         self.set(dir, name, known);
     }
 
     /// The attributes of a directory that the server watches.
-    pub(super) fn found_dir(&mut self, attr: Attr, sent: Moment, now: Moment) {
-        if self.is_fresh(attr.qid.path, sent) {
-            self.watched(attr.qid.path, now).itself = Some(FileFacts::new(attr));
+    pub(super) fn found_dir(&mut self, facts: FileFacts, sent: Moment, now: Moment) {
+        let dir = facts.attr.qid.path;
+        if self.is_fresh(dir, sent) {
+            self.watched(dir, now).itself = Some(facts);
         }
     }
 
     /// The attributes of a directory that was watched before they were asked for.
-    pub(super) fn found_dir_again(&mut self, attr: Attr, sent: Moment) {
+    pub(super) fn found_dir_again(&mut self, attr: Attr, sent: Moment, now: Moment) {
         let path = attr.qid.path;
         if self.is_fresh(path, sent)
             && let Some(dir) = self.dirs.get_mut(&path)
             && dir.since < sent
         {
-            dir.itself = Some(FileFacts::new(attr));
+            dir.itself = Some(FileFacts::new(attr, now));
         }
     }
 
@@ -241,7 +261,7 @@ impl KeptDirs {
                 let known = match (entry.attr, entry.qid.kind) {
                     (_, Qid::DIR) => KnownName::File(entry.qid, None),
                     (None, _) => KnownName::Changed,
-                    (Some(attr), _) => KnownName::File(attr.qid, Some(FileFacts::boxed(attr))),
+                    (Some(attr), _) => KnownName::File(attr.qid, told(entry, now).map(Box::new)),
                 };
                 names.insert(name.into(), known);
             }
@@ -255,64 +275,27 @@ impl KeptDirs {
         let listing = Arc::new(Listing::new(entries));
         known.is_complete = true;
         known.listing = Some(listing.clone());
-        let added = names.len();
-        let before = std::mem::replace(&mut known.names, names).len();
-        self.names = self.names - before + added;
-        for attr in entries.iter().filter_map(|entry| entry.attr) {
-            if attr.qid.kind == Qid::DIR && attr.qid.path != dir {
-                self.found_dir(attr, sent, now);
+        let mut before = std::mem::take(&mut known.names);
+        let (gone, added) = (before.len(), names.len());
+        for (name, told) in &mut names {
+            let new = std::mem::replace(told, KnownName::Changed);
+            *told = new.or_before(before.remove(name));
+        }
+        known.names = names;
+        self.names = self.names - gone + added;
+        for facts in entries.iter().filter_map(|entry| told(entry, now)) {
+            let qid = facts.attr.qid;
+            if qid.kind == Qid::DIR && qid.path != dir {
+                self.found_dir(facts, sent, now);
             }
         }
         Some(listing)
     }
 
-    /// The server takes back what it allowed to keep, or a request is about to change it.
-    pub(super) fn forget(&mut self, what: u8, dir: u64, name: &[u8], now: Moment) {
-        let Some(known) = self.dirs.get_mut(&dir).filter(|_| what != FORGET_ALL) else {
-            // A reply that is on its way may say something of it.
-            self.forgot = now;
-            if what == FORGET_ALL {
-                self.dirs.clear();
-                self.names = 0;
-            }
-            return;
-        };
-        known.forgot = now;
-        match what {
-            FORGET_ATTR if name.is_empty() => known.itself = None,
-            FORGET_ATTR => {
-                if let Some(KnownName::File(_, facts)) = known.names.get_mut(name) {
-                    *facts = None;
-                }
-            }
-            FORGET_NAME if !name.is_empty() => {
-                known.itself = None;
-                known.listing = None;
-                if let Some(known) = known.names.get_mut(name) {
-                    *known = KnownName::Changed;
-                } else if known.is_complete {
-                    if known.names.len() < MAX_PER_DIRECTORY {
-                        known.names.insert(name.into(), KnownName::Changed);
-                        self.names += 1;
-                    } else {
-                        known.is_complete = false;
-                    }
-                }
-                if self.names > MAX_NAMES {
-                    self.drop_oldest(dir);
-                }
-            }
-            FORGET_NAME => {
-                known.itself = None;
-                known.listing = None;
-                known.is_complete = false;
-                self.names -= std::mem::take(&mut known.names).len();
-            }
-            // FORGET_DIR, FORGET_REMOVED, and whatever else a server may send.
-            _ => {
-                self.remove(dir);
-            }
-        }
+    /// Whether a directory is kept in which a file may not have this name any more.
+    pub(super) fn is_renamed(&self, file: Qid, dir: u64, name: &[u8]) -> bool {
+        let is_same = |qid: Qid| qid.path == file.path;
+        self.dirs.contains_key(&dir) && !self.qid(dir, name).is_some_and(is_same)
     }
 
     /// The file that has a name, if it is known.
@@ -328,8 +311,21 @@ impl KeptDirs {
         (self.dirs.len(), self.names)
     }
 
+    /// How many files are remembered to have contents.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.read.len()
+    }
+
     #[cfg(test)]
     pub(super) fn count_is_right(&self) -> bool {
         self.dirs.values().map(|dir| dir.names.len()).sum::<usize>() == self.names
     }
+}
+
+/// What is told of an entry, if it may be kept.
+fn told(entry: &ListEntry<'_>, now: Moment) -> Option<FileFacts> {
+    let target = entry.target.bytes();
+    let attr = entry.attr?;
+    Some(FileFacts::told(attr, now, entry.lacks_xattrs, target))
 }

@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
+use super::facts::FileFacts;
 use super::store::{Found, KeptDirs};
-use crate::msg::{Attr, FORGET_DIR, FORGET_NAME, ListEntry, Qid};
+use crate::msg::{Attr, FORGET_ATTR, FORGET_DIR, FORGET_NAME, ListEntry, Qid};
 use crate::wire::Str;
 
 fn file(path: u64) -> Attr {
@@ -18,12 +19,18 @@ fn file(path: u64) -> Attr {
     }
 }
 
+fn facts(path: u64, since: u64) -> FileFacts {
+    FileFacts::new(file(path), since)
+}
+
 fn entries(names: &[String]) -> Vec<ListEntry<'_>> {
     let entry = |name| ListEntry {
         kind: 8,
         name: Str::new(name).unwrap(),
         qid: Qid::default(),
         attr: Some(file(1)),
+        lacks_xattrs: false,
+        target: Str::default(),
     };
     names.iter().map(|name| entry(name.as_bytes())).collect()
 }
@@ -51,7 +58,7 @@ fn directories_and_names_without_end_are_bounded() {
     for n in 0..20_000_u64 {
         let mut attr = file(n);
         attr.qid.kind = Qid::DIR;
-        store.found_dir(attr, n + 1, n + 1);
+        store.found_dir(FileFacts::new(attr, n + 1), n + 1, n + 1);
     }
     assert!(store.len().0 <= 4096);
     let mut store = KeptDirs::default();
@@ -74,21 +81,40 @@ fn directories_and_names_without_end_are_bounded() {
 #[test]
 fn a_directory_that_made_room_leaves_behind_when_it_was_forgotten() {
     let mut store = KeptDirs::default();
-    store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 1, 2);
+    store.found((1, b"x"), Some((file(5).qid, Some(facts(5, 2)))), 1, 2);
     // A request was sent at 3; then the name was taken back, and the directory had to go.
     store.forget(FORGET_NAME, 1, b"x", 4);
     store.forget(FORGET_DIR, 1, b"", 5);
-    store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 3, 6);
+    store.found((1, b"x"), Some((file(5).qid, Some(facts(5, 6)))), 3, 6);
     assert_eq!(store.find(1, b"x", 7), None);
     let names: Vec<_> = (0..2000).map(|n| format!("{n}")).collect();
     let mut store = KeptDirs::default();
-    store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 1, 2);
+    store.found((1, b"x"), Some((file(5).qid, Some(facts(5, 2)))), 1, 2);
     store.forget(FORGET_NAME, 1, b"x", 4);
     for dir in 2..40 {
         store.listed(dir, &entries(&names), 10 + dir, 10 + dir);
     }
-    store.found((1, b"x"), Some((file(5).qid, Some(file(5)))), 3, 60);
+    store.found((1, b"x"), Some((file(5).qid, Some(facts(5, 60)))), 3, 60);
     assert_eq!(store.find(1, b"x", 61), None);
+}
+
+#[test]
+fn a_file_that_is_read_and_changed_again_and_again_is_remembered_once() {
+    let mut store = KeptDirs::default();
+    let mut attr = file(5);
+    attr.size = 1;
+    for n in 0..60_000 {
+        let at = 4 * n + 1;
+        store.found(
+            (1, b"x"),
+            Some((attr.qid, Some(FileFacts::new(attr, at)))),
+            at,
+            at,
+        );
+        store.keep(attr.qid, (1, b"x"), (at + 1, at + 2), (0, b"c"), |_| true);
+        assert!(store.remembered() <= 50_000, "{n}");
+        store.forget(FORGET_ATTR, 1, b"x", at + 3);
+    }
 }
 
 /// What may happen to a store, in any order.
@@ -122,8 +148,7 @@ proptest! {
         for (now, event) in (10_u64..).zip(events) {
             match event {
                 ModelEvent::Found(dir, n, lag) => {
-                    let attr = file(now);
-                    let found = Some((attr.qid, Some(attr)));
+                    let found = Some((file(now).qid, Some(facts(now, now))));
                     store.found((dir, name(n).as_bytes()), found, now - lag, now);
                     if forgotten.get(&(dir, n)).is_none_or(|at| *at < now - lag) {
                         forgotten.remove(&(dir, n));
@@ -138,7 +163,7 @@ proptest! {
                 ModelEvent::Dir(dir, lag) => {
                     let mut attr = file(dir);
                     attr.qid.kind = Qid::DIR;
-                    store.found_dir(attr, now - lag, now);
+                    store.found_dir(FileFacts::new(attr, now), now - lag, now);
                 }
                 ModelEvent::List(dir, most, lag) => {
                     let names: Vec<_> = (0..most).map(name).collect();

@@ -2,7 +2,7 @@
 
 use ninep::msg::{
     FORGET_ALL, FORGET_ATTR, FORGET_DIR, FORGET_NAME, FORGET_REMOVED, KEEP_ATTR, KEEP_NAME,
-    ListEntry, Qid,
+    ListEntry, Qid, Time,
 };
 use proptest::prelude::*;
 
@@ -107,7 +107,12 @@ impl ToldRelay {
 
 pub(super) fn lookup(kept: u8, attr: Attr) -> Reply<'static> {
     let ecode = 0;
-    Reply::Lookup { kept, ecode, attr }
+    Reply::Lookup {
+        kept,
+        ecode,
+        attr,
+        target: Str::default(),
+    }
 }
 
 #[test]
@@ -227,6 +232,7 @@ fn a_walk_that_was_answered_is_made_up_for_before_the_next_request() {
         newfid: 2,
         name: name("x"),
         path: 7,
+        btime: Time::default(),
     };
     let open = Request::Lopenread {
         fid: 2,
@@ -258,6 +264,8 @@ pub(super) fn listing(files: &[String]) -> Vec<u8> {
             name: Str::new(file.as_bytes()).unwrap(),
             qid: qid(Qid::FILE, n),
             attr: Some(attr(Qid::FILE, n, n)),
+            lacks_xattrs: false,
+            target: Str::default(),
         };
         entry.put(&mut data);
     }
@@ -426,16 +434,16 @@ fn lie() -> impl Strategy<Value = (u16, Vec<u8>)> {
     let path = || 0..6_u64;
     let file = || prop::sample::select(vec!["", "x", "y", "d", ".", "a/b"]);
     prop_oneof![
-        (tag(), 0..4_u8, 0..3_u32, path(), any::<bool>()).prop_map(
-            |(tag, kept, ecode, path, is_dir)| {
-                let kind = if is_dir { Qid::DIR } else { Qid::FILE };
-                let attr = attr(kind, path, path);
-                (
-                    tag,
-                    reply(tag, &Reply::Lookup { kept, ecode, attr }).to_vec(),
-                )
-            }
-        ),
+        (tag(), 0..8_u8, 0..3_u32, path(), 0..3_u8).prop_map(|(tag, kept, ecode, path, kind)| {
+            let kind = [Qid::DIR, Qid::FILE, Qid::SYMLINK][usize::from(kind)];
+            let lie = Reply::Lookup {
+                kept,
+                ecode,
+                attr: attr(kind, path, path),
+                target: Str::new(b"lie").unwrap(),
+            };
+            (tag, reply(tag, &lie).to_vec())
+        }),
         (tag(), 0..4_u8, path(), 0..40_usize, any::<bool>()).prop_map(
             |(tag, kept, path, count, is_cut)| {
                 let files: Vec<_> = (0..count).map(|n| format!("{}", n % 7)).collect();

@@ -1,5 +1,7 @@
 //! Which contents are kept, and which make room for others.
 
+use std::collections::HashSet;
+
 use super::super::contents::Contents;
 use super::super::facts::FileFacts;
 use super::super::fetch::extension;
@@ -28,12 +30,14 @@ impl KeptDirs {
         facts.add_contents(offset, data, &budget, now);
         if is_new {
             self.read.push_back((now, dir, name.into()));
-            // Those of files that have changed since.
+            // Those of files that have changed since, and those that are in it again.
             if self.read.len() > 2 * MAX_NAMES {
                 let mut read = std::mem::take(&mut self.read);
+                let mut all = HashSet::new();
                 read.retain(|(_, dir, name)| {
                     let facts = self.facts_of_name(*dir, name);
                     facts.is_some_and(|facts| facts.contents_used().is_some())
+                        && all.insert((*dir, name.clone()))
                 });
                 self.read = read;
             }

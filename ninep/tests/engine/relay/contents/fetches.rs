@@ -1,0 +1,180 @@
+//! Small files that are fetched before anybody asks for them.
+
+use ninep::msg::FetchedFile;
+
+use super::super::mirror::{list_tag, listing};
+use super::*;
+
+const FETCH: u8 = 138;
+
+/// The tag and the names of each fetch among requests.
+fn fetches(mut requests: &[u8]) -> Vec<(u16, Vec<String>)> {
+    let mut all = Vec::new();
+    while let Some(header) = requests.first_chunk::<HEADER>().map(Header::decode) {
+        let (message, rest) = requests.split_at(header.size as usize);
+        if header.kind == FETCH {
+            let kind = ninep::msg::Kind::new(FETCH).unwrap();
+            match Request::decode(kind, &message[HEADER..]).unwrap() {
+                Request::Fetch { names, .. } => {
+                    let text =
+                        |name: ninep::wire::Name<'_>| name.bytes().escape_ascii().to_string();
+                    all.push((header.tag, names.iter().map(text).collect()));
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        requests = rest;
+    }
+    all
+}
+
+/// A relay that has listed its root, in which the n-th file has the number and the size 100 + n.
+fn listed(names: &[String], budget: Arc<ContentBudget>) -> ToldRelay {
+    let mut told = ToldRelay::keeping(budget);
+    let (server, _) = told.ask(2, &walk(0, 1, "none"));
+    let list = list_tag(&server).unwrap();
+    told.reply(2, &Reply::Error { ecode: 2 });
+    let data = listing(names);
+    let reply = Reply::List {
+        kept: KEEP_NAME,
+        qid: qid(Qid::DIR, ROOT),
+        data: Data(&data),
+    };
+    told.reply(list, &reply);
+    assert_eq!(
+        kinds(&told.own),
+        [120],
+        "the fid that was listed is clunked"
+    );
+    told
+}
+
+impl ToldRelay {
+    /// Opens a file by fid 40, which the server answers with an error. Returns what was fetched besides.
+    fn open_unknown(&mut self, name: &str) -> Vec<(u16, Vec<String>)> {
+        self.ask(3, &walk(0, 40, name));
+        let (server, kernel) = self.ask(3, &open(40));
+        assert!(kernel.is_empty(), "{name} is known");
+        self.reply(3, &Reply::Error { ecode: 5 });
+        self.ask(3, &Request::Clunk { fid: 40 });
+        fetches(&server)
+    }
+
+    /// Whether all of a file is known.
+    fn knows(&mut self, name: &str) -> bool {
+        self.ask(3, &walk(0, 41, name));
+        let (_, kernel) = self.ask(3, &Request::Lopen { fid: 41, flags: 0 });
+        if kernel.is_empty() {
+            self.reply(3, &Reply::Error { ecode: 5 });
+        }
+        self.ask(3, &Request::Clunk { fid: 41 });
+        !kernel.is_empty()
+    }
+}
+
+/// The data of an Rfetch with files of these sizes.
+fn fetched(files: &[(u32, usize)]) -> Vec<u8> {
+    let mut frame = Frame::default();
+    frame.start(0, 0);
+    for (version, size) in files {
+        let data = vec![9; *size];
+        let version = *version;
+        let data = Data(&data);
+        FetchedFile { version, data }.put(&mut frame);
+    }
+    frame.finish()[HEADER..].to_vec()
+}
+
+#[test]
+fn the_second_open_of_its_kind_fetches_the_others() {
+    let names = ["a.x", "b.x", "c.x", "d.y", "e.x", "none", "f.x"].map(String::from);
+    let mut told = listed(&names, Arc::default());
+    assert_eq!(told.open_unknown("a.x"), []);
+    assert_eq!(told.open_unknown("d.y"), [], "it is of another kind");
+    let all = told.open_unknown("b.x");
+    let [(tag, files)] = &all[..] else {
+        panic!("{all:?}")
+    };
+    assert_eq!(files, &["a.x", "b.x", "c.x", "e.x", "f.x"]);
+    assert_eq!(told.open_unknown("c.x"), [], "once");
+    // One of each: as it is known, as it was before, cut short, changed while it was read; the last is missing.
+    let data = fetched(&[(1, 100), (2, 101), (1, 101), (0, 0)]);
+    let data = Data(&data);
+    assert!(told.reply(*tag, &Reply::Fetch { data }).is_empty());
+    assert_eq!(
+        kinds(&told.own),
+        [120],
+        "the fid of the directory is clunked"
+    );
+    let known: Vec<_> = names.iter().filter(|name| told.knows(name)).collect();
+    assert_eq!(known, ["a.x"]);
+    assert_eq!(told.read(1, 0, 1), None);
+}
+
+#[test]
+fn what_was_fetched_and_overtaken_is_not_kept() {
+    for (what, name, is_kept) in [
+        (FORGET_ATTR, "a.x", false),
+        (FORGET_NAME, "z", false),
+        (FORGET_DIR, "", false),
+        (FORGET_ATTR, "none", false),
+        (77, "elsewhere", true),
+    ] {
+        let names = ["a.x", "b.x"].map(String::from);
+        let mut told = listed(&names, Arc::default());
+        told.open_unknown("a.x");
+        let (tag, files) = told.open_unknown("b.x").pop().unwrap();
+        assert_eq!(files.len(), 2);
+        told.forget(what, if is_kept { 99 } else { ROOT }, name);
+        let data = fetched(&[(1, 100), (1, 101)]);
+        told.reply(tag, &Reply::Fetch { data: Data(&data) });
+        // What is not of a known directory may be of any.
+        assert!(!told.knows("a.x"), "{what} {name}");
+    }
+}
+
+#[test]
+fn fetches_are_small_and_few_at_one_time_and_make_nothing_go() {
+    let names: Vec<_> = (0..3000).map(|n| format!("{n}.x")).collect();
+    let names = &names[..1900];
+    let mut told = listed(names, Arc::new(ContentBudget::new(20_000)));
+    told.open_unknown("0.x");
+    let mut under_way = told.open_unknown("1.x");
+    let mut files = 0;
+    let mut is_clunked = false;
+    while !under_way.is_empty() {
+        let (tag, names) = under_way.remove(0);
+        assert!(under_way.len() < 2 && names.len() <= 16);
+        files += names.len();
+        let sizes: Vec<_> = names
+            .iter()
+            .map(|name| name.trim_end_matches(".x"))
+            .collect();
+        let sizes = sizes.iter().map(|n| (1, 100 + n.parse::<usize>().unwrap()));
+        let data = fetched(&sizes.collect::<Vec<_>>());
+        told.reply(tag, &Reply::Fetch { data: Data(&data) });
+        under_way.extend(fetches(&told.own));
+        is_clunked |= kinds(&told.own).contains(&120);
+    }
+    assert!(is_clunked);
+    // 1 MiB of them: 100 + 101 + ... bytes.
+    assert!((1300..1500).contains(&files), "{files}");
+    // The first have stayed.
+    let known: Vec<_> = (0..1900)
+        .filter(|n| told.knows(&format!("{n}.x")))
+        .collect();
+    assert!(
+        (40..80).contains(&known.len()) && known[..30] == (0..30).collect::<Vec<_>>(),
+        "{known:?}"
+    );
+    // A server that answers with an error is not asked again.
+    let mut told = listed(names, Arc::default());
+    told.open_unknown("0.x");
+    let mut under_way = told.open_unknown("1.x");
+    assert_eq!(under_way.len(), 2);
+    while let Some((tag, _)) = under_way.pop() {
+        told.reply(tag, &Reply::Error { ecode: 116 });
+        assert_eq!(fetches(&told.own), []);
+    }
+    assert_eq!(kinds(&told.own), [120]);
+}
