@@ -1,12 +1,11 @@
 //! A link and its addresses: where the machine is found on it, and who is on it.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::netup::netlink::{Address, Link};
 
 /// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Family {
     V4,
     V6,
@@ -15,8 +14,9 @@ pub(super) enum Family {
 /// What is known of a link.
 #[derive(Default)]
 pub(super) struct LinkState {
+    pub(super) index: u32,
     pub(super) link: Option<Link>,
-    pub(super) addresses: BTreeMap<IpAddr, Address>,
+    pub(super) addresses: Vec<Address>,
 }
 
 impl LinkState {
@@ -27,14 +27,17 @@ impl LinkState {
     }
 
     /// The addresses at which the machine is found: those that are valid beyond the link, if there are any.
-    pub(super) fn addresses(&self, only: Option<IpAddr>) -> BTreeSet<IpAddr> {
-        let all = self.addresses.values();
-        let all = all.filter(|address| only.is_none_or(|only| only == address.ip));
-        let usable = all.clone().filter(|address| address.usable);
-        let usable: BTreeSet<_> = usable.map(|address| address.ip).collect();
+    pub(super) fn addresses(&self, only: Option<IpAddr>) -> Vec<IpAddr> {
+        let is_told = |address: &&Address| only.is_none_or(|only| only == address.ip);
+        let of = |is_wanted: fn(&&Address) -> bool| {
+            let all = self.addresses.iter().filter(is_told).filter(is_wanted);
+            let mut all: Vec<IpAddr> = all.map(|address| address.ip).collect();
+            all.sort_unstable();
+            all
+        };
+        let usable = of(|address| address.usable);
         if usable.is_empty() {
-            let local = all.filter(|address| is_link_local(address.ip));
-            return local.map(|address| address.ip).collect();
+            return of(|address| is_link_local(address.ip));
         }
         usable
     }
@@ -44,13 +47,19 @@ impl LinkState {
         is_link_local(peer)
             || self
                 .addresses
-                .values()
+                .iter()
                 .any(|address| shares_network(address, peer))
     }
 
     pub(super) fn has(&self, family: Family) -> bool {
         let is_v4 = family == Family::V4;
-        self.addresses.keys().any(|ip| ip.is_ipv4() == is_v4)
+        self.addresses
+            .iter()
+            .any(|address| address.ip.is_ipv4() == is_v4)
+    }
+
+    pub(super) fn has_address(&self, ip: IpAddr) -> bool {
+        self.addresses.iter().any(|address| address.ip == ip)
     }
 }
 
@@ -58,7 +67,7 @@ fn is_link_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
 }
 
-pub(super) fn shares_network(address: &Address, peer: IpAddr) -> bool {
+fn shares_network(address: &Address, peer: IpAddr) -> bool {
     let bits = |ip| match ip {
         IpAddr::V4(ip) => u128::from(ip.to_bits()) << 96,
         IpAddr::V6(ip) => ip.to_bits(),

@@ -7,7 +7,6 @@ mod records;
 mod responder;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::os::unix::process::CommandExt as _;
@@ -78,14 +77,14 @@ pub(crate) fn run(options: &ServerOptions) -> Result<()> {
         netlink: Netlink::new().context("cannot open a netlink socket")?,
         only,
         port,
-        links: BTreeMap::new(),
-        channels: BTreeMap::new(),
+        links: Vec::new(),
+        channels: Vec::new(),
         base: None,
         names: None,
         number: 1,
         text: MachineText::default(),
         reported: None,
-        failed: BTreeSet::new(),
+        failed: Vec::new(),
     };
     role.read_links(true)?;
     loop {
@@ -138,8 +137,9 @@ struct DnssdRole {
     /// The address that the server listens at, if it is not all.
     only: Option<IpAddr>,
     port: u16,
-    links: BTreeMap<u32, LinkState>,
-    channels: BTreeMap<(u32, Family), Channel>,
+    /// In the order of their indices. (There are few, and lists make a smaller program than trees.)
+    links: Vec<LinkState>,
+    channels: Vec<Channel>,
     /// The names without a number.
     base: Option<MachineNames>,
     names: Option<MachineNames>,
@@ -149,19 +149,22 @@ struct DnssdRole {
     /// The names that have been reported.
     reported: Option<MachineNames>,
     /// Channels that could not be opened, which has been reported.
-    failed: BTreeSet<(u32, Family)>,
+    failed: Vec<(u32, Family)>,
 }
 
 /// A link in one address family.
 struct Channel {
+    key: (u32, Family),
     socket: UdpSocket,
     group: SocketAddr,
     responder: Responder,
 }
 
 impl Channel {
-    fn open(link: u32, family: Family, responder: Responder) -> io::Result<Self> {
+    fn open(key: (u32, Family), responder: Responder) -> io::Result<Self> {
+        let (link, family) = key;
         Ok(Self {
+            key,
             socket: multicast_socket(link, family == Family::V6)?,
             group: match family {
                 Family::V4 => SocketAddrV4::new(GROUP_V4, PORT).into(),
@@ -197,23 +200,36 @@ impl DnssdRole {
         for event in events {
             match event {
                 NetlinkEvent::Link(link) => {
-                    let known = self.links.entry(link.index).or_default();
+                    let known = self.link(link.index);
                     known.link = Some(link);
                 }
-                NetlinkEvent::LinkGone(index) => drop(self.links.remove(&index)),
+                NetlinkEvent::LinkGone(index) => self.links.retain(|link| link.index != index),
                 NetlinkEvent::Address(address) => {
-                    let link = self.links.entry(address.link).or_default();
-                    link.addresses.insert(address.ip, address);
+                    let link = self.link(address.link);
+                    link.addresses.retain(|known| known.ip != address.ip);
+                    link.addresses.push(address);
                 }
                 NetlinkEvent::AddressGone(address) => {
-                    if let Some(link) = self.links.get_mut(&address.link) {
-                        link.addresses.remove(&address.ip);
-                    }
+                    let link = self.link(address.link);
+                    link.addresses.retain(|known| known.ip != address.ip);
                 }
             }
         }
         self.update();
         Ok(())
+    }
+
+    /// The link with an index, which is added if it is not known.
+    fn link(&mut self, index: u32) -> &mut LinkState {
+        let place = self.links.partition_point(|link| link.index < index);
+        if self.links.get(place).is_none_or(|link| link.index != index) {
+            let new = LinkState {
+                index,
+                ..LinkState::default()
+            };
+            self.links.insert(place, new);
+        }
+        &mut self.links[place]
     }
 
     /// Adapts names and channels to the links.
@@ -223,7 +239,7 @@ impl DnssdRole {
             let mac = link.mac()?;
             (!link.addresses(self.only).is_empty()).then_some(mac)
         };
-        let Some(mac) = self.links.values().find_map(found) else {
+        let Some(mac) = self.links.iter().find_map(found) else {
             self.channels.clear();
             return;
         };
@@ -235,8 +251,8 @@ impl DnssdRole {
         }
         let names = MachineNames::new(host_name().as_deref(), mac, self.port, self.number);
         let text = self.text.get(now).to_vec();
-        let mut wanted = BTreeMap::new();
-        for (&index, link) in &self.links {
+        let mut wanted = Vec::new();
+        for link in &self.links {
             let addresses = link.addresses(self.only);
             if link.mac().is_none() || addresses.is_empty() {
                 continue;
@@ -244,31 +260,32 @@ impl DnssdRole {
             for family in [Family::V4, Family::V6] {
                 if link.has(family) {
                     let records = names.records(self.port, &addresses, text.clone());
-                    wanted.insert((index, family), records);
+                    wanted.push(((link.index, family), records));
                 }
             }
         }
-        self.channels.retain(|key, _| wanted.contains_key(key));
+        self.channels
+            .retain(|channel| wanted.iter().any(|(key, _)| *key == channel.key));
         for (key, records) in wanted {
-            if let Some(channel) = self.channels.get_mut(&key) {
+            if let Some(channel) = self.channels.iter_mut().find(|channel| channel.key == key) {
                 channel.responder.set_records(records, now);
                 continue;
             }
             let delay = Duration::from_millis(random() % FIRST_PROBE);
-            match Channel::open(key.0, key.1, Responder::new(records, now, delay)) {
+            match Channel::open(key, Responder::new(records, now, delay)) {
                 Ok(channel) => {
-                    self.failed.remove(&key);
-                    self.channels.insert(key, channel);
+                    self.failed.retain(|failed| *failed != key);
+                    self.channels.push(channel);
                 }
                 // The kernel has no IPv6.
                 Err(error) if error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32) => {}
-                Err(error) => {
-                    if self.failed.insert(key) {
-                        let link = self.links[&key.0].link.as_ref();
-                        let link = link.map_or("?", |link| &link.name);
-                        say(format_args!("cannot use multicast DNS on {link}: {error}"));
-                    }
+                Err(error) if !self.failed.contains(&key) => {
+                    self.failed.push(key);
+                    let link = self.link(key.0).link.as_ref();
+                    let link = link.map_or("?", |link| &link.name);
+                    say(format_args!("cannot use multicast DNS on {link}: {error}"));
                 }
+                Err(_) => {}
             }
         }
         self.names = Some(names);
@@ -278,14 +295,14 @@ impl DnssdRole {
     fn rename(&mut self) {
         self.number = self.number.saturating_add(1);
         let old = self.names.take();
-        for channel in self.channels.values_mut() {
+        for channel in &mut self.channels {
             if let Some(goodbye) = channel.responder.goodbye() {
                 channel.multicast(&goodbye);
             }
         }
         self.update();
         if self.number > MANY_CONFLICTS {
-            for channel in self.channels.values_mut() {
+            for channel in &mut self.channels {
                 channel.responder.wait(Instant::now() + AFTER_MANY);
             }
         }
@@ -301,7 +318,7 @@ impl DnssdRole {
     fn work(&mut self) {
         let now = Instant::now();
         let mut is_known = false;
-        for channel in self.channels.values_mut() {
+        for channel in &mut self.channels {
             if channel.responder.deadline().is_some_and(|at| at <= now) {
                 channel.responder.set_text(self.text.get(now));
                 if let Some(message) = channel.responder.tick(now) {
@@ -322,14 +339,14 @@ impl DnssdRole {
     }
 
     fn sleep(&self, ends: &SignalFd) -> Result<()> {
-        let deadlines = self.channels.values();
+        let deadlines = self.channels.iter();
         let deadlines = deadlines.filter_map(|channel| channel.responder.deadline());
         let timeout = deadlines.min().map_or(PollTimeout::NONE, |at| {
             // One millisecond more, since poll(2) counts whole ones: the loop would spin.
             let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let sockets = self.channels.values().map(|channel| channel.socket.as_fd());
+        let sockets = self.channels.iter().map(|channel| channel.socket.as_fd());
         let mut fds: Vec<_> = [ends.as_fd(), self.netlink.as_fd()]
             .into_iter()
             .chain(sockets)
@@ -342,10 +359,9 @@ impl DnssdRole {
     }
 
     fn receive_all(&mut self) {
-        let keys: Vec<_> = self.channels.keys().copied().collect();
-        for key in keys {
+        for number in 0..self.channels.len() {
             for _ in 0..BATCH {
-                match self.receive(key) {
+                match self.receive(number) {
                     Ok(true) => {}
                     Ok(false) => break,
                     Err(Conflict) => return self.rename(),
@@ -355,10 +371,10 @@ impl DnssdRole {
     }
 
     /// Reads a message from a channel. False if there is none.
-    fn receive(&mut self, key: (u32, Family)) -> Result<bool, Conflict> {
+    fn receive(&mut self, number: usize) -> Result<bool, Conflict> {
         let mut bytes = [0; MAX_MESSAGE];
-        let (Some(channel), Some(link)) = (self.channels.get_mut(&key), self.links.get(&key.0))
-        else {
+        let channel = &mut self.channels[number];
+        let Some(link) = self.links.iter().find(|link| link.index == channel.key.0) else {
             return Ok(false);
         };
         let (length, from) = match channel.socket.recv_from(&mut bytes) {
@@ -369,11 +385,7 @@ impl DnssdRole {
         else {
             return Ok(true);
         };
-        let is_own = |ip: &IpAddr| {
-            self.links
-                .values()
-                .any(|link| link.addresses.contains_key(ip))
-        };
+        let is_own = |ip: &IpAddr| self.links.iter().any(|link| link.has_address(*ip));
         if is_own(&from.ip()) {
             // Multicasts come back, also from another link. But a client of this machine asks, too.
             if message.is_response {
@@ -398,7 +410,7 @@ impl DnssdRole {
     }
 
     fn say_goodbye(&self) {
-        for channel in self.channels.values() {
+        for channel in &self.channels {
             if let Some(goodbye) = channel.responder.goodbye() {
                 channel.multicast(&goodbye);
             }

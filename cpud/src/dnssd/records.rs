@@ -1,6 +1,5 @@
 //! What a machine answers with: its names, its addresses on a link, and the text about itself.
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cpu_proto::DEFAULT_PORT;
@@ -57,7 +56,7 @@ impl MachineNames {
     pub(super) fn records(
         &self,
         port: u16,
-        addresses: &BTreeSet<IpAddr>,
+        addresses: &[IpAddr],
         text: Vec<u8>,
     ) -> Vec<ResourceRecord> {
         let (instance, host) = (

@@ -321,7 +321,7 @@ impl Responder {
             let mut values: Vec<_> = records
                 .map(|record| (record.data.kind(), record.data.wire()))
                 .collect();
-            values.sort();
+            values.sort_unstable();
             values
         };
         self.proposed().any(|record| {

@@ -14,7 +14,7 @@ fn peers_of_other_networks_get_no_answer() {
             usable: true,
             permanent: true,
         };
-        link.addresses.insert(address.ip, address);
+        link.addresses.push(address);
     }
     for near in ["192.168.77.200", "10.0.0.1", "fec0::1", "fe80::1"] {
         assert!(link.reaches(near.parse().unwrap()), "{near}");
@@ -36,16 +36,13 @@ fn addresses_of_the_link_alone_are_told_if_there_are_no_others() {
     let mut add = |ip: &str, usable| {
         let ip = ip.parse().unwrap();
         let (prefix, permanent) = (64, true);
-        link.addresses.insert(
+        link.addresses.push(Address {
+            link: 2,
             ip,
-            Address {
-                link: 2,
-                ip,
-                prefix,
-                usable,
-                permanent,
-            },
-        );
+            prefix,
+            usable,
+            permanent,
+        });
         link.addresses(None)
             .into_iter()
             .map(|ip| ip.to_string())

@@ -5,6 +5,8 @@ use std::io::Read as _;
 use std::time::{Duration, Instant};
 
 use cpu_proto::discovery::{go_arch, key, write_text};
+use nix::sched::CpuSet;
+use nix::unistd::Pid;
 
 use crate::memory;
 use crate::role::Role;
@@ -30,7 +32,7 @@ impl MachineText {
 }
 
 fn text() -> Vec<u8> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     let mut pairs = vec![
         (key::ARCH, go_arch(std::env::consts::ARCH).to_owned()),
         (key::OS, std::env::consts::OS.to_owned()),
@@ -47,22 +49,40 @@ fn text() -> Vec<u8> {
         memory::available().map(|bytes| bytes.to_string()),
     );
     let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    let load = load
-        .split(' ')
-        .next()
-        .and_then(|load| load.parse::<f64>().ok());
-    add(key::LOAD, load.map(|load| format!("{load:.2}")));
-    // u-root's clients sort by it.
-    let busy = load.and_then(|load| Some(100.0 * load / f64::from(u32::try_from(cores).ok()?)));
-    add(
-        key::BUSY,
-        busy.map(|busy| format!("{:.6}", busy.min(100.0))),
-    );
+    let load = load.split(' ').next().unwrap_or_default();
+    if let Some(percent) = percent(load) {
+        add(key::LOAD, Some(load.to_owned()));
+        // u-root's clients sort by it.
+        add(key::BUSY, Some((percent / cores).min(100).to_string()));
+    }
     add(
         key::SESSIONS,
         sessions().map(|sessions| sessions.to_string()),
     );
     write_text(pairs)
+}
+
+/// The processors that this process may use. (std's function for it is large.)
+fn cores() -> u32 {
+    let all = nix::sched::sched_getaffinity(Pid::from_raw(0));
+    let is_set = |set: &CpuSet, number| set.is_set(number).unwrap_or(false);
+    let count = all.map_or(0, |set| {
+        (0..CpuSet::count())
+            .filter(|number| is_set(&set, *number))
+            .count()
+    });
+    u32::try_from(count).unwrap_or(1).max(1)
+}
+
+/// A load as in proc_loadavg(5), such as 1.85, in hundredths. (To parse floating-point numbers takes large tables.)
+fn percent(load: &str) -> Option<u32> {
+    let (whole, hundredths) = load.split_once('.')?;
+    let hundredths: u32 = hundredths.parse().ok().filter(|number| *number < 100)?;
+    whole
+        .parse::<u32>()
+        .ok()?
+        .checked_mul(100)?
+        .checked_add(hundredths)
 }
 
 /// The number of sessions of the server that is this process's parent, or has the same parent.
@@ -144,6 +164,25 @@ mod tests {
         };
         assert_eq!(own.get(now + FRESH / 2), b"old");
         assert_ne!(own.get(now + FRESH), b"old");
+    }
+
+    #[test]
+    fn loads_are_hundredths() {
+        assert_eq!(percent("1.85"), Some(185));
+        assert_eq!(percent("0.00"), Some(0));
+        for none in [
+            "",
+            "1",
+            "1.",
+            ".5",
+            "1.100",
+            "-1.00",
+            "99999999999.00",
+            "nan",
+        ] {
+            assert_eq!(percent(none), None, "{none}");
+        }
+        assert!(cores() >= 1);
     }
 
     #[test]

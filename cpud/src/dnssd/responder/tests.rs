@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use cpu_proto::discovery::{all_services, instance, service};
@@ -11,7 +10,7 @@ use super::*;
 const ADDRESS: [u8; 4] = [192, 168, 77, 1];
 
 fn records_of(name: &str, address: [u8; 4]) -> Vec<ResourceRecord> {
-    let addresses = BTreeSet::from([IpAddr::from(address)]);
+    let addresses = [IpAddr::from(address)];
     MachineNames::new(Some(name), [0; 6], 17010, 1).records(17010, &addresses, b"\x03a=b".to_vec())
 }
 
