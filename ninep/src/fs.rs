@@ -355,8 +355,8 @@ pub trait FileSystem: Sync {
         Err(Errno::EOPNOTSUPP)
     }
 
-    /// What is told of `name` in a listing of `dir`, without following a mount.
-    fn listed(&self, dir: &Self::Node, name: &[u8]) -> Result<ListedFile> {
+    /// What is told of `name` in a listing of `dir`, without following a mount. Only with `detailed`, more than attributes.
+    fn listed(&self, dir: &Self::Node, name: &[u8], detailed: bool) -> Result<ListedFile> {
         Err(Errno::EOPNOTSUPP)
     }
 

@@ -313,7 +313,7 @@ impl FileSystem for Export {
         self.change_xattr(node, name, value, flags)
     }
 
-    fn listed(&self, dir: &Node, name: &[u8]) -> Result<ListedFile> {
+    fn listed(&self, dir: &Node, name: &[u8], detailed: bool) -> Result<ListedFile> {
         let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
         let stat = rustix::fs::statx(dir.fd(), name, flags, stat::WANTED).map_err(os)?;
         let mut listed = ListedFile {
@@ -323,7 +323,7 @@ impl FileSystem for Export {
             target: None,
         };
         let kind = FileType::from_raw_mode(stat.stx_mode.into());
-        if listed.is_in_place && kind != FileType::Directory {
+        if detailed && listed.is_in_place && kind != FileType::Directory {
             let access = self.policy.found(dir.access(), name, &stat);
             listed.lacks_xattrs = access.is_hidden() || self.lacks_xattrs(dir, name);
             if kind == FileType::Symlink && !access.is_outside() {

@@ -52,6 +52,7 @@ fn what_is_known_is_not_asked_for_again() {
     let asked = world.there.waits - first;
     assert!((1..=3).contains(&asked), "{asked} waits for three names");
     world.there.deliver_all();
+    assert_eq!(world.there.list("a/b").unwrap(), ["x", "y"]);
     let before = world.there.waits;
     for _ in 0..3 {
         assert_eq!(world.there.stat("a/b/x").unwrap().size, 5);

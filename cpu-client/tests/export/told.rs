@@ -101,16 +101,28 @@ fn tag(served: &ServedTree, file: &str) {
 
 #[test]
 fn ls_l_waits_only_for_what_cannot_be_told() {
-    for is_listed in [true, false] {
-        let mut told = ListedTree::new(is_listed);
-        assert_eq!(told.ls("link"), (0, "plain".into()));
-        // Readlink of a file that is no link is an error, for which Linux does not ask.
-        assert_eq!(told.ls("plain"), (1, "0".into()));
-        assert_eq!(told.ls("dir"), (1, "0".into()));
-        assert_eq!(told.ls("tagged"), (2, ACL.len().to_string()));
-        assert_eq!(told.ls("far"), (1, "x".repeat(600)));
-        assert_eq!(told.ls("far").0, 1, "it is too long to be kept");
+    let mut told = ListedTree::new(true);
+    assert_eq!(told.ls("link"), (0, "plain".into()));
+    // Readlink of a file that is no link is an error, for which Linux does not ask.
+    assert_eq!(told.ls("plain"), (1, "0".into()));
+    assert_eq!(told.ls("dir"), (1, "0".into()));
+    assert_eq!(told.ls("tagged"), (2, ACL.len().to_string()));
+    assert_eq!(told.ls("far"), (1, "x".repeat(600)));
+    assert_eq!(told.ls("far").0, 1, "it is too long to be kept");
+}
+
+#[test]
+fn who_does_not_list_a_directory_is_told_the_same() {
+    let mut told = ListedTree::new(false);
+    for (name, says) in [
+        ("link", "plain"),
+        ("plain", "0"),
+        ("dir", "0"),
+        ("far", &"x".repeat(600)),
+    ] {
+        assert_eq!(told.ls(name).1, says);
     }
+    assert_eq!(told.ls("tagged").1, ACL.len().to_string());
 }
 
 #[test]

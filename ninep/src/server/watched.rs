@@ -137,7 +137,10 @@ impl<F: FileSystem> Handlers<'_, F> {
         };
         let data = start(out, KEEP_NAME);
         let most = usize::try_from(msize).map_or(MAX_BYTES, |msize| msize.min(MAX_BYTES));
-        let is_whole = is_watched && self.entries(&old.node, &file, most, out).unwrap_or(false);
+        let is_whole = is_watched
+            && self
+                .entries(&old.node, &file, (most, open), out)
+                .unwrap_or(false);
         if is_whole {
             let count = u32::try_from(out.len() - data).map_err(|_| Errno::EIO)?;
             out.patch(data - 4, count);
@@ -152,12 +155,13 @@ impl<F: FileSystem> Handlers<'_, F> {
         Ok(u32::try_from(out.len() - data).ok())
     }
 
-    /// Appends all entries of a directory, up to `most` bytes in the message. False if there are more.
+    /// Appends all entries of a directory, with more than attributes if `detailed`, up to `most` bytes in the message. False if
+    /// there are more.
     fn entries(
         &self,
         node: &F::Node,
         file: &F::File,
-        most: usize,
+        (most, detailed): (usize, bool),
         out: &mut Frame,
     ) -> Result<bool, Errno> {
         let (mut offset, mut names, mut subdirectories) = (0, 0, 0);
@@ -175,7 +179,7 @@ impl<F: FileSystem> Handlers<'_, F> {
                 let entry = DirEntry::get(&mut rest).map_err(|_| Errno::EIO)?;
                 offset = entry.offset;
                 names += 1;
-                let listed = self.entry(node, &entry, &mut subdirectories);
+                let listed = self.entry(node, &entry, detailed, &mut subdirectories);
                 let attr = listed.as_ref().map(|listed| listed.attr);
                 let target = listed.as_ref().and_then(|listed| listed.target.as_deref());
                 let entry = ListEntry {
@@ -199,6 +203,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         &self,
         dir: &F::Node,
         entry: &DirEntry<'_>,
+        detailed: bool,
         subdirectories: &mut usize,
     ) -> Option<ListedFile> {
         let name = entry.name.bytes();
@@ -207,7 +212,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         {
             return None;
         }
-        let listed = self.fs.listed(dir, name).ok();
+        let listed = self.fs.listed(dir, name, detailed).ok();
         // Else something is mounted there, or would be by a walk.
         let listed = listed.filter(|listed| listed.is_in_place)?;
         if listed.attr.qid.kind != Qid::DIR {
@@ -219,10 +224,10 @@ impl<F: FileSystem> Handlers<'_, F> {
             return None;
         }
         let attr = self.fs.getattr(&node, Attr::ALL).ok()?;
-        let names = self.fs.xattr(&node, None);
+        let names = detailed.then(|| self.fs.xattr(&node, None));
         (attr.qid.path == entry.qid.path).then_some(ListedFile {
             attr,
-            lacks_xattrs: names.is_ok_and(|names| names.is_empty()),
+            lacks_xattrs: names.is_some_and(|names| names.is_ok_and(|names| names.is_empty())),
             ..listed
         })
     }

@@ -48,7 +48,9 @@ impl Mirror {
     }
 
     pub(super) fn open<'a>(&mut self, tag: u16, fid: u32, dir: u64, flags: u32) -> RequestFate<'a> {
-        if let Some(listing) = self.store.listing(dir) {
+        // Who opens a directory often wants more of its files than their attributes (ls -l).
+        let listing = self.store.listing(dir);
+        if let Some(listing) = listing.filter(|_| self.store.is_detailed(dir)) {
             let qid = Qid {
                 kind: Qid::DIR,
                 version: 0,
@@ -96,7 +98,7 @@ impl Mirror {
         let mut listing = None;
         if kept == KEEP_NAME && rest.is_empty() && qid.path == dir {
             let now = self.moment();
-            listing = self.store.listed(dir, &entries, sent, now);
+            listing = self.store.listed(dir, &entries, open.is_some(), sent, now);
         }
         if self.store.is_listed(dir) {
             self.unlisted.remove(&dir);

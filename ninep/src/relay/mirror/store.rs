@@ -57,6 +57,8 @@ struct Dir {
     /// Whether other names do not exist.
     is_complete: bool,
     listing: Option<Arc<Listing>>,
+    /// Whether a listing has told more of its files than their attributes.
+    is_detailed: bool,
 }
 
 /// The answer to a walk.
@@ -196,6 +198,11 @@ impl KeptDirs {
         self.dirs.get(&dir)?.listing.clone()
     }
 
+    /// Whether a listing has told more of the files in a directory than their attributes.
+    pub(super) fn is_detailed(&self, dir: u64) -> bool {
+        self.dirs.get(&dir).is_some_and(|dir| dir.is_detailed)
+    }
+
     /// Whether the server has listed a directory, though names may have changed since.
     pub(super) fn is_listed(&self, dir: u64) -> bool {
         self.dirs.get(&dir).is_some_and(|dir| dir.is_complete)
@@ -245,6 +252,7 @@ impl KeptDirs {
         &mut self,
         dir: u64,
         entries: &[ListEntry<'_>],
+        detailed: bool,
         sent: Moment,
         now: Moment,
     ) -> Option<Arc<Listing>> {
@@ -275,6 +283,7 @@ impl KeptDirs {
         let listing = Arc::new(Listing::new(entries));
         known.is_complete = true;
         known.listing = Some(listing.clone());
+        known.is_detailed |= detailed;
         let mut before = std::mem::take(&mut known.names);
         let (gone, added) = (before.len(), names.len());
         for (name, told) in &mut names {

@@ -42,7 +42,7 @@ fn the_oldest_directories_go_when_there_are_too_many_names() {
     let mut store = KeptDirs::default();
     for dir in 0..200 {
         let now = 2 * dir + 2;
-        assert!(store.listed(dir, &entries, now - 1, now).is_some());
+        assert!(store.listed(dir, &entries, false, now - 1, now).is_some());
         // It stays in use.
         assert_eq!(store.find(0, b"none", now), Some(Found::Absent));
         let (dirs, names) = store.len();
@@ -69,13 +69,17 @@ fn directories_and_names_without_end_are_bounded() {
     assert!(store.len().1 <= 4096);
     // Names that a server takes back without ever having told them.
     let mut store = KeptDirs::default();
-    store.listed(1, &[], 1, 2);
+    store.listed(1, &[], false, 1, 2);
     for n in 0..20_000_u64 {
         store.forget(FORGET_NAME, 1, format!("{n}").as_bytes(), n + 3);
     }
     assert!(store.len().1 <= 4096);
     let huge: Vec<_> = (0..3000).map(|n| format!("{n}")).collect();
-    assert!(store.listed(2, &entries(&huge), 30_000, 30_001).is_none());
+    assert!(
+        store
+            .listed(2, &entries(&huge), false, 30_000, 30_001)
+            .is_none()
+    );
 }
 
 #[test]
@@ -92,7 +96,7 @@ fn a_directory_that_made_room_leaves_behind_when_it_was_forgotten() {
     store.found((1, b"x"), Some((file(5).qid, Some(facts(5, 2)))), 1, 2);
     store.forget(FORGET_NAME, 1, b"x", 4);
     for dir in 2..40 {
-        store.listed(dir, &entries(&names), 10 + dir, 10 + dir);
+        store.listed(dir, &entries(&names), false, 10 + dir, 10 + dir);
     }
     store.found((1, b"x"), Some((file(5).qid, Some(facts(5, 60)))), 3, 60);
     assert_eq!(store.find(1, b"x", 61), None);
@@ -167,7 +171,7 @@ proptest! {
                 }
                 ModelEvent::List(dir, most, lag) => {
                     let names: Vec<_> = (0..most).map(name).collect();
-                    store.listed(dir, &entries(&names), now - lag, now);
+                    store.listed(dir, &entries(&names), false, now - lag, now);
                     forgotten.retain(|(d, _), at| *d != dir || *at >= now - lag);
                 }
                 ModelEvent::Forget(what, dir, n) => {

@@ -300,10 +300,15 @@ fn a_listing_comes_with_the_first_look_up_and_answers_the_others() {
     assert_eq!([told.known("x"), told.known("y")], [Some(100), Some(101)]);
     let (_, got) = told.ask(3, &walk(0, 4, "none"));
     assert_eq!(got, reply(3, &Reply::Error { ecode: 2 }));
-    // The directory is opened and read without a wait.
+    // Who opens the directory first waits for a listing that tells more of its files, and who does so later for nothing.
+    told.ask(3, &walk(0, 4, ""));
+    let (server, _) = told.ask(3, &Request::Lopen { fid: 4, flags: 0 });
+    assert_eq!(list_tag(&server), Some(3));
+    assert_eq!(told.reply(3, &listed)[4], 13);
+    told.ask(3, &Request::Clunk { fid: 4 });
     told.ask(3, &walk(0, 5, ""));
     let (server, got) = told.ask(3, &Request::Lopen { fid: 5, flags: 0 });
-    assert!(server.is_empty() && got[4] == 13);
+    assert!(list_tag(&server).is_none() && got[4] == 13);
     let read = |offset, count| Request::Readdir {
         fid: 5,
         offset,

@@ -44,6 +44,7 @@ impl KeptDirs {
                 known.itself = None;
                 known.listing = None;
                 known.is_complete = false;
+                known.is_detailed = false;
                 self.names -= std::mem::take(&mut known.names).len();
             }
             // FORGET_DIR, FORGET_REMOVED, and whatever else a server may send.
