@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::dhcp::client::{Action, DhcpClient, Lease};
 use super::dhcp::packet::Route;
 use super::dhcp::socket::DhcpSocket;
-use super::ip_arg::Method;
+use super::ip_arg::{Method, StaticAddress};
 use super::netlink::Link;
 use super::{Host, REPORT_DELAY, RESOLV_CONF};
 use crate::console::say;
@@ -26,6 +26,9 @@ struct Dhcp {
     client: DhcpClient,
     socket: Option<DhcpSocket>,
     lease: Option<Lease>,
+    /// The address to use while no server answers.
+    fallback: Option<StaticAddress>,
+    fallback_used: bool,
     /// When to report that no server answers; none if that has been reported, or one has answered.
     report_at: Option<Instant>,
     /// A socket could not be opened, which has been reported.
@@ -57,34 +60,19 @@ impl Interface {
         };
         match method {
             Method::Off => {}
-            Method::Dhcp => {
+            Method::Dhcp { fallback } => {
                 let client = DhcpClient::new(mac, host_name(), random, now);
                 interface.dhcp = Some(Dhcp {
                     client,
                     socket: None,
                     lease: None,
+                    fallback,
+                    fallback_used: false,
                     report_at: None,
                     open_failed: false,
                 });
             }
-            Method::Static {
-                address,
-                prefix,
-                gateway,
-                dns,
-            } => {
-                let to = Ipv4Addr::UNSPECIFIED;
-                let routes: Vec<_> = gateway
-                    .map(|gateway| Route {
-                        to,
-                        prefix: 0,
-                        gateway: Some(gateway),
-                    })
-                    .into_iter()
-                    .collect();
-                interface.use_address(address, prefix, None, &routes, host);
-                interface.set_name_servers(&dns, &[], host);
-            }
+            Method::Static(given) => interface.use_static(&given, host),
         }
         interface
     }
@@ -176,6 +164,11 @@ impl Interface {
                 (Action::Unicast { message, to, .. }, Some(socket)) => socket.unicast(&message, to),
                 (Action::Configure(lease), _) => {
                     dhcp.report_at = None;
+                    if std::mem::take(&mut dhcp.fallback_used)
+                        && let Some(fallback) = &dhcp.fallback
+                    {
+                        self.remove(fallback.address, fallback.prefix, host);
+                    }
                     self.configure(dhcp.lease.replace(lease.clone()), &lease, now, host);
                     Ok(())
                 }
@@ -186,7 +179,7 @@ impl Interface {
                             "{}: the lease of {} has ended",
                             self.link.name, lease.address
                         ));
-                        self.remove(&lease, host);
+                        self.remove(lease.address, lease.prefix, host);
                         self.set_name_servers(&[], &[], host);
                     }
                     Ok(())
@@ -196,11 +189,23 @@ impl Interface {
         }
         if dhcp.report_at.is_some_and(|at| at <= now) {
             dhcp.report_at = None;
-            say(format_args!(
-                "{}: no DHCP server has answered in {} s; still asking (ip= on the kernel's command line gives a fixed address)",
-                self.link.name,
-                REPORT_DELAY.as_secs()
-            ));
+            let seconds = REPORT_DELAY.as_secs();
+            let silence = format_args!(
+                "{}: no DHCP server has answered in {seconds} s",
+                self.link.name
+            );
+            if let Some(fallback) = &dhcp.fallback {
+                say(format_args!(
+                    "{silence}; using {} as ip= says, and still asking",
+                    fallback.address
+                ));
+                self.use_static(fallback, host);
+                dhcp.fallback_used = true;
+            } else {
+                say(format_args!(
+                    "{silence}; still asking (ip= on the kernel's command line gives a fixed address)"
+                ));
+            }
         }
     }
 
@@ -213,7 +218,7 @@ impl Interface {
             (old.address, old.prefix, &old.routes) == (lease.address, lease.prefix, &lease.routes)
         };
         if let Some(old) = old.filter(|old| !is_same(old)) {
-            self.remove(&old, host);
+            self.remove(old.address, old.prefix, host);
         }
         if let Some(mtu) = lease.mtu.map(u32::from).filter(|&mtu| mtu != self.link.mtu)
             && let Err(error) = host.netlink.set_mtu(self.link.index, mtu)
@@ -228,6 +233,16 @@ impl Interface {
             .map(|times| times.end.saturating_duration_since(now));
         self.use_address(lease.address, lease.prefix, lifetime, &lease.routes, host);
         self.set_name_servers(&lease.dns, &lease.search, host);
+    }
+
+    fn use_static(&self, given: &StaticAddress, host: &mut Host) {
+        let default = given.gateway.map(|gateway| Route {
+            to: Ipv4Addr::UNSPECIFIED,
+            prefix: 0,
+            gateway: Some(gateway),
+        });
+        self.use_address(given.address, given.prefix, None, default.as_slice(), host);
+        self.set_name_servers(&given.dns, &[], host);
     }
 
     fn use_address(
@@ -268,11 +283,11 @@ impl Interface {
         }
     }
 
-    /// Removes the address of a lease, unless the kernel has done so at the end of its lifetime.
-    fn remove(&self, lease: &Lease, host: &mut Host) {
+    /// Removes an address, unless the kernel has done so at the end of its lifetime.
+    fn remove(&self, address: Ipv4Addr, prefix: u8, host: &mut Host) {
         let _ = host
             .netlink
-            .delete_address(self.link.index, lease.address, lease.prefix);
+            .delete_address(self.link.index, address, prefix);
     }
 
     fn set_name_servers(&self, servers: &[Ipv4Addr], search: &[String], host: &mut Host) {

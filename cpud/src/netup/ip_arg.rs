@@ -7,7 +7,8 @@
 //! ```
 //!
 //! Fields may be empty, and fields at the end may be left out. A link gets the client address if there is one, else
-//! an address by DHCP unless `<autoconf>` says off. The addresses of the boot server and the time server are not used.
+//! an address by DHCP unless `<autoconf>` says off. With both a client address and `dhcp`, it gets one by DHCP, and the
+//! client address only while no server answers. The addresses of the boot server and the time server are not used.
 //! There may be several arguments, for several devices.
 
 use std::net::Ipv4Addr;
@@ -28,14 +29,23 @@ pub(super) struct IpArg {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Method {
     Off,
-    Dhcp,
-    Static {
-        address: Ipv4Addr,
-        prefix: u8,
-        gateway: Option<Ipv4Addr>,
-        dns: Vec<Ipv4Addr>,
+    Dhcp {
+        /// What to use while no server answers.
+        fallback: Option<StaticAddress>,
     },
+    Static(StaticAddress),
 }
+
+/// An address that the command line gives, and what belongs to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct StaticAddress {
+    pub(super) address: Ipv4Addr,
+    pub(super) prefix: u8,
+    pub(super) gateway: Option<Ipv4Addr>,
+    pub(super) dns: Vec<Ipv4Addr>,
+}
+
+const DHCP: Method = Method::Dhcp { fallback: None };
 
 /// Why an `ip=` parameter is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +71,7 @@ pub(super) fn for_link<'a>(args: &'a [IpArg], link: &str) -> &'a Method {
     let any = || args.iter().rfind(|arg| arg.device.is_none());
     match (named.or_else(any), args) {
         (Some(arg), _) => &arg.method,
-        (None, []) => &Method::Dhcp,
+        (None, []) => &DHCP,
         (None, _) => &Method::Off,
     }
 }
@@ -78,9 +88,7 @@ pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
         [value] => match autoconf(value) {
             Ok(method) => return Ok(of(None, method)),
             Err(error) if value.parse::<Ipv4Addr>().is_err() => {
-                return device(value)
-                    .map(|device| of(device, Method::Dhcp))
-                    .or(Err(error));
+                return device(value).map(|device| of(device, DHCP)).or(Err(error));
             }
             Err(_) => {}
         },
@@ -107,15 +115,23 @@ pub(super) fn parse(value: &str) -> Result<IpArg, Error> {
     let automatic = autoconf(field(6))?;
     let method = match address(0, "client address")? {
         None => automatic,
-        Some(client) => Method::Static {
-            address: client,
-            prefix: netmask(field(3))?.unwrap_or_else(|| class_prefix(client)),
-            gateway: address(2, "gateway")?,
-            dns: [address(7, "name server")?, address(8, "name server")?]
-                .into_iter()
-                .flatten()
-                .collect(),
-        },
+        Some(client) => {
+            let given = StaticAddress {
+                address: client,
+                prefix: netmask(field(3))?.unwrap_or_else(|| class_prefix(client)),
+                gateway: address(2, "gateway")?,
+                dns: [address(7, "name server")?, address(8, "name server")?]
+                    .into_iter()
+                    .flatten()
+                    .collect(),
+            };
+            match field(6) {
+                "dhcp" => Method::Dhcp {
+                    fallback: Some(given),
+                },
+                _ => Method::Static(given),
+            }
+        }
     };
     let hostname = Some(field(4).to_owned()).filter(|name| !name.is_empty());
     Ok(IpArg {
@@ -129,7 +145,7 @@ fn autoconf(value: &str) -> Result<Method, Error> {
     match value {
         "off" | "none" => Ok(Method::Off),
         // BOOTP and RARP are obsolete; DHCP has replaced them.
-        "" | "on" | "any" | "dhcp" | "both" | "bootp" | "rarp" => Ok(Method::Dhcp),
+        "" | "on" | "any" | "dhcp" | "both" | "bootp" | "rarp" => Ok(DHCP),
         _ => Err(Error::Autoconf(value.into())),
     }
 }
@@ -171,8 +187,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn fixed(address: [u8; 4], prefix: u8, gateway: Option<[u8; 4]>, dns: &[[u8; 4]]) -> Method {
-        Method::Static {
+    fn given(
+        address: [u8; 4],
+        prefix: u8,
+        gateway: Option<[u8; 4]>,
+        dns: &[[u8; 4]],
+    ) -> StaticAddress {
+        StaticAddress {
             address: address.into(),
             prefix,
             gateway: gateway.map(Into::into),
@@ -180,17 +201,21 @@ mod tests {
         }
     }
 
+    fn fixed(address: [u8; 4], prefix: u8, gateway: Option<[u8; 4]>, dns: &[[u8; 4]]) -> Method {
+        Method::Static(given(address, prefix, gateway, dns))
+    }
+
     #[test]
     fn the_documented_forms() {
         for (value, device, method) in [
-            ("dhcp", None, Method::Dhcp),
-            ("on", None, Method::Dhcp),
-            ("", None, Method::Dhcp),
+            ("dhcp", None, DHCP),
+            ("on", None, DHCP),
+            ("", None, DHCP),
             ("off", None, Method::Off),
             ("none", None, Method::Off),
-            (":::::eth1:dhcp", Some("eth1"), Method::Dhcp),
-            (":::::eth1", Some("eth1"), Method::Dhcp),
-            ("eth1", Some("eth1"), Method::Dhcp),
+            (":::::eth1:dhcp", Some("eth1"), DHCP),
+            (":::::eth1", Some("eth1"), DHCP),
+            ("eth1", Some("eth1"), DHCP),
             ("eth1:off", Some("eth1"), Method::Off),
             ("::::::off", None, Method::Off),
             ("10.1.2.3", None, fixed([10, 1, 2, 3], 8, None, &[])),
@@ -204,6 +229,14 @@ mod tests {
                     &[[1, 1, 1, 1], [9, 9, 9, 9]],
                 ),
             ),
+            (
+                "10.1.2.3::::board::dhcp",
+                None,
+                Method::Dhcp {
+                    fallback: Some(given([10, 1, 2, 3], 8, None, &[])),
+                },
+            ),
+            ("10.1.2.3::::::on", None, fixed([10, 1, 2, 3], 8, None, &[])),
             (
                 "172.16.0.9:0.0.0.0:0.0.0.0:12",
                 None,
@@ -252,14 +285,14 @@ mod tests {
         let two = args(&["dhcp", "eth1:off"]);
         assert_eq!(
             (for_link(&two, "eth0"), for_link(&two, "eth1")),
-            (&Method::Dhcp, &Method::Off)
+            (&DHCP, &Method::Off)
         );
         let one = args(&[":::::eth1:dhcp"]);
         assert_eq!(
             (for_link(&one, "eth0"), for_link(&one, "eth1")),
-            (&Method::Off, &Method::Dhcp)
+            (&Method::Off, &DHCP)
         );
-        assert_eq!(for_link(&[], "eth0"), &Method::Dhcp);
+        assert_eq!(for_link(&[], "eth0"), &DHCP);
     }
 
     proptest! {
@@ -269,7 +302,7 @@ mod tests {
                 // What the kernel takes for a link's name.
                 let device = arg.device.unwrap_or("eth0".into());
                 prop_assert!((1..16).contains(&device.len()) && !device.contains(['/', ' ']), "{}", device);
-                if let Method::Static { prefix, .. } = arg.method {
+                if let Method::Static(StaticAddress { prefix, .. }) = arg.method {
                     prop_assert!(prefix <= 32);
                 }
             }
@@ -282,7 +315,7 @@ mod tests {
             let mask = Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0));
             let arg = parse(&format!("{address}::{gateway}:{mask}::{device}:off")).unwrap();
             prop_assert_eq!(arg.device, Some(device));
-            let method = Method::Static { address, prefix, gateway: Some(gateway), dns: vec![] };
+            let method = Method::Static(StaticAddress { address, prefix, gateway: Some(gateway), dns: vec![] });
             prop_assert_eq!(arg.method, method);
         }
     }

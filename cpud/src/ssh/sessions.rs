@@ -1,13 +1,14 @@
 //! The sessions of a connection: what they may take, how all of them are ended, and how what a killed one leaves is killed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
+use nix::sys::wait::WaitPidFlag;
 use nix::unistd::{Pid, getpid};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -61,10 +62,24 @@ impl Sessions {
         let _ = timeout(patience, self.ending.closed()).await;
     }
 
-    /// Called at the end of the connection: kills what a session has left that has just been killed.
-    pub(super) fn kill_last_strays(&self) {
-        if self.ending.receiver_count() > 0 {
-            self.kill_strays();
+    /// Whether there is a session that has not ended, or has left something.
+    pub(super) fn are_open(&self) -> bool {
+        self.ending.receiver_count() > 0
+    }
+
+    /// Called when the connection has ended, and with it the runtime: waits until its sessions have ended too, but not longer
+    /// than `patience`. This process stays as long, so that what one of them leaves that is killed comes to it, and is killed.
+    pub(super) fn wait_for_last(&self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        let mut pause = FIRST_RETRY;
+        loop {
+            self.processes().retain(|&session| !has_ended(session));
+            let is_clean = self.kill_strays();
+            if (is_clean && self.processes().is_empty()) || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(MAX_RETRY);
         }
     }
 
@@ -78,23 +93,24 @@ impl Sessions {
         for &stray in &strays {
             let _ = nix::sys::signal::kill(stray, Signal::SIGKILL);
         }
-        // Each of the strays comes to this process when its parent has died.
-        let is_gone = |&stray: &Pid| {
-            let flags = Some(nix::sys::wait::WaitPidFlag::WNOHANG);
-            match nix::sys::wait::waitpid(stray, flags) {
-                Ok(status) => status.pid().is_some(),
-                Err(Errno::ECHILD) => nix::sys::signal::kill(stray, None).is_err(),
-                Err(_) => false,
-            }
-        };
-        // All of them are asked.
-        strays.iter().filter(|stray| !is_gone(stray)).count() == 0
+        // Each of the strays comes to this process when its parent has died. All of them are asked.
+        strays.iter().filter(|&&stray| !has_ended(stray)).count() == 0
     }
 
     fn processes(&self) -> MutexGuard<'_, Vec<Pid>> {
         self.processes
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reaps a process if it has ended.
+fn has_ended(process: Pid) -> bool {
+    match nix::sys::wait::waitpid(process, Some(WaitPidFlag::WNOHANG)) {
+        Ok(status) => status.pid().is_some(),
+        // It is not, or not yet, a child of this process.
+        Err(Errno::ECHILD) => nix::sys::signal::kill(process, None).is_err(),
+        Err(_) => false,
     }
 }
 

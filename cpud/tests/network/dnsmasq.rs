@@ -110,6 +110,25 @@ fn a_server_that_comes_later_is_heard() {
 }
 
 #[test]
+fn a_fixed_address_serves_while_no_server_answers() {
+    let mut machine =
+        NetworkFixture::new("ip=10.9.0.77::10.9.0.1:255.255.255.0::eth0:dhcp:10.9.0.3\n");
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0: no DHCP server has answered in 15 s; using 10.9.0.77 as ip= says, and still asking"
+    );
+    assert_eq!(machine.line(), machine.announcement("10.9.0.77"));
+    machine.wait_until("route show", "default via 10.9.0.1 dev eth0", true);
+    assert!(machine.file("etc/resolv.conf").contains("10.9.0.3"));
+    let _dnsmasq = Dnsmasq::new(&[RANGE, "--dhcp-option=option:router,10.9.0.9"]);
+    announced(&mut machine, "eth0 10.9.0.6");
+    machine.wait_until("addr show eth0", "10.9.0.77", false);
+    machine.wait_until("route show", "default via 10.9.0.9 dev eth0", true);
+    assert!(!machine.ip("route show").contains("via 10.9.0.1 "));
+    assert!(!machine.file("etc/resolv.conf").contains("10.9.0.3"));
+}
+
+#[test]
 fn a_lease_that_another_server_refuses_is_given_up() {
     let mut machine = NetworkFixture::new("\n");
     let first = Dnsmasq::new(&[RANGE]);

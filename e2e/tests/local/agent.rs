@@ -13,6 +13,7 @@ use crate::keys::Agent;
 pub(crate) const TESTS: &[Test] = &[
     ("agent_is_forwarded_when_asked_for", forwarded),
     ("agent_is_forwarded_to_openssh", from_openssh),
+    ("agent_is_forwarded_into_isolation", isolated),
 ];
 
 /// Whether ssh-add in the session signs with the agent's key, twice, and both times through a channel of its own.
@@ -90,5 +91,28 @@ fn from_openssh() -> Result<()> {
         "{output:?}"
     );
     ensure!(!ssh("-a")?.status.success());
+    Ok(())
+}
+
+fn isolated() -> Result<()> {
+    let (daemon, user) = (Daemon::cpud_with("-isolate")?, User::new()?);
+    let socket = user.ssh().join("agent");
+    let _agent = Agent::start(&socket, &user.key())?;
+    let port = format!("-sp={}", daemon.port);
+    let run = |flags: &[&str], script: &str| -> Result<Output> {
+        let words = [flags, &[&port, "127.0.0.1", "sh", "-c", script]].concat();
+        ended(user.cpu(&words).env("SSH_AUTH_SOCK", &socket))
+    };
+    // The first login says that the host is new.
+    let map = works(&run(&[], "cat /proc/self/uid_map")?)?;
+    ensure!(!map.contains("4294967295"), "not isolated: {map}");
+    for flags in [&["-A"][..], &["-A", "-user", "me"]] {
+        let output = run(flags, SIGNS)?;
+        ensure!(
+            works(&output)? == "signed /tmp/.ssh-agent/socket\n",
+            "{flags:?}: {output:?}"
+        );
+    }
+    ensure!(!run(&[], SIGNS)?.status.success());
     Ok(())
 }

@@ -105,18 +105,21 @@ fn killed_session() -> Result<()> {
     // A signal has no status.
     ensure!(printed == "-1\n3\n", "{printed}");
     ensure!(!is_running(MARK)?, "a process is left");
-    // Both end at once, the process of the connection and that of the session.
-    let script = format!(
-        "transport.auth_publickey('root', key)\n\
-         killed = transport.open_session()\n\
-         killed.exec_command('sh -c \"\
-            trap \\'\\' HUP TERM; sleep {MARK} & kill -KILL $PPID; wait\"')\n\
-         transport.close()\n"
-    );
-    paramiko(daemon.port, &user, &script)?;
-    wait_until("nothing is left", Duration::from_secs(20), || {
-        Ok((!is_running(MARK)?).then_some(()))
-    })
+    // The session is killed when its connection ends, or has ended.
+    for delay in ["0", "0.1", "1"] {
+        let script = format!(
+            "transport.auth_publickey('root', key)\n\
+             killed = transport.open_session()\n\
+             killed.exec_command('sh -c \"trap \\'\\' HUP TERM; sleep {MARK} & sleep {delay}; kill -KILL $PPID; wait\"')\n\
+             transport.close()\n"
+        );
+        paramiko(daemon.port, &user, &script)?;
+        let what = format!("nothing is left of a session killed after {delay} s");
+        wait_until(&what, Duration::from_secs(20), || {
+            Ok((!is_running(MARK)?).then_some(()))
+        })?;
+    }
+    Ok(())
 }
 
 fn hung_up() -> Result<()> {

@@ -45,7 +45,8 @@ const REJECTION_TIME: Duration = Duration::from_millis(100);
 /// whose agents hold more keys than that. russh's default is ten.
 const MAX_OFFERS: usize = 64;
 
-/// How long sessions may take to end when this process is told to end: longer than they give their commands.
+/// How long sessions may take to end at the end of the connection, or when this process is told to end: longer than they give
+/// their commands.
 const SESSIONS_END: Duration = Duration::from_secs(5);
 
 /// How long the peer may take to read the last messages then.
@@ -140,7 +141,12 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
         }
         anyhow::Ok(())
     })?;
-    sessions.kill_last_strays();
+    let has_sessions = sessions.are_open();
+    // Closes the socket, and the control sockets of the sessions, which end.
+    drop(runtime);
+    if has_sessions {
+        sessions.wait_for_last(SESSIONS_END);
+    }
     login.send_modify(LoginState::add_certificate);
     let login = login.borrow();
     login.report_refusal();

@@ -1,12 +1,14 @@
-//! What the relay keeps, and what it makes of a server that lies about it.
+//! What the relay keeps, and what makes it forgotten.
 
 use ninep::msg::{
     FORGET_ALL, FORGET_ATTR, FORGET_DIR, FORGET_NAME, FORGET_REMOVED, KEEP_ATTR, KEEP_NAME,
     ListEntry, Qid, Time,
 };
-use proptest::prelude::*;
 
 use super::*;
+
+mod lies;
+mod listings;
 
 pub(super) const ROOT: u64 = 1;
 
@@ -284,85 +286,6 @@ pub(super) fn list_tag(mut server: &[u8]) -> Option<u16> {
 }
 
 #[test]
-fn a_listing_comes_with_the_first_look_up_and_answers_the_others() {
-    let mut told = ToldRelay::new();
-    let (server, _) = told.ask(2, &walk(0, 1, "x"));
-    let list = list_tag(&server).expect("a listing");
-    let file = attr(Qid::FILE, 100, 5);
-    told.reply(2, &lookup(KEEP_NAME | KEEP_ATTR, file));
-    let data = listing(&["x".into(), "y".into()]);
-    let listed = Reply::List {
-        kept: KEEP_NAME,
-        qid: qid(Qid::DIR, ROOT),
-        data: Data(&data),
-    };
-    assert!(told.reply(list, &listed).is_empty(), "it is the relay's");
-    assert_eq!([told.known("x"), told.known("y")], [Some(100), Some(101)]);
-    let (_, got) = told.ask(3, &walk(0, 4, "none"));
-    assert_eq!(got, reply(3, &Reply::Error { ecode: 2 }));
-    // Who opens the directory first waits for a listing that tells more of its files, and who does so later for nothing.
-    told.ask(3, &walk(0, 4, ""));
-    let (server, _) = told.ask(3, &Request::Lopen { fid: 4, flags: 0 });
-    assert_eq!(list_tag(&server), Some(3));
-    assert_eq!(told.reply(3, &listed)[4], 13);
-    told.ask(3, &Request::Clunk { fid: 4 });
-    told.ask(3, &walk(0, 5, ""));
-    let (server, got) = told.ask(3, &Request::Lopen { fid: 5, flags: 0 });
-    assert!(list_tag(&server).is_none() && got[4] == 13);
-    let read = |offset, count| Request::Readdir {
-        fid: 5,
-        offset,
-        count,
-    };
-    let (_, both) = told.ask(3, &read(0, 1000));
-    assert_eq!(both.len(), HEADER + 4 + 2 * (24 + 1));
-    let (_, second) = told.ask(3, &read(1, 1000));
-    assert_eq!(second[HEADER + 4..], both[HEADER + 4 + 25..]);
-    let (_, end) = told.ask(3, &read(2, 1000));
-    assert_eq!(end.len(), HEADER + 4);
-    assert_eq!(told.ask(3, &read(0, 10)).1[4], 7);
-    // A name that has changed is asked for, and the others are still known.
-    told.forget(FORGET_NAME, ROOT, "none");
-    let (server, _) = told.ask(3, &walk(0, 4, "none"));
-    assert!(!server.is_empty() && list_tag(&server).is_none());
-    told.reply(3, &Reply::Error { ecode: 2 });
-    assert_eq!(told.known("y"), Some(101));
-    let (server, _) = told.ask(3, &walk(0, 6, ""));
-    assert!(server.is_empty());
-    let (server, _) = told.ask(3, &Request::Lopen { fid: 6, flags: 0 });
-    assert!(list_tag(&server) == Some(3), "it is listed again");
-}
-
-#[test]
-fn a_listing_with_a_name_twice_is_not_kept() {
-    for (second, known) in [("y", Some(100)), ("x", None)] {
-        let mut told = ToldRelay::new();
-        let (server, _) = told.ask(2, &walk(0, 1, "other"));
-        let list = list_tag(&server).expect("a listing");
-        told.reply(2, &Reply::Error { ecode: 2 });
-        let data = listing(&["x".into(), second.into()]);
-        let qid = qid(Qid::DIR, ROOT);
-        let (kept, data) = (KEEP_NAME, Data(&data));
-        told.reply(list, &Reply::List { kept, qid, data });
-        assert_eq!(told.known("x"), known, "{second}");
-    }
-}
-
-#[test]
-fn a_directory_that_is_not_listed_is_not_listed_again_and_again() {
-    let mut told = ToldRelay::new();
-    let (server, _) = told.ask(2, &walk(0, 1, "x"));
-    let list = list_tag(&server).unwrap();
-    told.reply(list, &Reply::Error { ecode: 95 });
-    told.reply(2, &Reply::Error { ecode: 2 });
-    for file in ["x", "y", "z"] {
-        let (server, _) = told.ask(2, &walk(0, 1, file));
-        assert!(!server.is_empty() && list_tag(&server).is_none());
-        told.reply(2, &Reply::Error { ecode: 2 });
-    }
-}
-
-#[test]
 fn that_a_file_has_no_extended_attributes_is_known() {
     let list = |file| Request::Xattrwalk {
         fid: 1,
@@ -400,136 +323,5 @@ fn that_a_file_has_no_extended_attributes_is_known() {
         }
         told.forget(FORGET_ATTR, ROOT, "x");
         assert!(!told.ask(3, &list(name)).0.is_empty());
-    }
-}
-
-#[test]
-fn what_was_not_asked_for_is_not_believed() {
-    let mut told = ToldRelay::new();
-    let file = attr(Qid::FILE, 7, 5);
-    let data = listing(&["x".into()]);
-    let listed = Reply::List {
-        kept: KEEP_NAME,
-        qid: qid(Qid::DIR, ROOT),
-        data: Data(&data),
-    };
-    for tag in [2, 0xff00, 0xfffe, NO_TAG] {
-        assert!(told.reply(tag, &lookup(3, file)).is_empty());
-        assert!(told.reply(tag, &listed).is_empty());
-        assert!(told.reply(tag, &Reply::Bind {}).is_empty());
-    }
-    assert_eq!(told.known("x"), None);
-    // Nor a listing of another directory.
-    let mut told = ToldRelay::new();
-    let (server, _) = told.ask(2, &walk(0, 1, "z"));
-    let list = list_tag(&server).unwrap();
-    let other = Reply::List {
-        kept: KEEP_NAME,
-        qid: qid(Qid::DIR, 33),
-        data: Data(&data),
-    };
-    told.reply(list, &other);
-    told.reply(2, &Reply::Error { ecode: 2 });
-    assert_eq!(told.known("x"), None);
-}
-
-/// A message of a server that lies.
-fn lie() -> impl Strategy<Value = (u16, Vec<u8>)> {
-    let tag = || prop_oneof![0..4_u16, 0xff00..0xff04_u16, Just(NO_TAG)];
-    let path = || 0..6_u64;
-    let file = || prop::sample::select(vec!["", "x", "y", "d", ".", "a/b"]);
-    prop_oneof![
-        (tag(), 0..8_u8, 0..3_u32, path(), 0..3_u8).prop_map(|(tag, kept, ecode, path, kind)| {
-            let kind = [Qid::DIR, Qid::FILE, Qid::SYMLINK][usize::from(kind)];
-            let lie = Reply::Lookup {
-                kept,
-                ecode,
-                attr: attr(kind, path, path),
-                target: Str::new(b"lie").unwrap(),
-            };
-            (tag, reply(tag, &lie).to_vec())
-        }),
-        (tag(), 0..4_u8, path(), 0..40_usize, any::<bool>()).prop_map(
-            |(tag, kept, path, count, is_cut)| {
-                let files: Vec<_> = (0..count).map(|n| format!("{}", n % 7)).collect();
-                let data = listing(&files);
-                let data = &data[..data.len() - usize::from(is_cut && count > 0)];
-                let qid = qid(Qid::DIR, path);
-                let data = Data(data);
-                (tag, reply(tag, &Reply::List { kept, qid, data }).to_vec())
-            }
-        ),
-        (tag(), any::<u8>(), path(), file()).prop_map(|(tag, what, dir, file)| {
-            let name = text(file);
-            (
-                tag,
-                reply(
-                    tag,
-                    &Reply::Forget {
-                        what: what % 6,
-                        dir,
-                        name,
-                    },
-                )
-                .to_vec(),
-            )
-        }),
-        (tag(), path()).prop_map(|(tag, path)| {
-            let attr = attr(Qid::DIR, path, 3);
-            (tag, reply(tag, &Reply::Getattr { attr }).to_vec())
-        }),
-        tag().prop_map(|tag| (tag, reply(tag, &Reply::Error { ecode: 61 }).to_vec())),
-        (tag(), 0..3_u32, 0..5_u64, 0..7_usize).prop_map(|(tag, version, size, n)| {
-            let data = Data(&b"contents"[..n]);
-            let (qid, iounit) = (qid(Qid::FILE, size), 0);
-            let opened = Reply::Lopenread {
-                qid,
-                iounit,
-                version,
-                size,
-                data,
-            };
-            (tag, reply(tag, &opened).to_vec())
-        }),
-        (tag(), 0..7_usize).prop_map(|(tag, n)| {
-            let data = Data(&b"contents"[..n]);
-            (tag, reply(tag, &Reply::Read { data }).to_vec())
-        }),
-        (tag(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(tag, data)| {
-            let data = Data(&data);
-            (tag, reply(tag, &Reply::Fetch { data }).to_vec())
-        }),
-        (tag(), prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(tag, bytes)| (tag, bytes)),
-    ]
-}
-
-proptest! {
-    #[test]
-    fn a_server_that_lies_is_survived(
-        steps in prop::collection::vec((lie(), 0..4_u16, 0..5_u32, 0..5_u32, 0..9_u8), 0..200),
-        piece in 1..300_usize,
-    ) {
-        let mut told = ToldRelay::new();
-        for ((_, bytes), tag, fid, newfid, kind) in steps {
-            let request = match kind {
-                0 => walk(fid, newfid, "x"),
-                1 => walk(fid, newfid, "y"),
-                2 => walk(fid, newfid, ""),
-                3 => getattr(fid),
-                4 => Request::Lopen { fid, flags: 0 },
-                5 => Request::Readdir { fid, offset: newfid.into(), count: 100 },
-                6 => Request::Readlink { fid },
-                7 => read(fid, newfid.into(), 3),
-                _ => Request::Clunk { fid },
-            };
-            told.ask(tag, &request);
-            for piece in bytes.chunks(piece) {
-                let mut out = Out::default();
-                let piece = Bytes::copy_from_slice(piece);
-                if from_server(&mut told.relay, piece, told.now, &mut out).is_err() {
-                    return Ok(());
-                }
-            }
-        }
     }
 }

@@ -2,29 +2,23 @@
 
 use super::*;
 
-/// Makes more events than the queue has room for; false if that would take too many.
-fn overflow(tree: &Tree) -> bool {
+/// Makes more events than the queue has room for.
+fn overflow(tree: &Tree) {
     let most = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     let most: usize = most.trim().parse().unwrap();
-    if most > 100_000 {
-        return false;
-    }
     let (x, y) = (tree.at("d/x"), tree.at("d/y"));
     fs::write(&x, "").unwrap();
     for _ in 0..most / 4 + 10 {
         fs::rename(&x, &y).unwrap();
         fs::rename(&y, &x).unwrap();
     }
-    true
 }
 
 #[test]
 fn a_queue_that_overflows_makes_everything_forgotten() {
     let tree = Tree::new(&places().pop().unwrap(), 100);
     assert!(tree.watch("d", Told::All));
-    if !overflow(&tree) {
-        return;
-    }
+    overflow(&tree);
     assert_eq!(tree.changes(), [(FORGET_ALL, String::new(), String::new())]);
     // It goes on.
     assert!(tree.watch("d", Told::All));
@@ -38,9 +32,7 @@ fn a_directory_whose_removal_was_lost_is_not_taken_for_another_with_its_number()
         let tree = Tree::new(&place, 100);
         assert!(tree.watch("d", Told::All) && tree.watch("d/s", Told::All));
         let number = tree.node("d/s").id();
-        if !overflow(&tree) {
-            return;
-        }
+        overflow(&tree);
         fs::remove_dir(tree.at("d/s")).unwrap();
         assert_eq!(tree.changes(), [(FORGET_ALL, String::new(), String::new())]);
         assert_eq!(lock(&tree.watching.table).len(), 0);
