@@ -5,7 +5,9 @@ TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
 # A profile of Cargo.toml.
 PROFILE := release
-BIN    = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/$(PROFILE)
+# Where bytes count.
+CPUD_PROFILE = $(PROFILE:release=small)
+BIN    = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)
 HOST   := $(shell uname -m)
 # mkimage is built for the host, whatever architecture it makes images for.
 MKIMAGE = out/$(HOST)/mkimage
@@ -34,8 +36,9 @@ endif
 
 programs: ## cpu, cpud and mkimage, static
 	@scripts/deps build $(CROSS)
-	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p cpud -p mkimage
-	@install -D -C -t $(OUT) $(BIN)/cpu $(BIN)/cpud $(BIN)/mkimage
+	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p mkimage
+	cargo build --profile $(CPUD_PROFILE) --target $(TARGET) -p cpud
+	@install -D -C -t $(OUT) $(BIN)/$(PROFILE)/cpu $(BIN)/$(CPUD_PROFILE)/cpud $(BIN)/$(PROFILE)/mkimage
 ifdef CROSS
 	$(MAKE) ARCH=$(HOST) OUT=out/$(HOST) PROFILE=release programs
 endif
@@ -48,12 +51,9 @@ initramfs: keys ## cpud and the keys, as the machine's root file system
 	@# Whoever has made it with other keys or with --isolate keeps them.
 	$(MKIMAGE) initramfs --again --arch $(ARCH) -o $(OUT)
 
-flash: keys ## a kernel for flash ROMs, in out/flash (docs/flash.md)
+flash: initramfs ## a kernel for flash ROMs, in out/flash (docs/flash.md)
 	@scripts/deps kernel
-	cargo build --profile flash --target $(TARGET) -p cpud
-	$(MKIMAGE) initramfs -o out/flash --cpud $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/flash/cpud \
-		--key $(OUT)/cpu_rsa.pub --host-key $(OUT)/ssh_host_ed25519_key
-	$(MKIMAGE) kernel -o out/flash --initramfs out/flash/initramfs.cpio.xz --config common,flash --max-size 2883584
+	$(MKIMAGE) kernel -o out/flash --initramfs $(OUT)/initramfs.cpio.xz --config common,flash --max-size 2883584
 
 # What the ROM of Debian's package ovmf starts a kernel without.
 FLASH_REMOVE := network,usb,disks,setup,screen,tpm,EbcDxe,*ShellCommand,BootScriptExecutorDxe,Ps2KeyboardDxe,PlatformDxe,$\
@@ -116,7 +116,7 @@ carry: ## mkimage with cpu and cpud for both architectures inside, in out/carry
 		mkdir -p out/carry/$$arch && xz -9ek --check=crc32 -c out/$$arch/$$program >out/carry/$$arch/$$program.xz || exit; \
 	done; done
 	MKIMAGE_CARRY=$(CURDIR)/out/carry cargo build --profile $(PROFILE) --target $(TARGET) -p mkimage --features carry
-	@install -D -C -t out/carry $(BIN)/mkimage
+	@install -D -C -t out/carry $(BIN)/$(PROFILE)/mkimage
 
 PREFIX := /usr/local
 MANDIR = $(DESTDIR)$(PREFIX)/share/man

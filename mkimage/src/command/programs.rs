@@ -1,6 +1,7 @@
 //! `mkimage programs`: cpu and cpud, from mkimage itself, from beside it, or compiled.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -78,14 +79,7 @@ impl ProgramsArgs {
                 self.common.output.display()
             );
         };
-        let directory = compile(source, arch, progress)?;
-        let mut programs = Vec::new();
-        for name in carried::PROGRAMS {
-            let path = directory.join(name);
-            let bytes = read::whole(&path, MAX_UNPACKED)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            programs.push((name, bytes));
-        }
+        let programs = compile(source, arch, progress)?;
         Ok((format!("the source in {}", source.display()), programs))
     }
 }
@@ -121,8 +115,8 @@ fn is_source(directory: &Path) -> bool {
         .all(|name| directory.join(name).join("Cargo.toml").is_file())
 }
 
-/// Compile the programs, and say in which directory they are.
-fn compile(source: &Path, arch: Arch, progress: Progress) -> Result<PathBuf> {
+/// Compile the programs, cpud with the profile that makes it small.
+fn compile(source: &Path, arch: Arch, progress: Progress) -> Result<Programs> {
     let cargo = Tool {
         program: "cargo",
         package: "rustup",
@@ -137,20 +131,31 @@ fn compile(source: &Path, arch: Arch, progress: Progress) -> Result<PathBuf> {
         needed.push(arch.facts().cross_compiler);
     }
     tools::require(&needed)?;
+    let _task = progress.task("compiling", None);
+    let mut programs = Vec::new();
+    for name in carried::PROGRAMS {
+        let (package, profile) = match name {
+            "cpud" => ("cpud", "small"),
+            _ => ("cpu-client", "release"),
+        };
+        let (cargo, directory) = cargo_build(source, arch, package, profile);
+        tools::run_short(cargo, progress).with_context(|| format!("cannot compile {name}"))?;
+        let path = directory.join(name);
+        let bytes = read::whole(&path, MAX_UNPACKED)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        programs.push((name, bytes));
+    }
+    Ok(programs)
+}
+
+/// The command that compiles a package, and the directory to which it writes.
+fn cargo_build(source: &Path, arch: Arch, package: &str, profile: &str) -> (Command, PathBuf) {
     let target = format!("{arch}-unknown-linux-musl");
     let built = source.join("target").join("mkimage");
-    let mut cargo = std::process::Command::new("cargo");
+    let mut cargo = Command::new("cargo");
     cargo
         .current_dir(source)
-        .args([
-            "build",
-            "--quiet",
-            "--release",
-            "-p",
-            "cpud",
-            "-p",
-            "cpu-client",
-        ])
+        .args(["build", "--quiet", "--profile", profile, "-p", package])
         .args(["--target", &target, "--target-dir"])
         .arg(&built);
     if arch != Arch::HERE {
@@ -164,9 +169,7 @@ fn compile(source: &Path, arch: Arch, progress: Progress) -> Result<PathBuf> {
                 "rust-lld",
             );
     }
-    let _task = progress.task("compiling", None);
-    tools::run_short(cargo, progress).context("cannot compile cpud and cpu")?;
-    Ok(built.join(target).join("release"))
+    (cargo, built.join(target).join(profile))
 }
 
 #[cfg(test)]
