@@ -9,6 +9,7 @@ use cpu_client::export::{Caching, Export, IdMap, Rule, prepare_process};
 use cpu_proto::CacheMode;
 use ninep::observe::Observer;
 use ninep::server::{self, Config};
+use tokio::sync::watch;
 use tracing::debug;
 
 /// The most fids of one channel, even where the number of descriptors is not limited. They take some hundred
@@ -22,6 +23,8 @@ pub(crate) struct FileServer {
     exact: Arc<Export>,
     msize: u32,
     observer: Option<Arc<dyn Observer + Send>>,
+    /// The number of mounts that are served.
+    served: watch::Sender<usize>,
 }
 
 impl FileServer {
@@ -43,6 +46,7 @@ impl FileServer {
             mapped: Arc::new(mapped),
             msize,
             observer,
+            served: watch::Sender::new(0),
         })
     }
 
@@ -56,6 +60,21 @@ impl FileServer {
         self.mapped.settle();
     }
 
+    /// Whether anybody is told of the requests.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.observer.is_some()
+    }
+
+    /// Returns when no mount is served any more.
+    pub(crate) async fn ended(&self) {
+        // The sender is here.
+        let _ = self
+            .served
+            .subscribe()
+            .wait_for(|served| *served == 0)
+            .await;
+    }
+
     /// Serves a mount of this mode on a new thread, until the other side closes the channel; then calls `ended`. This changes the process
     /// ([`prepare_process`]), so no other program may be started afterwards.
     pub(crate) fn serve(
@@ -66,6 +85,7 @@ impl FileServer {
         ended: impl FnOnce() + Send + 'static,
     ) -> Result<()> {
         let limits = prepare_process();
+        let counter = self.served.clone();
         let run = move || {
             let observer = self.observer.as_deref().map(|o| o as &dyn Observer);
             let config = Config {
@@ -81,8 +101,10 @@ impl FileServer {
             if let Err(error) = server::serve(export, from, to, &config) {
                 debug!("the files are no longer served: {error}");
             }
+            self.served.send_modify(|served| *served -= 1);
             ended();
         };
+        counter.send_modify(|served| *served += 1);
         std::thread::Builder::new()
             .name("files".into())
             .spawn(run)

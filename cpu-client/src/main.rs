@@ -28,6 +28,7 @@ mod clock;
 mod cwd;
 mod discovery;
 mod environment;
+mod events;
 mod files;
 mod flags;
 mod programs;
@@ -53,11 +54,13 @@ use binds::Mounts;
 use clap::error::ErrorKind;
 use discovery::MachineQuery;
 use environment::{environment, home};
+use events::Steps;
 use flags::Flags;
 use ninep::observe::Observer;
 use spinner::Spinner;
 use stats::Stats;
 use terminal::Tty;
+use trace::StartedTrace;
 use tracing::level_filters::LevelFilter;
 use user::CommandUser;
 use withheld::FileLimits;
@@ -145,6 +148,17 @@ fn run(flags: &Flags) -> Result<u8> {
         discovery::list(&query)?;
         return Ok(0);
     }
+    // -hidden makes no session.
+    let trace = if flags.hidden.0 {
+        None
+    } else {
+        flags.dbg9p.start()?
+    };
+    let events = match &trace {
+        Some(StartedTrace::Events(events)) => Some(events.clone()),
+        _ => None,
+    };
+    let steps = Steps(events.clone());
     let home = home();
     let mounts = Mounts {
         namespace: flags.namespace.as_deref(),
@@ -157,7 +171,10 @@ fn run(flags: &Flags) -> Result<u8> {
     // Only -hidden needs no host.
     let host = flags.host.as_deref().unwrap_or("localhost");
     let found = match MachineQuery::parse(host)? {
-        Some((user, query)) => Some((user, discovery::find(&query)?)),
+        Some((user, query)) => {
+            steps.begin("find the machine");
+            Some((user, discovery::find(&query)?))
+        }
         None => None,
     };
     let addresses = found.as_ref().map(|(_, machine)| &machine.addresses[..]);
@@ -201,8 +218,7 @@ fn run(flags: &Flags) -> Result<u8> {
     }
     let stats = flags.stats.0.then(Arc::<Stats>::default);
     let files = if flags.ninep.0 {
-        let observer: Option<Arc<dyn Observer + Send>> = match (stats.clone(), flags.dbg9p.trace()?)
-        {
+        let observer: Option<Arc<dyn Observer + Send>> = match (stats.clone(), trace) {
             (None, None) => None,
             both => Some(Arc::new(both)),
         };
@@ -232,7 +248,7 @@ fn run(flags: &Flags) -> Result<u8> {
     let status = runtime.block_on(async {
         let spinner = Spinner::default();
         let connection = spinner
-            .shown_during(ssh::connect(&target, &spinner))
+            .shown_during(ssh::connect(&target, &spinner, &steps))
             .await?;
         let caches = environment.caches.clone();
         let cache_is_chosen = environment.cache_is_chosen;
@@ -251,11 +267,15 @@ fn run(flags: &Flags) -> Result<u8> {
             forward_agent: target.forward_agent.is_some(),
             needs_terminal: matches!(tty, Tty::Yes | Tty::Force),
             input,
+            steps: steps.clone(),
         };
         session::run(connection, command).await
     });
     // Threads that are blocked in a read must not keep the process alive.
     runtime.shutdown_background();
+    if let Some(Err(error)) = events.map(|events| events.finish()) {
+        say!("the trace of -dbg9p is incomplete: {error}");
+    }
     let requested = served.map(|files| files.requested_hidden());
     if let Some(alarm) = withheld::alarm(host, &requested.unwrap_or_default()) {
         say!("{alarm}");

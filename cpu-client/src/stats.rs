@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use ninep::msg::Kind;
+use ninep::msg::{FetchTotals, Kind};
 use ninep::observe::{CompletedRequest, Counts, Observer};
 
 /// The length of the lists below the table.
@@ -22,6 +22,58 @@ const MAX_TEXT: usize = 1024;
 pub(crate) struct Stats {
     counts: Counts,
     notable: Mutex<Notable>,
+    told: Mutex<Option<ToldTally>>,
+}
+
+/// What the machine has said at the end of its mounts.
+#[derive(Default)]
+struct ToldTally {
+    answered: Vec<(Kind, u64)>,
+    fetched: FetchTotals,
+}
+
+/// A row of the table.
+struct StatsRow {
+    word: &'static str,
+    requests: u64,
+    awaited: u64,
+    answered: u64,
+    failed: u64,
+    bytes: u64,
+    time: Duration,
+}
+
+impl StatsRow {
+    fn new(word: &'static str) -> Self {
+        Self {
+            word,
+            requests: 0,
+            awaited: 0,
+            answered: 0,
+            failed: 0,
+            bytes: 0,
+            time: Duration::ZERO,
+        }
+    }
+
+    /// The row that begins with this word: kinds of the same name have one.
+    fn of<'r>(rows: &'r mut Vec<Self>, word: &'static str) -> &'r mut Self {
+        let at = rows.iter().position(|row| row.word == word);
+        let at = at.unwrap_or_else(|| {
+            rows.push(Self::new(word));
+            rows.len() - 1
+        });
+        &mut rows[at]
+    }
+
+    fn add(&mut self, row: &Self) {
+        self.requests += row.requests;
+        self.awaited += row.awaited;
+        self.answered = self.answered.saturating_add(row.answered);
+        self.failed += row.failed;
+        self.bytes += row.bytes;
+        self.time += row.time;
+    }
 }
 
 #[derive(Default)]
@@ -52,7 +104,7 @@ impl Notable {
 }
 
 /// A text, cut to a bounded length.
-fn shortened(words: &dyn Display) -> String {
+pub(crate) fn shortened(words: &dyn Display) -> String {
     let mut text = words.to_string();
     if let Some(end) = (MAX_TEXT..text.len()).find(|&end| text.is_char_boundary(end)) {
         text.truncate(end);
@@ -81,49 +133,80 @@ impl Observer for Stats {
             notable.count(path);
         }
     }
+
+    fn tally(&self, answered: &[(Kind, u32)], fetched: &FetchTotals) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = told.get_or_insert_default();
+        for &(kind, number) in answered {
+            let number = u64::from(number);
+            match told.answered.iter_mut().find(|(known, _)| *known == kind) {
+                Some((_, all)) => *all = all.saturating_add(number),
+                None => told.answered.push((kind, number)),
+            }
+        }
+        let all = told.fetched;
+        told.fetched = FetchTotals {
+            files: all.files.saturating_add(fetched.files),
+            bytes: all.bytes.saturating_add(fetched.bytes),
+            used_files: all.used_files.saturating_add(fetched.used_files),
+            used_bytes: all.used_bytes.saturating_add(fetched.used_bytes),
+        };
+    }
 }
 
 impl Display for Stats {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let totals = self.counts.totals();
-        let row = |f: &mut Formatter<'_>, word: &str, of: [u64; 3], time: Duration| {
-            let [requests, failed, bytes] = of;
-            let time = format!("{time:.1?}");
-            writeln!(
-                f,
-                "{word:<12} {requests:>9} {failed:>9} {bytes:>13} {time:>10}"
-            )
-        };
+        let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rows: Vec<StatsRow> = Vec::new();
+        let mut all = StatsRow::new("all");
+        for total in self.counts.totals() {
+            let row = StatsRow {
+                word: total.kind.name(),
+                requests: total.requests,
+                awaited: total.awaited,
+                answered: 0,
+                failed: total.failed,
+                bytes: total.bytes,
+                time: total.elapsed,
+            };
+            // It is no request.
+            if total.kind != Kind::Forget {
+                all.add(&row);
+            }
+            StatsRow::of(&mut rows, row.word).add(&row);
+        }
+        for (kind, answered) in told.iter().flat_map(|told| &told.answered) {
+            let mut row = StatsRow::new(kind.name());
+            row.answered = *answered;
+            all.add(&row);
+            StatsRow::of(&mut rows, row.word).add(&row);
+        }
         writeln!(
             f,
-            "{:<12} {:>9} {:>9} {:>13} {:>10}",
-            "9p", "requests", "failed", "bytes", "time"
+            "{:<12} {:>9} {:>9} {:>9} {:>9} {:>13} {:>10}",
+            "9p", "requests", "waits", "answered", "failed", "bytes", "time"
         )?;
-        let (mut sum, mut time) = ([0; 3], Duration::ZERO);
-        let mut rows: Vec<(&str, [u64; 3], Duration)> = Vec::new();
-        for total in &totals {
-            let (word, of) = (
-                total.kind.name(),
-                [total.requests, total.failed, total.bytes],
-            );
-            match rows.iter_mut().find(|(known, ..)| *known == word) {
-                Some((_, all, elapsed)) => {
-                    *all = std::array::from_fn(|i| all[i] + of[i]);
-                    *elapsed += total.elapsed;
-                }
-                None => rows.push((word, of, total.elapsed)),
-            }
-            // It is no request.
-            if total.kind == Kind::Forget {
-                continue;
-            }
-            sum = std::array::from_fn(|i| sum[i] + of[i]);
-            time += total.elapsed;
+        for row in rows.iter().chain([&all]) {
+            let answered = match &*told {
+                Some(_) => row.answered.to_string(),
+                None => "-".to_owned(),
+            };
+            let time = format!("{:.1?}", row.time);
+            writeln!(
+                f,
+                "{:<12} {:>9} {:>9} {answered:>9} {:>9} {:>13} {time:>10}",
+                row.word, row.requests, row.awaited, row.failed, row.bytes
+            )?;
         }
-        for (word, of, elapsed) in rows {
-            row(f, word, of, elapsed)?;
+        if let Some(ToldTally { fetched, .. }) = &*told
+            && fetched.files > 0
+        {
+            writeln!(
+                f,
+                "fetched before anybody asked: {} files, {} bytes; used: {} files, {} bytes",
+                fetched.files, fetched.bytes, fetched.used_files, fetched.used_bytes
+            )?;
         }
-        row(f, "all", sum, time)?;
         let notable = self.notable.lock().unwrap_or_else(PoisonError::into_inner);
         writeln!(f, "slowest")?;
         for (elapsed, words) in &notable.slowest {
@@ -149,11 +232,18 @@ impl Display for Stats {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use ninep::observe::Urgency;
+
     use super::*;
 
     fn done(stats: &Stats, path: &str, millis: u64) {
         stats.done(&CompletedRequest {
             kind: Kind::Read,
+            request: None,
+            urgency: Urgency::Awaited,
+            begun: Instant::now(),
             description: &format!("read {path} 10 @0"),
             path: &path,
             result: Ok(Some(10)),
@@ -173,6 +263,12 @@ mod tests {
         for kind in [Kind::Walk, Kind::Walkgetattr] {
             stats.done(&CompletedRequest {
                 kind,
+                request: None,
+                urgency: match kind {
+                    Kind::Walk => Urgency::Answered,
+                    _ => Urgency::Awaited,
+                },
+                begun: Instant::now(),
                 description: &"walk /a",
                 path: &"",
                 result: Err(ninep::Errno::ENOENT),
@@ -184,14 +280,40 @@ mod tests {
         let words =
             |line: &str| -> Vec<String> { line.split_whitespace().map(Into::into).collect() };
         // Two kinds with the same name have one row.
-        assert_eq!(words(lines[1])[..4], ["walk", "2", "2", "0"]);
-        assert_eq!(words(lines[2])[..4], ["read", "70", "0", "700"]);
-        assert_eq!(words(lines[3])[..4], ["all", "72", "2", "700"]);
+        assert_eq!(words(lines[1])[..6], ["walk", "2", "1", "-", "2", "0"]);
+        assert_eq!(words(lines[2])[..6], ["read", "70", "70", "-", "0", "700"]);
+        assert_eq!(words(lines[3])[..6], ["all", "72", "71", "-", "2", "700"]);
         assert_eq!(lines[4], "slowest");
         assert_eq!(words(lines[5]), ["1.0s", "read", "/once/19", "10", "@0"]);
         assert_eq!(lines[15], "most requests");
         assert_eq!(words(lines[16]), ["50", "/often"]);
         assert_eq!(lines.len(), 26);
+    }
+
+    #[test]
+    fn what_the_machine_says_of_its_mounts_is_added_up() {
+        let stats = Stats::default();
+        done(&stats, "/a", 1);
+        let fetched = FetchTotals {
+            files: 3,
+            bytes: 300,
+            used_files: 1,
+            used_bytes: 100,
+        };
+        stats.tally(&[(Kind::Walk, 7), (Kind::Read, 5)], &fetched);
+        stats.tally(&[(Kind::Read, u32::MAX)], &fetched);
+        let table = stats.to_string();
+        let row = |word| {
+            let line = table.lines().find(|line| line.starts_with(word)).unwrap();
+            line.split_whitespace().skip(1).take(3).collect::<Vec<_>>()
+        };
+        assert_eq!(row("read"), ["1", "1", "4294967300"]);
+        assert_eq!(row("walk"), ["0", "0", "7"]);
+        assert_eq!(row("all"), ["1", "1", "4294967307"]);
+        assert!(
+            table.contains(" asked: 6 files, 600 bytes; used: 2 files, 200 bytes\n"),
+            "{table}"
+        );
     }
 
     #[test]

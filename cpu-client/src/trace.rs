@@ -1,15 +1,18 @@
-//! `-dbg9p`: prints a line for each file request, or only for the kinds that the flag's value names.
+//! `-dbg9p`: prints a line for each file request, or only for the kinds that the flag's value names; or writes events of JSON.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, IsTerminal as _, Stderr, Write};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use ninep::msg::Kind;
-use ninep::observe::Trace;
+use ninep::observe::{CompletedRequest, Observer, Trace};
 
+use crate::events::EventTrace;
 use crate::flags::value::GoBool;
 
 /// The value of `-dbg9p`.
@@ -25,7 +28,8 @@ pub(crate) struct TraceFilter {
 impl FromStr for TraceFilter {
     type Err = String;
 
-    /// A boolean; or kinds of requests, separated by commas; or a file, which has a slash; or kinds and then a file.
+    /// A boolean; or kinds of requests, separated by commas; or a file, which has a slash or ends in `.json`; or kinds and then a
+    /// file.
     fn from_str(text: &str) -> Result<Self, String> {
         if let Ok(GoBool(is_enabled)) = text.parse() {
             return Ok(Self {
@@ -33,9 +37,10 @@ impl FromStr for TraceFilter {
                 ..Self::default()
             });
         }
-        let names_end = text
+        let in_file = text
             .find('/')
-            .map(|slash| text[..slash].rfind(',').map_or(0, |comma| comma + 1));
+            .or_else(|| text.ends_with(JSON).then_some(text.len()));
+        let names_end = in_file.map(|at| text[..at].rfind(',').map_or(0, |comma| comma + 1));
         let (names, file) = match names_end {
             Some(end) => (text[..end].trim_end_matches(','), Some(text[end..].into())),
             None => (text, None),
@@ -62,19 +67,43 @@ impl FromStr for TraceFilter {
 }
 
 impl TraceFilter {
-    /// The trace, if it is enabled. The file is created, or truncated.
-    pub(crate) fn trace(&self) -> Result<Option<Trace<Box<dyn Write + Send>>>> {
+    /// The trace, if it is enabled. The file is created, or truncated or replaced.
+    pub(crate) fn start(&self) -> Result<Option<StartedTrace>> {
         if !self.is_enabled {
             return Ok(None);
         }
+        let kinds = self.kinds.clone();
         let to: Box<dyn Write + Send> = match &self.file {
             None if io::stderr().is_terminal() => Box::new(RawTerminal(io::stderr())),
             None => Box::new(io::stderr()),
-            Some(path) => Box::new(File::create(path).with_context(|| {
-                format!("cannot write the trace of -dbg9p to {}", path.display())
-            })?),
+            Some(path) => {
+                let failed = || format!("cannot write the trace of -dbg9p to {}", path.display());
+                if path.as_os_str().as_bytes().ends_with(JSON.as_bytes()) {
+                    let events = EventTrace::create(path, kinds).with_context(failed)?;
+                    return Ok(Some(StartedTrace::Events(Arc::new(events))));
+                }
+                Box::new(File::create(path).with_context(failed)?)
+            }
         };
-        Ok(Some(Trace::new(to, self.kinds.clone())))
+        Ok(Some(StartedTrace::Lines(Trace::new(to, kinds))))
+    }
+}
+
+/// How the name of a file ends that gets events.
+const JSON: &str = ".json";
+
+/// A trace that has begun.
+pub(crate) enum StartedTrace {
+    Lines(Trace<Box<dyn Write + Send>>),
+    Events(Arc<EventTrace>),
+}
+
+impl Observer for StartedTrace {
+    fn done(&self, event: &CompletedRequest<'_>) {
+        match self {
+            Self::Lines(lines) => lines.done(event),
+            Self::Events(events) => events.done(event),
+        }
     }
 }
 
@@ -116,11 +145,16 @@ mod tests {
         assert_eq!(both.kinds, [Kind::Rename, Kind::Renameat]);
         assert_eq!(both.file, Some("./here".into()));
         assert!(both.is_enabled);
+        assert_eq!(filter("a.json").file, Some("a.json".into()));
+        let both = filter("rename,a.json");
+        assert_eq!(both.kinds, [Kind::Rename, Kind::Renameat]);
+        assert_eq!(both.file, Some("a.json".into()));
+        assert_eq!(filter("open,./a,b.json").file, Some("./a,b.json".into()));
     }
 
     #[test]
     fn an_unknown_kind_is_refused() {
-        for text in ["opne", "open,opne", "opne,/tmp/x"] {
+        for text in ["opne", "open,opne", "opne,/tmp/x", "opne,x.json"] {
             let error = text.parse::<TraceFilter>().unwrap_err();
             assert!(
                 error.starts_with("no request is called \"opne\""),

@@ -153,6 +153,18 @@ structs! {
         /// The process that requests or holds it.
         proc_id: u32,
     }
+
+    /// What became of the files that a relay fetched before anybody asked for them.
+    pub struct FetchTotals {
+        /// Files that arrived.
+        files: u32,
+        /// Their bytes.
+        bytes: u64,
+        /// Those of them that were opened or read.
+        used_files: u32,
+        /// The bytes of these.
+        used_bytes: u64,
+    }
 }
 
 impl Qid {
@@ -361,6 +373,7 @@ messages! {
     134 Forget      "forget"      {} { what: u8, dir: u64, name: Str<'a> }
     136 Lopenread   "open"        { fid: u32, flags: u32, count: u32 } { qid: Qid, iounit: u32, version: u32, size: u64, data: Data<'a> }
     138 Fetch       "fetch"       { fid: u32, names: WalkVec<Name<'a>> } { data: Data<'a> }
+    140 Tally       "tally"       { fetched: FetchTotals, answered: Data<'a> } {}
 }
 
 /// The first seven bytes of a message.

@@ -4,40 +4,66 @@ use std::fmt::Display;
 use std::io::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::errno::Errno;
-use crate::msg::Kind;
+use crate::msg::{FetchTotals, Kind, Request};
 
 /// A request that has been performed. Its reply has not been sent yet.
 pub struct CompletedRequest<'a> {
     /// The kind of request.
     pub kind: Kind,
+    /// The request; none for what the server says unasked ([`Kind::Forget`]).
+    pub request: Option<&'a Request<'a>>,
+    /// Who waits for the reply.
+    pub urgency: Urgency,
     /// The request as text, with paths as they were walked: `open /bin/date`. Made only when displayed.
     pub description: &'a dyn Display,
     /// The path alone; empty if the request concerns no file.
     pub path: &'a dyn Display,
     /// The result; for reads, writes and directories the number of bytes transferred.
     pub result: Result<Option<u32>, Errno>,
+    /// When the server took it up.
+    pub begun: Instant,
     /// How long the file system took.
     pub elapsed: Duration,
+}
+
+/// Who waits for the reply to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Urgency {
+    /// A program of the peer's, or its kernel.
+    Awaited,
+    /// Nobody yet: the relay asks for what may be needed next.
+    Ahead,
+    /// Nobody any more: the relay has answered it, or it has no answer.
+    Answered,
 }
 
 /// Is told of every request, by the thread that performed it: calls may overlap.
 pub trait Observer: Sync {
     /// A request has been performed.
     fn done(&self, event: &CompletedRequest<'_>);
+
+    /// The relay has ended, and says how many requests of each kind it has answered itself, and what it had fetched.
+    fn tally(&self, _answered: &[(Kind, u32)], _fetched: &FetchTotals) {}
 }
 
 impl<T: Observer + ?Sized> Observer for &T {
     fn done(&self, event: &CompletedRequest<'_>) {
         (**self).done(event);
     }
+    fn tally(&self, answered: &[(Kind, u32)], fetched: &FetchTotals) {
+        (**self).tally(answered, fetched);
+    }
 }
 
 impl<T: Observer + Send> Observer for Arc<T> {
     fn done(&self, event: &CompletedRequest<'_>) {
         (**self).done(event);
+    }
+    fn tally(&self, answered: &[(Kind, u32)], fetched: &FetchTotals) {
+        (**self).tally(answered, fetched);
     }
 }
 
@@ -46,12 +72,21 @@ impl<A: Observer, B: Observer> Observer for (A, B) {
         self.0.done(event);
         self.1.done(event);
     }
+    fn tally(&self, answered: &[(Kind, u32)], fetched: &FetchTotals) {
+        self.0.tally(answered, fetched);
+        self.1.tally(answered, fetched);
+    }
 }
 
 impl<T: Observer> Observer for Option<T> {
     fn done(&self, event: &CompletedRequest<'_>) {
         if let Some(observer) = self {
             observer.done(event);
+        }
+    }
+    fn tally(&self, answered: &[(Kind, u32)], fetched: &FetchTotals) {
+        if let Some(observer) = self {
+            observer.tally(answered, fetched);
         }
     }
 }
@@ -96,6 +131,7 @@ pub struct Counts([Count; 256]);
 #[derive(Debug)]
 struct Count {
     requests: AtomicU64,
+    awaited: AtomicU64,
     failed: AtomicU64,
     bytes: AtomicU64,
     nanos: AtomicU64,
@@ -108,6 +144,8 @@ pub struct KindTotals {
     pub kind: Kind,
     /// How many.
     pub requests: u64,
+    /// How many of them somebody waited for.
+    pub awaited: u64,
     /// How many of them failed.
     pub failed: u64,
     /// Bytes read, written or listed.
@@ -120,6 +158,7 @@ impl Default for Counts {
     fn default() -> Self {
         Self(std::array::from_fn(|_| Count {
             requests: AtomicU64::new(0),
+            awaited: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             nanos: AtomicU64::new(0),
@@ -139,6 +178,7 @@ impl Counts {
                 (requests > 0).then(|| KindTotals {
                     kind,
                     requests,
+                    awaited: read(&count.awaited),
                     failed: read(&count.failed),
                     bytes: read(&count.bytes),
                     elapsed: Duration::from_nanos(read(&count.nanos)),
@@ -160,6 +200,8 @@ impl Observer for Counts {
         };
         let add = |to: &AtomicU64, n: u64| to.fetch_add(n, Ordering::Relaxed);
         add(&count.requests, 1);
+        let is_awaited = event.urgency == Urgency::Awaited;
+        add(&count.awaited, is_awaited.into());
         add(&count.failed, event.result.is_err().into());
         add(
             &count.bytes,

@@ -164,7 +164,7 @@ pub(crate) struct Flags {
           help_heading = SESSION)]
     pub(crate) debug: GoBool,
 
-    /// trace file requests; open,read: only those; ./FILE: to it
+    /// trace file requests; open: only those; ./FILE, X.json: to it
     #[arg(long, value_name = "WHAT", default_value = "false", hide_default_value = true,
           num_args = 0..=1, require_equals = true, default_missing_value = "true",
           help_heading = SESSION)]

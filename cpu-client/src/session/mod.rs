@@ -23,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tracing::debug;
 
 use crate::clock;
+use crate::events::Steps;
 use crate::files::FileServer;
-use crate::ssh::{ConnectionEvent, ServerConnection};
+use crate::ssh::{ConnectionEvent, ServerConnection, ServerKind};
 use crate::terminal::{self, ESCAPE_HELP, Escape};
 use open::start;
 use signals::{SignalReceiver, forward_window_changes, killed};
@@ -32,6 +33,9 @@ use stdio::{LocalEvent, spawn_input, spawn_output};
 
 /// How long a command may take to end after a TERM or HUP was forwarded to it.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// How long the last requests for files may take after the end of a command, if anybody wants to know of them.
+const UNMOUNT: Duration = Duration::from_secs(1);
 
 /// What to run, and how.
 pub(crate) struct Command {
@@ -51,6 +55,7 @@ pub(crate) struct Command {
     pub(crate) forward_agent: bool,
     /// Whether standard input is sent. If not, the command reads end of file at once.
     pub(crate) input: bool,
+    pub(crate) steps: Steps,
 }
 
 /// Runs the command, and returns the exit status for this process.
@@ -72,7 +77,11 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
         .then(|| signal(SignalKind::window_change()))
         .transpose()?;
     let path = connection.measure_path();
+    let steps = command.steps.clone();
+    let files = command.files.as_ref().map(|(files, _)| files.clone());
+    steps.begin("open channels");
     let (receiver, sender, stdin) = start(&mut connection, command, modes.as_ref()).await?;
+    steps.begin("command");
     // Not earlier: until now, signals and the keys that send them act on cpu itself.
     let mut forwarded = SignalReceiver::new()?;
     let raw = modes.map(terminal::RawMode::enter).transpose();
@@ -151,6 +160,13 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
         }
     };
     drop(raw);
+    if connection.server == ServerKind::Cpud
+        && status.is_ok()
+        && let Some(files) = files.filter(FileServer::is_observed)
+    {
+        steps.begin("unmount");
+        let _ = tokio::time::timeout(UNMOUNT, files.ended()).await;
+    }
     status
 }
 

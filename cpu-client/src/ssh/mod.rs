@@ -27,6 +27,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tracing::debug;
 
+use crate::events::Steps;
 use crate::spinner::Spinner;
 pub(crate) use handler::{ConnectionEvent, Handler};
 pub(crate) use hostkeys::HostKeys;
@@ -94,7 +95,12 @@ impl ServerConnection {
 }
 
 /// Connects and logs in.
-pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<ServerConnection> {
+pub(crate) async fn connect(
+    target: &Target,
+    spinner: &Spinner,
+    steps: &Steps,
+) -> Result<ServerConnection> {
+    steps.begin("read keys");
     let keys = login::collect(&target.identities).await?;
     let endpoint = &target.endpoint;
     let throttle = Throttle::default();
@@ -111,6 +117,7 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
         expected.clone(),
         target.forward_agent.clone(),
     );
+    steps.begin("connect");
     spinner.set(format!("connecting to {endpoint}"));
     spinner.share(matches!(endpoint, endpoint::Endpoint::Command { .. }));
     let exchange = async {
@@ -119,6 +126,7 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
         let stream = endpoint::open(endpoint, &addresses).await;
         let stream = stream.map_err(russh::Error::IO)?;
         debug!("connected to {endpoint}");
+        steps.begin("exchange keys");
         spinner.set(format!("waiting for {endpoint} to answer"));
         let config = Arc::new(config(target));
         client::connect_stream(config, Socket::new(stream, throttle), handler).await
@@ -148,6 +156,7 @@ pub(crate) async fn connect(target: &Target, spinner: &Spinner) -> Result<Server
         ),
         error => anyhow!("cannot connect to {endpoint}: {error}"),
     })?;
+    steps.begin("log in");
     spinner.set(format!("logging in to {endpoint}"));
     spinner.share(false);
     let peer = mux.peer();

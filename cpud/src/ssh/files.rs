@@ -112,18 +112,20 @@ impl FilesRelay {
             }
             let arrived = tokio::select! {
                 biased;
-                read = socket.read(&mut buffer) => match read {
-                    Ok(bytes) if !bytes.is_empty() => Some(bytes),
-                    _ => return,
-                },
+                read = socket.read(&mut buffer) => Some(read.unwrap_or_default()),
                 () = &mut batch_timer, if is_timed => {
                     is_timed = false;
                     None
                 }
             };
+            let is_end = arrived.as_ref().is_some_and(Bytes::is_empty);
             let mut out = Vec::new();
             let (relayed, answered) = self.with(|relay| {
                 let relayed = match arrived {
+                    Some(_) if is_end => {
+                        relay.end(&mut out);
+                        Ok(())
+                    }
                     Some(bytes) => relay.from_kernel(bytes, Instant::now(), &mut out),
                     None => {
                         relay.take_batch(&mut out);
@@ -140,7 +142,7 @@ impl FilesRelay {
                     return;
                 }
             }
-            if !goes_on(&relayed) {
+            if is_end || !goes_on(&relayed) {
                 return;
             }
         }

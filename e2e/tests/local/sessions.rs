@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use e2e::client::{Client, Home};
+use e2e::client::{Client, Home, ended};
 use e2e::daemon::Daemon;
 use e2e::user::{User, board};
 use e2e::{is_running, wait_until};
@@ -42,6 +42,7 @@ pub(crate) const TESTS: &[Test] = &[
         hung_up,
     ),
     ("limits_of_sessions_that_cannot_be_are_told", no_limits),
+    ("the_steps_of_a_session_are_traced", steps_are_traced),
 ];
 
 /// How long the processes sleep, which is how they are found.
@@ -168,6 +169,22 @@ fn no_limits() -> Result<()> {
     ensure!(printed == "0\n", "{printed}");
     let daemon = Daemon::cpud_without_cgroups()?;
     ensure!(!daemon.log().contains("no effect"), "{}", daemon.log());
+    Ok(())
+}
+
+/// The steps in a trace, by a parser that is not ours.
+const STEPS: &str = "import json, sys\n\
+    print(*(e['name'] for e in json.load(open(sys.argv[1])) if e['ph'] == 'B'), sep=', ')\n";
+
+fn steps_are_traced() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("session.json");
+    let flag = format!("-dbg9p={}", file.display());
+    let output = on_daemon(&[&flag], "exit 7")?;
+    ensure!(output.status.code() == Some(7), "{output:?}");
+    let output = ended(Command::new("python3").args(["-c", STEPS]).arg(&file))?;
+    let steps = b"read keys, connect, exchange keys, log in, open channels, command\n";
+    ensure!(output.stdout == steps, "{output:?}");
     Ok(())
 }
 

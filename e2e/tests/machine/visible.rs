@@ -7,6 +7,7 @@ use crate::{Machine, Test};
 pub(crate) const TESTS: &[Test] = &[
     ("requests_are_printed_as_asked_for", requests),
     ("a_table_sums_the_requests_up", table),
+    ("a_session_can_be_seen_as_a_picture", events),
     ("bad_wishes_are_refused", refusals),
 ];
 
@@ -62,7 +63,7 @@ fn table(machine: &Machine) -> Result<()> {
             .with_context(|| format!("no line {word} in {text}"))
     };
     let number = |text: &str| text.parse::<u64>();
-    ensure!(number(row("read")?[2])? >= 12, "{text}");
+    ensure!(number(row("read")?[4])? >= 12, "{text}");
     // The total time exceeds that of each kind, and each time has a unit.
     let time = |word: &str| -> Result<f64> {
         let row = row(word)?;
@@ -86,6 +87,15 @@ fn table(machine: &Machine) -> Result<()> {
     );
     let (all, walk) = (number(row("all")?[0])?, number(row("walk")?[0])?);
     ensure!(all > walk && walk > 5, "{text}");
+    // Some are waited for, and the machine says at the end how many it has answered itself.
+    let waits = number(row("all")?[1])?;
+    ensure!(waits > 5 && waits < all, "{text}");
+    ensure!(number(row("clunk")?[2])? > 5, "{text}");
+    // Where nothing is kept, it has nothing to say.
+    let never = trace(machine, &["-stats", "-cache=none"])?;
+    let all_row = never.lines().find(|line| line.starts_with("all "));
+    let answered = all_row.and_then(|row| row.split_whitespace().nth(3));
+    ensure!(answered == Some("-"), "{never}");
     let slowest = text.lines().skip_while(|line| *line != "slowest").skip(1);
     let slowest = slowest.take_while(|line| *line != "most requests");
     ensure!(slowest.count() == 10, "{text}");
@@ -94,11 +104,48 @@ fn table(machine: &Machine) -> Result<()> {
     Ok(())
 }
 
+/// The steps, the numbers of all requests and of those that were sent ahead, and the files that were opened, by a parser that is not
+/// ours.
+const SUMMARY: &str = "import json, sys\n\
+    all = json.load(open(sys.argv[1]))\n\
+    at = sorted((e for e in all if 'ts' in e), key=lambda e: e['ts'])\n\
+    print(*(e['name'].replace(' ', '-') for e in at if e['ph'] == 'B'))\n\
+    print(sum(e['ph'] == 'X' for e in all), sum(e.get('cat') == 'ahead' for e in all))\n\
+    print(*(e['args']['path'] for e in at if e['ph'] == 'X' and e['name'].startswith('open ')))\n";
+
+fn events(machine: &Machine) -> Result<()> {
+    let to = machine.home.path().join("session.json");
+    let nothing = trace(machine, &[&format!("-dbg9p={}", to.display())])?;
+    ensure!(nothing.is_empty(), "{nothing}");
+    let mut python = std::process::Command::new("python3");
+    let summary = e2e::client::ended(python.args(["-c", SUMMARY]).arg(&to))?;
+    ensure!(summary.status.success(), "{summary:?}");
+    let text = String::from_utf8(summary.stdout)?;
+    let lines: Vec<_> = text.lines().collect();
+    let [steps, numbers, opened] = lines[..] else {
+        anyhow::bail!("{text}");
+    };
+    let wanted = "read-keys connect exchange-keys log-in open-channels command unmount";
+    ensure!(steps == wanted, "{text}");
+    let (requests, ahead) = numbers.split_once(' ').context("no numbers")?;
+    ensure!(
+        requests.parse::<u32>()? > 20 && ahead.parse::<u32>()? > 0,
+        "{text}"
+    );
+    let file = machine.home.path().join("traced");
+    ensure!(opened.contains(&format!("{}", file.display())), "{text}");
+    Ok(())
+}
+
 fn refusals(machine: &Machine) -> Result<()> {
     for (flag, complaint) in [
         ("-dbg9p=opne", "no request is called \"opne\""),
         (
             "-dbg9p=/nonexistent/file",
+            "cannot write the trace of -dbg9p",
+        ),
+        (
+            "-dbg9p=/nonexistent/file.json",
             "cannot write the trace of -dbg9p",
         ),
         ("-stats=perhaps", "write true or false"),

@@ -33,6 +33,10 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// * A Tlopen for reading may have the tag [`NO_TAG`](super::NO_TAG). If it fails, requests for the fid fail with `ESTALE`.
 /// * `size[4] Rforget tag[2] what[1] dir[8] name[s]` is sent by the server, with the tag [`NO_TAG`](super::NO_TAG), when something has
 ///   changed that it allowed to keep. `what` is one of the constants `FORGET_*`, and `dir` the qid path of a directory.
+/// * `size[4] Ttally tag[2] files[4] bytes[8] used_files[4] used_bytes[8] count[4] answered[count]` is the last message of a
+///   relay, with the tag [`NO_TAG`](super::NO_TAG) and no reply: [`FetchTotals`](super::FetchTotals), and how many requests of
+///   each type it has answered itself: `number[4]` for type 0, for type 2, and so on. A server that does not know it may refuse
+///   it.
 pub const WATCHED: &[u8] = b"9P2000.L.cpu.3";
 /// In an Rlookup or Rlist: the directory is watched, and the name or its absence may be kept.
 pub const KEEP_NAME: u8 = 1;

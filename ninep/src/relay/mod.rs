@@ -33,6 +33,7 @@ mod missing_xattr;
 mod owners;
 mod replies;
 mod send;
+mod tally;
 mod u_root;
 
 pub use mirror::ContentBudget;
@@ -52,6 +53,7 @@ use batch::Batch;
 use framer::{Framer, MAX_WHOLE, Segment};
 use mirror::Mirror;
 use missing_xattr::{CAPABILITY, MissingXattr};
+use tally::Tally;
 
 /// How long cached attributes may answer a second getattr: as long as a busy machine may take between two requests of
 /// one system call. A second system call can be that quick only if it needs no walk: stat(2) of the directory that
@@ -127,6 +129,7 @@ pub struct Relay {
     batch: Batch,
     /// Replies made by the relay.
     local_replies: Vec<Bytes>,
+    tally: Tally,
     frame: Frame,
 }
 
@@ -157,6 +160,7 @@ impl Relay {
             sync_clunks: HashSet::new(),
             batch: Batch::default(),
             local_replies: Vec::new(),
+            tally: Tally::default(),
             frame: Frame::default(),
         }
     }
@@ -182,7 +186,11 @@ impl Relay {
             match segment {
                 Segment::Whole(header, message) => {
                     if let Some(message) = self.with_servers_ids(header, message) {
+                        let replies = self.local_replies.len();
                         self.request(header, message, now, out);
+                        if self.local_replies.len() > replies {
+                            self.tally.answered(header.kind);
+                        }
                     }
                 }
                 Segment::Begin(header, bytes) => {

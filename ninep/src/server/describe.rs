@@ -22,9 +22,12 @@ pub(super) struct Description<'a, F: FileSystem> {
 pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
     use Request as R;
     match *request {
-        R::Version { .. } | R::Auth { .. } | R::Attach { .. } | R::Flush { .. } | R::Forget {} => {
-            (None, None)
-        }
+        R::Version { .. }
+        | R::Auth { .. }
+        | R::Attach { .. }
+        | R::Flush { .. }
+        | R::Forget {}
+        | R::Tally { .. } => (None, None),
         R::Statfs { fid }
         | R::Lopen { fid, .. }
         | R::Lopenread { fid, .. }
@@ -124,7 +127,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
             | R::Walkgetattr { name: old, .. }
             | R::Lookup { name: old, .. }
             | R::Bind { name: old, .. } => write!(f, " {}", name(old.bytes())),
-            R::Forget {} => Ok(()),
+            R::Forget {} | R::Tally { .. } => Ok(()),
             R::Symlink {
                 name: new, target, ..
             } => write!(f, " {} → {}", name(new.bytes()), escaped(target.bytes())),
@@ -187,7 +190,8 @@ impl<F: FileSystem> Display for Path<'_, F> {
             | R::Auth { .. }
             | R::Attach { .. }
             | R::Flush { .. }
-            | R::Forget {} => Ok(()),
+            | R::Forget {}
+            | R::Tally { .. } => Ok(()),
             R::Walk { names, .. } if !names.is_empty() => {
                 let names: Vec<_> = names.iter().map(Name::bytes).collect();
                 f.write_str(&at(Some(&names.join(&b'/'))))

@@ -16,9 +16,9 @@ use super::version::{Negotiated, negotiate};
 use super::{Config, Error, MIN_MSIZE};
 use crate::errno::Errno;
 use crate::fs::{Change, FileSystem, Watcher};
-use crate::msg::{FORGET_ALL, Header, Kind, NO_TAG, Reply, Request, WATCHED};
-use crate::observe::{CompletedRequest, Observer};
-use crate::wire::{Frame, HEADER, Malformed, Name, Str, WalkVec};
+use crate::msg::{FORGET_ALL, FetchTotals, Header, Kind, NO_TAG, Reply, Request, WATCHED};
+use crate::observe::{CompletedRequest, Observer, Urgency};
+use crate::wire::{Data, Frame, HEADER, Malformed, Name, Str, WalkVec};
 
 pub(super) struct Session<'a, F: FileSystem, R, W> {
     handlers: Handlers<'a, F>,
@@ -116,12 +116,29 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
         if let Some(observer) = self.observer {
             observer.done(&CompletedRequest {
                 kind: Kind::Forget,
+                request: None,
+                urgency: Urgency::Answered,
                 description: &describe::Forgotten(change),
                 path: &"",
                 result: Ok(None),
+                begun: Instant::now(),
                 elapsed: Duration::ZERO,
             });
         }
+    }
+
+    fn observe_tally(&self, fetched: &FetchTotals, answered: Data<'_>) {
+        let Some(observer) = self.observer else {
+            return;
+        };
+        let numbers = answered.0.as_chunks().0;
+        let number = |kind: &Kind| numbers.get(usize::from(kind.number() / 2));
+        let answered: Vec<_> = Kind::ALL
+            .iter()
+            .filter_map(|kind| Some((*kind, u32::from_le_bytes(*number(kind)?))))
+            .filter(|(_, number)| *number > 0)
+            .collect();
+        observer.tally(&answered, fetched);
     }
 
     /// Sends the reply to a request, and before it the changes that were made before it.
@@ -149,6 +166,10 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             && let Ok(request) = request
             && may_lack_tag(&request, watched)
         {
+            if let Request::Tally { fetched, answered } = request {
+                self.observe_tally(&fetched, answered);
+                return Ok(Work::None);
+            }
             let mut closed = [self.handlers.subject(&request), None];
             let job = Job {
                 request: Ok(request),
@@ -195,7 +216,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 drop(inbox);
                 if let Ok(request) = request {
                     // The thread that has the flushed request sends the reply.
-                    let _ = self.observed(&request, &mut Frame::default(), |_| Ok(None));
+                    let _ = self.observed(&request, tag, &mut Frame::default(), |_| Ok(None));
                 }
                 Ok(Work::None)
             }
@@ -210,7 +231,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
     pub(super) fn perform(&self, job: &Job<'_>, reply: &mut Frame) {
         let result = match job.request {
             Err(malformed) => Err(malformed.into()),
-            Ok(request) => self.observed(&request, reply, |reply| {
+            Ok(request) => self.observed(&request, job.tag, reply, |reply| {
                 self.answer(&request, job.tag, job.negotiated, reply)
             }),
         };
@@ -223,6 +244,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
     fn observed(
         &self,
         request: &Request<'_>,
+        tag: u16,
         reply: &mut Frame,
         answer: impl FnOnce(&mut Frame) -> Result<Option<u32>, Errno>,
     ) -> Result<Option<u32>, Errno> {
@@ -230,10 +252,12 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             return answer(reply);
         };
         let description = self.handlers.describe(request);
-        let start = Instant::now();
+        let begun = Instant::now();
         let result = answer(reply);
         observer.done(&CompletedRequest {
             kind: request.kind(),
+            request: Some(request),
+            urgency: urgency(request, tag),
             description: &description,
             path: &describe::Path(&description),
             result: match (request, &result) {
@@ -243,7 +267,8 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 }
                 _ => result,
             },
-            elapsed: start.elapsed(),
+            begun,
+            elapsed: begun.elapsed(),
         });
         result
     }
@@ -290,10 +315,20 @@ fn falls_short(names: &WalkVec<Name<'_>>, reply: &mut Frame) -> bool {
     qids.is_some_and(|qids| qids != u16::try_from(names.len()).unwrap_or(u16::MAX).to_le_bytes())
 }
 
-/// Whether a request may come without a tag: a clunk, or a walk of no names, and in [`WATCHED`] an open or a bind.
+/// Who waits for the reply to a request.
+fn urgency(request: &Request<'_>, tag: u16) -> Urgency {
+    match request {
+        Request::Version { .. } => Urgency::Awaited,
+        _ if tag == NO_TAG => Urgency::Answered,
+        Request::Fetch { .. } | Request::List { open: 0, .. } => Urgency::Ahead,
+        _ => Urgency::Awaited,
+    }
+}
+
+/// Whether a request may come without a tag: a clunk, or a walk of no names, and in [`WATCHED`] an open, a bind or a tally.
 fn may_lack_tag(request: &Request<'_>, watched: bool) -> bool {
     match request {
-        Request::Bind { .. } | Request::Lopen { .. } => watched,
+        Request::Bind { .. } | Request::Lopen { .. } | Request::Tally { .. } => watched,
         Request::Clunk { .. } => true,
         Request::Walk { names, .. } => names.is_empty(),
         _ => false,

@@ -1,6 +1,9 @@
 //! Small files that are fetched before anybody asks for them.
 
-use ninep::msg::FetchedFile;
+use std::sync::Mutex;
+
+use ninep::msg::{FetchTotals, FetchedFile, Kind};
+use ninep::observe::{CompletedRequest, Observer};
 
 use super::*;
 
@@ -95,6 +98,50 @@ fn what_is_fetched_is_small_and_may_be_read_unasked() {
     assert_eq!(fetch(&mut raw, 0, &["a"]), Err(Errno::EOPNOTSUPP));
 }
 
+#[derive(Default)]
+struct HeardTally(Mutex<Vec<(Kind, u32)>>, Mutex<FetchTotals>);
+
+impl Observer for HeardTally {
+    fn done(&self, _: &CompletedRequest<'_>) {}
+    fn tally(&self, answered: &[(Kind, u32)], fetched: &FetchTotals) {
+        self.0.lock().unwrap().extend(answered);
+        *self.1.lock().unwrap() = *fetched;
+    }
+}
+
+#[test]
+fn the_last_message_of_a_relay_is_heard_whatever_it_says() {
+    let served = ServedTree::at(Path::new("/dev/shm"));
+    let heard: &'static HeardTally = Box::leak(Box::default());
+    let config = Config {
+        observer: Some(heard),
+        ..Config::default()
+    };
+    let mut raw = RawClient::attached(served.export.clone(), config);
+    let fetched = FetchTotals {
+        files: u32::MAX,
+        bytes: u64::MAX,
+        used_files: 1,
+        used_bytes: 2,
+    };
+    // Of walks, of a type that there is not, and half of one more.
+    let mut answered = vec![0; 4 * 60 + 2];
+    answered[4 * 55..4 * 56].copy_from_slice(&[1, 2, 0, 0]);
+    answered[4..8].copy_from_slice(&[9; 4]);
+    answered[4 * 60] = 7;
+    let answered = Data(&answered);
+    let tally = Request::Tally { fetched, answered };
+    for dialect in [EXTENDED, WATCHED] {
+        raw.dialect(1 << 20, dialect);
+        assert_eq!(raw.ask(&tally).err(), Some(Errno::EOPNOTSUPP));
+    }
+    assert!(heard.0.lock().unwrap().is_empty());
+    raw.send(NO_TAG, &tally);
+    raw.ask(&attach(0)).unwrap();
+    assert_eq!(*heard.0.lock().unwrap(), [(Kind::Walk, 0x201)]);
+    assert_eq!(*heard.1.lock().unwrap(), fetched);
+}
+
 #[test]
 fn a_program_that_reads_a_directory_of_small_files_waits_for_few() {
     let mut shared = Shared::new(Path::new("/dev/shm"));
@@ -124,6 +171,16 @@ fn a_program_that_reads_a_directory_of_small_files_waits_for_few() {
     });
     // Without that it would be forty at least.
     assert!(waits <= 6, "{waits}");
+    let mut out = Vec::new();
+    shared.there.relay.end(&mut out);
+    let tally = out.concat();
+    let Ok(Request::Tally { fetched, .. }) = Request::decode(Kind::Tally, &tally[7..]) else {
+        panic!("{tally:?}");
+    };
+    assert!(
+        fetched.used_files >= 35 && fetched.used_files <= fetched.files,
+        "{fetched:?}"
+    );
     // Who owns the files sees from their times what was read, not what was fetched.
     let read = (0..40).filter(|n| {
         let at = shared.at(&format!("m/{n}.py"));

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::contents::{ContentBudget, Contents};
-use crate::msg::{Attr, MAX_TARGET, Qid};
+use crate::msg::{Attr, FetchTotals, MAX_TARGET, Qid};
 
 /// Maximum number of extended attributes that a file is known not to have.
 const MAX_XATTRS: usize = 4;
@@ -31,6 +31,8 @@ pub(super) struct FileFacts {
     contents: Option<Arc<Contents>>,
     /// When the contents were used last.
     used: Moment,
+    /// Whether they were fetched, and not used since.
+    is_fetched: bool,
 }
 
 impl FileFacts {
@@ -43,6 +45,7 @@ impl FileFacts {
             target: None,
             contents: None,
             used: 0,
+            is_fetched: false,
         }
     }
 
@@ -129,5 +132,19 @@ impl FileFacts {
 
     pub(super) fn drop_contents(&mut self) {
         self.contents = None;
+        self.is_fetched = false;
+    }
+
+    /// Its contents, if there are any now, were fetched.
+    pub(super) fn set_fetched(&mut self) {
+        self.is_fetched = self.contents.is_some();
+    }
+
+    /// Counts its contents if they were fetched and are used for the first time.
+    pub(super) fn count_use(&mut self, totals: &mut FetchTotals) {
+        if std::mem::take(&mut self.is_fetched) {
+            totals.used_files = totals.used_files.wrapping_add(1);
+            totals.used_bytes = totals.used_bytes.wrapping_add(self.attr.size);
+        }
     }
 }

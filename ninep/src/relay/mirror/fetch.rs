@@ -179,13 +179,24 @@ impl Mirror {
             let Ok(FetchedFile { version, data }) = FetchedFile::get(&mut rest) else {
                 break;
             };
-            if version != 0 && self.store.budget.has_room(Contents::cost(data.0.len())) {
-                let place = (sent.dir, &**name);
-                let size = data.0.len() as u64;
+            if version == 0 {
+                continue;
+            }
+            let size = data.0.len() as u64;
+            self.fetched.files = self.fetched.files.wrapping_add(1);
+            self.fetched.bytes = self.fetched.bytes.wrapping_add(size);
+            let place = (sent.dir, &**name);
+            let facts = self.store.facts(*qid, Some(place));
+            // Somebody may have read it meanwhile.
+            let is_new = facts.is_some_and(|facts| facts.contents_used().is_none());
+            if self.store.budget.has_room(Contents::cost(data.0.len())) {
                 self.store
                     .keep(*qid, place, (sent_at, now), (0, data.0), |facts| {
                         facts.attr.qid.version == version && facts.attr.size == size
                     });
+                if let Some(facts) = self.store.facts(*qid, Some(place)).filter(|_| is_new) {
+                    facts.set_fetched();
+                }
             }
         }
     }

@@ -33,7 +33,7 @@ use bytes::Bytes;
 
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
-use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, NO_TAG, Qid, Reply, Request};
+use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, FetchTotals, NO_TAG, Qid, Reply, Request};
 use crate::wire::{Data, Frame, Name, Str, WalkVec};
 use changed::{Changed, in_dir};
 pub use contents::ContentBudget;
@@ -122,6 +122,7 @@ pub(super) struct Mirror {
     /// Fids of own requests that have been answered, to be clunked.
     done: Vec<u32>,
     fetching: Fetching,
+    pub(super) fetched: FetchTotals,
     /// The largest message.
     msize: u32,
     frame: Frame,

@@ -66,6 +66,7 @@ impl Mirror {
             return RequestFate::Pass;
         };
         if let Some(contents) = facts.whole(now) {
+            facts.count_use(&mut self.fetched);
             let qid = Qid {
                 version: 0,
                 ..facts.attr.qid
@@ -154,6 +155,7 @@ impl Mirror {
         {
             let most = self.msize.saturating_sub(READ_HEADER);
             if let Some(pieces) = facts.read(offset, count.min(most), now) {
+                facts.count_use(&mut self.fetched);
                 return RequestFate::Data(data_reply(tag, pieces));
             }
             is_kept = facts.attr.size <= self.store.budget.max_file();

@@ -1,6 +1,8 @@
 //! Small files that are fetched before anybody asks for them.
 
-use ninep::msg::FetchedFile;
+use std::collections::HashMap;
+
+use ninep::msg::{FetchTotals, FetchedFile};
 
 use super::super::mirror::{list_tag, listing};
 use super::*;
@@ -109,6 +111,103 @@ fn the_second_open_of_its_kind_fetches_the_others() {
     let known: Vec<_> = names.iter().filter(|name| told.knows(name)).collect();
     assert_eq!(known, ["a.x"]);
     assert_eq!(told.read(1, 0, 1), None);
+}
+
+/// What the relay says at the end: of fetches, and of requests that it has answered itself, by kind.
+fn tally(told: &mut ToldRelay) -> (FetchTotals, HashMap<u8, u32>) {
+    let mut out = Vec::new();
+    told.relay.end(&mut out);
+    let message = out.concat();
+    let header = Header::decode(message.first_chunk().unwrap());
+    assert_eq!((header.kind, header.tag), (140, NO_TAG));
+    let kind = ninep::msg::Kind::new(header.kind).unwrap();
+    match Request::decode(kind, &message[HEADER..]).unwrap() {
+        Request::Tally { fetched, answered } => {
+            let numbers = answered.0.as_chunks().0.iter();
+            let numbers = numbers.map(|number| u32::from_le_bytes(*number));
+            (
+                fetched,
+                (0..128).map(|half| 2 * half).zip(numbers).collect(),
+            )
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn the_last_message_tells_what_was_answered_here_and_what_was_of_use() {
+    let mut out = Vec::new();
+    Relay::new(Upstream::Any).end(&mut out);
+    assert!(out.is_empty(), "{out:?}");
+    let names = ["a.x", "b.x", "c.x"].map(String::from);
+    let mut told = listed(&names, Arc::default());
+    told.open_unknown("a.x");
+    let (tag, _) = told.open_unknown("b.x").pop().unwrap();
+    // The last has changed meanwhile.
+    let data = fetched(&[(1, 100), (1, 101), (2, 102)]);
+    told.reply(tag, &Reply::Fetch { data: Data(&data) });
+    let unused = FetchTotals {
+        files: 3,
+        bytes: 303,
+        used_files: 0,
+        used_bytes: 0,
+    };
+    let (totals, before) = tally(&mut told);
+    assert_eq!(totals, unused);
+    assert!(told.knows("a.x") && told.knows("a.x"));
+    told.forget(FORGET_ATTR, ROOT, "b.x");
+    assert!(!told.knows("b.x") && !told.knows("c.x"));
+    let (totals, answered) = tally(&mut told);
+    let used = FetchTotals {
+        used_files: 1,
+        used_bytes: 100,
+        ..unused
+    };
+    assert_eq!(totals, used);
+    let more = |kind| answered[&kind] - before[&kind];
+    // Walks, of which one is asked for since nothing is known of the file any more; opens; clunks.
+    assert_eq!((more(110), more(12), more(120)), (3, 2, 4));
+}
+
+#[test]
+fn what_was_read_before_it_arrived_or_after_it_was_forgotten_was_of_no_use() {
+    let names = ["a.x", "b.x", "c.x"].map(String::from);
+    let mut told = listed(&names, Arc::default());
+    told.open_unknown("a.x");
+    let (tag, _) = told.open_unknown("b.x").pop().unwrap();
+    let open_by = |told: &mut ToldRelay, fid, name, version, size: usize| {
+        told.ask(3, &walk(0, fid, name));
+        let (_, kernel) = told.ask(3, &open(fid));
+        assert!(kernel.is_empty(), "{name} is known");
+        told.reply(3, &opened(version, size as u64, &vec![9; size]));
+    };
+    // One comes with its open, another is open when it arrives.
+    open_by(&mut told, 50, "c.x", 1, 102);
+    open_by(&mut told, 51, "b.x", 0, 0);
+    let data = fetched(&[(1, 100), (1, 101), (1, 102)]);
+    told.reply(tag, &Reply::Fetch { data: Data(&data) });
+    assert!(told.knows("c.x"));
+    assert_eq!(tally(&mut told).0.used_files, 0);
+    assert_eq!(told.read(51, 0, 200).unwrap().len(), 101);
+    let used = |told: &mut ToldRelay| {
+        let totals = tally(told).0;
+        (totals.used_files, totals.used_bytes)
+    };
+    assert_eq!(used(&mut told), (1, 101));
+    let lock = Request::Lock {
+        fid: 50,
+        kind: Flock::READ,
+        flags: 0,
+        start: 0,
+        length: 0,
+        proc_id: 1,
+        client_id: text("there"),
+    };
+    told.ask(6, &lock);
+    told.reply(6, &Reply::Lock { status: 0 });
+    open_by(&mut told, 52, "a.x", 1, 100);
+    assert!(told.knows("a.x"));
+    assert_eq!(used(&mut told), (1, 101));
 }
 
 #[test]
