@@ -26,6 +26,15 @@ pub(super) fn impostor() -> Result<()> {
     fails(&desktop.cpu(&["board7.local", "true"])?, &refused)?;
     let key = other.host_key().display().to_string();
     desktop.prints(&["-hk", &key, ".", "true"])?;
+    drop(other);
+    // Nor is it a new machine at another port, unless it is named.
+    let flags = ["-dnssd", "-port", "17011"];
+    let other = LanCpud::start(&host, "board7", &flags)?;
+    other.says(" is found as ")?;
+    let refused = ["board7.local port 17011", "known_hosts", "another port"];
+    fails(&desktop.cpu(&[".", "true"])?, &refused)?;
+    desktop.prints(&["-sp", "17011", "board7.local", "true"])?;
+    desktop.prints(&[".", "true"])?;
     // Nor is it accepted under a name that nobody has heard of, though those who are named are.
     drop(other);
     let _third = LanCpud::found(&host, "board8")?;
@@ -91,9 +100,9 @@ def record(name, kind, value, ttl=120):
     return name + struct.pack('>HHIH', kind, 1, ttl, len(value)) + value
 def head(answers, flags=0x8400):
     return struct.pack('>HHHHHH', 0, flags, 0, answers, 0, 0)
-def machine(label, host, text):
+def machine(label, host, text, *more):
     instance = name(label, *service)
-    return head(3) + record(name(*service), 12, instance) + \
+    return head(3 + len(more)) + b''.join(more) + record(name(*service), 12, instance) + \
         record(instance, 33, struct.pack('>HHH', 0, 0, 22) + host) + record(instance, 16, text)
 escape = b'\x1b]0;owned\x07\x1b[2J\r\n'
 text = b''.join(bytes([len(pair)]) + pair for pair in
@@ -106,6 +115,9 @@ hostile = [
     machine(b'option', name(b'-oProxyCommand=id', b'local'), text),
     machine(b'control', name(escape, b'local'), text),
     machine(b'cut', name(b'cut', b'local'), b'\xff' + b'x'),
+    machine(b'here', name(b'here', b'local'), b'',
+            record(name(b'here', b'local'), 28, socket.inet_pton(socket.AF_INET6, '::ffff:127.0.0.1')),
+            record(name(b'here', b'local'), 1, socket.inet_aton('192.168.77.9'))),
 ]
 print('ready')
 while True:
@@ -113,7 +125,7 @@ while True:
     if asker[0] == '192.168.77.6':
         continue
     for message in hostile + [random.randbytes(random.randrange(400)) for _ in range(100)]:
-        s.sendto(message, asker)
+        s.sendto(query[:2] + message[2:], asker)
         s.sendto(message, (group, 5353))
 ";
 
@@ -130,16 +142,18 @@ pub(super) fn hostile() -> Result<()> {
             .then_some(()))
     })?;
     let table = desktop.prints(&["-hosts"])?;
-    ensure!(
-        table.chars().all(|c| c == '\n' || !c.is_control()),
-        "{table:?}"
-    );
+    let is_plain = |c: char| c == '\n' || c == ' ' || c.is_ascii_graphic();
+    ensure!(table.chars().all(is_plain), "{table:?}");
     // Names that are none of this network are left out.
     let names = desktop.names()?;
     ensure!(
-        names == ["board7.local", "cut.local", "escape.local"],
+        names == ["board7.local", "cut.local", "escape.local", "here.local"],
         "{names:?}"
     );
+    // Nobody is at an address of this computer.
+    let rows = desktop.table()?;
+    let here = rows.iter().find(|row| row[0] == "here.local");
+    ensure!(here.is_some_and(|row| row[1] == "192.168.77.6"), "{rows:?}");
     desktop.prints(&["board7.local", "true"])?;
     ensure!(!machine.log().contains("panicked"), "{}", machine.log());
     let told = attacker.end()?;

@@ -11,8 +11,9 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use e2e::client::ended;
 use e2e::lan::Lan;
+use e2e::terminal::Terminal;
 use e2e::user::{fails, works};
-use e2e::wait_until;
+use e2e::{out, wait_until};
 
 use crate::Test;
 use crate::interop::TIMEOUT;
@@ -24,6 +25,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("discovery_gives_two_machines_two_names", two_of_one_name),
     ("discovery_is_silent_without_the_flag", silent),
     ("discovery_needs_no_address_but_the_links", link_local),
+    ("discovery_sees_networks_that_come_up", network_comes_up),
     ("discovery_has_no_privileges", hostile::no_privileges),
     ("discovery_survives_hostile_answers", hostile::hostile),
     ("discovery_works_with_zeroconf", zeroconf::zeroconf),
@@ -177,5 +179,35 @@ fn link_local() -> Result<()> {
     let name = desktop.prints(&[&row[0], "uname", "-n"])?;
     ensure!(name == "cpu\n", "{name}");
     desktop.prints(&[".", "true"])?;
+    Ok(())
+}
+
+/// A laptop whose cable is plugged in while the table is looked at.
+fn network_comes_up() -> Result<()> {
+    let lan = Lan::new()?;
+    let host = lan.plug("192.168.77.7/24")?;
+    let desktop = DesktopFixture::new(&lan)?;
+    let _machine = LanCpud::found(&host, "board7")?;
+    let ip = |words: &str| works(&ended(desktop.host.command("ip").args(words.split(' ')))?);
+    // Another network, where nobody is.
+    for words in [
+        "link set eth0 down",
+        "link add br1 type bridge",
+        "addr add 10.77.0.1/24 dev br1",
+        "link set br1 up",
+    ] {
+        ip(words)?;
+    }
+    let cpu = desktop.host.command(out().join("cpu"));
+    let command = pty_process::blocking::Command::new(cpu.get_program())
+        .args(cpu.get_args())
+        .arg("-hosts")
+        .env("HOME", desktop.user.home());
+    let mut terminal = Terminal::start(command, 24, 80)?;
+    let shown = terminal.expect_from(0, "no machine has answered yet")?;
+    ip("link set eth0 up")?;
+    terminal.expect_from(shown, "board7.local  192.168.77.7")?;
+    terminal.send("\x03")?;
+    terminal.wait()?;
     Ok(())
 }
