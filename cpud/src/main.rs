@@ -12,6 +12,7 @@ mod listen_addr;
 mod memory;
 mod modules;
 mod netup;
+mod poll;
 mod role;
 mod rootfs;
 mod session;

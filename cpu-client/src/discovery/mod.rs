@@ -4,6 +4,7 @@
 //! machine, its host key proves, under the name that it was found by.
 
 mod browse;
+mod heard;
 mod machine;
 mod query;
 mod table;
@@ -92,6 +93,8 @@ pub(crate) fn list(query: &MachineQuery) -> Result<()> {
     }
     let mut height = 0;
     loop {
+        // They change while the table is looked at: a cable is plugged in, a laptop is carried elsewhere.
+        browser.find_networks()?;
         browser.ask();
         browser.listen(Instant::now() + REFRESH)?;
         browser.forget(MEMORY);

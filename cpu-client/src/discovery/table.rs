@@ -5,7 +5,6 @@ use std::io::stdout;
 use std::os::fd::AsFd as _;
 
 use cpu_proto::discovery::key;
-use cpu_proto::printable;
 
 use super::FoundMachine;
 use crate::sys::window_size;
@@ -16,11 +15,16 @@ const HEADINGS: [&str; 9] = [
 /// The most characters of a column: what machines say of themselves is anything.
 const MAX_WIDTH: usize = 40;
 
+/// A character that is as wide as any other and ends no column. What honest machines say has no others.
+fn plain(c: char) -> char {
+    if c.is_ascii_graphic() { c } else { '?' }
+}
+
 /// The whole table.
 pub(super) fn format(machines: &[FoundMachine]) -> String {
     let rows: Vec<[String; 9]> = std::iter::once(HEADINGS.map(str::to_owned))
         .chain(machines.iter().map(row))
-        .map(|row| row.map(|text| printable(&text).chars().take(MAX_WIDTH).collect()))
+        .map(|row| row.map(|text| text.chars().map(plain).take(MAX_WIDTH).collect()))
         .collect();
     let width = |column: usize| {
         let widths = rows.iter().map(|row| row[column].chars().count());
@@ -69,7 +73,10 @@ pub(super) fn redraw(machines: &[FoundMachine], height: usize) -> (String, usize
 }
 
 fn row(machine: &FoundMachine) -> [String; 9] {
-    let fact = |key| machine.fact(key).unwrap_or("-").to_owned();
+    let fact = |key| {
+        let told = machine.fact(key).filter(|value| !value.is_empty());
+        told.unwrap_or("-").to_owned()
+    };
     let memory = |key| machine.number(key).map_or("-".to_owned(), size);
     let address = machine.addresses.first();
     let ip = address.map_or("-".to_owned(), |address| {
@@ -141,14 +148,20 @@ x.local       192.168.77.1  17010  -      -      -      -/-        -     -
         let long = "9".repeat(3000);
         let hostile = machine(
             "x.local",
-            &[("arch", "\x1b[2J\r\n\u{9b}1m"), ("cores", &long)],
+            &[
+                ("arch", "\x1b[2J\r\n\u{9b}1m"),
+                ("os", "日本 8"),
+                ("load", ""),
+                ("cores", &long),
+            ],
         );
         let table = format(&[hostile]);
         assert_eq!(table.lines().count(), 2, "{table:?}");
-        assert!(
-            table.chars().all(|c| c == '\n' || !c.is_control()),
-            "{table:?}"
-        );
+        let is_plain = |c: char| c == '\n' || c == ' ' || c.is_ascii_graphic();
+        assert!(table.chars().all(is_plain), "{table:?}");
+        for line in table.lines() {
+            assert_eq!(line.split_whitespace().count(), HEADINGS.len(), "{line}");
+        }
         assert!(
             table.lines().all(|line| line.chars().count() < 200),
             "{table}"

@@ -30,6 +30,7 @@ pub(crate) enum Endpoint {
     Found {
         host: String,
         addresses: Vec<SocketAddr>,
+        family: AddressFamily,
     },
     Unix(PathBuf),
     Vsock {
@@ -47,7 +48,9 @@ impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp { host, port, .. } => write!(f, "{host} port {port}"),
-            Self::Found { host, addresses } => {
+            Self::Found {
+                host, addresses, ..
+            } => {
                 let first = addresses.first().map(ToString::to_string);
                 write!(f, "{host} at {}", first.unwrap_or_default())
             }
@@ -60,27 +63,15 @@ impl fmt::Display for Endpoint {
 
 /// The addresses of a TCP endpoint: at least one, and only those of its address family. Other endpoints have none.
 pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
-    let (host, port, family) = match endpoint {
-        Endpoint::Tcp { host, port, family } => (host, port, family),
-        Endpoint::Found { addresses, .. } => return Ok(addresses.clone()),
+    let (host, family, mut addresses) = match endpoint {
+        Endpoint::Tcp { host, port, family } => (host, family, look_up(host, *port).await?),
+        Endpoint::Found {
+            host,
+            addresses,
+            family,
+        } => (host, family, addresses.clone()),
         Endpoint::Unix(_) | Endpoint::Vsock { .. } | Endpoint::Command { .. } => {
             return Ok(Vec::new());
-        }
-    };
-    // Not looked up, since a container may have no /etc/hosts (RFC 6761, 6.3).
-    let mut addresses = if host.eq_ignore_ascii_case("localhost") {
-        vec![
-            (Ipv4Addr::LOCALHOST, *port).into(),
-            (Ipv6Addr::LOCALHOST, *port).into(),
-        ]
-    } else {
-        let found = tokio::net::lookup_host((host.as_str(), *port)).await;
-        match found {
-            Ok(found) => found.collect(),
-            Err(error) => match find_by_multicast(host, *port).await {
-                Some(found) => found,
-                None => return Err(not_found(host, &error)),
-            },
         }
     };
     addresses.retain(|address: &SocketAddr| match family {
@@ -92,6 +83,24 @@ pub(super) async fn addresses(endpoint: &Endpoint) -> Result<Vec<SocketAddr>> {
         bail!("{host} has no address of the family that AddressFamily asks for");
     }
     Ok(addresses)
+}
+
+async fn look_up(host: &str, port: u16) -> Result<Vec<SocketAddr>> {
+    // Not looked up, since a container may have no /etc/hosts (RFC 6761, 6.3).
+    if host.eq_ignore_ascii_case("localhost") {
+        let both = [
+            (Ipv4Addr::LOCALHOST, port).into(),
+            (Ipv6Addr::LOCALHOST, port).into(),
+        ];
+        return Ok(both.to_vec());
+    }
+    match tokio::net::lookup_host((host, port)).await {
+        Ok(found) => Ok(found.collect()),
+        Err(error) => match find_by_multicast(host, port).await {
+            Some(found) => Ok(found),
+            None => Err(not_found(host, &error)),
+        },
+    }
 }
 
 /// The addresses of a host of this network, which the C library does not know by its name (RFC 6762, 3).
@@ -263,6 +272,15 @@ mod tests {
             both[1..]
         );
         assert_eq!(of("::1", AddressFamily::Inet6).await.unwrap(), both[1..]);
+        let found = |family| Endpoint::Found {
+            host: "board.local".into(),
+            addresses: ["192.168.77.1:1", "[fec0::1]:1"]
+                .map(|at| at.parse().unwrap())
+                .into(),
+            family,
+        };
+        let inet6 = addresses(&found(AddressFamily::Inet6)).await.unwrap();
+        assert_eq!(inet6, ["[fec0::1]:1".parse().unwrap()]);
         let error = of("127.0.0.1", AddressFamily::Inet6).await.unwrap_err();
         assert!(error.to_string().contains("AddressFamily"), "{error}");
         let error = of("no.such.name.invalid", AddressFamily::Any)

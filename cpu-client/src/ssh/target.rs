@@ -135,6 +135,7 @@ impl Target {
                 Some(found) => Endpoint::Found {
                     host: host.clone(),
                     addresses: found.iter().map(|at| with_port(*at, tcp_port)).collect(),
+                    family: settings.family.unwrap_or(AddressFamily::Any),
                 },
                 None => tcp(&host, tcp_port, &settings, &tokens)?,
             },
@@ -349,7 +350,9 @@ fn host_keys(
         checking => checking.unwrap_or(ask),
     };
     let hashed = settings.hash_known_hosts.unwrap_or(false);
-    Ok(HostKeys::known(name, files()?, checking, hashed))
+    let mut keys = HostKeys::known(name, files()?, checking, hashed);
+    keys.found = options.found.is_some();
+    Ok(keys)
 }
 
 #[cfg(test)]

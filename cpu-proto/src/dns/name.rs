@@ -6,6 +6,8 @@ use std::fmt;
 const MAX_LABEL: usize = 63;
 /// The most bytes of a name, with the lengths of its labels.
 const MAX_NAME: usize = 255;
+/// The most pointers in a name: as many as labels fit into it. A longer chain would make each of its many readers slow.
+const MAX_POINTERS: usize = 127;
 
 /// A domain name. Letters of ASCII are equal to their capitals.
 #[derive(Clone, Debug, Eq)]
@@ -50,6 +52,7 @@ impl DomainName {
     pub(super) fn read(message: &[u8], at: &mut usize) -> Option<Self> {
         let mut wire = Vec::new();
         let (mut position, mut end) = (*at, None);
+        let mut pointers = 0..MAX_POINTERS;
         // A pointer leads to what is before everything that has been read of this name, so there are no circles.
         let mut begin = position;
         loop {
@@ -69,6 +72,7 @@ impl DomainName {
                     position += label.len();
                 }
                 0xc0.. => {
+                    pointers.next()?;
                     let low = usize::from(*message.get(position + 1)?);
                     end.get_or_insert(position + 2);
                     position = (length & 0x3f) << 8 | low;
@@ -122,6 +126,20 @@ mod tests {
         let long = DomainName::new([[b'x'; 70]; 5]);
         assert_eq!(long.labels().map(<[u8]>::len).collect::<Vec<_>>(), [63; 3]);
         assert_eq!(DomainName::new([""; 2]).wire(), [0]);
+    }
+
+    #[test]
+    fn a_chain_of_pointers_has_an_end() {
+        // Each pointer leads to the one before, and the first to a name.
+        let mut message = b"\x01a\0\xc0\0".to_vec();
+        while message.len() < 9000 {
+            let before = u16::try_from(message.len() - 2).unwrap();
+            message.extend((0xc000 | before).to_be_bytes());
+        }
+        let read = |pointers| DomainName::read(&message, &mut (1 + 2 * pointers));
+        assert_eq!(read(MAX_POINTERS), Some(DomainName::new(["a"])));
+        assert_eq!(read(MAX_POINTERS + 1), None);
+        assert_eq!(read(4499), None);
     }
 
     #[test]

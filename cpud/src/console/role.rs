@@ -21,6 +21,7 @@ use super::outputs::{Active, Output};
 use super::{page, roster};
 use crate::flags::ServerOptions;
 use crate::netup::netlink::Netlink;
+use crate::poll::timeout;
 
 /// How many lines are kept for a console that appears later.
 const LAST_LINES: usize = 50;
@@ -98,13 +99,9 @@ impl ConsoleRole {
     /// Sleeps until something happens, or a stale page may be drawn.
     fn sleep(&self) -> Result<()> {
         let is_shown = self.outputs.iter().any(|output| output.screen.is_some());
-        let timeout = match self.drawn {
-            Some(drawn) if self.is_stale && is_shown => {
-                let left = (drawn + REDRAW_INTERVAL).saturating_duration_since(Instant::now());
-                // One millisecond more, since poll(2) counts whole ones.
-                PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-            }
-            _ => PollTimeout::NONE,
+        let redraw_at = match self.drawn {
+            Some(drawn) if self.is_stale && is_shown => Some(drawn + REDRAW_INTERVAL),
+            _ => None,
         };
         let stdin = io::stdin();
         let listener = self
@@ -131,7 +128,7 @@ impl ConsoleRole {
             )
             .chain(full.map(|output| PollFd::new(output.fd(), PollFlags::POLLOUT)))
             .collect();
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, timeout(redraw_at)) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
             Err(errno) => Err(errno).context("cannot poll"),
         }

@@ -17,7 +17,6 @@ use std::{env, fs, io};
 use anyhow::{Context as _, Result, bail};
 use cpu_proto::dns::{GROUP_V4, GROUP_V6, MAX_MESSAGE, Message, PORT, RecordData};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::{Gid, Uid, geteuid, setgroups, setresgid, setresuid};
@@ -28,6 +27,7 @@ use crate::init;
 use crate::listen_addr::ListenAddr;
 use crate::netup::netlink::{Netlink, NetlinkEvent};
 use crate::netup::{host_name, random};
+use crate::poll;
 use crate::role::Role;
 use crate::sys::{inherit, multicast_socket, set_nice};
 use link::{Family, LinkState};
@@ -341,21 +341,9 @@ impl DnssdRole {
     fn sleep(&self, ends: &SignalFd) -> Result<()> {
         let deadlines = self.channels.iter();
         let deadlines = deadlines.filter_map(|channel| channel.responder.deadline());
-        let timeout = deadlines.min().map_or(PollTimeout::NONE, |at| {
-            // One millisecond more, since poll(2) counts whole ones: the loop would spin.
-            let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
         let sockets = self.channels.iter().map(|channel| channel.socket.as_fd());
-        let mut fds: Vec<_> = [ends.as_fd(), self.netlink.as_fd()]
-            .into_iter()
-            .chain(sockets)
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno).context("cannot poll"),
-        }
+        let fds = [ends.as_fd(), self.netlink.as_fd()];
+        poll::sleep(fds.into_iter().chain(sockets), deadlines.min())
     }
 
     fn receive_all(&mut self) {

@@ -11,8 +11,8 @@ use cpu_proto::dns::{DomainName, RecordData, ResourceRecord};
 const HOST_TTL: u32 = 120;
 /// The lifetime of others.
 const OTHER_TTL: u32 = 4500;
-/// The most addresses in a message, which must fit into a packet.
-const MAX_ADDRESSES: usize = 16;
+/// The most addresses in a message, which must fit into a packet of Ethernet (RFC 6762, 17).
+const MAX_ADDRESSES: usize = 8;
 /// The longest part of a label that is the machine's name, so that there is room for `-cpud` and numbers.
 const MAX_NAME: usize = 40;
 
@@ -93,6 +93,8 @@ impl MachineNames {
 
 #[cfg(test)]
 mod tests {
+    use cpu_proto::dns::Message;
+
     use super::*;
 
     #[test]
@@ -120,5 +122,20 @@ mod tests {
         }
         assert_eq!(names(Some("a_b\x1bé"), 17010, 1).0, "a-b");
         assert!(names(Some(&"x".repeat(99)), 65535, u32::MAX).1.len() <= 63);
+    }
+
+    #[test]
+    fn all_records_fit_into_a_packet() {
+        let name = "x".repeat(99);
+        let names = MachineNames::new(Some(&name), [0; 6], 65535, u32::MAX);
+        let addresses = [IpAddr::from([0xfe; 16]); 40];
+        let message = Message {
+            is_response: true,
+            answers: names.records(65535, &addresses, vec![0; 200]),
+            ..Message::default()
+        };
+        // The headers of IPv6 and UDP are 48 bytes long.
+        assert!(message.write().len() <= 1500 - 48);
+        assert!(message.answers.len() > 4);
     }
 }

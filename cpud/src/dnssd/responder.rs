@@ -18,6 +18,8 @@ const DEFENCE_INTERVAL: Duration = Duration::from_millis(250);
 /// What others may have, too, is answered after a random time, the least and the range of which these are (6).
 const MIN_DELAY: Duration = Duration::from_millis(20);
 const DELAY_RANGE: u64 = 100;
+/// The most unicast answers in a second, to all peers together: who asks in the name of another has them sent to that one.
+const MAX_REPLIES: u32 = 250;
 /// The longest lifetime in an answer to a simple resolver, in seconds (6.7).
 const LEGACY_TTL: u32 = 10;
 
@@ -46,6 +48,8 @@ pub(super) struct Responder {
     pending: Vec<ResourceRecord>,
     pending_at: Option<Instant>,
     last_multicast: Option<Instant>,
+    /// How many unicast answers there have been, and since when.
+    replies: (u32, Instant),
 }
 
 impl Responder {
@@ -58,6 +62,7 @@ impl Responder {
             pending: Vec::new(),
             pending_at: None,
             last_multicast: None,
+            replies: (0, now),
         }
     }
 
@@ -115,16 +120,26 @@ impl Responder {
         random: u64,
     ) -> Result<Option<Message>, Conflict> {
         if message.is_response {
+            // What is not from the port is no response of multicast DNS (6).
+            if port != PORT {
+                return Ok(None);
+            }
             let mut told = message.answers.iter().chain(&message.additionals);
             if !told.any(|record| record.ttl > 0 && self.contradicts(record, &own)) {
                 return Ok(None);
             }
-            if !self.has_names() {
-                return Err(Conflict);
+            match self.phase {
+                // Who has the name answers the probe that is to come. So no name is given up faster than probes are sent.
+                Phase::Probing(0) => {}
+                Phase::Probing(_) => return Err(Conflict),
+                // Perhaps the other one does not have it any more.
+                Phase::Announcing(_) | Phase::Settled => {
+                    self.phase = Phase::Probing(0);
+                    self.next = Some(now);
+                    self.pending.clear();
+                    self.pending_at = None;
+                }
             }
-            // Perhaps the other one does not have it any more.
-            self.phase = Phase::Probing(0);
-            self.next = Some(now);
             return Ok(None);
         }
         if !self.has_names() {
@@ -143,16 +158,16 @@ impl Responder {
         };
         let mut answered: Vec<&Question> = Vec::new();
         let mut answers: Vec<ResourceRecord> = Vec::new();
-        for question in &message.questions {
-            let before = answers.len();
-            for record in &self.records {
-                if question.is_answered_by(record) && !is_known(record) && !answers.contains(record)
-                {
-                    answers.push(record.clone());
+        // In this order, since there are few records, and perhaps very many questions and known answers.
+        for record in &self.records {
+            let mut questions = message.questions.iter();
+            if let Some(question) = questions.find(|question| question.is_answered_by(record))
+                && !is_known(record)
+            {
+                answers.push(record.clone());
+                if !answered.contains(&question) {
+                    answered.push(question);
                 }
-            }
-            if answers.len() > before {
-                answered.push(question);
             }
         }
         if answers.is_empty() {
@@ -160,6 +175,13 @@ impl Responder {
         }
         let is_legacy = port != PORT;
         if is_legacy || answered.iter().all(|question| question.unicast) {
+            if self.replies.1 + INTERVAL <= now {
+                self.replies = (0, now);
+            }
+            if self.replies.0 >= MAX_REPLIES {
+                return Ok(None);
+            }
+            self.replies.0 += 1;
             let mut reply = self.response(answers);
             if is_legacy {
                 reply.id = message.id;

@@ -87,23 +87,33 @@ fn percent(load: &str) -> Option<u32> {
 
 /// The number of sessions of the server that is this process's parent, or has the same parent.
 fn sessions() -> Option<usize> {
-    let own = nix::unistd::getppid().as_raw().unsigned_abs();
-    let is_ours = |server: u32| server == own || parent(server) == Some(own);
-    let mut count = 0;
-    for entry in fs::read_dir("/proc").ok()?.flatten() {
-        let name = entry.file_name();
-        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        // An isolated session has two processes, of which one is the child of the other.
-        let is_session = has_role(pid, Role::Session)
-            && parent(pid).is_some_and(|parent| has_role(parent, Role::Connection));
-        let server = || parent(parent(pid)?);
-        if is_session && server().is_some_and(is_ours) {
-            count += 1;
-        }
-    }
-    Some(count)
+    let starter = nix::unistd::getppid().as_raw().unsigned_abs();
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let sessions = pids.filter(|pid| is_session(*pid, starter, parent, has_role));
+    Some(sessions.count())
+}
+
+/// Whether a process is a session of the server that is `starter`, or that `starter` has started. An isolated session has two
+/// processes, of which one is the child of the other.
+///
+/// The arguments of a process are in its memory, which can make whoever reads them wait for ever. So only those of cpud's own are
+/// read: the ancestors' first.
+fn is_session(
+    pid: u32,
+    starter: u32,
+    parent: impl Fn(u32) -> Option<u32>,
+    has_role: impl Fn(u32, Role) -> bool,
+) -> bool {
+    let Some(connection) = parent(pid) else {
+        return false;
+    };
+    let Some(server) = parent(connection) else {
+        return false;
+    };
+    let is_ours =
+        server == starter || (parent(server) == Some(starter) && has_role(server, Role::Server));
+    is_ours && has_role(connection, Role::Connection) && has_role(pid, Role::Session)
 }
 
 /// By its arguments (proc_pid_cmdline(5)).
@@ -164,6 +174,39 @@ mod tests {
         };
         assert_eq!(own.get(now + FRESH / 2), b"old");
         assert_ne!(own.get(now + FRESH), b"old");
+    }
+
+    #[test]
+    fn sessions_are_counted_and_no_arguments_of_commands_are_read() {
+        // Process, parent, role: of cpud's own.
+        let table = [
+            (10, 1, Some(Role::Server)),
+            (11, 10, Some(Role::Connection)),
+            (12, 11, Some(Role::Session)),
+            // An isolated session, in which is another process of cpud's.
+            (13, 11, Some(Role::Session)),
+            (14, 13, Some(Role::Session)),
+            (15, 1, Some(Role::Isolation)),
+            // Commands: of a session, of an isolated one, and whose parents have ended.
+            (20, 12, None),
+            (21, 20, None),
+            (22, 14, None),
+            (23, 15, None),
+            (24, 23, None),
+            (25, 24, None),
+        ];
+        let find = |pid| table.iter().find(|(its, ..)| *its == pid);
+        let parent = |pid| find(pid).map(|(_, parent, _)| *parent);
+        let has_role = |pid, role| {
+            let (_, _, its) = find(pid).unwrap();
+            its.expect("its arguments are not read") == role
+        };
+        for starter in [1, 10] {
+            let pids = table.iter().map(|(pid, ..)| *pid);
+            let sessions = pids.filter(|pid| is_session(*pid, starter, parent, has_role));
+            assert_eq!(sessions.collect::<Vec<_>>(), [12, 13]);
+        }
+        assert!(!is_session(12, 11, parent, has_role));
     }
 
     #[test]

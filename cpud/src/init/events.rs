@@ -5,13 +5,14 @@ use std::os::fd::AsFd as _;
 use std::time::Instant;
 
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::children::MAX_DELAY;
 use super::initctl::Initctl;
 use crate::console::say;
+use crate::poll::timeout;
 
 /// Something has happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,20 +61,16 @@ impl Events {
 
     /// Sleeps until there is an event, or until `deadline`.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> Option<Event> {
-        let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
         let Some(signals) = &self.signals else {
             // Only with a kernel without CONFIG_SIGNALFD, on which the rest still works.
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             std::thread::sleep(left.unwrap_or(MAX_DELAY));
             return self.initctl();
         };
-        // One millisecond more, since poll(2) counts whole ones: the loop would spin.
-        let timeout = left.map_or(PollTimeout::NONE, |left| {
-            PollTimeout::try_from(left.as_millis() + 1).unwrap_or(PollTimeout::MAX)
-        });
         let mut fds = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         let initctl = self.initctl.as_ref();
         fds.extend(initctl.map(|initctl| PollFd::new(initctl.as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, timeout(deadline)) {
             Ok(0) | Err(Errno::EINTR) => None,
             Ok(_) => match signals.read_signal().ok().flatten() {
                 Some(info) => Some(Event::Signal(info.ssi_signo.cast_signed())),

@@ -23,11 +23,10 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cmdline;
 use crate::console::say;
+use crate::poll;
 use interface::Interface;
 pub(crate) use interface::host_name;
 use ip_arg::{IpArg, Method};
@@ -139,21 +138,11 @@ impl NetworkRole {
     fn sleep(&self) -> Result<()> {
         let deadlines = self.interfaces.values().filter_map(Interface::deadline);
         let deadline = deadlines.chain(self.report_at).min();
-        let timeout = deadline.map_or(PollTimeout::NONE, |at| {
-            // One millisecond more, since poll(2) counts whole ones: the loop would spin.
-            let left = at.saturating_duration_since(Instant::now()).as_millis() + 1;
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
         let sockets = self.interfaces.values().filter_map(Interface::socket);
-        let mut fds: Vec<_> = [self.host.netlink.as_fd()]
-            .into_iter()
-            .chain(sockets)
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-            .collect();
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(errno) => Err(errno).context("cannot poll"),
-        }
+        poll::sleep(
+            std::iter::once(self.host.netlink.as_fd()).chain(sockets),
+            deadline,
+        )
     }
 
     /// Reads what has changed.

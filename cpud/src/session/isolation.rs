@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, anyhow, ensure};
 use cpu_proto::Credentials;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
@@ -24,6 +24,7 @@ use super::mount::NONE;
 use super::spec::IsolationSpec;
 use crate::init::limits;
 use crate::isolation::{Isolation, NAMESPACES};
+use crate::poll::timeout;
 use crate::sys::{self, Ended};
 
 /// How long a session may take to end when its client has gone: longer than it gives its commands.
@@ -96,12 +97,7 @@ pub(super) fn wait_for(child: Pid, control: &OwnedFd, cgroup: Option<&Cgroup>) -
             // The end alone: what is to be read is for the child.
             fds.push(PollFd::new(control.as_fd(), PollFlags::empty()));
         }
-        let timeout = kill_at.map_or(PollTimeout::NONE, |at| {
-            // One millisecond more, since poll(2) counts whole ones.
-            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
-        match poll(&mut fds, timeout) {
+        match poll(&mut fds, timeout(kill_at)) {
             Ok(_) | Err(Errno::EINTR) => {}
             Err(errno) => return Err(errno).context("cannot poll"),
         }

@@ -21,6 +21,7 @@ use nix::unistd::{Pid, getpid};
 
 use super::cgroup::Cgroup;
 use super::descendants::Descendants;
+use crate::poll;
 use crate::sys::{self, Ended};
 
 /// How long processes have to clean up, between SIGHUP and SIGKILL.
@@ -153,24 +154,12 @@ fn reap(command: Pid) -> Result<Option<Reaped>> {
 }
 
 fn sleep(signals: &SignalFd, control: Option<&File>, next: &Escalation) -> Result<()> {
-    let timeout = match next {
-        Escalation::Nothing => PollTimeout::NONE,
-        Escalation::Kill(at) | Escalation::KillAgain(at, _) => {
-            // One millisecond more, since poll(2) counts whole ones.
-            let left = at.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        }
+    let deadline = match *next {
+        Escalation::Nothing => None,
+        Escalation::Kill(at) | Escalation::KillAgain(at, _) => Some(at),
     };
     let watched = [Some(signals.as_fd()), control.map(File::as_fd)];
-    let mut fds: Vec<_> = watched
-        .into_iter()
-        .flatten()
-        .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-        .collect();
-    match poll(&mut fds, timeout) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
-        Err(errno) => Err(errno).context("cannot poll"),
-    }
+    poll::sleep(watched.into_iter().flatten(), deadline)
 }
 
 enum Control {

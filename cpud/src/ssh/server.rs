@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fmt, io};
 
 use anyhow::{Context as _, Result};
-use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::poll::{PollFd, PollFlags};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
@@ -26,6 +26,7 @@ use crate::console::say;
 use crate::dnssd;
 use crate::flags::ServerOptions;
 use crate::listen_addr::ListenAddr;
+use crate::poll::timeout;
 use crate::session::kill_all_leftovers;
 
 /// The most connections that have logged in at one time; the next one waits in the kernel's queue until one of them
@@ -248,12 +249,7 @@ impl Server<'_> {
         fds.extend(waiting.map(|waiting| PollFd::new(waiting.as_fd(), waiting.events())));
         let news = self.announcer.as_ref().map(AsFd::as_fd);
         fds.extend(news.map(|news| PollFd::new(news, PollFlags::POLLIN)));
-        let timeout = deadline.map_or(PollTimeout::NONE, |deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            // One millisecond more, since poll(2) counts whole ones.
-            PollTimeout::try_from(left + Duration::from_millis(1)).unwrap_or(PollTimeout::MAX)
-        });
-        if nix::poll::poll(&mut fds, timeout).is_err() {
+        if nix::poll::poll(&mut fds, timeout(deadline)).is_err() {
             return; // interrupted
         }
         let mut events = fds

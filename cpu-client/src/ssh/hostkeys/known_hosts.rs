@@ -41,15 +41,32 @@ pub(crate) fn lookup(text: &str, name: &str) -> Vec<Known> {
     let name = name.to_ascii_lowercase();
     let lines = text.lines().enumerate();
     lines
-        .filter_map(|(i, line)| read_line(line, &name, i + 1))
+        .filter_map(|(i, line)| read_line(line, |field| matches(field, &name), i + 1))
         .collect()
 }
 
-fn read_line(text: &str, name: &str, line: usize) -> Option<Known> {
+/// All lines about a host at whatever port, in order. Of the names that are hashed those with a port of `ports` are found.
+pub(crate) fn lookup_any_port(text: &str, host: &str, ports: &[u16]) -> Vec<Known> {
+    let host = host.to_ascii_lowercase();
+    let names: Vec<_> = ports.iter().map(|port| name(&host, *port)).collect();
+    let begin = format!("[{host}]:");
+    let is_wanted = |field: &str| {
+        names.iter().any(|name| matches(field, name))
+            || field
+                .split(',')
+                .any(|pattern| pattern.to_ascii_lowercase().starts_with(&begin))
+    };
+    let lines = text.lines().enumerate();
+    lines
+        .filter_map(|(i, line)| read_line(line, is_wanted, i + 1))
+        .collect()
+}
+
+fn read_line(text: &str, is_wanted: impl Fn(&str) -> bool, line: usize) -> Option<Known> {
     let mut words = text.split_ascii_whitespace().peekable();
     let marker = words.next_if(|word| word.starts_with('@'));
     let hosts = words.next()?;
-    if hosts.starts_with('#') || !matches(hosts, name) {
+    if hosts.starts_with('#') || !is_wanted(hosts) {
         return None;
     }
     let key = format!("{} {}", words.next()?, words.next()?);
@@ -101,6 +118,22 @@ mod tests {
         assert_eq!(count("*.lab,!bad.lab", "bad.lab", 22), 0);
         assert_eq!(count("10.0.?.1", "10.0.7.1", 22), 1);
         assert_eq!(count("[*]:17010", "x", 17010), 1);
+    }
+
+    #[test]
+    fn a_host_is_found_at_whatever_port() {
+        let hash = hashed("[board]:17010", &[1; 20]).unwrap();
+        for (hosts, wanted) in [
+            ("[Board]:2222", true),
+            ("a,[board]:2222", true),
+            ("board", true),
+            (&hash, true),
+            ("[board2]:17010", false),
+            ("[board].lab:17010", false),
+        ] {
+            let found = lookup_any_port(&format!("{hosts} {KEY}\n"), "board", &[22, 17010]);
+            assert_eq!(!found.is_empty(), wanted, "{hosts}");
+        }
     }
 
     #[test]

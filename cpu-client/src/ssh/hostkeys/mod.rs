@@ -31,6 +31,8 @@ use store::SYSTEM;
 pub(crate) struct HostKeys {
     name: HostId,
     source: Source,
+    /// Whoever answered has chosen the port, so the host's keys at other ports count, too.
+    pub(crate) found: bool,
     /// Whether a person was asked, who may take any time to answer.
     asked: Arc<AtomicBool>,
 }
@@ -87,6 +89,7 @@ impl HostKeys {
         Ok(Self {
             name,
             source,
+            found: false,
             asked: Arc::default(),
         })
     }
@@ -106,6 +109,7 @@ impl HostKeys {
                 checking,
                 hashed,
             },
+            found: false,
             asked: Arc::default(),
         }
     }
@@ -177,6 +181,34 @@ mod tests {
         let error = check(&file, NEW).unwrap_err().to_string();
         assert!(error.contains("line 2 has"), "{error}");
         assert!(!fs::read(&file).unwrap().ends_with(b"jLM\n"));
+    }
+
+    #[test]
+    fn a_machine_that_was_found_is_no_other_one_at_another_port() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("known_hosts");
+        let check = |key: &str| {
+            let checking = Checking {
+                new: NewHost::Refuse,
+                changed_is_accepted: false,
+            };
+            let mut keys = HostKeys::known(board(None), vec![file.clone()], checking, false);
+            keys.found = true;
+            let checked = keys.check(&PublicKey::from_openssh(key).unwrap());
+            checked.map_or_else(|error| error.to_string(), |()| String::new())
+        };
+        fs::write(&file, format!("[other]:17010 {OLD}\n")).unwrap();
+        assert!(check(NEW).starts_with("board port 22 is new"));
+        fs::write(&file, format!("[board]:2222 {OLD}\n")).unwrap();
+        let error = check(NEW);
+        assert!(
+            error.contains("at another port") && error.contains("line 1"),
+            "{error}"
+        );
+        assert!(check(OLD).starts_with("board port 22 is new"));
+        // One that has been logged in to by its name.
+        fs::write(&file, format!("[board]:2222 {OLD}\nboard {NEW}\n")).unwrap();
+        assert_eq!(check(NEW), "");
     }
 
     #[test]

@@ -49,6 +49,18 @@ impl HostKeys {
                          expected, remove that line"
                     );
                 }
+                if self.found && name.alias.is_none() {
+                    let files = user.iter().chain(system);
+                    if let Some((file, line, known)) = name.contradiction_at_any_port(files, key)? {
+                        bail!(
+                            "{name} was found and has the host key {got}, but {} line {line} has {known} for this \
+                             host at another port: if it is no impostor, log in to it once by its name: cpu -sp {} {}",
+                            file.display(),
+                            name.port,
+                            name.host
+                        );
+                    }
+                }
                 if checking.new == NewHost::Ask {
                     self.asked.store(true, Ordering::Relaxed);
                 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use cpu_proto::fingerprint;
+use cpu_proto::{DEFAULT_PORT, fingerprint};
 use russh::keys::PublicKey;
 
 use super::HostId;
@@ -78,16 +78,44 @@ impl HostId {
         Ok(plain.search(files, key)?.is_known)
     }
 
-    /// The keys that one file has for this host. None if it does not exist. A file that cannot be read is an error, since
-    /// it may have the right key, or revoke this one.
-    pub(super) fn lookup(&self, file: &Path) -> Result<Vec<Known>> {
-        match fs::read(file) {
-            Ok(bytes) => {
-                let text = String::from_utf8_lossy(&bytes);
-                Ok(known_hosts::lookup(&text, &self.in_known_hosts()))
+    /// File, line and fingerprint of the first key that known_hosts files have for this host at any port. None if they also have
+    /// `key`.
+    pub(super) fn contradiction_at_any_port<'f>(
+        &self,
+        files: impl IntoIterator<Item = &'f PathBuf>,
+        key: &PublicKey,
+    ) -> Result<Option<(&'f PathBuf, usize, String)>> {
+        let mut contradiction = None;
+        for file in files {
+            let text = Self::read(file)?;
+            for known in known_hosts::lookup_any_port(&text, &self.host, &[22, DEFAULT_PORT]) {
+                match known {
+                    Known::Key { key: known, .. } if known.key_data() == key.key_data() => {
+                        return Ok(None);
+                    }
+                    Known::Key { key: known, line } => {
+                        contradiction.get_or_insert((file, line, fingerprint(&known)));
+                    }
+                    Known::Revoked { .. } | Known::Authority { .. } => {}
+                }
             }
+        }
+        Ok(contradiction)
+    }
+
+    /// The keys that one file has for this host. None if it does not exist.
+    pub(super) fn lookup(&self, file: &Path) -> Result<Vec<Known>> {
+        let text = Self::read(file)?;
+        Ok(known_hosts::lookup(&text, &self.in_known_hosts()))
+    }
+
+    /// The text of a file; none if it does not exist. One that cannot be read is an error, since it may have the right key, or
+    /// revoke this one.
+    fn read(file: &Path) -> Result<String> {
+        match fs::read(file) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-                Ok(Vec::new())
+                Ok(String::new())
             }
             Err(error) => Err(error).with_context(|| {
                 format!(

@@ -82,12 +82,14 @@ fn a_machine_that_was_found_keeps_its_name_and_is_not_accepted_unasked() {
         keys.contains("Ask") && keys.contains("changed_is_accepted: false"),
         "{keys}"
     );
+    assert!(target.host_keys.found);
     let named = ConnectOptions {
         found: None,
         ..options
     };
     let target = Target::new(&named, |_| Ok(settings())).unwrap();
     assert!(format!("{:?}", target.host_keys).contains("Accept"));
+    assert!(!target.host_keys.found);
     let other = ConnectOptions {
         socket: SocketKind::Vsock,
         found: Some(&found),

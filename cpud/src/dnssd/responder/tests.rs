@@ -149,6 +149,19 @@ fn an_answer_for_one_goes_to_that_one() {
 }
 
 #[test]
+fn a_flood_of_questions_makes_no_flood_of_answers() {
+    let (mut responder, now) = settled(Instant::now());
+    let query = ask(service(), kind::PTR, true);
+    let mut answers = |at| {
+        let replies = (0..1000).map(|_| receive(&mut responder, &query, 40_000, at).unwrap());
+        replies.flatten().count()
+    };
+    assert_eq!(answers(now), 250);
+    assert_eq!(answers(now + INTERVAL / 2), 0);
+    assert_eq!(answers(now + INTERVAL), 250);
+}
+
+#[test]
 fn known_answers_are_not_repeated() {
     let (mut responder, now) = settled(Instant::now());
     let knowing = |ttl| {
@@ -199,9 +212,15 @@ fn told(name: &str, address: [u8; 4], ttl: u32) -> Message {
 fn a_name_that_another_machine_has_is_not_taken() {
     let begin = Instant::now();
     let other = [192, 168, 77, 2];
-    let probing = || Responder::new(records_of("board7", ADDRESS), begin, Duration::ZERO);
+    let probing = || {
+        let mut responder = Responder::new(records_of("board7", ADDRESS), begin, Duration::ZERO);
+        assert!(responder.tick(begin).is_some());
+        responder
+    };
     let conflict = |message: &Message| receive(&mut probing(), message, PORT, begin);
     assert_eq!(conflict(&told("BOARD7", other, 120)), Err(Conflict));
+    let elsewhere = receive(&mut probing(), &told("board7", other, 120), 40_000, begin);
+    assert_eq!(elsewhere, Ok(None));
     for harmless in [
         told("board8", other, 120),
         told("board7", ADDRESS, 120),
@@ -213,8 +232,10 @@ fn a_name_that_another_machine_has_is_not_taken() {
     let own = probing().receive(&told("board7", other, 120), PORT, |_| true, begin, 0);
     assert_eq!(own, Ok(None));
 
-    // One that has been answered for is probed again.
+    // One that has been answered for is probed again, and meanwhile nobody gets an answer.
     let (mut responder, now) = settled(begin);
+    let query = ask(service(), kind::PTR, false);
+    assert_eq!(receive(&mut responder, &query, PORT, now), Ok(None));
     assert_eq!(
         receive(&mut responder, &told("board7", other, 120), PORT, now),
         Ok(None)
@@ -222,6 +243,53 @@ fn a_name_that_another_machine_has_is_not_taken() {
     assert!(!responder.has_names());
     let probe = responder.tick(now).unwrap();
     assert!(!probe.authorities.is_empty());
+    assert_eq!(responder.tick(now + PROBE_INTERVAL / 2), None);
+}
+
+#[test]
+fn names_are_given_up_no_faster_than_probes_are_sent() {
+    let now = Instant::now();
+    let conflict = told("board7", [192, 168, 77, 2], 120);
+    let mut responder = Responder::new(records_of("board7", ADDRESS), now, LOST);
+    for _ in 0..3 {
+        assert_eq!(receive(&mut responder, &conflict, PORT, now), Ok(None));
+        assert_eq!(responder.deadline(), Some(now + LOST));
+    }
+    assert!(responder.tick(now + LOST).is_some());
+    let after = receive(&mut responder, &conflict, PORT, now + LOST);
+    assert_eq!(after, Err(Conflict));
+}
+
+#[test]
+fn very_many_questions_and_known_answers_take_no_time() {
+    let host = DomainName::new(["board7", "local"]);
+    let addresses = (0..8).map(|number| IpAddr::from([10, 0, 0, number]));
+    let addresses: Vec<_> = addresses.collect();
+    let names = MachineNames::new(Some("board7"), [0; 6], 17010, 1);
+    let now = Instant::now();
+    let records = names.records(17010, &addresses, Vec::new());
+    let mut responder = Responder::new(records, now, Duration::ZERO);
+    responder.phase = Phase::Settled;
+    // As many as a message of 9000 bytes can have.
+    let mut query = ask(host.clone(), kind::ANY, true);
+    query.questions = vec![query.questions.swap_remove(0); 750];
+    let other = ResourceRecord {
+        name: host,
+        flush: false,
+        ttl: 120,
+        data: RecordData::A([10, 0, 1, 0].into()),
+    };
+    query.answers = vec![other; 280];
+    let begin = Instant::now();
+    for _ in 0..50 {
+        let reply = receive(&mut responder, &query, 40_000, now).unwrap();
+        assert_eq!(reply.unwrap().questions.len(), 1);
+    }
+    assert!(
+        begin.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 #[test]
@@ -320,6 +388,7 @@ proptest! {
             if let Some(multicast) = responder.tick(now) {
                 prop_assert!(multicast.write().len() < 1400);
                 if multicast.is_response {
+                    prop_assert!(responder.has_names());
                     prop_assert!(last.is_none_or(|last| now - last >= DEFENCE_INTERVAL));
                     last = Some(now);
                 }
