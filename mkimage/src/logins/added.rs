@@ -76,7 +76,7 @@ impl NewKeys {
         if !list.trim_ascii().is_empty() {
             append(&mut all, list);
         }
-        let before = all.iter().filter(|byte| **byte == b'\n').count();
+        let before = all.split(|byte| *byte == b'\n').count() - 1;
         let is_whole = missing.len() == new.keys.len() + new.revoked.len();
         // Those of them were told when the file was read.
         let mut told = BTreeSet::new();

@@ -12,7 +12,7 @@ const FINGERPRINT: &str = "SHA256:UCUiLr7Pjs9wFFJMDByLgc3NrtdU344OgUM45wZPcIQ";
 /// Inputs with the keys of Ann, who has made them, and Bob.
 fn inputs() -> Inputs {
     let inputs = Inputs::new();
-    fs::copy(inputs.path("cpu_rsa.pub"), inputs.path("ann.pub")).unwrap();
+    fs::copy(inputs.path("cpu_rsa.pub"), inputs.path("ann.pub")).expect("a key");
     inputs.write("bob.pub", BOB.as_bytes());
     inputs
 }
@@ -35,7 +35,7 @@ fn initramfs(inputs: &Inputs, keys: &[&str]) -> Vec<u8> {
 fn made(inputs: &Inputs, arguments: &[&str]) -> Vec<u8> {
     let made = inputs.run(arguments);
     assert!(made.status.success(), "{made:?}");
-    fs::read(inputs.path("initramfs.cpio.xz")).unwrap()
+    fs::read(inputs.path("initramfs.cpio.xz")).expect("an initramfs")
 }
 
 #[test]

@@ -12,13 +12,13 @@ const STRIPPED: &[u8] = b"07070X";
 const STRIPPED_HEADER: usize = MAGIC + 8;
 
 /// A file as the header of a package lists it.
-pub(super) struct ListedFile {
+pub(super) struct RpmFile {
     pub(super) name: String,
     pub(super) mode: u32,
     pub(super) length: u64,
 }
 
-impl ListedFile {
+impl RpmFile {
     pub(super) fn is_regular(&self) -> bool {
         self.mode & 0o170_000 == 0o100_000
     }
@@ -31,7 +31,7 @@ impl ListedFile {
 /// Give each of them to `each`, with its name as it is written, or as it is in the list.
 pub(super) fn read(
     mut from: impl Read,
-    list: &[ListedFile],
+    list: &[RpmFile],
     mut each: impl FnMut(&str, &mut dyn Read) -> Result<(), Error>,
 ) -> Result<(), Error> {
     loop {
@@ -77,7 +77,7 @@ pub(super) fn read(
 }
 
 /// What a header of newc says, and the name after it.
-fn whole_header(from: &mut impl Read, header: &[u8; HEADER]) -> Result<ListedFile, Error> {
+fn whole_header(from: &mut impl Read, header: &[u8; HEADER]) -> Result<RpmFile, Error> {
     let damaged = || Error::Damaged(io::ErrorKind::InvalidData.into());
     let numbers = header_numbers(header).ok_or_else(damaged)?;
     let name_length = u64::from(numbers[11]);
@@ -88,7 +88,7 @@ fn whole_header(from: &mut impl Read, header: &[u8; HEADER]) -> Result<ListedFil
     take(&mut *from, name_length, |part| part.read_to_end(&mut name))?;
     skip_padding(from, HEADER as u64 + name_length)?;
     let name = String::from_utf8_lossy(&name);
-    Ok(ListedFile {
+    Ok(RpmFile {
         name: name.trim_end_matches('\0').to_owned(),
         mode: numbers[1],
         length: numbers[6].into(),

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
 
-use super::cpio_files::{self, ListedFile};
+use super::cpio_files::{self, RpmFile};
 use super::{Error, Files, MAX_DATA, MAX_FILES, MAX_NAMES, check_machine};
 use crate::arch::Arch;
 use crate::archive::decompress;
@@ -121,7 +121,7 @@ impl RpmHeader {
     }
 
     /// The files in their order, if the payload may leave out their names and sizes.
-    fn files(&self) -> Option<Vec<ListedFile>> {
+    fn files(&self) -> Option<Vec<RpmFile>> {
         let sizes = self.numbers(TAG_LONG_FILE_SIZES, 8)?;
         let modes = self.numbers(TAG_FILE_MODES, 2)?;
         let devices = self.numbers(TAG_FILE_DEVICES, 4)?;
@@ -136,7 +136,7 @@ impl RpmHeader {
             if length > MAX_NAMES {
                 return None;
             }
-            files.push(ListedFile {
+            files.push(RpmFile {
                 name: String::from_utf8_lossy(&[directory, name].concat()).into_owned(),
                 mode: u32::try_from(*modes.get(at)?).ok()?,
                 length: *sizes.get(at)?,
