@@ -127,6 +127,7 @@ impl AuthorizedKeys {
         // A comment in another encoding must not make the file useless.
         let text = String::from_utf8_lossy(bytes);
         let mut lines = text.lines().enumerate();
+        let mut endless = HashSet::new();
         while let Some((index, line)) = lines.next() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
@@ -149,9 +150,14 @@ impl AuthorizedKeys {
                     options,
                 }),
                 Err(fault) => {
-                    // Report a key of several lines once.
-                    if let Some(end) = end_of_block(line) {
-                        let _ = lines.find(|(_, line)| line.starts_with(end));
+                    // Report a key of several lines once. One that does not end hides no key after it.
+                    if let Some(end) = end_of_block(line).filter(|end| !endless.contains(end)) {
+                        let mut rest = lines.clone();
+                        if rest.any(|(_, line)| line.starts_with(end)) {
+                            lines = rest;
+                        } else {
+                            endless.insert(end);
+                        }
                     }
                     all.leave_out(index + 1, fault);
                 }

@@ -1,6 +1,8 @@
 //! What a command needs and does not find: the commands of mkimage that make it, in order. A file that is older than what it
 //! is made of is made again, with the arguments of the first time, which [`record`] keeps.
 
+mod keys;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io;
@@ -10,6 +12,8 @@ use std::time::SystemTime;
 
 use crate::arch::Arch;
 use crate::publish::{self, PUBLIC};
+
+pub(crate) use keys::{forget_keys, record_keys};
 
 /// Where the arguments are kept, in the directory of what they made.
 const RECORDS: &str = ".mkimage";
@@ -195,38 +199,6 @@ pub(crate) fn record(directory: &Path, product: Product) -> Result<(), publish::
     let words_here = std::env::args_os().skip(1);
     words.extend(words_here.filter(|word| word != "--again"));
     publish::replace(&path, PUBLIC, &join(&words))
-}
-
-/// Let the arguments by which the initramfs in `directory` was made, if they are known, name these lines of keys too. The lines are
-/// kept beside the record: the file that they came from may go.
-pub(crate) fn record_keys(directory: &Path, lines: &str) -> anyhow::Result<()> {
-    let Some((here, mut arguments)) = recorded(directory, Product::Initramfs)? else {
-        return Ok(());
-    };
-    let option = |path: PathBuf| {
-        let mut word = OsString::from("--key=");
-        word.push(path);
-        word
-    };
-    let records = directory.join(RECORDS);
-    let path = records.join("added.pub");
-    let added = option(path.clone());
-    let mut all = String::new();
-    if arguments.contains(&added) {
-        all = fs::read_to_string(&path)?;
-    } else {
-        let names_a_key =
-            |word: &OsString| word == "--key" || word.as_bytes().starts_with(b"--key=");
-        if !arguments.iter().any(names_a_key) {
-            arguments.push(option(directory.join("cpu_rsa.pub")));
-        }
-        arguments.push(added);
-    }
-    all.push_str(lines);
-    publish::replace(&path, PUBLIC, all.as_bytes())?;
-    let words: Vec<OsString> = std::iter::once(here.into()).chain(arguments).collect();
-    let record = records.join(Product::Initramfs.command());
-    Ok(publish::replace(&record, PUBLIC, &join(&words))?)
 }
 
 /// The plan that makes a product with the arguments of the last time, if they are known.

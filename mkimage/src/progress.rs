@@ -6,10 +6,17 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cpu_proto::printable;
 use indicatif::{HumanDuration, ProgressBar, ProgressStyle};
 
 /// Logs of builds stay short, and yet nobody takes a long step for a hung one.
 const PLAIN_EVERY: Duration = Duration::from_secs(20);
+
+/// Text for a terminal, which may have words of others in it. The end of a log has several lines.
+pub(crate) fn shown(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(printable).collect();
+    lines.join("\n")
+}
 
 /// How much is said.
 #[derive(Clone, Copy)]
@@ -57,7 +64,7 @@ impl Progress {
     pub(crate) fn say(self, line: impl Display) {
         if !self.quiet {
             // A closed standard error does not stop the work.
-            let _ = writeln!(std::io::stderr(), "{line}");
+            let _ = writeln!(std::io::stderr(), "{}", shown(&line.to_string()));
         }
     }
 

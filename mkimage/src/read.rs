@@ -6,6 +6,8 @@ use std::path::Path;
 
 /// For lists of keys.
 pub(crate) const MAX_KEYS: u64 = 1 << 20;
+/// For a kernel's configuration, of 300 kB, and lists of its modules.
+pub(crate) const MAX_TEXT: u64 = 1 << 20;
 /// For a program, a kernel, a module or a firmware file.
 pub(crate) const MAX_FILE: u64 = 192 << 20;
 

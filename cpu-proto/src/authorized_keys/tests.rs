@@ -89,6 +89,13 @@ fn a_line_that_is_not_a_key_is_reported_and_affects_no_other() {
 }
 
 #[test]
+fn a_key_in_another_format_that_does_not_end_hides_no_other() {
+    let begin = "---- BEGIN SSH2 PUBLIC KEY ----";
+    let (keys, left_out) = parse(&format!("{begin}\n{ED25519}\n{begin}\n{ECDSA}\n"));
+    assert_eq!((keys, left_out.len()), (2, 2), "{left_out:?}");
+}
+
+#[test]
 fn options_belong_to_their_line() {
     let text = format!("{ED25519}\ncommand=\"echo \\\" # x\",no-pty\t{ECDSA}\n");
     let all = AuthorizedKeys::parse(text.as_bytes());

@@ -74,7 +74,7 @@ pub struct NewcEntry {
 }
 
 impl Part<'_> {
-    /// The name of a file, without a leading `/`.
+    /// The name of a file, without a leading `/` or `./`.
     pub fn name(&self, entry: &NewcEntry) -> &[u8] {
         self.bytes.get(entry.name.clone()).unwrap_or_default()
     }
@@ -190,10 +190,17 @@ fn entries(bytes: &[u8]) -> Result<(Vec<NewcEntry>, usize), Error> {
         if all.len() == MAX_ENTRIES || names > MAX_NAMES {
             return Err(Error::Entries);
         }
-        let slash = usize::from(name.starts_with(b"/"));
+        // As the kernel looks a path up, these say nothing.
+        let mut plain = name;
+        while let Some(rest) = [&b"/"[..], b"./"]
+            .iter()
+            .find_map(|start| plain.strip_prefix(*start))
+        {
+            plain = rest;
+        }
         all.push(NewcEntry {
             header: here,
-            name: name_at + slash..name_at + name.len(),
+            name: name_at + name.len() - plain.len()..name_at + name.len(),
             mode: numbers[1],
             owner: (numbers[2], numbers[3]),
             links: numbers[4],

@@ -27,7 +27,7 @@ use crate::arch::Arch;
 use crate::lock::Lock;
 use crate::media::inputs::{self, Boot, ClientFiles};
 use crate::plan::Product;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 
 /// Makes the keys, the initramfs, the kernel and the boot media of a cpu appliance.
 #[derive(Parser)]
@@ -112,7 +112,7 @@ pub fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("mkimage: {error:#}");
+            eprintln!("mkimage: {}", progress::shown(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -14,6 +14,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cpu_proto::printable;
+
 use crate::arch::Arch;
 use crate::archive::compress::Compression;
 use crate::archive::{decompress, package};
@@ -21,7 +23,7 @@ use crate::kernel::config::{self, KernelConfig};
 use crate::kernel::image::{self, KernelHeader};
 use crate::kernel::packed;
 use crate::progress::Progress;
-use crate::read::{self, MAX_FILE};
+use crate::read::{self, MAX_FILE, MAX_TEXT};
 use modules::{ModuleSet, Selection};
 use store::Store;
 
@@ -34,6 +36,8 @@ pub(crate) enum Error {
         "this machine has no kernel in /boot ({0}): take one from a package with --from-package"
     )]
     NoHostKernel(PathBuf),
+    #[error("cannot make a temporary file in {path} ($TMPDIR)")]
+    Temporary { path: PathBuf, source: io::Error },
     #[error("cannot use the package {path}")]
     Package {
         path: PathBuf,
@@ -56,6 +60,14 @@ pub(crate) enum Error {
         companions::MODULES
     )]
     No9p { path: PathBuf },
+    #[error(
+        "the kernel of {path} is {kernel}, and the modules with it are of {modules}: give packages of one version and flavour"
+    )]
+    OtherRelease {
+        path: PathBuf,
+        kernel: String,
+        modules: String,
+    },
     #[error("cannot use the kernel {path}")]
     Image { path: PathBuf, source: image::Error },
     #[error("cannot unpack the kernel {path}")]
@@ -104,7 +116,7 @@ impl PrebuiltKernel {
     ) -> Result<Self, Error> {
         let task = progress.task("unpacking", None);
         let all = companions::with(packages, progress);
-        let mut store = Store::unnamed().map_err(|source| Error::Read {
+        let mut store = Store::unnamed().map_err(|source| Error::Temporary {
             path: std::env::temp_dir(),
             source,
         })?;
@@ -119,19 +131,31 @@ impl PrebuiltKernel {
         let Some((name, release)) = place::find(&store) else {
             return Err(Error::NoKernel(path));
         };
-        let image = store.read(&name).map_err(|source| Error::Read {
-            path: path.join(&name),
-            source,
-        })?;
-        let (image, _) = plain(image, &path, arch)?;
+        let read = |name: &str, max| {
+            store.read(name, max).map_err(|source| Error::Read {
+                path: path.join(name),
+                source,
+            })
+        };
+        let (image, header) = plain(read(&name, MAX_FILE)?, &path, arch)?;
+        // Its modules are of `release`.
+        if let Some(other) = header.release().filter(|other| *other != release) {
+            let kernel = printable(other);
+            return Err(Error::OtherRelease {
+                path,
+                kernel,
+                modules: release,
+            });
+        }
         let prefix = format!("lib/modules/{release}/");
         let is_module = |name: &str| name.starts_with(&prefix) && name.contains(".ko");
         if !store.names().any(is_module) {
             return Err(Error::NoModules { path });
         }
         let configs = [format!("boot/config-{release}"), format!("{prefix}config")];
+        let config = configs.iter().find(|name| store.has(name));
         Ok(Self {
-            config: configs.iter().find_map(|name| store.read(name).ok()),
+            config: config.map(|name| read(name, MAX_TEXT)).transpose()?,
             image,
             path,
             prefix,
@@ -169,9 +193,7 @@ impl PrebuiltKernel {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned());
         let release = header
-            .version
-            .as_deref()
-            .and_then(|version| version.split(' ').next())
+            .release()
             .map(str::to_owned)
             .or(from_name.filter(|name| name.starts_with(|first: char| first.is_ascii_digit())))
             .ok_or_else(|| Error::NoRelease(kernel.to_owned()))?;
@@ -179,7 +201,7 @@ impl PrebuiltKernel {
         let config = name
             .contains("vmlinuz")
             .then(|| kernel.with_file_name(name.replace("vmlinuz", "config")))
-            .and_then(|path| read::whole(&path, MAX_FILE).ok());
+            .and_then(|path| read::whole(&path, MAX_TEXT).ok());
         Ok(Self {
             image,
             config,
@@ -260,6 +282,7 @@ fn unpack(package: &Path, arch: Arch, store: &mut Store) -> Result<(), package::
                 .map_err(|error| match error {
                     store::Error::Read(source) => package::unread(source),
                     store::Error::Write(source) => package::Error::Keep(source),
+                    store::Error::TooMuch => package::Error::TooMuch,
                 }),
             None => Ok(()),
         },

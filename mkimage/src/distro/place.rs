@@ -33,9 +33,18 @@ pub(super) fn find(store: &Store) -> Option<(String, String)> {
             return Some((found, (*release).to_owned()));
         }
     }
-    let flavour = beneath("boot/vmlinuz-").next()?;
-    let release = releases.first()?;
-    Some((format!("boot/vmlinuz-{flavour}"), (*release).to_owned()))
+    let flavours = || beneath("boot/vmlinuz-");
+    let is_of = |release: &str, flavour: &str| {
+        let before = release.strip_suffix(flavour);
+        before.is_some_and(|before| before.ends_with('-'))
+    };
+    let pairs = releases.iter().flat_map(|release| {
+        let mine = flavours().filter(|flavour| is_of(release, flavour));
+        mine.map(|flavour| (flavour, *release))
+    });
+    let any = || flavours().next().zip(releases.first().copied());
+    let (flavour, release) = { pairs }.next().or_else(any)?;
+    Some((format!("boot/vmlinuz-{flavour}"), release.to_owned()))
 }
 
 #[cfg(test)]
@@ -77,6 +86,17 @@ mod tests {
                 &["boot/Image-6.4-1-default", "lib/modules/6.4-1-default/a.ko"],
                 "boot/Image-6.4-1-default",
                 "6.4-1-default",
+            ),
+            // The names of its files say which kernel the newer modules belong to.
+            (
+                &[
+                    "boot/vmlinuz-lts",
+                    "boot/vmlinuz-virt",
+                    "lib/modules/6.1-0-lts/a.ko",
+                    "lib/modules/6.2-0-virt/a.ko",
+                ],
+                "boot/vmlinuz-virt",
+                "6.2-0-virt",
             ),
             // Without its modules.
             (

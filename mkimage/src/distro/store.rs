@@ -7,7 +7,8 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::read::{self, MAX_FILE};
+use crate::archive::package::MAX_DATA;
+use crate::read;
 
 /// Why a file was not added.
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub(super) enum Error {
     Read(io::Error),
     /// It could not be kept.
     Write(io::Error),
+    /// All files together are too much for the disk.
+    TooMuch,
 }
 
 /// How many bytes are copied at a time.
@@ -83,6 +86,9 @@ impl Store {
             if count == 0 {
                 break;
             }
+            if start + (length + count) as u64 > MAX_DATA {
+                return Err(Error::TooMuch);
+            }
             file.write_all(&buffer[..count]).map_err(Error::Write)?;
             length += count;
         }
@@ -99,17 +105,42 @@ impl Store {
         }
     }
 
-    /// A file's bytes.
-    pub(crate) fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+    /// Whether it has a file of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
         match self {
-            Self::Directory { root, .. } => read::whole(&root.join(name), MAX_FILE),
+            Self::Directory { names, .. } => names.contains(name),
+            Self::Unpacked { names, .. } => names.contains_key(name),
+        }
+    }
+
+    /// The bytes of a file that has `max` or less.
+    pub(crate) fn read(&self, name: &str, max: u64) -> io::Result<Vec<u8>> {
+        match self {
+            Self::Directory { root, .. } => read::whole(&root.join(name), max),
             Self::Unpacked { file, names, .. } => {
                 let (start, length) = names.get(name).ok_or(io::ErrorKind::NotFound)?;
-                read::within(*length as u64, MAX_FILE)?;
+                read::within(*length as u64, max)?;
                 let mut bytes = vec![0; *length];
                 file.read_exact_at(&mut bytes, *start)?;
                 Ok(bytes)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_unpacked_together_has_a_limit() {
+        let store = |end| Store::Unpacked {
+            file: tempfile::tempfile().unwrap(),
+            end,
+            names: BTreeMap::new(),
+        };
+        let add = |mut store: Store| store.add("x".to_owned(), &mut &b"two"[..]);
+        assert!(add(store(MAX_DATA - 3)).is_ok());
+        assert!(matches!(add(store(MAX_DATA - 2)), Err(Error::TooMuch)));
     }
 }

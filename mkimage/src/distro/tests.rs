@@ -226,6 +226,51 @@ fn a_package_without_9p_is_refused_with_what_to_take() {
 }
 
 #[test]
+fn a_kernel_with_the_modules_of_another_is_refused() {
+    let kernel = image::tests::kernel(Arch::X86_64);
+    let other = modules::tests::module(&["vermagic=6.12.2 SMP"]);
+    let package = pacman(
+        "x86_64",
+        &[
+            ("boot/vmlinuz-lts", &kernel),
+            ("lib/modules/6.12.2/kernel/fs/9p/9p.ko", &other),
+        ],
+    );
+    let error = taken(&[("linux.pkg.tar.zst", package)], 1).unwrap_err();
+    let expected = "linux.pkg.tar.zst is 6.12.1, and the modules with it are of 6.12.2";
+    assert!(error.to_string().contains(expected), "{error}");
+}
+
+#[test]
+fn texts_that_are_too_long_for_memory_are_refused() {
+    let kernel = image::tests::kernel(Arch::X86_64);
+    let module = module_9p(Compression::None);
+    let long = vec![b'#'; usize::try_from(MAX_TEXT).unwrap() + 1];
+    let info = format!("x={}", "x".repeat(long.len()));
+    let info = modules::tests::module(&["vermagic=6.12.1 SMP", &info]);
+    for (name, module, text) in [
+        ("config", &module, &long),
+        ("modules.builtin", &module, &long),
+        ("other", &info, &long),
+    ] {
+        let text_name = format!("lib/modules/6.12.1/{name}");
+        let files: [(&str, &[u8]); 3] = [
+            ("boot/vmlinuz-6.12.1", &kernel),
+            ("lib/modules/6.12.1/9p.ko", module),
+            (&text_name, text),
+        ];
+        let package = pacman("x86_64", &files);
+        let error = taken(&[("linux.pkg.tar.zst", package)], 1).unwrap_err();
+        let refused = matches!(
+            error,
+            Error::Read { .. }
+                | Error::Modules(modules::Error::Read { .. } | modules::Error::Damaged { .. })
+        );
+        assert!(refused, "{name}: {error}");
+    }
+}
+
+#[test]
 fn of_a_package_only_what_belongs_to_a_kernel_is_kept() {
     let files: [(&str, &[u8]); 3] = [
         ("./boot/vmlinuz-6.1", b"kernel"),
@@ -238,6 +283,9 @@ fn of_a_package_only_what_belongs_to_a_kernel_is_kept() {
     unpack(file.path(), Arch::X86_64, &mut store).unwrap();
     let names: Vec<&str> = store.names().collect();
     assert_eq!(names, ["boot/vmlinuz-6.1", "lib/modules/6.1/a.ko"]);
-    assert_eq!(store.read("boot/vmlinuz-6.1").unwrap(), b"kernel");
-    assert_eq!(store.read("lib/modules/6.1/a.ko").unwrap(), b"module");
+    assert_eq!(store.read("boot/vmlinuz-6.1", MAX_FILE).unwrap(), b"kernel");
+    assert_eq!(
+        store.read("lib/modules/6.1/a.ko", MAX_FILE).unwrap(),
+        b"module"
+    );
 }

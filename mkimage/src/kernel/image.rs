@@ -12,6 +12,13 @@ pub(crate) struct KernelHeader {
     pub(crate) efi: bool,
 }
 
+impl KernelHeader {
+    /// What `uname -r` says, where the format has it.
+    pub(crate) fn release(&self) -> Option<&str> {
+        self.version.as_deref()?.split(' ').next()
+    }
+}
+
 /// Why an image cannot be used.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {

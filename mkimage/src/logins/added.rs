@@ -13,42 +13,41 @@ use crate::read::{self, MAX_KEYS};
 /// The keys of a file, to be added to an image.
 pub(crate) struct NewKeys {
     path: PathBuf,
-    lines: String,
+    lines: Vec<u8>,
 }
 
 impl NewKeys {
     /// Read the file. With `isolate` each key gets that option.
     pub(crate) fn read(path: &Path, isolate: bool, progress: Progress) -> Result<Self, Error> {
-        let bytes = told_key(path, progress)?;
-        let lines = if isolate {
-            AuthorizedKeys::isolated(&bytes)
-        } else {
-            String::from_utf8_lossy(&bytes).into_owned()
-        };
+        let mut lines = told_key(path, progress)?;
+        if isolate {
+            lines = AuthorizedKeys::isolated(&lines).into_bytes();
+        }
         let path = path.to_owned();
         Ok(Self { path, lines })
     }
 
     /// The lines that are used.
-    pub(crate) fn used_lines(&self) -> String {
-        let all = AuthorizedKeys::parse(self.lines.as_bytes());
+    pub(crate) fn used_lines(&self) -> Vec<u8> {
+        let all = AuthorizedKeys::parse(&self.lines);
         let keys = all.keys.iter().map(|key| key.line);
         self.chosen(&keys.chain(all.revoked.iter().map(|key| key.line)).collect())
     }
 
-    fn chosen(&self, numbers: &BTreeSet<usize>) -> String {
-        let lines = self.lines.lines().zip(1..);
+    fn chosen(&self, numbers: &BTreeSet<usize>) -> Vec<u8> {
+        let lines = self.lines.split(|byte| *byte == b'\n').zip(1..);
         lines
             .filter(|(_, number)| numbers.contains(number))
-            .flat_map(|(line, _)| [line.trim(), "\n"])
+            .flat_map(|(line, _)| [line.trim_ascii(), b"\n"].concat())
             .collect()
     }
 
-    /// What a list of keys becomes with them; `None` if it has them all.
+    /// What a list of keys becomes with them; `None` if it has them all. If it has none of them, it is the list that would have
+    /// been made with this file: with its comments too.
     pub(crate) fn added_to(&self, list: &[u8]) -> Result<Option<Vec<u8>>, Error> {
         let path = || self.path.clone();
         let old = AuthorizedKeys::parse(list);
-        let new = AuthorizedKeys::parse(self.lines.as_bytes());
+        let new = AuthorizedKeys::parse(&self.lines);
         let mut missing = BTreeSet::new();
         for key in &new.keys {
             let is_same = |it: &&AuthorizedKey| {
@@ -77,14 +76,25 @@ impl NewKeys {
         if !list.trim_ascii().is_empty() {
             append(&mut all, list);
         }
-        let before = String::from_utf8_lossy(&all).lines().count();
-        append(&mut all, self.chosen(&missing).as_bytes());
+        let before = all.split(|byte| *byte == b'\n').count() - 1;
+        let is_whole = missing.len() == new.keys.len() + new.revoked.len();
+        // Those of them were told when the file was read.
+        let mut told = BTreeSet::new();
+        if is_whole {
+            append(&mut all, &self.lines);
+            told.extend(new.left_out.iter().map(|it| it.line + before));
+        } else {
+            append(&mut all, &self.chosen(&missing));
+        }
         read::within(all.len() as u64, MAX_KEYS).map_err(|source| Error::Read {
             path: path(),
             source,
         })?;
         let AuthorizedKeys { keys, left_out, .. } = AuthorizedKeys::parse(&all);
-        if let Some(LeftOut { line, fault }) = left_out.into_iter().find(|it| it.line > before) {
+        let mut left_out = left_out.into_iter();
+        if let Some(LeftOut { line, fault }) =
+            left_out.find(|it| it.line > before && !told.contains(&it.line))
+        {
             let path = path();
             return Err(Error::NotUsed { path, line, fault });
         }
@@ -117,11 +127,31 @@ mod tests {
         assert!(add.added_to(&both).unwrap().is_none());
         // Of a file with several keys, those that are missing.
         let more = new(&format!("# both\n{good}\n{ECDSA}"), false);
-        assert_eq!(more.used_lines(), format!("{good}{ECDSA}"));
+        assert_eq!(more.used_lines(), format!("{good}{ECDSA}").into_bytes());
         assert_eq!(more.added_to(good.as_bytes()).unwrap(), Some(both));
         let isolated = new(ECDSA, true).added_to(good.as_bytes()).unwrap().unwrap();
         let expected = format!("{good}isolate {ECDSA}");
         assert_eq!(String::from_utf8_lossy(&isolated), expected);
+    }
+
+    #[test]
+    fn a_file_of_which_nothing_is_there_comes_as_it_is() {
+        let (dir, good) = with_key();
+        let path = dir.path().join("more");
+        let comment = b"# Bj\xf6rn's\n\n  ".to_vec();
+        let with = |end: &str| [&comment[..], ECDSA.as_bytes(), end.as_bytes()].concat();
+        for lines in [
+            with(""),
+            with("nonsense\r\n\n"),
+            with(&format!("@revoked {ECDSA}{ECDSA}")),
+        ] {
+            fs::write(&path, &lines).unwrap();
+            let paths = ["cpu_rsa.pub", "more"].map(|name| dir.path().join(name));
+            let made = super::super::public_keys(&paths, false, Progress::silent());
+            let add = NewKeys::read(&path, false, Progress::silent()).unwrap();
+            let added = add.added_to(good.as_bytes()).unwrap();
+            assert_eq!(added, Some(made.unwrap()));
+        }
     }
 
     #[test]

@@ -24,12 +24,14 @@ pub(crate) enum Error {
     #[error("it is a compressed image of a disk: unpack it first (xz -dk)")]
     PackedDisk,
     #[error(
-        "the initramfs is inside the kernel, which must be linked again: add the key to the initramfs that it is made of, \
-         then run mkimage kernel and what comes after it"
+        "the initramfs is inside the kernel, which must be linked again: change the initramfs that it is made of, then run \
+         mkimage kernel and what comes after it"
     )]
     InKernel,
-    #[error("it is a kernel, and the initramfs is beside it: add the key to {0}")]
+    #[error("it is a kernel, and the initramfs is beside it: change {0}")]
     BesideKernel(PathBuf),
+    #[error("it has {0} bytes, and its partition ends after {1}: it is truncated")]
+    Truncated(u64, u64),
     #[error("it has no /key.pub of its own: it is no initramfs that mkimage has made")]
     NoList,
     #[error("its file {0} cannot be changed")]

@@ -1,8 +1,9 @@
 //! Who may log in to a machine: files of public keys, as they go into an initramfs, and the keys that are added to one
-//! which is there already.
+//! which is there already, or removed from it.
 
 mod added;
 pub(crate) mod image;
+mod removed;
 
 use std::fmt::Write as _;
 use std::io;
@@ -15,6 +16,7 @@ use crate::progress::Progress;
 use crate::read::{self, MAX_KEYS};
 
 pub(crate) use added::NewKeys;
+pub(crate) use removed::OldKeys;
 
 /// Why a file of keys is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +43,12 @@ pub(crate) enum Error {
     OtherOptions { path: PathBuf, key: String },
     #[error("nobody could log in any more: {0} revokes all keys of the image")]
     Nobody(PathBuf),
+    #[error("nobody could log in any more: no other key may")]
+    Last,
+    #[error(
+        "several keys have the comment {0}: give the fingerprint of one, as mkimage inspect shows it"
+    )]
+    Several(String),
 }
 
 /// Why, or nothing. The first lines are enough to see that a file is another than was meant.

@@ -21,6 +21,8 @@ pub(crate) enum Error {
     Stub(&'static str),
     #[error("the kernel and the initramfs are too big for an EFI program")]
     TooBig,
+    #[error("it is signed for Secure Boot: change it before it is signed")]
+    Signed,
 }
 
 /// Put them together.
@@ -66,6 +68,11 @@ pub(crate) fn with_initrd(program: &[u8], initrd: &[u8]) -> Result<Option<Vec<u8
     let ours = [".cmdline", ".initrd", ".linux"];
     if [&line.0, &old.0, &kernel.0] != ours || headers.sections != sections.len() {
         return Ok(None);
+    }
+    // The directory of certificates, and how many directories there are.
+    let directory = |at| number(program, headers.optional + at, 4).unwrap_or_default();
+    if directory(108) > 4 && directory(112 + 4 * 8 + 4) > 0 {
+        return Err(Error::Signed);
     }
     // The stub ends where the first of them begins.
     let table = headers.table_end - ours.len() * SECTION_HEADER;
@@ -286,6 +293,15 @@ pub(crate) mod tests {
         let other = add_sections(stub(2), &sections).unwrap().unwrap();
         assert_eq!(with_initrd(&other, b"x").unwrap(), None);
         assert_eq!(with_initrd(b"MZ", b"x").unwrap(), None);
+        // With data directories in the optional header, as real programs have them.
+        let mut wide = stub(7);
+        wide[0x54] = 0xf0;
+        let mut signed = build(Arch::X86_64, Some(wide), b"kernel", b"x", "quiet").unwrap();
+        let optional = Headers::find(&signed).unwrap().optional;
+        signed[optional + 108] = 16;
+        assert!(with_initrd(&signed, b"x").unwrap().is_some());
+        signed[optional + 112 + 4 * 8 + 4] = 8;
+        assert!(matches!(with_initrd(&signed, b"x"), Err(Error::Signed)));
     }
 
     proptest! {

@@ -8,3 +8,4 @@ mod keys;
 mod plan;
 mod promises;
 mod refusals;
+mod removed_keys;

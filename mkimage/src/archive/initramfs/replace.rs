@@ -141,6 +141,19 @@ mod tests {
         let two = [archive(b"first"), archive(b"second")].concat();
         let made = replaced(&two, b"third").unwrap();
         assert!(made == [archive(b"first"), archive(b"third")].concat());
+        // However it is written.
+        let named = |name: &str| {
+            newc::pack(
+                [(name.to_owned(), (0o644, EntryBody::File(b"last".to_vec())))].into(),
+                7,
+            )
+            .unwrap()
+        };
+        for name in ["./key.pub", "//.//key.pub"] {
+            let three = [archive(b"first"), named(name)].concat();
+            let made = replaced(&three, b"third").unwrap();
+            assert!(made.starts_with(&archive(b"first")), "{name}");
+        }
         let none = newc::pack(FileTree::new(), 7).unwrap();
         assert!(find(&read(&none).unwrap(), b"key.pub").is_none());
         let link = (

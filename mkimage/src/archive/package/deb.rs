@@ -9,9 +9,8 @@ use crate::archive::decompress;
 
 /// Give its files to `files`.
 pub(super) fn unpack(file: File, arch: Arch, files: &mut Files<'_, '_>) -> Result<(), Error> {
-    let whole = file.metadata().map_err(Error::Open)?.len();
     let mut members = Members::new(file)?;
-    let mut is_unpacked = false;
+    let (mut is_checked, mut is_unpacked) = (false, false);
     while let Some((name, content)) = members.next()? {
         let suffixes = ["", ".xz", ".gz", ".zst"].map(Some);
         let (control, data) = (
@@ -24,13 +23,18 @@ pub(super) fn unpack(file: File, arch: Arch, files: &mut Files<'_, '_>) -> Resul
         {
             return Err(Error::Member(name));
         }
-        let packed = content.limit().min(whole);
+        // Each of them may become large, however small it is.
+        if control.is_some() && is_checked || data.is_some() && is_unpacked {
+            return Err(Error::Twice(name));
+        }
+        let packed = content.limit();
         let read = |max| {
             let content = BufReader::new(content);
             decompress::reader(content, packed, max).map_err(Error::Unpack)
         };
         if control.is_some() {
             check(read(MAX_CONTROL)?, arch)?;
+            is_checked = true;
         } else if data.is_some() {
             tar_files::read(read(MAX_DATA)?, |name, contents| files.add(name, contents))?;
             is_unpacked = true;
@@ -46,14 +50,20 @@ pub(super) fn unpack(file: File, arch: Arch, files: &mut Files<'_, '_>) -> Resul
 /// The members of an ar archive.
 struct Members {
     file: File,
+    whole: u64,
     next: u64,
 }
 
 impl Members {
     fn new(mut file: File) -> Result<Self, Error> {
+        let whole = file.metadata().map_err(Error::Open)?.len();
         let mut magic = [0; 8];
         match file.read_exact(&mut magic) {
-            Ok(()) if magic == *b"!<arch>\n" => Ok(Self { file, next: 8 }),
+            Ok(()) if magic == *b"!<arch>\n" => Ok(Self {
+                file,
+                whole,
+                next: 8,
+            }),
             _ => Err(Error::Format),
         }
     }
@@ -78,10 +88,11 @@ impl Members {
             return Err(Error::Format);
         };
         let size: u64 = size.trim().parse().map_err(|_| Error::Format)?;
-        self.next = size
-            .checked_add(self.next + 60)
-            .map(|end| end + end % 2)
-            .ok_or(Error::Format)?;
+        let end = size.checked_add(self.next + 60).ok_or(Error::Format)?;
+        if end > self.whole {
+            return Err(Error::Damaged(io::ErrorKind::UnexpectedEof.into()));
+        }
+        self.next = end + end % 2;
         let name = name.trim_end().trim_end_matches('/').to_owned();
         let file = self.file.try_clone().map_err(Error::Damaged)?;
         Ok(Some((name, file.take(size))))

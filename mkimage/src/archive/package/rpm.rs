@@ -1,10 +1,12 @@
-//! A package of rpm (github.com/rpm-software-management/rpm, docs/manual/format_v4.md): a lead that says nothing, two headers, of which
-//! the first has the signatures, and a compressed cpio archive. No signature is checked, as for other packages.
+//! A package of rpm (github.com/rpm-software-management/rpm, docs/manual/format_v4.md and format_v6.md): a lead that says nothing, two
+//! headers, of which the first has the signatures, and a compressed cpio archive. No signature is checked, as for other packages.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom};
 
-use super::{Error, Files, MAX_DATA, check_machine, cpio_files};
+use super::cpio_files::{self, RpmFile};
+use super::{Error, Files, MAX_DATA, MAX_FILES, MAX_NAMES, check_machine};
 use crate::arch::Arch;
 use crate::archive::decompress;
 
@@ -15,8 +17,17 @@ const ENTRY: usize = 16;
 /// More than rpm itself takes, and more than a header with the names of many files has.
 const MAX_ENTRIES: usize = 0xffff;
 const MAX_STORE: usize = 32 << 20;
-/// RPMTAG_ARCH, a string.
-const TAG_ARCH: u32 = 1022;
+/// With directories and links.
+const MAX_LISTED: usize = 4 * MAX_FILES;
+/// Tags (include/rpm/rpmtag.h): a string, and what there is of every file.
+pub(super) const TAG_ARCH: u32 = 1022;
+pub(super) const TAG_FILE_MODES: u32 = 1030;
+pub(super) const TAG_FILE_DEVICES: u32 = 1095;
+pub(super) const TAG_FILE_INODES: u32 = 1096;
+pub(super) const TAG_DIRECTORY_INDEXES: u32 = 1116;
+pub(super) const TAG_BASE_NAMES: u32 = 1117;
+pub(super) const TAG_DIRECTORY_NAMES: u32 = 1118;
+pub(super) const TAG_LONG_FILE_SIZES: u32 = 5008;
 
 /// Give its files to `files`.
 pub(super) fn unpack(mut file: File, arch: Arch, files: &mut Files<'_, '_>) -> Result<(), Error> {
@@ -33,9 +44,12 @@ pub(super) fn unpack(mut file: File, arch: Arch, files: &mut Files<'_, '_>) -> R
     // The header has the name of the compression too; the kernel's reader knows it by its first bytes.
     let packed = whole.saturating_sub(start);
     let payload = decompress::reader(BufReader::new(file), packed, MAX_DATA);
-    cpio_files::read(payload.map_err(Error::Unpack)?, |name, contents| {
-        files.add(name, contents)
-    })
+    let listed = header.files().unwrap_or_default();
+    cpio_files::read(
+        payload.map_err(Error::Unpack)?,
+        &listed,
+        |name, contents| files.add(name, contents),
+    )
 }
 
 /// A header: an index of tags, and the store with their values.
@@ -74,11 +88,69 @@ impl RpmHeader {
 
     /// The value of a tag that is a string.
     fn string(&self, tag: u32) -> Option<String> {
+        let value = self.strings(tag)?.into_iter().next()?;
+        Some(String::from_utf8_lossy(value).into_owned())
+    }
+
+    /// The values of a tag that are strings, each of which ends with a zero.
+    fn strings(&self, tag: u32) -> Option<Vec<&[u8]>> {
+        let (value, count) = self.value(tag)?;
+        let strings = value.split_inclusive(|byte| *byte == 0).take(count);
+        strings.map(|it| it.strip_suffix(b"\0")).collect()
+    }
+
+    /// The values of a tag that are numbers of so many bytes.
+    fn numbers(&self, tag: u32, size: usize) -> Option<Vec<u64>> {
+        let (value, count) = self.value(tag)?;
+        let numbers = value.chunks_exact(size).take(count);
+        let number = |bytes: &[u8]| {
+            bytes
+                .iter()
+                .fold(0, |all, byte| all << 8 | u64::from(*byte))
+        };
+        Some(numbers.map(number).collect())
+    }
+
+    /// Where the values of a tag begin, and how many there are.
+    fn value(&self, tag: u32) -> Option<(&[u8], usize)> {
         let entry = self.index.chunks_exact(ENTRY);
         let entry = { entry }.find(|entry| number(entry, 0) == tag)?;
         let value = self.store.get(number(entry, 8) as usize..)?;
-        let end = value.iter().position(|byte| *byte == 0)?;
-        Some(String::from_utf8_lossy(&value[..end]).into_owned())
+        let count = number(entry, 12) as usize;
+        (count <= MAX_LISTED).then_some((value, count))
+    }
+
+    /// The files in their order, if the payload may leave out their names and sizes.
+    fn files(&self) -> Option<Vec<RpmFile>> {
+        let sizes = self.numbers(TAG_LONG_FILE_SIZES, 8)?;
+        let modes = self.numbers(TAG_FILE_MODES, 2)?;
+        let devices = self.numbers(TAG_FILE_DEVICES, 4)?;
+        let inodes = self.numbers(TAG_FILE_INODES, 4)?;
+        let directories = self.strings(TAG_DIRECTORY_NAMES)?;
+        let indexes = self.numbers(TAG_DIRECTORY_INDEXES, 4)?;
+        let names = self.strings(TAG_BASE_NAMES)?;
+        let (mut files, mut length) = (Vec::new(), 0);
+        for (at, name) in names.into_iter().enumerate() {
+            let directory = directories.get(usize::try_from(*indexes.get(at)?).ok()?)?;
+            length += directory.len() + name.len();
+            if length > MAX_NAMES {
+                return None;
+            }
+            files.push(RpmFile {
+                name: String::from_utf8_lossy(&[directory, name].concat()).into_owned(),
+                mode: u32::try_from(*modes.get(at)?).ok()?,
+                length: *sizes.get(at)?,
+            });
+        }
+        // Of the names of one file, the last has its contents.
+        let mut seen = HashSet::new();
+        for (at, file) in files.iter_mut().enumerate().rev() {
+            let id = (devices.get(at)?, inodes.get(at)?);
+            if file.is_regular() && !seen.insert(id) {
+                file.length = 0;
+            }
+        }
+        Some(files)
     }
 }
 

@@ -11,11 +11,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::modinfo::{Module, info, module_name};
+use self::modinfo::{Module, module_name};
 use super::store::Store;
 use crate::archive::decompress::{self, Sum};
 use crate::archive::newc::FileTree;
-use crate::read::MAX_FILE;
+use crate::read::{MAX_FILE, MAX_TEXT};
 
 /// Why there are no modules.
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +80,16 @@ impl<'a> ModuleSet<'a> {
         if paths.is_empty() {
             return Err(Error::NoModules(origin.to_owned()));
         }
-        let built_in = store
-            .read(&format!("{prefix}modules.builtin"))
-            .unwrap_or_default();
+        let built_in = format!("{prefix}modules.builtin");
+        let built_in = match store.read(&built_in, MAX_TEXT) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::Read {
+                    path: origin.join(built_in),
+                    source: error,
+                });
+            }
+            read => read.unwrap_or_default(),
+        };
         let built_in = String::from_utf8_lossy(&built_in)
             .lines()
             .filter_map(|line| module_name(Path::new(line)))
@@ -105,7 +112,7 @@ impl<'a> ModuleSet<'a> {
         let path = self.origin.join(&self.paths[name]);
         let packed = self
             .store
-            .read(&self.paths[name])
+            .read(&self.paths[name], MAX_FILE)
             .map_err(|source| Error::Read {
                 path: path.clone(),
                 source,
@@ -121,11 +128,7 @@ impl<'a> ModuleSet<'a> {
                 path: self.origin.to_owned(),
                 source,
             })?;
-        let info = info(&bytes).map_err(|error| Error::Damaged {
-            path,
-            reason: error.to_string(),
-        })?;
-        Ok(Module { bytes, info })
+        Module::parse(bytes).map_err(|reason| Error::Damaged { path, reason })
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use cpu_proto::printable;
+
 use super::index::pack;
 use super::modinfo::Module;
 use super::{Error, ModuleSet, Selection};
@@ -28,7 +30,7 @@ impl ModuleSet<'_> {
             {
                 return Err(Error::OtherKernel {
                     path: self.origin.join(&self.paths[&name]),
-                    got: magic.split(' ').next().unwrap_or_default().to_owned(),
+                    got: printable(magic.split(' ').next().unwrap_or_default()),
                     wanted: release.to_owned(),
                 });
             }
@@ -36,7 +38,7 @@ impl ModuleSet<'_> {
                 if self.paths.contains_key(&needed) {
                     pending.push_back(needed);
                 } else if !self.built_in.contains(&needed) {
-                    return Err(Error::Needs(name, needed));
+                    return Err(Error::Needs(name, printable(&needed)));
                 }
             }
             // Soft dependencies may be missing. ext4 and others name an algorithm (`pre: crc32c`), which is an

@@ -34,7 +34,10 @@ pub(super) fn edit(
     let size = file.metadata()?.len();
     let table = table::read(file)?;
     let ranges = table.partitions().values().filter_map(table::range);
-    for partition in ranges.filter(|range| range.start < range.end && range.end <= size) {
+    for partition in ranges.filter(|range| range.start < range.end) {
+        if partition.end > size {
+            return Err(Error::Truncated(size, partition.end));
+        }
         let Some(found) = read_files(file, partition.clone())? else {
             continue;
         };
@@ -57,7 +60,12 @@ pub(super) fn edit(
         }
         let image = Draft::new(path)?;
         copy(file, size, image.file()).map_err(|error| image.failed(error))?;
-        disk::overwrite(image.file(), partition.clone(), &changed).map_err(Error::Full)?;
+        let overwritten = disk::overwrite(image.file(), partition.clone(), &changed);
+        // An error of the system is one of the disk that has the image.
+        overwritten.map_err(|error| match error.raw_os_error() {
+            Some(_) => image.failed(error).into(),
+            None => Error::Full(error),
+        })?;
         let end = end(image.file(), &partition)?;
         return Ok(Some(ChangedStick {
             image,
@@ -208,6 +216,10 @@ mod tests {
         };
         assert!(error.to_string().contains("cpuinitrd cannot"), "{error}");
         let image = stick(&files(b"a\n"));
+        let cut = tempfile::tempfile().unwrap();
+        copy(&image, MIN_SIZE, &cut).unwrap();
+        cut.set_len(MIN_SIZE / 2).unwrap();
+        assert!(matches!(edited(&cut), Err(Error::Truncated(..))));
         for at in [600, 1024, (1 << 20) + 11, (1 << 20) + 13, (1 << 20) + 36] {
             let damaged = tempfile::tempfile().unwrap();
             copy(&image, MIN_SIZE, &damaged).unwrap();
