@@ -79,6 +79,11 @@ impl Mirror {
             return;
         };
         let extension = extension(&name);
+        // `libz.so.1`: a version, which says nothing of what is needed with it.
+        let version = extension.strip_prefix(b".").unwrap_or_default();
+        if !version.is_empty() && version.iter().all(u8::is_ascii_digit) {
+            return;
+        }
         // The kernel has one as long as it has a file in it. One that was opened cannot be walked from.
         let is_place = |known: &MirrorFid| known.dir() == Some(dir) && known.listing.is_none();
         let mut fids = self.fids.iter();

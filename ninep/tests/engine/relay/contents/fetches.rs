@@ -113,6 +113,24 @@ fn the_second_open_of_its_kind_fetches_the_others() {
     assert_eq!(told.read(1, 0, 1), None);
 }
 
+#[test]
+fn a_version_is_no_kind_of_file() {
+    let names = [
+        "liba.so.1",
+        "libb.so.1",
+        "libc.so.1",
+        "a.x1",
+        "b.x1",
+        "c.x1",
+    ]
+    .map(String::from);
+    let mut told = listed(&names, Arc::default());
+    assert_eq!(told.open_unknown("liba.so.1"), []);
+    assert_eq!(told.open_unknown("libb.so.1"), []);
+    assert_eq!(told.open_unknown("a.x1"), []);
+    assert_eq!(told.open_unknown("b.x1").len(), 1);
+}
+
 /// What the relay says at the end: of fetches, and of requests that it has answered itself, by kind.
 fn tally(told: &mut ToldRelay) -> (FetchTotals, HashMap<u8, u32>) {
     let mut out = Vec::new();
