@@ -23,7 +23,8 @@ struct TracedDir {
 
 impl TracedDir {
     fn new(kinds: Vec<Kind>) -> Self {
-        let dir = TempDir::new().unwrap();
+        // Of a file system that can be watched.
+        let dir = TempDir::new_in("/dev/shm").unwrap();
         let trace = EventTrace::create(&dir.path().join("t.json"), kinds).unwrap();
         Self { dir, trace }
     }
