@@ -71,6 +71,29 @@ impl Delay {
     }
 }
 
+/// What has gone by, as text: a line for what passed in both directions until nothing did for most of `hop`.
+pub fn steps(passed: &[Passed], hop: Duration) -> String {
+    let steps =
+        passed.chunk_by(|(before, ..), (after, ..)| after.saturating_sub(*before) <= hop / 2);
+    let line = |(number, step): (usize, &[Passed])| {
+        let sum = |of_client: bool| -> usize {
+            let sizes = step
+                .iter()
+                .filter(|(_, from_client, _)| *from_client == of_client);
+            sizes.map(|(.., size)| size).sum()
+        };
+        let at = step
+            .first()
+            .map_or(0.0, |(at, ..)| at.as_secs_f64() * 1000.0);
+        let (there, back) = (sum(true), sum(false));
+        format!(
+            "  {:>3}. {at:>7.1} ms  to the machine {there:>7}  to here {back:>7}\n",
+            number + 1
+        )
+    };
+    steps.enumerate().map(line).collect()
+}
+
 type Log = Arc<Mutex<Vec<Passed>>>;
 
 fn carry(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::Client;
-use e2e::delay::Delay;
+use e2e::delay::{Delay, steps};
 
 use crate::{Machine, Test};
 
@@ -62,18 +62,18 @@ fn time(client: &Client, flags: &[&str], words: &[&str]) -> Result<Duration> {
     times.into_iter().min().context("no runs")
 }
 
-/// Round trips of a session.
-fn waits(machine: &Machine, flags: &[&str], words: &[&str]) -> Result<f64> {
+/// A session takes so many round trips at most.
+fn within(machine: &Machine, most: f64, flags: &[&str], words: &[&str]) -> Result<()> {
     let proxy = Delay::start(machine.vm.port(), HOP)?;
     let near = time(&machine.client, flags, words)?;
     let far = time(&Client::new(proxy.port, &machine.home), flags, words)?;
-    Ok(far.saturating_sub(near).as_secs_f64() / (2 * HOP).as_secs_f64())
-}
-
-fn within(machine: &Machine, most: f64, flags: &[&str], words: &[&str]) -> Result<()> {
-    let waits = waits(machine, flags, words)?;
+    let waits = far.saturating_sub(near).as_secs_f64() / (2 * HOP).as_secs_f64();
     println!("{waits:.1} round trips");
-    ensure!(waits <= most, "{waits:.1} round trips, not {most} at most");
+    ensure!(
+        waits <= most,
+        "{waits:.1} round trips, not {most} at most: {near:?} near, {far:?} far\n{}",
+        steps(&proxy.passed(), HOP)
+    );
     // At least as many as SSH itself needs; otherwise nothing was measured.
     ensure!(
         waits > 5.0,

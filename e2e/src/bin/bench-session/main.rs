@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::daemon::Daemon;
-use e2e::delay::Delay;
+use e2e::delay::{Delay, steps};
 use e2e::out;
 use e2e::vm::Vm;
 
@@ -295,30 +295,7 @@ fn round_trips(what: &str, port: u16, flags: &[&str], words: &[&str]) -> Result<
         millis(near),
         millis(far)
     );
-    let mut at = Duration::ZERO;
-    let (mut there, mut back, mut step) = (0, 0, 0);
-    let line = |step: u32, at: Duration, there: usize, back: usize| {
-        println!(
-            "  {step:>3}. {:>7.1} ms  to the machine {there:>7}  to here {back:>7}",
-            millis(at)
-        );
-    };
-    // A step is what passed in both directions until nothing did for most of a hop.
-    let mut last = Duration::ZERO;
-    for (when, from_client, size) in passed {
-        if when.saturating_sub(last) > HOP / 2 && there + back > 0 {
-            step += 1;
-            line(step, at, there, back);
-            (there, back, at) = (0, 0, when);
-        }
-        if from_client {
-            there += size;
-        } else {
-            back += size;
-        }
-        last = when;
-    }
-    line(step + 1, at, there, back);
+    print!("{}", steps(&passed, HOP));
     println!();
     Ok(())
 }
