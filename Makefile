@@ -97,7 +97,7 @@ bundle: cpukernel ## a download for others: everything to try cpu with nothing b
 
 qemu: cpukernel ## boot the machine in this terminal; Ctrl-C ends it
 	@scripts/deps qemu $(CROSS)
-	@echo "When it serves, in another terminal: cd $(OUT) && ./cpu -key cpu_rsa localhost date"
+	@echo "When it serves, in another terminal: cd $(OUT) && ./cpu -key cpu_rsa $(if $(PORT),-sp $(PORT) )localhost date"
 	@ARCH=$(ARCH) qemu/run
 
 # With programs that compile fast, and a kernel that need not be compiled where there is one.

@@ -1,9 +1,10 @@
 //! `-dbg9p`: prints a line for each file request, or only for the kinds that the flag's value names; or writes events of JSON.
 
 use std::collections::BTreeSet;
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _, Stderr, Write};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -82,7 +83,10 @@ impl TraceFilter {
                     let events = EventTrace::create(path, kinds).with_context(failed)?;
                     return Ok(Some(StartedTrace::Events(Arc::new(events))));
                 }
-                Box::new(File::create(path).with_context(failed)?)
+                // Names of files are nobody else's business. It may also be a terminal or a pipe.
+                let mut options = OpenOptions::new();
+                options.write(true).create(true).truncate(true).mode(0o600);
+                Box::new(options.open(path).with_context(failed)?)
             }
         };
         Ok(Some(StartedTrace::Lines(Trace::new(to, kinds))))

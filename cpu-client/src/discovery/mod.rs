@@ -13,7 +13,7 @@ use std::io::{IsTerminal as _, Write as _, stdout};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow};
 
 use browse::Browser;
 pub(crate) use machine::FoundMachine;
@@ -47,15 +47,18 @@ pub(crate) fn find(query: &MachineQuery) -> Result<FoundMachine> {
             return Ok(suitable.swap_remove(0));
         }
         if waited >= BROWSE_TIMEOUT {
-            match count {
-                0 => bail!(
-                    "no machine on this network has answered: is one running, with cpud -dnssd?"
-                ),
-                _ => bail!(
-                    "none of the {count} machine(s) that have answered is what was asked for (cpu -hosts lists them)"
-                ),
-            }
+            return Err(none_is_suitable(count));
         }
+    }
+}
+
+/// Why no machine is chosen, of so many that have answered.
+fn none_is_suitable(count: usize) -> anyhow::Error {
+    match count {
+        0 => anyhow!("no machine on this network has answered: is one running, with cpud -dnssd?"),
+        _ => anyhow!(
+            "none of the {count} machine(s) that have answered is what was asked for (cpu -hosts lists them)"
+        ),
     }
 }
 
@@ -83,9 +86,11 @@ pub(crate) fn list(query: &MachineQuery) -> Result<()> {
             browser.ask();
             browser.listen(Instant::now() + INTERVAL)?;
         }
-        let machines = query.select(browser.machines());
+        let machines = browser.machines();
+        let count = machines.len();
+        let machines = query.select(machines);
         if machines.is_empty() {
-            bail!("no machine on this network has answered: is one running, with cpud -dnssd?");
+            return Err(none_is_suitable(count));
         }
         // A failure is ignored: whoever closed the pipe wants no more.
         let _ = stdout().write_all(table::format(&machines).as_bytes());

@@ -25,6 +25,8 @@ struct Process {
     pid: Pid,
     name: String,
     parent: Pid,
+    /// Its session (setsid(2)).
+    session: Pid,
     /// The foreground process group of its controlling terminal.
     foreground: Option<Pid>,
 }
@@ -108,7 +110,20 @@ impl Descendants {
     }
 
     pub(super) fn send_all(&mut self, signal: Signal) {
-        for process in self.descendants() {
+        self.send_if(signal, |_| true);
+    }
+
+    /// Sends a signal to those of a session: the processes on its terminal, but for those that have called setsid(2).
+    pub(super) fn send_session(&mut self, session: Pid, signal: Signal) {
+        self.send_if(signal, |process| process.session == session);
+    }
+
+    fn send_if(&mut self, signal: Signal, is_meant: impl Fn(&Process) -> bool) {
+        for process in self
+            .descendants()
+            .into_iter()
+            .filter(|process| is_meant(process))
+        {
             // Fails only if the process has just ended.
             let _ = kill(process.pid, signal);
         }
@@ -122,11 +137,13 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
     let (name, rest) = rest.rsplit_once(") ")?;
     let mut fields = rest.split(' ').skip(1);
     let parent = fields.next()?.parse().ok()?;
-    let foreground: i32 = fields.nth(3)?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let foreground: i32 = fields.nth(1)?.parse().ok()?;
     Some(Process {
         pid: Pid::from_raw(pid.parse().ok()?),
         name: name.chars().filter(|c| !c.is_control()).collect(),
         parent: Pid::from_raw(parent),
+        session: Pid::from_raw(session),
         foreground: (foreground > 0).then(|| Pid::from_raw(foreground)),
     })
 }
@@ -141,14 +158,15 @@ mod tests {
             pid: Pid::from_raw(7),
             name: "a) (b".into(),
             parent: Pid::from_raw(1),
+            session: Pid::from_raw(6),
             foreground: foreground.map(Pid::from_raw),
         };
         assert_eq!(
-            parse_stat(b"7 (a) (b) S 1 7 7 34816 12 4194304 0"),
+            parse_stat(b"7 (a) (b) S 1 7 6 34816 12 4194304 0"),
             Some(process(Some(12)))
         );
         assert_eq!(
-            parse_stat(b"7 (a) (b) S 1 7 7 0 -1 4194304 0"),
+            parse_stat(b"7 (a) (b) S 1 7 6 0 -1 4194304 0"),
             Some(process(None))
         );
         assert_eq!(parse_stat(b"7 (a"), None);

@@ -78,6 +78,11 @@ pub(super) fn wait_for_descendants(
                     let _ = shutdown(control.as_raw_fd(), Shutdown::Write);
                 }
                 terminating |= only_command;
+                if tty {
+                    // The kernel does this only to the foreground process group: jobs of an interactive shell are in others.
+                    descendants.send_session(pid, Signal::SIGHUP);
+                    descendants.send_session(pid, Signal::SIGCONT);
+                }
             }
             continue;
         }

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::finish;
@@ -16,10 +17,37 @@ use crate::Test;
 pub(crate) const TESTS: &[Test] = &[
     ("tty_flags_are_sshs", flags),
     ("tty_kind_and_utf8_are_as_here", kind),
+    ("tty_jobs_are_hung_up_with_it", jobs),
     ("tty_escapes_are_sshs", escapes),
     ("signals_are_passed_on", signals),
     ("signals_that_kill_the_command_are_told", killed),
 ];
+
+/// What an interactive shell has left in the background ends with its terminal, and what has left the terminal does not.
+fn jobs() -> Result<()> {
+    let (_daemon, user) = board()?;
+    let run = |job: &str| {
+        let mut terminal = user.typed(&["-t", "board", "bash", "--norc", "--noprofile"])?;
+        terminal.send(&format!("{job} &\n"))?;
+        terminal.send("(sleep 86427; :) & sleep 0.3; kill -STOP $!; echo start''ed\n")?;
+        terminal.expect_from(0, "started")?;
+        let begun = Instant::now();
+        // A shell says once that there are stopped jobs.
+        terminal.send("exit 0\nexit 0\n")?;
+        let status = terminal.wait()?;
+        ensure!(status.success(), "{job}: {status}");
+        anyhow::Ok(begun.elapsed())
+    };
+    let time = run("sleep 86426")?;
+    ensure!(time < Duration::from_secs(5), "{time:?}");
+    // These are waited for.
+    for job in ["setsid sleep 8", "nohup sleep 8"] {
+        let time = run(job)?;
+        ensure!(time > Duration::from_secs(5), "{job}: {time:?}");
+    }
+    ensure!(!e2e::is_running("86426")? && !e2e::is_running("86427")?);
+    Ok(())
+}
 
 fn flags() -> Result<()> {
     let (_daemon, user) = board()?;
