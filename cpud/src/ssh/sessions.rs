@@ -83,7 +83,7 @@ impl Sessions {
         }
     }
 
-    /// Kills the descendants of this process that belong to no session, and reaps them. True if there are none left.
+    /// Kills the descendants of this process that belong to no session, and reaps them. True if there were none.
     fn kill_strays(&self) -> bool {
         let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
         let Ok(proc) = Dir::open("/proc", flags, Mode::empty()) else {
@@ -93,8 +93,12 @@ impl Sessions {
         for &stray in &strays {
             let _ = nix::sys::signal::kill(stray, Signal::SIGKILL);
         }
-        // Each of the strays comes to this process when its parent has died. All of them are asked.
-        strays.iter().filter(|&&stray| !has_ended(stray)).count() == 0
+        // Each of the strays comes to this process when its parent has died.
+        for &stray in &strays {
+            has_ended(stray);
+        }
+        // One that was forked while the others were looked for is found the next time.
+        strays.is_empty()
     }
 
     fn processes(&self) -> MutexGuard<'_, Vec<Pid>> {
