@@ -127,7 +127,12 @@ fn arm_stick_made() -> Result<tempfile::TempDir> {
     for name in ["cpukernel", "cpu", "cpu_rsa.pub"] {
         std::fs::copy(arm_out().join(name), directory.path().join(name))?;
     }
-    mkimage(directory.path(), &["usb", "--arch", "aarch64"])?;
+    let kernel = directory.path().join("cpukernel");
+    let words = ["usb", "--arch", "aarch64", "--kernel"].map(std::ffi::OsStr::new);
+    mkimage(
+        directory.path(),
+        &[&words[..], &[kernel.as_os_str()]].concat(),
+    )?;
     Ok(directory)
 }
 
