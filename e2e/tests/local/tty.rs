@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use e2e::client::finish;
-use e2e::out;
 use e2e::terminal::Terminal;
 use e2e::user::{board, works};
+use e2e::{is_running, out, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -23,29 +23,46 @@ pub(crate) const TESTS: &[Test] = &[
     ("signals_that_kill_the_command_are_told", killed),
 ];
 
+/// For a job to start, or to be hung up.
+const START: Duration = Duration::from_mins(1);
+
 /// What an interactive shell has left in the background ends with its terminal, and what has left the terminal does not.
 fn jobs() -> Result<()> {
     let (_daemon, user) = board()?;
-    let run = |job: &str| {
-        let mut terminal = user.typed(&["-t", "board", "bash", "--norc", "--noprofile"])?;
-        terminal.send(&format!("{job} &\n"))?;
-        terminal.send("(sleep 86427; :) & sleep 0.3; kill -STOP $!; echo start''ed\n")?;
-        terminal.expect_from(0, "started")?;
+    // Another user's tests run at the same time.
+    let id = std::process::id();
+    let (running, stopped) = (format!("86426.{id}"), format!("86427.{id}"));
+    let run = |job: &str, mark: &str| {
         let begun = Instant::now();
+        let mut terminal = user.typed(&["-t", "board", "bash", "--norc", "--noprofile"])?;
+        terminal.send(&format!("{job} sleep {mark} >/dev/null 2>&1 &\n"))?;
+        terminal.send(&format!("(sleep {stopped}; :) &\n"))?;
+        // setsid and nohup have done their work then.
+        let argv = format!("sleep\0{mark}\0");
+        wait_until("the job", START, || {
+            let mut processes = std::fs::read_dir("/proc")?.flatten();
+            let runs = |line: Vec<u8>| line == argv.as_bytes();
+            let found =
+                processes.any(|entry| std::fs::read(entry.path().join("cmdline")).is_ok_and(runs));
+            Ok(found.then_some(()))
+        })?;
+        terminal.send("kill -STOP $!; echo stop''ped\n")?;
+        terminal.expect_from(0, "stopped")?;
+        let left = Instant::now();
         // A shell says once that there are stopped jobs.
         terminal.send("exit 0\nexit 0\n")?;
         let status = terminal.wait()?;
         ensure!(status.success(), "{job}: {status}");
-        anyhow::Ok(begun.elapsed())
+        anyhow::Ok((begun.elapsed(), left.elapsed()))
     };
-    let time = run("sleep 86426")?;
-    ensure!(time < Duration::from_secs(5), "{time:?}");
-    // These are waited for.
-    for job in ["setsid sleep 8", "nohup sleep 8"] {
-        let time = run(job)?;
-        ensure!(time > Duration::from_secs(5), "{job}: {time:?}");
+    let (_, time) = run("command", &running)?;
+    ensure!(time < START, "{time:?}");
+    for job in ["setsid", "nohup"] {
+        // It is waited for.
+        let (time, _) = run(job, &format!("8.{id}"))?;
+        ensure!(time > Duration::from_secs(8), "{job}: {time:?}");
     }
-    ensure!(!e2e::is_running("86426")? && !e2e::is_running("86427")?);
+    ensure!(!is_running(&running)? && !is_running(&stopped)?);
     Ok(())
 }
 
