@@ -31,7 +31,13 @@ fn ended(vm: &mut Vm) -> Result<()> {
     Ok(())
 }
 
-/// systemd's, which is Debian's.
+/// systemd's, by the name that the package systemd-sysv gives it, which would replace the init of this computer.
+fn poweroff(home: &Home) -> Result<String> {
+    let name = home.path().join("poweroff");
+    std::os::unix::fs::symlink("/bin/systemctl", &name)?;
+    Ok(path(&name)?.to_owned())
+}
+
 fn power_off() -> Result<()> {
     let mut vm = Vm::boot()?;
     let home = Home::new()?;
@@ -49,8 +55,9 @@ fn power_off() -> Result<()> {
     ensure!(line == "ready\n", "{line}");
 
     let systemctl = client.run(&["systemctl", "poweroff"])?;
-    ensure!(!systemctl.status.success(), "{systemctl:?}");
-    let asked = client.run(&["poweroff"])?;
+    ensure!(systemctl.status.code() == Some(1), "{systemctl:?}");
+    let poweroff = poweroff(&home)?;
+    let asked = client.run(&[&poweroff])?;
     ensure!(asked.status.success(), "{asked:?}");
     let bystander = bystander.wait_with_output()?;
     let said = String::from_utf8(bystander.stderr)?;
@@ -66,7 +73,8 @@ fn power_off() -> Result<()> {
     ensure!(std::fs::read_to_string(home.path().join("told"))? == "told\n");
     ended(&mut vm)?;
     let console = vm.console();
-    for line in ["runlevel 0: power off", "root ran poweroff: status 0"] {
+    let ran = format!("root ran {poweroff}: status 0");
+    for line in ["runlevel 0: power off", &ran] {
         ensure!(console.contains(line), "no {line:?} in {console}");
     }
     Ok(())
@@ -91,7 +99,7 @@ fn by_force() -> Result<()> {
     let mut vm = Vm::boot()?;
     let home = Home::new()?;
     let client = Client::new(vm.port(), &home);
-    let mut asked = client.command(&[], &["poweroff", "-f"]);
+    let mut asked = client.command(&[], &[&poweroff(&home)?, "-f"]);
     let mut asked = asked.stdin(Stdio::null()).spawn()?;
     let end = ended(&mut vm);
     asked.kill()?;
