@@ -220,7 +220,7 @@ mod tests {
         let joined = Some(format!("{line} {line}"));
         let error = own_fstab(None, joined).unwrap_err().to_string();
         assert!(
-            error.starts_with("CPU_FSTAB: fstab line 1") && error.contains("separated by newlines"),
+            error.starts_with("CPU_FSTAB: fstab line") && error.contains("separated by newlines"),
             "{error}"
         );
         std::fs::remove_file(&file).unwrap();

@@ -212,6 +212,11 @@ fn run(flags: &Flags) -> Result<u8> {
         root: &flags.root,
         home: &home,
     })?;
+    for path in &flags.hide {
+        if withheld::is_missing(path, &flags.root, &home) {
+            warn!("-hide {path:?}: no such file is served now");
+        }
+    }
     if flags.hidden.0 {
         let _ = std::io::stdout().write_all(withheld::list(&rules).as_bytes());
         return Ok(0);

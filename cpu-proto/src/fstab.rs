@@ -33,12 +33,10 @@ pub struct Entry {
     pub data: OsString,
 }
 
-/// An invalid line.
+/// An invalid line. It has no number, since lines of the namespace and of a file become one text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("fstab line {line} {text:?}: {reason}")]
+#[error("fstab line {text:?}: {reason}")]
 pub struct Error {
-    /// Line number, from 1.
-    pub line: usize,
     /// The beginning of the line.
     pub text: String,
     /// What is wrong with it.
@@ -134,20 +132,14 @@ fn effect_of(option: &[u8]) -> Effect {
 
 /// Parses fstab lines into entries and errors, in order. Comments, blank lines and `noauto` entries are skipped.
 pub fn parse(text: &[u8]) -> impl Iterator<Item = Result<Entry, Error>> {
-    text.split(|&b| b == b'\n')
-        .enumerate()
-        .filter_map(|(index, line)| {
-            let error = |reason| {
-                const SHOWN: usize = 80;
-                let text = String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line)).into_owned();
-                Error {
-                    line: index + 1,
-                    text,
-                    reason,
-                }
-            };
-            parse_line(line).map_err(error).transpose()
-        })
+    text.split(|&b| b == b'\n').filter_map(|line| {
+        let error = |reason| {
+            const SHOWN: usize = 80;
+            let text = String::from_utf8_lossy(line.get(..SHOWN).unwrap_or(line)).into_owned();
+            Error { text, reason }
+        };
+        parse_line(line).map_err(error).transpose()
+    })
 }
 
 fn parse_line(line: &[u8]) -> Result<Option<Entry>, Reason> {
@@ -301,7 +293,7 @@ mod tests {
         assert_eq!(all.iter().filter(|r| r.is_ok()).count(), 2);
         assert_eq!(
             all[1].as_ref().unwrap_err().to_string(),
-            "fstab line 2 \"bad\": it has 1 of at least 4 fields: source target type options"
+            "fstab line \"bad\": it has 1 of at least 4 fields: source target type options"
         );
     }
 

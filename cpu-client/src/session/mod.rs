@@ -32,7 +32,7 @@ use signals::{SignalReceiver, forward_window_changes, killed};
 use stdio::{LocalEvent, spawn_input, spawn_output};
 
 /// How long a command may take to end after a TERM or HUP was forwarded to it.
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(5);
 
 /// How long the last requests for files may take after the end of a command, if anybody wants to know of them.
 const UNMOUNT: Duration = Duration::from_secs(1);

@@ -11,8 +11,8 @@ use cpu_proto::glob;
 use cpu_proto::namespace::Bind;
 use cpu_proto::{printable, quote};
 
-pub(crate) use paths::homes_but;
 use paths::{absolute, inside, keys};
+pub(crate) use paths::{homes_but, is_missing};
 
 /// What is hidden unless the user shows it: private keys, and what logs in elsewhere; and what is read-only. Programs replace a
 /// file by a new one that has a similar name before, hence the `*`.
@@ -170,9 +170,13 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Result<Vec<Rule>> {
     Ok(rules)
 }
 
-/// The rules about hidden files, as lines for the configuration.
+/// The rules about hidden files, as lines for the configuration. One that comes again later says nothing here.
 pub(crate) fn list(rules: &[Rule]) -> String {
-    let lines = rules.iter().filter_map(|rule| match rule.kind {
+    let lines = rules
+        .iter()
+        .enumerate()
+        .filter(|(index, rule)| !rules[index + 1..].contains(rule));
+    let lines = lines.filter_map(|(_, rule)| match rule.kind {
         RuleKind::Hide => Some(format!("Hide {}\n", printable(&rule.path))),
         RuleKind::Show => Some(format!("Show {}\n", printable(&rule.path))),
         RuleKind::ReadOnly | RuleKind::Only => None,
@@ -294,6 +298,13 @@ mod tests {
             list.contains("Hide /home/ann/.ssh/*\nShow /home/ann/.ssh/config*\n"),
             "{list}"
         );
+        // The last one counts.
+        let hide = |path: &str| Rule {
+            path: path.to_owned(),
+            kind: RuleKind::Hide,
+        };
+        let rules = ["/a", "/b", "/a"].map(hide);
+        assert_eq!(super::list(&rules), "Hide /b\nHide /a\n");
     }
 
     #[test]

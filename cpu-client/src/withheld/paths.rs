@@ -1,6 +1,7 @@
 //! Paths of this machine as the served tree has them: with patterns, and with everything else in them quoted.
 
 use std::ffi::OsString;
+use std::io::ErrorKind::{NotADirectory, NotFound};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::{Path, PathBuf};
@@ -93,6 +94,19 @@ pub(super) fn absolute(path: &str, root: &Path, home: &Path) -> Vec<String> {
     }
 }
 
+/// Whether a path that is to be hidden, without patterns, is that of no file which is served.
+pub(crate) fn is_missing(path: &str, root: &Path, home: &Path) -> bool {
+    absolute(path, root, home).iter().all(|path| {
+        let literal = NamePattern::new(path.as_bytes()).name();
+        literal.is_some_and(|name| {
+            let name = PathBuf::from(OsString::from_vec(name));
+            let file = root.join(name.strip_prefix("/").unwrap_or(&name));
+            file.symlink_metadata()
+                .is_err_and(|error| matches!(error.kind(), NotFound | NotADirectory))
+        })
+    })
+}
+
 /// A path of this machine, whose names may be patterns, as the served tree has it. None if it is elsewhere, or if what is served
 /// is part of it: that was asked for.
 fn served(root: &Path, path: &str) -> Option<String> {
@@ -142,6 +156,16 @@ mod tests {
             y:x:6:6::/:/bin/sh\n# a comment\nann2:x:1:1::/home/ann:/bin/sh\nz:x:7:7::home:/bin/sh\n";
         let homes = homes_but(passwd, Path::new("/root"));
         assert_eq!(homes, ["/home/ann", "/home/bob"].map(PathBuf::from));
+    }
+
+    #[test]
+    fn a_file_to_hide_that_is_not_there_is_noticed() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("home/ann")).unwrap();
+        std::fs::write(root.path().join("home/ann/[x"), "").unwrap();
+        let is_missing = |path| is_missing(path, root.path(), Path::new("/home/ann"));
+        assert!(is_missing("~/none") && is_missing("/x") && is_missing("/home/ann/[x/y"));
+        assert!(!is_missing("~") && !is_missing("/home/ann/\\[x") && !is_missing("~/n*"));
     }
 
     #[test]

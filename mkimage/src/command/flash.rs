@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use crate::progress::Progress;
 use crate::publish;
 use crate::read;
-use crate::rom::{self, Edit, Rom};
+use crate::rom::{self, Edit};
 
 /// Put a kernel into the ROM image of a machine with UEFI firmware
 #[derive(clap::Args)]
@@ -54,7 +54,8 @@ impl FlashArgs {
         let image = read::whole(&self.rom, rom::MAX_ROM)
             .with_context(|| format!("cannot read the ROM {rom}"))?;
         let Some(output) = self.output else {
-            let text = rom::tree(&Rom::parse(&image), &image);
+            let parsed = rom::readable(&image).with_context(|| format!("cannot list {rom}"))?;
+            let text = rom::tree(&parsed, &image);
             return match std::io::stdout().write_all(text.as_bytes()) {
                 // As with | head.
                 Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),

@@ -18,7 +18,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
@@ -189,9 +189,19 @@ impl InputArgs {
         progress: Progress,
     ) -> Result<bool> {
         let mut needed = Vec::new();
-        // Who names a kernel knows which keys are in it.
         if self.kernel.is_none() && self.key.is_none() {
-            needed.push(Product::Keys);
+            let key = common.path("cpu_rsa.pub");
+            // New keys would not be those that are in it.
+            let made = ["cpukernel", "initramfs.cpio.xz"].map(|name| common.path(name));
+            match made.iter().find(|path| path.exists()) {
+                None => needed.push(Product::Keys),
+                Some(made) if !key.exists() => bail!(
+                    "there is {}, but no {}: mkimage inspect shows which key is in it; name its file with --key",
+                    made.display(),
+                    key.display()
+                ),
+                Some(_) => {}
+            }
         }
         if self.cpu.is_none() {
             needed.push(Product::Programs);

@@ -74,25 +74,25 @@ impl UsbArgs {
         if self.device.as_deref() == Some(Path::new(WHICH)) {
             return Err(self.which_device());
         }
+        // What is wrong or asked comes before anything that takes minutes.
         if common.arch.facts().has_bios && !self.prepare.dry_run {
-            // Before anything is made that takes minutes.
             syslinux::boot_code()?;
         }
+        let device = match &self.device {
+            Some(path) if !self.prepare.dry_run => {
+                let device = Device::open(path, self.size, self.force)?;
+                self.ask(&device)?;
+                Some(device)
+            }
+            _ => None,
+        };
         if !self.inputs.prepare(&self.prepare, common, progress)? {
             return Ok(());
         }
         let _lock = common.lock(progress)?;
-        let device = self
-            .device
-            .as_ref()
-            .map(|path| Device::open(path, self.size, self.force))
-            .transpose()?;
         let (boot, client_files) = self
             .inputs
             .read(common, self.include_private_key, progress)?;
-        if let Some(device) = &device {
-            self.ask(device)?;
-        }
         if client_files.private_key.is_some() {
             progress.say(super::PRIVATE_KEY_WARNING);
         }

@@ -47,6 +47,21 @@ pub fn without(image: &[u8], words: &[&str]) -> Option<Vec<u8>> {
     apply(image, &edit).ok()
 }
 
+/// What is in an image that has a firmware volume, even one that cannot be read.
+///
+/// # Errors
+///
+/// If it has none.
+pub(crate) fn readable(image: &[u8]) -> Result<Rom, Error> {
+    let rom = Rom::parse(image);
+    let is_raw = |area: &Area| matches!(area.content, AreaContent::Raw(_));
+    if rom.areas.iter().all(is_raw) {
+        guard::check(image)?;
+        return Err(Error::NoVolume);
+    }
+    Ok(rom)
+}
+
 /// What a chip contains, in the order of the bytes and without gaps.
 #[derive(Debug)]
 pub(crate) struct Rom {

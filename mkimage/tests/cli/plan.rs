@@ -121,6 +121,26 @@ fn a_dry_run_makes_nothing_of_a_named_kernel_either() {
 }
 
 #[test]
+fn no_keys_are_made_for_a_kernel_that_has_others() {
+    let inputs = Inputs::new();
+    fs::remove_file(inputs.path("ssh_host_ed25519_key")).unwrap();
+    said(&inputs.run(&["bundle"]));
+    // The pin beside the key is that of the kernel.
+    assert!(!inputs.path("ssh_host_ed25519_key").exists());
+    fs::remove_file(inputs.path("cpu_rsa.pub")).unwrap();
+    for made in ["cpukernel", "initramfs.cpio.xz"] {
+        let output = inputs.run(&["usb"]);
+        let told = String::from_utf8_lossy(&output.stderr);
+        let expected = format!("there is {}, but no", inputs.path(made).display());
+        assert!(
+            !output.status.success() && told.contains(&expected) && told.contains("--key"),
+            "{told}"
+        );
+        fs::rename(inputs.path(made), inputs.path("initramfs.cpio.xz")).unwrap();
+    }
+}
+
+#[test]
 fn who_names_a_kernel_cannot_also_say_where_to_get_one() {
     let inputs = Inputs::new();
     let (before, kernel) = (inputs.names(), inputs.path("cpukernel"));

@@ -44,6 +44,14 @@ fn a_rom_that_is_none_or_would_be_overwritten() {
     let rom = inputs.path("rom").display().to_string();
     let said = refused(&inputs, &["flash", "--rom", &rom, "--remove", "usb"]);
     says(&said, &["rom", "no ROM of UEFI firmware"]);
+    let output = mkimage(&["flash", "--rom", &rom, "--list"])
+        .output()
+        .unwrap();
+    assert_eq!((output.status.code(), output.stdout), (Some(1), Vec::new()));
+    says(
+        &String::from_utf8_lossy(&output.stderr),
+        &["cannot list", "rom", "no ROM of UEFI firmware"],
+    );
     says(
         &refused(&inputs, &["flash", "--rom", &rom]),
         &["nothing to do"],
@@ -172,6 +180,8 @@ fn a_stick_that_is_too_small_or_not_a_stick() {
     let said = refused(&inputs, &["usb", "--size", "40M"]);
     says(&said, &["do not fit", "--size"]);
     let file = inputs.path("cpu").display().to_string();
+    // Before a kernel is made, which takes minutes.
+    std::fs::remove_file(inputs.path("cpukernel")).unwrap();
     let said = refused(&inputs, &["usb", "--device", &file]);
     says(&said, &["no disk", "/dev/sdX"]);
 }
