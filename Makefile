@@ -109,7 +109,7 @@ demo: ## boot a machine, run commands on it with this computer's files: two minu
 
 # mkimage for those who have neither Rust nor a compiler.
 carry: ## mkimage with cpu and cpud for both architectures inside, in out/carry
-	@scripts/deps build cross-aarch64
+	@scripts/deps build cross-aarch64 dist
 	$(MAKE) programs
 	$(MAKE) ARCH=aarch64 programs
 	for arch in x86_64 aarch64; do for program in cpu cpud; do \
