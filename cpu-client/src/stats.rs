@@ -336,9 +336,10 @@ mod tests {
             used_files: u32::MAX,
             used_bytes: u64::MAX,
         };
+        let numbers = vec![0xff; 1 << 19];
         let tally = |length| Request::Tally {
             fetched: most,
-            answered: Data(&[0xff; 1 << 19][..length]),
+            answered: Data(&numbers[..length]),
         };
         // It is of no other dialect, and has no tag.
         raw.send(NO_TAG, &tally(512));
