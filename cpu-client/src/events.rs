@@ -192,10 +192,10 @@ impl EventFile {
         self.buffer.clear();
         match written {
             Ok(()) => self.length += length,
-            // The disk is full, perhaps. What was there before is good.
+            // The disk is full, perhaps. What was there before is good, and has the room for its end.
             Err(error) => {
-                let _ = self.file.set_len(self.length);
                 let _ = self.file.write_all_at(END.as_bytes(), self.length);
+                let _ = self.file.set_len(self.length + END.len() as u64);
                 self.ended = Some(Err(error));
             }
         }

@@ -317,6 +317,55 @@ mod tests {
     }
 
     #[test]
+    fn tallies_that_lie_do_no_harm() {
+        use cpu_client::export::Export;
+        use ninep::msg::{NO_TAG, Request, WATCHED};
+        use ninep::wire::Data;
+        // Of a file system that can be watched.
+        let dir = tempfile::TempDir::new_in("/dev/shm").unwrap();
+        let export = std::sync::Arc::new(Export::new(dir.path()).unwrap());
+        let stats: &'static Stats = Box::leak(Box::default());
+        let config = ninep::server::Config {
+            observer: Some(stats),
+            ..Default::default()
+        };
+        let mut raw = ninep_testing::RawClient::attached(export, config);
+        let most = FetchTotals {
+            files: u32::MAX,
+            bytes: u64::MAX,
+            used_files: u32::MAX,
+            used_bytes: u64::MAX,
+        };
+        let numbers = vec![0xff; 1 << 19];
+        let tally = |length| Request::Tally {
+            fetched: most,
+            answered: Data(&numbers[..length]),
+        };
+        // It is of no other dialect, and has no tag.
+        raw.send(NO_TAG, &tally(512));
+        assert_eq!(raw.receive().errno(), Some(ninep::Errno::EOPNOTSUPP));
+        raw.dialect(1 << 20, WATCHED);
+        raw.ask(&ninep_testing::attach(0)).unwrap();
+        assert_eq!(raw.ask(&tally(512)).err(), Some(ninep::Errno::EOPNOTSUPP));
+        assert!(stats.told.lock().unwrap().is_none());
+        // Early, again, short, long, and cut off.
+        for length in [0, 3, 512, 1 << 19, 512] {
+            raw.send(NO_TAG, &tally(length));
+        }
+        raw.send_bytes(&[11, 0, 0, 0, 140, 0xff, 0xff, 1, 2, 3, 4]);
+        assert!(raw.receive().errno().is_some());
+        raw.ask(&Request::Getattr { fid: 0, mask: 1 }).unwrap();
+        let table = stats.to_string();
+        let read = table
+            .lines()
+            .find(|line| line.starts_with("read "))
+            .unwrap();
+        let answered = (3 * u64::from(u32::MAX)).to_string();
+        assert!(read.contains(&answered), "{table}");
+        assert!(table.contains(&u64::MAX.to_string()), "{table}");
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let stats = Stats::default();
         for n in 0..3 * MAX_PATHS {

@@ -59,6 +59,14 @@ impl FromStr for TraceFilter {
                 ));
             }
         }
+        if kinds.is_empty() && file.is_none() {
+            return Err("write true or false, kinds of requests, or a file".to_owned());
+        }
+        if let (Some(_), Some((_, last))) = (&file, text.rsplit_once(','))
+            && Kind::ALL.iter().any(|kind| kind.name() == last)
+        {
+            return Err(format!("write the file last: {last},./FILE"));
+        }
         Ok(Self {
             is_enabled: true,
             kinds,
@@ -154,6 +162,14 @@ mod tests {
         assert_eq!(both.kinds, [Kind::Rename, Kind::Renameat]);
         assert_eq!(both.file, Some("a.json".into()));
         assert_eq!(filter("open,./a,b.json").file, Some("./a,b.json".into()));
+    }
+
+    #[test]
+    fn nothing_and_kinds_after_the_file_are_refused() {
+        for text in ["", ",", "./x.json,open", "/tmp/x,read,open"] {
+            let error = text.parse::<TraceFilter>().unwrap_err();
+            assert!(error.starts_with("write "), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -132,6 +132,27 @@ fn a_file_is_replaced_at_once_or_left() {
 }
 
 #[test]
+fn a_full_disk_leaves_what_was_there() {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let traced = TracedDir::new(Vec::new());
+    done(&traced.trace, "/a", Ok(None));
+    traced.trace.begin_step("connect");
+    // A file that has no room for more, not even again for what it gives back.
+    let full = File::from(memfd_create("full", MemfdFlags::ALLOW_SEALING).unwrap());
+    let written = fs::read(traced.dir.path().join("t.json")).unwrap();
+    full.write_all_at(&written, 0).unwrap();
+    fcntl_add_seals(&full, SealFlags::GROW).unwrap();
+    traced.trace.lock().file = full.try_clone().unwrap();
+    done(&traced.trace, "/b", Ok(None));
+    traced.trace.begin_step("never");
+    assert!(traced.trace.finish().is_err());
+    let mut left = vec![0; written.len()];
+    full.read_exact_at(&mut left, 0).unwrap();
+    assert_eq!(full.metadata().unwrap().len(), written.len() as u64);
+    assert_eq!(left, written);
+}
+
+#[test]
 fn requests_of_a_peer_are_on_the_rows_of_their_threads() {
     let traced = TracedDir::new(Vec::new());
     let root = traced.dir.path().join("root");

@@ -1,12 +1,12 @@
 //! The descendants of a session process, as the machine's /proc shows them (`proc_pid_stat(5)`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::Read as _;
 
 use nix::dir::Dir;
 use nix::fcntl::{OFlag, openat};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
 
@@ -25,6 +25,8 @@ struct Process {
     pid: Pid,
     name: String,
     parent: Pid,
+    /// Its process group.
+    group: Pid,
     /// Its session (setsid(2)).
     session: Pid,
     /// The foreground process group of its controlling terminal.
@@ -110,22 +112,22 @@ impl Descendants {
     }
 
     pub(super) fn send_all(&mut self, signal: Signal) {
-        self.send_if(signal, |_| true);
-    }
-
-    /// Sends a signal to those of a session: the processes on its terminal, but for those that have called setsid(2).
-    pub(super) fn send_session(&mut self, session: Pid, signal: Signal) {
-        self.send_if(signal, |process| process.session == session);
-    }
-
-    fn send_if(&mut self, signal: Signal, is_meant: impl Fn(&Process) -> bool) {
-        for process in self
-            .descendants()
-            .into_iter()
-            .filter(|process| is_meant(process))
-        {
+        for process in self.descendants() {
             // Fails only if the process has just ended.
             let _ = kill(process.pid, signal);
+        }
+    }
+
+    /// Hangs up a session: the processes on its terminal, but for those that have called setsid(2). A group gets a signal as a
+    /// whole, with what it forks meanwhile.
+    pub(super) fn hang_up(&mut self, session: Pid) {
+        let processes = self.descendants().into_iter();
+        let its = processes.filter(|process| process.session == session);
+        let groups: HashSet<Pid> = its.map(|process| process.group).collect();
+        for group in groups {
+            // Fails only if the group has just ended.
+            let _ = killpg(group, Signal::SIGHUP);
+            let _ = killpg(group, Signal::SIGCONT);
         }
     }
 }
@@ -137,12 +139,14 @@ fn parse_stat(stat: &[u8]) -> Option<Process> {
     let (name, rest) = rest.rsplit_once(") ")?;
     let mut fields = rest.split(' ').skip(1);
     let parent = fields.next()?.parse().ok()?;
-    let session = fields.nth(1)?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
     let foreground: i32 = fields.nth(1)?.parse().ok()?;
     Some(Process {
         pid: Pid::from_raw(pid.parse().ok()?),
         name: name.chars().filter(|c| !c.is_control()).collect(),
         parent: Pid::from_raw(parent),
+        group: Pid::from_raw(group),
         session: Pid::from_raw(session),
         foreground: (foreground > 0).then(|| Pid::from_raw(foreground)),
     })
@@ -158,15 +162,16 @@ mod tests {
             pid: Pid::from_raw(7),
             name: "a) (b".into(),
             parent: Pid::from_raw(1),
+            group: Pid::from_raw(5),
             session: Pid::from_raw(6),
             foreground: foreground.map(Pid::from_raw),
         };
         assert_eq!(
-            parse_stat(b"7 (a) (b) S 1 7 6 34816 12 4194304 0"),
+            parse_stat(b"7 (a) (b) S 1 5 6 34816 12 4194304 0"),
             Some(process(Some(12)))
         );
         assert_eq!(
-            parse_stat(b"7 (a) (b) S 1 7 6 0 -1 4194304 0"),
+            parse_stat(b"7 (a) (b) S 1 5 6 0 -1 4194304 0"),
             Some(process(None))
         );
         assert_eq!(parse_stat(b"7 (a"), None);

@@ -80,8 +80,7 @@ pub(super) fn wait_for_descendants(
                 terminating |= only_command;
                 if tty {
                     // The kernel does this only to the foreground process group: jobs of an interactive shell are in others.
-                    descendants.send_session(pid, Signal::SIGHUP);
-                    descendants.send_session(pid, Signal::SIGCONT);
+                    descendants.hang_up(pid);
                 }
             }
             continue;

@@ -52,6 +52,7 @@ pub(super) fn relay_files(
                 .keeping(CONTENTS.clone()),
         ),
         answered: Notify::new(),
+        asks: Notify::new(),
     });
     let to_client = tokio::spawn({
         let (shared, socket, sender) = (shared.clone(), socket.clone(), sender.clone());
@@ -61,9 +62,7 @@ pub(super) fn relay_files(
         }
     });
     tokio::spawn(async move {
-        shared
-            .to_kernel(&receiver, &sender, &socket, &processed)
-            .await;
+        shared.to_kernel(&receiver, &socket, &processed).await;
         to_client.abort();
         receiver.discard();
         sender.close().await;
@@ -85,11 +84,14 @@ impl Relayed {
     }
 }
 
-/// What both directions share. Only one of them writes to the kernel.
+/// What both directions share. Only one of them writes to the kernel, and only the other one sends to the client: what one would
+/// send while the other is within a message would be taken for a part of that.
 struct FilesRelay {
     relay: Mutex<Relay>,
     /// Notified when the relay has answered a request itself.
     answered: Notify,
+    /// Notified when the relay has a request of its own.
+    asks: Notify,
 }
 
 impl FilesRelay {
@@ -113,6 +115,7 @@ impl FilesRelay {
             let arrived = tokio::select! {
                 biased;
                 read = socket.read(&mut buffer) => Some(read.unwrap_or_default()),
+                () = self.asks.notified() => None,
                 () = &mut batch_timer, if is_timed => {
                     is_timed = false;
                     None
@@ -129,6 +132,7 @@ impl FilesRelay {
                     Some(bytes) => relay.from_kernel(bytes, Instant::now(), &mut out),
                     None => {
                         relay.take_batch(&mut out);
+                        relay.take_requests(&mut out);
                         Ok(())
                     }
                 };
@@ -152,7 +156,6 @@ impl FilesRelay {
     async fn to_kernel(
         &self,
         receiver: &ServerReceiver,
-        sender: &ServerSender,
         socket: &Fd,
         processed: &watch::Sender<u64>,
     ) {
@@ -171,17 +174,14 @@ impl FilesRelay {
                 }
             };
             let Some(chunk) = chunk else { return };
-            let (mut out, mut requests) = (Vec::new(), Vec::new());
+            let mut out = Vec::new();
             let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-            let relayed = self.with(|relay| {
+            let (relayed, asks) = self.with(|relay| {
                 let relayed = relay.from_server(chunk, Instant::now(), &mut out);
-                relay.take_requests(&mut requests);
-                relayed
+                (relayed, relay.has_requests())
             });
-            for bytes in requests {
-                if sender.send(Stream::Data, bytes).await.is_err() {
-                    return;
-                }
+            if asks {
+                self.asks.notify_one();
             }
             if write(socket, out).await.is_err() || !goes_on(&relayed) {
                 return;

@@ -74,6 +74,10 @@ impl Sessions {
         let mut pause = FIRST_RETRY;
         loop {
             self.processes().retain(|&session| !has_ended(session));
+            for &session in &*self.processes() {
+                // Root in a session can stop its process, which then could not end it.
+                let _ = nix::sys::signal::kill(session, Signal::SIGCONT);
+            }
             let is_clean = self.kill_strays();
             if (is_clean && self.processes().is_empty()) || Instant::now() >= deadline {
                 return;

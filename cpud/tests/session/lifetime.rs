@@ -175,3 +175,28 @@ fn a_terminal_is_the_sessions_own() {
     assert_eq!(session.child.wait().unwrap().code(), Some(5));
     assert!(begun.elapsed() >= Duration::from_millis(2500));
 }
+
+#[test]
+fn jobs_that_fork_are_hung_up_whole() {
+    let mark = "86421.75";
+    // The job forks while its session ends.
+    let script = format!(
+        "set -m; (n=0; while [ $n -lt 1000 ]; do sleep {mark} & n=$((n + 1)); done; wait) & sleep 0.2; exit 4"
+    );
+    let pty = nix::pty::openpty(None, None).unwrap();
+    fcntl(&pty.master, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    fcntl(&pty.slave, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).unwrap();
+    let mut session = start(&[], &["sh", "-c", &script], Some(&pty.slave));
+    drop(pty.slave);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let status = loop {
+        match session.child.try_wait().unwrap() {
+            None if Instant::now() < deadline => std::thread::sleep(Duration::from_millis(50)),
+            status => break status,
+        }
+    };
+    drop(session.control.take());
+    session.child.wait().unwrap();
+    assert_eq!(status.and_then(|status| status.code()), Some(4));
+    assert!(!is_running(mark));
+}

@@ -106,16 +106,16 @@ fn killed_session() -> Result<()> {
     // A signal has no status.
     ensure!(printed == "-1\n3\n", "{printed}");
     ensure!(!is_running(MARK)?, "a process is left");
-    // The session is killed when its connection ends, or has ended.
-    for delay in ["0", "0.1", "1"] {
+    // The session is killed when its connection ends, or has ended, or is stopped.
+    for (delay, signal) in [("0", "KILL"), ("0.1", "KILL"), ("1", "KILL"), ("0", "STOP")] {
         let script = format!(
             "transport.auth_publickey('root', key)\n\
              killed = transport.open_session()\n\
-             killed.exec_command('sh -c \"trap \\'\\' HUP TERM; sleep {MARK} & sleep {delay}; kill -KILL $PPID; wait\"')\n\
+             killed.exec_command('sh -c \"trap \\'\\' HUP TERM; sleep {MARK} & sleep {delay}; kill -{signal} $PPID; wait\"')\n\
              transport.close()\n"
         );
         paramiko(daemon.port, &user, &script)?;
-        let what = format!("nothing is left of a session killed after {delay} s");
+        let what = format!("nothing is left of a session that gets SIG{signal} after {delay} s");
         wait_until(&what, Duration::from_secs(20), || {
             Ok((!is_running(MARK)?).then_some(()))
         })?;

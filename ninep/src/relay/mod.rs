@@ -207,6 +207,7 @@ impl Relay {
                 Segment::More(bytes) => out.push(bytes),
             }
         }
+        self.take_requests(out);
         if self.batch.bytes() > BATCH_BYTES {
             self.take_batch(out);
         }
@@ -275,9 +276,18 @@ impl Relay {
         !self.local_replies.is_empty()
     }
 
-    /// Appends requests of the relay itself to `out`. There are some only after [`Relay::from_server`].
+    /// Whether there are requests for [`Relay::take_requests`], now or after the message that is in transit. There are some only
+    /// after [`Relay::from_server`].
+    pub fn has_requests(&self) -> bool {
+        !self.own_requests.is_empty()
+    }
+
+    /// Appends requests of the relay itself to `out`, unless the server has got only part of another message. So whoever sends
+    /// them must be who sends what [`Relay::from_kernel`] gives.
     pub fn take_requests(&mut self, out: &mut Vec<Bytes>) {
-        out.append(&mut self.own_requests);
+        if !self.requests.is_within() {
+            out.append(&mut self.own_requests);
+        }
     }
 
     /// Whether requests are being held back.

@@ -13,8 +13,10 @@ impl Relay {
         self.batch.push(fid, from, self.frame.finish());
     }
 
+    /// Appends a message or its beginning to `out`, and before it what else there is.
     pub(super) fn pass(&mut self, message: Bytes, out: &mut Vec<Bytes>) {
         self.take_batch(out);
+        out.append(&mut self.own_requests);
         out.push(message);
     }
 

@@ -80,3 +80,36 @@ fn a_directory_that_is_not_listed_is_not_listed_again_and_again() {
         told.reply(2, &Reply::Error { ecode: 2 });
     }
 }
+
+#[test]
+fn what_the_relay_asks_itself_is_not_sent_within_a_write() {
+    let mut told = ToldRelay::new();
+    let (server, _) = told.ask(2, &walk(0, 1, "x"));
+    let list = list_tag(&server).expect("a listing");
+    told.reply(2, &Reply::Error { ecode: 2 });
+    let data = [7; 1000];
+    let write = message(
+        4,
+        &Request::Write {
+            fid: 9,
+            offset: 0,
+            data: Data(&data),
+        },
+    );
+    let (begin, rest) = write.split_at(500);
+    let mut out = Out::default();
+    from_kernel(&mut told.relay, begin.to_vec(), told.now, &mut out);
+    // Another program's look-up is answered meanwhile.
+    told.reply(list, &Reply::Error { ecode: 95 });
+    assert!(told.own.is_empty(), "within the data of the write");
+    assert!(told.relay.has_requests());
+    told.relay.end(&mut out.server);
+    assert!(out.server.concat() == begin, "nor is the last message");
+    from_kernel(&mut told.relay, rest.to_vec(), told.now, &mut out);
+    let sent = out.server.concat();
+    let (all, own) = sent.split_at(write.len());
+    assert!(all == write);
+    let clunk = Header::decode(own.first_chunk().expect("a clunk"));
+    assert_eq!((clunk.kind, clunk.size as usize), (120, own.len()));
+    assert!(!told.relay.has_requests());
+}
