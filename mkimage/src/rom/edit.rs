@@ -282,7 +282,7 @@ fn edit_volume(volume: &mut FirmwareVolume, plan: &Changes<'_>) -> Result<bool, 
 fn edit_sections(sections: &mut Sections, plan: &Changes<'_>) -> Result<bool, Failure> {
     let mut is_changed = false;
     for section in &mut sections.list {
-        is_changed |= match &mut section.content {
+        let section_changed = match &mut section.content {
             Content::Bytes(_) => false,
             Content::Sections(sections) => edit_sections(sections, plan)?,
             Content::Volume(volume) => {
@@ -294,14 +294,12 @@ fn edit_sections(sections: &mut Sections, plan: &Changes<'_>) -> Result<bool, Fa
                     other @ Failure::Other(_) => other,
                 })?
             }
-            Content::Packed(packed) => {
-                let is_changed = edit_sections(&mut packed.sections, plan)?;
-                if is_changed {
-                    packed.pack()?;
-                }
-                is_changed
-            }
+            Content::Packed(packed) => edit_sections(&mut packed.sections, plan)?,
         };
+        if section_changed {
+            section.pack()?;
+        }
+        is_changed |= section_changed;
     }
     Ok(is_changed)
 }

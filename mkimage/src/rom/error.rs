@@ -42,6 +42,10 @@ pub(crate) enum Error {
     Unpack(Spot, decompress::Error),
     #[error("cannot compress the section again")]
     Pack(#[source] std::io::Error),
+    #[error(
+        "what is edited is in a section with {0}, which mkimage reads and does not write. Nothing was written"
+    )]
+    OnlyRead(&'static str),
     #[error("it is a {0}, which mkimage flash does not edit: {1}")]
     Kind(&'static str, &'static str),
     #[error(

@@ -13,6 +13,7 @@ mod program;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tiano;
 mod verify;
 mod volume;
 

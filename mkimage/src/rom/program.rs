@@ -14,16 +14,11 @@ pub(super) fn replace(file: &mut FirmwareFile, program: &[u8]) -> Result<(), Err
                     true
                 }
                 Content::Sections(sections) => inside(sections, program)?,
-                Content::Packed(packed) => {
-                    let is_done = inside(&mut packed.sections, program)?;
-                    if is_done {
-                        packed.pack()?;
-                    }
-                    is_done
-                }
+                Content::Packed(packed) => inside(&mut packed.sections, program)?,
                 _ => false,
             };
             if is_done {
+                section.pack()?;
                 return Ok(true);
             }
         }

@@ -1,5 +1,6 @@
 //! Whole ROMs: those that Debian packages, and small ones made by hand, edited and damaged.
 
+mod compression;
 mod hostile;
 
 use std::fs;
@@ -15,7 +16,7 @@ use super::volume::file::testing::{file, with_attributes};
 use super::volume::section::testing::{
     crc32, leaf, name, packed, sections, volume as volume_section,
 };
-use super::volume::section::{PE32, Section};
+use super::volume::section::{PE32, Section, Sections};
 use super::volume::testing::volume;
 use super::*;
 
