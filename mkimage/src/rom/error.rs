@@ -54,6 +54,15 @@ pub(crate) enum Error {
     Signed(String),
     #[error("something in it is not understood ({0}), so nothing in it is changed")]
     Unknown(String),
+    #[error("it is a {0}, and what can be inserted are drivers, applications and data")]
+    NoDriver(&'static str),
+    #[error("a file with its GUID, {0}, is there already (--remove takes it out)")]
+    There(Uuid),
+    #[error("the ROM has no volume of drivers, or several (with a file of the type DXE core)")]
+    NoCore,
+    /// The file, and what is wrong with it.
+    #[error("cannot insert {0}: {1}")]
+    Insert(String, String),
     #[error("{0} cannot be both removed and replaced")]
     Both(String),
     #[error("it has no firmware volume with programs: it is no ROM of UEFI firmware")]

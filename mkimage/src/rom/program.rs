@@ -48,17 +48,19 @@ pub(super) fn of(sections: &Sections) -> Option<&[u8]> {
         })
 }
 
-/// The firmware starts programs for its own machine only.
-pub(super) fn check_machine(file: &FirmwareFile, new: &[u8]) -> Result<(), Error> {
+/// The firmware starts programs for its own machine only, that of a file in it. `what` is what the new program is called.
+pub(super) fn check_machine(file: &FirmwareFile, what: &str, new: &[u8]) -> Result<(), Error> {
     let old = file.sections.as_ref().and_then(of);
     let old = old.ok_or_else(|| Error::NoProgram(file.title()))?;
     let new = machine(new).ok_or_else(|| {
-        Error::Machine("the kernel is no EFI program (CONFIG_EFI_STUB)".to_owned())
+        Error::Machine(format!(
+            "{what} is no EFI program (of a kernel: CONFIG_EFI_STUB)"
+        ))
     })?;
     match machine(old) {
         Some(old) if old == new => Ok(()),
         old => Err(Error::Machine(format!(
-            "the kernel is a program for {}, and {} in the ROM is one for {}",
+            "{what} is a program for {}, and {} in the ROM is one for {}",
             machine_name(Some(new)),
             file.title(),
             machine_name(old)

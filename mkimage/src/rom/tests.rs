@@ -2,6 +2,7 @@
 
 mod compression;
 mod hostile;
+mod insert;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -92,15 +93,15 @@ fn is_understood(rom: &Rom) -> bool {
 
 fn kernel(length: usize) -> Edit {
     Edit {
-        remove: Vec::new(),
         replace: Some((None, pe(0x8664, length))),
+        ..Edit::default()
     }
 }
 
 fn remove(words: &[&str]) -> Edit {
     Edit {
         remove: words.iter().map(|word| (*word).to_owned()).collect(),
-        replace: None,
+        ..Edit::default()
     }
 }
 
@@ -184,6 +185,7 @@ fn a_result_with_any_other_change_is_not_given_away() {
             .map(|name| Uuid::from_bytes([*name; 16]))
             .collect(),
         replace,
+        insert: Vec::new(),
     };
     let check = |after: &[u8], changes| verify::result(&before, after, &changes);
     check(&after, changes(&[4], None)).unwrap();
@@ -283,15 +285,15 @@ fn a_kernel_for_another_machine_is_refused() {
         (Vec::new(), "no EFI program"),
     ] {
         let edit = Edit {
-            remove: Vec::new(),
             replace: Some((None, bytes)),
+            ..Edit::default()
         };
         let told = refusal(&before, &edit);
         assert!(told.contains(why), "{told}");
     }
     let edit = Edit {
-        remove: Vec::new(),
         replace: Some((Some("Nobody".to_owned()), pe(0x8664, 100))),
+        ..Edit::default()
     };
     assert!(refusal(&before, &edit).contains("there is no Nobody"));
 }
