@@ -126,6 +126,7 @@ fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Erro
             return Err(Error::Ambiguous(word.to_owned(), same, guid));
         }
         program::check_machine(file, "the kernel", program)?;
+        program::check_place(file, program)?;
         plan.replace = Some((file.name, program.as_slice()));
     }
     for (called, bytes) in &edit.insert {

@@ -77,6 +77,11 @@ pub(crate) enum Error {
     NoProgram(String),
     #[error("{0}")]
     Machine(String),
+    #[error(
+        "the kernel is an EFI application, and {0} is a {1}, which the firmware starts while devices and tables are not there yet: \
+         put it in the place of an application, such as the UEFI Shell"
+    )]
+    Place(String, &'static str),
     #[error("{0}")]
     Room(String),
     #[error(

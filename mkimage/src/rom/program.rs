@@ -1,6 +1,7 @@
 //! The programs in files: PE32 sections, and the machines that they run on.
 
 use super::error::Error;
+use super::names;
 use super::volume::file::FirmwareFile;
 use super::volume::section::{Content, PE32, Sections};
 
@@ -68,13 +69,29 @@ pub(super) fn check_machine(file: &FirmwareFile, what: &str, new: &[u8]) -> Resu
     }
 }
 
+/// An application, such as a kernel, is started by the boot manager. In place of a driver it would be started in its turn
+/// among the drivers, and what drivers provide would be missing.
+pub(super) fn check_place(file: &FirmwareFile, new: &[u8]) -> Result<(), Error> {
+    const APPLICATION: u16 = 10;
+    if names::is_dispatched(file.kind) && field(new, 92) == Some(APPLICATION) {
+        return Err(Error::Place(file.title(), names::kind(file.kind)));
+    }
+    Ok(())
+}
+
 /// The machine of a PE file (IMAGE_FILE_MACHINE_*).
 fn machine(program: &[u8]) -> Option<u16> {
+    field(program, 4)
+}
+
+/// A number of a PE file, so many bytes after its signature: 4 is the machine, 92 the subsystem.
+fn field(program: &[u8], offset: usize) -> Option<u16> {
     let at = program.get(0x3c..0x40)?;
     let at = usize::try_from(u32::from_le_bytes(at.try_into().ok()?)).ok()?;
-    let header = program.get(at..at.checked_add(6)?)?;
+    let header = program.get(at..)?;
     let is_pe = program.starts_with(b"MZ") && header.starts_with(b"PE\0\0");
-    is_pe.then(|| u16::from_le_bytes([header[4], header[5]]))
+    let bytes = header.get(offset..offset + 2).filter(|_| is_pe)?;
+    Some(u16::from_le_bytes(bytes.try_into().ok()?))
 }
 
 fn machine_name(machine: Option<u16>) -> String {

@@ -299,6 +299,28 @@ fn a_kernel_for_another_machine_is_refused() {
 }
 
 #[test]
+fn a_kernel_does_not_take_the_place_of_a_driver_and_a_driver_does() {
+    // Subsystems: EFI application, boot service driver.
+    for (subsystem, is_refused) in [(10, true), (11, false)] {
+        let mut program = pe(0x8664, 500);
+        program[0x40 + 92] = subsystem;
+        program[0x40 + 93] = 0;
+        for (name, is_driver) in [("BdsDxe", true), ("Shell", false)] {
+            let edit = Edit {
+                replace: Some((Some(name.to_owned()), program.clone())),
+                ..Edit::default()
+            };
+            if is_refused && is_driver {
+                let told = refusal(&rom(), &edit);
+                assert!(told.contains("BdsDxe is a driver, which"), "{told}");
+            } else {
+                apply(&rom(), &edit).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
 fn damage_is_refused_with_its_place() {
     let before = rom();
     for (offset, why) in [
