@@ -27,7 +27,7 @@ pub(crate) struct FlashArgs {
     rom: PathBuf,
 
     /// Print what is in it, with sizes and free space
-    #[arg(long, conflicts_with_all = ["kernel", "replace", "remove", "output"])]
+    #[arg(long, conflicts_with_all = ["kernel", "replace", "remove", "insert", "output"])]
     list: bool,
 
     /// The kernel to put into it, an EFI program
@@ -41,6 +41,10 @@ pub(crate) struct FlashArgs {
     /// Remove files by name, GUID or pattern, or the group network, usb, disks, setup, screen or tpm
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "output")]
     remove: Vec<String>,
+
+    /// Insert a driver, as a whole file of a firmware volume (FFS), where the drivers are
+    #[arg(long, value_name = "FILE", requires = "output")]
+    insert: Vec<PathBuf>,
 
     /// The image to write
     #[arg(short, long, value_name = "FILE", required_unless_present = "list")]
@@ -75,13 +79,21 @@ impl FlashArgs {
                     .with_context(|| format!("cannot read the kernel {}", path.display()))
             })
             .transpose()?;
+        let insert = self.insert.into_iter().map(|path| {
+            let called = path.display().to_string();
+            let bytes = read::whole(&path, rom::MAX_ROM);
+            let bytes = bytes.with_context(|| format!("cannot read {called}"))?;
+            Ok((called, bytes))
+        });
+        let insert = insert.collect::<Result<Vec<_>>>()?;
         ensure!(
-            kernel.is_some() || !self.remove.is_empty(),
-            "there is nothing to do without --kernel or --remove"
+            kernel.is_some() || !self.remove.is_empty() || !insert.is_empty(),
+            "there is nothing to do without --kernel, --remove or --insert"
         );
         let edit = Edit {
             remove: self.remove,
             replace: kernel.map(|kernel| (self.replace, kernel)),
+            insert,
         };
         let task = progress.task("editing", None);
         let result =

@@ -1,11 +1,12 @@
 //! Compression of sections: LZMA as edk2 has it (MdeModulePkg/Library/LzmaCustomDecompressLib), with and without the filter
-//! for x86 programs. The bytes are an `.lzma` file whose header has the size.
+//! for x86 programs. The bytes are an `.lzma` file whose header has the size. And what is only read: EFI 1.1 and Tiano.
 
 use std::io;
 
 use liblzma::stream::{Action, Filters, LzmaOptions, Status, Stream};
 use uuid::{Uuid, uuid};
 
+use super::tiano::{self, EFI, TIANO};
 use crate::archive::decompress;
 
 /// How a section is compressed.
@@ -14,10 +15,14 @@ pub(super) enum Codec {
     Lzma,
     /// LZMA of what has passed the x86 filter.
     LzmaX86,
+    /// That of sections of the type COMPRESSION (EFI_STANDARD_COMPRESSION).
+    Standard,
+    Tiano,
 }
 
 const LZMA: Uuid = uuid!("ee4e5898-3914-4259-9d6e-dc7bd79403cf");
 const LZMA_X86: Uuid = uuid!("d42ae6bd-1352-4bfb-909a-ca72a6eae889");
+const TIANO_GUID: Uuid = uuid!("a31280ad-481e-41b6-95e8-127f4c984779");
 
 /// Bytes of the header: properties, the dictionary's size, the size of what is compressed.
 const HEADER: usize = 13;
@@ -28,6 +33,7 @@ impl Codec {
         match guid {
             LZMA => Some(Self::Lzma),
             LZMA_X86 => Some(Self::LzmaX86),
+            TIANO_GUID => Some(Self::Tiano),
             _ => None,
         }
     }
@@ -36,16 +42,29 @@ impl Codec {
         match self {
             Self::Lzma => "LZMA",
             Self::LzmaX86 => "LZMA, x86 filter",
+            Self::Standard => "EFI 1.1 compression",
+            Self::Tiano => "Tiano compression",
         }
+    }
+
+    /// Whether it is only read.
+    pub(super) fn is_only_read(self) -> bool {
+        matches!(self, Self::Standard | Self::Tiano)
     }
 
     /// What the section contains, `limit` bytes or less.
     pub(super) fn unpack(self, packed: &[u8], limit: u64) -> Result<Vec<u8>, decompress::Error> {
-        let bytes = decompress::lzma_alone(packed, limit)?;
         match self {
-            Self::Lzma => Ok(bytes),
-            Self::LzmaX86 => filter_x86(&bytes, Direction::Decode)
-                .map_err(|error| decompress::Error::Damaged("lzma", error)),
+            Self::Lzma => decompress::lzma_alone(packed, limit),
+            Self::LzmaX86 => {
+                let bytes = decompress::lzma_alone(packed, limit)?;
+                filter_x86(&bytes, Direction::Decode)
+                    .map_err(|error| decompress::Error::Damaged("lzma", error))
+            }
+            // There is firmware with the other one in such sections, from before the specification.
+            Self::Standard => tiano::unpack(packed, EFI, limit)
+                .or_else(|error| tiano::unpack(packed, TIANO, limit).map_err(|_| error)),
+            Self::Tiano => tiano::unpack(packed, TIANO, limit),
         }
     }
 
@@ -59,6 +78,7 @@ impl Codec {
                 filtered = filter_x86(bytes, Direction::Encode)?;
                 &filtered
             }
+            Self::Standard | Self::Tiano => return Err(io::ErrorKind::Unsupported.into()),
         };
         let dictionary = before.get(1..5).map_or(1 << 24, |size| {
             u32::from_le_bytes([size[0], size[1], size[2], size[3]])

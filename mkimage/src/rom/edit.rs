@@ -1,5 +1,5 @@
-//! Edits of a ROM: files are removed, and a program is put in place of another. The result is read back before it is
-//! given away.
+//! Edits of a ROM: files are removed and inserted, and a program is put in place of another. The result is read back before
+//! it is given away.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::error::Error;
 use super::layout;
 use super::volume::FirmwareVolume;
-use super::volume::file::FirmwareFile;
+use super::volume::file::{DXE_CORE, FirmwareFile};
 use super::volume::section::{Content, Sections};
 use super::{AreaContent, Changes, Rom, guard, names, program, verify};
 
@@ -20,6 +20,8 @@ pub(crate) struct Edit {
     pub(crate) remove: Vec<String>,
     /// The file whose program is replaced, by name or GUID, and the program; of a UEFI Shell without a name.
     pub(crate) replace: Option<(Option<String>, Vec<u8>)>,
+    /// What a file for the volume of the DXE drivers is called, and the whole of it (FFS).
+    pub(crate) insert: Vec<(String, Vec<u8>)>,
 }
 
 /// The image with the edit done. Nothing is changed outside of the volumes with the files that are edited.
@@ -37,6 +39,7 @@ pub(crate) fn apply(image: &[u8], edit: &Edit) -> Result<Vec<u8>, Error> {
                 Failure::Other(error) => error,
                 Failure::Room { missing, inner } => {
                     let what = match plan.replace {
+                        _ if !plan.insert.is_empty() => "what is inserted",
                         Some(_) => "the kernel",
                         None => "what is left",
                     };
@@ -58,6 +61,7 @@ fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Erro
         within: bios.map_or(0..image.len(), |bios| bios.range),
         remove: BTreeSet::new(),
         replace: None,
+        insert: Vec::new(),
     };
     let mut files = Vec::new();
     for area in rom.areas.iter().filter(|area| plan.reach(area)) {
@@ -121,10 +125,42 @@ fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Erro
             let guid = file.name.to_string();
             return Err(Error::Ambiguous(word.to_owned(), same, guid));
         }
-        program::check_machine(file, program)?;
+        program::check_machine(file, "the kernel", program)?;
+        program::check_place(file, program)?;
         plan.replace = Some((file.name, program.as_slice()));
     }
+    for (called, bytes) in &edit.insert {
+        let file = insertion(bytes, &files, &plan);
+        let file = file.map_err(|error| Error::Insert(called.clone(), error.to_string()))?;
+        plan.insert.push(file);
+    }
     Ok(plan)
+}
+
+/// A file to insert, unless it cannot be put beside these files.
+fn insertion(
+    bytes: &[u8],
+    files: &[&FirmwareFile],
+    plan: &Changes<'_>,
+) -> Result<FirmwareFile, Error> {
+    let file = FirmwareFile::parse_alone(bytes)?;
+    if !names::is_removable(file.kind) {
+        return Err(Error::NoDriver(names::kind(file.kind)));
+    }
+    let mut there = files.iter().map(|other| other.name);
+    if plan.inserts(file.name)
+        || !plan.remove.contains(&file.name) && there.any(|name| name == file.name)
+    {
+        return Err(Error::There(file.name));
+    }
+    let mut cores = files.iter().filter(|file| file.kind == DXE_CORE);
+    let (Some(core), None) = (cores.next(), cores.next()) else {
+        return Err(Error::NoCore);
+    };
+    if let Some(program) = file.sections.as_ref().and_then(program::of) {
+        program::check_machine(core, "it", program)?;
+    }
+    Ok(file)
 }
 
 fn needed(file: &FirmwareFile) -> Error {
@@ -242,9 +278,12 @@ fn room(missing: usize, what: &str, inner: bool, at: usize, removable: &str) -> 
 
 /// Whether anything was changed.
 fn edit_volume(volume: &mut FirmwareVolume, plan: &Changes<'_>) -> Result<bool, Failure> {
-    let mut changed = Vec::new();
+    let inserted = plan.insertions(volume).iter();
+    let mut changed: Vec<_> = inserted
+        .map(|file| file.clone().unplaced(volume.erased))
+        .collect();
     let mut kept = Vec::new();
-    let mut is_changed = false;
+    let mut is_changed = !changed.is_empty();
     for mut file in std::mem::take(&mut volume.files) {
         if plan.remove.contains(&file.name) {
             is_changed = true;
@@ -282,7 +321,7 @@ fn edit_volume(volume: &mut FirmwareVolume, plan: &Changes<'_>) -> Result<bool, 
 fn edit_sections(sections: &mut Sections, plan: &Changes<'_>) -> Result<bool, Failure> {
     let mut is_changed = false;
     for section in &mut sections.list {
-        is_changed |= match &mut section.content {
+        let section_changed = match &mut section.content {
             Content::Bytes(_) => false,
             Content::Sections(sections) => edit_sections(sections, plan)?,
             Content::Volume(volume) => {
@@ -294,14 +333,12 @@ fn edit_sections(sections: &mut Sections, plan: &Changes<'_>) -> Result<bool, Fa
                     other @ Failure::Other(_) => other,
                 })?
             }
-            Content::Packed(packed) => {
-                let is_changed = edit_sections(&mut packed.sections, plan)?;
-                if is_changed {
-                    packed.pack()?;
-                }
-                is_changed
-            }
+            Content::Packed(packed) => edit_sections(&mut packed.sections, plan)?,
         };
+        if section_changed {
+            section.pack()?;
+        }
+        is_changed |= section_changed;
     }
     Ok(is_changed)
 }

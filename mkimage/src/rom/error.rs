@@ -42,6 +42,10 @@ pub(crate) enum Error {
     Unpack(Spot, decompress::Error),
     #[error("cannot compress the section again")]
     Pack(#[source] std::io::Error),
+    #[error(
+        "what is edited is in a section with {0}, which mkimage reads and does not write. Nothing was written"
+    )]
+    OnlyRead(&'static str),
     #[error("it is a {0}, which mkimage flash does not edit: {1}")]
     Kind(&'static str, &'static str),
     #[error(
@@ -50,6 +54,15 @@ pub(crate) enum Error {
     Signed(String),
     #[error("something in it is not understood ({0}), so nothing in it is changed")]
     Unknown(String),
+    #[error("it is a {0}, and what can be inserted are drivers, applications and data")]
+    NoDriver(&'static str),
+    #[error("a file with its GUID, {0}, is there already (--remove takes it out)")]
+    There(Uuid),
+    #[error("the ROM has no volume of drivers, or several (with a file of the type DXE core)")]
+    NoCore,
+    /// The file, and what is wrong with it.
+    #[error("cannot insert {0}: {1}")]
+    Insert(String, String),
     #[error("{0} cannot be both removed and replaced")]
     Both(String),
     #[error("it has no firmware volume with programs: it is no ROM of UEFI firmware")]
@@ -64,6 +77,11 @@ pub(crate) enum Error {
     NoProgram(String),
     #[error("{0}")]
     Machine(String),
+    #[error(
+        "the kernel is an EFI application, and {0} is a {1}, which the firmware starts while devices and tables are not there yet: \
+         put it in the place of an application, such as the UEFI Shell"
+    )]
+    Place(String, &'static str),
     #[error("{0}")]
     Room(String),
     #[error(

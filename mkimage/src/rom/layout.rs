@@ -1,6 +1,8 @@
 //! Puts changed files back into their volume. No other file moves: what runs in place was linked for its address, and
 //! what is found by its address stays where it is. Removed files leave gaps, which pads fill.
 
+use std::collections::BTreeMap;
+
 use super::volume::FirmwareVolume;
 use super::volume::file::FirmwareFile;
 
@@ -31,8 +33,8 @@ impl Gap {
         length == 0 || length >= SMALLEST
     }
 
-    /// Where a file can begin in it, with its content aligned and gaps around it that pads can fill.
-    fn room_for(self, file: &FirmwareFile) -> Option<usize> {
+    /// Where a file of so many bytes can begin in it, with its content aligned and gaps around it that pads can fill.
+    fn room_for(self, file: &FirmwareFile, length: usize) -> Option<usize> {
         let header = file.header_length();
         let alignment = file.alignment().max(8);
         let mut content = (self.begin + header).next_multiple_of(alignment);
@@ -40,40 +42,56 @@ impl Gap {
             content += alignment;
         }
         let begin = content - header;
-        self.ends_well(begin, file).then_some(begin)
+        self.takes(begin, length).then_some(begin)
     }
 
-    /// Whether a file that begins there leaves a gap that a pad can fill.
-    fn ends_well(self, begin: usize, file: &FirmwareFile) -> bool {
-        let end = begin + file.length();
-        if self.is_last {
-            return end <= self.end;
-        }
+    /// Whether a file that begins there leaves gaps that pads can fill.
+    fn takes(self, begin: usize, length: usize) -> bool {
+        let end = begin + length;
         let rest = self.end.checked_sub(end.next_multiple_of(8));
-        rest.is_some_and(Self::can_be_padded)
+        let ends_well = if self.is_last {
+            end <= self.end
+        } else {
+            rest.is_some_and(Self::can_be_padded)
+        };
+        ends_well && Self::can_be_padded(begin - self.begin)
+    }
+
+    /// What is left of it around a file.
+    fn without(self, begin: usize, length: usize) -> impl Iterator<Item = Self> {
+        let before = Self {
+            end: begin,
+            is_last: false,
+            ..self
+        };
+        let after = Self {
+            begin: (begin + length).next_multiple_of(8),
+            ..self
+        };
+        [before, after]
+            .into_iter()
+            .filter(|gap| gap.begin < gap.end)
     }
 }
 
-/// The gaps of a volume whose files in use are these, in order.
-fn gaps(volume: &FirmwareVolume, files: &[FirmwareFile]) -> Vec<Gap> {
-    let mut gaps = Vec::new();
+/// The gaps of a volume whose files in use are these, in order, by where they begin.
+fn gaps(volume: &FirmwareVolume, files: &[FirmwareFile]) -> BTreeMap<usize, Gap> {
+    let mut gaps = BTreeMap::new();
     let mut begin = volume.first();
-    for file in files {
-        if begin < file.offset {
-            gaps.push(Gap {
+    let ends = files.iter().map(|file| (file.offset, file.length()));
+    for (end, length) in ends.chain([(volume.length(), 0)]) {
+        if begin < end {
+            let is_last = end == volume.length();
+            gaps.insert(
                 begin,
-                end: file.offset,
-                is_last: false,
-            });
+                Gap {
+                    begin,
+                    end,
+                    is_last,
+                },
+            );
         }
-        begin = (file.offset + file.length()).next_multiple_of(8);
-    }
-    if begin < volume.length() {
-        gaps.push(Gap {
-            begin,
-            end: volume.length(),
-            is_last: true,
-        });
+        begin = (end + length).next_multiple_of(8);
     }
     gaps
 }
@@ -85,47 +103,42 @@ pub(super) fn arrange(
 ) -> Result<(), NoRoom> {
     let erased = volume.erased;
     let all = std::mem::take(&mut volume.files);
-    let (old_pads, mut used): (Vec<_>, Vec<_>) =
-        all.into_iter().partition(|file| file.is_gap(erased));
+    let (pads, mut files): (Vec<_>, Vec<_>) = all.into_iter().partition(|file| file.is_gap(erased));
+    let mut gaps = gaps(volume, &files);
     for mut file in changed {
-        let gaps = gaps(volume, &used);
         let length = file.length();
-        let at_home = gaps.iter().any(|gap| {
-            (gap.begin..gap.end).contains(&file.offset)
-                && Gap::can_be_padded(file.offset - gap.begin)
-                && gap.ends_well(file.offset, &file)
+        let at_home = gaps.range(..=file.offset).next_back();
+        let at_home = at_home
+            .filter(|(_, gap)| gap.takes(file.offset, length))
+            .map(|(_, gap)| (*gap, file.offset));
+        let can_move = !file.is_fixed() && length <= volume.largest_file();
+        let place = at_home.or_else(|| {
+            let mut rooms = gaps.values().filter(|_| can_move);
+            rooms.find_map(|gap| Some((*gap, gap.room_for(&file, length)?)))
         });
-        if !at_home {
-            let place = gaps.iter().find_map(|gap| gap.room_for(&file));
-            let largest = gaps.iter().map(|gap| gap.end - gap.begin).max();
-            file.offset = match place {
-                Some(place) if !file.is_fixed() && length <= volume.largest_file() => place,
-                _ => {
-                    // By alignment more may be missing than by size.
-                    let missing = length.saturating_sub(largest.unwrap_or(0));
-                    return Err(NoRoom {
-                        missing: missing.max(8),
-                    });
-                }
-            };
-        }
-        let index = used.partition_point(|other| other.offset < file.offset);
-        used.insert(index, file);
-    }
-    for gap in gaps(volume, &used).into_iter().rev() {
-        if gap.is_last {
-            continue;
-        }
-        let index = used.partition_point(|other| other.offset < gap.begin);
-        let is_same =
-            |pad: &&FirmwareFile| pad.offset == gap.begin && pad.length() == gap.end - gap.begin;
-        let pads = match old_pads.iter().find(is_same) {
-            Some(pad) => vec![pad.clone()],
-            None => fill(gap, erased),
+        let Some((gap, offset)) = place else {
+            let largest = gaps.values().map(|gap| gap.end - gap.begin).max();
+            // By alignment more may be missing than by size.
+            let missing = length.saturating_sub(largest.unwrap_or(0));
+            return Err(NoRoom {
+                missing: missing.max(8),
+            });
         };
-        used.splice(index..index, pads);
+        gaps.remove(&gap.begin);
+        gaps.extend(gap.without(offset, length).map(|gap| (gap.begin, gap)));
+        file.offset = offset;
+        files.push(file);
     }
-    volume.files = used;
+    let mut pads: BTreeMap<_, _> = pads.into_iter().map(|pad| (pad.offset, pad)).collect();
+    for gap in gaps.into_values().filter(|gap| !gap.is_last) {
+        let is_same = |pad: &FirmwareFile| pad.length() == gap.end - gap.begin;
+        match pads.remove(&gap.begin).filter(is_same) {
+            Some(pad) => files.push(pad),
+            None => files.extend(fill(gap, erased)),
+        }
+    }
+    files.sort_by_key(|file| file.offset);
+    volume.files = files;
     Ok(())
 }
 
@@ -149,6 +162,8 @@ fn fill(gap: Gap, erased: u8) -> Vec<FirmwareFile> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::super::volume::file::PAD;
     use super::super::volume::file::testing::{file, with_attributes};
     use super::super::volume::section::testing::{leaf, sections};
@@ -280,6 +295,24 @@ mod tests {
     }
 
     #[test]
+    fn a_pad_with_attributes_of_its_own_stays_if_its_gap_does() {
+        let mut volume = three();
+        let pad = with_attributes(FirmwareFile::pad(176, 200, 0xff), 0x40);
+        volume.files[1] = pad.clone();
+        let bytes = |file: &FirmwareFile| {
+            let mut bytes = Vec::new();
+            file.write(&mut bytes);
+            bytes
+        };
+        let new = moved(376, sized(3, 80));
+        volume.files.pop();
+        arrange(&mut volume, vec![new]).unwrap();
+        assert_eq!(bytes(&volume.files[1]), bytes(&pad));
+        assert_eq!(volume.files.len(), 3);
+        reads_back(&volume);
+    }
+
+    #[test]
     fn gaps_larger_than_a_pad_take_several() {
         let gap = Gap {
             begin: 72,
@@ -292,5 +325,47 @@ mod tests {
             [LARGEST - 16, 24]
         );
         assert_eq!(pads[1].offset, 72 + LARGEST - 16);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_removed_or_changed_all_else_stays_and_no_file_is_lost(
+            files in prop::collection::vec((28_usize..300, 0..6, 28_usize..400), 1..20),
+            room in 0_usize..2000,
+        ) {
+            let list: Vec<_> = (0_u8..)
+                .zip(&files)
+                .map(|(name, (length, ..))| sized(name, *length))
+                .collect();
+            let used: usize = files.iter().map(|(length, ..)| length.next_multiple_of(8)).sum();
+            let mut volume = volume((72 + used + room).next_multiple_of(8), list);
+            let mut changed = Vec::new();
+            let (mut kept, mut pads) = (Vec::new(), Vec::new());
+            for (file, (_, action, length)) in volume.files.into_iter().zip(files) {
+                match action {
+                    0 => {}
+                    1 => {
+                        let new = sized(file.name.as_bytes()[0], length);
+                        changed.push(moved(file.offset, new));
+                    }
+                    2 => pads.push(FirmwareFile::pad(file.offset, file.length(), 0xff)),
+                    _ => kept.push(file),
+                }
+            }
+            volume.files = [&kept[..], &pads].concat();
+            volume.files.sort_by_key(|file| file.offset);
+            let names: Vec<_> = changed.iter().map(|file| (file.name, file.length())).collect();
+            if arrange(&mut volume, changed).is_ok() {
+                reads_back(&volume);
+                let found: Vec<_> = volume.files.iter().filter(|file| file.kind != PAD).collect();
+                prop_assert_eq!(found.len(), kept.len() + names.len());
+                for file in kept {
+                    prop_assert!(found.iter().any(|same| (same.name, same.offset) == (file.name, file.offset)));
+                }
+                for name in names {
+                    prop_assert!(found.iter().any(|file| (file.name, file.length()) == name));
+                }
+            }
+        }
     }
 }

@@ -13,6 +13,7 @@ mod program;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod tiano;
 mod verify;
 mod volume;
 
@@ -27,6 +28,7 @@ use uuid::Uuid;
 
 use self::reader::Reader;
 use self::volume::FirmwareVolume;
+use self::volume::file::{DXE_CORE, FirmwareFile};
 
 /// For the image of a chip; QEMU's for ARM has 64 MiB.
 pub(crate) const MAX_ROM: u64 = 128 << 20;
@@ -42,7 +44,7 @@ pub fn is_kept(image: &[u8]) -> bool {
 pub fn without(image: &[u8], words: &[&str]) -> Option<Vec<u8>> {
     let edit = Edit {
         remove: words.iter().map(|word| (*word).to_owned()).collect(),
-        replace: None,
+        ..Edit::default()
     };
     apply(image, &edit).ok()
 }
@@ -75,12 +77,29 @@ struct Changes<'a> {
     within: Range<usize>,
     remove: BTreeSet<Uuid>,
     replace: Option<(Uuid, &'a [u8])>,
+    /// Files for the volume with the DXE core.
+    insert: Vec<FirmwareFile>,
 }
 
 impl Changes<'_> {
     /// Whether an area is in the part that is edited.
     fn reach(&self, area: &Area) -> bool {
         self.within.start <= area.offset && area.offset + area.length() <= self.within.end
+    }
+
+    /// The files that are inserted into a volume.
+    fn insertions(&self, volume: &FirmwareVolume) -> &[FirmwareFile] {
+        let mut kinds = volume.files.iter().map(|file| file.kind);
+        if kinds.any(|kind| kind == DXE_CORE) {
+            &self.insert
+        } else {
+            &[]
+        }
+    }
+
+    /// Whether a file of this name is inserted.
+    fn inserts(&self, name: Uuid) -> bool {
+        self.insert.iter().any(|file| file.name == name)
     }
 }
 

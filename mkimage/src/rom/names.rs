@@ -67,6 +67,11 @@ pub(super) fn is_removable(kind: u8) -> bool {
     matches!(kind, 0x02 | 0x07 | 0x09 | 0x0a | 0x0c | 0x0e)
 }
 
+/// Whether what is in a file of this type is started without being asked for, when what it depends on is there.
+pub(super) fn is_dispatched(kind: u8) -> bool {
+    matches!(kind, 0x03..=0x08 | 0x0a | 0x0c..=0x0f)
+}
+
 /// Drivers that the firmware does not start without, with the names that edk2 gives them: those of the architectural protocols
 /// (PI specification, volume 2, chapter 12), those that they need, and those of the bus that everything is on.
 const NEEDED: [&str; 33] = [

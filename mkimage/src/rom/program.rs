@@ -1,6 +1,7 @@
 //! The programs in files: PE32 sections, and the machines that they run on.
 
 use super::error::Error;
+use super::names;
 use super::volume::file::FirmwareFile;
 use super::volume::section::{Content, PE32, Sections};
 
@@ -14,16 +15,11 @@ pub(super) fn replace(file: &mut FirmwareFile, program: &[u8]) -> Result<(), Err
                     true
                 }
                 Content::Sections(sections) => inside(sections, program)?,
-                Content::Packed(packed) => {
-                    let is_done = inside(&mut packed.sections, program)?;
-                    if is_done {
-                        packed.pack()?;
-                    }
-                    is_done
-                }
+                Content::Packed(packed) => inside(&mut packed.sections, program)?,
                 _ => false,
             };
             if is_done {
+                section.pack()?;
                 return Ok(true);
             }
         }
@@ -53,17 +49,19 @@ pub(super) fn of(sections: &Sections) -> Option<&[u8]> {
         })
 }
 
-/// The firmware starts programs for its own machine only.
-pub(super) fn check_machine(file: &FirmwareFile, new: &[u8]) -> Result<(), Error> {
+/// The firmware starts programs for its own machine only, that of a file in it. `what` is what the new program is called.
+pub(super) fn check_machine(file: &FirmwareFile, what: &str, new: &[u8]) -> Result<(), Error> {
     let old = file.sections.as_ref().and_then(of);
     let old = old.ok_or_else(|| Error::NoProgram(file.title()))?;
     let new = machine(new).ok_or_else(|| {
-        Error::Machine("the kernel is no EFI program (CONFIG_EFI_STUB)".to_owned())
+        Error::Machine(format!(
+            "{what} is no EFI program (of a kernel: CONFIG_EFI_STUB)"
+        ))
     })?;
     match machine(old) {
         Some(old) if old == new => Ok(()),
         old => Err(Error::Machine(format!(
-            "the kernel is a program for {}, and {} in the ROM is one for {}",
+            "{what} is a program for {}, and {} in the ROM is one for {}",
             machine_name(Some(new)),
             file.title(),
             machine_name(old)
@@ -71,13 +69,29 @@ pub(super) fn check_machine(file: &FirmwareFile, new: &[u8]) -> Result<(), Error
     }
 }
 
+/// An application, such as a kernel, is started by the boot manager. In place of a driver it would be started in its turn
+/// among the drivers, and what drivers provide would be missing.
+pub(super) fn check_place(file: &FirmwareFile, new: &[u8]) -> Result<(), Error> {
+    const APPLICATION: u16 = 10;
+    if names::is_dispatched(file.kind) && field(new, 92) == Some(APPLICATION) {
+        return Err(Error::Place(file.title(), names::kind(file.kind)));
+    }
+    Ok(())
+}
+
 /// The machine of a PE file (IMAGE_FILE_MACHINE_*).
 fn machine(program: &[u8]) -> Option<u16> {
+    field(program, 4)
+}
+
+/// A number of a PE file, so many bytes after its signature: 4 is the machine, 92 the subsystem.
+fn field(program: &[u8], offset: usize) -> Option<u16> {
     let at = program.get(0x3c..0x40)?;
     let at = usize::try_from(u32::from_le_bytes(at.try_into().ok()?)).ok()?;
-    let header = program.get(at..at.checked_add(6)?)?;
+    let header = program.get(at..)?;
     let is_pe = program.starts_with(b"MZ") && header.starts_with(b"PE\0\0");
-    is_pe.then(|| u16::from_le_bytes([header[4], header[5]]))
+    let bytes = header.get(offset..offset + 2).filter(|_| is_pe)?;
+    Some(u16::from_le_bytes(bytes.try_into().ok()?))
 }
 
 fn machine_name(machine: Option<u16>) -> String {

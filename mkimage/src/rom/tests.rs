@@ -1,6 +1,8 @@
 //! Whole ROMs: those that Debian packages, and small ones made by hand, edited and damaged.
 
+mod compression;
 mod hostile;
+mod insert;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use super::volume::file::testing::{file, with_attributes};
 use super::volume::section::testing::{
     crc32, leaf, name, packed, sections, volume as volume_section,
 };
-use super::volume::section::{PE32, Section};
+use super::volume::section::{PE32, Section, Sections};
 use super::volume::testing::volume;
 use super::*;
 
@@ -91,15 +93,15 @@ fn is_understood(rom: &Rom) -> bool {
 
 fn kernel(length: usize) -> Edit {
     Edit {
-        remove: Vec::new(),
         replace: Some((None, pe(0x8664, length))),
+        ..Edit::default()
     }
 }
 
 fn remove(words: &[&str]) -> Edit {
     Edit {
         remove: words.iter().map(|word| (*word).to_owned()).collect(),
-        replace: None,
+        ..Edit::default()
     }
 }
 
@@ -183,6 +185,7 @@ fn a_result_with_any_other_change_is_not_given_away() {
             .map(|name| Uuid::from_bytes([*name; 16]))
             .collect(),
         replace,
+        insert: Vec::new(),
     };
     let check = |after: &[u8], changes| verify::result(&before, after, &changes);
     check(&after, changes(&[4], None)).unwrap();
@@ -282,17 +285,39 @@ fn a_kernel_for_another_machine_is_refused() {
         (Vec::new(), "no EFI program"),
     ] {
         let edit = Edit {
-            remove: Vec::new(),
             replace: Some((None, bytes)),
+            ..Edit::default()
         };
         let told = refusal(&before, &edit);
         assert!(told.contains(why), "{told}");
     }
     let edit = Edit {
-        remove: Vec::new(),
         replace: Some((Some("Nobody".to_owned()), pe(0x8664, 100))),
+        ..Edit::default()
     };
     assert!(refusal(&before, &edit).contains("there is no Nobody"));
+}
+
+#[test]
+fn a_kernel_does_not_take_the_place_of_a_driver_and_a_driver_does() {
+    // Subsystems: EFI application, boot service driver.
+    for (subsystem, is_refused) in [(10, true), (11, false)] {
+        let mut program = pe(0x8664, 500);
+        program[0x40 + 92] = subsystem;
+        program[0x40 + 93] = 0;
+        for (name, is_driver) in [("BdsDxe", true), ("Shell", false)] {
+            let edit = Edit {
+                replace: Some((Some(name.to_owned()), program.clone())),
+                ..Edit::default()
+            };
+            if is_refused && is_driver {
+                let told = refusal(&rom(), &edit);
+                assert!(told.contains("BdsDxe is a driver, which"), "{told}");
+            } else {
+                apply(&rom(), &edit).unwrap();
+            }
+        }
+    }
 }
 
 #[test]

@@ -65,14 +65,15 @@ fn concerns(volume: &FirmwareVolume, plan: &Changes<'_>) -> bool {
             Content::Bytes(_) => false,
         })
     }
-    volume.files.iter().any(|file| {
-        plan.remove.contains(&file.name)
-            || plan.replace.is_some_and(|(guid, _)| guid == file.name)
-            || file
-                .sections
-                .as_ref()
-                .is_some_and(|sections| inside(sections, plan))
-    })
+    !plan.insertions(volume).is_empty()
+        || volume.files.iter().any(|file| {
+            plan.remove.contains(&file.name)
+                || plan.replace.is_some_and(|(guid, _)| guid == file.name)
+                || file
+                    .sections
+                    .as_ref()
+                    .is_some_and(|sections| inside(sections, plan))
+        })
 }
 
 /// All files and volumes of a ROM, in an order of their own; with the plan carried out on them if `edited`.
@@ -102,15 +103,17 @@ fn record_volume(
         offset: Some(volume.length()),
         content: volume.header().to_vec(),
     });
-    for file in &volume.files {
-        if file.is_gap(volume.erased) || (edited && plan.remove.contains(&file.name)) {
-            continue;
-        }
+    let kept = volume
+        .files
+        .iter()
+        .filter(|file| !(file.is_gap(volume.erased) || edited && plan.remove.contains(&file.name)));
+    let inserted = if edited { plan.insertions(volume) } else { &[] };
+    for file in kept.chain(inserted) {
         let mut record = Record {
             path: path.clone(),
             name: file.name,
             kind: file.kind,
-            offset: Some(file.offset),
+            offset: Some(file.offset).filter(|_| !plan.inserts(file.name)),
             content: Vec::new(),
         };
         path.push(file.name);

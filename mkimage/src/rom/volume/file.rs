@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::section::Sections;
+use super::section::{NOT_AS_READ, Sections, first_difference};
 use crate::rom::checksum::checksum8;
 use crate::rom::error::Error;
 use crate::rom::names;
@@ -22,6 +22,8 @@ const WHOLE: u8 = 0x07;
 
 /// The type of files with data.
 const FREEFORM: u8 = 0x02;
+/// The type of the file that starts drivers (EFI_FV_FILETYPE_DXE_CORE).
+pub(in crate::rom) const DXE_CORE: u8 = 0x05;
 /// The type of files that fill gaps (EFI_FV_FILETYPE_FFS_PAD).
 pub(in crate::rom) const PAD: u8 = 0xf0;
 
@@ -118,6 +120,35 @@ impl FirmwareFile {
         Ok((file, length))
     }
 
+    /// A file by itself, as tools extract it from a volume or make it for one.
+    pub(in crate::rom) fn parse_alone(bytes: &[u8]) -> Result<Self, Error> {
+        let view = View::image(bytes);
+        // The state is that of the volume that it was in, or what edk2's GenFfs writes, zeros being erased.
+        let erased = match bytes.get(23) {
+            Some(state) if *state ^ WHOLE == 0xff => 0xff,
+            _ => 0,
+        };
+        let mut reader = Reader::new(bytes.len());
+        let (file, length) = Self::parse(view, 0, erased, false, &mut reader)?;
+        if length < bytes.len() {
+            let what = "more bytes than the file has";
+            return Err(Error::Format(what, view.at(length)));
+        }
+        let mut written = Vec::new();
+        file.write(&mut written);
+        match first_difference(&written, bytes) {
+            Some(offset) => Err(Error::Format(NOT_AS_READ, view.at(offset))),
+            None => Ok(file),
+        }
+    }
+
+    /// For a volume with such erased bytes, which has not placed it yet.
+    pub(in crate::rom) fn unplaced(mut self, erased: u8) -> Self {
+        self.offset = 0;
+        self.state = WHOLE ^ erased;
+        self
+    }
+
     /// A file that fills a gap of so many bytes.
     pub(in crate::rom) fn pad(offset: usize, length: usize, erased: u8) -> Self {
         Self {
@@ -198,7 +229,7 @@ impl FirmwareFile {
 
     /// Whether it must stay where it is.
     pub(in crate::rom) fn is_fixed(&self) -> bool {
-        self.attributes & FIXED != 0
+        self.attributes & FIXED != 0 && self.offset != 0
     }
 
     /// Whether it only fills a gap: some vendors keep data in pads.

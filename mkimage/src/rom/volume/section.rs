@@ -1,5 +1,8 @@
 //! Sections of files: leaves, and those that contain more sections or a volume, compressed or not.
 
+#[cfg(test)]
+pub(in crate::rom) mod testing;
+
 use std::borrow::Cow;
 
 use uuid::{Uuid, uuid};
@@ -17,6 +20,10 @@ pub(in crate::rom) const PE32: u8 = 0x10;
 pub(in crate::rom) const TE: u8 = 0x12;
 pub(in crate::rom) const USER_INTERFACE: u8 = 0x15;
 pub(in crate::rom) const VOLUME_IMAGE: u8 = 0x17;
+
+/// Types of compression in a section of the type COMPRESSION (EFI_NOT_COMPRESSED, EFI_STANDARD_COMPRESSION).
+const NOT_COMPRESSED: u8 = 0;
+const STANDARD: u8 = 1;
 
 /// A GUID-defined section of plain sections after their CRC32.
 const CRC32: Uuid = uuid!("fc1bcdb0-7d31-49aa-936a-a4600d9dd083");
@@ -200,14 +207,18 @@ impl Section {
             COMPRESSION => {
                 let size = whole.number(start, 4, SHORT)?;
                 let from = start + 5;
-                let is_plain = whole.number(start + 4, 1, SHORT)? == 0;
-                if !is_plain || size != (whole.len() - from) as u64 {
-                    return Ok(leaf(start));
+                let by = whole.number(start + 4, 1, SHORT)?;
+                if by == u64::from(NOT_COMPRESSED) && size == (whole.len() - from) as u64 {
+                    let content = Sections::parse(rest(from), reader)?;
+                    return Ok((from, Content::Sections(content)));
                 }
-                Ok((
-                    from,
-                    Content::Sections(Sections::parse(rest(from), reader)?),
-                ))
+                if by == u64::from(STANDARD)
+                    && let Ok(packed) = Packed::parse(Codec::Standard, rest(from), reader)
+                    && packed.sections.to_bytes().len() as u64 == size
+                {
+                    return Ok((from, Content::Packed(Box::new(packed))));
+                }
+                Ok(leaf(start))
             }
             GUID_DEFINED => {
                 let guid = whole.guid(start, SHORT)?;
@@ -230,8 +241,12 @@ impl Section {
                 let Some(codec) = Codec::of(guid) else {
                     return Ok(leaf(from));
                 };
-                let packed = Packed::parse(codec, rest(from), reader)?;
-                Ok((from, Content::Packed(Box::new(packed))))
+                match Packed::parse(codec, rest(from), reader) {
+                    Ok(packed) => Ok((from, Content::Packed(Box::new(packed)))),
+                    // It stays as it is in any case.
+                    Err(_) if codec.is_only_read() => Ok(leaf(from)),
+                    Err(error) => Err(error),
+                }
             }
             _ => Ok(leaf(start)),
         }
@@ -263,13 +278,34 @@ impl Section {
         to.extend_from_slice(&content);
     }
 
+    /// Compress what its sections are now; nothing to do without compression. What is only read becomes a section that says
+    /// that it is not compressed, if it is of the type that can.
+    pub(in crate::rom) fn pack(&mut self) -> Result<(), Error> {
+        let Content::Packed(packed) = &mut self.content else {
+            return Ok(());
+        };
+        if !packed.codec.is_only_read() {
+            let bytes = packed.sections.to_bytes();
+            packed.bytes = packed
+                .codec
+                .pack(&bytes, &packed.bytes)
+                .map_err(Error::Pack)?;
+        } else if let (COMPRESSION, [_, _, _, _, by]) = (self.kind, &mut self.header[..]) {
+            *by = NOT_COMPRESSED;
+            self.content = Content::Sections(packed.sections.clone());
+        } else {
+            return Err(Error::OnlyRead(packed.codec.name()));
+        }
+        Ok(())
+    }
+
     /// What kind it is, for people.
     pub(in crate::rom) fn name(&self) -> &'static str {
         match self.kind {
             COMPRESSION if matches!(self.content, Content::Sections(_)) => "not compressed",
-            COMPRESSION => "EFI 1.1 compression (not looked into)",
-            GUID_DEFINED => match &self.content {
+            COMPRESSION | GUID_DEFINED => match &self.content {
                 Content::Packed(packed) => packed.codec.name(),
+                _ if self.kind == COMPRESSION => "compressed (not looked into)",
                 Content::Sections(_) => "CRC32",
                 _ => "GUID-defined (not looked into)",
             },
@@ -326,13 +362,6 @@ impl Packed {
             sections,
         })
     }
-
-    /// Compress what its sections are now.
-    pub(in crate::rom) fn pack(&mut self) -> Result<(), Error> {
-        let bytes = self.sections.to_bytes();
-        self.bytes = self.codec.pack(&bytes, &self.bytes).map_err(Error::Pack)?;
-        Ok(())
-    }
 }
 
 /// What has a peculiarity that would be lost when it is written.
@@ -346,67 +375,4 @@ pub(in crate::rom) fn first_difference(left: &[u8], right: &[u8]) -> Option<usiz
     }
     let same = left.iter().zip(right).take_while(|(a, b)| a == b).count();
     Some(same)
-}
-
-#[cfg(test)]
-pub(in crate::rom) mod testing {
-    use super::*;
-
-    /// A leaf.
-    pub(crate) fn leaf(kind: u8, bytes: &[u8]) -> Section {
-        Section {
-            kind,
-            extended: false,
-            header: Vec::new(),
-            content: Content::Bytes(bytes.to_vec()),
-        }
-    }
-
-    /// The section with a file's name.
-    pub(crate) fn name(text: &str) -> Section {
-        let units = text.encode_utf16().chain([0]);
-        let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
-        leaf(USER_INTERFACE, &bytes)
-    }
-
-    /// A section that contains a volume.
-    pub(crate) fn volume(volume: FirmwareVolume) -> Section {
-        Section {
-            content: Content::Volume(Box::new(volume)),
-            ..leaf(VOLUME_IMAGE, &[])
-        }
-    }
-
-    /// A compressed section.
-    pub(crate) fn packed(codec: Codec, guid: Uuid, sections: Sections) -> Section {
-        let header = [&guid.to_bytes_le()[..], &[24, 0, 1, 0]].concat();
-        let bytes = codec.pack(&sections.to_bytes(), &[]).unwrap();
-        Section {
-            header,
-            content: Content::Packed(Box::new(Packed {
-                codec,
-                bytes,
-                sections,
-            })),
-            ..leaf(GUID_DEFINED, &[])
-        }
-    }
-
-    /// Sections after their CRC32.
-    pub(crate) fn crc32(sections: Sections) -> Section {
-        let header = [&CRC32.to_bytes_le()[..], &[28, 0, 1, 0, 0, 0, 0, 0]].concat();
-        Section {
-            header,
-            content: Content::Sections(sections),
-            ..leaf(GUID_DEFINED, &[])
-        }
-    }
-
-    pub(crate) fn sections(list: Vec<Section>) -> Sections {
-        Sections {
-            list,
-            fill: 0,
-            tail: Vec::new(),
-        }
-    }
 }
