@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use e2e::client::{finish, parse_peak_memory, peak_memory};
+use e2e::client::{Client, finish, parse_peak_memory, peak_memory};
 use e2e::daemon::Daemon;
 use e2e::delay::Delay;
 use e2e::stands_still;
@@ -23,6 +23,7 @@ const MEMORY: u64 = 64 * 1024;
 pub(crate) const TESTS: &[Test] = &[
     ("a_signal_passes_stalled_input", stalled_input),
     ("stalled_output_does_not_stop_the_files", stalled_output),
+    ("large_writes_are_whole_beside_look_ups", whole_writes),
     (
         "a_slow_reader_on_a_long_path_is_no_burden",
         slow_on_a_long_path,
@@ -103,6 +104,34 @@ fn slow_on_a_long_path(_: &Machine) -> Result<()> {
         ensure!(here > 1000 && here < MEMORY, "cpu used {here} KiB");
         ensure!(there > 1000 && there < MEMORY, "cpud used {there} KiB");
     }
+    Ok(())
+}
+
+/// What the machine asks of its own for the look-ups, listings among it, is not written into the file.
+fn whole_writes(machine: &Machine) -> Result<()> {
+    const LENGTH: usize = 32 << 20;
+    let path = Delay::start(machine.vm.port(), Duration::from_millis(10))?;
+    let client = Client::new(path.port, &machine.home);
+    let dir = machine.home.path().join("whole-writes");
+    for number in 0..100 {
+        let inner = dir.join(number.to_string());
+        std::fs::create_dir_all(&inner)?;
+        std::fs::write(inner.join("a"), "a")?;
+        std::fs::write(inner.join("b"), "b")?;
+    }
+    let script = format!(
+        "cd {}; (for d in [0-9]*; do cat $d/*; done >/dev/null; ls -lR >/dev/null) & \
+         tr '\\0' x </dev/zero | dd of=large bs=1M count={LENGTH} iflag=fullblock,count_bytes status=none; wait",
+        dir.display()
+    );
+    client.sh_ok(&script)?;
+    let written = std::fs::read(dir.join("large"))?;
+    let other = written.iter().position(|&byte| byte != b'x');
+    ensure!(
+        written.len() == LENGTH && other.is_none(),
+        "{} bytes, and another one at {other:?}",
+        written.len()
+    );
     Ok(())
 }
 
