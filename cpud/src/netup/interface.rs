@@ -10,7 +10,7 @@ use super::dhcp::socket::DhcpSocket;
 use super::dhcp6::Dhcp6;
 use super::ip_arg::{Method, StaticAddress};
 use super::netlink::{Link, RaFlag};
-use super::resolv::Source;
+use super::resolv::NameServerSource;
 use super::{Host, REPORT_DELAY};
 use crate::console::say;
 
@@ -316,12 +316,12 @@ impl Interface {
 
     fn set_name_servers(&self, servers: &[Ipv4Addr], search: &[String], host: &mut Host) {
         let servers: Vec<_> = servers.iter().copied().map(IpAddr::V4).collect();
-        host.set_name_servers(self.link.index, Source::Ipv4, &servers, search);
+        host.set_name_servers(self.link.index, NameServerSource::Ipv4, &servers, search);
     }
 
     /// The link has gone, and its addresses with it.
     pub(super) fn gone(self, host: &mut Host) {
-        for source in [Source::Ipv4, Source::Dhcp6] {
+        for source in [NameServerSource::Ipv4, NameServerSource::Dhcp6] {
             host.set_name_servers(self.link.index, source, &[], &[]);
         }
     }

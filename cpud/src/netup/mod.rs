@@ -36,7 +36,7 @@ use interface::Interface;
 pub(crate) use interface::host_name;
 use ip_arg::{IpArg, Method};
 use netlink::{Address, Link, Netlink, NetlinkEvent};
-use resolv::{ResolvConf, Source};
+use resolv::{NameServerSource, ResolvConf};
 use vlan_arg::VlanArg;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -53,7 +53,7 @@ impl Host {
     fn set_name_servers(
         &mut self,
         link: u32,
-        source: Source,
+        source: NameServerSource,
         servers: &[IpAddr],
         search: &[String],
     ) {

@@ -12,7 +12,7 @@ const MAX_SERVERS: usize = 3;
 
 /// Where the name servers of a link come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Source {
+pub(super) enum NameServerSource {
     /// DHCPv4 or `ip=`.
     Ipv4,
     Dhcp6,
@@ -20,14 +20,14 @@ pub(super) enum Source {
 
 /// The name servers and search domains of each link, by its index.
 #[derive(Debug, Default)]
-pub(super) struct ResolvConf(BTreeMap<(u32, Source), (Vec<IpAddr>, Vec<String>)>);
+pub(super) struct ResolvConf(BTreeMap<(u32, NameServerSource), (Vec<IpAddr>, Vec<String>)>);
 
 impl ResolvConf {
     /// Sets those of a link from one source. True if anything has changed.
     pub(super) fn set(
         &mut self,
         link: u32,
-        source: Source,
+        source: NameServerSource,
         servers: &[IpAddr],
         search: &[String],
     ) -> bool {
@@ -99,7 +99,7 @@ mod tests {
         let ip = |last| IpAddr::from([10, 0, 0, last]);
         let mut set = |link, servers: &[_], search: &[&str]| {
             let search: Vec<_> = search.iter().copied().map(str::to_owned).collect();
-            resolv.set(link, Source::Ipv4, servers, &search)
+            resolv.set(link, NameServerSource::Ipv4, servers, &search)
         };
         assert!(set(3, &[ip(2), ip(3), ip(4)], &["b", "a"]));
         assert!(set(2, &[ip(1), ip(2)], &["a"]));
@@ -114,7 +114,7 @@ mod tests {
                 "nameserver 10.0.0.3"
             ]
         );
-        let mut set = |servers: &[_]| resolv.set(2, Source::Ipv4, servers, &[]);
+        let mut set = |servers: &[_]| resolv.set(2, NameServerSource::Ipv4, servers, &[]);
         assert!(set(&[]) && !set(&[]));
 
         let directory = tempfile::tempdir().unwrap();
@@ -122,7 +122,7 @@ mod tests {
         resolv.write(&file).unwrap();
         assert_eq!(fs::read_to_string(&file).unwrap(), resolv.text());
         let first = fs::metadata(&file).unwrap();
-        assert!(resolv.set(3, Source::Ipv4, &[ip(9)], &[]));
+        assert!(resolv.set(3, NameServerSource::Ipv4, &[ip(9)], &[]));
         resolv.write(&file).unwrap();
         let text = fs::read_to_string(&file).unwrap();
         assert!(text == resolv.text() && text.len() < usize::try_from(first.len()).unwrap());
@@ -133,13 +133,18 @@ mod tests {
     fn both_versions_of_dhcp_have_name_servers() {
         let mut resolv = ResolvConf::default();
         let six: Vec<IpAddr> = ["fd00::1", "fe80::1"].map(|ip| ip.parse().unwrap()).into();
-        assert!(resolv.set(2, Source::Dhcp6, &six, &["b".into()]));
-        assert!(resolv.set(2, Source::Ipv4, &[[10, 0, 0, 1].into()], &["a".into()]));
+        assert!(resolv.set(2, NameServerSource::Dhcp6, &six, &["b".into()]));
+        assert!(resolv.set(
+            2,
+            NameServerSource::Ipv4,
+            &[[10, 0, 0, 1].into()],
+            &["a".into()]
+        ));
         let text = resolv.text();
         let expected =
             "\nsearch a b\nnameserver 10.0.0.1\nnameserver fd00::1\nnameserver fe80::1%2\n";
         assert!(text.ends_with(expected), "{text}");
-        assert!(resolv.set(2, Source::Ipv4, &[], &[]));
+        assert!(resolv.set(2, NameServerSource::Ipv4, &[], &[]));
         let text = resolv.text();
         assert!(
             text.contains("fd00::1") && !text.contains("10.0.0.1"),

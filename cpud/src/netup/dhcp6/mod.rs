@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::Instant;
 
 use super::netlink::Link;
-use super::resolv::Source;
+use super::resolv::NameServerSource;
 use super::{Host, REPORT_DELAY};
 use crate::console::say;
 use client::{Dhcp6Action, Dhcp6Client};
@@ -60,8 +60,8 @@ impl Dhcp6 {
     ) {
         if is_there {
             self.link_local.get_or_insert(address);
-        } else {
-            self.link_local.take_if(|used| *used == address);
+        } else if self.link_local.take_if(|used| *used == address).is_some() {
+            self.socket = None;
         }
         self.changed(link, now);
     }
@@ -185,7 +185,7 @@ impl Dhcp6 {
             }
             Dhcp6Action::NameServers(servers, search) => {
                 let servers: Vec<_> = servers.into_iter().map(IpAddr::V6).collect();
-                host.set_name_servers(link.index, Source::Dhcp6, &servers, &search);
+                host.set_name_servers(link.index, NameServerSource::Dhcp6, &servers, &search);
             }
         }
     }
