@@ -173,7 +173,7 @@ proptest! {
     #[test]
     fn any_bytes_are_survived(rest in prop::collection::vec(any::<u8>(), 0..200), nested: bool) {
         let options = if nested { ia(MAC, 1, 2, &rest) } else { rest };
-        if let Some(reply) = Dhcp6Reply::decode(&reply(REPLY, 7, MAC, &[options.clone()]), MAC) {
+        if let Some(reply) = Dhcp6Reply::decode(&reply(REPLY, 7, MAC, std::slice::from_ref(&options)), MAC) {
             prop_assert!(reply.addresses.iter().all(|given| given.preferred <= given.valid));
             prop_assert!(reply.search.iter().all(|name| !name.contains(['\n', ' '])));
         }
