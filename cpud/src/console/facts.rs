@@ -106,6 +106,7 @@ impl Facts {
                 seen.is_ethernet = link.mac.is_some() && !link.has_master;
                 seen.running = link.running;
             }
+            NetlinkEvent::Advertised(..) => {}
             NetlinkEvent::LinkGone(index) => self.links.retain(|seen| seen.index != index),
             NetlinkEvent::Address(address) => self.set_address(address, address.usable),
             NetlinkEvent::AddressGone(address) => self.set_address(address, false),
@@ -166,7 +167,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::netup::netlink::Link;
+    use crate::netup::netlink::{Link, RaFlag};
 
     #[test]
     fn links_and_addresses_come_and_go() {
@@ -182,6 +183,7 @@ mod tests {
                 mtu: 1500,
                 has_master: false,
                 kind: None,
+                ra_flag: RaFlag::default(),
             })
         };
         let address = |link, last, usable| Address {
@@ -190,6 +192,7 @@ mod tests {
             prefix: 24,
             usable,
             permanent: false,
+            tentative: false,
         };
         for event in [
             link(3, "eth1", false),

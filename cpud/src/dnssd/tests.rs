@@ -13,6 +13,7 @@ fn peers_of_other_networks_get_no_answer() {
             prefix,
             usable: true,
             permanent: true,
+            tentative: false,
         };
         link.addresses.push(address);
     }
@@ -42,6 +43,7 @@ fn addresses_of_the_link_alone_are_told_if_there_are_no_others() {
             prefix,
             usable,
             permanent,
+            tentative: false,
         });
         link.addresses(None)
             .into_iter()

@@ -1,16 +1,17 @@
-//! One Ethernet interface: its DHCP client or fixed address, and how they configure the kernel.
+//! One Ethernet interface: its DHCP clients or fixed address, and how they configure the kernel.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd};
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::dhcp::client::{Action, DhcpClient, Lease};
 use super::dhcp::packet::Route;
 use super::dhcp::socket::DhcpSocket;
+use super::dhcp6::Dhcp6;
 use super::ip_arg::{Method, StaticAddress};
-use super::netlink::Link;
-use super::{Host, REPORT_DELAY, RESOLV_CONF};
+use super::netlink::{Link, RaFlag};
+use super::resolv::NameServerSource;
+use super::{Host, REPORT_DELAY};
 use crate::console::say;
 
 /// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
@@ -20,6 +21,8 @@ const METRIC: u32 = 1024;
 pub(super) struct Interface {
     link: Link,
     dhcp: Option<Dhcp>,
+    /// There is one where there is DHCPv4.
+    dhcp6: Option<Dhcp6>,
 }
 
 struct Dhcp {
@@ -57,6 +60,7 @@ impl Interface {
                 ..link.clone()
             },
             dhcp: None,
+            dhcp6: None,
         };
         match method {
             Method::Off => {}
@@ -71,6 +75,7 @@ impl Interface {
                     report_at: None,
                     open_failed: false,
                 });
+                interface.dhcp6 = Some(Dhcp6::new(mac, random, now));
             }
             Method::Static(given) => interface.use_static(&given, host),
         }
@@ -91,6 +96,22 @@ impl Interface {
             }
         }
         self.link = link;
+        if let Some(dhcp6) = &mut self.dhcp6 {
+            dhcp6.changed(&self.link, now);
+        }
+    }
+
+    /// The kernel has reported what is advertised on the link.
+    pub(super) fn advertised(&mut self, ra_flag: RaFlag, now: Instant) {
+        let link = self.link.clone();
+        self.changed(Link { ra_flag, ..link }, now);
+    }
+
+    /// A link-local address can be used, or not any more.
+    pub(super) fn set_link_local(&mut self, address: Ipv6Addr, is_there: bool, now: Instant) {
+        if let Some(dhcp6) = &mut self.dhcp6 {
+            dhcp6.set_link_local(address, is_there, &self.link, now);
+        }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -103,20 +124,28 @@ impl Interface {
 
     /// When to call [`Self::work`] even if nothing has arrived.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let dhcp = self.dhcp.as_ref()?;
-        [dhcp.client.deadline(), dhcp.report_at]
-            .into_iter()
+        let dhcp = self.dhcp.iter();
+        dhcp.flat_map(|dhcp| [dhcp.client.deadline(), dhcp.report_at])
+            .chain(self.dhcp6.as_ref().map(Dhcp6::deadline))
             .flatten()
             .min()
     }
 
-    /// The socket to wait for meanwhile.
-    pub(super) fn socket(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.dhcp.as_ref()?.socket.as_ref()?.as_fd())
+    /// The sockets to wait for meanwhile.
+    pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let socket = self.dhcp.as_ref().and_then(|dhcp| dhcp.socket.as_ref());
+        let socket6 = self.dhcp6.as_ref().and_then(Dhcp6::socket);
+        socket
+            .map(|socket| socket.as_fd())
+            .into_iter()
+            .chain(socket6)
     }
 
     /// Handles what has arrived, and does what is due.
     pub(super) fn work(&mut self, now: Instant, host: &mut Host) {
+        if let Some(dhcp6) = &mut self.dhcp6 {
+            dhcp6.work(&self.link, now, host);
+        }
         let Some(mut dhcp) = self.dhcp.take() else {
             return;
         };
@@ -201,7 +230,7 @@ impl Interface {
                 ));
                 self.use_static(fallback, host);
                 dhcp.fallback_used = true;
-            } else {
+            } else if !self.dhcp6.as_ref().is_some_and(Dhcp6::has_address) {
                 say(format_args!(
                     "{silence}; still asking (ip= on the kernel's command line gives a fixed address)"
                 ));
@@ -253,15 +282,10 @@ impl Interface {
         routes: &[Route],
         host: &mut Host,
     ) {
-        // To the kernel the largest number means for ever, and zero is an error.
-        let seconds = lifetime.map(|left| {
-            u32::try_from(left.as_secs())
-                .unwrap_or(u32::MAX)
-                .clamp(1, u32::MAX - 1)
-        });
-        if let Err(error) = host
-            .netlink
-            .add_address(self.link.index, address, prefix, seconds)
+        let index = self.link.index;
+        if let Err(error) =
+            host.netlink
+                .add_address(index, address.into(), prefix, lifetime, lifetime)
         {
             say(format_args!(
                 "{}: cannot add the address {address}/{prefix}: {error}",
@@ -287,20 +311,19 @@ impl Interface {
     fn remove(&self, address: Ipv4Addr, prefix: u8, host: &mut Host) {
         let _ = host
             .netlink
-            .delete_address(self.link.index, address, prefix);
+            .delete_address(self.link.index, address.into(), prefix);
     }
 
     fn set_name_servers(&self, servers: &[Ipv4Addr], search: &[String], host: &mut Host) {
-        if host.resolv.set(self.link.index, servers, search)
-            && let Err(error) = host.resolv.write(Path::new(RESOLV_CONF))
-        {
-            say(format_args!("cannot write {RESOLV_CONF}: {error}"));
-        }
+        let servers: Vec<_> = servers.iter().copied().map(IpAddr::V4).collect();
+        host.set_name_servers(self.link.index, NameServerSource::Ipv4, &servers, search);
     }
 
     /// The link has gone, and its addresses with it.
     pub(super) fn gone(self, host: &mut Host) {
-        self.set_name_servers(&[], &[], host);
+        for source in [NameServerSource::Ipv4, NameServerSource::Dhcp6] {
+            host.set_name_servers(self.link.index, source, &[], &[]);
+        }
     }
 }
 

@@ -9,7 +9,7 @@
 //! Fields may be empty, and fields at the end may be left out. A link gets the client address if there is one, else
 //! an address by DHCP unless `<autoconf>` says off. With both a client address and `dhcp`, it gets one by DHCP, and the
 //! client address only while no server answers. The addresses of the boot server and the time server are not used.
-//! There may be several arguments, for several devices.
+//! There may be several arguments, for several devices. A link without DHCP has no DHCPv6 either.
 
 use std::net::Ipv4Addr;
 
@@ -25,7 +25,7 @@ pub(super) struct IpArg {
     pub(super) method: Method,
 }
 
-/// How a link gets its IPv4 address.
+/// How a link gets its IPv4 address, and whether it uses DHCPv6, which it does with DHCP.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Method {
     Off,

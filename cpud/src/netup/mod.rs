@@ -1,14 +1,18 @@
 //! The network role: brings up `lo` and every Ethernet interface, and keeps an IPv4 address on each, by DHCP or
 //! as `ip=` on the kernel's command line says. It makes the links that `vlan=` names.
 //!
-//! IPv6 is left to the kernel, which uses router advertisements. An interface that has a permanent IPv4 address when
-//! this role starts was configured by somebody else (the kernel, a container's runtime) and is left alone. The server
-//! does not wait for any of this. One thread sleeps in poll(2) until a link changes, a DHCP answer arrives, or a
-//! lease has to be renewed.
+//! IPv6 is left to the kernel, which uses router advertisements, but for DHCPv6: where IPv4 is configured by DHCP, and a
+//! router advertises DHCPv6 (the flags M and O), it is used. An interface that has a permanent IPv4 address when this
+//! role starts was configured by somebody else (the kernel, a container's runtime) and is left alone. The server does
+//! not wait for any of this. One thread sleeps in poll(2) until a link changes, a DHCP answer arrives, or a lease has
+//! to be renewed.
 
 mod dhcp;
+mod dhcp6;
+mod domain;
 mod interface;
 mod ip_arg;
+mod jitter;
 pub(crate) mod netlink;
 mod resolv;
 mod vlan_arg;
@@ -20,6 +24,7 @@ use std::hash::{BuildHasher as _, Hasher as _};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -30,8 +35,8 @@ use crate::poll;
 use interface::Interface;
 pub(crate) use interface::host_name;
 use ip_arg::{IpArg, Method};
-use netlink::{Link, Netlink, NetlinkEvent};
-use resolv::ResolvConf;
+use netlink::{Address, Link, Netlink, NetlinkEvent};
+use resolv::{NameServerSource, ResolvConf};
 use vlan_arg::VlanArg;
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -42,6 +47,22 @@ const REPORT_DELAY: Duration = Duration::from_secs(15);
 struct Host {
     netlink: Netlink,
     resolv: ResolvConf,
+}
+
+impl Host {
+    fn set_name_servers(
+        &mut self,
+        link: u32,
+        source: NameServerSource,
+        servers: &[IpAddr],
+        search: &[String],
+    ) {
+        if self.resolv.set(link, source, servers, search)
+            && let Err(error) = self.resolv.write(Path::new(RESOLV_CONF))
+        {
+            say(format_args!("cannot write {RESOLV_CONF}: {error}"));
+        }
+    }
 }
 
 /// The state of the role.
@@ -138,7 +159,7 @@ impl NetworkRole {
     fn sleep(&self) -> Result<()> {
         let deadlines = self.interfaces.values().filter_map(Interface::deadline);
         let deadline = deadlines.chain(self.report_at).min();
-        let sockets = self.interfaces.values().filter_map(Interface::socket);
+        let sockets = self.interfaces.values().flat_map(Interface::sockets);
         poll::sleep(
             std::iter::once(self.host.netlink.as_fd()).chain(sockets),
             deadline,
@@ -187,14 +208,31 @@ impl NetworkRole {
                     interface.gone(&mut self.host);
                 }
             }
+            NetlinkEvent::Advertised(index, flag) => {
+                if let Some(interface) = self.interfaces.get_mut(&index) {
+                    interface.advertised(flag, Instant::now());
+                }
+            }
             NetlinkEvent::Address(address) => {
                 if address.usable {
                     self.addresses.insert((address.link, address.ip));
                 }
+                self.set_link_local(address, !address.tentative);
             }
             NetlinkEvent::AddressGone(address) => {
                 self.addresses.remove(&(address.link, address.ip));
+                self.set_link_local(address, false);
             }
+        }
+    }
+
+    /// Notes that an address is there or not, if it is link-local.
+    fn set_link_local(&mut self, address: Address, is_there: bool) {
+        if let IpAddr::V6(ip) = address.ip
+            && ip.is_unicast_link_local()
+            && let Some(interface) = self.interfaces.get_mut(&address.link)
+        {
+            interface.set_link_local(ip, is_there, Instant::now());
         }
     }
 

@@ -89,6 +89,7 @@ impl Addresses {
                 self.links.remove(&link);
                 self.announced.retain(|(of, _)| *of != link);
             }
+            NetlinkEvent::Advertised(..) => {}
             NetlinkEvent::Address(address) => {
                 if address.usable && self.announced.insert((address.link, address.ip)) {
                     let link = self.links.get(&address.link);
@@ -134,7 +135,7 @@ pub(crate) fn example_command(address: IpAddr, port: u16) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netup::netlink::{Address, Link};
+    use crate::netup::netlink::{Address, Link, RaFlag};
 
     #[test]
     fn the_line_says_where_who_and_what_to_type() {
@@ -159,6 +160,7 @@ mod tests {
             prefix: 24,
             usable,
             permanent: false,
+            tentative: false,
         };
         let link = NetlinkEvent::Link(Link {
             index: 2,
@@ -169,6 +171,7 @@ mod tests {
             mtu: 1500,
             has_master: false,
             kind: None,
+            ra_flag: RaFlag::default(),
         });
         let there = || NetlinkEvent::Address(address(true));
         let announced = Some(("eth0".to_owned(), ip));

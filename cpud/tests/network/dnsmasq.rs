@@ -8,10 +8,10 @@ use crate::fixture::{NetworkFixture, ip};
 const RANGE: &str = "--dhcp-range=10.9.0.60,10.9.0.69,1h";
 
 /// dnsmasq on this end of the link.
-struct Dnsmasq(Child);
+pub(crate) struct Dnsmasq(Child);
 
 impl Dnsmasq {
-    fn new(options: &[&str]) -> Self {
+    pub(crate) fn new(options: &[&str]) -> Self {
         let child = Command::new("dnsmasq")
             // It stays the user that it is: in a user namespace it may become no other.
             .args(["--no-daemon", "--conf-file=/dev/null", "--port=0"])
@@ -38,7 +38,7 @@ impl Drop for Dnsmasq {
 }
 
 /// Waits for an announcement of an address that begins so.
-fn announced(machine: &mut NetworkFixture, begin: &str) -> String {
+pub(crate) fn announced(machine: &mut NetworkFixture, begin: &str) -> String {
     loop {
         let line = machine.line();
         if line.contains(begin) && line.contains(" port 17010 ") {

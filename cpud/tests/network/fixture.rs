@@ -8,7 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::pipe2;
 
@@ -119,6 +119,15 @@ impl NetworkFixture {
         let mut line = String::new();
         self.console.read_line(&mut line).unwrap();
         line.trim_end().to_owned()
+    }
+
+    /// Checks that nothing is on the console in this time.
+    pub(crate) fn says_nothing(&mut self, time: Duration) {
+        assert!(self.console.buffer().is_empty());
+        let wait = PollFd::new(self.console.get_ref().as_fd(), PollFlags::POLLIN);
+        let milliseconds = PollTimeout::try_from(time).unwrap();
+        let heard = poll(&mut [wait], milliseconds);
+        assert!(heard == Ok(0), "{}", self.line());
     }
 
     /// The output of `ip` inside.

@@ -14,11 +14,9 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use super::super::jitter::{FIRST_WAIT, Jitter, MAX_WAIT};
 use super::packet::{ACK, BootReply, BootRequest, DISCOVER, NAK, OFFER, REQUEST, Route};
 
-/// One second instead of RFC 2131's four, since these machines boot in one.
-const FIRST_WAIT: Duration = Duration::from_secs(1);
-const MAX_WAIT: Duration = Duration::from_secs(64);
 /// How often an offer is requested before the client starts again: for 1 + 2 + 4 + 8 seconds.
 const MAX_REQUESTS: u32 = 4;
 /// How often a lease from before a cable was unplugged is requested: for 1 + 2 + 4 seconds.
@@ -103,7 +101,7 @@ enum DhcpState {
 pub(in super::super) struct DhcpClient {
     mac: [u8; 6],
     hostname: Option<String>,
-    random: u64,
+    jitter: Jitter,
     state: DhcpState,
     /// When the state has something to do without a message.
     next: Option<Instant>,
@@ -126,7 +124,7 @@ impl DhcpClient {
         Self {
             mac,
             hostname,
-            random,
+            jitter: Jitter::new(random),
             state: DhcpState::Stopped,
             next: None,
             xid: 0,
@@ -367,7 +365,7 @@ impl DhcpClient {
     fn enter(&mut self, state: DhcpState, now: Instant) {
         if !matches!(state, DhcpState::Requesting { .. }) {
             // A request belongs to the transaction of the offer; every other state begins a new one.
-            self.xid = self.random_below(u32::MAX);
+            self.xid = self.jitter.below(u32::MAX);
         }
         self.state = state;
         self.next = Some(now);
@@ -401,21 +399,9 @@ impl DhcpClient {
         .encode()
     }
 
-    /// 1, 2, 4 … 64 seconds, each up to a quarter more or less, so that the machines of a rack that are switched on
-    /// together do not all ask at the same time.
+    /// 1, 2, 4 … 64 seconds.
     fn backoff(&mut self, tries: u32) -> Duration {
-        let whole = FIRST_WAIT.saturating_mul(1 << tries.min(6)).min(MAX_WAIT);
-        whole * 3 / 4 + whole * self.random_below(1000) / 2000
-    }
-
-    /// splitmix64, Steele and others, OOPSLA 2014.
-    fn random_below(&mut self, limit: u32) -> u32 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        let high = (z ^ (z >> 31)) >> 32;
-        u32::try_from(high % u64::from(limit)).unwrap_or(0)
+        self.jitter.backoff(FIRST_WAIT, MAX_WAIT, tries)
     }
 }
 

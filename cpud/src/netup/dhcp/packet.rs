@@ -6,6 +6,8 @@
 
 use std::net::Ipv4Addr;
 
+use super::super::domain::{host_name, search_list};
+
 /// The largest message that this client accepts (option 57): what fits in an Ethernet frame.
 pub(in super::super) const MAX_MESSAGE: usize = 1472;
 /// The smallest message that BOOTP relays accept (RFC 1542, 2.1).
@@ -259,18 +261,6 @@ pub(in super::super) fn prefix_of(mask: u32) -> Option<u8> {
         .flatten()
 }
 
-/// A name, if it is safe in resolv.conf and for sethostname(2).
-fn host_name(value: &[u8]) -> Option<String> {
-    // Some servers include the NUL at the end of a C string.
-    let text = std::str::from_utf8(value)
-        .ok()?
-        .trim_end_matches('\0')
-        .trim_end_matches('.');
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let is_name = !text.is_empty() && text.len() <= 253 && !text.starts_with(['-', '.']);
-    (is_name && text.bytes().all(plain)).then(|| text.to_owned())
-}
-
 /// Parses classless routes (RFC 3442): prefix length, the bytes of the network that it covers, gateway; repeated.
 fn classless_routes(value: &[u8]) -> Vec<Route> {
     let mut routes = Vec::new();
@@ -299,47 +289,6 @@ fn classless_routes(value: &[u8]) -> Vec<Route> {
         });
     }
     routes
-}
-
-/// Parses a search list (RFC 3397): domain names with the compression of RFC 1035, 4.1.4.
-fn search_list(value: &[u8]) -> Vec<String> {
-    let mut domains = Vec::new();
-    let mut at = 0;
-    while let Some((name, next)) = domain_at(value, at) {
-        domains.extend(host_name(name.as_bytes()));
-        at = next;
-    }
-    domains
-}
-
-/// The name at offset `at`, and the offset of the next one.
-fn domain_at(value: &[u8], mut at: usize) -> Option<(String, usize)> {
-    let mut name = String::new();
-    let mut next = None;
-    loop {
-        match *value.get(at)? {
-            0 => return Some((name, next.unwrap_or(at + 1))),
-            length @ 1..=63 => {
-                let label = value.get(at + 1..at + 1 + usize::from(length))?;
-                name.push_str(std::str::from_utf8(label).ok()?);
-                name.push('.');
-                at += 1 + usize::from(length);
-            }
-            high @ 192.. => {
-                let target = usize::from(high & 63) << 8 | usize::from(*value.get(at + 1)?);
-                next = next.or(Some(at + 2));
-                // Pointers lead only backwards, so there is no loop.
-                if target >= at {
-                    return None;
-                }
-                at = target;
-            }
-            _ => return None,
-        }
-        if name.len() > 255 {
-            return None;
-        }
-    }
 }
 
 #[cfg(test)]

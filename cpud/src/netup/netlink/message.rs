@@ -22,15 +22,18 @@ pub(super) mod k {
     pub(in super::super) const EXCLUSIVE: u16 = 0x200;
     pub(in super::super) const CREATE: u16 = 0x400;
 
-    /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR.
-    pub(in super::super) const GROUPS: u32 = 1 | 0x10 | 0x100;
+    /// RTMGRP_LINK, RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_IPV6_IFINFO.
+    pub(in super::super) const GROUPS: u32 = 1 | 0x10 | 0x100 | 0x800;
 
     pub(in super::super) const IFLA_ADDRESS: u16 = 1;
     pub(in super::super) const IFLA_IFNAME: u16 = 3;
     pub(in super::super) const IFLA_MTU: u16 = 4;
     pub(in super::super) const IFLA_LINK: u16 = 5;
     pub(in super::super) const IFLA_MASTER: u16 = 10;
+    pub(in super::super) const IFLA_PROTINFO: u16 = 12;
     pub(in super::super) const IFLA_LINKINFO: u16 = 18;
+    pub(in super::super) const IFLA_AF_SPEC: u16 = 26;
+    pub(in super::super) const IFLA_INET6_FLAGS: u16 = 1;
     pub(in super::super) const IFLA_INFO_KIND: u16 = 1;
     pub(in super::super) const IFLA_INFO_DATA: u16 = 2;
     pub(in super::super) const IFLA_VLAN_ID: u16 = 1;
@@ -45,13 +48,18 @@ pub(super) mod k {
     pub(in super::super) const RTA_PRIORITY: u16 = 6;
     pub(in super::super) const RTA_PREFSRC: u16 = 7;
 
+    pub(in super::super) const AF_UNSPEC: u8 = 0;
     pub(in super::super) const AF_INET: u8 = 2;
+    pub(in super::super) const AF_INET6: u8 = 10;
     pub(in super::super) const ARPHRD_ETHER: u16 = 1;
     pub(in super::super) const IFF_UP: u32 = 1;
     pub(in super::super) const IFF_RUNNING: u32 = 0x40;
     /// Temporary (0x01), DAD failed (0x08), deprecated (0x20), tentative (0x40).
     pub(in super::super) const IFA_F_NOT_FOR_USE: u32 = 0x69;
+    pub(in super::super) const IFA_F_TENTATIVE: u32 = 0x40;
     pub(in super::super) const IFA_F_PERMANENT: u32 = 0x80;
+    pub(in super::super) const IF_RA_MANAGED: u32 = 0x40;
+    pub(in super::super) const IF_RA_OTHERCONF: u32 = 0x80;
     pub(in super::super) const RT_TABLE_MAIN: u8 = 254;
     pub(in super::super) const RTPROT_DHCP: u8 = 16;
     pub(in super::super) const RT_SCOPE_UNIVERSE: u8 = 0;
@@ -75,6 +83,19 @@ pub(crate) struct Link {
     pub(crate) has_master: bool,
     /// The type of a virtual link, such as `veth`. Hardware has none.
     pub(crate) kind: Option<String>,
+    pub(crate) ra_flag: RaFlag,
+}
+
+/// What the last router advertisement on a link says about DHCPv6 (RFC 4861, 4.2).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum RaFlag {
+    /// That there is none.
+    #[default]
+    Neither,
+    /// O: it has name servers and the like.
+    Other,
+    /// M: it has addresses, too.
+    Managed,
 }
 
 /// An address of a link.
@@ -87,6 +108,8 @@ pub(crate) struct Address {
     pub(crate) usable: bool,
     /// Its lifetime has no end.
     pub(crate) permanent: bool,
+    /// IPv6 is still asking whether another machine has it.
+    pub(crate) tentative: bool,
 }
 
 /// A link or address that exists, has changed, or has gone.
@@ -94,6 +117,8 @@ pub(crate) struct Address {
 pub(crate) enum NetlinkEvent {
     Link(Link),
     LinkGone(u32),
+    /// What is advertised on the link with this index has changed.
+    Advertised(u32, RaFlag),
     Address(Address),
     AddressGone(Address),
 }
@@ -105,9 +130,14 @@ pub(super) fn link_header(link: u32) -> [u8; 16] {
     header
 }
 
-pub(super) fn address_header(link: u32, prefix: u8) -> [u8; 8] {
+pub(super) fn address_header(link: u32, address: IpAddr, prefix: u8) -> [u8; 8] {
+    let family = if address.is_ipv4() {
+        k::AF_INET
+    } else {
+        k::AF_INET6
+    };
     // struct ifaddrmsg: family, prefix length, flags, scope, index.
-    let mut header = [k::AF_INET, prefix, 0, k::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
+    let mut header = [family, prefix, 0, k::RT_SCOPE_UNIVERSE, 0, 0, 0, 0];
     header[4..].copy_from_slice(&link.to_ne_bytes());
     header
 }
@@ -192,10 +222,16 @@ fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
 
 pub(super) fn event(message: &NetlinkMessage<'_>) -> Option<NetlinkEvent> {
     match message.kind {
-        k::NEW_LINK => link(message).map(NetlinkEvent::Link),
-        k::DEL_LINK => Some(NetlinkEvent::LinkGone(u32::from_ne_bytes(
-            message.number(4)?,
-        ))),
+        // In other families a link is a bridge's port, or what IPv6 has of it.
+        k::NEW_LINK | k::DEL_LINK => match (message.kind, message.number(0)?) {
+            (k::NEW_LINK, [k::AF_UNSPEC]) => link(message).map(NetlinkEvent::Link),
+            (k::NEW_LINK, [k::AF_INET6]) => advertised(message),
+            (k::DEL_LINK, [k::AF_UNSPEC]) => {
+                let index = u32::from_ne_bytes(message.number(4)?);
+                Some(NetlinkEvent::LinkGone(index))
+            }
+            _ => None,
+        },
         k::NEW_ADDRESS => address(message).map(NetlinkEvent::Address),
         k::DEL_ADDRESS => address(message).map(NetlinkEvent::AddressGone),
         _ => None,
@@ -214,6 +250,7 @@ fn link(message: &NetlinkMessage<'_>) -> Option<Link> {
         mtu: 0,
         has_master: false,
         kind: None,
+        ra_flag: RaFlag::default(),
     };
     for (kind, value) in message.attributes(16) {
         match kind {
@@ -226,10 +263,36 @@ fn link(message: &NetlinkMessage<'_>) -> Option<Link> {
                     .find(|(kind, _)| *kind == k::IFLA_INFO_KIND)
                     .map(|(_, kind)| text(kind));
             }
+            k::IFLA_AF_SPEC => {
+                let ipv6 = attributes(value).find(|(family, _)| *family == k::AF_INET6.into());
+                link.ra_flag = ipv6
+                    .and_then(|(_, value)| ra_flag(value))
+                    .unwrap_or_default();
+            }
             _ => {}
         }
     }
     Some(link)
+}
+
+fn advertised(message: &NetlinkMessage<'_>) -> Option<NetlinkEvent> {
+    let index = u32::from_ne_bytes(message.number(4)?);
+    let mut attributes = message.attributes(16);
+    let (_, value) = attributes.find(|(kind, _)| *kind == k::IFLA_PROTINFO)?;
+    ra_flag(value).map(|flag| NetlinkEvent::Advertised(index, flag))
+}
+
+/// The flag among IPv6's attributes of a link.
+fn ra_flag(value: &[u8]) -> Option<RaFlag> {
+    let (_, flags) = attributes(value).find(|(kind, _)| *kind == k::IFLA_INET6_FLAGS)?;
+    let flags = u32::from_ne_bytes(flags.try_into().ok()?);
+    Some(if flags & k::IF_RA_MANAGED != 0 {
+        RaFlag::Managed
+    } else if flags & k::IF_RA_OTHERCONF != 0 {
+        RaFlag::Other
+    } else {
+        RaFlag::Neither
+    })
 }
 
 fn text(value: &[u8]) -> String {
@@ -262,6 +325,7 @@ fn address(message: &NetlinkMessage<'_>) -> Option<Address> {
         prefix,
         usable: scope == k::RT_SCOPE_UNIVERSE && flags & k::IFA_F_NOT_FOR_USE == 0,
         permanent: flags & k::IFA_F_PERMANENT != 0,
+        tentative: flags & k::IFA_F_TENTATIVE != 0,
     })
 }
 
@@ -299,8 +363,10 @@ mod tests {
             (link.up, link.running, link.kind.as_deref()),
             (true, true, Some("veth"))
         );
+        assert_eq!(link.ra_flag, RaFlag::Neither);
 
-        let header = address_header(7, 24);
+        let ip = IpAddr::from([10, 0, 0, 1]);
+        let header = address_header(7, ip, 24);
         let bytes = encode(
             k::NEW_ADDRESS,
             0,
@@ -312,7 +378,6 @@ mod tests {
             ],
         );
         let events: Vec<_> = messages(&bytes).filter_map(|m| event(&m)).collect();
-        let ip = IpAddr::from([10, 0, 0, 1]);
         assert_eq!(
             events,
             [NetlinkEvent::Address(Address {
@@ -320,9 +385,38 @@ mod tests {
                 ip,
                 prefix: 24,
                 usable: true,
-                permanent: true
+                permanent: true,
+                tentative: false
             })]
         );
+    }
+
+    #[test]
+    fn what_routers_advertise_is_understood() {
+        use RaFlag::{Managed, Neither, Other};
+        for (flags, flag) in [
+            (0x30, Neither),
+            (0xb0, Other),
+            (0x70, Managed),
+            (0xf0, Managed),
+        ] {
+            let flags = attribute(k::IFLA_INET6_FLAGS, &u32::to_ne_bytes(flags));
+            let mut header = link_header(7);
+            let of_ipv4 = attribute(k::AF_INET.into(), &[0; 8]);
+            let families = [of_ipv4, attribute(k::AF_INET6.into(), &flags)].concat();
+            let bytes = encode(k::NEW_LINK, 0, 1, &header, &[(k::IFLA_AF_SPEC, &families)]);
+            let events: Vec<_> = messages(&bytes).filter_map(|m| event(&m)).collect();
+            assert!(matches!(&events[..], [NetlinkEvent::Link(link)] if link.ra_flag == flag));
+
+            header[0] = k::AF_INET6;
+            let info = (k::IFLA_PROTINFO | 0x8000, &flags[..]);
+            let bytes = encode(k::NEW_LINK, 0, 1, &header, &[info]);
+            let events: Vec<_> = messages(&bytes).filter_map(|m| event(&m)).collect();
+            assert_eq!(events, [NetlinkEvent::Advertised(7, flag)]);
+            // That it leaves IPv6 or a bridge does not mean that it goes.
+            let bytes = encode(k::DEL_LINK, 0, 1, &header, &[]);
+            assert_eq!(messages(&bytes).filter_map(|m| event(&m)).count(), 0);
+        }
     }
 
     proptest! {

@@ -7,8 +7,9 @@
 mod message;
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -17,7 +18,7 @@ use nix::sys::socket::{
 };
 
 use super::dhcp::packet::Route;
-pub(crate) use message::{Address, Link, NetlinkEvent};
+pub(crate) use message::{Address, Link, NetlinkEvent, RaFlag};
 use message::{address_header, attribute, encode, event, k, link_header, messages};
 
 /// Two netlink sockets: one receives what changes, the other sends requests.
@@ -100,29 +101,39 @@ impl Netlink {
             .map(drop)
     }
 
-    /// Adds an address or changes its lifetime in seconds. None is for ever.
+    /// Adds an address or changes its lifetimes. None is for ever.
     pub(super) fn add_address(
         &mut self,
         link: u32,
-        address: Ipv4Addr,
+        address: IpAddr,
         prefix: u8,
-        lifetime: Option<u32>,
+        preferred: Option<Duration>,
+        valid: Option<Duration>,
     ) -> io::Result<()> {
-        let seconds = lifetime.unwrap_or(u32::MAX).to_ne_bytes();
+        // To the kernel the largest number means for ever.
+        let seconds = |lifetime: Option<Duration>| {
+            lifetime.map_or(u32::MAX, |left| {
+                u32::try_from(left.as_secs()).map_or(u32::MAX - 1, |left| left.min(u32::MAX - 1))
+            })
+        };
+        // And zero is an error.
+        let valid = seconds(valid).max(1);
         // struct ifa_cacheinfo: preferred and valid lifetime, and two times that the kernel sets.
-        let times = [seconds, seconds, [0; 4], [0; 4]].concat();
-        let hosts = u32::MAX.checked_shr(prefix.into()).unwrap_or(0);
-        let broadcast = (address.to_bits() | hosts).to_be_bytes();
-        let octets = address.octets();
+        let times = [seconds(preferred).min(valid), valid, 0, 0].map(u32::to_ne_bytes);
+        let octets = octets(address);
         let mut attributes = vec![
             (k::IFA_LOCAL, &octets[..]),
             (k::IFA_ADDRESS, &octets),
-            (k::IFA_CACHEINFO, &times),
+            (k::IFA_CACHEINFO, times.as_flattened()),
         ];
-        if prefix < 31 {
+        let broadcast;
+        if let IpAddr::V4(address) = address
+            && prefix < 31
+        {
+            broadcast = (address.to_bits() | u32::MAX >> prefix).to_be_bytes();
             attributes.push((k::IFA_BROADCAST, &broadcast));
         }
-        let header = address_header(link, prefix);
+        let header = address_header(link, address, prefix);
         self.request(
             k::NEW_ADDRESS,
             k::ACK | k::CREATE | k::REPLACE,
@@ -136,14 +147,14 @@ impl Netlink {
     pub(super) fn delete_address(
         &mut self,
         link: u32,
-        address: Ipv4Addr,
+        address: IpAddr,
         prefix: u8,
     ) -> io::Result<()> {
-        let local = (k::IFA_LOCAL, &address.octets()[..]);
+        let local = (k::IFA_LOCAL, &octets(address)[..]);
         self.request(
             k::DEL_ADDRESS,
             k::ACK,
-            &address_header(link, prefix),
+            &address_header(link, address, prefix),
             &[local],
         )
         .map(drop)
@@ -242,6 +253,13 @@ impl AsFd for Netlink {
     /// Readable when something has changed.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
+    }
+}
+
+fn octets(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
     }
 }
 
