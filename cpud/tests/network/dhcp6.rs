@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::net::{Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use nix::sys::socket::{
 };
 
 use crate::dnsmasq::{Dnsmasq, announced};
-use crate::fixture::{NetworkFixture, ip};
+use crate::fixture::{NetworkFixture, ip, receive_from};
 
 const SOLICIT: u8 = 1;
 const ADVERTISE: u8 = 2;
@@ -47,6 +48,15 @@ struct Dhcp6Message {
     from: std::net::SocketAddr,
 }
 
+/// The queueing discipline of a link.
+fn qdisc(link: &str) -> String {
+    let shown = Command::new("ip").args(["link", "show", link]).output();
+    let shown = String::from_utf8(shown.unwrap().stdout).unwrap();
+    let words: Vec<_> = shown.split(' ').collect();
+    let at = words.iter().position(|word| *word == "qdisc").unwrap();
+    words[at + 1].to_owned()
+}
+
 impl Dhcp6Server {
     fn new() -> Self {
         let link = if_nametoindex("wire").unwrap();
@@ -66,8 +76,14 @@ impl Dhcp6Server {
         }
     }
 
-    /// Sends a router advertisement with these flags (RFC 4861, 4.2).
+    /// Sends a router advertisement with these flags (RFC 4861, 4.2), once the link carries it: for a while after the carrier
+    /// has appeared the kernel drops what is sent, the longer the more links come up on this computer.
     fn advertise(&self, flags: u8) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while qdisc("wire") == "noop" {
+            assert!(Instant::now() < deadline, "no carrier");
+            sleep(Duration::from_millis(20));
+        }
         // For half an hour. The kernel sets the checksum.
         let message = [134, 0, 0, 0, 64, flags, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
         let to = SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, self.link);
@@ -85,14 +101,14 @@ impl Dhcp6Server {
     fn receive(&self, patience: Duration) -> Option<Dhcp6Message> {
         self.socket.set_read_timeout(Some(patience)).unwrap();
         let mut message = vec![0; 1500];
-        let (length, from) = self.socket.recv_from(&mut message).ok()?;
+        let (length, from) = receive_from(&self.socket, &mut message).ok()?;
         message.truncate(length);
         Some(Dhcp6Message { message, from })
     }
 
     /// The next message, which must have this type.
     fn expect(&self, kind: u8) -> Dhcp6Message {
-        let request = self.receive(Duration::from_secs(10));
+        let request = self.receive(Duration::from_secs(30));
         let request = request.expect("the client says something");
         assert_eq!(request.message[0], kind);
         request

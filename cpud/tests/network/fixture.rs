@@ -1,7 +1,8 @@
 //! `cpud network` and `cpud server` on one end of a pair of veths, and the test on the other.
 
 use std::fs::{self, File};
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -113,8 +114,12 @@ impl NetworkFixture {
     /// The next line on the console, which comes within a minute.
     pub(crate) fn line(&mut self) -> String {
         if self.console.buffer().is_empty() {
-            let wait = PollFd::new(self.console.get_ref().as_fd(), PollFlags::POLLIN);
-            assert_eq!(poll(&mut [wait], 60_000_u16), Ok(1), "nothing is said");
+            let mut wait = [PollFd::new(
+                self.console.get_ref().as_fd(),
+                PollFlags::POLLIN,
+            )];
+            let heard = uninterrupted(|| Ok(poll(&mut wait, 60_000_u16)?));
+            assert_eq!(heard.unwrap(), 1, "nothing is said");
         }
         let mut line = String::new();
         self.console.read_line(&mut line).unwrap();
@@ -124,10 +129,13 @@ impl NetworkFixture {
     /// Checks that nothing is on the console in this time.
     pub(crate) fn says_nothing(&mut self, time: Duration) {
         assert!(self.console.buffer().is_empty());
-        let wait = PollFd::new(self.console.get_ref().as_fd(), PollFlags::POLLIN);
+        let mut wait = [PollFd::new(
+            self.console.get_ref().as_fd(),
+            PollFlags::POLLIN,
+        )];
         let milliseconds = PollTimeout::try_from(time).unwrap();
-        let heard = poll(&mut [wait], milliseconds);
-        assert!(heard == Ok(0), "{}", self.line());
+        let heard = uninterrupted(|| Ok(poll(&mut wait, milliseconds)?));
+        assert!(heard.unwrap() == 0, "{}", self.line());
     }
 
     /// The output of `ip` inside.
@@ -183,6 +191,25 @@ impl Drop for NetworkFixture {
         for child in [&mut self.child, &mut self.server] {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+}
+
+/// Receives a datagram within the socket's time-out.
+pub(crate) fn receive_from(
+    socket: &UdpSocket,
+    message: &mut [u8],
+) -> io::Result<(usize, SocketAddr)> {
+    uninterrupted(|| socket.recv_from(message))
+}
+
+/// Repeats a call that a signal interrupts. SIGCHLD does, though nobody handles it: when a child of another test ends while
+/// that test blocks signals to start its next one, the kernel wakes this thread.
+fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }

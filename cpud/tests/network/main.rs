@@ -16,7 +16,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use fixture::{NetworkFixture, ip};
+use fixture::{NetworkFixture, ip, receive_from};
 
 const DISCOVER: u8 = 1;
 const OFFER: u8 = 2;
@@ -40,17 +40,15 @@ impl DhcpServer {
         let socket = UdpSocket::bind("0.0.0.0:67").unwrap();
         socket.set_broadcast(true).unwrap();
         socket
-            .set_read_timeout(Some(Duration::from_secs(10)))
+            .set_read_timeout(Some(Duration::from_secs(30)))
             .unwrap();
         Self(socket)
     }
 
     fn receive(&self) -> DhcpMessage {
         let mut message = vec![0; 1500];
-        let (length, from) = self
-            .0
-            .recv_from(&mut message)
-            .expect("the client says something");
+        let (length, from) =
+            receive_from(&self.0, &mut message).expect("the client says something");
         message.truncate(length);
         DhcpMessage { message, from }
     }
@@ -284,7 +282,7 @@ fn a_configured_link_is_left_alone() {
         .set_read_timeout(Some(Duration::from_secs(2)))
         .unwrap();
     assert!(
-        socket.recv_from(&mut [0; 1500]).is_err(),
+        receive_from(&socket, &mut [0; 1500]).is_err(),
         "nobody asks for an address"
     );
     assert!(Path::new(&format!("/proc/{pid}")).exists());
