@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::listen_addr::ListenAddr;
 use crate::session::SessionLimits;
+use crate::sys;
 
 /// The settings of the server and of its connections.
 #[derive(Clone, Debug)]
@@ -35,10 +36,54 @@ pub(crate) struct ServerOptions {
     pub(crate) alive: Duration,
     /// The most that a session may take.
     pub(crate) session_limits: SessionLimits,
+    /// How the client's files are mounted.
+    pub(crate) mount: MountKind,
     /// How logins, sessions and refusals are reported.
     pub(crate) log: LogFormat,
     /// Report every step on standard error.
     pub(crate) debug: bool,
+}
+
+/// How the client's files are mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MountKind {
+    /// By the kernel's 9P client, if it has one.
+    Auto,
+    /// By the kernel's 9P client.
+    V9fs,
+    /// By FUSE.
+    Fuse,
+}
+
+impl MountKind {
+    /// Whether it is FUSE here.
+    pub(crate) fn is_fuse(self) -> bool {
+        match self {
+            Self::Auto => !sys::has_file_system(c"9p") && sys::has_file_system(c"fuse"),
+            Self::V9fs => false,
+            Self::Fuse => true,
+        }
+    }
+}
+
+impl fmt::Display for MountKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::V9fs => "9p",
+            Self::Fuse => "fuse",
+        })
+    }
+}
+
+impl FromStr for MountKind {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let mut all = [Self::Auto, Self::V9fs, Self::Fuse].into_iter();
+        let named = all.find(|kind| kind.to_string() == text);
+        named.with_context(|| format!("-mount={text}: write auto, 9p or fuse"))
+    }
 }
 
 /// How logins, sessions and refusals are reported.
@@ -137,6 +182,11 @@ const FLAGS: &[Flag] = &[
         "the most memory of a session: bytes, or with K, M or G (all)",
     ),
     (
+        "mount",
+        "HOW",
+        "mount the clients' files by 9p or fuse (auto: fuse where there is no 9p)",
+    ),
+    (
         "log",
         "FORMAT",
         "report logins and sessions as text, json, or json:FD (text)",
@@ -172,6 +222,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
         strict_modes: None,
         alive: cpu_ssh::keepalive::INTERVAL,
         session_limits: SessionLimits::default(),
+        mount: MountKind::Auto,
         log: LogFormat::Text,
         debug: false,
     };
@@ -216,6 +267,7 @@ pub(crate) fn parse(args: &[String]) -> Result<ServerOptions> {
                 let size = size.context("-session-memory needs a size, such as 512M")?;
                 options.session_limits.memory = Some(size);
             }
+            Some("mount") => options.mount = value()?.parse()?,
             Some("log") => options.log = value()?.parse()?,
             Some("d") => options.debug = boolean(name, inline.as_deref())?,
             Some(what @ ("h" | "V" | "help" | "version" | "init")) => {

@@ -7,13 +7,14 @@
 )]
 
 mod descriptors;
+mod detached;
 mod isolation;
 mod multicast;
 
 pub(crate) use descriptors::{receive_descriptors, send_descriptors};
+pub(crate) use detached::{attach_mount, has_file_system, new_devpts, new_fuse};
 pub(crate) use isolation::{
-    attach_mount, fork_into_namespaces, keep_capabilities, leave_keyring, new_devpts, open_slave,
-    restrict_mounts,
+    fork_into_namespaces, keep_capabilities, leave_keyring, open_slave, restrict_mounts,
 };
 pub(crate) use multicast::multicast_socket;
 

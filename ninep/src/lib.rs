@@ -6,6 +6,7 @@
 //! | [`msg`] | the table of all messages, and what is generated from it: decoding, encoding, names |
 //! | [`errno`] | error numbers as they are on the wire |
 //! | [`fs`] | the contract between the engine and the file system that it serves |
+//! | [`fuse`] | a front for kernels that have FUSE, and no 9P |
 //! | [`server`] | the engine: versions, tags, flushes, fids, threads |
 //! | [`relay`] | sits between a kernel and a distant server, and saves round trips |
 //! | [`observe`] | requests as people see them: trace and counts |
@@ -25,6 +26,7 @@
 
 pub mod errno;
 pub mod fs;
+pub mod fuse;
 pub mod msg;
 pub mod observe;
 pub mod relay;

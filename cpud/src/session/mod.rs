@@ -1,7 +1,7 @@
 //! The session role: a fresh process of cpud, one per command, started by the connection as
 //!
 //! ```text
-//! cpud session [--from USER@ADDRESS] --control FD [--isolate ROOT FD FD FD] [--9p CACHE FD]... [--u-root] [--agent FD]
+//! cpud session [--from USER@ADDRESS] --control FD [--isolate ROOT FD FD FD] [--9p|--fuse CACHE FD]... [--u-root] [--agent FD]
 //!     [--tty] [--nowait] [--pids N] [--memory BYTES] [--user UID:GID:GROUPS] -- [ARG...]
 //! ```
 //!
@@ -83,7 +83,8 @@ fn run(spec: Spec) -> Result<Ended> {
         from: _,
         control,
         isolation,
-        ninep,
+        files,
+        fuse,
         u_root,
         agent,
         tty,
@@ -93,7 +94,7 @@ fn run(spec: Spec) -> Result<Ended> {
         argv,
     } = spec;
     let control = inherit("--control", control)?;
-    let ninep = ninep
+    let files = files
         .into_iter()
         .map(|(cache, fd)| Ok((cache, inherit("--9p", fd)?)))
         .collect::<Result<Vec<_>>>()?;
@@ -118,7 +119,7 @@ fn run(spec: Spec) -> Result<Ended> {
         namespace::isolated::enter(isolation.root, devpts)?;
         if let Some(child) = isolation::go_on_inside(isolation)? {
             // The child's copies are to be the last.
-            drop((ninep, agent));
+            drop((files, agent));
             wait::release_standard_streams(&null)?;
             return isolation::wait_for(child, &control, cgroup.as_ref());
         }
@@ -136,7 +137,11 @@ fn run(spec: Spec) -> Result<Ended> {
     };
     let before = root.is_none().then(machines);
     namespace::make_tmp(root.unwrap_or(0))?;
-    let mut clients = v9fs::mount_all_9p(ninep, environment::var("USER").as_deref(), u_root)?;
+    let user_name = environment::var("USER");
+    let mut clients = mount::mount_files(files, |files, cache, point| match fuse {
+        true => mount::attach_fuse(&files, point),
+        false => v9fs::mount_9p(files, cache, point, user_name.as_deref(), u_root),
+    })?;
     if let Some((isolation, _)) = isolation {
         isolation::leave_privileges(&isolation)?;
         clients.iter_mut().try_for_each(ClientTree::reopen)?;

@@ -20,8 +20,11 @@ pub(crate) struct Spec {
     pub(crate) control: RawFd,
     /// The isolation in which the session is, if it is in one.
     pub(crate) isolation: Option<IsolationSpec>,
-    /// Sockets connected to the client's file server, each for a mount in this mode.
-    pub(crate) ninep: Vec<(CacheMode, RawFd)>,
+    /// The client's files, each in this mode: sockets connected to its file server, or, with [`Spec::fuse`], mounts that are
+    /// attached nowhere.
+    pub(crate) files: Vec<(CacheMode, RawFd)>,
+    /// The files are mounted by FUSE.
+    pub(crate) fuse: bool,
     /// The file server is u-root's.
     pub(crate) u_root: bool,
     /// A socket through which the connection gets the agent's, if an agent is forwarded.
@@ -67,8 +70,9 @@ impl Spec {
             args.push(root.to_string().into());
             args.extend([holder, life, devpts].map(|fd| fd.to_string().into()));
         }
-        for (cache, fd) in self.ninep {
-            args.extend(["--9p".into(), cache.name().into(), fd.to_string().into()]);
+        let flag = if self.fuse { "--fuse" } else { "--9p" };
+        for (cache, fd) in self.files {
+            args.extend([flag.into(), cache.name().into(), fd.to_string().into()]);
         }
         if let Some(fd) = self.agent {
             args.extend(["--agent".into(), fd.to_string().into()]);
@@ -118,10 +122,12 @@ impl Spec {
                         devpts: next()?,
                     });
                 }
-                b"--9p" => {
+                flag @ (b"--9p" | b"--fuse") => {
+                    spec.fuse = flag == b"--fuse";
                     let mode = args.next().and_then(|mode| mode.to_str()?.parse().ok());
-                    let mode = mode.context("--9p needs a cache mode")?;
-                    spec.ninep.push((mode, number(&arg, args.next())?));
+                    let mode =
+                        mode.with_context(|| format!("{} needs a cache mode", shown(&arg)))?;
+                    spec.files.push((mode, number(&arg, args.next())?));
                 }
                 b"--agent" => spec.agent = Some(number(&arg, args.next())?),
                 b"--u-root" => spec.u_root = true,
@@ -163,8 +169,8 @@ mod tests {
         fn what_is_written_is_read(
             from in "[^\0]{0,20}",
             control in 3..=i32::MAX,
-            ninep in prop::collection::vec((prop::sample::select(vec![CacheMode::None, CacheMode::Mmap, CacheMode::Loose]), 3..=i32::MAX), 0..4),
-            (u_root, tty, only_command) in any::<(bool, bool, bool)>(),
+            files in prop::collection::vec((prop::sample::select(vec![CacheMode::None, CacheMode::Mmap, CacheMode::Loose]), 3..=i32::MAX), 0..4),
+            (fuse, u_root, tty, only_command) in any::<(bool, bool, bool, bool)>(),
             agent in prop::option::of(3..=i32::MAX),
             (processes, memory) in any::<(Option<u64>, Option<u64>)>(),
             isolation in prop::option::of((any::<u32>(), [3..=i32::MAX, 3..=i32::MAX, 3..=i32::MAX])),
@@ -177,7 +183,8 @@ mod tests {
             let user = user.map(|(uid, gid, groups)| Credentials { uid, gid, groups });
             let limits = SessionLimits { processes, memory };
             let isolation = isolation.map(|(root, [holder, life, devpts])| IsolationSpec { root, holder, life, devpts });
-            let spec = Spec { from, control, isolation, ninep, u_root, agent, tty, only_command, limits, user, argv };
+            let fuse = fuse && !files.is_empty();
+            let spec = Spec { from, control, isolation, files, fuse, u_root, agent, tty, only_command, limits, user, argv };
             let mut args = spec.clone().args().into_iter();
             prop_assert_eq!(args.next().and_then(|name| Role::from_name(&name)), Some(Role::Session));
             prop_assert_eq!(Spec::parse(args).unwrap(), spec);

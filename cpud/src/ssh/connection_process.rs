@@ -82,6 +82,7 @@ impl ConnectionProcess {
         for (flag, limit) in limits {
             command.args(limit.map(|limit| format!("{flag}={limit}")));
         }
+        command.arg(format!("-mount={}", options.mount));
         command.arg(format!("-log={}", options.log));
         if options.debug {
             command.arg("-d");

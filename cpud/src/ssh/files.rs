@@ -11,6 +11,7 @@ use tokio::sync::{Notify, watch};
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
 use super::fd::Fd;
+use super::fuse::{FuseMount, relay_fuse};
 use crate::console::say;
 use crate::memory;
 
@@ -31,12 +32,18 @@ static CONTENTS: LazyLock<Arc<ContentBudget>> = LazyLock::new(|| {
     Arc::new(ContentBudget::new(limit.try_into().unwrap_or(0)))
 });
 
-/// Starts to relay between the client's channel and the socket whose other end is mounted, perhaps for these users and groups of a
-/// user namespace.
+/// The machine's end of the client's files.
+pub(super) enum KernelEnd {
+    /// A socket whose other end is the kernel's 9P client.
+    V9fs(Arc<Fd>),
+    Fuse(FuseMount),
+}
+
+/// Starts to relay between the client's channel and the kernel, perhaps for these users and groups of a user namespace.
 pub(super) fn relay_files(
     receiver: ServerReceiver,
     sender: ServerSender,
-    socket: Arc<Fd>,
+    kernel: KernelEnd,
     server: Upstream,
     ids: Option<IdRange>,
 ) -> Relayed {
@@ -45,12 +52,17 @@ pub(super) fn relay_files(
         receiver: receiver.clone(),
         processed: progress,
     };
+    let relay = Relay::new(server).in_namespace(ids);
+    let relay = relay.keeping(CONTENTS.clone());
+    let socket = match kernel {
+        KernelEnd::V9fs(socket) => socket,
+        KernelEnd::Fuse(mount) => {
+            relay_fuse(receiver, sender, mount, relay, processed);
+            return relayed;
+        }
+    };
     let shared = Arc::new(FilesRelay {
-        relay: Mutex::new(
-            Relay::new(server)
-                .in_namespace(ids)
-                .keeping(CONTENTS.clone()),
-        ),
+        relay: Mutex::new(relay),
         answered: Notify::new(),
         asks: Notify::new(),
     });
@@ -192,7 +204,7 @@ impl FilesRelay {
 }
 
 /// Whether the relay can go on; if not, says why.
-fn goes_on(relayed: &Result<(), Error>) -> bool {
+pub(super) fn goes_on(relayed: &Result<(), Error>) -> bool {
     if let Err(broken) = relayed {
         say(format_args!("the client's files are lost: {broken}"));
     }
@@ -207,7 +219,7 @@ async fn write(socket: &Fd, pieces: Vec<Bytes>) -> std::io::Result<()> {
 }
 
 /// Joins small messages.
-fn coalesce(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
+pub(super) fn coalesce(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
     if pieces.len() < 2 {
         return pieces;
     }

@@ -15,6 +15,7 @@ mod exec;
 mod fd;
 mod files;
 mod forward;
+mod fuse;
 pub(crate) mod host_key;
 mod isolations;
 mod listen;

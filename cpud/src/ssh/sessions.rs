@@ -13,6 +13,7 @@ use nix::unistd::{Pid, getpid};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
+use crate::flags::MountKind;
 use crate::session::{Descendants, SessionLimits, kill_leftovers};
 
 /// The pause until leftovers are killed again, since they take a moment to die, and may fork. It is doubled each time.
@@ -22,6 +23,8 @@ const MAX_RETRY: Duration = Duration::from_secs(1);
 /// All sessions of this process.
 pub(super) struct Sessions {
     pub(super) limits: SessionLimits,
+    /// How the client's files are mounted.
+    pub(super) mount: MountKind,
     /// Each session has a receiver until it has ended. True tells them to end.
     ending: watch::Sender<bool>,
     processes: Mutex<Vec<Pid>>,
@@ -36,11 +39,12 @@ pub(super) struct OpenSession {
 
 impl Sessions {
     /// None yet. This process becomes the parent of what a killed session leaves.
-    pub(super) fn new(limits: SessionLimits) -> Arc<Self> {
+    pub(super) fn new(limits: SessionLimits, mount: MountKind) -> Arc<Self> {
         // It cannot fail (PR_SET_CHILD_SUBREAPER).
         let _ = nix::sys::prctl::set_child_subreaper(true);
         Arc::new(Self {
             limits,
+            mount,
             ending: watch::Sender::new(false),
             processes: Mutex::default(),
         })

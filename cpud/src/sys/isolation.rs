@@ -1,7 +1,5 @@
 //! System calls for namespaces and for the terminals in them, which nix does not wrap.
 
-use std::ffi::CStr;
-use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 
 use nix::errno::Errno;
@@ -33,49 +31,6 @@ pub(crate) fn fork_into_namespaces(namespaces: CloneFlags) -> nix::Result<Option
 pub(crate) fn keep_capabilities() {
     // SAFETY: takes numbers only.
     unsafe { libc::prctl(libc::PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0) };
-}
-
-/// A new devpts, mounted nowhere, whose terminals, this many at most, belong to this user and group and have mode 0620 (fsopen(2)).
-pub(crate) fn new_devpts(uid: u32, gid: u32, max: u32) -> io::Result<OwnedFd> {
-    let descriptor = |result: libc::c_long| -> io::Result<OwnedFd> {
-        let fd = Errno::result(result)?;
-        // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
-    };
-    // SAFETY: the kernel reads a string that ends with a NUL.
-    let made = unsafe { libc::syscall(libc::SYS_fsopen, c"devpts".as_ptr(), FSOPEN_CLOEXEC) };
-    let context = descriptor(made)?;
-    let configure = |command: libc::c_uint, key: Option<&CStr>, value: Option<&CStr>| {
-        let pointer = |text: Option<&CStr>| text.map_or(std::ptr::null(), CStr::as_ptr);
-        let context = context.as_raw_fd();
-        let (key, value) = (pointer(key), pointer(value));
-        // SAFETY: the kernel reads strings that end with a NUL and live until the call returns, or gets null.
-        let done = unsafe { libc::syscall(libc::SYS_fsconfig, context, command, key, value, 0) };
-        Errno::result(done).map(drop)
-    };
-    let numbers = [(c"uid", uid), (c"gid", gid), (c"max", max)];
-    for (key, number) in numbers {
-        let value = std::ffi::CString::new(number.to_string())?;
-        configure(FSCONFIG_SET_STRING, Some(key), Some(&value))?;
-    }
-    for (key, value) in [(c"mode", c"620"), (c"ptmxmode", c"666")] {
-        configure(FSCONFIG_SET_STRING, Some(key), Some(value))?;
-    }
-    configure(FSCONFIG_CMD_CREATE, None, None)?;
-    let attributes = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NOEXEC;
-    let (context, flags) = (context.as_raw_fd(), FSMOUNT_CLOEXEC);
-    // SAFETY: takes numbers only.
-    descriptor(unsafe { libc::syscall(libc::SYS_fsmount, context, flags, attributes) })
-}
-
-/// Mounts what [`new_devpts`] has made (move_mount(2)).
-pub(crate) fn attach_mount(mount: BorrowedFd<'_>, at: &CStr) -> nix::Result<()> {
-    let (from, here) = (mount.as_raw_fd(), libc::AT_FDCWD);
-    let (empty, flags) = (c"".as_ptr(), MOVE_MOUNT_F_EMPTY_PATH);
-    // SAFETY: the kernel reads two strings that end with a NUL.
-    let done =
-        unsafe { libc::syscall(libc::SYS_move_mount, from, empty, here, at.as_ptr(), flags) };
-    Errno::result(done).map(drop)
 }
 
 /// Makes a mount and all mounts beneath it read-only, without set-user-ID programs and devices (mount_setattr(2)).
@@ -124,12 +79,6 @@ const SECBIT_NO_SETUID_FIXUP: libc::c_ulong = 1 << 2;
 const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
 
 // Of linux/mount.h.
-const FSOPEN_CLOEXEC: libc::c_uint = 1;
-const FSCONFIG_SET_STRING: libc::c_uint = 1;
-const FSCONFIG_CMD_CREATE: libc::c_uint = 6;
-const FSMOUNT_CLOEXEC: libc::c_uint = 1;
-const MOVE_MOUNT_F_EMPTY_PATH: libc::c_uint = 4;
 const MOUNT_ATTR_RDONLY: libc::c_uint = 1;
 const MOUNT_ATTR_NOSUID: libc::c_uint = 2;
 const MOUNT_ATTR_NODEV: libc::c_uint = 4;
-const MOUNT_ATTR_NOEXEC: libc::c_uint = 8;

@@ -10,7 +10,7 @@ use crate::wire::HEADER;
 pub(super) const MAX_WHOLE: usize = 256 * 1024;
 
 #[derive(Debug, Default)]
-pub(super) struct Framer {
+pub(crate) struct Framer {
     /// The beginning of a message that is still incomplete.
     partial: BytesMut,
     /// Bytes still to come of a message that passes as it comes.
@@ -18,7 +18,7 @@ pub(super) struct Framer {
 }
 
 #[derive(Debug)]
-pub(super) enum Segment {
+pub(crate) enum Segment {
     /// A whole message.
     Whole(Header, Bytes),
     /// The first bytes of a message that passes, at least its header.
@@ -30,7 +30,7 @@ pub(super) enum Segment {
 impl Framer {
     /// Takes the next segment off `chunk`; `None` when nothing is left of it. `whole` decides by the header
     /// whether a message is put together, and how large it may then be.
-    pub(super) fn next(
+    pub(crate) fn next(
         &mut self,
         chunk: &mut Bytes,
         whole: impl Fn(Header) -> Option<usize>,

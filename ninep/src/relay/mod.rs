@@ -27,7 +27,7 @@
 
 mod batch;
 mod dialect;
-mod framer;
+pub(crate) mod framer;
 mod mirror;
 mod missing_xattr;
 mod owners;

@@ -1,15 +1,51 @@
-//! What a session mounts: the client's files ([`v9fs`]), and the lines of `CPU_FSTAB` ([`fstab`]).
+//! What a session mounts: the client's files, by [`v9fs`] or FUSE, on `/tmp/cpu`, and in further cache modes on `/tmp/cpu-MODE`;
+//! and the lines of `CPU_FSTAB` ([`fstab`]).
 
 pub(super) mod fstab;
 pub(super) mod v9fs;
 
 use std::path::Path;
 
-use anyhow::anyhow;
+use std::ffi::CString;
+use std::fs;
+use std::os::fd::{AsFd as _, OwnedFd};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use cpu_proto::{CacheMode, MOUNT_POINT};
 use nix::errno::Errno;
+
+use super::client_tree::ClientTree;
+use crate::sys;
 
 /// No source, type or data for mount(2), with the type that nix needs.
 pub(super) const NONE: Option<&str> = None;
+
+/// Mounts the client's files once in each mode, the first on [`MOUNT_POINT`].
+pub(super) fn mount_files(
+    files: Vec<(CacheMode, OwnedFd)>,
+    mount: impl Fn(OwnedFd, CacheMode, &str) -> Result<()>,
+) -> Result<Vec<ClientTree>> {
+    let first = files.first().map(|(cache, _)| *cache);
+    let mut clients: Vec<ClientTree> = Vec::new();
+    for (cache, files) in files {
+        let point = cache.mount_point(first.unwrap_or_default());
+        if clients.iter().any(|client| client.point == point) {
+            bail!("the client asks for two mounts of its files in the same mode, cache={cache}");
+        }
+        if point != MOUNT_POINT {
+            fs::create_dir(&point).with_context(|| format!("cannot make {point}"))?;
+        }
+        mount(files, cache, &point)?;
+        clients.push(ClientTree::at(point)?);
+    }
+    Ok(clients)
+}
+
+/// Mounts what the connection has made of /dev/fuse.
+pub(super) fn attach_fuse(mount: &OwnedFd, point: &str) -> Result<()> {
+    sys::attach_mount(mount.as_fd(), &CString::new(point)?)
+        .map_err(|errno| mount_error("fuse", Path::new(point), errno))
+}
 
 /// Explains why a mount(2) of `fstype` on `target` failed, and what to do.
 pub(super) fn mount_error(fstype: &str, target: &Path, errno: Errno) -> anyhow::Error {

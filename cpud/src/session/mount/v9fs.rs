@@ -1,50 +1,26 @@
-//! Mounts the client's files with the kernel's 9P client (v9fs) on `/tmp/cpu`, and in further cache modes on
-//! `/tmp/cpu-MODE`.
+//! Mounts the client's files with the kernel's 9P client (v9fs).
 
 use std::ffi::OsStr;
-use std::fs;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
-use cpu_proto::{CacheMode, MAX_MSIZE, MOUNT_POINT};
+use anyhow::Result;
+use cpu_proto::{CacheMode, MAX_MSIZE};
 use nix::mount::{MsFlags, mount};
 
 use super::mount_error;
-use crate::session::client_tree::ClientTree;
-
-/// Mounts the client's files once in each mode, the first on [`MOUNT_POINT`].
-pub(in super::super) fn mount_all_9p(
-    connections: Vec<(CacheMode, OwnedFd)>,
-    user: Option<&OsStr>,
-    u_root: bool,
-) -> Result<Vec<ClientTree>> {
-    let first = connections.first().map(|(cache, _)| *cache);
-    let mut clients: Vec<ClientTree> = Vec::new();
-    for (cache, connection) in connections {
-        let point = cache.mount_point(first.unwrap_or_default());
-        if clients.iter().any(|client| client.point == point) {
-            bail!("the client asks for two mounts of its files in the same mode, cache={cache}");
-        }
-        if point != MOUNT_POINT {
-            fs::create_dir(&point).with_context(|| format!("cannot make {point}"))?;
-        }
-        clients.push(mount_9p(connection, cache, point, user, u_root)?);
-    }
-    Ok(clients)
-}
 
 /// Mounts one connection to the client's file server. The kernel keeps the connection, and the descriptor is closed.
 /// With u-root's server the messages are as large as with its own cpud, and extended attributes, which it lacks, are
 /// not asked for.
-fn mount_9p(
+pub(in super::super) fn mount_9p(
     connection: OwnedFd,
     cache: CacheMode,
-    point: String,
+    point: &str,
     user: Option<&OsStr>,
     u_root: bool,
-) -> Result<ClientTree> {
+) -> Result<()> {
     let fd = connection.as_raw_fd();
     // access=any: one attach serves every user, since the rights of the user who runs cpu decide in any case. Only
     // if that is root can a new file belong to the user who makes it, so then each user attaches (access=user).
@@ -68,14 +44,12 @@ fn mount_9p(
     }
     mount(
         Some("cpu"),
-        Path::new(&point),
+        Path::new(point),
         Some("9p"),
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
         Some(options.as_str()),
     )
-    .map_err(|errno| mount_error("9p", Path::new(&point), errno))?;
-    drop(connection);
-    ClientTree::at(point)
+    .map_err(|errno| mount_error("9p", Path::new(point), errno))
 }
 
 /// A user name that cannot add mount options: characters that portable names do not have become `_`.

@@ -97,7 +97,7 @@ pub(crate) fn run(options: &ServerOptions) -> Result<Option<Offence>> {
     });
     let throttle = Throttle::default();
     let login = LoginState::new();
-    let sessions = Sessions::new(options.session_limits);
+    let sessions = Sessions::new(options.session_limits, options.mount);
     let handler = ConnectionHandler {
         mux: Mux::new(Side::Server, throttle.clone()),
         keys,

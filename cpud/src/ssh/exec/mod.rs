@@ -31,7 +31,8 @@ use super::agent;
 use super::audit::SessionAudit;
 use super::channel::{ServerReceiver, ServerSender};
 use super::fd::Fd;
-use super::files::relay_files;
+use super::files::{KernelEnd, relay_files};
+use super::fuse::FuseMount;
 use super::notice::{self, LastOutput};
 use super::sessions::Sessions;
 use super::uroot::UrootPort;
@@ -135,11 +136,21 @@ pub(super) fn start(
         .as_ref()
         .map(|isolation| Isolation::ids(isolation.root));
     let mut files = Vec::new();
+    let user = request.environment.iter().rfind(|(name, _)| name == "USER");
+    let user = user.map(|(_, user)| user.as_str());
     for (cache, from) in request.files {
-        let (ours, theirs) = pair().context("cannot make a socket pair for the client's files")?;
-        spec.ninep.push((cache, inherit(&theirs)?));
         spec.u_root |= matches!(from, FilesSource::Port(..));
-        files.push((from, Arc::new(Fd::for_files(ours)?)));
+        // u-root's server has one number for files of several devices, which FUSE would take for one file.
+        spec.fuse = !spec.u_root && sessions.mount.is_fuse();
+        let (kernel, theirs) = if spec.fuse {
+            let (mount, theirs) = FuseMount::new(cache, user)?;
+            (KernelEnd::Fuse(mount), theirs)
+        } else {
+            let pair = pair().context("cannot make a socket pair for the client's files")?;
+            (KernelEnd::V9fs(Arc::new(Fd::for_files(pair.0)?)), pair.1)
+        };
+        spec.files.push((cache, inherit(&theirs)?));
+        files.push((from, kernel));
         theirs_all.push(theirs);
     }
     let mut agent = None;
@@ -194,17 +205,17 @@ pub(super) fn start(
         )
     };
     let mut relayed = Vec::new();
-    for (from, socket) in files {
+    for (from, kernel) in files {
         match from {
             FilesSource::Channel(receiver, sender) => {
-                relayed.push(relay_files(receiver, sender, socket, Upstream::Any, ids));
+                relayed.push(relay_files(receiver, sender, kernel, Upstream::Any, ids));
             }
             FilesSource::Port(port, mux) => {
                 let handle = handle.clone();
                 tokio::spawn(async move {
                     // On failure the socket closes, and the session reports that nobody answers.
                     if let Ok((receiver, sender)) = port.connect(&mux, &handle).await {
-                        relay_files(receiver, sender, socket, Upstream::URoot, ids);
+                        relay_files(receiver, sender, kernel, Upstream::URoot, ids);
                     }
                 });
             }
