@@ -103,7 +103,8 @@ impl Guest {
     /// Kills a client at a random moment while it serves files.
     fn kill_reader(&self) -> Result<Duration> {
         let is_running = || -> Result<bool> {
-            let all = self.client.sh_ok("cat /proc/[0-9]*/cmdline")?;
+            // Processes may end meanwhile.
+            let all = self.client.sh_ok("cat /proc/[0-9]*/cmdline 2>/dev/null; :")?;
             Ok(all.contains(&format!("sleep\0{MARK}")))
         };
         let mut reader = self.start(READER)?;
