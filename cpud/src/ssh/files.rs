@@ -47,10 +47,10 @@ pub(super) fn relay_files(
     server: Upstream,
     ids: Option<IdRange>,
 ) -> Relayed {
-    let (processed, progress) = watch::channel(0);
+    let (processed, progress) = watch::channel(Progress::default());
     let relayed = Relayed {
         receiver: receiver.clone(),
-        processed: progress,
+        progress,
     };
     let relay = Relay::new(server).in_namespace(ids);
     let relay = relay.keeping(CONTENTS.clone());
@@ -82,17 +82,32 @@ pub(super) fn relay_files(
     relayed
 }
 
-/// How far the relay has got with what the client has sent.
+/// How far a relay has got with what the client has sent.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Progress {
+    /// Bytes.
+    pub(super) processed: u64,
+    /// When the kernel has certainly forgotten what they have made obsolete, if that is not at once.
+    pub(super) settled: Option<tokio::time::Instant>,
+}
+
+/// What the client has sent for a mount.
 pub(super) struct Relayed {
     receiver: ServerReceiver,
-    processed: watch::Receiver<u64>,
+    progress: watch::Receiver<Progress>,
 }
 
 impl Relayed {
-    /// Returns when all that has arrived so far is processed, or the relay has ended.
+    /// Returns when all that has arrived so far is processed and seen in the mount, or the relay has ended.
     pub(super) async fn settle(&mut self) {
         let arrived = self.receiver.received();
-        let _ = self.processed.wait_for(|done| *done >= arrived).await;
+        let all = self
+            .progress
+            .wait_for(|progress| progress.processed >= arrived);
+        let settled = all.await.ok().and_then(|progress| progress.settled);
+        if let Some(settled) = settled {
+            tokio::time::sleep_until(settled).await;
+        }
     }
 }
 
@@ -169,7 +184,7 @@ impl FilesRelay {
         &self,
         receiver: &ServerReceiver,
         socket: &Fd,
-        processed: &watch::Sender<u64>,
+        progress: &watch::Sender<Progress>,
     ) {
         loop {
             // Not dropped while answers are written, since it may have taken something off the queue.
@@ -198,7 +213,7 @@ impl FilesRelay {
             if write(socket, out).await.is_err() || !goes_on(&relayed) {
                 return;
             }
-            processed.send_modify(|done| *done += length);
+            progress.send_modify(|progress| progress.processed += length);
         }
     }
 }

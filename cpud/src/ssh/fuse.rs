@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use cpu_proto::{CacheMode, MAX_MSIZE};
 use cpu_ssh::Stream;
-use ninep::fuse::{FuseFront, FuseReply, Options, REQUEST_OVERHEAD};
+use ninep::fuse::{FuseFront, FuseReply, KERNEL_TTL_END, Options, REQUEST_OVERHEAD};
 use ninep::relay::{BATCH_DELAY, Error, Relay};
 use nix::errno::Errno;
 use nix::sys::uio::writev;
@@ -21,14 +21,11 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
-use super::files::{coalesce, goes_on};
+use super::files::{Progress, coalesce, goes_on};
 use crate::sys::{new_fuse, watch_fd};
 
 /// How often a lock is requested that somebody else holds, as by Linux's 9P client with `locktimeout=1`.
 const LOCK_RETRY: Duration = Duration::from_secs(1);
-
-/// For how many seconds names and attributes are kept with `cache=loose`: as long as a session may take.
-const LOOSE: u64 = 365 * 24 * 3600;
 
 /// A mount of the client's files that is not attached yet.
 pub(super) struct FuseMount {
@@ -48,13 +45,10 @@ impl FuseMount {
             uname: user.unwrap_or_default().into(),
             own: user == Some("root"),
             pages: cache != CacheMode::None,
-            valid: match cache {
-                CacheMode::Loose => LOOSE,
-                _ => 0,
-            },
+            loose: cache == CacheMode::Loose,
             msize: MAX_MSIZE,
         });
-        let device = watch_fd(device, Interest::READABLE)?;
+        let device = watch_fd(device, Interest::READABLE | Interest::ERROR)?;
         Ok((Self { device, front }, mount))
     }
 }
@@ -74,7 +68,7 @@ pub(super) fn relay_fuse(
     sender: ServerSender,
     mount: FuseMount,
     relay: Relay,
-    processed: watch::Sender<u64>,
+    progress: watch::Sender<Progress>,
 ) {
     let shared = Arc::new(FuseRelay {
         device: mount.device,
@@ -89,7 +83,7 @@ pub(super) fn relay_fuse(
         }
     });
     tokio::spawn(async move {
-        shared.to_kernel(&receiver, &processed).await;
+        shared.to_kernel(&receiver, &progress).await;
         // With the last copy of the device the mount ends: whoever waits for it gets an error.
         to_client.abort();
         drop(shared);
@@ -172,15 +166,18 @@ impl FuseRelay {
     }
 
     /// Runs until the client ends.
-    async fn to_kernel(&self, receiver: &ServerReceiver, processed: &watch::Sender<u64>) {
+    async fn to_kernel(&self, receiver: &ServerReceiver, progress: &watch::Sender<Progress>) {
         while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
             let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+            let mut forgot = false;
             let (relayed, replies, asks) = self.with(|front, relay| {
                 let mut bytes = Vec::new();
+                let before = relay.forgotten();
                 let relayed = relay.from_server(chunk, Instant::now(), &mut bytes);
+                forgot = relay.forgotten() != before;
                 // What had to wait for the end of a message of the server.
                 relay.take_replies(&mut bytes);
-                let relayed = relayed.and_then(|()| take_all(front, bytes));
+                let relayed = relayed.and_then(|()| take_all(front, bytes, false));
                 let asks = relay.has_requests() || front.has_requests();
                 (relayed, front.take_replies(), asks)
             });
@@ -191,14 +188,21 @@ impl FuseRelay {
             if !goes_on(&relayed) {
                 return;
             }
-            processed.send_modify(|done| *done += length);
+            progress.send_modify(|progress| {
+                progress.processed += length;
+                if forgot {
+                    progress.settled = Some(tokio::time::Instant::now() + KERNEL_TTL_END);
+                }
+            });
         }
     }
 
     /// Reads one request; its length, or none when the mount has gone.
     async fn read(&self, buffer: &mut [u8]) -> Option<usize> {
         loop {
-            let mut ready = self.device.readable().await.ok()?;
+            // An error is all that a poll of a mount that has gone returns.
+            let events = Interest::READABLE | Interest::ERROR;
+            let mut ready = self.device.ready(events).await.ok()?;
             match read(self.device.get_ref(), buffer) {
                 Ok(length) => return Some(length),
                 Err(Errno::EAGAIN) => ready.clear_ready(),
@@ -230,13 +234,13 @@ fn exchange(front: &mut FuseFront, relay: &mut Relay, out: &mut Vec<Bytes>) -> R
         }
         let mut replies = Vec::new();
         relay.take_replies(&mut replies);
-        take_all(front, replies)?;
+        take_all(front, replies, true)?;
     }
     Ok(())
 }
 
-fn take_all(front: &mut FuseFront, replies: Vec<Bytes>) -> Result<(), Error> {
+fn take_all(front: &mut FuseFront, replies: Vec<Bytes>, kept: bool) -> Result<(), Error> {
     replies
         .into_iter()
-        .try_for_each(|reply| front.from_server(reply))
+        .try_for_each(|reply| front.from_server(reply, kept))
 }

@@ -104,7 +104,9 @@ impl Guest {
     fn kill_reader(&self) -> Result<Duration> {
         let is_running = || -> Result<bool> {
             // Processes may end meanwhile.
-            let all = self.client.sh_ok("cat /proc/[0-9]*/cmdline 2>/dev/null; :")?;
+            let all = self
+                .client
+                .sh_ok("cat /proc/[0-9]*/cmdline 2>/dev/null; :")?;
             Ok(all.contains(&format!("sleep\0{MARK}")))
         };
         let mut reader = self.start(READER)?;

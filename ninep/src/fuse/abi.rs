@@ -1,5 +1,7 @@
 //! Messages of /dev/fuse: `include/uapi/linux/fuse.h` of the Linux kernel, in the machine's byte order.
 
+use std::time::Duration;
+
 use crate::msg::{Attr, Statfs, Time};
 
 macro_rules! opcodes {
@@ -163,11 +165,11 @@ impl Out {
         self.0.len().saturating_sub(OUT_HEADER)
     }
 
-    /// `fuse_attr`. `valid` is how many seconds it may be kept.
+    /// `fuse_attr`.
     fn attr(&mut self, attr: &Attr) {
         let number = |wide: u64| u32::try_from(wide).unwrap_or(u32::MAX);
         let seconds = [attr.atime.sec, attr.mtime.sec, attr.ctime.sec];
-        self.u64(attr.qid.path);
+        self.u64(ino(attr.qid.path));
         self.u64(attr.size);
         self.u64(attr.blocks);
         seconds.into_iter().for_each(|sec| self.u64(sec));
@@ -182,20 +184,22 @@ impl Out {
         self.u32(0);
     }
 
-    /// `fuse_attr_out`: attributes that may be kept for so many seconds.
-    pub(super) fn attr_out(&mut self, attr: &Attr, valid: u64) {
-        self.u64(valid);
-        self.u64(0);
+    /// `fuse_attr_out`: attributes that may be kept for some time.
+    pub(super) fn attr_out(&mut self, attr: &Attr, ttl: Duration) {
+        self.u64(ttl.as_secs());
+        self.u32(ttl.subsec_nanos());
+        self.u32(0);
         self.attr(attr);
     }
 
-    /// `fuse_entry_out`: a name and attributes that may be kept for so many seconds.
-    pub(super) fn entry_out(&mut self, node: u64, attr: &Attr, valid: u64) {
+    /// `fuse_entry_out`: a name and attributes that may be kept for some time. Node 0: there is no file of this name.
+    pub(super) fn entry_out(&mut self, node: u64, attr: &Attr, ttl: Duration) {
         self.u64(node);
         self.u64(0);
-        self.u64(valid);
-        self.u64(valid);
-        self.u64(0);
+        self.u64(ttl.as_secs());
+        self.u64(ttl.as_secs());
+        self.u32(ttl.subsec_nanos());
+        self.u32(ttl.subsec_nanos());
         self.attr(attr);
     }
 
@@ -219,7 +223,7 @@ impl Out {
     /// `fuse_dirent`: false, and nothing appended, if there would be more than `max` bytes.
     pub(super) fn dirent(
         &mut self,
-        (ino, offset, kind): (u64, u64, u8),
+        (path, offset, kind): (u64, u64, u8),
         name: &[u8],
         max: usize,
     ) -> bool {
@@ -228,7 +232,7 @@ impl Out {
             return false;
         }
         let end = self.0.len() + size;
-        self.u64(ino);
+        self.u64(ino(path));
         self.u64(offset);
         self.u32(u32::try_from(name.len()).unwrap_or(u32::MAX));
         self.u32(kind.into());
@@ -245,6 +249,11 @@ impl Out {
         }
         self.0
     }
+}
+
+/// The inode number that Linux's 9P client shows for a qid path (`v9fs_qid2ino`). The server reckons with it.
+fn ino(path: u64) -> u64 {
+    path.wrapping_add(2)
 }
 
 /// Seconds and nanoseconds as 9P has them.

@@ -5,7 +5,9 @@
 //! the caller reads and writes.
 //!
 //! * The kernel's number of a file stands for a fid (`nodes.rs`), its number of an open file is the number of a fid.
-//! * Nothing is kept here, and with [`Options::valid`] 0 the kernel keeps no name and no attribute: the relay knows what may be kept.
+//! * Nothing is kept here: the relay knows what may be kept. The kernel may keep for [`KERNEL_TTL`] what the relay has answered itself,
+//!   since otherwise it asks for each name of a path each time. So whoever delivers what was sent after a change of the client's
+//!   files has to wait for so long, [`KERNEL_TTL_END`], after the relay has forgotten something.
 //! * A request that a signal interrupts is flushed, and fails with `EINTR` if the server has not done it.
 
 mod abi;
@@ -14,6 +16,7 @@ mod reply;
 mod request;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
@@ -28,6 +31,12 @@ use nodes::{FidPool, Nodes};
 /// Largest request of the kernel beyond the data of a write: a header, fields, two names.
 pub const REQUEST_OVERHEAD: usize = 16 * 1024;
 
+/// How long the kernel keeps a name and attributes that the relay has answered itself.
+pub const KERNEL_TTL: Duration = Duration::from_millis(10);
+
+/// When it has certainly forgotten them: it reckons in ticks of up to 10 ms, and rounds up.
+pub const KERNEL_TTL_END: Duration = Duration::from_millis(25);
+
 /// What the kernel may keep of a mount, and who mounts it.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -37,8 +46,8 @@ pub struct Options {
     pub own: bool,
     /// Whether pages that are mapped are kept, without which there are no shared mappings.
     pub pages: bool,
-    /// For how many seconds names and attributes are kept.
-    pub valid: u64,
+    /// Whether names and attributes are kept for as long as the mount exists.
+    pub loose: bool,
     /// Largest message of 9P to propose, in bytes.
     pub msize: u32,
 }
@@ -78,6 +87,8 @@ pub struct FuseFront {
     free_tags: Vec<u16>,
     /// The number of requests sent so far.
     sent: u64,
+    /// Whether the operation at hand has had no other replies than the relay's own.
+    is_kept: bool,
     /// The version and the INIT that waits for it.
     init: Option<Op>,
     /// Locks that somebody else holds, to be requested again.
@@ -101,6 +112,7 @@ struct Pending {
     op: Op,
     /// Its number among all.
     sequence: u64,
+    is_kept: bool,
 }
 
 /// A request of the kernel under way.
@@ -251,6 +263,9 @@ struct LockRequest {
     holder: LockHolder,
 }
 
+/// As long as a session may take.
+const LOOSE: Duration = Duration::from_hours(365 * 24);
+
 /// The fid of the root.
 const ROOT_FID: u32 = 0;
 
@@ -269,6 +284,7 @@ impl FuseFront {
             pending: Vec::new(),
             free_tags: Vec::new(),
             sent: 0,
+            is_kept: false,
             init: None,
             blocked: Vec::new(),
             requests: Vec::new(),
@@ -278,12 +294,12 @@ impl FuseFront {
         }
     }
 
-    /// Takes bytes of the 9P server.
-    pub fn from_server(&mut self, mut chunk: Bytes) -> Result<(), Error> {
+    /// Takes bytes of the 9P server, or replies of the relay itself, if they are `kept`.
+    pub fn from_server(&mut self, mut chunk: Bytes, kept: bool) -> Result<(), Error> {
         let max = usize::try_from(self.options.msize).unwrap_or(usize::MAX);
         while let Some(segment) = self.incoming.next(&mut chunk, |_| Some(max))? {
             if let Segment::Whole(header, message) = segment {
-                self.reply(header, &message);
+                self.reply(header, &message, kept);
             }
         }
         Ok(())
@@ -343,13 +359,27 @@ impl FuseFront {
             return None;
         };
         let sequence = self.sent;
-        *place = Some(Pending { op, sequence });
+        let is_kept = self.is_kept;
+        *place = Some(Pending {
+            op,
+            sequence,
+            is_kept,
+        });
         tag
     }
 
     /// Ends a fid, which may or may not exist, and frees its number. The kernel is told when `unique` is not 0.
     fn clunk(&mut self, unique: u64, fid: u32) {
         self.send(unique, Step::Clunk { fid }, &Request::Clunk { fid });
+    }
+
+    /// For how long the kernel keeps what it is told now.
+    fn ttl(&self) -> Duration {
+        match (self.options.loose, self.is_kept) {
+            (true, _) => LOOSE,
+            (false, true) => KERNEL_TTL,
+            (false, false) => Duration::ZERO,
+        }
     }
 
     fn answer(&mut self, unique: u64, body: impl FnOnce(&mut Out)) {

@@ -16,6 +16,8 @@ pub(super) struct Node {
     pub(super) attr: Attr,
     /// How often the kernel has been told its number, less what it has forgotten.
     lookups: u64,
+    /// [`Nodes::epoch`] when it got its fid.
+    epoch: u64,
 }
 
 #[derive(Debug, Default)]
@@ -24,20 +26,37 @@ pub(super) struct Nodes {
     /// By qid path.
     numbers: HashMap<u64, u64>,
     last: u64,
+    /// How often fids have become doubtful.
+    epoch: u64,
 }
 
 impl Nodes {
     pub(super) fn set_root(&mut self, fid: u32) {
-        let (attr, lookups) = (Attr::default(), 1);
         self.last = ROOT;
-        self.all.insert(ROOT, Node { fid, attr, lookups });
+        self.insert(ROOT, fid, Attr::default());
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&Node> {
         self.all.get(&number)
     }
 
-    /// The file that a look-up has found with this fid, and the fid that is no longer needed, if it was known before. A file has
+    fn insert(&mut self, number: u64, fid: u32, attr: Attr) {
+        let (lookups, epoch) = (1, self.epoch);
+        let node = Node {
+            fid,
+            attr,
+            lookups,
+            epoch,
+        };
+        self.all.insert(number, node);
+    }
+
+    /// From now on, a look-up replaces the fid of the file that it finds: the server has no file for one.
+    pub(super) fn distrust(&mut self) {
+        self.epoch += 1;
+    }
+
+    /// The file that a look-up has found with this fid; and of two fids that it has then, the one that is not needed. A file has
     /// one number however many names it has; a number that the client's file system has used again is another file.
     pub(super) fn enter(&mut self, fid: u32, attr: Attr) -> (u64, Option<u32>) {
         let path = attr.qid.path;
@@ -47,13 +66,15 @@ impl Nodes {
         {
             node.lookups += 1;
             node.attr = attr;
-            // The new one, since an older one may be of a file that is not there any more.
+            if node.epoch == self.epoch {
+                return (number, Some(fid));
+            }
+            node.epoch = self.epoch;
             let old = std::mem::replace(&mut node.fid, fid);
             return (number, Some(old));
         }
         self.last += 1;
-        let lookups = 1;
-        self.all.insert(self.last, Node { fid, attr, lookups });
+        self.insert(self.last, fid, attr);
         self.numbers.insert(path, self.last);
         (self.last, None)
     }
@@ -137,9 +158,9 @@ mod tests {
         let mut nodes = Nodes::default();
         nodes.set_root(0);
         assert_eq!(nodes.enter(5, attr(77, 1)), (2, None));
-        assert_eq!(nodes.enter(6, attr(77, 1)), (2, Some(5)));
+        assert_eq!(nodes.enter(6, attr(77, 1)), (2, Some(6)));
         assert_eq!(nodes.forget(2, 1), None);
-        assert_eq!(nodes.forget(2, 1), Some(6));
+        assert_eq!(nodes.forget(2, 1), Some(5));
         assert!(nodes.get(2).is_none());
         assert_eq!(nodes.forget(ROOT, 9), None);
         assert_eq!(nodes.forget(2, 1), None);
@@ -152,6 +173,16 @@ mod tests {
         assert_eq!(nodes.enter(5, attr(77, 1)), (2, None));
         assert_eq!(nodes.enter(6, attr(77, 2)), (3, None));
         assert_eq!(nodes.forget(2, 1), Some(5));
-        assert_eq!(nodes.enter(7, attr(77, 2)), (3, Some(6)));
+        assert_eq!(nodes.enter(7, attr(77, 2)), (3, Some(7)));
+    }
+
+    #[test]
+    fn a_fid_that_has_become_doubtful_is_replaced() {
+        let mut nodes = Nodes::default();
+        nodes.set_root(0);
+        assert_eq!(nodes.enter(5, attr(77, 1)), (2, None));
+        nodes.distrust();
+        assert_eq!(nodes.enter(6, attr(77, 1)), (2, Some(5)));
+        assert_eq!(nodes.enter(7, attr(77, 1)), (2, Some(7)));
     }
 }

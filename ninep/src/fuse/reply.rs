@@ -21,7 +21,8 @@ const BACKGROUND: u16 = 64;
 
 impl FuseFront {
     /// Takes one reply.
-    pub(super) fn reply(&mut self, header: Header, message: &Bytes) {
+    pub(super) fn reply(&mut self, header: Header, message: &Bytes, kept: bool) {
+        self.is_kept = false;
         let op = match header.tag {
             NO_TAG => self.init.take(),
             tag => {
@@ -30,7 +31,10 @@ impl FuseFront {
                 if pending.is_some() {
                     self.free_tags.push(tag);
                 }
-                pending.map(|Pending { op, .. }| op)
+                pending.map(|Pending { op, is_kept, .. }| {
+                    self.is_kept = is_kept && kept;
+                    op
+                })
             }
         };
         // Nobody waits for it.
@@ -50,7 +54,19 @@ impl FuseFront {
 
     /// A step has failed. If it is `unsure` whether the server has done it, a fid that it would have made is ended.
     fn failed(&mut self, unique: u64, step: Step, errno: Errno, unsure: bool) {
+        if matches!(errno, Errno::ESTALE | Errno::EBADF) {
+            // A fid may be of a file that is not there any more.
+            self.nodes.distrust();
+        }
         match step {
+            Step::Walk { fid, owner: None } if errno == Errno::ENOENT && !unsure => {
+                self.fids.free(fid);
+                let ttl = self.ttl();
+                if !ttl.is_zero() {
+                    let none = Attr::default();
+                    return self.answer(unique, |out| out.entry_out(0, &none, ttl));
+                }
+            }
             // The fid that a walk would have made does not exist.
             Step::Walk { fid, .. }
             | Step::XattrWalk { fid, .. }
@@ -138,8 +154,8 @@ impl FuseFront {
             (Step::Own { fid }, Reply::Setattr {}) => self.entry_attr(unique, fid),
             (Step::EntryAttr { fid }, Reply::Getattr { attr }) => {
                 let node = self.enter(fid, attr);
-                let valid = self.options.valid;
-                self.answer(unique, |out| out.entry_out(node, &attr, valid));
+                let ttl = self.ttl();
+                self.answer(unique, |out| out.entry_out(node, &attr, ttl));
             }
             (
                 Step::Make { dir, name, owner },
@@ -238,16 +254,16 @@ impl FuseFront {
                     return self.fail(unique, Errno::ESTALE);
                 }
                 let node = self.enter(fid, attr);
-                let (valid, flags) = (self.options.valid, self.open_flags);
+                let (ttl, flags) = (self.ttl(), self.open_flags);
                 self.answer(unique, |out| {
-                    out.entry_out(node, &attr, valid);
+                    out.entry_out(node, &attr, ttl);
                     out.open_out(open.into(), flags);
                 });
             }
             (Step::Getattr { node }, Reply::Getattr { attr }) => {
                 self.nodes.update(node, attr);
-                let valid = self.options.valid;
-                self.answer(unique, |out| out.attr_out(&attr, valid));
+                let ttl = self.ttl();
+                self.answer(unique, |out| out.attr_out(&attr, ttl));
             }
             (Step::Setattr { node }, Reply::Setattr {}) => {
                 match self.node(node).map(|node| node.fid) {
@@ -444,9 +460,9 @@ impl FuseFront {
 
     /// The number of the file that has been found with this fid.
     fn enter(&mut self, fid: u32, attr: Attr) -> u64 {
-        let (node, old) = self.nodes.enter(fid, attr);
-        if let Some(old) = old {
-            self.clunk(0, old);
+        let (node, unneeded) = self.nodes.enter(fid, attr);
+        if let Some(unneeded) = unneeded {
+            self.clunk(0, unneeded);
         }
         node
     }

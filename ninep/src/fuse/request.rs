@@ -29,6 +29,7 @@ impl FuseFront {
         }
         let mut fields = Fields(request);
         let header = fields.header();
+        self.is_kept = true;
         let Some(operation) = header.operation() else {
             // The kernel does without, and does not ask again.
             return self.refuse(header.unique, Errno::ENOSYS.raw());
@@ -521,7 +522,7 @@ impl FuseFront {
         }
         let mut all = self.pending.iter().zip(0..);
         let found = all.find_map(|(pending, tag)| match pending {
-            Some(Pending { op, sequence }) if op.unique == unique => Some((tag, *sequence)),
+            Some(Pending { op, sequence, .. }) if op.unique == unique => Some((tag, *sequence)),
             _ => None,
         });
         if let Some((tag, sequence)) = found {

@@ -130,6 +130,8 @@ pub struct Relay {
     /// Replies made by the relay.
     local_replies: Vec<Bytes>,
     tally: Tally,
+    /// See [`Relay::forgotten`].
+    forgotten: u64,
     frame: Frame,
 }
 
@@ -161,6 +163,7 @@ impl Relay {
             batch: Batch::default(),
             local_replies: Vec::new(),
             tally: Tally::default(),
+            forgotten: 0,
             frame: Frame::default(),
         }
     }
@@ -269,6 +272,11 @@ impl Relay {
         if !self.replies.is_within() {
             out.append(&mut self.local_replies);
         }
+    }
+
+    /// How often the server has taken something back that was kept.
+    pub fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// Whether there are replies for [`Relay::take_replies`], now or after the message that is in transit.

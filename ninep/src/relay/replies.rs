@@ -47,6 +47,7 @@ impl Relay {
             let outcome = mirror.reply(header.tag, Some(&reply));
             mirror.take_requests(&mut self.own_requests);
             if matches!(reply, Reply::Forget { .. }) {
+                self.forgotten += 1;
                 self.forget_all();
             }
             match outcome {

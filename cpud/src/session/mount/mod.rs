@@ -9,10 +9,12 @@ use std::path::Path;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use cpu_proto::{CacheMode, MOUNT_POINT};
+use cpu_proto::{CacheMode, MAX_MSIZE, MOUNT_POINT};
 use nix::errno::Errno;
+use nix::sys::stat::{major, minor};
 
 use super::client_tree::ClientTree;
 use crate::sys;
@@ -44,7 +46,14 @@ pub(super) fn mount_files(
 /// Mounts what the connection has made of /dev/fuse.
 pub(super) fn attach_fuse(mount: &OwnedFd, point: &str) -> Result<()> {
     sys::attach_mount(mount.as_fd(), &CString::new(point)?)
-        .map_err(|errno| mount_error("fuse", Path::new(point), errno))
+        .map_err(|errno| mount_error("fuse", Path::new(point), errno))?;
+    // As much as the kernel's 9P client reads ahead. It reads 128 KiB otherwise; an isolated session may not change it.
+    if let Ok(root) = fs::metadata(point) {
+        let device = (major(root.dev()), minor(root.dev()));
+        let control = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.0, device.1);
+        let _ = fs::write(control, (MAX_MSIZE / 1024).to_string());
+    }
+    Ok(())
 }
 
 /// Explains why a mount(2) of `fstype` on `target` failed, and what to do.
