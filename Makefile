@@ -161,7 +161,7 @@ aarch64: ## the kernel for ARM
 	$(MAKE) ARCH=aarch64 cpukernel
 
 # Everything that make test and make test-all need, so that a missing package is reported before anything is compiled.
-TEST_DEPS := build check kernel qemu media distro trees cross-aarch64 distro-aarch64 e2e
+TEST_DEPS := build check kernel qemu media distro cloud trees cross-aarch64 distro-aarch64 e2e
 # scripts/test-runner gives root to the tests that need it.
 check test test-all soak: export CARGO_TARGET_$(shell echo $(HOST) | tr a-z- A-Z_)_UNKNOWN_LINUX_GNU_RUNNER = $(CURDIR)/scripts/test-runner
 

@@ -24,17 +24,25 @@ pub fn mkimage(directory: &Path, words: &[impl AsRef<OsStr>]) -> Result<()> {
 
 /// The package of Debian's kernel that scripts/deps has fetched: for `amd64` or `arm64`.
 pub fn debian_kernel(arch: &str) -> Result<PathBuf> {
-    let debs = cache()?.join("debs");
+    kernel_in(&cache()?.join("debs"), arch, "distro")
+}
+
+/// The package of Debian's kernel for clouds, likewise.
+pub fn cloud_kernel() -> Result<PathBuf> {
+    kernel_in(&cache()?.join("debs/cloud"), "amd64", "cloud")
+}
+
+fn kernel_in(debs: &Path, arch: &str, group: &str) -> Result<PathBuf> {
     let end = format!("_{arch}.deb");
-    std::fs::read_dir(&debs)
-        .with_context(|| format!("no {}: run scripts/deps distro", debs.display()))?
+    std::fs::read_dir(debs)
+        .with_context(|| format!("no {}: run scripts/deps {group}", debs.display()))?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             name.starts_with("linux-image-6.12") && name.ends_with(&end)
         })
-        .with_context(|| format!("no kernel in {}: run scripts/deps distro", debs.display()))
+        .with_context(|| format!("no kernel in {}: run scripts/deps {group}", debs.display()))
 }
 
 /// Boot the stick in a directory: `firmware` is QEMU's arguments for it.

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use e2e::client::{Client, Home};
-use e2e::image::{OVMF, debian_kernel, mkimage, runs_arm};
+use e2e::image::{OVMF, cloud_kernel, debian_kernel, mkimage, runs_arm};
 use e2e::vm::Vm;
 use e2e::{out, root};
 
@@ -16,6 +16,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("debians_kernel_boots_and_loads_its_modules", debian),
     ("debians_kernel_boots_from_a_stick_under_uefi", debian_stick),
     ("the_kernel_that_runs_here_is_taken", host_kernel),
+    (
+        "debians_kernel_for_clouds_has_no_9p_and_serves_by_fuse",
+        cloud,
+    ),
     ("debians_kernel_for_arm_boots_and_runs_arm_programs", arm),
 ];
 
@@ -113,6 +117,31 @@ fn debian_stick() -> Result<()> {
     let client = Client::new(vm.port(), &home).with_key(&key);
     is_shown(&vm, &client, GOP)?;
     client.sh_ok(ON_DEMAND)?;
+    Ok(())
+}
+
+/// The modules are the default ones: no file system is asked for by its name.
+fn cloud() -> Result<()> {
+    let directory = machine_of(&out())?;
+    let package = cloud_kernel()?;
+    let package = package.to_str().context("a path that is not UTF-8")?;
+    mkimage(directory.path(), &["kernel", "--from-deb", package])?;
+    let vm = Vm::boot_kernel(&directory.path().join("cpukernel"), &[])?;
+    let home = Home::new()?;
+    let client = Client::new(vm.port(), &home);
+    let stdout = client.sh_ok(
+        "date +%s; uname -r; grep 9p /proc/filesystems /proc/modules; findmnt -no FSTYPE /tmp/cpu",
+    )?;
+    let lines: Vec<&str> = stdout.lines().collect();
+    let [seconds, release, "fuse"] = lines[..] else {
+        bail!("{stdout}");
+    };
+    ensure!(seconds.parse::<i64>()? > 1_700_000_000, "{stdout}");
+    ensure!(release.ends_with("-cloud-amd64"), "{stdout}");
+    let (read, written) = (home.path().join("read"), home.path().join("written"));
+    std::fs::write(&read, "from here\n")?;
+    client.sh_ok("cd && sed s/here/there/ read >new && mv new written")?;
+    ensure!(std::fs::read_to_string(written)? == "from there\n");
     Ok(())
 }
 

@@ -55,11 +55,11 @@ pub(crate) enum Error {
     )]
     NoModules { path: PathBuf },
     #[error(
-        "cpud cannot run on the kernel {path}: the module 9p, by which a session gets its files, is neither in it nor with \
-         it; give the package that has it too ({}), or take another kernel, such as Debian's linux-image-amd64",
+        "cpud cannot run on the kernel {path}: of the modules 9p and fuse, one of which a session needs for its files, none is in \
+         it or with it; give the package that has one too ({}), or take another kernel, such as Debian's linux-image-amd64",
         companions::MODULES
     )]
-    No9p { path: PathBuf },
+    NoMount { path: PathBuf },
     #[error(
         "the kernel of {path} is {kernel}, and the modules with it are of {modules}: give packages of one version and flavour"
     )]
@@ -80,8 +80,8 @@ pub(crate) enum Error {
     )]
     NoRelease(PathBuf),
     #[error(
-        "cpud cannot run on the kernel {path}, which was built without {}; take a kernel for real \
-         machines, such as Debian's linux-image-amd64, not one for clouds", .missing.join(", ")
+        "cpud cannot run on the kernel {path}, which was built without {}; take another, such as Debian's \
+         linux-image-amd64", .missing.join(", ")
     )]
     CannotRunCpud {
         path: PathBuf,
@@ -238,21 +238,22 @@ impl PrebuiltKernel {
     pub(crate) fn modules(&self, list: &[String], progress: Progress) -> Result<Selection, Error> {
         let mut task = progress.task("modules", None);
         let modules = ModuleSet::find(&self.store, &self.prefix, &self.path)?;
-        if self.lacks_9p(&modules) {
+        if self.lacks_mount(&modules) {
             let path = self.path.clone();
-            return Err(Error::No9p { path });
+            return Err(Error::NoMount { path });
         }
         Ok(modules.choose(list, &self.release, || task.step())?)
     }
 }
 
 impl PrebuiltKernel {
-    /// Whether 9P is neither a module that is here nor in the kernel itself.
-    fn lacks_9p(&self, modules: &ModuleSet<'_>) -> bool {
+    /// Whether neither 9P nor FUSE is a module that is here, or in the kernel itself.
+    fn lacks_mount(&self, modules: &ModuleSet<'_>) -> bool {
         let config = String::from_utf8_lossy(self.config.as_deref().unwrap_or_default());
-        let config = KernelConfig::parse("the kernel's", &config);
-        let is_inside = config.is_ok_and(|config| config.is_on("CONFIG_9P_FS"));
-        !is_inside && modules.lacks("9p")
+        let config = KernelConfig::parse("the kernel's", &config).unwrap_or_default();
+        [("CONFIG_9P_FS", "9p"), ("CONFIG_FUSE_FS", "fuse")]
+            .iter()
+            .all(|(option, module)| !config.is_on(option) && modules.lacks(module))
     }
 }
 

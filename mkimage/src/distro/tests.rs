@@ -15,7 +15,12 @@ fn good() -> String {
     config::NEEDED
         .map(|option| format!("{option}=m\n"))
         .concat()
+        + V9FS
+        + FUSE
 }
+
+const V9FS: &str = "CONFIG_NET_9P=m\nCONFIG_NET_9P_FD=m\nCONFIG_9P_FS=m\n";
+const FUSE: &str = "CONFIG_FUSE_FS=m\n";
 
 #[test]
 fn a_kernel_says_its_release_and_how_its_initramfs_may_be_packed() {
@@ -26,11 +31,24 @@ fn a_kernel_says_its_release_and_how_its_initramfs_may_be_packed() {
 }
 
 #[test]
-fn a_kernel_without_9p_is_refused() {
-    let (dir, path) = kernel(&good().replace("CONFIG_9P_FS=m", "# CONFIG_9P_FS is not set"));
-    let found = PrebuiltKernel::from_files(&path, dir.path(), Arch::X86_64).unwrap();
-    let error = found.compression().unwrap_err().to_string();
-    assert!(error.contains("was built without CONFIG_9P_FS;"), "{error}");
+fn a_kernel_without_9p_is_taken_if_it_has_fuse() {
+    let compression = |without: &[&str]| {
+        let config = without
+            .iter()
+            .fold(good(), |all, lines| all.replace(lines, ""));
+        let (dir, path) = kernel(&config);
+        let found = PrebuiltKernel::from_files(&path, dir.path(), Arch::X86_64).unwrap();
+        found.compression().map_err(|error| error.to_string())
+    };
+    for lines in [&[V9FS][..], &[FUSE]] {
+        assert!(compression(lines).is_ok(), "{lines:?}");
+    }
+    let error = compression(&[V9FS, FUSE]).unwrap_err();
+    assert!(
+        error.contains("was built without CONFIG_FUSE_FS (or CONFIG_9P_FS with "),
+        "{error}"
+    );
+    let (dir, path) = kernel(&good());
     let other = PrebuiltKernel::from_files(&path, dir.path(), Arch::Aarch64);
     assert!(matches!(other, Err(Error::Image { .. })));
 }
@@ -56,8 +74,16 @@ fn module_9p(by: Compression) -> Vec<u8> {
     by.apply(module, Arch::X86_64).unwrap()
 }
 
-/// What `mkimage kernel` does with packages of these names: the files in its initramfs, and how that is compressed.
+/// What `mkimage kernel --modules 9p` does with packages of these names: the files in its initramfs, and how that is compressed.
 fn taken(packages: &[(&str, Vec<u8>)], given: usize) -> Result<(Vec<String>, Compression), Error> {
+    taken_with(packages, given, "9p")
+}
+
+fn taken_with(
+    packages: &[(&str, Vec<u8>)],
+    given: usize,
+    module: &str,
+) -> Result<(Vec<String>, Compression), Error> {
     let dir = tempfile::tempdir().unwrap();
     let paths: Vec<PathBuf> = packages
         .iter()
@@ -71,7 +97,7 @@ fn taken(packages: &[(&str, Vec<u8>)], given: usize) -> Result<(Vec<String>, Com
     assert_eq!(kernel.release, RELEASE);
     assert!(kernel.image == image::tests::kernel(Arch::X86_64));
     let compression = kernel.compression()?;
-    let chosen = kernel.modules(&["9p".to_owned()], silent)?;
+    let chosen = kernel.modules(&[module.to_owned()], silent)?;
     Ok((chosen.tree.into_keys().collect(), compression))
 }
 
@@ -208,7 +234,7 @@ fn of_opensuse_alpine_and_arch_one_package_is_enough() {
 }
 
 #[test]
-fn a_package_without_9p_is_refused_with_what_to_take() {
+fn a_package_with_neither_9p_nor_fuse_is_refused_with_what_to_take() {
     let kernel = image::tests::kernel(Arch::X86_64);
     let other = modules::tests::module(&["vermagic=6.12.1 SMP"]);
     let files: [(&str, &[u8]); 3] = [
@@ -216,13 +242,26 @@ fn a_package_without_9p_is_refused_with_what_to_take() {
         ("lib/modules/6.12.1/kernel/other.ko", &other),
         BUILT_IN,
     ];
-    let package = |files| [("linux-6.12.1-x86_64.pkg.tar.zst", pacman("x86_64", files))];
+    let name = "linux-6.12.1-x86_64.pkg.tar.zst";
+    let package = |files: &[(&str, &[u8])]| [(name, pacman("x86_64", files))];
     let error = taken(&package(&files), 1).unwrap_err().to_string();
-    for word in ["module 9p", "kernel-modules-core", "linux-image-amd64"] {
+    for word in ["9p and fuse", "kernel-modules-core", "linux-image-amd64"] {
         assert!(error.contains(word), "{error}");
     }
-    let built_in = (BUILT_IN.0, &b"kernel/fs/9p/9p.ko\n"[..]);
-    assert!(taken(&package(&[files[0], files[1], built_in]), 1).is_ok());
+    for mount in ["kernel/fs/9p/9p.ko\n", "kernel/fs/fuse/fuse.ko\n"] {
+        let built_in = (BUILT_IN.0, mount.as_bytes());
+        let files = [files[0], files[1], built_in];
+        let taken = taken_with(&package(&files), 1, "other");
+        assert!(taken.is_ok(), "{mount}");
+    }
+    // As with 9P, nobody has to ask for the module.
+    let fuse = ("lib/modules/6.12.1/kernel/fs/fuse/fuse.ko", &other[..]);
+    let files = [files[0], files[1], fuse, BUILT_IN];
+    let (names, _) = taken_with(&package(&files), 1, "other").unwrap();
+    assert!(
+        names.contains(&"lib/modules/6.12.1/fuse.ko".to_owned()),
+        "{names:?}"
+    );
 }
 
 #[test]

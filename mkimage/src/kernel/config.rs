@@ -14,7 +14,7 @@ pub(crate) struct Error {
 }
 
 /// What every kernel of an appliance has, whoever built it.
-pub(crate) const NEEDED: [&str; 13] = [
+pub(crate) const NEEDED: [&str; 10] = [
     "CONFIG_BLK_DEV_INITRD",
     "CONFIG_BINFMT_ELF",
     "CONFIG_DEVTMPFS",
@@ -25,10 +25,16 @@ pub(crate) const NEEDED: [&str; 13] = [
     "CONFIG_UNIX98_PTYS",
     "CONFIG_INET",
     "CONFIG_PACKET",
-    "CONFIG_NET_9P",
-    "CONFIG_NET_9P_FD",
-    "CONFIG_9P_FS",
 ];
+
+/// What cpud mounts the client's files by, in the order in which it tries.
+const MOUNTS: [(&str, &[&str]); 2] = [
+    ("CONFIG_9P_FS", &["CONFIG_NET_9P", "CONFIG_NET_9P_FD"]),
+    ("CONFIG_FUSE_FS", &[]),
+];
+
+/// What is missing where there is neither.
+const NO_MOUNT: &str = "CONFIG_FUSE_FS (or CONFIG_9P_FS with CONFIG_NET_9P_FD)";
 
 /// Options with their values as written; `n` for those that are off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,10 +92,15 @@ impl KernelConfig {
 
     /// Options without which cpud cannot do its work, or not be started, that are off here.
     pub(crate) fn missing_for_cpud(&self) -> Vec<&'static str> {
-        NEEDED
-            .into_iter()
-            .filter(|option| !matches!(self.0.get(*option).map(String::as_str), Some("y" | "m")))
-            .collect()
+        let is_missing =
+            |option: &&str| !matches!(self.0.get(*option).map(String::as_str), Some("y" | "m"));
+        let mut mounts = MOUNTS.iter();
+        let mount: &[&str] = match mounts.find(|(file_system, _)| !is_missing(file_system)) {
+            Some((_, needed)) => needed,
+            None => &[NO_MOUNT],
+        };
+        let all = NEEDED.iter().chain(mount).copied();
+        all.filter(is_missing).collect()
     }
 
     /// What `self` asks for and `made` does not have, one readable item each.
@@ -168,6 +179,26 @@ mod tests {
             ]
         );
         assert!(requested.dropped_by(&requested).is_empty());
+    }
+
+    #[test]
+    fn the_files_are_mounted_by_9p_or_else_by_fuse() {
+        let others = NEEDED.map(|option| format!("{option}=y\n")).concat();
+        for (mounts, missing) in [
+            ("9P_FS=m NET_9P=m NET_9P_FD=m", &[][..]),
+            ("9P_FS=n FUSE_FS=m", &[]),
+            ("FUSE_FS=y", &[]),
+            // cpud mounts by 9P where the file system is there.
+            ("9P_FS=y FUSE_FS=y", &["CONFIG_NET_9P", "CONFIG_NET_9P_FD"]),
+            ("9P_FS=n NET_9P=y NET_9P_FD=y FUSE_FS=n", &[NO_MOUNT]),
+            ("", &[NO_MOUNT]),
+        ] {
+            let mounts = mounts
+                .split_whitespace()
+                .map(|option| format!("CONFIG_{option}\n"));
+            let config = config(&(others.clone() + &mounts.collect::<String>()));
+            assert_eq!(config.missing_for_cpud(), missing, "{config}");
+        }
     }
 
     #[test]

@@ -339,8 +339,16 @@ mod tests {
         };
         let text = with(&["CONFIG_FUSE_FS=n".to_owned()]).unwrap().to_string();
         assert!(text.contains("# CONFIG_FUSE_FS is not set\n"), "{text}");
-        let error = with(&["CONFIG_9P_FS=n".to_owned()]).unwrap_err();
-        assert!(error.to_string().ends_with("CONFIG_9P_FS"), "{error}");
+        let without = |options: &[&str]| {
+            let settings: Vec<String> = options.iter().map(|name| format!("{name}=n")).collect();
+            with(&settings)
+        };
+        assert!(without(&["CONFIG_9P_FS"]).is_ok());
+        let error = without(&["CONFIG_9P_FS", "CONFIG_FUSE_FS"]).unwrap_err();
+        let expected = "also needed: CONFIG_FUSE_FS (or CONFIG_9P_FS with CONFIG_NET_9P_FD)";
+        assert!(error.to_string().ends_with(expected), "{error}");
+        let error = without(&["CONFIG_NET_9P_FD"]).unwrap_err();
+        assert!(error.to_string().ends_with(": CONFIG_NET_9P_FD"), "{error}");
         assert!(matches!(
             with(&["9P_FS=y".to_owned()]),
             Err(Error::Fragment(_))

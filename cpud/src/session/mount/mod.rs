@@ -60,10 +60,6 @@ pub(super) fn attach_fuse(mount: &OwnedFd, point: &str) -> Result<()> {
 pub(super) fn mount_error(fstype: &str, target: &Path, errno: Errno) -> anyhow::Error {
     let at = target.display();
     match errno {
-        Errno::ENODEV if fstype == "9p" => anyhow!(
-            "cannot mount 9p on {at}: the kernel has no 9p (CONFIG_NET_9P_FD, CONFIG_9P_FS); \
-             use a kernel that has, or -9p=false"
-        ),
         Errno::ENODEV => anyhow!("cannot mount {fstype} on {at}: the kernel has no {fstype}"),
         Errno::EPROTONOSUPPORT
         | Errno::EIO
@@ -78,19 +74,5 @@ pub(super) fn mount_error(fstype: &str, target: &Path, errno: Errno) -> anyhow::
             )
         }
         _ => anyhow!("cannot mount {fstype} on {at}: {}", errno.desc()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_kernel_without_9p_is_named() {
-        let text = mount_error("9p", Path::new("/tmp/cpu"), Errno::ENODEV).to_string();
-        assert!(
-            text.starts_with("cannot mount 9p on /tmp/cpu: the kernel has no 9p"),
-            "{text}"
-        );
     }
 }

@@ -5,11 +5,13 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use cpu_proto::{CacheMode, MAX_MSIZE};
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 
 use super::mount_error;
+use crate::sys;
 
 /// Mounts one connection to the client's file server. The kernel keeps the connection, and the descriptor is closed.
 /// With u-root's server the messages are as large as with its own cpud, and extended attributes, which it lacks, are
@@ -49,7 +51,19 @@ pub(in super::super) fn mount_9p(
         MsFlags::MS_NOSUID | MsFlags::MS_NODEV,
         Some(options.as_str()),
     )
-    .map_err(|errno| mount_error("9p", Path::new(point), errno))
+    .map_err(|errno| match errno {
+        Errno::ENODEV => no_9p(point, sys::has_file_system(c"fuse")),
+        _ => mount_error("9p", Path::new(point), errno),
+    })
+}
+
+/// Explains that the kernel has no 9P, and what to do. If it has FUSE, that was not to be used: by -mount, or with u-root's server.
+fn no_9p(point: &str, has_fuse: bool) -> anyhow::Error {
+    let or_fuse = if has_fuse { "" } else { ", or CONFIG_FUSE_FS" };
+    anyhow!(
+        "cannot mount 9p on {point}: the kernel has no 9p; use one with CONFIG_9P_FS and CONFIG_NET_9P_FD{or_fuse}, \
+         or -9p=false"
+    )
 }
 
 /// A user name that cannot add mount options: characters that portable names do not have become `_`.
@@ -62,6 +76,17 @@ fn plain_name(user: &OsStr) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kernel_with_neither_9p_nor_fuse_is_told_both() {
+        let text = |has_fuse| no_9p("/tmp/cpu", has_fuse).to_string();
+        assert_eq!(
+            text(false),
+            "cannot mount 9p on /tmp/cpu: the kernel has no 9p; use one with CONFIG_9P_FS and CONFIG_NET_9P_FD, \
+             or CONFIG_FUSE_FS, or -9p=false"
+        );
+        assert!(!text(true).contains("FUSE"), "{}", text(true));
+    }
 
     #[test]
     fn names_add_no_mount_options() {

@@ -88,8 +88,8 @@ const GROUPS: [(&str, &[&str]); 3] = [
     ),
 ];
 
-/// What every session needs: 9P over a connection, and the sockets of DHCP.
-const ALWAYS: [&str; 4] = ["9p", "9pnet_fd", "af_packet", "unix"];
+/// What every session needs: 9P over a connection, or else FUSE, and the sockets of DHCP.
+const ALWAYS: [&str; 5] = ["9p", "9pnet_fd", "fuse", "af_packet", "unix"];
 
 impl ModuleSet<'_> {
     /// The names of a list: groups, `all`, modules, patterns of their names, or paths beneath `kernel/`.
