@@ -376,6 +376,7 @@ mod tests {
             let args = match (*name, *value) {
                 ("net", _) => vec!["-net=tcp".to_owned()],
                 ("log", _) => vec!["-log=json".to_owned()],
+                ("mount", _) => vec!["-mount=fuse".to_owned()],
                 (name, "") => vec![format!("-{name}")],
                 (name, _) => vec![format!("--{name}"), "1".to_owned()],
             };

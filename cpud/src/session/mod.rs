@@ -138,9 +138,12 @@ fn run(spec: Spec) -> Result<Ended> {
     let before = root.is_none().then(machines);
     namespace::make_tmp(root.unwrap_or(0))?;
     let user_name = environment::var("USER");
-    let mut clients = mount::mount_files(files, |files, cache, point| match fuse {
-        true => mount::attach_fuse(&files, point),
-        false => v9fs::mount_9p(files, cache, point, user_name.as_deref(), u_root),
+    let mut clients = mount::mount_files(files, |files, cache, point| {
+        if fuse {
+            mount::attach_fuse(&files, point)
+        } else {
+            v9fs::mount_9p(&files, cache, point, user_name.as_deref(), u_root)
+        }
     })?;
     if let Some((isolation, _)) = isolation {
         isolation::leave_privileges(&isolation)?;

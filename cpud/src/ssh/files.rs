@@ -6,17 +6,14 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
-use ninep::relay::{BATCH_DELAY, ContentBudget, Error, IdRange, Relay, Upstream};
+use ninep::relay::{BATCH_DELAY, ContentBudget, IdRange, Relay, Upstream};
 use tokio::sync::{Notify, watch};
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::fuse::{FuseMount, relay_fuse};
-use crate::console::say;
+use super::relayed::{RelayProgress, Relayed, coalesce, goes_on};
 use crate::memory;
-
-/// Small messages are sent together, up to this many bytes.
-const BATCH: usize = 64 * 1024;
 
 /// The most memory that contents of the client's files take, whatever the machine has.
 const MAX_CONTENTS: u64 = 128 << 20;
@@ -47,7 +44,7 @@ pub(super) fn relay_files(
     server: Upstream,
     ids: Option<IdRange>,
 ) -> Relayed {
-    let (processed, progress) = watch::channel(Progress::default());
+    let (processed, progress) = watch::channel(RelayProgress::default());
     let relayed = Relayed {
         receiver: receiver.clone(),
         progress,
@@ -80,35 +77,6 @@ pub(super) fn relay_files(
         sender.close().await;
     });
     relayed
-}
-
-/// How far a relay has got with what the client has sent.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Progress {
-    /// Bytes.
-    pub(super) processed: u64,
-    /// When the kernel has certainly forgotten what they have made obsolete, if that is not at once.
-    pub(super) settled: Option<tokio::time::Instant>,
-}
-
-/// What the client has sent for a mount.
-pub(super) struct Relayed {
-    receiver: ServerReceiver,
-    progress: watch::Receiver<Progress>,
-}
-
-impl Relayed {
-    /// Returns when all that has arrived so far is processed and seen in the mount, or the relay has ended.
-    pub(super) async fn settle(&mut self) {
-        let arrived = self.receiver.received();
-        let all = self
-            .progress
-            .wait_for(|progress| progress.processed >= arrived);
-        let settled = all.await.ok().and_then(|progress| progress.settled);
-        if let Some(settled) = settled {
-            tokio::time::sleep_until(settled).await;
-        }
-    }
 }
 
 /// What both directions share. Only one of them writes to the kernel, and only the other one sends to the client: what one would
@@ -184,7 +152,7 @@ impl FilesRelay {
         &self,
         receiver: &ServerReceiver,
         socket: &Fd,
-        progress: &watch::Sender<Progress>,
+        progress: &watch::Sender<RelayProgress>,
     ) {
         loop {
             // Not dropped while answers are written, since it may have taken something off the queue.
@@ -218,44 +186,9 @@ impl FilesRelay {
     }
 }
 
-/// Whether the relay can go on; if not, says why.
-pub(super) fn goes_on(relayed: &Result<(), Error>) -> bool {
-    if let Err(broken) = relayed {
-        say(format_args!("the client's files are lost: {broken}"));
-    }
-    relayed.is_ok()
-}
-
 async fn write(socket: &Fd, pieces: Vec<Bytes>) -> std::io::Result<()> {
     for bytes in coalesce(pieces) {
         socket.write_all(&bytes).await?;
     }
     Ok(())
-}
-
-/// Joins small messages.
-pub(super) fn coalesce(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
-    if pieces.len() < 2 {
-        return pieces;
-    }
-    let mut all = Vec::new();
-    let mut small = BytesMut::new();
-    for piece in pieces.drain(..) {
-        if small.len() + piece.len() <= BATCH {
-            small.extend_from_slice(&piece);
-            continue;
-        }
-        if !small.is_empty() {
-            all.push(small.split().freeze());
-        }
-        if piece.len() < BATCH {
-            small.extend_from_slice(&piece);
-        } else {
-            all.push(piece);
-        }
-    }
-    if !small.is_empty() {
-        all.push(small.freeze());
-    }
-    all
 }

@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use cpu_proto::{CacheMode, MAX_MSIZE};
 use cpu_ssh::Stream;
-use ninep::fuse::{FuseFront, FuseReply, KERNEL_TTL_END, Options, REQUEST_OVERHEAD};
+use ninep::fuse::{FuseFront, FuseOptions, FuseReply, KERNEL_TTL_END, REQUEST_OVERHEAD};
 use ninep::relay::{BATCH_DELAY, Error, Relay};
 use nix::errno::Errno;
 use nix::sys::uio::writev;
@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
-use super::files::{Progress, coalesce, goes_on};
+use super::relayed::{RelayProgress, coalesce, goes_on};
 use crate::sys::{new_fuse, watch_fd};
 
 /// How often a lock is requested that somebody else holds, as by Linux's 9P client with `locktimeout=1`.
@@ -41,7 +41,7 @@ impl FuseMount {
         let device = options.custom_flags(libc::O_NONBLOCK).open("/dev/fuse");
         let device = OwnedFd::from(device.context("cannot open /dev/fuse")?);
         let mount = new_fuse(device.as_fd()).context("cannot make a FUSE mount")?;
-        let front = FuseFront::new(Options {
+        let front = FuseFront::new(FuseOptions {
             uname: user.unwrap_or_default().into(),
             own: user == Some("root"),
             pages: cache != CacheMode::None,
@@ -68,7 +68,7 @@ pub(super) fn relay_fuse(
     sender: ServerSender,
     mount: FuseMount,
     relay: Relay,
-    progress: watch::Sender<Progress>,
+    progress: watch::Sender<RelayProgress>,
 ) {
     let shared = Arc::new(FuseRelay {
         device: mount.device,
@@ -166,7 +166,7 @@ impl FuseRelay {
     }
 
     /// Runs until the client ends.
-    async fn to_kernel(&self, receiver: &ServerReceiver, progress: &watch::Sender<Progress>) {
+    async fn to_kernel(&self, receiver: &ServerReceiver, progress: &watch::Sender<RelayProgress>) {
         while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
             let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
             let mut forgot = false;

@@ -22,6 +22,7 @@ mod listen;
 mod notice;
 mod penalties;
 mod refusals;
+mod relayed;
 mod server;
 mod sessions;
 mod source;

@@ -132,9 +132,9 @@ impl<'a> Fields<'a> {
 
 /// A reply that is being written.
 #[derive(Debug)]
-pub(super) struct Out(Vec<u8>);
+pub(super) struct ReplyWriter(Vec<u8>);
 
-impl Out {
+impl ReplyWriter {
     /// Begins the reply to a request, with an error number of errno(3), or 0.
     pub(super) fn new(unique: u64, errno: u32) -> Self {
         let mut out = Self(Vec::with_capacity(160));
@@ -172,9 +172,13 @@ impl Out {
         self.u64(ino(attr.qid.path));
         self.u64(attr.size);
         self.u64(attr.blocks);
-        seconds.into_iter().for_each(|sec| self.u64(sec));
+        for sec in seconds {
+            self.u64(sec);
+        }
         let parts = [attr.atime.nsec, attr.mtime.nsec, attr.ctime.nsec];
-        parts.into_iter().for_each(|nsec| self.u32(number(nsec)));
+        for nsec in parts {
+            self.u32(number(nsec));
+        }
         self.u32(attr.mode);
         self.u32(number(attr.nlink));
         self.u32(attr.uid);
@@ -192,7 +196,7 @@ impl Out {
         self.attr(attr);
     }
 
-    /// `fuse_entry_out`: a name and attributes that may be kept for some time. Node 0: there is no file of this name.
+    /// `fuse_entry_out`: a name and attributes that may be kept for some time. KernelNode 0: there is no file of this name.
     pub(super) fn entry_out(&mut self, node: u64, attr: &Attr, ttl: Duration) {
         self.u64(node);
         self.u64(0);
@@ -213,7 +217,9 @@ impl Out {
     /// `fuse_statfs_out`.
     pub(super) fn statfs_out(&mut self, stat: &Statfs) {
         let all = [stat.blocks, stat.bfree, stat.bavail, stat.files, stat.ffree];
-        all.into_iter().for_each(|value| self.u64(value));
+        for value in all {
+            self.u64(value);
+        }
         self.u32(stat.bsize);
         self.u32(stat.namelen);
         self.u32(stat.bsize);

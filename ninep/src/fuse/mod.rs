@@ -11,6 +11,10 @@
 //! * A request that a signal interrupts is flushed, and fails with `EINTR` if the server has not done it.
 
 mod abi;
+mod init;
+mod listing;
+mod lock;
+mod make;
 mod nodes;
 mod reply;
 mod request;
@@ -25,7 +29,7 @@ use crate::msg::{NO_TAG, Request};
 use crate::relay::Error;
 use crate::relay::framer::{Framer, Segment};
 use crate::wire::Frame;
-use abi::Out;
+use abi::ReplyWriter;
 use nodes::{FidPool, Nodes};
 
 /// Largest request of the kernel beyond the data of a write: a header, fields, two names.
@@ -39,7 +43,7 @@ pub const KERNEL_TTL_END: Duration = Duration::from_millis(25);
 
 /// What the kernel may keep of a mount, and who mounts it.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct FuseOptions {
     /// The user's name, for the attach.
     pub uname: Vec<u8>,
     /// New files of other users than root are given to them: with a server that is root's.
@@ -66,14 +70,14 @@ impl FuseReply {
     pub fn refusal(&self) -> Vec<u8> {
         let unique = self.head.get(8..16).and_then(<[u8]>::first_chunk);
         let unique = unique.map_or(0, |bytes| u64::from_ne_bytes(*bytes));
-        Out::new(unique, Errno::EIO.raw()).finish(0)
+        ReplyWriter::new(unique, Errno::EIO.raw()).finish(0)
     }
 }
 
 /// The front of one mount.
 #[derive(Debug)]
 pub struct FuseFront {
-    options: Options,
+    options: FuseOptions,
     /// Most bytes of a read or write.
     payload: u32,
     /// Flags of a reply to an open.
@@ -120,12 +124,12 @@ struct Pending {
 struct Op {
     /// The kernel's number of it; 0 if the kernel waits for no reply.
     unique: u64,
-    step: Step,
+    step: FuseStep,
 }
 
 /// What has been asked of the server for an [`Op`]. A `fid` is one that this step makes or uses up.
 #[derive(Debug)]
-enum Step {
+enum FuseStep {
     Version {
         kernel_flags: u64,
         minor: u32,
@@ -271,7 +275,7 @@ const ROOT_FID: u32 = 0;
 
 impl FuseFront {
     /// A front for a new mount.
-    pub fn new(options: Options) -> Self {
+    pub fn new(options: FuseOptions) -> Self {
         let mut fids = FidPool::default();
         let _root = fids.take();
         Self {
@@ -328,14 +332,14 @@ impl FuseFront {
     /// Requests once more the locks that somebody else holds.
     pub fn retry_locks(&mut self) {
         for op in std::mem::take(&mut self.blocked) {
-            if let Step::Lock { lock, waits } = op.step {
+            if let FuseStep::Lock { lock, waits } = op.step {
                 self.send_lock(op.unique, lock, waits);
             }
         }
     }
 
     /// Sends a request for an operation.
-    fn send(&mut self, unique: u64, step: Step, request: &Request<'_>) {
+    fn send(&mut self, unique: u64, step: FuseStep, request: &Request<'_>) {
         let tag = self.begin(Op { unique, step });
         let Some(tag) = tag else { return };
         request.encode(tag, &mut self.frame);
@@ -370,7 +374,7 @@ impl FuseFront {
 
     /// Ends a fid, which may or may not exist, and frees its number. The kernel is told when `unique` is not 0.
     fn clunk(&mut self, unique: u64, fid: u32) {
-        self.send(unique, Step::Clunk { fid }, &Request::Clunk { fid });
+        self.send(unique, FuseStep::Clunk { fid }, &Request::Clunk { fid });
     }
 
     /// For how long the kernel keeps what it is told now.
@@ -382,9 +386,9 @@ impl FuseFront {
         }
     }
 
-    fn answer(&mut self, unique: u64, body: impl FnOnce(&mut Out)) {
+    fn answer(&mut self, unique: u64, body: impl FnOnce(&mut ReplyWriter)) {
         if unique != 0 {
-            let mut out = Out::new(unique, 0);
+            let mut out = ReplyWriter::new(unique, 0);
             body(&mut out);
             let (head, data) = (out.finish(0), Bytes::new());
             self.replies.push(FuseReply { head, data });
@@ -392,7 +396,7 @@ impl FuseFront {
     }
 
     fn answer_data(&mut self, unique: u64, data: Bytes) {
-        let head = Out::new(unique, 0).finish(data.len());
+        let head = ReplyWriter::new(unique, 0).finish(data.len());
         self.replies.push(FuseReply { head, data });
     }
 
@@ -411,7 +415,7 @@ impl FuseFront {
 
     /// Fails with this very number.
     fn refuse(&mut self, unique: u64, errno: u32) {
-        let (head, data) = (Out::new(unique, errno).finish(0), Bytes::new());
+        let (head, data) = (ReplyWriter::new(unique, errno).finish(0), Bytes::new());
         self.replies.push(FuseReply { head, data });
     }
 }

@@ -9,7 +9,7 @@ pub(super) const ROOT: u64 = 1;
 
 /// A file that the kernel knows.
 #[derive(Debug)]
-pub(super) struct Node {
+pub(super) struct KernelNode {
     /// A fid that is not open.
     pub(super) fid: u32,
     /// What was last told of it.
@@ -22,7 +22,7 @@ pub(super) struct Node {
 
 #[derive(Debug, Default)]
 pub(super) struct Nodes {
-    all: HashMap<u64, Node>,
+    all: HashMap<u64, KernelNode>,
     /// By qid path.
     numbers: HashMap<u64, u64>,
     last: u64,
@@ -36,13 +36,13 @@ impl Nodes {
         self.insert(ROOT, fid, Attr::default());
     }
 
-    pub(super) fn get(&self, number: u64) -> Option<&Node> {
+    pub(super) fn get(&self, number: u64) -> Option<&KernelNode> {
         self.all.get(&number)
     }
 
     fn insert(&mut self, number: u64, fid: u32, attr: Attr) {
         let (lookups, epoch) = (1, self.epoch);
-        let node = Node {
+        let node = KernelNode {
             fid,
             attr,
             lookups,

@@ -2,23 +2,16 @@
 
 use bytes::Bytes;
 
-use super::abi;
 use super::request::name;
-use super::{FuseFront, LockRequest, Op, Pending, ROOT_FID, Step};
+use super::{FuseFront, FuseStep, Op, Pending, ROOT_FID};
 use crate::errno::Errno;
-use crate::fs::LockStatus;
-use crate::msg::{Attr, DirEntry, Flock, Header, NO_FID, NO_ID, NO_TAG, Reply, Request, SetAttr};
-use crate::wire::{BodyReader, Data, HEADER, Str, Wire as _};
+use crate::msg::{Attr, Header, NO_FID, NO_ID, NO_TAG, Reply, Request};
+use crate::wire::{Data, HEADER, Str};
 
 /// The part of a message of 9P that is not data, with some to spare (`P9_IOHDRSZ`).
 const IO_HEADER: u32 = 24;
 /// The pages in which the kernel reads and writes, at least.
-const PAGE: u32 = 4096;
-/// The latest `minor` that this front knows, of Linux 6.6.
-const MINOR: u32 = 39;
-/// How many reads ahead and writes behind the kernel may have under way.
-const BACKGROUND: u16 = 64;
-
+pub(super) const PAGE: u32 = 4096;
 impl FuseFront {
     /// Takes one reply.
     pub(super) fn reply(&mut self, header: Header, message: &Bytes, kept: bool) {
@@ -45,21 +38,21 @@ impl FuseFront {
         match Reply::decode(header.kind, body) {
             Ok(Reply::Error { ecode }) => {
                 let errno = i32::try_from(ecode).map_or(Errno::EIO, Errno::from_raw);
-                self.failed(unique, step, errno, false);
+                self.failed(unique, &step, errno, false);
             }
             Ok(reply) => self.succeeded(unique, step, &reply, message),
-            Err(_) => self.failed(unique, step, Errno::EIO, true),
+            Err(_) => self.failed(unique, &step, Errno::EIO, true),
         }
     }
 
     /// A step has failed. If it is `unsure` whether the server has done it, a fid that it would have made is ended.
-    fn failed(&mut self, unique: u64, step: Step, errno: Errno, unsure: bool) {
+    fn failed(&mut self, unique: u64, step: &FuseStep, errno: Errno, unsure: bool) {
         if matches!(errno, Errno::ESTALE | Errno::EBADF) {
             // A fid may be of a file that is not there any more.
             self.nodes.distrust();
         }
-        match step {
-            Step::Walk { fid, owner: None } if errno == Errno::ENOENT && !unsure => {
+        match *step {
+            FuseStep::Walk { fid, owner: None } if errno == Errno::ENOENT && !unsure => {
                 self.fids.free(fid);
                 let ttl = self.ttl();
                 if !ttl.is_zero() {
@@ -68,18 +61,18 @@ impl FuseFront {
                 }
             }
             // The fid that a walk would have made does not exist.
-            Step::Walk { fid, .. }
-            | Step::XattrWalk { fid, .. }
-            | Step::CreateClone { fid, .. }
-            | Step::OpenClone { fid, .. }
-            | Step::XattrClone { fid, .. } => {
+            FuseStep::Walk { fid, .. }
+            | FuseStep::XattrWalk { fid, .. }
+            | FuseStep::CreateClone { fid, .. }
+            | FuseStep::OpenClone { fid, .. }
+            | FuseStep::XattrClone { fid, .. } => {
                 if unsure {
                     self.clunk(0, fid);
                 } else {
                     self.fids.free(fid);
                 }
             }
-            Step::CreateWalk { open, fid, .. } => {
+            FuseStep::CreateWalk { open, fid, .. } => {
                 self.clunk(0, open);
                 if unsure {
                     self.clunk(0, fid);
@@ -87,29 +80,29 @@ impl FuseFront {
                     self.fids.free(fid);
                 }
             }
-            Step::CreateAttr { open, fid, .. } | Step::CreateOwn { open, fid, .. } => {
+            FuseStep::CreateAttr { open, fid, .. } | FuseStep::CreateOwn { open, fid, .. } => {
                 self.clunk(0, open);
                 self.clunk(0, fid);
             }
-            Step::Own { fid }
-            | Step::EntryAttr { fid }
-            | Step::Create { fid, .. }
-            | Step::Open { fid, .. }
-            | Step::XattrRead { fid, .. }
-            | Step::XattrCreate { fid, .. }
-            | Step::XattrWrite { fid } => self.clunk(0, fid),
-            Step::Clunk { fid } => self.fids.free(fid),
+            FuseStep::Own { fid }
+            | FuseStep::EntryAttr { fid }
+            | FuseStep::Create { fid, .. }
+            | FuseStep::Open { fid, .. }
+            | FuseStep::XattrRead { fid, .. }
+            | FuseStep::XattrCreate { fid, .. }
+            | FuseStep::XattrWrite { fid } => self.clunk(0, fid),
+            FuseStep::Clunk { fid } => self.fids.free(fid),
             // The request that it was for has its own reply.
-            Step::Flush { .. } => return,
+            FuseStep::Flush { .. } => return,
             _ => {}
         }
         self.fail(unique, errno);
     }
 
-    fn succeeded(&mut self, unique: u64, step: Step, reply: &Reply<'_>, message: &Bytes) {
+    fn succeeded(&mut self, unique: u64, step: FuseStep, reply: &Reply<'_>, message: &Bytes) {
         match (step, *reply) {
             (
-                Step::Version {
+                FuseStep::Version {
                     kernel_flags,
                     minor,
                     readahead,
@@ -129,7 +122,7 @@ impl FuseFront {
                     aname: Str::default(),
                     n_uname: NO_ID,
                 };
-                let step = Step::Attach {
+                let step = FuseStep::Attach {
                     kernel_flags,
                     minor,
                     readahead,
@@ -137,7 +130,7 @@ impl FuseFront {
                 self.send(unique, step, &request);
             }
             (
-                Step::Attach {
+                FuseStep::Attach {
                     kernel_flags,
                     minor,
                     readahead,
@@ -147,18 +140,18 @@ impl FuseFront {
                 self.nodes.set_root(ROOT_FID);
                 self.initialized(unique, kernel_flags, minor, readahead);
             }
-            (Step::Walk { fid, owner }, Reply::Walk { .. }) => match owner {
+            (FuseStep::Walk { fid, owner }, Reply::Walk { .. }) => match owner {
                 None => self.entry_attr(unique, fid),
-                Some(owner) => self.own(unique, Step::Own { fid }, fid, owner),
+                Some(owner) => self.own(unique, FuseStep::Own { fid }, fid, owner),
             },
-            (Step::Own { fid }, Reply::Setattr {}) => self.entry_attr(unique, fid),
-            (Step::EntryAttr { fid }, Reply::Getattr { attr }) => {
+            (FuseStep::Own { fid }, Reply::Setattr {}) => self.entry_attr(unique, fid),
+            (FuseStep::EntryAttr { fid }, Reply::Getattr { attr }) => {
                 let node = self.enter(fid, attr);
                 let ttl = self.ttl();
                 self.answer(unique, |out| out.entry_out(node, &attr, ttl));
             }
             (
-                Step::Make { dir, name, owner },
+                FuseStep::Make { dir, name, owner },
                 Reply::Mkdir { .. } | Reply::Mknod { .. } | Reply::Symlink { .. } | Reply::Link {},
             ) => {
                 let walked = match self.node(dir).map(|dir| dir.fid) {
@@ -170,7 +163,7 @@ impl FuseFront {
                 }
             }
             (
-                Step::CreateClone {
+                FuseStep::CreateClone {
                     dir,
                     name: called,
                     fid,
@@ -181,7 +174,7 @@ impl FuseFront {
                 },
                 Reply::Walk { .. },
             ) => {
-                let step = Step::Create {
+                let step = FuseStep::Create {
                     dir,
                     name: called.clone(),
                     fid,
@@ -198,11 +191,11 @@ impl FuseFront {
                         };
                         self.send(unique, step, &request);
                     }
-                    Err(errno) => self.failed(unique, step, errno, false),
+                    Err(errno) => self.failed(unique, &step, errno, false),
                 }
             }
             (
-                Step::Create {
+                FuseStep::Create {
                     dir,
                     name: called,
                     fid: open,
@@ -223,7 +216,7 @@ impl FuseFront {
                     newfid: fid,
                     names,
                 };
-                let step = Step::CreateWalk {
+                let step = FuseStep::CreateWalk {
                     open,
                     fid,
                     path,
@@ -232,7 +225,7 @@ impl FuseFront {
                 self.send(unique, step, &request);
             }
             (
-                Step::CreateWalk {
+                FuseStep::CreateWalk {
                     open,
                     fid,
                     path,
@@ -241,12 +234,14 @@ impl FuseFront {
                 Reply::Walk { .. },
             ) => match owner {
                 None => self.create_attr(unique, open, fid, path),
-                Some(owner) => self.own(unique, Step::CreateOwn { open, fid, path }, fid, owner),
+                Some(owner) => {
+                    self.own(unique, FuseStep::CreateOwn { open, fid, path }, fid, owner);
+                }
             },
-            (Step::CreateOwn { open, fid, path }, Reply::Setattr {}) => {
+            (FuseStep::CreateOwn { open, fid, path }, Reply::Setattr {}) => {
                 self.create_attr(unique, open, fid, path);
             }
-            (Step::CreateAttr { open, fid, path }, Reply::Getattr { attr }) => {
+            (FuseStep::CreateAttr { open, fid, path }, Reply::Getattr { attr }) => {
                 if attr.qid.path != path {
                     // Somebody has put another file in its place. The kernel looks the name up again.
                     self.clunk(0, open);
@@ -260,27 +255,27 @@ impl FuseFront {
                     out.open_out(open.into(), flags);
                 });
             }
-            (Step::Getattr { node }, Reply::Getattr { attr }) => {
+            (FuseStep::Getattr { node }, Reply::Getattr { attr }) => {
                 self.nodes.update(node, attr);
                 let ttl = self.ttl();
                 self.answer(unique, |out| out.attr_out(&attr, ttl));
             }
-            (Step::Setattr { node }, Reply::Setattr {}) => {
+            (FuseStep::Setattr { node }, Reply::Setattr {}) => {
                 match self.node(node).map(|node| node.fid) {
                     Ok(fid) => self.getattr(unique, node, fid),
                     Err(errno) => self.fail(unique, errno),
                 }
             }
-            (Step::OpenClone { fid, flags, is_dir }, Reply::Walk { .. }) => {
-                let step = Step::Open { fid, is_dir };
+            (FuseStep::OpenClone { fid, flags, is_dir }, Reply::Walk { .. }) => {
+                let step = FuseStep::Open { fid, is_dir };
                 self.send(unique, step, &Request::Lopen { fid, flags });
             }
-            (Step::Open { fid, is_dir }, Reply::Lopen { .. }) => {
+            (FuseStep::Open { fid, is_dir }, Reply::Lopen { .. }) => {
                 let flags = if is_dir { 0 } else { self.open_flags };
                 self.answer(unique, |out| out.open_out(fid.into(), flags));
             }
             (
-                Step::Read {
+                FuseStep::Read {
                     node,
                     fid,
                     offset,
@@ -308,27 +303,27 @@ impl FuseFront {
                 }
                 self.read(unique, node, fid, offset, size, got);
             }
-            (Step::Write, Reply::Write { count }) => self.answer(unique, |out| {
+            (FuseStep::Write, Reply::Write { count }) => self.answer(unique, |out| {
                 out.u32(count);
                 out.u32(0);
             }),
-            (Step::Readdir { max }, Reply::Readdir { data: Data(data) }) => {
+            (FuseStep::Readdir { max }, Reply::Readdir { data: Data(data) }) => {
                 self.listing(unique, data, max);
             }
-            (Step::Readlink, Reply::Readlink { target }) => {
+            (FuseStep::Readlink, Reply::Readlink { target }) => {
                 self.answer_data(unique, message.slice_ref(target.bytes()));
             }
-            (Step::Statfs, Reply::Statfs { stat }) => {
+            (FuseStep::Statfs, Reply::Statfs { stat }) => {
                 self.answer(unique, |out| out.statfs_out(&stat));
             }
-            (Step::Done, Reply::Unlinkat {} | Reply::Renameat {} | Reply::Fsync {}) => {
+            (FuseStep::Done, Reply::Unlinkat {} | Reply::Renameat {} | Reply::Fsync {}) => {
                 self.answer(unique, |_| {});
             }
-            (Step::Clunk { fid }, Reply::Clunk {}) => {
+            (FuseStep::Clunk { fid }, Reply::Clunk {}) => {
                 self.fids.free(fid);
                 self.answer(unique, |_| {});
             }
-            (Step::XattrWalk { fid, size }, Reply::Xattrwalk { size: length }) => {
+            (FuseStep::XattrWalk { fid, size }, Reply::Xattrwalk { size: length }) => {
                 let length = u32::try_from(length).unwrap_or(u32::MAX);
                 if size == 0 || length > size || length == 0 {
                     self.clunk(0, fid);
@@ -344,7 +339,7 @@ impl FuseFront {
                 self.read_xattr(unique, fid, length, bytes::BytesMut::new());
             }
             (
-                Step::XattrRead {
+                FuseStep::XattrRead {
                     fid,
                     length,
                     mut got,
@@ -361,7 +356,7 @@ impl FuseFront {
                 self.answer_data(unique, got.freeze());
             }
             (
-                Step::XattrClone {
+                FuseStep::XattrClone {
                     fid,
                     name,
                     value,
@@ -370,7 +365,7 @@ impl FuseFront {
                 Reply::Walk { .. },
             ) => {
                 let size = u64::try_from(value.len()).unwrap_or(u64::MAX);
-                let step = Step::XattrCreate { fid, value };
+                let step = FuseStep::XattrCreate { fid, value };
                 match Str::new(&name) {
                     Some(name) => {
                         let request = Request::Xattrcreate {
@@ -381,27 +376,27 @@ impl FuseFront {
                         };
                         self.send(unique, step, &request);
                     }
-                    None => self.failed(unique, step, Errno::ERANGE, false),
+                    None => self.failed(unique, &step, Errno::ERANGE, false),
                 }
             }
             // The clunk sets or removes the attribute.
-            (Step::XattrCreate { fid, value }, Reply::Xattrcreate {}) if value.is_empty() => {
+            (FuseStep::XattrCreate { fid, value }, Reply::Xattrcreate {}) if value.is_empty() => {
                 self.clunk(unique, fid);
             }
-            (Step::XattrCreate { fid, value }, Reply::Xattrcreate {}) => {
+            (FuseStep::XattrCreate { fid, value }, Reply::Xattrcreate {}) => {
                 let data = Data(&value);
                 let request = Request::Write {
                     fid,
                     offset: 0,
                     data,
                 };
-                self.send(unique, Step::XattrWrite { fid }, &request);
+                self.send(unique, FuseStep::XattrWrite { fid }, &request);
             }
-            (Step::XattrWrite { fid }, Reply::Write { .. }) => self.clunk(unique, fid),
-            (Step::Lock { lock, waits }, Reply::Lock { status }) => {
+            (FuseStep::XattrWrite { fid }, Reply::Write { .. }) => self.clunk(unique, fid),
+            (FuseStep::Lock { lock, waits }, Reply::Lock { status }) => {
                 self.locked(unique, lock, waits, status);
             }
-            (Step::Getlock, Reply::Getlock { lock, .. }) => self.answer(unique, |out| {
+            (FuseStep::Getlock, Reply::Getlock { lock, .. }) => self.answer(unique, |out| {
                 out.u64(lock.start);
                 let end = match lock.length {
                     0 => i64::MAX.unsigned_abs(),
@@ -411,130 +406,19 @@ impl FuseFront {
                 out.u32(lock.kind.into());
                 out.u32(lock.proc_id);
             }),
-            (Step::Flush { of, tag, sequence }, Reply::Flush {}) => self.flushed(of, tag, sequence),
-            // Not what was asked for.
-            (step, _) => self.failed(unique, step, Errno::EIO, true),
-        }
-    }
-
-    fn initialized(&mut self, unique: u64, kernel_flags: u64, minor: u32, readahead: u32) {
-        let mut wanted = abi::ASYNC_READ
-            | abi::POSIX_LOCKS
-            | abi::FLOCK_LOCKS
-            | abi::ATOMIC_O_TRUNC
-            | abi::BIG_WRITES
-            | abi::AUTO_INVAL_DATA
-            | abi::ASYNC_DIO
-            | abi::PARALLEL_DIROPS
-            | abi::MAX_PAGES
-            | abi::INIT_EXT;
-        let (mut flags, direct) = (abi::FOPEN_DIRECT_IO, abi::DIRECT_IO_ALLOW_MMAP);
-        if self.options.pages {
-            // Reads and writes come here, and mapped pages are kept. Kernels before 6.6 can't do both.
-            flags = abi::FOPEN_KEEP_CACHE;
-            if kernel_flags & direct != 0 {
-                wanted |= direct;
-                flags |= abi::FOPEN_DIRECT_IO;
+            (FuseStep::Flush { of, tag, sequence }, Reply::Flush {}) => {
+                self.flushed(of, tag, sequence);
             }
+            // Not what was asked for.
+            (step, _) => self.failed(unique, &step, Errno::EIO, true),
         }
-        self.open_flags = flags;
-        let agreed = wanted & kernel_flags;
-        let low = |wide: u64| u32::try_from(wide & u64::from(u32::MAX)).unwrap_or_default();
-        let payload = self.payload;
-        self.answer(unique, |out| {
-            // `fuse_init_out`: the last but one is the granularity of times in nanoseconds.
-            out.u32(7);
-            out.u32(minor.min(MINOR));
-            out.u32(readahead);
-            out.u32(low(agreed));
-            out.u16(BACKGROUND);
-            out.u16(BACKGROUND / 4 * 3);
-            out.u32(payload);
-            out.u32(1);
-            out.u16(u16::try_from(payload / PAGE).unwrap_or(u16::MAX));
-            out.u16(0);
-            out.u32(low(agreed >> 32));
-            out.bytes(&[0; 28]);
-        });
-    }
-
-    /// The number of the file that has been found with this fid.
-    fn enter(&mut self, fid: u32, attr: Attr) -> u64 {
-        let (node, unneeded) = self.nodes.enter(fid, attr);
-        if let Some(unneeded) = unneeded {
-            self.clunk(0, unneeded);
-        }
-        node
-    }
-
-    fn entry_attr(&mut self, unique: u64, fid: u32) {
-        let mask = Attr::ALL;
-        let step = Step::EntryAttr { fid };
-        self.send(unique, step, &Request::Getattr { fid, mask });
-    }
-
-    fn create_attr(&mut self, unique: u64, open: u32, fid: u32, path: u64) {
-        let mask = Attr::ALL;
-        let step = Step::CreateAttr { open, fid, path };
-        self.send(unique, step, &Request::Getattr { fid, mask });
-    }
-
-    /// Gives a new file to who has made it.
-    fn own(&mut self, unique: u64, step: Step, fid: u32, (uid, gid): (u32, u32)) {
-        let attr = SetAttr {
-            valid: SetAttr::UID | SetAttr::GID,
-            uid,
-            gid,
-            ..SetAttr::default()
-        };
-        self.send(unique, step, &Request::Setattr { fid, attr });
     }
 
     fn read_xattr(&mut self, unique: u64, fid: u32, length: u32, got: bytes::BytesMut) {
         let offset = u64::try_from(got.len()).unwrap_or(u64::MAX);
         let count = length.saturating_sub(u32::try_from(got.len()).unwrap_or(u32::MAX));
-        let step = Step::XattrRead { fid, length, got };
+        let step = FuseStep::XattrRead { fid, length, got };
         self.send(unique, step, &Request::Read { fid, offset, count });
-    }
-
-    fn listing(&mut self, unique: u64, data: &[u8], max: usize) {
-        let mut entries = BodyReader::new(data);
-        let mut broken = false;
-        let mut out = abi::Out::new(unique, 0);
-        while !entries.is_empty() {
-            let Ok(entry) = DirEntry::get(&mut entries) else {
-                broken = true;
-                break;
-            };
-            let name = entry.name.bytes();
-            // The kernel would refuse the whole listing.
-            if name.is_empty() || name.contains(&b'/') || name.len() > 1024 {
-                continue;
-            }
-            let numbers = (entry.qid.path, entry.offset, entry.kind);
-            if !out.dirent(numbers, name, max) {
-                break;
-            }
-        }
-        if broken && out.len() == 0 {
-            return self.fail(unique, Errno::EIO);
-        }
-        let (head, data) = (out.finish(0), Bytes::new());
-        self.replies.push(super::FuseReply { head, data });
-    }
-
-    fn locked(&mut self, unique: u64, lock: LockRequest, waits: bool, status: u8) {
-        const BLOCKED: u8 = LockStatus::Blocked as u8;
-        match status {
-            0 => self.answer(unique, |_| {}),
-            BLOCKED if waits => {
-                let step = Step::Lock { lock, waits };
-                self.blocked.push(Op { unique, step });
-            }
-            BLOCKED => self.fail(unique, Errno::EAGAIN),
-            _ if lock.kind == Flock::UNLOCK => self.fail(unique, Errno::EIO),
-            _ => self.fail(unique, Errno::ENOLCK),
-        }
     }
 
     /// The server will not answer the request any more that had this tag, unless it has already.
@@ -544,7 +428,7 @@ impl FuseFront {
         match place.and_then(|place| place.take_if(is_it)) {
             Some(Pending { op, .. }) => {
                 self.free_tags.push(tag);
-                self.failed(op.unique, op.step, Errno::EINTR, true);
+                self.failed(op.unique, &op.step, Errno::EINTR, true);
             }
             // Meanwhile the operation has come to its next request, or to its end.
             None => self.interrupt(of),

@@ -9,12 +9,11 @@ use std::path::Path;
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use cpu_proto::{CacheMode, MAX_MSIZE, MOUNT_POINT};
 use nix::errno::Errno;
-use nix::sys::stat::{major, minor};
+use nix::sys::stat::{major, minor, stat};
 
 use super::client_tree::ClientTree;
 use crate::sys;
@@ -47,12 +46,12 @@ pub(super) fn mount_files(
 pub(super) fn attach_fuse(mount: &OwnedFd, point: &str) -> Result<()> {
     sys::attach_mount(mount.as_fd(), &CString::new(point)?)
         .map_err(|errno| mount_error("fuse", Path::new(point), errno))?;
+    // Waits for the client's file server.
+    let device = stat(point).map_err(|errno| mount_error("fuse", Path::new(point), errno))?;
+    let (major, minor) = (major(device.st_dev), minor(device.st_dev));
     // As much as the kernel's 9P client reads ahead. It reads 128 KiB otherwise; an isolated session may not change it.
-    if let Ok(root) = fs::metadata(point) {
-        let device = (major(root.dev()), minor(root.dev()));
-        let control = format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.0, device.1);
-        let _ = fs::write(control, (MAX_MSIZE / 1024).to_string());
-    }
+    let control = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    let _ = fs::write(control, (MAX_MSIZE / 1024).to_string());
     Ok(())
 }
 
@@ -66,10 +65,12 @@ pub(super) fn mount_error(fstype: &str, target: &Path, errno: Errno) -> anyhow::
         | Errno::EREMOTEIO
         | Errno::ECONNRESET
         | Errno::EPIPE
-            if fstype == "9p" =>
+        | Errno::ENOTCONN
+        | Errno::ECONNABORTED
+            if matches!(fstype, "9p" | "fuse") =>
         {
             anyhow!(
-                "cannot mount 9p on {at}: the client's file server does not answer ({})",
+                "cannot mount {fstype} on {at}: the client's file server does not answer ({})",
                 errno.desc()
             )
         }

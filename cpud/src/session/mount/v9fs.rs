@@ -13,11 +13,11 @@ use nix::mount::{MsFlags, mount};
 use super::mount_error;
 use crate::sys;
 
-/// Mounts one connection to the client's file server. The kernel keeps the connection, and the descriptor is closed.
+/// Mounts one connection to the client's file server. The kernel keeps the connection.
 /// With u-root's server the messages are as large as with its own cpud, and extended attributes, which it lacks, are
 /// not asked for.
 pub(in super::super) fn mount_9p(
-    connection: OwnedFd,
+    connection: &OwnedFd,
     cache: CacheMode,
     point: &str,
     user: Option<&OsStr>,

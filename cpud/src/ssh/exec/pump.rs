@@ -11,8 +11,8 @@ use tokio::sync::{mpsc, watch};
 use crate::ssh::audit::Transferred;
 use crate::ssh::channel::{CHUNK, ServerReceiver, ServerSender};
 use crate::ssh::fd::Fd;
-use crate::ssh::files::Relayed;
 use crate::ssh::notice::LastOutput;
+use crate::ssh::relayed::Relayed;
 
 /// How long to wait for more output when the command and all its descendants have gone, but another process
 /// holds the pipe open.

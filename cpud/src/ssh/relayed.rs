@@ -1,0 +1,75 @@
+//! What relays of files have in common: how far they have got, what ends them, and how their messages are joined.
+
+use bytes::{Bytes, BytesMut};
+use ninep::relay::Error;
+use tokio::sync::watch;
+
+use super::channel::ServerReceiver;
+use crate::console::say;
+
+/// Small messages are sent together, up to this many bytes.
+const BATCH: usize = 64 * 1024;
+
+/// How far a relay has got with what the client has sent.
+#[derive(Clone, Copy, Default)]
+pub(super) struct RelayProgress {
+    /// Bytes.
+    pub(super) processed: u64,
+    /// When the kernel has certainly forgotten what they have made obsolete, if that is not at once.
+    pub(super) settled: Option<tokio::time::Instant>,
+}
+
+/// What the client has sent for a mount.
+pub(super) struct Relayed {
+    pub(super) receiver: ServerReceiver,
+    pub(super) progress: watch::Receiver<RelayProgress>,
+}
+
+impl Relayed {
+    /// Returns when all that has arrived so far is processed and seen in the mount, or the relay has ended.
+    pub(super) async fn settle(&mut self) {
+        let arrived = self.receiver.received();
+        let all = self
+            .progress
+            .wait_for(|progress| progress.processed >= arrived);
+        let settled = all.await.ok().and_then(|progress| progress.settled);
+        if let Some(settled) = settled {
+            tokio::time::sleep_until(settled).await;
+        }
+    }
+}
+
+/// Whether the relay can go on; if not, says why.
+pub(super) fn goes_on(relayed: &Result<(), Error>) -> bool {
+    if let Err(broken) = relayed {
+        say(format_args!("the client's files are lost: {broken}"));
+    }
+    relayed.is_ok()
+}
+
+/// Joins small messages.
+pub(super) fn coalesce(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
+    if pieces.len() < 2 {
+        return pieces;
+    }
+    let mut all = Vec::new();
+    let mut small = BytesMut::new();
+    for piece in pieces.drain(..) {
+        if small.len() + piece.len() <= BATCH {
+            small.extend_from_slice(&piece);
+            continue;
+        }
+        if !small.is_empty() {
+            all.push(small.split().freeze());
+        }
+        if piece.len() < BATCH {
+            small.extend_from_slice(&piece);
+        } else {
+            all.push(piece);
+        }
+    }
+    if !small.is_empty() {
+        all.push(small.freeze());
+    }
+    all
+}

@@ -1,0 +1,123 @@
+//! Locks. In 9P they belong to a process; the kernel names it when it locks, and only the owner of the lock when it unlocks.
+
+use super::abi::Fields;
+use super::request::handle;
+use super::{FuseFront, FuseStep, LockHolder, LockRequest, Op};
+use crate::errno::Errno;
+use crate::fs::LockStatus;
+use crate::msg::{Flock, Request};
+use crate::wire::Str;
+
+/// `P9_LOCK_FLAGS_BLOCK`.
+const LOCK_WAITS: u32 = 1;
+/// The end of a lock that goes on however far the file grows (`OFFSET_MAX`).
+const TO_THE_END: u64 = i64::MAX as u64;
+
+impl FuseFront {
+    pub(super) fn getlk(&mut self, unique: u64, fields: Fields<'_>) -> Result<(), Errno> {
+        let lock = lock_request(fields)?;
+        let request = Request::Getlock {
+            fid: lock.fid,
+            lock: Flock {
+                kind: lock.kind,
+                start: lock.start,
+                length: lock.length,
+                proc_id: lock.holder.proc_id,
+            },
+            client_id: Str::default(),
+        };
+        self.send(unique, FuseStep::Getlock, &request);
+        Ok(())
+    }
+
+    pub(super) fn setlk(
+        &mut self,
+        unique: u64,
+        node: u64,
+        fields: Fields<'_>,
+        waits: bool,
+    ) -> Result<(), Errno> {
+        let mut lock = lock_request(fields)?;
+        let holders = self.lock_holders.entry(node).or_default();
+        let known = holders.iter().find(|held| held.owner == lock.holder.owner);
+        match known {
+            Some(held) => lock.holder = *held,
+            None if lock.kind == Flock::UNLOCK => {
+                self.answer(unique, |_| {});
+                return Ok(());
+            }
+            None => holders.push(lock.holder),
+        }
+        self.send_lock(unique, lock, waits);
+        Ok(())
+    }
+
+    /// Removes an owner of locks of a file.
+    pub(super) fn take_holder(&mut self, node: u64, owner: u64) -> Option<LockHolder> {
+        let holders = self.lock_holders.get_mut(&node)?;
+        let at = holders.iter().position(|held| held.owner == owner)?;
+        let holder = holders.swap_remove(at);
+        if holders.is_empty() {
+            self.lock_holders.remove(&node);
+        }
+        Some(holder)
+    }
+
+    /// Removes the locks of who has closed a descriptor of the file, perhaps one of several.
+    pub(super) fn unlock_all(&mut self, unique: u64, fid: u32, holder: LockHolder) {
+        let (kind, start, length) = (Flock::UNLOCK, 0, 0);
+        let lock = LockRequest {
+            fid,
+            kind,
+            start,
+            length,
+            holder,
+        };
+        self.send_lock(unique, lock, false);
+    }
+
+    pub(super) fn send_lock(&mut self, unique: u64, lock: LockRequest, waits: bool) {
+        let request = Request::Lock {
+            fid: lock.fid,
+            kind: lock.kind,
+            flags: if waits { LOCK_WAITS } else { 0 },
+            start: lock.start,
+            length: lock.length,
+            proc_id: lock.holder.proc_id,
+            client_id: Str::default(),
+        };
+        self.send(unique, FuseStep::Lock { lock, waits }, &request);
+    }
+
+    pub(super) fn locked(&mut self, unique: u64, lock: LockRequest, waits: bool, status: u8) {
+        const BLOCKED: u8 = LockStatus::Blocked as u8;
+        match status {
+            0 => self.answer(unique, |_| {}),
+            BLOCKED if waits => {
+                let step = FuseStep::Lock { lock, waits };
+                self.blocked.push(Op { unique, step });
+            }
+            BLOCKED => self.fail(unique, Errno::EAGAIN),
+            _ if lock.kind == Flock::UNLOCK => self.fail(unique, Errno::EIO),
+            _ => self.fail(unique, Errno::ENOLCK),
+        }
+    }
+}
+
+/// The lock that a request is about.
+fn lock_request(mut fields: Fields<'_>) -> Result<LockRequest, Errno> {
+    let (fid, owner) = (handle(fields.u64())?, fields.u64());
+    let (start, end) = (fields.u64(), fields.u64());
+    let (kind, proc_id) = (fields.u32(), fields.u32());
+    Ok(LockRequest {
+        fid,
+        // F_RDLCK, F_WRLCK and F_UNLCK are 0, 1 and 2 in 9P too.
+        kind: u8::try_from(kind).map_err(|_| Errno::EINVAL)?,
+        start,
+        length: match end {
+            TO_THE_END.. => 0,
+            end => end.saturating_sub(start).saturating_add(1),
+        },
+        holder: LockHolder { owner, proc_id },
+    })
+}
