@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 use super::super::jitter::{FIRST_WAIT, Jitter, MAX_WAIT};
 use super::super::netlink::RaFlag;
 use super::packet::{
-    ADVERTISE, Dhcp6Reply, Dhcp6Request, INFORMATION_REQUEST, REBIND, RENEW, REPLY, REQUEST,
-    SOLICIT,
+    ADVERTISE, Dhcp6Reply, Dhcp6Request, INFORMATION_REQUEST, IaAddress, REBIND, RENEW, REPLY,
+    REQUEST, SOLICIT,
 };
 
 /// The limit of a random delay before the first message, in milliseconds (SOL_MAX_DELAY, INF_MAX_DELAY): all machines
@@ -179,15 +179,24 @@ impl Dhcp6Client {
     }
 
     fn give_up(&mut self) -> Vec<Dhcp6Action> {
-        let lease = self.lease.take().into_iter();
-        lease
-            .flat_map(|lease| {
-                [
-                    Dhcp6Action::Remove(lease.address),
-                    Dhcp6Action::NameServers(Vec::new(), Vec::new()),
-                ]
-            })
-            .collect()
+        let Some(lease) = self.lease.take() else {
+            return Vec::new();
+        };
+        let mut actions = vec![Dhcp6Action::Remove(lease.address)];
+        // Information alone has been asked for since, and brought others.
+        if !matches!(self.state, Dhcp6State::Informing | Dhcp6State::Informed) {
+            actions.push(Dhcp6Action::NameServers(Vec::new(), Vec::new()));
+        }
+        actions
+    }
+
+    /// The address to use of those in a reply: the present one, unless it is deprecated and another is not.
+    fn chosen(&self, reply: &Dhcp6Reply) -> Option<IaAddress> {
+        let present = self.lease.as_ref().map(|lease| lease.address);
+        let valid = reply.addresses.iter().filter(|given| given.valid > 0);
+        valid
+            .min_by_key(|given| (given.preferred == 0, Some(given.address) != present))
+            .copied()
     }
 
     /// The next step of the present state. It sets the time of the one after it.
@@ -261,17 +270,17 @@ impl Dhcp6Client {
         let Some(reply) = reply else {
             return Vec::new();
         };
-        let valid = reply.addresses.iter().find(|given| given.valid > 0);
+        let chosen = self.chosen(&reply);
         match (&self.state, reply.kind) {
             (Dhcp6State::Soliciting, ADVERTISE) => {
-                if let Some(given) = valid {
+                if let Some(given) = chosen {
                     let (address, server) = (given.address, reply.server);
                     self.enter(Dhcp6State::Requesting { address, server }, now);
                     return self.tick(now);
                 }
             }
             // The server has nothing, or nothing yet.
-            (Dhcp6State::Soliciting, REPLY) if valid.is_none() || !reply.rapid_commit => {}
+            (Dhcp6State::Soliciting, REPLY) if chosen.is_none() || !reply.rapid_commit => {}
             (Dhcp6State::Informing, REPLY) => {
                 self.state = Dhcp6State::Informed;
                 let refresh = reply.refresh.unwrap_or(REFRESH).max(MIN_REFRESH);
@@ -292,7 +301,7 @@ impl Dhcp6Client {
 
     /// Handles a reply that gives an address, or refuses it.
     fn accept(&mut self, reply: Dhcp6Reply, now: Instant) -> Vec<Dhcp6Action> {
-        let Some(given) = reply.addresses.iter().find(|given| given.valid > 0) else {
+        let Some(given) = self.chosen(&reply) else {
             let old = self.lease.as_ref().map(|lease| lease.address);
             self.begin(now);
             // Not sooner, or the server and this client could keep each other busy.
@@ -303,7 +312,10 @@ impl Dhcp6Client {
         };
         let valid = given.valid.max(MIN_LEASE);
         // Times that are zero or out of order are replaced by the defaults of RFC 8415, 21.4.
-        let preferred = given.preferred.max(MIN_LEASE);
+        let preferred = match given.preferred {
+            0 => valid,
+            preferred => preferred.max(MIN_LEASE),
+        };
         let all_but = |share: u32| match preferred {
             u32::MAX => u32::MAX,
             preferred => preferred - preferred / share,
