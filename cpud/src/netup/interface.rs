@@ -11,7 +11,7 @@ use super::dhcp6::Dhcp6;
 use super::ip_arg::{Method, StaticAddress};
 use super::netlink::{Link, RaFlag};
 use super::resolv::NameServerSource;
-use super::{Host, REPORT_DELAY};
+use super::{BATCH, Host, REPORT_DELAY};
 use crate::console::say;
 
 /// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
@@ -155,7 +155,10 @@ impl Interface {
 
     fn step(&self, dhcp: &mut Dhcp, now: Instant, host: &mut Host) {
         let mut actions = Vec::new();
-        while let Some(socket) = &dhcp.socket {
+        for _ in 0..BATCH {
+            let Some(socket) = &dhcp.socket else {
+                break;
+            };
             match socket.receive() {
                 Ok(Some(message)) => actions.extend(dhcp.client.receive(&message, now)),
                 Ok(None) => break,

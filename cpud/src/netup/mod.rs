@@ -42,6 +42,8 @@ use vlan_arg::VlanArg;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long to wait for something that is missing before reporting it.
 const REPORT_DELAY: Duration = Duration::from_secs(15);
+/// The most messages that are read from a socket before other work gets its turn.
+const BATCH: usize = 32;
 
 /// What the interfaces configure.
 struct Host {

@@ -9,6 +9,7 @@
 mod dhcp6;
 mod dnsmasq;
 mod fixture;
+mod hostile6;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;

@@ -265,9 +265,9 @@ impl Dhcp6Client {
 
     /// Handles a message, whoever has sent it.
     pub(super) fn receive(&mut self, bytes: &[u8], now: Instant) -> Vec<Dhcp6Action> {
-        let reply = Dhcp6Reply::decode(bytes, self.mac)
-            .filter(|reply| reply.xid == self.xid && self.tries > 0);
-        let Some(reply) = reply else {
+        let is_ours = self.tries > 0 && bytes.get(1..4) == self.xid.to_be_bytes().get(1..);
+        let reply = is_ours.then(|| Dhcp6Reply::decode(bytes, self.mac));
+        let Some(reply) = reply.flatten() else {
             return Vec::new();
         };
         let chosen = self.chosen(&reply);

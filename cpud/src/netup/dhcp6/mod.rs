@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::netlink::Link;
 use super::resolv::NameServerSource;
-use super::{Host, REPORT_DELAY};
+use super::{BATCH, Host, REPORT_DELAY};
 use crate::console::say;
 use client::{Dhcp6Action, Dhcp6Client};
 use packet::MAX_MESSAGE;
@@ -93,7 +93,10 @@ impl Dhcp6 {
     pub(super) fn work(&mut self, link: &Link, now: Instant, host: &mut Host) {
         let mut actions = Vec::new();
         let mut buffer = [0; MAX_MESSAGE];
-        while let Some(socket) = &self.socket {
+        for _ in 0..BATCH {
+            let Some(socket) = &self.socket else {
+                break;
+            };
             match socket.recv(&mut buffer) {
                 Ok(count) => {
                     let message = buffer.get(..count).unwrap_or_default();

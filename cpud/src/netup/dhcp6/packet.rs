@@ -103,7 +103,6 @@ pub(super) struct IaAddress {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dhcp6Reply {
     pub(super) kind: u8,
-    pub(super) xid: u32,
     /// The DUID of the server.
     pub(super) server: Vec<u8>,
     pub(super) rapid_commit: bool,
@@ -120,15 +119,14 @@ pub(super) struct Dhcp6Reply {
 impl Dhcp6Reply {
     /// Decodes a message. None if it is not for the client with this MAC address, or from no server.
     pub(super) fn decode(bytes: &[u8], mac: [u8; 6]) -> Option<Self> {
-        let (head, area) = bytes.split_first_chunk()?;
-        let head = u32::from_be_bytes(*head);
+        // The other three bytes are the number of the transaction.
+        let (&[kind, ..], area) = bytes.split_first_chunk::<4>()?;
         if find(area, code::CLIENT)? != duid(mac) {
             return None;
         }
         let server = find(area, code::SERVER)?;
         let mut reply = Self {
-            kind: u8::try_from(head >> 24).ok()?,
-            xid: head & 0xff_ffff,
+            kind,
             server: (1..=MAX_DUID)
                 .contains(&server.len())
                 .then(|| server.to_vec())?,

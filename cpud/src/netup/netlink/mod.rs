@@ -17,6 +17,7 @@ use nix::sys::socket::{
     socket,
 };
 
+use super::BATCH;
 use super::dhcp::packet::Route;
 pub(crate) use message::{Address, Link, NetlinkEvent, RaFlag};
 use message::{address_header, attribute, encode, event, k, link_header, messages};
@@ -58,18 +59,19 @@ impl Netlink {
         Ok(events)
     }
 
-    /// What has changed since the last call. None means that messages were lost, so call [`Self::dump`].
+    /// Something of what has changed since the last call. None means that messages were lost, so call [`Self::dump`].
     pub(crate) fn read_events(&self) -> io::Result<Option<Vec<NetlinkEvent>>> {
-        let mut all = Vec::new();
-        loop {
+        let mut some = Vec::new();
+        for _ in 0..BATCH {
             match receive(&self.events) {
-                Ok(bytes) => all.extend(messages(&bytes).filter_map(|m| event(&m))),
-                Err(Errno::EAGAIN) => return Ok(Some(all)),
+                Ok(bytes) => some.extend(messages(&bytes).filter_map(|m| event(&m))),
+                Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
                 Err(Errno::ENOBUFS) => return Ok(None),
                 Err(errno) => return Err(errno.into()),
             }
         }
+        Ok(Some(some))
     }
 
     pub(super) fn set_up(&mut self, link: u32) -> io::Result<()> {
