@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::advertised_dns::AdvertisedDns;
 use super::dhcp::client::{Action, DhcpClient, Lease};
 use super::dhcp::packet::Route;
 use super::dhcp::socket::DhcpSocket;
@@ -23,6 +24,7 @@ pub(super) struct Interface {
     dhcp: Option<Dhcp>,
     /// There is one where there is DHCPv4.
     dhcp6: Option<Dhcp6>,
+    advertised_dns: AdvertisedDns,
 }
 
 struct Dhcp {
@@ -61,6 +63,7 @@ impl Interface {
             },
             dhcp: None,
             dhcp6: None,
+            advertised_dns: AdvertisedDns::default(),
         };
         match method {
             Method::Off => {}
@@ -107,6 +110,13 @@ impl Interface {
         self.changed(Link { ra_flag, ..link }, now);
     }
 
+    /// The kernel has passed on an option of a router's advertisement. Name servers are used where there is DHCP.
+    pub(super) fn router_option(&mut self, option: &[u8], now: Instant) {
+        if self.dhcp.is_some() {
+            self.advertised_dns.read(option, now);
+        }
+    }
+
     /// A link-local address can be used, or not any more.
     pub(super) fn set_link_local(&mut self, address: Ipv6Addr, is_there: bool, now: Instant) {
         if let Some(dhcp6) = &mut self.dhcp6 {
@@ -127,6 +137,7 @@ impl Interface {
         let dhcp = self.dhcp.iter();
         dhcp.flat_map(|dhcp| [dhcp.client.deadline(), dhcp.report_at])
             .chain(self.dhcp6.as_ref().map(Dhcp6::deadline))
+            .chain([self.advertised_dns.deadline()])
             .flatten()
             .min()
     }
@@ -146,6 +157,13 @@ impl Interface {
         if let Some(dhcp6) = &mut self.dhcp6 {
             dhcp6.work(&self.link, now, host);
         }
+        let (servers, search) = self.advertised_dns.current(now);
+        host.set_name_servers(
+            self.link.index,
+            NameServerSource::Advertised,
+            &servers,
+            &search,
+        );
         let Some(mut dhcp) = self.dhcp.take() else {
             return;
         };
@@ -324,7 +342,11 @@ impl Interface {
 
     /// The link has gone, and its addresses with it.
     pub(super) fn gone(self, host: &mut Host) {
-        for source in [NameServerSource::Ipv4, NameServerSource::Dhcp6] {
+        for source in [
+            NameServerSource::Ipv4,
+            NameServerSource::Dhcp6,
+            NameServerSource::Advertised,
+        ] {
             host.set_name_servers(self.link.index, source, &[], &[]);
         }
     }

@@ -1,12 +1,13 @@
 //! The network role: brings up `lo` and every Ethernet interface, and keeps an IPv4 address on each, by DHCP or
 //! as `ip=` on the kernel's command line says. It makes the links that `vlan=` names.
 //!
-//! IPv6 is left to the kernel, which uses router advertisements, but for DHCPv6: where IPv4 is configured by DHCP, and a
-//! router advertises DHCPv6 (the flags M and O), it is used. An interface that has a permanent IPv4 address when this
-//! role starts was configured by somebody else (the kernel, a container's runtime) and is left alone. The server does
-//! not wait for any of this. One thread sleeps in poll(2) until a link changes, a DHCP answer arrives, or a lease has
-//! to be renewed.
+//! IPv6 is left to the kernel, which uses router advertisements, but for name servers and DHCPv6. Where IPv4 is configured
+//! by DHCP, the name servers that a router advertises are used, and DHCPv6 if it advertises that (the flags M and O). An
+//! interface that has a permanent IPv4 address when this role starts was configured by somebody else (the kernel, a
+//! container's runtime) and is left alone. The server does not wait for any of this. One thread sleeps in poll(2) until a
+//! link changes, an answer or an advertisement arrives, or a lease has to be renewed.
 
+mod advertised_dns;
 mod dhcp;
 mod dhcp6;
 mod domain;
@@ -86,7 +87,8 @@ struct NetworkRole {
 /// Runs the role for ever.
 pub(crate) fn run() -> Result<Infallible> {
     let host = Host {
-        netlink: Netlink::new().context("cannot open a netlink socket (CONFIG_NET)")?,
+        netlink: Netlink::with_router_options()
+            .context("cannot open a netlink socket (CONFIG_NET)")?,
         resolv: ResolvConf::default(),
     };
     let mut network = NetworkRole {
@@ -213,6 +215,11 @@ impl NetworkRole {
             NetlinkEvent::Advertised(index, flag) => {
                 if let Some(interface) = self.interfaces.get_mut(&index) {
                     interface.advertised(flag, Instant::now());
+                }
+            }
+            NetlinkEvent::RouterOption(index, option) => {
+                if let Some(interface) = self.interfaces.get_mut(&index) {
+                    interface.router_option(&option, Instant::now());
                 }
             }
             NetlinkEvent::Address(address) => {

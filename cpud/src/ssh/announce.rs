@@ -89,7 +89,7 @@ impl Addresses {
                 self.links.remove(&link);
                 self.announced.retain(|(of, _)| *of != link);
             }
-            NetlinkEvent::Advertised(..) => {}
+            NetlinkEvent::Advertised(..) | NetlinkEvent::RouterOption(..) => {}
             NetlinkEvent::Address(address) => {
                 if address.usable && self.announced.insert((address.link, address.ip)) {
                     let link = self.links.get(&address.link);

@@ -79,6 +79,11 @@ impl Dhcp6Server {
     /// Sends a router advertisement with these flags (RFC 4861, 4.2), once the link carries it: for a while after the carrier
     /// has appeared the kernel drops what is sent, the longer the more links come up on this computer.
     pub(crate) fn advertise(&self, flags: u8) {
+        self.advertise_with(flags, &[]);
+    }
+
+    /// The same with options.
+    pub(crate) fn advertise_with(&self, flags: u8, options: &[u8]) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while qdisc("wire") == "noop" {
             assert!(Instant::now() < deadline, "no carrier");
@@ -89,7 +94,7 @@ impl Dhcp6Server {
         let to = SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, self.link);
         sendmsg(
             self.router.as_raw_fd(),
-            &[IoSlice::new(&head)],
+            &[IoSlice::new(&head), IoSlice::new(options)],
             &[ControlMessage::Ipv6HopLimit(&255)],
             MsgFlags::empty(),
             Some(&SockaddrIn6::from(to)),
@@ -166,7 +171,7 @@ fn name_server() -> Vec<u8> {
     option(23, &"fd00:9::53".parse::<Ipv6Addr>().unwrap().octets())
 }
 
-const HOUR: [u32; 3] = [1800, 2880, 3600];
+pub(crate) const HOUR: [u32; 3] = [1800, 2880, 3600];
 
 #[test]
 fn a_lease_is_used_renewed_rebound_and_given_up() {

@@ -6,6 +6,7 @@
     reason = "clippy.toml allows it in tests, but not in their helpers"
 )]
 
+mod advertised;
 mod dhcp6;
 mod dnsmasq;
 mod fixture;

@@ -2,7 +2,7 @@
 //! here its socket, and how it configures the kernel.
 
 mod client;
-mod packet;
+pub(super) mod packet;
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};

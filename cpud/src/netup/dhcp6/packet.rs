@@ -190,7 +190,7 @@ fn ia_address(value: &[u8]) -> Option<IaAddress> {
 }
 
 /// An address, if a host can have it.
-fn address(bytes: &[u8]) -> Option<Ipv6Addr> {
+pub(in super::super) fn address(bytes: &[u8]) -> Option<Ipv6Addr> {
     let address = Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?);
     let is_wrong = address.is_unspecified()
         || address.is_multicast()

@@ -31,6 +31,15 @@ pub(crate) struct Netlink {
 
 impl Netlink {
     pub(crate) fn new() -> io::Result<Self> {
+        Self::with_groups(k::GROUPS)
+    }
+
+    /// The same, with the options of router advertisements among the changes.
+    pub(super) fn with_router_options() -> io::Result<Self> {
+        Self::with_groups(k::GROUPS | k::ND_GROUP)
+    }
+
+    fn with_groups(groups: u32) -> io::Result<Self> {
         let open = |groups, flags| -> io::Result<OwnedFd> {
             let flags = SockFlag::SOCK_CLOEXEC | flags;
             let fd = socket(
@@ -42,7 +51,7 @@ impl Netlink {
             bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
             Ok(fd)
         };
-        let events = open(k::GROUPS, SockFlag::SOCK_NONBLOCK)?;
+        let events = open(groups, SockFlag::SOCK_NONBLOCK)?;
         Ok(Self {
             events,
             commands: open(0, SockFlag::empty())?,
