@@ -193,6 +193,7 @@ mod tests {
             usable,
             permanent: false,
             tentative: false,
+            duplicate: false,
         };
         for event in [
             link(3, "eth1", false),

@@ -124,6 +124,13 @@ impl Interface {
         }
     }
 
+    /// Another machine has an address of this link.
+    pub(super) fn duplicate(&mut self, address: Ipv6Addr, now: Instant) {
+        if let Some(dhcp6) = &mut self.dhcp6 {
+            dhcp6.duplicate(address, &self.link, now);
+        }
+    }
+
     pub(super) fn name(&self) -> &str {
         &self.link.name
     }

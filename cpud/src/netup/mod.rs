@@ -226,22 +226,26 @@ impl NetworkRole {
                 if address.usable {
                     self.addresses.insert((address.link, address.ip));
                 }
-                self.set_link_local(address, !address.tentative);
+                self.set_ipv6(address, !address.tentative);
             }
             NetlinkEvent::AddressGone(address) => {
                 self.addresses.remove(&(address.link, address.ip));
-                self.set_link_local(address, false);
+                self.set_ipv6(address, false);
             }
         }
     }
 
-    /// Notes that an address is there or not, if it is link-local.
-    fn set_link_local(&mut self, address: Address, is_there: bool) {
+    /// Notes whether an address is there, if it is of IPv6.
+    fn set_ipv6(&mut self, address: Address, is_there: bool) {
         if let IpAddr::V6(ip) = address.ip
-            && ip.is_unicast_link_local()
             && let Some(interface) = self.interfaces.get_mut(&address.link)
         {
-            interface.set_link_local(ip, is_there, Instant::now());
+            let now = Instant::now();
+            if ip.is_unicast_link_local() {
+                interface.set_link_local(ip, is_there, now);
+            } else if address.duplicate {
+                interface.duplicate(ip, now);
+            }
         }
     }
 

@@ -161,6 +161,7 @@ mod tests {
             usable,
             permanent: false,
             tentative: false,
+            duplicate: false,
         };
         let link = NetlinkEvent::Link(Link {
             index: 2,

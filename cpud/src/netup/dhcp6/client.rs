@@ -6,13 +6,14 @@
 //!        ▲    │                    │                ▲ ▲             │             │
 //!        │    └────── reply ───────┼────────────────┘ └─── reply ───┴─────────────┘
 //!        └──── refusal, silence ───┘
+//!                                      (an address of another machine) ─▶ Declining ─reply, silence─▶ Soliciting
 //! O ─▶ Informing ─reply─▶ Informed ─refresh─▶ Informing
 //! ```
 //!
 //! It begins when a router's advertisement has the flag M or O (RFC 4861, 4.2), and again when the carrier returns,
 //! where RFC 8415 has CONFIRM: the old address is in the new SOLICIT, and stays in use until another replaces it.
 //!
-//! Deliberately absent, besides: DECLINE and RELEASE, as in DHCPv4; Reconfigure; a wait for more than the first server
+//! Deliberately absent, besides: RELEASE, as in DHCPv4; Reconfigure; a wait for more than the first server
 //! that has an address; SOL_MAX_RT, since a machine that cannot be reached asks once a minute, not once an hour.
 
 use std::net::Ipv6Addr;
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 use super::super::jitter::{FIRST_WAIT, Jitter, MAX_WAIT};
 use super::super::netlink::RaFlag;
 use super::packet::{
-    ADVERTISE, Dhcp6Reply, Dhcp6Request, INFORMATION_REQUEST, IaAddress, REBIND, RENEW, REPLY,
-    REQUEST, SOLICIT,
+    ADVERTISE, DECLINE, Dhcp6Reply, Dhcp6Request, INFORMATION_REQUEST, IaAddress, REBIND, RENEW,
+    REPLY, REQUEST, SOLICIT,
 };
 
 /// The limit of a random delay before the first message, in milliseconds (SOL_MAX_DELAY, INF_MAX_DELAY): all machines
@@ -38,6 +39,9 @@ const REFRESH: u32 = 86_400;
 const MIN_REFRESH: u32 = 600;
 /// The least number of seconds that a lease is taken to last, so that no server can make the client spin.
 const MIN_LEASE: u32 = 4;
+/// How long to wait after an address has been declined (as in RFC 2131, 3.1): somebody who answers for every address
+/// would soon have all of them declined.
+const DECLINE_WAIT: Duration = Duration::from_secs(10);
 
 /// An address that a server has given. None of a time is for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +81,10 @@ enum Dhcp6State {
     Bound,
     Renewing,
     Rebinding,
+    Declining {
+        address: Ipv6Addr,
+        server: Vec<u8>,
+    },
     Informing,
     Informed,
 }
@@ -217,6 +225,10 @@ impl Dhcp6Client {
                 self.begin(now);
                 return None;
             }
+            Dhcp6State::Declining { .. } if self.tries == MAX_REQUESTS => {
+                self.begin(now + DECLINE_WAIT);
+                return None;
+            }
             Dhcp6State::Renewing if t2.is_some_and(|t2| t2 <= now) => {
                 self.enter(Dhcp6State::Rebinding, now);
                 return None;
@@ -225,6 +237,7 @@ impl Dhcp6Client {
             Dhcp6State::Requesting { .. } => REQUEST,
             Dhcp6State::Renewing => RENEW,
             Dhcp6State::Rebinding => REBIND,
+            Dhcp6State::Declining { .. } => DECLINE,
             Dhcp6State::Informing => INFORMATION_REQUEST,
         };
         let (first, max) = match kind {
@@ -247,7 +260,8 @@ impl Dhcp6Client {
     fn message(&self, kind: u8) -> Vec<u8> {
         let lease = self.lease.as_ref();
         let (address, server) = match &self.state {
-            Dhcp6State::Requesting { address, server } => (Some(*address), Some(server)),
+            Dhcp6State::Requesting { address, server }
+            | Dhcp6State::Declining { address, server } => (Some(*address), Some(server)),
             Dhcp6State::Renewing => (None, lease.map(|lease| &lease.server)),
             _ => (None, None),
         };
@@ -281,6 +295,7 @@ impl Dhcp6Client {
             }
             // The server has nothing, or nothing yet.
             (Dhcp6State::Soliciting, REPLY) if chosen.is_none() || !reply.rapid_commit => {}
+            (Dhcp6State::Declining { .. }, REPLY) => self.begin(now + DECLINE_WAIT),
             (Dhcp6State::Informing, REPLY) => {
                 self.state = Dhcp6State::Informed;
                 let refresh = reply.refresh.unwrap_or(REFRESH).max(MIN_REFRESH);
@@ -303,9 +318,8 @@ impl Dhcp6Client {
     fn accept(&mut self, reply: Dhcp6Reply, now: Instant) -> Vec<Dhcp6Action> {
         let Some(given) = self.chosen(&reply) else {
             let old = self.lease.as_ref().map(|lease| lease.address);
-            self.begin(now);
             // Not sooner, or the server and this client could keep each other busy.
-            self.next = Some(now + self.jitter.backoff(FIRST_WAIT, MAX_WAIT, 0));
+            self.begin(now + FIRST_WAIT);
             // Lifetimes of zero say that the address is over. After other refusals it lasts as long as it was promised to.
             let is_over = reply.addresses.iter().any(|zero| Some(zero.address) == old);
             return if is_over { self.give_up() } else { Vec::new() };
@@ -347,12 +361,25 @@ impl Dhcp6Client {
         actions
     }
 
-    /// Begins with what the routers advertise.
-    fn begin(&mut self, now: Instant) {
+    /// Another machine has this address. If it is leased, it is declined and given up, and the result is true.
+    pub(super) fn decline(&mut self, address: Ipv6Addr, now: Instant) -> bool {
+        let is_new = self.running && !matches!(self.state, Dhcp6State::Declining { .. });
+        let lease = self.lease.as_mut().filter(|lease| lease.address == address);
+        let Some(lease) = lease.filter(|_| is_new) else {
+            return false;
+        };
+        lease.end = Some(now);
+        let server = lease.server.clone();
+        self.enter(Dhcp6State::Declining { address, server }, now);
+        true
+    }
+
+    /// Begins with what the routers advertise, at `at` or a little later.
+    fn begin(&mut self, at: Instant) {
         let delay = Duration::from_millis(self.jitter.below(MAX_DELAY).into());
         match self.advertised {
-            RaFlag::Managed => self.enter(Dhcp6State::Soliciting, now + delay),
-            RaFlag::Other => self.enter(Dhcp6State::Informing, now + delay),
+            RaFlag::Managed => self.enter(Dhcp6State::Soliciting, at + delay),
+            RaFlag::Other => self.enter(Dhcp6State::Informing, at + delay),
             RaFlag::Neither => {
                 self.state = Dhcp6State::Stopped;
                 self.next = None;

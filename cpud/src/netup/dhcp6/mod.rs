@@ -66,6 +66,16 @@ impl Dhcp6 {
         self.changed(link, now);
     }
 
+    /// Another machine has an address of this link.
+    pub(super) fn duplicate(&mut self, address: Ipv6Addr, link: &Link, now: Instant) {
+        if self.client.decline(address, now) {
+            say(format_args!(
+                "{}: another machine has {address}, which DHCPv6 gave",
+                link.name
+            ));
+        }
+    }
+
     /// The kernel has reported a change of the link, or what a router advertises.
     pub(super) fn changed(&mut self, link: &Link, now: Instant) {
         let running = link.running && self.link_local.is_some();

@@ -16,6 +16,7 @@ pub(super) const REQUEST: u8 = 3;
 pub(super) const RENEW: u8 = 5;
 pub(super) const REBIND: u8 = 6;
 pub(super) const REPLY: u8 = 7;
+pub(super) const DECLINE: u8 = 9;
 pub(super) const INFORMATION_REQUEST: u8 = 11;
 
 /// Option codes of RFC 8415 and 3646.

@@ -59,6 +59,7 @@ pub(super) mod k {
     pub(in super::super) const IFF_RUNNING: u32 = 0x40;
     /// Temporary (0x01), DAD failed (0x08), deprecated (0x20), tentative (0x40).
     pub(in super::super) const IFA_F_NOT_FOR_USE: u32 = 0x69;
+    pub(in super::super) const IFA_F_DADFAILED: u32 = 8;
     pub(in super::super) const IFA_F_TENTATIVE: u32 = 0x40;
     pub(in super::super) const IFA_F_PERMANENT: u32 = 0x80;
     pub(in super::super) const IF_RA_MANAGED: u32 = 0x40;
@@ -113,6 +114,8 @@ pub(crate) struct Address {
     pub(crate) permanent: bool,
     /// IPv6 is still asking whether another machine has it.
     pub(crate) tentative: bool,
+    /// Another machine has it (RFC 4862, 5.4).
+    pub(crate) duplicate: bool,
 }
 
 /// A link or address that exists, has changed, or has gone.
@@ -340,6 +343,7 @@ fn address(message: &NetlinkMessage<'_>) -> Option<Address> {
         usable: scope == k::RT_SCOPE_UNIVERSE && flags & k::IFA_F_NOT_FOR_USE == 0,
         permanent: flags & k::IFA_F_PERMANENT != 0,
         tentative: flags & k::IFA_F_TENTATIVE != 0,
+        duplicate: flags & k::IFA_F_DADFAILED != 0,
     })
 }
 
@@ -400,7 +404,8 @@ mod tests {
                 prefix: 24,
                 usable: true,
                 permanent: true,
-                tentative: false
+                tentative: false,
+                duplicate: false
             })]
         );
     }

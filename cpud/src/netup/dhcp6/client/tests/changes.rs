@@ -47,3 +47,43 @@ fn the_end_of_a_lease_leaves_the_name_servers_of_the_next_network() {
     assert_eq!(bench.answer(REPLY, &[dns]).len(), 1);
     assert_eq!(bench.next().1, [Dhcp6Action::Remove(OURS)]);
 }
+
+#[test]
+fn an_address_of_another_machine_is_declined_and_another_asked_for_later() {
+    for is_answered in [true, false] {
+        let mut bench = Dhcp6Bench::bound();
+        assert!(!bench.client.decline(OTHER, bench.now));
+        assert!(bench.client.decline(OURS, bench.now));
+        assert!(!bench.client.decline(OURS, bench.now), "once is enough");
+        let (_, actions) = bench.next();
+        let [given_up @ .., Dhcp6Action::Multicast(message)] = &actions[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(given_up, [Dhcp6Action::Remove(OURS), no_name_servers()]);
+        let has = |part: &[u8]| message.windows(part.len()).any(|there| there == part);
+        assert!(message[0] == 9 && has(SERVER) && has(&OURS.octets()));
+        if is_answered {
+            assert_eq!(bench.answer(REPLY, &[]), []);
+        } else {
+            assert_eq!([bench.sent().1, bench.sent().1, bench.sent().1], [9; 3]);
+        }
+        let before = bench.now;
+        let (_, actions) = bench.next();
+        let (_, actions) = if actions.is_empty() {
+            bench.next()
+        } else {
+            (0.0, actions)
+        };
+        let solicit = super::message(&actions);
+        assert_eq!(solicit[0], SOLICIT);
+        assert!(!solicit.windows(16).any(|part| part == OURS.octets()));
+        assert!(bench.now - before > Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn without_a_carrier_nothing_is_declined() {
+    let mut bench = Dhcp6Bench::bound();
+    bench.client.update(false, RaFlag::Managed, bench.now);
+    assert!(!bench.client.decline(OURS, bench.now));
+}
