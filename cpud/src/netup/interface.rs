@@ -347,7 +347,7 @@ impl Interface {
         host.set_name_servers(self.link.index, NameServerSource::Ipv4, &servers, search);
     }
 
-    /// The link has gone, and its addresses with it.
+    /// The link has gone, or is no longer configured here.
     pub(super) fn gone(self, host: &mut Host) {
         for source in [
             NameServerSource::Ipv4,

@@ -208,9 +208,7 @@ impl NetworkRole {
                 self.links.remove(&index);
                 self.configured.remove(&index);
                 self.addresses.retain(|(of, _)| *of != index);
-                if let Some(interface) = self.interfaces.remove(&index) {
-                    interface.gone(&mut self.host);
-                }
+                self.forget(index);
             }
             NetlinkEvent::Advertised(index, flag) => {
                 if let Some(interface) = self.interfaces.get_mut(&index) {
@@ -263,7 +261,7 @@ impl NetworkRole {
         let is_ours = link.kind.as_deref() == Some("vlan")
             && self.vlans.iter().any(|vlan| vlan.name == link.name);
         let Some(mac) = link.mac.filter(|_| is_ours || is_physical(&link)) else {
-            self.interfaces.remove(&link.index);
+            self.forget(link.index);
             return;
         };
         if !self.interfaces.contains_key(&link.index) {
@@ -278,6 +276,13 @@ impl NetworkRole {
             Interface::new(&link, mac, method.clone(), random(), now, &mut self.host)
         });
         interface.changed(link, now);
+    }
+
+    /// A link has gone, or somebody else configures it now.
+    fn forget(&mut self, index: u32) {
+        if let Some(interface) = self.interfaces.remove(&index) {
+            interface.gone(&mut self.host);
+        }
     }
 
     /// Makes the VLANs of a link that has appeared.

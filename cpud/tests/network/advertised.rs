@@ -81,3 +81,15 @@ fn advertised_name_servers_are_those_of_links_with_dhcp() {
     sleep(Duration::from_millis(500));
     assert!(!machine.file("etc/resolv.conf").contains("nameserver"));
 }
+
+#[test]
+fn a_link_that_joins_a_bridge_leaves_no_name_servers() {
+    let machine = machine("\n");
+    let router = Dhcp6Server::new();
+    machine.wait_until("-6 addr show eth0", "fe80::", true);
+    router.advertise_with(0, &server(u32::MAX, "fd00:9::53"));
+    resolves(&machine, "nameserver fd00:9::53\n");
+    machine.ip("link add br0 type bridge");
+    machine.ip("link set eth0 master br0");
+    resolves(&machine, "ip=.\n");
+}
