@@ -12,6 +12,7 @@ use super::dhcp6::Dhcp6;
 use super::ip_arg::{Method, StaticAddress};
 use super::netlink::{Link, RaFlag};
 use super::resolv::NameServerSource;
+use super::router_solicitation::RouterSolicitations;
 use super::{BATCH, Host, REPORT_DELAY};
 use crate::console::say;
 
@@ -25,6 +26,9 @@ pub(super) struct Interface {
     /// There is one where there is DHCPv4.
     dhcp6: Option<Dhcp6>,
     advertised_dns: AdvertisedDns,
+    solicitations: RouterSolicitations,
+    /// There has been a carrier, so that the kernel has sent its own solicitations.
+    had_carrier: bool,
 }
 
 struct Dhcp {
@@ -64,6 +68,8 @@ impl Interface {
             dhcp: None,
             dhcp6: None,
             advertised_dns: AdvertisedDns::default(),
+            solicitations: RouterSolicitations::default(),
+            had_carrier: link.running,
         };
         match method {
             Method::Off => {}
@@ -92,9 +98,13 @@ impl Interface {
         {
             if link.running {
                 dhcp.client.start(now);
+                if std::mem::replace(&mut self.had_carrier, true) {
+                    self.solicitations.start(now);
+                }
                 dhcp.report_at = Some(now + REPORT_DELAY);
             } else {
                 dhcp.client.stop();
+                self.solicitations.stop();
                 dhcp.report_at = None;
             }
         }
@@ -144,7 +154,10 @@ impl Interface {
         let dhcp = self.dhcp.iter();
         dhcp.flat_map(|dhcp| [dhcp.client.deadline(), dhcp.report_at])
             .chain(self.dhcp6.as_ref().map(Dhcp6::deadline))
-            .chain([self.advertised_dns.deadline()])
+            .chain([
+                self.advertised_dns.deadline(),
+                self.solicitations.deadline(),
+            ])
             .flatten()
             .min()
     }
@@ -164,6 +177,7 @@ impl Interface {
         if let Some(dhcp6) = &mut self.dhcp6 {
             dhcp6.work(&self.link, now, host);
         }
+        self.solicitations.work(self.link.index, now);
         let (servers, search) = self.advertised_dns.current(now);
         host.set_name_servers(
             self.link.index,

@@ -16,6 +16,7 @@ mod ip_arg;
 mod jitter;
 pub(crate) mod netlink;
 mod resolv;
+mod router_solicitation;
 mod vlan_arg;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::dhcp6::{Dhcp6Server, machine};
 use crate::dnsmasq::{Dnsmasq, announced};
-use crate::fixture::NetworkFixture;
+use crate::fixture::{NetworkFixture, ip};
 
 /// Waits until resolv.conf ends so.
 fn resolves(machine: &NetworkFixture, end: &str) {
@@ -80,6 +80,27 @@ fn advertised_name_servers_are_those_of_links_with_dhcp() {
     machine.wait_until("-6 route show", "default via fe80::", true);
     sleep(Duration::from_millis(500));
     assert!(!machine.file("etc/resolv.conf").contains("nameserver"));
+}
+
+#[test]
+fn a_cable_put_into_another_network_finds_its_router() {
+    let machine = machine("\n");
+    let router = Dhcp6Server::new();
+    assert!(
+        router.is_solicited(Duration::from_secs(10)),
+        "by the kernel"
+    );
+    router.advertise_with(0, &[]);
+    machine.wait_until("-6 route show", "default via fe80::", true);
+    while router.is_solicited(Duration::from_secs(6)) {}
+    ip(&["link", "set", "wire", "down"]);
+    machine.wait_until("link show eth0", "NO-CARRIER", true);
+    ip(&["link", "set", "wire", "up"]);
+    // Some may be lost.
+    for _ in 0..2 {
+        assert!(router.is_solicited(Duration::from_secs(8)));
+    }
+    while router.is_solicited(Duration::from_secs(6)) {}
 }
 
 #[test]

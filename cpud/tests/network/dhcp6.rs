@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recv,
     sendmsg, socket,
 };
 
@@ -100,6 +100,23 @@ impl Dhcp6Server {
             Some(&SockaddrIn6::from(to)),
         )
         .unwrap();
+    }
+
+    /// Whether a router is asked for (a solicitation, RFC 4861, 4.1) within a time.
+    pub(crate) fn is_solicited(&self, time: Duration) -> bool {
+        let routers: Ipv6Addr = "ff02::2".parse().unwrap();
+        // It may have joined before.
+        let _ = self.socket.join_multicast_v6(&routers, self.link);
+        let deadline = Instant::now() + time;
+        let mut kind = [0];
+        while Instant::now() < deadline {
+            let received = recv(self.router.as_raw_fd(), &mut kind, MsgFlags::MSG_DONTWAIT);
+            if received.is_ok() && kind == [133] {
+                return true;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        false
     }
 
     /// The next message within a time.
