@@ -296,7 +296,7 @@ impl Dhcp6Client {
             // The server has nothing, or nothing yet.
             (Dhcp6State::Soliciting, REPLY) if chosen.is_none() || !reply.rapid_commit => {}
             (Dhcp6State::Declining { .. }, REPLY) => self.begin(now + DECLINE_WAIT),
-            (Dhcp6State::Informing, REPLY) => {
+            (Dhcp6State::Informing, REPLY) if reply.succeeded => {
                 self.state = Dhcp6State::Informed;
                 let refresh = reply.refresh.unwrap_or(REFRESH).max(MIN_REFRESH);
                 self.next = Some(now + Duration::from_secs(refresh.into()));

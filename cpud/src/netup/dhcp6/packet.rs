@@ -106,6 +106,8 @@ pub(super) struct Dhcp6Reply {
     pub(super) kind: u8,
     /// The DUID of the server.
     pub(super) server: Vec<u8>,
+    /// False if the status code of the message says that something has failed.
+    pub(super) succeeded: bool,
     pub(super) rapid_commit: bool,
     /// Empty if a status code says that something has failed.
     pub(super) addresses: Vec<IaAddress>,
@@ -131,6 +133,7 @@ impl Dhcp6Reply {
             server: (1..=MAX_DUID)
                 .contains(&server.len())
                 .then(|| server.to_vec())?,
+            succeeded: succeeded(area),
             rapid_commit: find(area, code::RAPID_COMMIT).is_some(),
             search: search_list(find(area, code::SEARCH).unwrap_or_default()),
             refresh: find(area, code::REFRESH).and_then(number),
@@ -142,7 +145,7 @@ impl Dhcp6Reply {
         let ours = ias
             .filter_map(|(_, ia)| ia.split_first_chunk::<12>())
             .find(|(head, _)| head[..4] == iaid(mac));
-        if let Some((head, ia)) = ours.filter(|(_, ia)| succeeded(area) && succeeded(ia)) {
+        if let Some((head, ia)) = ours.filter(|(_, ia)| reply.succeeded && succeeded(ia)) {
             reply.t1 = number(&head[4..8])?;
             reply.t2 = number(&head[8..])?;
             let given = options(ia).filter(|(code, _)| *code == code::IA_ADDRESS);

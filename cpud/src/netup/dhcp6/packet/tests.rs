@@ -92,6 +92,7 @@ fn an_answer_is_read() {
     let expected = Dhcp6Reply {
         kind: REPLY,
         server: SERVER.to_vec(),
+        succeeded: true,
         rapid_commit: true,
         addresses: vec![IaAddress {
             address: OURS,

@@ -87,3 +87,12 @@ fn without_a_carrier_nothing_is_declined() {
     bench.client.update(false, RaFlag::Managed, bench.now);
     assert!(!bench.client.decline(OURS, bench.now));
 }
+
+#[test]
+fn a_server_that_fails_is_asked_for_information_again() {
+    let mut bench = Dhcp6Bench::new(RaFlag::Other);
+    bench.next();
+    assert_eq!(bench.answer(REPLY, &[encoded(13, &[0, 1])]), []);
+    let (at, sent) = bench.sent();
+    assert!(at < 4.0 && sent == INFORMATION_REQUEST, "{at}");
+}
