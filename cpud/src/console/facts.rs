@@ -106,7 +106,7 @@ impl Facts {
                 seen.is_ethernet = link.mac.is_some() && !link.has_master;
                 seen.running = link.running;
             }
-            NetlinkEvent::Advertised(..) => {}
+            NetlinkEvent::Advertised(..) | NetlinkEvent::RouterOption(..) => {}
             NetlinkEvent::LinkGone(index) => self.links.retain(|seen| seen.index != index),
             NetlinkEvent::Address(address) => self.set_address(address, address.usable),
             NetlinkEvent::AddressGone(address) => self.set_address(address, false),
@@ -193,6 +193,7 @@ mod tests {
             usable,
             permanent: false,
             tentative: false,
+            duplicate: false,
         };
         for event in [
             link(3, "eth1", false),

@@ -203,7 +203,7 @@ impl DnssdRole {
                     let known = self.link(link.index);
                     known.link = Some(link);
                 }
-                NetlinkEvent::Advertised(..) => {}
+                NetlinkEvent::Advertised(..) | NetlinkEvent::RouterOption(..) => {}
                 NetlinkEvent::LinkGone(index) => self.links.retain(|link| link.index != index),
                 NetlinkEvent::Address(address) => {
                     let link = self.link(address.link);

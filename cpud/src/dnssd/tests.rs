@@ -14,6 +14,7 @@ fn peers_of_other_networks_get_no_answer() {
             usable: true,
             permanent: true,
             tentative: false,
+            duplicate: false,
         };
         link.addresses.push(address);
     }
@@ -44,6 +45,7 @@ fn addresses_of_the_link_alone_are_told_if_there_are_no_others() {
             usable,
             permanent,
             tentative: false,
+            duplicate: false,
         });
         link.addresses(None)
             .into_iter()

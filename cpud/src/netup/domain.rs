@@ -12,11 +12,18 @@ pub(super) fn host_name(value: &[u8]) -> Option<String> {
     (is_name && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
+/// The most names of a search list that are read. Each makes a look-up of an unknown name longer, and with compression
+/// a message has room for hundreds of long ones.
+const MAX_DOMAINS: usize = 32;
+
 /// Parses a search list (RFC 3397): domain names with the compression of RFC 1035, 4.1.4.
 pub(super) fn search_list(value: &[u8]) -> Vec<String> {
     let mut domains = Vec::new();
     let mut at = 0;
-    while let Some((name, next)) = domain_at(value, at) {
+    for _ in 0..MAX_DOMAINS {
+        let Some((name, next)) = domain_at(value, at) else {
+            break;
+        };
         domains.extend(host_name(name.as_bytes()));
         at = next;
     }
@@ -57,6 +64,13 @@ fn domain_at(value: &[u8], mut at: usize) -> Option<(String, usize)> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        let value = [b"\x01a".repeat(126), vec![0], b"\xc0\0".repeat(1000)].concat();
+        let names = search_list(&value);
+        assert_eq!((names.len(), names[31].len()), (MAX_DOMAINS, 251));
+    }
 
     proptest! {
         #[test]

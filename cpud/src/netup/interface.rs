@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use super::advertised_dns::AdvertisedDns;
 use super::dhcp::client::{Action, DhcpClient, Lease};
 use super::dhcp::packet::Route;
 use super::dhcp::socket::DhcpSocket;
@@ -11,7 +12,8 @@ use super::dhcp6::Dhcp6;
 use super::ip_arg::{Method, StaticAddress};
 use super::netlink::{Link, RaFlag};
 use super::resolv::NameServerSource;
-use super::{Host, REPORT_DELAY};
+use super::router_solicitation::RouterSolicitations;
+use super::{BATCH, Host, REPORT_DELAY};
 use crate::console::say;
 
 /// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
@@ -23,6 +25,10 @@ pub(super) struct Interface {
     dhcp: Option<Dhcp>,
     /// There is one where there is DHCPv4.
     dhcp6: Option<Dhcp6>,
+    advertised_dns: AdvertisedDns,
+    solicitations: RouterSolicitations,
+    /// There has been a carrier, so that the kernel has sent its own solicitations.
+    had_carrier: bool,
 }
 
 struct Dhcp {
@@ -61,6 +67,9 @@ impl Interface {
             },
             dhcp: None,
             dhcp6: None,
+            advertised_dns: AdvertisedDns::default(),
+            solicitations: RouterSolicitations::default(),
+            had_carrier: link.running,
         };
         match method {
             Method::Off => {}
@@ -89,9 +98,13 @@ impl Interface {
         {
             if link.running {
                 dhcp.client.start(now);
+                if std::mem::replace(&mut self.had_carrier, true) {
+                    self.solicitations.start(now);
+                }
                 dhcp.report_at = Some(now + REPORT_DELAY);
             } else {
                 dhcp.client.stop();
+                self.solicitations.stop();
                 dhcp.report_at = None;
             }
         }
@@ -107,10 +120,24 @@ impl Interface {
         self.changed(Link { ra_flag, ..link }, now);
     }
 
+    /// The kernel has passed on an option of a router's advertisement. Name servers are used where there is DHCP.
+    pub(super) fn router_option(&mut self, option: &[u8], now: Instant) {
+        if self.dhcp.is_some() {
+            self.advertised_dns.read(option, now);
+        }
+    }
+
     /// A link-local address can be used, or not any more.
     pub(super) fn set_link_local(&mut self, address: Ipv6Addr, is_there: bool, now: Instant) {
         if let Some(dhcp6) = &mut self.dhcp6 {
             dhcp6.set_link_local(address, is_there, &self.link, now);
+        }
+    }
+
+    /// Another machine has an address of this link.
+    pub(super) fn duplicate(&mut self, address: Ipv6Addr, now: Instant) {
+        if let Some(dhcp6) = &mut self.dhcp6 {
+            dhcp6.duplicate(address, &self.link, now);
         }
     }
 
@@ -127,6 +154,10 @@ impl Interface {
         let dhcp = self.dhcp.iter();
         dhcp.flat_map(|dhcp| [dhcp.client.deadline(), dhcp.report_at])
             .chain(self.dhcp6.as_ref().map(Dhcp6::deadline))
+            .chain([
+                self.advertised_dns.deadline(),
+                self.solicitations.deadline(),
+            ])
             .flatten()
             .min()
     }
@@ -146,6 +177,14 @@ impl Interface {
         if let Some(dhcp6) = &mut self.dhcp6 {
             dhcp6.work(&self.link, now, host);
         }
+        self.solicitations.work(self.link.index, now);
+        let (servers, search) = self.advertised_dns.current(now);
+        host.set_name_servers(
+            self.link.index,
+            NameServerSource::Advertised,
+            &servers,
+            &search,
+        );
         let Some(mut dhcp) = self.dhcp.take() else {
             return;
         };
@@ -155,7 +194,10 @@ impl Interface {
 
     fn step(&self, dhcp: &mut Dhcp, now: Instant, host: &mut Host) {
         let mut actions = Vec::new();
-        while let Some(socket) = &dhcp.socket {
+        for _ in 0..BATCH {
+            let Some(socket) = &dhcp.socket else {
+                break;
+            };
             match socket.receive() {
                 Ok(Some(message)) => actions.extend(dhcp.client.receive(&message, now)),
                 Ok(None) => break,
@@ -319,9 +361,13 @@ impl Interface {
         host.set_name_servers(self.link.index, NameServerSource::Ipv4, &servers, search);
     }
 
-    /// The link has gone, and its addresses with it.
+    /// The link has gone, or is no longer configured here.
     pub(super) fn gone(self, host: &mut Host) {
-        for source in [NameServerSource::Ipv4, NameServerSource::Dhcp6] {
+        for source in [
+            NameServerSource::Ipv4,
+            NameServerSource::Dhcp6,
+            NameServerSource::Advertised,
+        ] {
             host.set_name_servers(self.link.index, source, &[], &[]);
         }
     }

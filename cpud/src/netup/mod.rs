@@ -1,12 +1,13 @@
 //! The network role: brings up `lo` and every Ethernet interface, and keeps an IPv4 address on each, by DHCP or
 //! as `ip=` on the kernel's command line says. It makes the links that `vlan=` names.
 //!
-//! IPv6 is left to the kernel, which uses router advertisements, but for DHCPv6: where IPv4 is configured by DHCP, and a
-//! router advertises DHCPv6 (the flags M and O), it is used. An interface that has a permanent IPv4 address when this
-//! role starts was configured by somebody else (the kernel, a container's runtime) and is left alone. The server does
-//! not wait for any of this. One thread sleeps in poll(2) until a link changes, a DHCP answer arrives, or a lease has
-//! to be renewed.
+//! IPv6 is left to the kernel, which uses router advertisements, but for name servers and DHCPv6. Where IPv4 is configured
+//! by DHCP, the name servers that a router advertises are used, and DHCPv6 if it advertises that (the flags M and O). An
+//! interface that has a permanent IPv4 address when this role starts was configured by somebody else (the kernel, a
+//! container's runtime) and is left alone. The server does not wait for any of this. One thread sleeps in poll(2) until a
+//! link changes, an answer or an advertisement arrives, or a lease has to be renewed.
 
+mod advertised_dns;
 mod dhcp;
 mod dhcp6;
 mod domain;
@@ -15,6 +16,7 @@ mod ip_arg;
 mod jitter;
 pub(crate) mod netlink;
 mod resolv;
+mod router_solicitation;
 mod vlan_arg;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +44,8 @@ use vlan_arg::VlanArg;
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// How long to wait for something that is missing before reporting it.
 const REPORT_DELAY: Duration = Duration::from_secs(15);
+/// The most messages that are read from a socket before other work gets its turn.
+const BATCH: usize = 32;
 
 /// What the interfaces configure.
 struct Host {
@@ -84,7 +88,8 @@ struct NetworkRole {
 /// Runs the role for ever.
 pub(crate) fn run() -> Result<Infallible> {
     let host = Host {
-        netlink: Netlink::new().context("cannot open a netlink socket (CONFIG_NET)")?,
+        netlink: Netlink::with_router_options()
+            .context("cannot open a netlink socket (CONFIG_NET)")?,
         resolv: ResolvConf::default(),
     };
     let mut network = NetworkRole {
@@ -204,35 +209,42 @@ impl NetworkRole {
                 self.links.remove(&index);
                 self.configured.remove(&index);
                 self.addresses.retain(|(of, _)| *of != index);
-                if let Some(interface) = self.interfaces.remove(&index) {
-                    interface.gone(&mut self.host);
-                }
+                self.forget(index);
             }
             NetlinkEvent::Advertised(index, flag) => {
                 if let Some(interface) = self.interfaces.get_mut(&index) {
                     interface.advertised(flag, Instant::now());
                 }
             }
+            NetlinkEvent::RouterOption(index, option) => {
+                if let Some(interface) = self.interfaces.get_mut(&index) {
+                    interface.router_option(&option, Instant::now());
+                }
+            }
             NetlinkEvent::Address(address) => {
                 if address.usable {
                     self.addresses.insert((address.link, address.ip));
                 }
-                self.set_link_local(address, !address.tentative);
+                self.set_ipv6(address, !address.tentative);
             }
             NetlinkEvent::AddressGone(address) => {
                 self.addresses.remove(&(address.link, address.ip));
-                self.set_link_local(address, false);
+                self.set_ipv6(address, false);
             }
         }
     }
 
-    /// Notes that an address is there or not, if it is link-local.
-    fn set_link_local(&mut self, address: Address, is_there: bool) {
+    /// Notes whether an address is there, if it is of IPv6.
+    fn set_ipv6(&mut self, address: Address, is_there: bool) {
         if let IpAddr::V6(ip) = address.ip
-            && ip.is_unicast_link_local()
             && let Some(interface) = self.interfaces.get_mut(&address.link)
         {
-            interface.set_link_local(ip, is_there, Instant::now());
+            let now = Instant::now();
+            if ip.is_unicast_link_local() {
+                interface.set_link_local(ip, is_there, now);
+            } else if address.duplicate {
+                interface.duplicate(ip, now);
+            }
         }
     }
 
@@ -250,7 +262,7 @@ impl NetworkRole {
         let is_ours = link.kind.as_deref() == Some("vlan")
             && self.vlans.iter().any(|vlan| vlan.name == link.name);
         let Some(mac) = link.mac.filter(|_| is_ours || is_physical(&link)) else {
-            self.interfaces.remove(&link.index);
+            self.forget(link.index);
             return;
         };
         if !self.interfaces.contains_key(&link.index) {
@@ -265,6 +277,13 @@ impl NetworkRole {
             Interface::new(&link, mac, method.clone(), random(), now, &mut self.host)
         });
         interface.changed(link, now);
+    }
+
+    /// A link has gone, or somebody else configures it now.
+    fn forget(&mut self, index: u32) {
+        if let Some(interface) = self.interfaces.remove(&index) {
+            interface.gone(&mut self.host);
+        }
     }
 
     /// Makes the VLANs of a link that has appeared.

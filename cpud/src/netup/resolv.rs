@@ -16,6 +16,8 @@ pub(super) enum NameServerSource {
     /// DHCPv4 or `ip=`.
     Ipv4,
     Dhcp6,
+    /// Router advertisements. DHCP comes first (RFC 8106, 5.3.1).
+    Advertised,
 }
 
 /// The name servers and search domains of each link, by its index.
@@ -39,7 +41,8 @@ impl ResolvConf {
     }
 
     fn text(&self) -> String {
-        let mut text = String::from("# Written by cpud from DHCP and ip=.\n");
+        let mut text =
+            String::from("# Written by cpud from DHCP, router advertisements and ip=.\n");
         let mut domains: Vec<&str> = Vec::new();
         for domain in self.0.values().flat_map(|(_, search)| search) {
             if !domains.contains(&domain.as_str()) {

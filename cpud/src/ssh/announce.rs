@@ -89,7 +89,7 @@ impl Addresses {
                 self.links.remove(&link);
                 self.announced.retain(|(of, _)| *of != link);
             }
-            NetlinkEvent::Advertised(..) => {}
+            NetlinkEvent::Advertised(..) | NetlinkEvent::RouterOption(..) => {}
             NetlinkEvent::Address(address) => {
                 if address.usable && self.announced.insert((address.link, address.ip)) {
                     let link = self.links.get(&address.link);
@@ -161,6 +161,7 @@ mod tests {
             usable,
             permanent: false,
             tentative: false,
+            duplicate: false,
         };
         let link = NetlinkEvent::Link(Link {
             index: 2,

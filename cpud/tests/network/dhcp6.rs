@@ -9,26 +9,26 @@ use std::time::{Duration, Instant};
 
 use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn6, recv,
     sendmsg, socket,
 };
 
 use crate::dnsmasq::{Dnsmasq, announced};
 use crate::fixture::{NetworkFixture, ip, receive_from};
 
-const SOLICIT: u8 = 1;
+pub(crate) const SOLICIT: u8 = 1;
 const ADVERTISE: u8 = 2;
 const REQUEST: u8 = 3;
 const RENEW: u8 = 5;
 const REBIND: u8 = 6;
-const REPLY: u8 = 7;
+pub(crate) const REPLY: u8 = 7;
 const INFORMATION_REQUEST: u8 = 11;
 
-const M: u8 = 0x80;
+pub(crate) const M: u8 = 0x80;
 const O: u8 = 0x40;
 
 /// A machine with these arguments of the kernel, and a router's address on this end of the link.
-fn machine(cmdline: &str) -> NetworkFixture {
+pub(crate) fn machine(cmdline: &str) -> NetworkFixture {
     NetworkFixture::with(cmdline, |_| {
         ip(&["addr", "add", "fe80::1/64", "dev", "wire", "nodad"]);
         ip(&["addr", "add", "fd00:9::1/64", "dev", "wire", "nodad"]);
@@ -36,16 +36,16 @@ fn machine(cmdline: &str) -> NetworkFixture {
 }
 
 /// The router and DHCPv6 server on this end of the link.
-struct Dhcp6Server {
+pub(crate) struct Dhcp6Server {
     router: OwnedFd,
-    socket: UdpSocket,
+    pub(crate) socket: UdpSocket,
     link: u32,
 }
 
 /// A message of the client.
-struct Dhcp6Message {
-    message: Vec<u8>,
-    from: std::net::SocketAddr,
+pub(crate) struct Dhcp6Message {
+    pub(crate) message: Vec<u8>,
+    pub(crate) from: std::net::SocketAddr,
 }
 
 /// The queueing discipline of a link.
@@ -58,7 +58,7 @@ fn qdisc(link: &str) -> String {
 }
 
 impl Dhcp6Server {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let link = if_nametoindex("wire").unwrap();
         let socket = UdpSocket::bind("[::]:547").unwrap();
         let servers: Ipv6Addr = "ff02::1:2".parse().unwrap();
@@ -78,18 +78,23 @@ impl Dhcp6Server {
 
     /// Sends a router advertisement with these flags (RFC 4861, 4.2), once the link carries it: for a while after the carrier
     /// has appeared the kernel drops what is sent, the longer the more links come up on this computer.
-    fn advertise(&self, flags: u8) {
+    pub(crate) fn advertise(&self, flags: u8) {
+        self.advertise_with(flags, &[]);
+    }
+
+    /// The same with options.
+    pub(crate) fn advertise_with(&self, flags: u8, options: &[u8]) {
         let deadline = Instant::now() + Duration::from_secs(10);
         while qdisc("wire") == "noop" {
             assert!(Instant::now() < deadline, "no carrier");
             sleep(Duration::from_millis(20));
         }
         // For half an hour. The kernel sets the checksum.
-        let message = [134, 0, 0, 0, 64, flags, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
+        let head = [134, 0, 0, 0, 64, flags, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0];
         let to = SocketAddrV6::new("ff02::1".parse().unwrap(), 0, 0, self.link);
         sendmsg(
             self.router.as_raw_fd(),
-            &[IoSlice::new(&message)],
+            &[IoSlice::new(&head), IoSlice::new(options)],
             &[ControlMessage::Ipv6HopLimit(&255)],
             MsgFlags::empty(),
             Some(&SockaddrIn6::from(to)),
@@ -97,8 +102,25 @@ impl Dhcp6Server {
         .unwrap();
     }
 
+    /// Whether a router is asked for (a solicitation, RFC 4861, 4.1) within a time.
+    pub(crate) fn is_solicited(&self, time: Duration) -> bool {
+        let routers: Ipv6Addr = "ff02::2".parse().unwrap();
+        // It may have joined before.
+        let _ = self.socket.join_multicast_v6(&routers, self.link);
+        let deadline = Instant::now() + time;
+        let mut kind = [0];
+        while Instant::now() < deadline {
+            let received = recv(self.router.as_raw_fd(), &mut kind, MsgFlags::MSG_DONTWAIT);
+            if received.is_ok() && kind == [133] {
+                return true;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        false
+    }
+
     /// The next message within a time.
-    fn receive(&self, patience: Duration) -> Option<Dhcp6Message> {
+    pub(crate) fn receive(&self, patience: Duration) -> Option<Dhcp6Message> {
         self.socket.set_read_timeout(Some(patience)).unwrap();
         let mut message = vec![0; 1500];
         let (length, from) = receive_from(&self.socket, &mut message).ok()?;
@@ -107,7 +129,7 @@ impl Dhcp6Server {
     }
 
     /// The next message, which must have this type.
-    fn expect(&self, kind: u8) -> Dhcp6Message {
+    pub(crate) fn expect(&self, kind: u8) -> Dhcp6Message {
         let request = self.receive(Duration::from_secs(30));
         let request = request.expect("the client says something");
         assert_eq!(request.message[0], kind);
@@ -115,7 +137,7 @@ impl Dhcp6Server {
     }
 
     /// Answers with these options.
-    fn answer(&self, request: &Dhcp6Message, kind: u8, options: &[Vec<u8>]) {
+    pub(crate) fn answer(&self, request: &Dhcp6Message, kind: u8, options: &[Vec<u8>]) {
         let mut m = request.message[..4].to_vec();
         m[0] = kind;
         m.extend(option(1, &request.option(1).unwrap()));
@@ -126,7 +148,7 @@ impl Dhcp6Server {
 }
 
 impl Dhcp6Message {
-    fn option(&self, wanted: u16) -> Option<Vec<u8>> {
+    pub(crate) fn option(&self, wanted: u16) -> Option<Vec<u8>> {
         let mut rest = &self.message[4..];
         while let [a, b, c, d, after @ ..] = rest {
             let (value, after) = after.split_at(u16::from_be_bytes([*c, *d]).into());
@@ -139,7 +161,7 @@ impl Dhcp6Message {
     }
 
     /// An address for the client's association: T1, T2, and the valid lifetime.
-    fn lease(&self, address: &str, [t1, t2, valid]: [u32; 3]) -> Vec<u8> {
+    pub(crate) fn lease(&self, address: &str, [t1, t2, valid]: [u32; 3]) -> Vec<u8> {
         let address: Ipv6Addr = address.parse().unwrap();
         let times = [valid.to_be_bytes(), valid.to_be_bytes()].concat();
         let given = option(5, &[&address.octets()[..], &times].concat());
@@ -150,14 +172,14 @@ impl Dhcp6Message {
         )
     }
 
-    fn names(&self, address: &str) -> bool {
+    pub(crate) fn names(&self, address: &str) -> bool {
         let address: Ipv6Addr = address.parse().unwrap();
         let ia = self.option(3).unwrap();
         ia.windows(16).any(|part| part == address.octets())
     }
 }
 
-fn option(code: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn option(code: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(value.len()).unwrap();
     [&code.to_be_bytes(), &length.to_be_bytes(), value].concat()
 }
@@ -166,7 +188,7 @@ fn name_server() -> Vec<u8> {
     option(23, &"fd00:9::53".parse::<Ipv6Addr>().unwrap().octets())
 }
 
-const HOUR: [u32; 3] = [1800, 2880, 3600];
+pub(crate) const HOUR: [u32; 3] = [1800, 2880, 3600];
 
 #[test]
 fn a_lease_is_used_renewed_rebound_and_given_up() {

@@ -6,9 +6,11 @@
     reason = "clippy.toml allows it in tests, but not in their helpers"
 )]
 
+mod advertised;
 mod dhcp6;
 mod dnsmasq;
 mod fixture;
+mod hostile6;
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;

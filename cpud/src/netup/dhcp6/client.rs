@@ -6,13 +6,14 @@
 //!        ▲    │                    │                ▲ ▲             │             │
 //!        │    └────── reply ───────┼────────────────┘ └─── reply ───┴─────────────┘
 //!        └──── refusal, silence ───┘
+//!                                      (an address of another machine) ─▶ Declining ─reply, silence─▶ Soliciting
 //! O ─▶ Informing ─reply─▶ Informed ─refresh─▶ Informing
 //! ```
 //!
 //! It begins when a router's advertisement has the flag M or O (RFC 4861, 4.2), and again when the carrier returns,
 //! where RFC 8415 has CONFIRM: the old address is in the new SOLICIT, and stays in use until another replaces it.
 //!
-//! Deliberately absent, besides: DECLINE and RELEASE, as in DHCPv4; Reconfigure; a wait for more than the first server
+//! Deliberately absent, besides: RELEASE, as in DHCPv4; Reconfigure; a wait for more than the first server
 //! that has an address; SOL_MAX_RT, since a machine that cannot be reached asks once a minute, not once an hour.
 
 use std::net::Ipv6Addr;
@@ -21,8 +22,8 @@ use std::time::{Duration, Instant};
 use super::super::jitter::{FIRST_WAIT, Jitter, MAX_WAIT};
 use super::super::netlink::RaFlag;
 use super::packet::{
-    ADVERTISE, Dhcp6Reply, Dhcp6Request, INFORMATION_REQUEST, REBIND, RENEW, REPLY, REQUEST,
-    SOLICIT,
+    ADVERTISE, DECLINE, Dhcp6Reply, Dhcp6Request, INFORMATION_REQUEST, IaAddress, REBIND, RENEW,
+    REPLY, REQUEST, SOLICIT,
 };
 
 /// The limit of a random delay before the first message, in milliseconds (SOL_MAX_DELAY, INF_MAX_DELAY): all machines
@@ -38,6 +39,9 @@ const REFRESH: u32 = 86_400;
 const MIN_REFRESH: u32 = 600;
 /// The least number of seconds that a lease is taken to last, so that no server can make the client spin.
 const MIN_LEASE: u32 = 4;
+/// How long to wait after an address has been declined (as in RFC 2131, 3.1): somebody who answers for every address
+/// would soon have all of them declined.
+const DECLINE_WAIT: Duration = Duration::from_secs(10);
 
 /// An address that a server has given. None of a time is for ever.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +81,10 @@ enum Dhcp6State {
     Bound,
     Renewing,
     Rebinding,
+    Declining {
+        address: Ipv6Addr,
+        server: Vec<u8>,
+    },
     Informing,
     Informed,
 }
@@ -179,15 +187,24 @@ impl Dhcp6Client {
     }
 
     fn give_up(&mut self) -> Vec<Dhcp6Action> {
-        let lease = self.lease.take().into_iter();
-        lease
-            .flat_map(|lease| {
-                [
-                    Dhcp6Action::Remove(lease.address),
-                    Dhcp6Action::NameServers(Vec::new(), Vec::new()),
-                ]
-            })
-            .collect()
+        let Some(lease) = self.lease.take() else {
+            return Vec::new();
+        };
+        let mut actions = vec![Dhcp6Action::Remove(lease.address)];
+        // Information alone has been asked for since, and brought others.
+        if !matches!(self.state, Dhcp6State::Informing | Dhcp6State::Informed) {
+            actions.push(Dhcp6Action::NameServers(Vec::new(), Vec::new()));
+        }
+        actions
+    }
+
+    /// The address to use of those in a reply: the present one, unless it is deprecated and another is not.
+    fn chosen(&self, reply: &Dhcp6Reply) -> Option<IaAddress> {
+        let present = self.lease.as_ref().map(|lease| lease.address);
+        let valid = reply.addresses.iter().filter(|given| given.valid > 0);
+        valid
+            .min_by_key(|given| (given.preferred == 0, Some(given.address) != present))
+            .copied()
     }
 
     /// The next step of the present state. It sets the time of the one after it.
@@ -208,6 +225,10 @@ impl Dhcp6Client {
                 self.begin(now);
                 return None;
             }
+            Dhcp6State::Declining { .. } if self.tries == MAX_REQUESTS => {
+                self.begin(now + DECLINE_WAIT);
+                return None;
+            }
             Dhcp6State::Renewing if t2.is_some_and(|t2| t2 <= now) => {
                 self.enter(Dhcp6State::Rebinding, now);
                 return None;
@@ -216,6 +237,7 @@ impl Dhcp6Client {
             Dhcp6State::Requesting { .. } => REQUEST,
             Dhcp6State::Renewing => RENEW,
             Dhcp6State::Rebinding => REBIND,
+            Dhcp6State::Declining { .. } => DECLINE,
             Dhcp6State::Informing => INFORMATION_REQUEST,
         };
         let (first, max) = match kind {
@@ -238,7 +260,8 @@ impl Dhcp6Client {
     fn message(&self, kind: u8) -> Vec<u8> {
         let lease = self.lease.as_ref();
         let (address, server) = match &self.state {
-            Dhcp6State::Requesting { address, server } => (Some(*address), Some(server)),
+            Dhcp6State::Requesting { address, server }
+            | Dhcp6State::Declining { address, server } => (Some(*address), Some(server)),
             Dhcp6State::Renewing => (None, lease.map(|lease| &lease.server)),
             _ => (None, None),
         };
@@ -256,23 +279,24 @@ impl Dhcp6Client {
 
     /// Handles a message, whoever has sent it.
     pub(super) fn receive(&mut self, bytes: &[u8], now: Instant) -> Vec<Dhcp6Action> {
-        let reply = Dhcp6Reply::decode(bytes, self.mac)
-            .filter(|reply| reply.xid == self.xid && self.tries > 0);
-        let Some(reply) = reply else {
+        let is_ours = self.tries > 0 && bytes.get(1..4) == self.xid.to_be_bytes().get(1..);
+        let reply = is_ours.then(|| Dhcp6Reply::decode(bytes, self.mac));
+        let Some(reply) = reply.flatten() else {
             return Vec::new();
         };
-        let valid = reply.addresses.iter().find(|given| given.valid > 0);
+        let chosen = self.chosen(&reply);
         match (&self.state, reply.kind) {
             (Dhcp6State::Soliciting, ADVERTISE) => {
-                if let Some(given) = valid {
+                if let Some(given) = chosen {
                     let (address, server) = (given.address, reply.server);
                     self.enter(Dhcp6State::Requesting { address, server }, now);
                     return self.tick(now);
                 }
             }
             // The server has nothing, or nothing yet.
-            (Dhcp6State::Soliciting, REPLY) if valid.is_none() || !reply.rapid_commit => {}
-            (Dhcp6State::Informing, REPLY) => {
+            (Dhcp6State::Soliciting, REPLY) if chosen.is_none() || !reply.rapid_commit => {}
+            (Dhcp6State::Declining { .. }, REPLY) => self.begin(now + DECLINE_WAIT),
+            (Dhcp6State::Informing, REPLY) if reply.succeeded => {
                 self.state = Dhcp6State::Informed;
                 let refresh = reply.refresh.unwrap_or(REFRESH).max(MIN_REFRESH);
                 self.next = Some(now + Duration::from_secs(refresh.into()));
@@ -292,18 +316,20 @@ impl Dhcp6Client {
 
     /// Handles a reply that gives an address, or refuses it.
     fn accept(&mut self, reply: Dhcp6Reply, now: Instant) -> Vec<Dhcp6Action> {
-        let Some(given) = reply.addresses.iter().find(|given| given.valid > 0) else {
+        let Some(given) = self.chosen(&reply) else {
             let old = self.lease.as_ref().map(|lease| lease.address);
-            self.begin(now);
             // Not sooner, or the server and this client could keep each other busy.
-            self.next = Some(now + self.jitter.backoff(FIRST_WAIT, MAX_WAIT, 0));
+            self.begin(now + FIRST_WAIT);
             // Lifetimes of zero say that the address is over. After other refusals it lasts as long as it was promised to.
             let is_over = reply.addresses.iter().any(|zero| Some(zero.address) == old);
             return if is_over { self.give_up() } else { Vec::new() };
         };
         let valid = given.valid.max(MIN_LEASE);
         // Times that are zero or out of order are replaced by the defaults of RFC 8415, 21.4.
-        let preferred = given.preferred.max(MIN_LEASE);
+        let preferred = match given.preferred {
+            0 => valid,
+            preferred => preferred.max(MIN_LEASE),
+        };
         let all_but = |share: u32| match preferred {
             u32::MAX => u32::MAX,
             preferred => preferred - preferred / share,
@@ -335,12 +361,25 @@ impl Dhcp6Client {
         actions
     }
 
-    /// Begins with what the routers advertise.
-    fn begin(&mut self, now: Instant) {
+    /// Another machine has this address. If it is leased, it is declined and given up, and the result is true.
+    pub(super) fn decline(&mut self, address: Ipv6Addr, now: Instant) -> bool {
+        let is_new = self.running && !matches!(self.state, Dhcp6State::Declining { .. });
+        let lease = self.lease.as_mut().filter(|lease| lease.address == address);
+        let Some(lease) = lease.filter(|_| is_new) else {
+            return false;
+        };
+        lease.end = Some(now);
+        let server = lease.server.clone();
+        self.enter(Dhcp6State::Declining { address, server }, now);
+        true
+    }
+
+    /// Begins with what the routers advertise, at `at` or a little later.
+    fn begin(&mut self, at: Instant) {
         let delay = Duration::from_millis(self.jitter.below(MAX_DELAY).into());
         match self.advertised {
-            RaFlag::Managed => self.enter(Dhcp6State::Soliciting, now + delay),
-            RaFlag::Other => self.enter(Dhcp6State::Informing, now + delay),
+            RaFlag::Managed => self.enter(Dhcp6State::Soliciting, at + delay),
+            RaFlag::Other => self.enter(Dhcp6State::Informing, at + delay),
             RaFlag::Neither => {
                 self.state = Dhcp6State::Stopped;
                 self.next = None;

@@ -2,7 +2,7 @@
 //! here its socket, and how it configures the kernel.
 
 mod client;
-mod packet;
+pub(super) mod packet;
 
 use std::io::{self, ErrorKind};
 use std::net::{IpAddr, Ipv6Addr, SocketAddrV6, UdpSocket};
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use super::netlink::Link;
 use super::resolv::NameServerSource;
-use super::{Host, REPORT_DELAY};
+use super::{BATCH, Host, REPORT_DELAY};
 use crate::console::say;
 use client::{Dhcp6Action, Dhcp6Client};
 use packet::MAX_MESSAGE;
@@ -66,6 +66,16 @@ impl Dhcp6 {
         self.changed(link, now);
     }
 
+    /// Another machine has an address of this link.
+    pub(super) fn duplicate(&mut self, address: Ipv6Addr, link: &Link, now: Instant) {
+        if self.client.decline(address, now) {
+            say(format_args!(
+                "{}: another machine has {address}, which DHCPv6 gave",
+                link.name
+            ));
+        }
+    }
+
     /// The kernel has reported a change of the link, or what a router advertises.
     pub(super) fn changed(&mut self, link: &Link, now: Instant) {
         let running = link.running && self.link_local.is_some();
@@ -93,7 +103,10 @@ impl Dhcp6 {
     pub(super) fn work(&mut self, link: &Link, now: Instant, host: &mut Host) {
         let mut actions = Vec::new();
         let mut buffer = [0; MAX_MESSAGE];
-        while let Some(socket) = &self.socket {
+        for _ in 0..BATCH {
+            let Some(socket) = &self.socket else {
+                break;
+            };
             match socket.recv(&mut buffer) {
                 Ok(count) => {
                     let message = buffer.get(..count).unwrap_or_default();

@@ -16,6 +16,7 @@ pub(super) const REQUEST: u8 = 3;
 pub(super) const RENEW: u8 = 5;
 pub(super) const REBIND: u8 = 6;
 pub(super) const REPLY: u8 = 7;
+pub(super) const DECLINE: u8 = 9;
 pub(super) const INFORMATION_REQUEST: u8 = 11;
 
 /// Option codes of RFC 8415 and 3646.
@@ -103,9 +104,10 @@ pub(super) struct IaAddress {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Dhcp6Reply {
     pub(super) kind: u8,
-    pub(super) xid: u32,
     /// The DUID of the server.
     pub(super) server: Vec<u8>,
+    /// False if the status code of the message says that something has failed.
+    pub(super) succeeded: bool,
     pub(super) rapid_commit: bool,
     /// Empty if a status code says that something has failed.
     pub(super) addresses: Vec<IaAddress>,
@@ -120,18 +122,18 @@ pub(super) struct Dhcp6Reply {
 impl Dhcp6Reply {
     /// Decodes a message. None if it is not for the client with this MAC address, or from no server.
     pub(super) fn decode(bytes: &[u8], mac: [u8; 6]) -> Option<Self> {
-        let (head, area) = bytes.split_first_chunk()?;
-        let head = u32::from_be_bytes(*head);
+        // The other three bytes are the number of the transaction.
+        let (&[kind, ..], area) = bytes.split_first_chunk::<4>()?;
         if find(area, code::CLIENT)? != duid(mac) {
             return None;
         }
         let server = find(area, code::SERVER)?;
         let mut reply = Self {
-            kind: u8::try_from(head >> 24).ok()?,
-            xid: head & 0xff_ffff,
+            kind,
             server: (1..=MAX_DUID)
                 .contains(&server.len())
                 .then(|| server.to_vec())?,
+            succeeded: succeeded(area),
             rapid_commit: find(area, code::RAPID_COMMIT).is_some(),
             search: search_list(find(area, code::SEARCH).unwrap_or_default()),
             refresh: find(area, code::REFRESH).and_then(number),
@@ -143,7 +145,7 @@ impl Dhcp6Reply {
         let ours = ias
             .filter_map(|(_, ia)| ia.split_first_chunk::<12>())
             .find(|(head, _)| head[..4] == iaid(mac));
-        if let Some((head, ia)) = ours.filter(|(_, ia)| succeeded(area) && succeeded(ia)) {
+        if let Some((head, ia)) = ours.filter(|(_, ia)| reply.succeeded && succeeded(ia)) {
             reply.t1 = number(&head[4..8])?;
             reply.t2 = number(&head[8..])?;
             let given = options(ia).filter(|(code, _)| *code == code::IA_ADDRESS);
@@ -192,7 +194,7 @@ fn ia_address(value: &[u8]) -> Option<IaAddress> {
 }
 
 /// An address, if a host can have it.
-fn address(bytes: &[u8]) -> Option<Ipv6Addr> {
+pub(in super::super) fn address(bytes: &[u8]) -> Option<Ipv6Addr> {
     let address = Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?);
     let is_wrong = address.is_unspecified()
         || address.is_multicast()

@@ -15,6 +15,9 @@ pub(super) mod k {
     pub(in super::super) const GET_ADDRESS: u16 = 22;
     pub(in super::super) const NEW_ROUTE: u16 = 24;
 
+    /// RTM_NEWNDUSEROPT, and its group, RTNLGRP_ND_USEROPT.
+    pub(in super::super) const NEW_ND_OPTION: u16 = 68;
+    pub(in super::super) const ND_GROUP: u32 = 1 << 19;
     pub(in super::super) const REQUEST: u16 = 1;
     pub(in super::super) const ACK: u16 = 4;
     pub(in super::super) const REPLACE: u16 = 0x100;
@@ -56,6 +59,7 @@ pub(super) mod k {
     pub(in super::super) const IFF_RUNNING: u32 = 0x40;
     /// Temporary (0x01), DAD failed (0x08), deprecated (0x20), tentative (0x40).
     pub(in super::super) const IFA_F_NOT_FOR_USE: u32 = 0x69;
+    pub(in super::super) const IFA_F_DADFAILED: u32 = 8;
     pub(in super::super) const IFA_F_TENTATIVE: u32 = 0x40;
     pub(in super::super) const IFA_F_PERMANENT: u32 = 0x80;
     pub(in super::super) const IF_RA_MANAGED: u32 = 0x40;
@@ -110,6 +114,8 @@ pub(crate) struct Address {
     pub(crate) permanent: bool,
     /// IPv6 is still asking whether another machine has it.
     pub(crate) tentative: bool,
+    /// Another machine has it (RFC 4862, 5.4).
+    pub(crate) duplicate: bool,
 }
 
 /// A link or address that exists, has changed, or has gone.
@@ -119,6 +125,8 @@ pub(crate) enum NetlinkEvent {
     LinkGone(u32),
     /// What is advertised on the link with this index has changed.
     Advertised(u32, RaFlag),
+    /// An option of a router's advertisement on the link with this index, which the kernel does not use itself.
+    RouterOption(u32, Vec<u8>),
     Address(Address),
     AddressGone(Address),
 }
@@ -232,6 +240,7 @@ pub(super) fn event(message: &NetlinkMessage<'_>) -> Option<NetlinkEvent> {
             }
             _ => None,
         },
+        k::NEW_ND_OPTION => router_option(message),
         k::NEW_ADDRESS => address(message).map(NetlinkEvent::Address),
         k::DEL_ADDRESS => address(message).map(NetlinkEvent::AddressGone),
         _ => None,
@@ -282,6 +291,14 @@ fn advertised(message: &NetlinkMessage<'_>) -> Option<NetlinkEvent> {
     ra_flag(value).map(|flag| NetlinkEvent::Advertised(index, flag))
 }
 
+fn router_option(message: &NetlinkMessage<'_>) -> Option<NetlinkEvent> {
+    // struct nduseroptmsg: family, pad, length of the option, index, ICMP type and code, pads.
+    let length = usize::from(u16::from_ne_bytes(message.number(2)?));
+    let option = message.body.get(16..16 + length)?.to_vec();
+    let index = u32::from_ne_bytes(message.number(4)?);
+    Some(NetlinkEvent::RouterOption(index, option))
+}
+
 /// The flag among IPv6's attributes of a link.
 fn ra_flag(value: &[u8]) -> Option<RaFlag> {
     let (_, flags) = attributes(value).find(|(kind, _)| *kind == k::IFLA_INET6_FLAGS)?;
@@ -326,6 +343,7 @@ fn address(message: &NetlinkMessage<'_>) -> Option<Address> {
         usable: scope == k::RT_SCOPE_UNIVERSE && flags & k::IFA_F_NOT_FOR_USE == 0,
         permanent: flags & k::IFA_F_PERMANENT != 0,
         tentative: flags & k::IFA_F_TENTATIVE != 0,
+        duplicate: flags & k::IFA_F_DADFAILED != 0,
     })
 }
 
@@ -386,7 +404,8 @@ mod tests {
                 prefix: 24,
                 usable: true,
                 permanent: true,
-                tentative: false
+                tentative: false,
+                duplicate: false
             })]
         );
     }
@@ -421,7 +440,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(kind in 16u16..23, body in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..100) {
+        fn any_bytes_are_survived(kind in prop::sample::select(&[16u16, 17, 20, 21, 22, 68][..]), body in prop::collection::vec(any::<u8>(), 0..80), cut in 0usize..100) {
             let mut bytes = encode(kind, 0, 1, &body, &[]);
             bytes.truncate(cut);
             prop_assert!(messages(&bytes).filter_map(|m| event(&m)).count() <= 1);

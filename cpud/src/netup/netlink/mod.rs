@@ -17,6 +17,7 @@ use nix::sys::socket::{
     socket,
 };
 
+use super::BATCH;
 use super::dhcp::packet::Route;
 pub(crate) use message::{Address, Link, NetlinkEvent, RaFlag};
 use message::{address_header, attribute, encode, event, k, link_header, messages};
@@ -30,6 +31,15 @@ pub(crate) struct Netlink {
 
 impl Netlink {
     pub(crate) fn new() -> io::Result<Self> {
+        Self::with_groups(k::GROUPS)
+    }
+
+    /// The same, with the options of router advertisements among the changes.
+    pub(super) fn with_router_options() -> io::Result<Self> {
+        Self::with_groups(k::GROUPS | k::ND_GROUP)
+    }
+
+    fn with_groups(groups: u32) -> io::Result<Self> {
         let open = |groups, flags| -> io::Result<OwnedFd> {
             let flags = SockFlag::SOCK_CLOEXEC | flags;
             let fd = socket(
@@ -41,7 +51,7 @@ impl Netlink {
             bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
             Ok(fd)
         };
-        let events = open(k::GROUPS, SockFlag::SOCK_NONBLOCK)?;
+        let events = open(groups, SockFlag::SOCK_NONBLOCK)?;
         Ok(Self {
             events,
             commands: open(0, SockFlag::empty())?,
@@ -58,18 +68,19 @@ impl Netlink {
         Ok(events)
     }
 
-    /// What has changed since the last call. None means that messages were lost, so call [`Self::dump`].
+    /// Something of what has changed since the last call. None means that messages were lost, so call [`Self::dump`].
     pub(crate) fn read_events(&self) -> io::Result<Option<Vec<NetlinkEvent>>> {
-        let mut all = Vec::new();
-        loop {
+        let mut some = Vec::new();
+        for _ in 0..BATCH {
             match receive(&self.events) {
-                Ok(bytes) => all.extend(messages(&bytes).filter_map(|m| event(&m))),
-                Err(Errno::EAGAIN) => return Ok(Some(all)),
+                Ok(bytes) => some.extend(messages(&bytes).filter_map(|m| event(&m))),
+                Err(Errno::EAGAIN) => break,
                 Err(Errno::EINTR) => {}
                 Err(Errno::ENOBUFS) => return Ok(None),
                 Err(errno) => return Err(errno.into()),
             }
         }
+        Ok(Some(some))
     }
 
     pub(super) fn set_up(&mut self, link: u32) -> io::Result<()> {

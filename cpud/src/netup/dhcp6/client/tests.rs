@@ -4,6 +4,8 @@ use super::super::packet::tests::{SERVER, encoded, given, ia, reply};
 use super::*;
 use proptest::prelude::*;
 
+mod changes;
+
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 const OURS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
 const OTHER: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 8);

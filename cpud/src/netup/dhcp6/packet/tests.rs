@@ -91,8 +91,8 @@ fn an_answer_is_read() {
     );
     let expected = Dhcp6Reply {
         kind: REPLY,
-        xid: 7,
         server: SERVER.to_vec(),
+        succeeded: true,
         rapid_commit: true,
         addresses: vec![IaAddress {
             address: OURS,
