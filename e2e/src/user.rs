@@ -57,12 +57,17 @@ impl User {
 
     /// `cpu -9p=false` with these words.
     pub fn cpu(&self, words: &[&str]) -> Command {
+        self.cpu_in(Path::new("/"), &[&["-9p=false"], words].concat())
+    }
+
+    /// `cpu` with these words, in a directory.
+    pub fn cpu_in(&self, directory: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(out().join("cpu"));
         command
-            .arg("-9p=false")
             .args(words)
+            .current_dir(directory)
             .env("HOME", self.0.path())
-            .env("PWD", "/")
+            .env("PWD", directory)
             .env_remove("SSH_AUTH_SOCK")
             .stdin(Stdio::null());
         command
@@ -111,7 +116,12 @@ pub fn works(output: &Output) -> Result<String> {
 
 /// A user whose configuration knows `board`, a cpud here.
 pub fn board() -> Result<(Daemon, User)> {
-    let (daemon, user) = (Daemon::cpud()?, User::new()?);
+    board_of(Daemon::cpud()?)
+}
+
+/// The same for a cpud that has been started.
+pub fn board_of(daemon: Daemon) -> Result<(Daemon, User)> {
+    let user = User::new()?;
     user.configure(&format!(
         "Host board\nHostName 127.0.0.1\nPort {}\nIdentityFile ~/.ssh/own\n",
         daemon.port

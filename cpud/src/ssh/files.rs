@@ -33,7 +33,7 @@ static CONTENTS: LazyLock<Arc<ContentBudget>> = LazyLock::new(|| {
 pub(super) enum KernelEnd {
     /// A socket whose other end is the kernel's 9P client.
     V9fs(Arc<Fd>),
-    Fuse(FuseMount),
+    Fuse(Box<FuseMount>),
 }
 
 /// Starts to relay between the client's channel and the kernel, perhaps for these users and groups of a user namespace.
@@ -54,7 +54,7 @@ pub(super) fn relay_files(
     let socket = match kernel {
         KernelEnd::V9fs(socket) => socket,
         KernelEnd::Fuse(mount) => {
-            relay_fuse(receiver, sender, mount, relay, processed);
+            relay_fuse(receiver, sender, *mount, relay, processed);
             return relayed;
         }
     };

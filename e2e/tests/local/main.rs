@@ -7,6 +7,7 @@ mod certificates;
 mod confinement;
 mod discovery;
 mod edges;
+mod fuse;
 mod go;
 mod interop;
 mod isolation;
@@ -46,6 +47,7 @@ fn tests_of(user: Option<&Ordinary>) -> &'static [&'static [Test]] {
             go::TESTS,
             tty::TESTS,
             edges::TESTS,
+            fuse::TESTS,
             sessions::TESTS,
             strangers::TESTS,
             soak::TESTS,

@@ -10,12 +10,12 @@ use crate::wire::{Data, HEADER, Str, WalkVec};
 struct FrontFixture(FuseFront);
 
 /// A request for the server: its tag, and the whole message.
-struct Asked {
+struct ServerRequest {
     tag: u16,
     message: Bytes,
 }
 
-impl Asked {
+impl ServerRequest {
     fn request(&self) -> Request<'_> {
         let kind = Kind::new(self.message[4]).unwrap();
         Request::decode(kind, &self.message[HEADER..]).unwrap()
@@ -52,13 +52,13 @@ impl FrontFixture {
     }
 
     /// The only request that the front has for the server.
-    fn asked(&mut self) -> Asked {
+    fn asked(&mut self) -> ServerRequest {
         let parts = self.0.take_requests();
         let message = Bytes::from(parts.concat());
         let header = Header::decode(message.first_chunk().unwrap());
         assert_eq!(usize::try_from(header.size), Ok(message.len()));
         let tag = header.tag;
-        Asked { tag, message }
+        ServerRequest { tag, message }
     }
 
     fn server(&mut self, tag: u16, reply: &Reply<'_>) {

@@ -144,7 +144,7 @@ pub(super) fn start(
         spec.fuse = !spec.u_root && sessions.mount.is_fuse();
         let (kernel, theirs) = if spec.fuse {
             let (mount, theirs) = FuseMount::new(cache, user)?;
-            (KernelEnd::Fuse(mount), theirs)
+            (KernelEnd::Fuse(Box::new(mount)), theirs)
         } else {
             let pair = pair().context("cannot make a socket pair for the client's files")?;
             (KernelEnd::V9fs(Arc::new(Fd::for_files(pair.0)?)), pair.1)

@@ -1,0 +1,229 @@
+//! The client's files by FUSE, on this computer.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use e2e::client::ended;
+use e2e::daemon::Daemon;
+use e2e::user::{User, board_of, works};
+use e2e::wait_until;
+
+use crate::Test;
+
+/// For root, whose cpud has the right to mount.
+pub(crate) const TESTS: &[Test] = &[
+    ("fuse_files_are_as_they_are_here", files),
+    ("fuse_keeps_pages_as_the_cache_mode_says", pages),
+    (
+        "fuse_shows_what_changes_here_before_what_was_typed_after",
+        order,
+    ),
+    ("fuse_waits_for_a_lock_until_interrupted", interrupted),
+    ("fuse_leaves_nothing_of_a_killed_client", killed),
+];
+
+fn fuse_board() -> Result<(Daemon, User)> {
+    board_of(Daemon::cpud_with("-mount=fuse")?)
+}
+
+/// What a script prints on the board, in the home directory.
+fn script(user: &User, flags: &[&str], script: &str) -> Result<String> {
+    let words = [flags, &["board", "sh", "-c", script]].concat();
+    works(&ended(&mut user.cpu_in(user.home(), &words))?)
+}
+
+fn files() -> Result<()> {
+    let (_daemon, user) = fuse_board()?;
+    let printed = script(
+        &user,
+        &[],
+        r#"set -e; exec 2>&1; umask 022
+        awk '$2 == "/tmp/cpu" { print $3 }' /proc/mounts
+        echo one >a; echo two >>a; cat a; cp a b; cmp a b; mv b c; ln c d; ln -s c e; readlink e; cat e
+        [ $(stat -c %h c) = 2 ]; [ $(stat -c %i c) = $(stat -c %i d) ]; stat -c %i c
+        touch -d '2001-02-03 04:05:06.789 UTC' a; TZ=UTC stat -c %y a; chmod 640 a; stat -c %a a
+        truncate -s 100000 a; stat -c %s a; mkfifo p; stat -c %F p; mkdir -p x/y; rmdir x/y
+        head -c 3000000 /dev/urandom >big; sha256sum big | cut -c1-64; cp big big2; cmp big big2
+        mkdir many; i=0; while [ $i -lt 700 ]; do : >many/a-name-of-some-length-$i; i=$((i + 1)); done
+        ls many | wc -l; find many -type f | wc -l; rm -r many
+        ! mkdir x; ! rmdir none; ! cat none
+        python3 -c 'if True:
+            import os
+            os.setxattr("a", "user.x", b"value"); print(os.listxattr("a"), os.getxattr("a", "user.x"))
+            os.removexattr("a", "user.x"); print(os.listxattr("a"))
+            fd = os.open("u", os.O_RDWR | os.O_CREAT); os.write(fd, b"gone"); os.unlink("u"); print(os.pread(fd, 9, 0))
+            os.lseek(fd, 0, 0); os.ftruncate(fd, 2); print(os.fstat(fd).st_size)'
+        exec 9>>l; flock 9; flock -n l true || echo locked"#,
+    )?;
+    let inode = {
+        use std::os::unix::fs::MetadataExt as _;
+        fs::metadata(user.home().join("c"))?.ino().to_string()
+    };
+    let mut digest = std::process::Command::new("sha256sum");
+    let digest = works(&ended(digest.arg(user.home().join("big")))?)?;
+    let digest = digest.split(' ').next().unwrap_or_default();
+    let expected = [
+        "fuse",
+        "one",
+        "two",
+        "c",
+        "one",
+        "two",
+        &inode,
+        "2001-02-03 04:05:06.789000000 +0000",
+        "640",
+        "100000",
+        "fifo",
+        digest,
+        "700",
+        "700",
+        "mkdir: cannot create directory 'x': File exists",
+        "rmdir: failed to remove 'none': No such file or directory",
+        "cat: none: No such file or directory",
+        "['user.x'] b'value'",
+        "[]",
+        "b'gone'",
+        "2",
+        "locked",
+    ];
+    // Some of these programs quote as the locale says.
+    let printed = printed.replace(['‘', '’'], "'");
+    let expected = expected.join("\n") + "\n";
+    ensure!(printed == expected, "{printed}\ninstead of\n{expected}");
+    let a = fs::read(user.home().join("a"))?;
+    ensure!(a.starts_with(b"one\ntwo\n\0") && a.len() == 100_000);
+    ensure!(fs::read_link(user.home().join("e"))?.as_os_str() == "c");
+    Ok(())
+}
+
+fn pages() -> Result<()> {
+    let (_daemon, user) = fuse_board()?;
+    fs::write(user.home().join("m"), [b'x'; 9000])?;
+    let map = "python3 -c 'if True:
+        import mmap
+        f = open(\"m\", \"r+b\")
+        try:
+            m = mmap.mmap(f.fileno(), 0)
+            m[5:8] = b\"abc\"; m.flush(); print(open(\"m\", \"rb\").read()[4:9])
+        except OSError as e: print(e.errno)'";
+    // ENODEV: no pages, no shared mapping.
+    ensure!(script(&user, &["-cache=none"], map)? == "19\n");
+    for cache in ["-cache=mmap", "-cache=loose"] {
+        fs::write(user.home().join("m"), [b'x'; 9000])?;
+        let printed = script(&user, &[cache], map)?;
+        ensure!(printed == "b'xabcx'\n", "{cache}: {printed}");
+        ensure!(
+            fs::read(user.home().join("m"))?[4..9] == *b"xabcx",
+            "{cache}"
+        );
+    }
+    Ok(())
+}
+
+/// Names, sizes and contents, each looked at there a moment before it changes here.
+fn order() -> Result<()> {
+    const ROUNDS: usize = 150;
+    let (_daemon, user) = fuse_board()?;
+    let looks = "import os, sys
+for i, line in enumerate(sys.stdin):
+    seen = [os.path.exists(f'n{i}'), os.stat('f').st_size, len(open('f').read())]
+    # For the next round.
+    os.path.exists(f'n{i + 1}'), os.stat('f')
+    print(*seen, flush=True)
+    os.path.exists(f'n{i + 1}'), os.stat('f')";
+    fs::write(user.home().join("f"), "")?;
+    let mut child = user
+        .cpu_in(user.home(), &["board", "python3", "-c", looks])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut input = child.stdin.take().context("no input")?;
+    let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
+    for round in 0..ROUNDS {
+        fs::write(user.home().join(format!("n{round}")), "")?;
+        let mut file = fs::OpenOptions::new()
+            .append(true)
+            .open(user.home().join("f"))?;
+        file.write_all(b"x")?;
+        input.write_all(b"\n")?;
+        let line = lines.next().context("no line")??;
+        let size = round + 1;
+        ensure!(
+            line == format!("True {size} {size}"),
+            "round {round}: {line}"
+        );
+    }
+    drop(input);
+    ensure!(child.wait()?.success());
+    Ok(())
+}
+
+fn interrupted() -> Result<()> {
+    let (_daemon, user) = fuse_board()?;
+    let lock = "import fcntl, sys; f = open('l', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)";
+    let mut holder = user
+        .cpu_in(
+            user.home(),
+            &[
+                "board",
+                "python3",
+                "-c",
+                &format!("{lock}; print('held', flush=True); sys.stdin.read()"),
+            ],
+        )
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut lines = BufReader::new(holder.stdout.take().context("no output")?).lines();
+    ensure!(lines.next().context("no line")?? == "held");
+    let start = Instant::now();
+    let words = [
+        "board",
+        "timeout",
+        "-s",
+        "INT",
+        "2",
+        "python3",
+        "-c",
+        "import fcntl; f = open('l', 'w'); fcntl.lockf(f, fcntl.LOCK_EX)",
+    ];
+    let output = ended(&mut user.cpu_in(user.home(), &words))?;
+    ensure!(output.status.code() == Some(124), "{output:?}");
+    ensure!(
+        start.elapsed() < Duration::from_secs(15),
+        "{:?}",
+        start.elapsed()
+    );
+    drop(holder.stdin.take());
+    ensure!(holder.wait()?.success());
+    // It is free now.
+    script(&user, &[], &format!("timeout 9 python3 -c \"{lock}\""))?;
+    Ok(())
+}
+
+fn killed() -> Result<()> {
+    let (_daemon, user) = fuse_board()?;
+    let mark = format!("86429.{}", std::process::id());
+    let script =
+        format!("sleep {mark} & while :; do cat /usr/bin/* /usr/lib/*/*.so* >/dev/null 2>&1; done");
+    let mut client = user
+        .cpu_in(user.home(), &["board", "sh", "-c", &script])
+        .spawn()?;
+    let runs = || -> Result<bool> {
+        let all = fs::read_dir("/proc")?.flatten();
+        let mut lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        Ok(lines.any(|line| line == format!("sleep\0{mark}\0").as_bytes()))
+    };
+    let patience = Duration::from_mins(1);
+    wait_until("the command runs", patience, || Ok(runs()?.then_some(())))?;
+    std::thread::sleep(Duration::from_millis(500));
+    client.kill()?;
+    client.wait()?;
+    wait_until("everything is gone", patience, || {
+        Ok((!runs()?).then_some(()))
+    })?;
+    Ok(())
+}
