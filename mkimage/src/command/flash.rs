@@ -67,9 +67,15 @@ impl FlashArgs {
             };
         };
         let same = |path: &Path| path.canonicalize().ok();
+        let is_output = |path: &PathBuf| same(&output).is_some_and(|it| same(path) == Some(it));
         ensure!(
-            same(&output).is_none_or(|output| same(&self.rom) != Some(output)),
+            !is_output(&self.rom),
             "{} is the ROM itself, which is needed to go back: choose another name with -o",
+            output.display()
+        );
+        ensure!(
+            !self.kernel.iter().chain(&self.insert).any(is_output),
+            "{} is what is put into the ROM: choose another name with -o",
             output.display()
         );
         let kernel = self
