@@ -23,9 +23,9 @@ pub(super) fn check(image: &[u8]) -> Result<(), Error> {
             )));
         }
     }
-    // Where the processor looks for the embedded firmware structure.
-    for megabytes in [0, 8, 12, 14, 15] {
-        let at = (megabytes << 20) + 0x2_0000;
+    // Where the processor looks for the embedded firmware structure: at some of these offsets from the end of its 16 MiB, and so
+    // of the chip.
+    for at in (0x2_0000..image.len()).step_by(0x8_0000) {
         if View::image(image).number(at, 4, "").ok() == Some(0x55aa_55aa) {
             return Err(Error::Signed(format!(
                 "it has the tables of AMD's security processor (PSP) at {at:#x}"
@@ -122,6 +122,29 @@ mod tests {
         let mut amd = plain.clone();
         put(&mut amd, 0x2_0000, &0x55aa_55aa_u32.to_le_bytes());
         assert!(check(&amd).unwrap_err().to_string().contains("0x20000"));
+        // Where it can be in the address space, and the chips of this size end with that.
+        for address in [
+            0xfffa_0000_u32,
+            0xfff2_0000,
+            0xffe2_0000,
+            0xffc2_0000,
+            0xff82_0000,
+            0xff02_0000,
+        ] {
+            for size in [1_usize << 20, 2 << 20, 4 << 20, 8 << 20, 16 << 20, 32 << 20] {
+                let Some(at) = size.checked_sub((address.wrapping_neg()) as usize) else {
+                    continue;
+                };
+                let mut amd = vec![0xff; size];
+                put(&mut amd, at, &0x55aa_55aa_u32.to_le_bytes());
+                assert!(
+                    check(&amd)
+                        .unwrap_err()
+                        .to_string()
+                        .contains(&format!("{at:#x}"))
+                );
+            }
+        }
     }
 
     #[test]
