@@ -3,6 +3,7 @@
 mod compression;
 mod hostile;
 mod insert;
+mod mutations;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -295,7 +296,7 @@ fn a_kernel_for_another_machine_is_refused() {
         replace: Some((Some("Nobody".to_owned()), pe(0x8664, 100))),
         ..Edit::default()
     };
-    assert!(refusal(&before, &edit).contains("there is no Nobody"));
+    assert!(refusal(&before, &edit).contains("there is no \"Nobody\""));
 }
 
 #[test]
