@@ -42,7 +42,7 @@ pub(crate) struct FlashArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "output")]
     remove: Vec<String>,
 
-    /// Insert a driver, as a whole file of a firmware volume (FFS), where the drivers are
+    /// Insert a driver, as a whole file of a firmware volume (FFS), where the drivers are; may be repeated
     #[arg(long, value_name = "FILE", requires = "output")]
     insert: Vec<PathBuf>,
 

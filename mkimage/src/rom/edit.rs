@@ -291,7 +291,7 @@ fn room(missing: usize, what: &str, inner: bool, at: usize, removable: &str) -> 
         )
     };
     Error::Room(format!(
-        "{what} does not fit into {volume}the volume at {at:#x}: {missing} bytes are missing{counted}; {largest}"
+        "{what} does not fit into {volume}the volume at {at:#x}: {missing} bytes are missing in the largest gap{counted}; {largest}"
     ))
 }
 

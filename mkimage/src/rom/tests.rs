@@ -258,7 +258,7 @@ fn what_does_not_fit_is_refused_with_what_is_missing_and_what_could_go() {
     let before = rom();
     let told = refusal(&before, &kernel(20_000));
     assert!(
-        told.contains("bytes are missing, compressed; the largest"),
+        told.contains("bytes are missing in the largest gap, compressed; the largest"),
         "{told}"
     );
     assert!(told.contains("TcpDxe 10"), "{told}");

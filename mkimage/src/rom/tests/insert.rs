@@ -122,7 +122,10 @@ fn without_a_volume_of_drivers_or_room_in_it_nothing_is_inserted() {
         told.contains("what is inserted does not fit into a volume inside the volume at 0x1000"),
         "{told}"
     );
-    assert!(told.contains("bytes are missing; the largest"), "{told}");
+    assert!(
+        told.contains("bytes are missing in the largest gap; the largest"),
+        "{told}"
+    );
     assert!(told.contains("TcpDxe 10"), "{told}");
 }
 
