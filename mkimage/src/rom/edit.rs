@@ -56,10 +56,16 @@ pub(crate) fn apply(image: &[u8], edit: &Edit) -> Result<Vec<u8>, Error> {
 
 /// Find the files that are meant, and refuse what cannot be done.
 fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Error> {
-    let mut regions = guard::regions(image).into_iter();
-    let bios = regions.find(|region| region.name == guard::BIOS);
+    let within = match guard::regions(image) {
+        Some(regions) => {
+            let mut regions = regions.into_iter();
+            let bios = regions.find(|region| region.name == guard::BIOS);
+            bios.ok_or(Error::NoBios)?.range
+        }
+        None => 0..image.len(),
+    };
     let mut plan = Changes {
-        within: bios.map_or(0..image.len(), |bios| bios.range),
+        within,
         remove: BTreeSet::new(),
         replace: None,
         insert: Vec::new(),

@@ -71,6 +71,10 @@ pub(crate) enum Error {
     /// The file, and what is wrong with it.
     #[error("cannot insert {0}: {1}")]
     Insert(String, String),
+    #[error(
+        "its flash descriptor has no BIOS region within the image: is it all of the chip? (flashrom -r reads all)"
+    )]
+    NoBios,
     #[error("{0} cannot be both removed and replaced")]
     Both(String),
     #[error("it has no firmware volume with programs: it is no ROM of UEFI firmware")]

@@ -69,15 +69,13 @@ pub(super) struct ChipRegion {
 /// The name of the region that the processor starts.
 pub(super) const BIOS: &str = "BIOS";
 
-/// The regions; none without a descriptor.
-pub(super) fn regions(image: &[u8]) -> Vec<ChipRegion> {
+/// The regions within the image, if it has a descriptor.
+pub(super) fn regions(image: &[u8]) -> Option<Vec<ChipRegion>> {
     const NAMES: [&str; 5] = ["descriptor", BIOS, "ME", "GbE", "platform data"];
     let view = View::image(image);
     let number = |at| view.number(at, 4, "").ok();
     let has_signature = |at: &usize| number(*at) == Some(0x0ff0_a55a);
-    let Some(signature) = [0x10, 0].into_iter().find(has_signature) else {
-        return Vec::new();
-    };
+    let signature = [0x10, 0].into_iter().find(has_signature)?;
     let map = number(signature + 4).unwrap_or(0);
     let base = usize::try_from((map >> 16 & 0xff) << 4).unwrap_or(0);
     let mut regions = Vec::new();
@@ -95,7 +93,7 @@ pub(super) fn regions(image: &[u8]) -> Vec<ChipRegion> {
             });
         }
     }
-    regions
+    Some(regions)
 }
 
 #[cfg(test)]
@@ -168,7 +166,7 @@ mod tests {
     #[test]
     fn regions_are_those_of_the_descriptor() {
         let mut image = vec![0xff; 1 << 20];
-        assert!(regions(&image).is_empty());
+        assert!(regions(&image).is_none());
         put(&mut image, 0x10, &0x0ff0_a55a_u32.to_le_bytes());
         put(&mut image, 0x14, &0x0004_0003_u32.to_le_bytes());
         // Descriptor, BIOS, ME; the others are not there.
@@ -179,6 +177,7 @@ mod tests {
             put(&mut image, 0x40 + 4 * index, &register.to_le_bytes());
         }
         let found: Vec<_> = regions(&image)
+            .unwrap()
             .into_iter()
             .map(|region| (region.name, region.range))
             .collect();

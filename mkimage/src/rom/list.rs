@@ -10,7 +10,7 @@ use super::{AreaContent, Rom, guard, names};
 /// The tree of an image, one line for each part of it that a person may want to know of.
 pub(crate) fn tree(rom: &Rom, image: &[u8]) -> String {
     let mut text = String::new();
-    for region in guard::regions(image) {
+    for region in guard::regions(image).into_iter().flatten() {
         let (name, begin, end) = (region.name, region.range.start, region.range.end);
         line(
             &mut text,

@@ -361,6 +361,12 @@ fn regions_but_the_bios_are_left_alone() {
         assert_eq!(apply(&image, &kernel(100)).is_ok(), fits);
     }
     assert!(tree(&Rom::parse(&image), &image).contains("region BIOS at 0x2000"));
+    // One that ends after the image, and none.
+    for register in [0x0008_0001_u32, 0x0000_7fff] {
+        image[0x44..0x48].copy_from_slice(&register.to_le_bytes());
+        let told = refusal(&image, &kernel(100));
+        assert!(told.contains("no BIOS region within the image"), "{told}");
+    }
 }
 
 /// Every ROM of Debian's packages ovmf, ovmf-ia32, qemu-efi-aarch64, qemu-efi-arm that is installed.

@@ -92,7 +92,7 @@ fn whatever_is_changed_the_rom_is_kept_and_an_edit_is_whole_or_refused() {
     for seed in 0..RUNS {
         let mut random = Random(seed);
         let mut bytes = whole.clone();
-        for _ in 0..1 + random.below(3) {
+        for _ in 0..=random.below(3) {
             let at = match random.below(4) {
                 0 => random.below(bytes.len()),
                 _ => headers[random.below(headers.len())],
