@@ -19,6 +19,9 @@ pub(crate) enum Error {
     /// Nothing was touched.
     #[error("{0} exists and is never overwritten: remove it, or choose another directory with -o")]
     Exists(PathBuf),
+    /// A device, a pipe or a socket, whose name a file would take.
+    #[error("{0} is no file, and is not replaced by one: choose another name with -o")]
+    Special(PathBuf),
     /// A full disk, a missing permission, and the like.
     #[error("cannot write {path}")]
     Write {
@@ -45,6 +48,9 @@ pub(crate) struct Draft {
 impl Draft {
     /// Begin what shall become `path`. Its directory is made when it is missing.
     pub(crate) fn new(path: &Path) -> Result<Self, Error> {
+        if fs::metadata(path).is_ok_and(|it| !it.is_file() && !it.is_dir()) {
+            return Err(Error::Special(path.to_owned()));
+        }
         let directory = directory_of(path);
         let file = fs::create_dir_all(directory).and_then(|()| tempfile::tempfile_in(directory));
         Ok(Self {
@@ -212,6 +218,26 @@ mod tests {
             PRIVATE
         );
         assert_eq!(fs::read_dir(dir.path().join("made")).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_device_or_a_pipe_keeps_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (pipe, link) = (dir.path().join("pipe"), dir.path().join("link"));
+        rustix::fs::mknodat(
+            CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            rustix::fs::Mode::RWXU,
+            0,
+        )
+        .unwrap();
+        std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+        for path in [pipe, link] {
+            let error = replace(&path, PUBLIC, b"one").unwrap_err().to_string();
+            assert!(error.contains("is no file"), "{error}");
+            assert!(!fs::symlink_metadata(&path).unwrap().is_file());
+        }
     }
 
     #[test]

@@ -42,7 +42,7 @@ pub(crate) struct FlashArgs {
     #[arg(long, value_name = "NAME", value_delimiter = ',', requires = "output")]
     remove: Vec<String>,
 
-    /// Insert a driver, as a whole file of a firmware volume (FFS), where the drivers are
+    /// Insert a driver, as a whole file of a firmware volume (FFS), where the drivers are; may be repeated
     #[arg(long, value_name = "FILE", requires = "output")]
     insert: Vec<PathBuf>,
 
@@ -67,9 +67,15 @@ impl FlashArgs {
             };
         };
         let same = |path: &Path| path.canonicalize().ok();
+        let is_output = |path: &PathBuf| same(&output).is_some_and(|it| same(path) == Some(it));
         ensure!(
-            same(&output).is_none_or(|output| same(&self.rom) != Some(output)),
+            !is_output(&self.rom),
             "{} is the ROM itself, which is needed to go back: choose another name with -o",
+            output.display()
+        );
+        ensure!(
+            !self.kernel.iter().chain(&self.insert).any(is_output),
+            "{} is what is put into the ROM: choose another name with -o",
             output.display()
         );
         let kernel = self

@@ -1,11 +1,12 @@
 //! Compression of sections: LZMA as edk2 has it (MdeModulePkg/Library/LzmaCustomDecompressLib), with and without the filter
-//! for x86 programs. The bytes are an `.lzma` file whose header has the size. And what is only read: EFI 1.1 and Tiano.
+//! for x86 programs. The bytes are an `.lzma` file whose header has the size. And what is only read: Brotli, EFI 1.1 and Tiano.
 
 use std::io;
 
 use liblzma::stream::{Action, Filters, LzmaOptions, Status, Stream};
 use uuid::{Uuid, uuid};
 
+use super::brotli;
 use super::tiano::{self, EFI, TIANO};
 use crate::archive::decompress;
 
@@ -18,11 +19,13 @@ pub(super) enum Codec {
     /// That of sections of the type COMPRESSION (EFI_STANDARD_COMPRESSION).
     Standard,
     Tiano,
+    Brotli,
 }
 
 const LZMA: Uuid = uuid!("ee4e5898-3914-4259-9d6e-dc7bd79403cf");
 const LZMA_X86: Uuid = uuid!("d42ae6bd-1352-4bfb-909a-ca72a6eae889");
 const TIANO_GUID: Uuid = uuid!("a31280ad-481e-41b6-95e8-127f4c984779");
+const BROTLI: Uuid = uuid!("3d532050-5cda-4fd0-879e-0f7f630d5afb");
 
 /// Bytes of the header: properties, the dictionary's size, the size of what is compressed.
 const HEADER: usize = 13;
@@ -34,6 +37,7 @@ impl Codec {
             LZMA => Some(Self::Lzma),
             LZMA_X86 => Some(Self::LzmaX86),
             TIANO_GUID => Some(Self::Tiano),
+            BROTLI => Some(Self::Brotli),
             _ => None,
         }
     }
@@ -44,12 +48,13 @@ impl Codec {
             Self::LzmaX86 => "LZMA, x86 filter",
             Self::Standard => "EFI 1.1 compression",
             Self::Tiano => "Tiano compression",
+            Self::Brotli => "Brotli compression",
         }
     }
 
     /// Whether it is only read.
     pub(super) fn is_only_read(self) -> bool {
-        matches!(self, Self::Standard | Self::Tiano)
+        matches!(self, Self::Standard | Self::Tiano | Self::Brotli)
     }
 
     /// What the section contains, `limit` bytes or less.
@@ -65,6 +70,7 @@ impl Codec {
             Self::Standard => tiano::unpack(packed, EFI, limit)
                 .or_else(|error| tiano::unpack(packed, TIANO, limit).map_err(|_| error)),
             Self::Tiano => tiano::unpack(packed, TIANO, limit),
+            Self::Brotli => brotli::unpack(packed, limit),
         }
     }
 
@@ -78,7 +84,9 @@ impl Codec {
                 filtered = filter_x86(bytes, Direction::Encode)?;
                 &filtered
             }
-            Self::Standard | Self::Tiano => return Err(io::ErrorKind::Unsupported.into()),
+            Self::Standard | Self::Tiano | Self::Brotli => {
+                return Err(io::ErrorKind::Unsupported.into());
+            }
         };
         let dictionary = before.get(1..5).map_or(1 << 24, |size| {
             u32::from_le_bytes([size[0], size[1], size[2], size[3]])

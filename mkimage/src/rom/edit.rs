@@ -49,16 +49,23 @@ pub(crate) fn apply(image: &[u8], edit: &Edit) -> Result<Vec<u8>, Error> {
         }
     }
     let result = rom.write();
+    drop(rom);
     verify::result(image, &result, &plan)?;
     Ok(result)
 }
 
 /// Find the files that are meant, and refuse what cannot be done.
 fn plan<'a>(rom: &Rom, image: &[u8], edit: &'a Edit) -> Result<Changes<'a>, Error> {
-    let mut regions = guard::regions(image).into_iter();
-    let bios = regions.find(|region| region.name == guard::BIOS);
+    let within = match guard::regions(image) {
+        Some(regions) => {
+            let mut regions = regions.into_iter();
+            let bios = regions.find(|region| region.name == guard::BIOS);
+            bios.ok_or(Error::NoBios)?.range
+        }
+        None => 0..image.len(),
+    };
     let mut plan = Changes {
-        within: bios.map_or(0..image.len(), |bios| bios.range),
+        within,
         remove: BTreeSet::new(),
         replace: None,
         insert: Vec::new(),
@@ -143,7 +150,7 @@ fn insertion(
     files: &[&FirmwareFile],
     plan: &Changes<'_>,
 ) -> Result<FirmwareFile, Error> {
-    let file = FirmwareFile::parse_alone(bytes)?;
+    let file = FirmwareFile::parse_alone(bytes).map_err(|error| Error::NoFile(error.into()))?;
     if !names::is_removable(file.kind) {
         return Err(Error::NoDriver(names::kind(file.kind)));
     }
@@ -153,13 +160,14 @@ fn insertion(
     {
         return Err(Error::There(file.name));
     }
+    if holds_a_volume(&file) {
+        return Err(Error::NoDriver("file that contains a firmware volume"));
+    }
     let mut cores = files.iter().filter(|file| file.kind == DXE_CORE);
     let (Some(core), None) = (cores.next(), cores.next()) else {
         return Err(Error::NoCore);
     };
-    if let Some(program) = file.sections.as_ref().and_then(program::of) {
-        program::check_machine(core, "it", program)?;
-    }
+    program::check_driver(core, &file)?;
     Ok(file)
 }
 
@@ -167,25 +175,35 @@ fn needed(file: &FirmwareFile) -> Error {
     Error::Needed(file.title(), file.name, names::kind(file.kind))
 }
 
-/// All files but pads, those in volumes inside too.
-fn files_of<'a>(volume: &'a FirmwareVolume, files: &mut Vec<&'a FirmwareFile>) {
-    fn inside<'a>(sections: &'a Sections, files: &mut Vec<&'a FirmwareFile>) {
-        for section in &sections.list {
-            match &section.content {
-                Content::Volume(volume) => files_of(volume, files),
-                Content::Sections(sections) => inside(sections, files),
-                Content::Packed(packed) => inside(&packed.sections, files),
-                Content::Bytes(_) => {}
-            }
+/// Call something with each volume in these sections, but not with those inside the volumes.
+fn volumes_of<'a>(sections: &'a Sections, each: &mut impl FnMut(&'a FirmwareVolume)) {
+    for section in &sections.list {
+        match &section.content {
+            Content::Volume(volume) => each(volume),
+            Content::Sections(sections) => volumes_of(sections, each),
+            Content::Packed(packed) => volumes_of(&packed.sections, each),
+            Content::Bytes(_) => {}
         }
     }
+}
+
+fn holds_a_volume(file: &FirmwareFile) -> bool {
+    let mut found = false;
+    if let Some(sections) = &file.sections {
+        volumes_of(sections, &mut |_| found = true);
+    }
+    found
+}
+
+/// All files but pads, those in volumes inside too.
+fn files_of<'a>(volume: &'a FirmwareVolume, files: &mut Vec<&'a FirmwareFile>) {
     for file in &volume.files {
         if file.is_gap(volume.erased) {
             continue;
         }
         files.push(file);
         if let Some(sections) = &file.sections {
-            inside(sections, files);
+            volumes_of(sections, &mut |volume| files_of(volume, files));
         }
     }
 }
@@ -214,12 +232,19 @@ fn is_meant(word: &str, file: &FirmwareFile) -> bool {
     Pattern::new(word).is_ok_and(|pattern| pattern.matches_with(&name, options))
 }
 
-/// Whether the firmware may do without it.
+/// Whether the firmware may do without it, and what is inside.
 fn is_removable(file: &FirmwareFile) -> bool {
-    names::is_removable(file.kind)
-        && file
-            .user_interface()
-            .is_none_or(|name| !names::is_needed(&name))
+    let mut files = vec![file];
+    if let Some(sections) = &file.sections {
+        volumes_of(sections, &mut |volume| files_of(volume, &mut files));
+    }
+    files.into_iter().all(|file| {
+        names::is_removable(file.kind)
+            && !names::ORDERS.contains(&file.name)
+            && file
+                .user_interface()
+                .is_none_or(|name| !names::is_needed(&name))
+    })
 }
 
 /// The largest files that could be removed too.
@@ -272,18 +297,19 @@ fn room(missing: usize, what: &str, inner: bool, at: usize, removable: &str) -> 
         )
     };
     Error::Room(format!(
-        "{what} does not fit into {volume}the volume at {at:#x}: {missing} bytes are missing{counted}; {largest}"
+        "{what} does not fit into {volume}the volume at {at:#x}: {missing} bytes are missing in the largest gap{counted}; {largest}"
     ))
 }
 
 /// Whether anything was changed.
 fn edit_volume(volume: &mut FirmwareVolume, plan: &Changes<'_>) -> Result<bool, Failure> {
-    let inserted = plan.insertions(volume).iter();
-    let mut changed: Vec<_> = inserted
-        .map(|file| file.clone().unplaced(volume.erased))
-        .collect();
+    let inserted = plan.insertions(volume);
+    if let Some(file) = inserted.iter().find(|file| !volume.aligns(file)) {
+        return Err(Error::Alignment(file.title(), file.alignment(), volume.alignment()).into());
+    }
+    let mut changed = Vec::new();
     let mut kept = Vec::new();
-    let mut is_changed = !changed.is_empty();
+    let mut is_changed = !inserted.is_empty();
     for mut file in std::mem::take(&mut volume.files) {
         if plan.remove.contains(&file.name) {
             is_changed = true;
@@ -308,6 +334,9 @@ fn edit_volume(volume: &mut FirmwareVolume, plan: &Changes<'_>) -> Result<bool, 
     }
     volume.files = kept;
     if is_changed {
+        // After those that have a place already.
+        let inserted = inserted.iter().cloned();
+        changed.extend(inserted.map(|file| file.unplaced(volume.erased)));
         let failed = |layout::NoRoom { missing }| Failure::Room {
             missing,
             inner: false,

@@ -58,22 +58,34 @@ pub(crate) enum Error {
     NoDriver(&'static str),
     #[error("a file with its GUID, {0}, is there already (--remove takes it out)")]
     There(Uuid),
+    #[error(
+        "cannot insert {0}: it must lie at a multiple of {1} bytes, and the volume for it only at one of {2}"
+    )]
+    Alignment(String, usize, usize),
     #[error("the ROM has no volume of drivers, or several (with a file of the type DXE core)")]
     NoCore,
+    #[error(
+        "it is no whole file of a firmware volume (FFS), as UEFITool, utk and GenFfs write them: {0}"
+    )]
+    NoFile(Box<Error>),
     /// The file, and what is wrong with it.
     #[error("cannot insert {0}: {1}")]
     Insert(String, String),
+    #[error(
+        "its flash descriptor has no BIOS region within the image: is it all of the chip? (flashrom -r reads all)"
+    )]
+    NoBios,
     #[error("{0} cannot be both removed and replaced")]
     Both(String),
     #[error("it has no firmware volume with programs: it is no ROM of UEFI firmware")]
     NoVolume,
-    #[error("there is no {0} in it: see mkimage flash --rom ROM --list")]
+    #[error("there is no {0:?} in it: see mkimage flash --rom ROM --list")]
     NotFound(String),
     #[error("{0} stands for {1} files: name one by its GUID ({2})")]
     Ambiguous(String, usize, String),
     #[error("{0} ({1}, {2}) cannot be removed: the firmware does not start without it")]
     Needed(String, Uuid, &'static str),
-    #[error("{0} contains no program (PE32 section) to replace")]
+    #[error("{0} contains no program (PE32 section)")]
     NoProgram(String),
     #[error("{0}")]
     Machine(String),

@@ -23,9 +23,9 @@ pub(super) fn check(image: &[u8]) -> Result<(), Error> {
             )));
         }
     }
-    // Where the processor looks for the embedded firmware structure.
-    for megabytes in [0, 8, 12, 14, 15] {
-        let at = (megabytes << 20) + 0x2_0000;
+    // Where the processor looks for the embedded firmware structure: at some of these offsets from the end of its 16 MiB, and so
+    // of the chip.
+    for at in (0x2_0000..image.len()).step_by(0x8_0000) {
         if View::image(image).number(at, 4, "").ok() == Some(0x55aa_55aa) {
             return Err(Error::Signed(format!(
                 "it has the tables of AMD's security processor (PSP) at {at:#x}"
@@ -69,15 +69,13 @@ pub(super) struct ChipRegion {
 /// The name of the region that the processor starts.
 pub(super) const BIOS: &str = "BIOS";
 
-/// The regions; none without a descriptor.
-pub(super) fn regions(image: &[u8]) -> Vec<ChipRegion> {
+/// The regions within the image, if it has a descriptor.
+pub(super) fn regions(image: &[u8]) -> Option<Vec<ChipRegion>> {
     const NAMES: [&str; 5] = ["descriptor", BIOS, "ME", "GbE", "platform data"];
     let view = View::image(image);
     let number = |at| view.number(at, 4, "").ok();
     let has_signature = |at: &usize| number(*at) == Some(0x0ff0_a55a);
-    let Some(signature) = [0x10, 0].into_iter().find(has_signature) else {
-        return Vec::new();
-    };
+    let signature = [0x10, 0].into_iter().find(has_signature)?;
     let map = number(signature + 4).unwrap_or(0);
     let base = usize::try_from((map >> 16 & 0xff) << 4).unwrap_or(0);
     let mut regions = Vec::new();
@@ -95,7 +93,7 @@ pub(super) fn regions(image: &[u8]) -> Vec<ChipRegion> {
             });
         }
     }
-    regions
+    Some(regions)
 }
 
 #[cfg(test)]
@@ -122,6 +120,29 @@ mod tests {
         let mut amd = plain.clone();
         put(&mut amd, 0x2_0000, &0x55aa_55aa_u32.to_le_bytes());
         assert!(check(&amd).unwrap_err().to_string().contains("0x20000"));
+        // Where it can be in the address space, and the chips of this size end with that.
+        for address in [
+            0xfffa_0000_u32,
+            0xfff2_0000,
+            0xffe2_0000,
+            0xffc2_0000,
+            0xff82_0000,
+            0xff02_0000,
+        ] {
+            for size in [1_usize << 20, 2 << 20, 4 << 20, 8 << 20, 16 << 20, 32 << 20] {
+                let Some(at) = size.checked_sub((address.wrapping_neg()) as usize) else {
+                    continue;
+                };
+                let mut amd = vec![0xff; size];
+                put(&mut amd, at, &0x55aa_55aa_u32.to_le_bytes());
+                assert!(
+                    check(&amd)
+                        .unwrap_err()
+                        .to_string()
+                        .contains(&format!("{at:#x}"))
+                );
+            }
+        }
     }
 
     #[test]
@@ -145,7 +166,7 @@ mod tests {
     #[test]
     fn regions_are_those_of_the_descriptor() {
         let mut image = vec![0xff; 1 << 20];
-        assert!(regions(&image).is_empty());
+        assert!(regions(&image).is_none());
         put(&mut image, 0x10, &0x0ff0_a55a_u32.to_le_bytes());
         put(&mut image, 0x14, &0x0004_0003_u32.to_le_bytes());
         // Descriptor, BIOS, ME; the others are not there.
@@ -156,6 +177,7 @@ mod tests {
             put(&mut image, 0x40 + 4 * index, &register.to_le_bytes());
         }
         let found: Vec<_> = regions(&image)
+            .unwrap()
             .into_iter()
             .map(|region| (region.name, region.range))
             .collect();

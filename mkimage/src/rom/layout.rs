@@ -99,21 +99,25 @@ fn gaps(volume: &FirmwareVolume, files: &[FirmwareFile]) -> BTreeMap<usize, Gap>
 /// Put files into a volume that they were taken from: where they were if they fit there, else into the first gap.
 pub(super) fn arrange(
     volume: &mut FirmwareVolume,
-    changed: Vec<FirmwareFile>,
+    mut changed: Vec<FirmwareFile>,
 ) -> Result<(), NoRoom> {
     let erased = volume.erased;
     let all = std::mem::take(&mut volume.files);
     let (pads, mut files): (Vec<_>, Vec<_>) = all.into_iter().partition(|file| file.is_gap(erased));
     let mut gaps = gaps(volume, &files);
+    // What must not move goes first, before others take its place.
+    changed.sort_by_key(|file| !file.is_fixed());
     for mut file in changed {
+        let fits = file.fit_size(volume.large_files);
+        fits.map_err(|missing| NoRoom { missing })?;
         let length = file.length();
         let at_home = gaps.range(..=file.offset).next_back();
+        let is_aligned = (file.offset + file.header_length()).is_multiple_of(file.alignment());
         let at_home = at_home
-            .filter(|(_, gap)| gap.takes(file.offset, length))
+            .filter(|(_, gap)| is_aligned && gap.takes(file.offset, length))
             .map(|(_, gap)| (*gap, file.offset));
-        let can_move = !file.is_fixed() && length <= volume.largest_file();
         let place = at_home.or_else(|| {
-            let mut rooms = gaps.values().filter(|_| can_move);
+            let mut rooms = gaps.values().filter(|_| !file.is_fixed());
             rooms.find_map(|gap| Some((*gap, gap.room_for(&file, length)?)))
         });
         let Some((gap, offset)) = place else {
@@ -292,6 +296,26 @@ mod tests {
         volume.files.remove(1);
         let new = moved(176, with_attributes(sized(2, 300), 0x04));
         assert!(arrange(&mut volume, vec![new]).is_err());
+    }
+
+    #[test]
+    fn a_file_of_more_than_16_mib_has_a_size_of_64_bits_or_does_not_fit() {
+        const MORE: usize = (16 << 20) + 100;
+        for (large_files, expected) in [(true, Ok(())), (false, Err(NoRoom { missing: 106 }))] {
+            let mut volume = volume(40 << 20, vec![sized(1, 100), sized(2, 17 << 20)]);
+            volume.large_files = large_files;
+            volume.files.pop();
+            // A section of so many bytes has a longer header too.
+            let new = moved(176, sized(2, MORE));
+            assert_eq!(arrange(&mut volume, vec![new]), expected);
+            if large_files {
+                let mut bytes = Vec::new();
+                volume.files[1].write(&mut bytes);
+                assert_eq!(bytes.len(), MORE + 12);
+                assert_eq!(bytes[20..23], [0; 3]);
+                assert_eq!(bytes[24..32], (MORE as u64 + 12).to_le_bytes());
+            }
+        }
     }
 
     #[test]

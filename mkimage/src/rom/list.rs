@@ -10,7 +10,7 @@ use super::{AreaContent, Rom, guard, names};
 /// The tree of an image, one line for each part of it that a person may want to know of.
 pub(crate) fn tree(rom: &Rom, image: &[u8]) -> String {
     let mut text = String::new();
-    for region in guard::regions(image) {
+    for region in guard::regions(image).into_iter().flatten() {
         let (name, begin, end) = (region.name, region.range.start, region.range.end);
         line(
             &mut text,
@@ -79,11 +79,11 @@ fn show_sections(text: &mut String, depth: usize, sections: &Sections) {
         match &section.content {
             Content::Volume(volume) => show_volume(text, depth, "", volume),
             Content::Sections(inner) => {
-                line(text, depth, inner.to_bytes().len(), section.name());
+                line(text, depth, inner.length(), section.name());
                 show_sections(text, depth + 1, inner);
             }
             Content::Packed(packed) => {
-                let unpacked = packed.sections.to_bytes().len();
+                let unpacked = packed.sections.length();
                 let what = format!("{}, {unpacked} bytes unpacked", section.name());
                 line(text, depth, packed.bytes.len(), &what);
                 show_sections(text, depth + 1, &packed.sections);

@@ -1,6 +1,7 @@
 //! ROM images of UEFI firmware, as the UEFI Platform Initialization Specification (volume 3) describes them: a tree of
 //! firmware volumes, files and sections that is read, edited and written. No I/O. The bytes may come from anybody.
 
+mod brotli;
 mod checksum;
 mod codec;
 mod edit;

@@ -8,19 +8,19 @@ pub(super) const SHELLS: [Uuid; 2] = [
     uuid!("c57ad6b7-0515-40a8-9d21-551652854e37"),
 ];
 
+/// The files with the order in which the first drivers and PEI modules are started (apriori files).
+pub(super) const ORDERS: [Uuid; 2] = [
+    uuid!("fc510ee7-ffdc-11d4-bd41-0080c73c8881"),
+    uuid!("1b45cc0a-156a-428a-af62-49864da0e6e6"),
+];
+
 /// Names of GUIDs that have no section with a name.
 const KNOWN: [(Uuid, &str); 9] = [
     (uuid!("8c8ce578-8a3d-4f1c-9935-896185c32dd3"), "FFS2"),
     (uuid!("5473c07a-3dcb-4dca-bd6f-1e9689e7349a"), "FFS3"),
     (uuid!("fff12b8d-7696-4c8b-a985-2747075b4f50"), "variables"),
-    (
-        uuid!("fc510ee7-ffdc-11d4-bd41-0080c73c8881"),
-        "what is started first (DXE)",
-    ),
-    (
-        uuid!("1b45cc0a-156a-428a-af62-49864da0e6e6"),
-        "what is started first (PEI)",
-    ),
+    (ORDERS[0], "what is started first (DXE)"),
+    (ORDERS[1], "what is started first (PEI)"),
     (
         uuid!("1ba0062e-c779-4582-8566-336ae8f78f09"),
         "reset vector",

@@ -2,8 +2,8 @@
 
 use super::error::Error;
 use super::names;
-use super::volume::file::FirmwareFile;
-use super::volume::section::{Content, PE32, Sections};
+use super::volume::file::{FREEFORM, FirmwareFile};
+use super::volume::section::{Content, PE32, Sections, TE};
 
 /// Put a program in place of the one in a file.
 pub(super) fn replace(file: &mut FirmwareFile, program: &[u8]) -> Result<(), Error> {
@@ -69,6 +69,31 @@ pub(super) fn check_machine(file: &FirmwareFile, what: &str, new: &[u8]) -> Resu
     }
 }
 
+/// What is inserted has a program if it is of a type with one, and all are for the machine of the drivers' core.
+pub(super) fn check_driver(core: &FirmwareFile, file: &FirmwareFile) -> Result<(), Error> {
+    let mut programs = Vec::new();
+    if let Some(sections) = &file.sections {
+        programs_of(sections, &mut programs);
+    }
+    if programs.is_empty() && file.kind != FREEFORM {
+        return Err(Error::NoProgram(file.title()));
+    }
+    let mut programs = programs.into_iter();
+    programs.try_for_each(|program| check_machine(core, "it", program))
+}
+
+/// All programs, those with a short header (TE) too.
+fn programs_of<'a>(sections: &'a Sections, programs: &mut Vec<&'a [u8]>) {
+    for section in &sections.list {
+        match &section.content {
+            Content::Bytes(bytes) if matches!(section.kind, PE32 | TE) => programs.push(bytes),
+            Content::Sections(sections) => programs_of(sections, programs),
+            Content::Packed(packed) => programs_of(&packed.sections, programs),
+            _ => {}
+        }
+    }
+}
+
 /// An application, such as a kernel, is started by the boot manager. In place of a driver it would be started in its turn
 /// among the drivers, and what drivers provide would be missing.
 pub(super) fn check_place(file: &FirmwareFile, new: &[u8]) -> Result<(), Error> {
@@ -79,8 +104,11 @@ pub(super) fn check_place(file: &FirmwareFile, new: &[u8]) -> Result<(), Error> 
     Ok(())
 }
 
-/// The machine of a PE file (IMAGE_FILE_MACHINE_*).
+/// The machine of a PE file or a TE image (IMAGE_FILE_MACHINE_*).
 fn machine(program: &[u8]) -> Option<u16> {
+    if let [b'V', b'Z', low, high, ..] = program {
+        return Some(u16::from_le_bytes([*low, *high]));
+    }
     field(program, 4)
 }
 

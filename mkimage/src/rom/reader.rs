@@ -17,6 +17,9 @@ const RATIO: u64 = 4;
 /// And how much it may be in any case.
 const FLOOR: u64 = 32 << 20;
 
+/// And how much at most, in spite of that.
+const CEILING: u64 = 128 << 20;
+
 /// Sections that could not be unpacked, which is no error in a file with data. Each may have taken as long as all that may be
 /// unpacked.
 const MAX_FAILURES: usize = 8;
@@ -76,7 +79,7 @@ impl Reader {
             let what = "too many sections that cannot be unpacked";
             return Err(Error::Format(what, at));
         }
-        let max = self.packed.saturating_mul(RATIO).max(FLOOR);
+        let max = self.packed.saturating_mul(RATIO).clamp(FLOOR, CEILING);
         let limit = decompress::allowed(self.packed, max) - self.unpacked;
         match unpack(limit) {
             Ok(bytes) => {
@@ -197,5 +200,11 @@ mod tests {
         }
         assert_eq!(tried, MAX_FAILURES);
         assert!(reader.unpack(at, |_| Ok(Vec::new())).is_err());
+        let mut reader = Reader::new(128 << 20);
+        let most = |limit: u64| {
+            assert_eq!(limit, CEILING);
+            Ok(Vec::new())
+        };
+        reader.unpack(at, most).unwrap();
     }
 }

@@ -3,6 +3,7 @@
 mod compression;
 mod hostile;
 mod insert;
+mod mutations;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -257,7 +258,7 @@ fn what_does_not_fit_is_refused_with_what_is_missing_and_what_could_go() {
     let before = rom();
     let told = refusal(&before, &kernel(20_000));
     assert!(
-        told.contains("bytes are missing, compressed; the largest"),
+        told.contains("bytes are missing in the largest gap, compressed; the largest"),
         "{told}"
     );
     assert!(told.contains("TcpDxe 10"), "{told}");
@@ -295,7 +296,7 @@ fn a_kernel_for_another_machine_is_refused() {
         replace: Some((Some("Nobody".to_owned()), pe(0x8664, 100))),
         ..Edit::default()
     };
-    assert!(refusal(&before, &edit).contains("there is no Nobody"));
+    assert!(refusal(&before, &edit).contains("there is no \"Nobody\""));
 }
 
 #[test]
@@ -360,6 +361,12 @@ fn regions_but_the_bios_are_left_alone() {
         assert_eq!(apply(&image, &kernel(100)).is_ok(), fits);
     }
     assert!(tree(&Rom::parse(&image), &image).contains("region BIOS at 0x2000"));
+    // One that ends after the image, and none.
+    for register in [0x0008_0001_u32, 0x0000_7fff] {
+        image[0x44..0x48].copy_from_slice(&register.to_le_bytes());
+        let told = refusal(&image, &kernel(100));
+        assert!(told.contains("no BIOS region within the image"), "{told}");
+    }
 }
 
 /// Every ROM of Debian's packages ovmf, ovmf-ia32, qemu-efi-aarch64, qemu-efi-arm that is installed.

@@ -23,6 +23,8 @@ const SHORTEST: usize = 56;
 const LONGEST: usize = 4096;
 /// In the attributes of a volume (EFI_FVB_ERASE_POLARITY): erased bits are ones.
 const ERASED_ONES: u64 = 0x800;
+/// The same (EFI_FVB2_WEAK_ALIGNMENT): files may have a larger alignment than the volume.
+const WEAK_ALIGNMENT: u64 = 1 << 31;
 
 /// A volume.
 #[derive(Debug, Clone)]
@@ -35,7 +37,7 @@ pub(super) struct FirmwareVolume {
     /// What erased bytes are.
     pub(super) erased: u8,
     /// Whether files may have a size of 64 bits.
-    large_files: bool,
+    pub(super) large_files: bool,
     /// If the files are not looked into: what follows the header.
     opaque: Option<Vec<u8>>,
 }
@@ -236,13 +238,18 @@ impl FirmwareVolume {
         }
     }
 
-    /// The most bytes that a file can have here, header included.
-    pub(super) fn largest_file(&self) -> usize {
-        if self.large_files {
-            usize::MAX
-        } else {
-            0xff_fffe
-        }
+    /// Of what its own offset is a multiple (EFI_FVB2_ALIGNMENT).
+    pub(super) fn alignment(&self) -> usize {
+        1 << (self.attributes() >> 16 & 0x1f)
+    }
+
+    /// Whether it keeps the alignment of a file's content.
+    pub(super) fn aligns(&self, file: &FirmwareFile) -> bool {
+        file.alignment() <= self.alignment() || self.attributes() & WEAK_ALIGNMENT != 0
+    }
+
+    fn attributes(&self) -> u64 {
+        View::image(&self.header).number(44, 4, "").unwrap_or(0)
     }
 }
 

@@ -63,6 +63,15 @@ fn a_rom_that_is_none_or_would_be_overwritten() {
         &String::from_utf8_lossy(&output.stderr),
         &["rom is the ROM itself"],
     );
+    inputs.write("driver.ffs", b"a driver");
+    let driver = inputs.path("driver.ffs").display().to_string();
+    let over = ["flash", "--rom", &rom, "--insert", &driver, "-o", &driver];
+    let output = mkimage(&over).output().unwrap();
+    assert!(!output.status.success());
+    says(
+        &String::from_utf8_lossy(&output.stderr),
+        &["driver.ffs is what is put into the ROM"],
+    );
 }
 
 #[test]

@@ -1,10 +1,11 @@
-//! ROMs with sections in EFI 1.1 and Tiano compression, which are read and not written.
+//! ROMs with sections in EFI 1.1, Tiano and Brotli compression, which are read and not written.
 
 use super::*;
 use crate::rom::tiano::{EFI, TIANO};
 use crate::rom::volume::section::testing::standard;
 
 const TIANO_GUID: Uuid = uuid!("a31280ad-481e-41b6-95e8-127f4c984779");
+const BROTLI: Uuid = uuid!("3d532050-5cda-4fd0-879e-0f7f630d5afb");
 
 /// A ROM whose volume of drivers is in a section that is made so. The compressor of the tests does not make it smaller.
 fn rom_in(pack: fn(Section) -> Section) -> Vec<u8> {
@@ -24,12 +25,13 @@ fn listed(bytes: &[u8]) -> String {
 
 #[test]
 fn what_is_in_sections_is_listed_and_they_are_written_as_they_were() {
-    let forms: [fn(Section) -> Section; 3] = [
+    let forms: [fn(Section) -> Section; 4] = [
         |section| standard(EFI, sections(vec![section])),
         |section| standard(TIANO, sections(vec![section])),
         |section| packed(Codec::Tiano, TIANO_GUID, sections(vec![section])),
+        |section| packed(Codec::Brotli, BROTLI, sections(vec![section])),
     ];
-    let names = ["EFI 1.1", "EFI 1.1", "Tiano"];
+    let names = ["EFI 1.1", "EFI 1.1", "Tiano", "Brotli"];
     for (form, name) in forms.into_iter().zip(names) {
         let said = format!("{name} compression, 32");
         let text = listed(&rom_in(form));
@@ -54,13 +56,21 @@ fn a_section_that_is_edited_is_written_without_compression_or_the_edit_is_refuse
     );
     assert!(text.contains("BdsDxe"), "{text}");
 
-    let before = rom_in(|section| packed(Codec::Tiano, TIANO_GUID, sections(vec![section])));
-    for edit in [kernel(3000), remove(&["network"])] {
-        let told = refusal(&before, &edit);
-        assert!(
-            told.contains("with Tiano compression, which mkimage reads"),
-            "{told}"
-        );
+    for (name, pack) in [
+        (
+            "Tiano",
+            (|section| packed(Codec::Tiano, TIANO_GUID, sections(vec![section])))
+                as fn(Section) -> Section,
+        ),
+        ("Brotli", |section| {
+            packed(Codec::Brotli, BROTLI, sections(vec![section]))
+        }),
+    ] {
+        for edit in [kernel(3000), remove(&["network"])] {
+            let told = refusal(&rom_in(pack), &edit);
+            let said = format!("with {name} compression, which mkimage reads");
+            assert!(told.contains(&said), "{told}");
+        }
     }
 }
 
@@ -82,6 +92,11 @@ fn drivers(pack: fn(Sections) -> Section) -> Vec<u8> {
 #[test]
 fn drivers_that_are_compressed_each_by_itself_have_names_and_can_be_removed() {
     for (pack, is_written) in [
+        // Made so that the smaller window reads something too.
+        (
+            (|list| standard(TIANO, list)) as fn(Sections) -> Section,
+            true,
+        ),
         (
             (|list| standard(EFI, list)) as fn(Sections) -> Section,
             true,
@@ -134,7 +149,7 @@ fn a_section_that_cannot_be_unpacked_is_kept_and_all_else_can_be_edited() {
         let text = listed(&damaged);
         assert!(text.contains(said) && !text.contains("TcpDxe"), "{text}");
         let told = refusal(&damaged, &remove(&["network"]));
-        assert!(told.contains("there is no network"), "{told}");
+        assert!(told.contains("there is no \"network\""), "{told}");
         let shell = apply(&damaged, &remove(&["Shell"])).unwrap();
         assert!(!listed(&shell).contains("Shell"));
     }

@@ -136,3 +136,30 @@ fn whatever_is_missing_at_the_end_what_is_there_is_kept() {
     }
     assert!(is_kept(&whole));
 }
+
+#[test]
+fn what_is_in_a_file_is_not_removed_with_it_if_the_firmware_needs_it() {
+    let holder = file(9, 0x02, sections(vec![volume_section(inner())]));
+    let order =
+        Uuid::from_bytes_le(*b"\xe7\x0e\x51\xfc\xdc\xff\xd4\x11\xbd\x41\x00\x80\xc7\x3c\x88\x81");
+    let mut apriori = file(2, 0x02, sections(vec![leaf(0x19, &[2; 16])]));
+    apriori.name = order;
+    let mut bytes = Vec::new();
+    volume(64 << 10, vec![holder, apriori]).write(&mut bytes);
+    for name in [Uuid::from_bytes([9; 16]), order] {
+        let told = refusal(&bytes, &remove(&[&name.to_string()]));
+        assert!(told.contains("does not start without it"), "{told}");
+    }
+}
+
+#[test]
+fn names_show_no_character_that_a_terminal_acts_on() {
+    let mut bytes = Vec::new();
+    let text = "Shell\u{202e}exD\x1b[2J\u{2028}";
+    volume(4096, vec![driver(2, 0x07, text, 300)]).write(&mut bytes);
+    let text = tree(&Rom::parse(&bytes), &bytes);
+    assert!(
+        text.contains("Shell\u{fffd}exD\u{fffd}[2J\u{fffd}\n"),
+        "{text}"
+    );
+}

@@ -90,6 +90,7 @@ fn what_is_no_whole_driver_is_refused() {
         (b"MZ".to_vec(), "truncated"),
         (Vec::new(), "truncated"),
         (pe(0x8664, 500), "at 0x"),
+        (good.repeat(2), "no whole file of a firmware volume (FFS)"),
         (start, "it is a DXE core"),
         (module, "it is a PEI module"),
         (arm, "for aarch64, and DxeCore"),
@@ -121,7 +122,10 @@ fn without_a_volume_of_drivers_or_room_in_it_nothing_is_inserted() {
         told.contains("what is inserted does not fit into a volume inside the volume at 0x1000"),
         "{told}"
     );
-    assert!(told.contains("bytes are missing; the largest"), "{told}");
+    assert!(
+        told.contains("bytes are missing in the largest gap; the largest"),
+        "{told}"
+    );
     assert!(told.contains("TcpDxe 10"), "{told}");
 }
 
@@ -162,4 +166,77 @@ proptest! {
             prop_assert!(written(&file) == bytes);
         }
     }
+}
+
+/// A file of these sections, as a tool extracts it.
+fn of_sections(kind: u8, list: Vec<Section>) -> Vec<u8> {
+    written(&file(7, kind, sections(list)))
+}
+
+#[test]
+fn a_file_with_a_volume_inside_is_refused() {
+    // The volume has a DXE core, so that the file would go into it too, and so on.
+    let core = || volume_section(volume(2048, vec![driver(6, 0x05, "DxeCore", 500)]));
+    for section in [core(), packed(Codec::Lzma, LZMA, sections(vec![core()]))] {
+        let told = refusal(&rom(), &insert(&[&of_sections(0x02, vec![section])]));
+        assert!(
+            told.contains("it is a file that contains a firmware volume"),
+            "{told}"
+        );
+    }
+}
+
+#[test]
+fn an_alignment_that_the_volume_has_not_itself_is_refused() {
+    // The volume of the drivers is aligned to 16 bytes.
+    let aligned = |attributes| {
+        let driver = driver(7, 0x07, "NvmExpressDxe", 500);
+        written(&with_attributes(driver, attributes))
+    };
+    apply(&rom(), &insert(&[&aligned(0x08)])).unwrap();
+    let told = refusal(&rom(), &insert(&[&aligned(0x10)]));
+    assert!(
+        told.contains("NvmExpressDxe") && told.contains("multiple of 128 bytes"),
+        "{told}"
+    );
+    assert!(told.contains("only at one of 16"), "{told}");
+}
+
+/// A program with a short header (TE image) for a machine.
+fn te(machine: u16) -> Vec<u8> {
+    [b"VZ", &machine.to_le_bytes()[..], &[0; 100]].concat()
+}
+
+#[test]
+fn every_driver_has_a_program_and_each_is_for_the_machine() {
+    let te = |machine| leaf(0x12, &te(machine));
+    let pe = |machine| leaf(PE32, &pe(machine, 500));
+    for (list, why) in [
+        (vec![te(0xaa64)], "for aarch64, and DxeCore"),
+        (vec![pe(0x8664), te(0xaa64)], "for aarch64, and DxeCore"),
+        (vec![name("NoProgram")], "contains no program"),
+    ] {
+        let told = refusal(&rom(), &insert(&[&of_sections(0x07, list)]));
+        assert!(told.contains(why), "{told}");
+    }
+    for (kind, list) in [
+        (0x07, vec![te(0x8664)]),
+        (0x07, vec![leaf(0x13, &[8]), pe(0x8664)]),
+        (0x02, vec![leaf(0x19, b"data")]),
+    ] {
+        apply(&rom(), &insert(&[&of_sections(kind, list)])).unwrap();
+    }
+}
+
+#[test]
+fn a_file_that_must_not_move_keeps_its_place_beside_one_that_is_inserted() {
+    let fixed = with_attributes(driver(3, 0x09, "Shell", 2000), 0x04);
+    let files = vec![driver(1, 0x05, "DxeCore", 900), fixed];
+    let mut bytes = Vec::new();
+    volume(16 << 10, files).write(&mut bytes);
+    let edit = Edit {
+        insert: insert(&[&extracted(7, 500)]).insert,
+        ..kernel(2000)
+    };
+    apply(&bytes, &edit).unwrap();
 }

@@ -11,6 +11,8 @@ use crate::rom::reader::{Reader, View};
 /// Bytes before what a file contains, and those of a file with a size of 64 bits.
 pub(in crate::rom) const HEADER: usize = 24;
 const LARGE_HEADER: usize = 32;
+/// The most bytes with the short one.
+const LARGEST: usize = 0xff_fffe;
 /// Attributes of a file (FFS_ATTRIB_*): size of 64 bits, must not move, has a checksum.
 const LARGE: u8 = 0x01;
 const FIXED: u8 = 0x04;
@@ -21,7 +23,7 @@ const NO_CHECKSUM: u8 = 0xaa;
 const WHOLE: u8 = 0x07;
 
 /// The type of files with data.
-const FREEFORM: u8 = 0x02;
+pub(in crate::rom) const FREEFORM: u8 = 0x02;
 /// The type of the file that starts drivers (EFI_FV_FILETYPE_DXE_CORE).
 pub(in crate::rom) const DXE_CORE: u8 = 0x05;
 /// The type of files that fill gaps (EFI_FV_FILETYPE_FFS_PAD).
@@ -129,7 +131,7 @@ impl FirmwareFile {
             _ => 0,
         };
         let mut reader = Reader::new(bytes.len());
-        let (file, length) = Self::parse(view, 0, erased, false, &mut reader)?;
+        let (file, length) = Self::parse(view, 0, erased, true, &mut reader)?;
         if length < bytes.len() {
             let what = "more bytes than the file has";
             return Err(Error::Format(what, view.at(length)));
@@ -167,7 +169,7 @@ impl FirmwareFile {
         to.resize(begin + self.header_length(), 0);
         to.extend(&self.raw);
         if let Some(sections) = &self.sections {
-            to.extend(sections.to_bytes());
+            sections.write(to);
         }
         let length = to.len() - begin;
         let content = begin + self.header_length();
@@ -183,6 +185,19 @@ impl FirmwareFile {
         file[23] = self.state;
         file[17] = body_checksum(self.attributes, &file[content - begin..]);
         file[16] = header_checksum(&file[..content - begin]);
+    }
+
+    /// Give it the long header if its size takes that, or say by how many bytes it is too long if there must be none.
+    pub(in crate::rom) fn fit_size(&mut self, large_files: bool) -> Result<(), usize> {
+        if !large_files {
+            self.attributes &= !LARGE;
+        }
+        match self.length().saturating_sub(LARGEST) {
+            0 => {}
+            _ if large_files => self.attributes |= LARGE,
+            more => return Err(more),
+        }
+        Ok(())
     }
 
     fn is_large(&self) -> bool {
@@ -201,7 +216,7 @@ impl FirmwareFile {
     /// All bytes, header included.
     pub(in crate::rom) fn length(&self) -> usize {
         let sections = self.sections.as_ref();
-        let content = sections.map_or(self.raw.len(), |sections| sections.to_bytes().len());
+        let content = sections.map_or(self.raw.len(), Sections::length);
         self.header_length() + content
     }
 

@@ -3,8 +3,7 @@
 #[cfg(test)]
 pub(in crate::rom) mod testing;
 
-use std::borrow::Cow;
-
+use cpu_proto::printable;
 use uuid::{Uuid, uuid};
 
 use super::FirmwareVolume;
@@ -112,9 +111,17 @@ impl Sections {
 
     /// These bytes and no more.
     pub(in crate::rom) fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let mut bytes = Vec::with_capacity(self.length());
         self.write(&mut bytes);
         bytes
+    }
+
+    /// How many bytes they are.
+    pub(in crate::rom) fn length(&self) -> usize {
+        let sections = self.list.iter().fold(0_usize, |length, section| {
+            length.next_multiple_of(4) + section.length()
+        });
+        sections + self.tail.len()
     }
 
     /// The name that people know the file by.
@@ -130,17 +137,17 @@ impl Sections {
     }
 }
 
-/// Text for people, who shall see no control characters.
+/// Text for people.
 fn utf16(bytes: &[u8]) -> String {
     let units = bytes
         .chunks_exact(2)
         .map(|unit| u16::from_le_bytes([unit[0], unit[1]]))
         .take_while(|unit| *unit != 0)
         .take(256);
-    char::decode_utf16(units)
+    let text: String = char::decode_utf16(units)
         .map(|unit| unit.unwrap_or(char::REPLACEMENT_CHARACTER))
-        .map(|unit| if unit.is_control() { '?' } else { unit })
-        .collect()
+        .collect();
+    printable(&text)
 }
 
 impl Section {
@@ -212,11 +219,15 @@ impl Section {
                     let content = Sections::parse(rest(from), reader)?;
                     return Ok((from, Content::Sections(content)));
                 }
-                if by == u64::from(STANDARD)
-                    && let Ok(packed) = Packed::parse(Codec::Standard, rest(from), reader)
-                    && packed.sections.to_bytes().len() as u64 == size
-                {
-                    return Ok((from, Content::Packed(Box::new(packed))));
+                if by == u64::from(STANDARD) {
+                    // What one window reads may be meant for the other, and be no sections.
+                    for codec in [Codec::Standard, Codec::Tiano] {
+                        if let Ok(packed) = Packed::parse(codec, rest(from), reader)
+                            && packed.sections.length() as u64 == size
+                        {
+                            return Ok((from, Content::Packed(Box::new(packed))));
+                        }
+                    }
                 }
                 Ok(leaf(start))
             }
@@ -252,30 +263,42 @@ impl Section {
         }
     }
 
-    fn write(&self, to: &mut Vec<u8>) {
-        let content = self.content.to_bytes();
-        let length = HEADER + self.header.len() + content.len();
-        let extended = self.extended || length >= EXTENDED;
-        if extended {
-            to.extend(EXTENDED.to_le_bytes()[..3].iter().chain([&self.kind]));
-            // More than 4 GiB cannot be read.
-            let length = u32::try_from(length + EXTENDED_HEADER - HEADER).unwrap_or(u32::MAX);
-            to.extend(length.to_le_bytes());
+    /// How many bytes it is, and whether its size takes 32 bits.
+    fn size(&self) -> (usize, bool) {
+        let length = HEADER + self.header.len() + self.content.length();
+        if self.extended || length >= EXTENDED {
+            (length + EXTENDED_HEADER - HEADER, true)
         } else {
-            to.extend(length.to_le_bytes()[..3].iter().chain([&self.kind]));
+            (length, false)
+        }
+    }
+
+    fn length(&self) -> usize {
+        self.size().0
+    }
+
+    fn write(&self, to: &mut Vec<u8>) {
+        let (length, extended) = self.size();
+        let size = if extended { EXTENDED } else { length };
+        to.extend(size.to_le_bytes()[..3].iter().chain([&self.kind]));
+        if extended {
+            // More than 4 GiB cannot be read.
+            to.extend(u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes());
         }
         let header = to.len();
         to.extend(&self.header);
+        let start = to.len();
+        self.content.write(to);
         if let Content::Sections(_) = self.content {
             // The two that say something about what they contain.
             if self.kind == COMPRESSION && self.header.len() == 5 {
-                let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
+                let size = u32::try_from(to.len() - start).unwrap_or(u32::MAX);
                 to[header..header + 4].copy_from_slice(&size.to_le_bytes());
             } else if self.kind == GUID_DEFINED && self.header.len() == 24 {
-                to[header + 20..].copy_from_slice(&crc32(&content).to_le_bytes());
+                let sum = crc32(&to[start..]);
+                to[header + 20..start].copy_from_slice(&sum.to_le_bytes());
             }
         }
-        to.extend_from_slice(&content);
     }
 
     /// Compress what its sections are now; nothing to do without compression. What is only read becomes a section that says
@@ -332,17 +355,22 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 impl Content {
-    /// As it is in the image.
-    fn to_bytes(&self) -> Cow<'_, [u8]> {
+    fn length(&self) -> usize {
         match self {
-            Self::Bytes(bytes) => Cow::Borrowed(bytes),
-            Self::Packed(packed) => Cow::Borrowed(&packed.bytes),
-            Self::Sections(sections) => Cow::Owned(sections.to_bytes()),
-            Self::Volume(volume) => {
-                let mut bytes = Vec::with_capacity(volume.length());
-                volume.write(&mut bytes);
-                Cow::Owned(bytes)
-            }
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Packed(packed) => packed.bytes.len(),
+            Self::Sections(sections) => sections.length(),
+            Self::Volume(volume) => volume.length(),
+        }
+    }
+
+    /// As it is in the image.
+    fn write(&self, to: &mut Vec<u8>) {
+        match self {
+            Self::Bytes(bytes) => to.extend(bytes),
+            Self::Packed(packed) => to.extend(&packed.bytes),
+            Self::Sections(sections) => sections.write(to),
+            Self::Volume(volume) => volume.write(to),
         }
     }
 }

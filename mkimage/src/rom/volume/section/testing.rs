@@ -1,6 +1,7 @@
 //! Sections made by hand, for tests.
 
 use super::*;
+use crate::rom::brotli;
 use crate::rom::tiano::tests::pack;
 use crate::rom::tiano::{SlidingWindow, TIANO};
 
@@ -34,6 +35,7 @@ pub(crate) fn packed(codec: Codec, guid: Uuid, sections: Sections) -> Section {
     let header = [&guid.to_bytes_le()[..], &[24, 0, 1, 0]].concat();
     let bytes = match codec {
         Codec::Tiano => pack(&sections.to_bytes(), TIANO),
+        Codec::Brotli => brotli::tests::pack(&sections.to_bytes()),
         _ => codec.pack(&sections.to_bytes(), &[]).unwrap(),
     };
     Section {
