@@ -12,6 +12,8 @@ use crate::wire::{Data, Name, Str, WalkVec};
 
 /// `AT_REMOVEDIR` of an unlinkat.
 const REMOVE_DIRECTORY: u32 = 0x200;
+/// `NAME_MAX` of limits.h.
+const MAX_NAME: usize = 255;
 /// `FUSE_FSYNC_FDATASYNC`.
 const DATA_ONLY: u32 = 1;
 
@@ -360,7 +362,11 @@ pub(super) fn handle(number: u64) -> Result<u32, Errno> {
     u32::try_from(number).map_err(|_| Errno::EBADF)
 }
 
+/// Linux's 9P client refuses long names itself, and so the relay answers for others only.
 pub(super) fn name(bytes: &[u8]) -> Result<Name<'_>, Errno> {
+    if bytes.len() > MAX_NAME {
+        return Err(Errno::ENAMETOOLONG);
+    }
     Name::new(bytes).ok_or(Errno::EINVAL)
 }
 

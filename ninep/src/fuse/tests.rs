@@ -155,6 +155,15 @@ fn what_the_relay_answers_itself_is_kept_for_a_moment() {
 }
 
 #[test]
+fn a_name_that_is_too_long_is_refused() {
+    let mut front = FrontFixture::new();
+    front.kernel(1, 7, 1, &[&[b'x'; 256], b"\0"]);
+    assert_eq!(front.answer(7).unwrap().0, 36);
+    front.kernel(1, 8, 1, &[&[b'x'; 255], b"\0"]);
+    assert!(front.0.has_requests());
+}
+
+#[test]
 fn a_read_ends_before_its_size_only_at_the_end_of_the_file() {
     let mut front = FrontFixture::new();
     front.found(b"a", file(40, 10));
