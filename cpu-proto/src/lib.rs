@@ -69,5 +69,8 @@ pub const ENV_UMASK: &str = "CPU_UMASK";
 /// Environment variable with the client's time, in seconds since 1970. A machine whose clock has not been set uses it.
 pub const ENV_CLOCK: &str = "CPU_CLOCK";
 
+/// In place of a machine's host key in its initramfs: the machine makes one each time that it boots.
+pub const HOST_KEY_AT_BOOT: &str = "first-boot\n";
+
 /// Largest 9P message: the limit of the kernel's `trans=fd` (`net/9p/trans_fd.c`, `MAX_SOCK_BUF`).
 pub const MAX_MSIZE: u32 = 1024 * 1024;

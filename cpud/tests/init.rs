@@ -230,6 +230,23 @@ fn the_host_key_of_an_initramfs_is_in_no_file_when_it_serves() {
 }
 
 #[test]
+fn a_host_key_is_made_at_each_boot_if_the_image_says_so() {
+    let fingerprint = || {
+        let script = "ssh-keygen -q -t ed25519 -N '' -f user; cp user.pub root/key.pub
+            echo first-boot >root/host_key
+            exec chroot root /init";
+        let machine = InitFixture::start("ip=off\n", script);
+        machine.wait_for("serving on port 17010");
+        let console = machine.console();
+        let said = console.split("host key SHA256:").nth(1).unwrap();
+        assert_eq!(machine.run("ls /host_key*"), "/host_key.pub\n");
+        assert!(machine.run("cat /host_key.pub").starts_with("ssh-ed25519 "));
+        said[..43].to_owned()
+    };
+    assert_ne!(fingerprint(), fingerprint());
+}
+
+#[test]
 fn it_ends_everything_and_reboots() {
     let mut machine = InitFixture::boot("\n");
     // An orphan that ignores SIGTERM.

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
+use cpu_proto::HOST_KEY_AT_BOOT;
 use ssh_key::PrivateKey;
 
 use crate::arch::Arch;
@@ -176,7 +177,18 @@ fn read(what: &'static str, path: &Path, max: u64) -> Result<Vec<u8>, Error> {
     })
 }
 
+/// In place of the file of a host key: the machine makes one when it boots.
+const FIRST_BOOT: &str = "first-boot";
+
+/// Whether the machine is to make its host key.
+pub(crate) fn makes_its_host_key(path: &Path) -> bool {
+    path == Path::new(FIRST_BOOT)
+}
+
 fn private_host_key(path: &Path) -> Result<Vec<u8>, Error> {
+    if makes_its_host_key(path) {
+        return Ok(HOST_KEY_AT_BOOT.into());
+    }
     let bytes = read("the machine's host key (mkimage keys)", path, MAX_KEYS)?;
     let key = PrivateKey::from_openssh(&bytes).map_err(|reason| Error::HostKey {
         path: path.to_owned(),
@@ -258,6 +270,20 @@ mod tests {
         ] {
             assert!(matches!(tree[name].1, EntryBody::Directory), "{name}");
         }
+    }
+
+    #[test]
+    fn a_machine_that_makes_its_host_key_is_asked_to() {
+        let inputs = ApplianceInputs::new();
+        let given = |host_key: &str| {
+            let cpud = inputs.path("cpud");
+            let keys = [inputs.path("cpu_rsa.pub")];
+            let silent = Progress::silent();
+            appliance(Arch::HERE, &cpud, &keys, false, Path::new(host_key), silent)
+        };
+        let tree = given("first-boot").unwrap();
+        assert!(matches!(&tree["host_key"].1, EntryBody::File(text) if text == b"first-boot\n"));
+        assert!(given("./first-boot").is_err());
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub(crate) struct InitramfsArgs {
     #[arg(long)]
     isolate: bool,
 
-    /// The machine's private host key [default: DIR/ssh_host_ed25519_key]
+    /// The machine's private host key, or first-boot: the machine makes one each time that it boots [default: DIR/ssh_host_ed25519_key]
     #[arg(long, value_name = "FILE")]
     host_key: Option<PathBuf>,
 
@@ -140,6 +140,20 @@ impl InitramfsArgs {
             first.resize(first.len().next_multiple_of(4), 0);
             first.append(&mut bytes);
             bytes = first;
+        }
+        if self
+            .host_key
+            .as_deref()
+            .is_some_and(initramfs::makes_its_host_key)
+        {
+            progress.say("the machine makes its host key when it boots: compare the fingerprint that cpu shows with that on its console".to_owned());
+            let pin = common.path("cpu_rsa.hostkey");
+            if pin.exists() {
+                progress.say(format!(
+                    "{} pins another host key, so cpu -key cpu_rsa refuses this machine: remove that file",
+                    pin.display()
+                ));
+            }
         }
         let path = common.path(&format!("initramfs.cpio{}", self.compress.suffix()));
         publish::replace(&path, publish::PRIVATE, &bytes)?;

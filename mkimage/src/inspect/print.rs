@@ -253,8 +253,9 @@ fn notable(file: &NotableFile, level: usize, text: &mut String) {
         }
         NotableFile::HostKey { mode, key } => {
             let key = match key {
-                Ok(key) => describe(key),
-                Err(error) => format!("damaged: {error}"),
+                Some(Ok(key)) => describe(key),
+                Some(Err(error)) => format!("damaged: {error}"),
+                None => "made each time that it boots".to_owned(),
             };
             line(
                 text,

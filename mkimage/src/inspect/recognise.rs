@@ -17,7 +17,7 @@ use crate::disk::table;
 use crate::kernel::image;
 use crate::media::uki;
 use crate::read::{self, MAX_FILE, MAX_KEYS};
-use cpu_proto::{AuthorizedKeys, package_note};
+use cpu_proto::{AuthorizedKeys, HOST_KEY_AT_BOOT, package_note};
 use object::LittleEndian;
 use object::elf::FileHeader64;
 use object::read::elf::{FileHeader as _, ProgramHeader as _};
@@ -255,7 +255,8 @@ fn notable_file(part: &Part<'_>, entry: &NewcEntry) -> Option<NotableFile> {
         b"key.pub" => NotableFile::Logins(AuthorizedKeys::parse(contents)),
         b"host_key" => NotableFile::HostKey {
             mode: entry.mode & 0o7777,
-            key: PrivateKey::from_openssh(contents).map(|key| key.public_key().clone()),
+            key: (contents != HOST_KEY_AT_BOOT.as_bytes())
+                .then(|| PrivateKey::from_openssh(contents).map(|key| key.public_key().clone())),
         },
         name if contents.starts_with(b"-----BEGIN") && contents.len() as u64 <= MAX_KEYS => {
             NotableFile::Other {

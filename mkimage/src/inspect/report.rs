@@ -127,7 +127,8 @@ pub(super) enum NotableFile {
     Logins(AuthorizedKeys),
     HostKey {
         mode: u32,
-        key: ssh_key::Result<PublicKey>,
+        /// None if the machine makes it when it boots.
+        key: Option<ssh_key::Result<PublicKey>>,
     },
     /// Something else that looks like a key.
     Other { name: String, keys: KeyFile },
