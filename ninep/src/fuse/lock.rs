@@ -1,4 +1,5 @@
-//! Locks. In 9P they belong to a process; the kernel names it when it locks, and only the owner of the lock when it unlocks.
+//! Locks. In 9P they belong to a process; the kernel names it when it locks, and only the owner of the lock when it unlocks. Open
+//! files of one process may be several owners (`flock(2)`, `F_OFD_SETLK`), which exclude each other.
 
 use super::abi::Fields;
 use super::request::handle;
@@ -10,19 +11,27 @@ use crate::wire::Str;
 
 /// `P9_LOCK_FLAGS_BLOCK`.
 const LOCK_WAITS: u32 = 1;
+/// In the number of an owner whose process is another owner already. Linux numbers no process so high.
+const NO_PROCESS: u32 = 1 << 31;
 /// The end of a lock that goes on however far the file grows (`OFFSET_MAX`).
 const TO_THE_END: u64 = i64::MAX as u64;
 
 impl FuseFront {
-    pub(super) fn getlk(&mut self, unique: u64, fields: Fields<'_>) -> Result<(), Errno> {
+    pub(super) fn getlk(
+        &mut self,
+        unique: u64,
+        node: u64,
+        fields: Fields<'_>,
+    ) -> Result<(), Errno> {
         let lock = lock_request(fields)?;
+        let (_, holder) = self.holder(node, lock.holder);
         let request = Request::Getlock {
             fid: lock.fid,
             lock: Flock {
                 kind: lock.kind,
                 start: lock.start,
                 length: lock.length,
-                proc_id: lock.holder.proc_id,
+                proc_id: holder.proc_id,
             },
             client_id: Str::default(),
         };
@@ -38,18 +47,31 @@ impl FuseFront {
         waits: bool,
     ) -> Result<(), Errno> {
         let mut lock = lock_request(fields)?;
-        let holders = self.lock_holders.entry(node).or_default();
-        let known = holders.iter().find(|held| held.owner == lock.holder.owner);
-        match known {
-            Some(held) => lock.holder = *held,
-            None if lock.kind == Flock::UNLOCK => {
+        let (is_known, holder) = self.holder(node, lock.holder);
+        lock.holder = holder;
+        if !is_known {
+            if lock.kind == Flock::UNLOCK {
                 self.answer(unique, |_| {});
                 return Ok(());
             }
-            None => holders.push(lock.holder),
+            self.lock_holders.entry(node).or_default().push(holder);
         }
         self.send_lock(unique, lock, waits);
         Ok(())
+    }
+
+    /// Whether an owner has locked a file, and under which number it does.
+    fn holder(&self, node: u64, mut asks: LockHolder) -> (bool, LockHolder) {
+        let holders = self.lock_holders.get(&node).map_or(&[][..], Vec::as_slice);
+        if let Some(known) = holders.iter().find(|held| held.owner == asks.owner) {
+            return (true, *known);
+        }
+        if holders.iter().any(|held| held.proc_id == asks.proc_id) {
+            // The kernel's number of an owner is a hash.
+            let low = asks.owner & u64::from(NO_PROCESS - 1);
+            asks.proc_id = NO_PROCESS | u32::try_from(low).unwrap_or_default();
+        }
+        (false, asks)
     }
 
     /// Removes an owner of locks of a file.

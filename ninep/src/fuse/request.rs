@@ -177,7 +177,7 @@ impl FuseFront {
                 };
                 self.send(unique, step, &clone(from, fid));
             }
-            Opcode::Getlk => self.getlk(unique, fields)?,
+            Opcode::Getlk => self.getlk(unique, header.node, fields)?,
             Opcode::Setlk | Opcode::Setlkw => {
                 let waits = operation == Opcode::Setlkw;
                 self.setlk(unique, header.node, fields, waits)?;
@@ -361,6 +361,10 @@ pub(super) fn handle(number: u64) -> Result<u32, Errno> {
 }
 
 pub(super) fn name(bytes: &[u8]) -> Result<Name<'_>, Errno> {
+    // `NAME_MAX`. The relay would say that there is none of this name.
+    if bytes.len() > 255 {
+        return Err(Errno::ENAMETOOLONG);
+    }
     Name::new(bytes).ok_or(Errno::EINVAL)
 }
 

@@ -243,6 +243,43 @@ fn a_lock_that_is_waited_for_is_requested_again_and_can_be_interrupted() {
 }
 
 #[test]
+fn open_files_of_one_process_exclude_each_other() {
+    let mut front = FrontFixture::new();
+    front.found(b"a", file(40, 10));
+    let whole = [[0; 8], i64::MAX.to_ne_bytes()].concat();
+    let mut asks = |opcode, owner: u64| {
+        let fields = [&9_u64.to_ne_bytes()[..], &owner.to_ne_bytes(), &whole].concat();
+        front.kernel(opcode, 8, 2, &[&fields, &words(&[1, 77, 1, 0])]);
+        let asked = front.asked();
+        match asked.request() {
+            Request::Lock { proc_id, .. } => {
+                front.server(asked.tag, &Reply::Lock { status: 0 });
+                assert_eq!(front.answer(8).unwrap().0, 0);
+                proc_id
+            }
+            Request::Getlock { lock, .. } => lock.proc_id,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(asks(32, 5), 77);
+    assert_eq!(asks(31, 5), 77);
+    // Before it has locked, and afterwards.
+    let other = asks(31, 6);
+    assert_ne!(other, 77);
+    assert_eq!(asks(32, 6), other);
+    assert_eq!(asks(31, 6), other);
+    assert_eq!(asks(32, 5), 77);
+}
+
+#[test]
+fn a_name_that_is_too_long_is_not_asked_for() {
+    let mut front = FrontFixture::new();
+    front.kernel(1, 8, 1, &[&[b'n'; 256], b"\0"]);
+    assert_eq!(front.answer(8).unwrap().0, 36);
+    assert!(!front.0.has_requests());
+}
+
+#[test]
 fn a_listing_takes_no_more_room_than_there_is() {
     let mut front = FrontFixture::new();
     let fields = [&9_u64.to_ne_bytes()[..], &0_u64.to_ne_bytes()].concat();
