@@ -16,8 +16,10 @@ mod listing;
 mod lock;
 mod make;
 mod nodes;
+mod place;
 mod reply;
 mod request;
+mod xattr;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use crate::relay::Error;
 use crate::relay::framer::{Framer, Segment};
 use crate::wire::Frame;
 use abi::ReplyWriter;
-use nodes::{FidPool, Nodes};
+use nodes::{FidPool, Nodes, Place};
 
 /// Largest request of the kernel beyond the data of a write: a header, fields, two names.
 pub const REQUEST_OVERHEAD: usize = 16 * 1024;
@@ -142,24 +144,31 @@ enum FuseStep {
     },
     /// The walk of a look-up, then its attributes. `owner`: a new file, to be given to this user and group.
     Walk {
+        place: Place,
         fid: u32,
         owner: Option<(u32, u32)>,
     },
     Own {
+        place: Place,
         fid: u32,
     },
     EntryAttr {
+        place: Place,
         fid: u32,
+    },
+    /// The walk to a file that had no fid, for this request of the kernel.
+    WalkAgain {
+        node: u64,
+        fid: u32,
+        request: Bytes,
     },
     /// Something with a name is being made in a directory.
     Make {
-        dir: u64,
-        name: Box<[u8]>,
+        place: Place,
         owner: Option<(u32, u32)>,
     },
     CreateClone {
-        dir: u64,
-        name: Box<[u8]>,
+        place: Place,
         fid: u32,
         flags: u32,
         mode: u32,
@@ -167,23 +176,25 @@ enum FuseStep {
         owner: Option<(u32, u32)>,
     },
     Create {
-        dir: u64,
-        name: Box<[u8]>,
+        place: Place,
         fid: u32,
         owner: Option<(u32, u32)>,
     },
     CreateWalk {
+        place: Place,
         open: u32,
         fid: u32,
         path: u64,
         owner: Option<(u32, u32)>,
     },
     CreateOwn {
+        place: Place,
         open: u32,
         fid: u32,
         path: u64,
     },
     CreateAttr {
+        place: Place,
         open: u32,
         fid: u32,
         path: u64,
@@ -195,11 +206,13 @@ enum FuseStep {
         node: u64,
     },
     OpenClone {
+        node: u64,
         fid: u32,
         flags: u32,
         is_dir: bool,
     },
     Open {
+        node: u64,
         fid: u32,
         is_dir: bool,
     },
@@ -216,6 +229,10 @@ enum FuseStep {
     },
     Readlink,
     Statfs,
+    Rename {
+        from: Place,
+        to: Place,
+    },
     /// The reply has no fields.
     Done,
     XattrWalk {

@@ -280,6 +280,65 @@ fn a_name_that_is_too_long_is_not_asked_for() {
 }
 
 #[test]
+fn files_not_used_for_long_have_no_fid_until_they_are_used_again() {
+    let mut front = FrontFixture::new();
+    let count = 2 * u64::try_from(nodes::MAX_IDLE).unwrap();
+    // An open one keeps its fid.
+    front.found(b"2", file(2, 0));
+    front.kernel(14, 8, 2, &[&words(&[0, 0])]);
+    let asked = front.asked();
+    let qids = WalkVec::default();
+    front.server(asked.tag, &Reply::Walk { qids });
+    let asked = front.asked();
+    let (qid, iounit) = (Qid::default(), 0);
+    front.server(asked.tag, &Reply::Lopen { qid, iounit });
+    assert_eq!(front.answer(8).unwrap().0, 0);
+    let mut clunks = 0;
+    for number in 3..count {
+        front.found(number.to_string().as_bytes(), file(number, 0));
+        if front.0.has_requests() {
+            let clunk = front.asked();
+            assert!(matches!(clunk.request(), Request::Clunk { .. }));
+            front.server(clunk.tag, &Reply::Clunk {});
+            clunks += 1;
+        }
+    }
+    let held = count - clunks;
+    assert!(held < count * 3 / 5, "{held} fids");
+    front.kernel(3, 8, 2, &[&[0; 16]]);
+    assert!(matches!(front.asked().request(), Request::Getattr { .. }));
+
+    for is_same in [true, false] {
+        let number = if is_same { 3 } else { 4 };
+        front.kernel(3, 8, number, &[&[0; 16]]);
+        let walk = front.asked();
+        let Request::Walk { fid: 0, names, .. } = walk.request() else {
+            panic!("{:?}", walk.request());
+        };
+        let names: Vec<_> = names.iter().map(|name| name.bytes().to_vec()).collect();
+        assert_eq!(names, [number.to_string().as_bytes()]);
+        let mut qids = WalkVec::default();
+        qids.push(file(3, 0).qid);
+        front.server(walk.tag, &Reply::Walk { qids });
+        if is_same {
+            // Another file may lose its fid.
+            let message = front.0.take_requests().pop().unwrap();
+            let tag = Header::decode(message.first_chunk().unwrap()).tag;
+            let asked = ServerRequest { tag, message };
+            assert!(matches!(asked.request(), Request::Getattr { .. }));
+            let attr = file(3, 77);
+            front.server(tag, &Reply::Getattr { attr });
+            assert_eq!(front.answer(8).unwrap().0, 0);
+        } else {
+            assert_eq!(
+                front.answer(8).unwrap().0,
+                Errno::ESTALE.raw().cast_signed()
+            );
+        }
+    }
+}
+
+#[test]
 fn a_listing_takes_no_more_room_than_there_is() {
     let mut front = FrontFixture::new();
     let fields = [&9_u64.to_ne_bytes()[..], &0_u64.to_ne_bytes()].concat();
