@@ -56,8 +56,45 @@ impl FuseFront {
             }
             self.lock_holders.entry(node).or_default().push(holder);
         }
-        self.send_lock(unique, lock, waits);
+        if self.is_unlocking(node) {
+            // The kernel does not wait for the end of an open file, and the server may do either first.
+            let step = FuseStep::Lock { lock, waits };
+            self.blocked.push(Op { unique, step });
+        } else {
+            self.send_lock(unique, lock, waits);
+        }
         Ok(())
+    }
+
+    /// Ends an open file, and with it the locks that are its own.
+    pub(super) fn release(&mut self, unique: u64, node: u64, fid: u32) {
+        let mut unlocks = None;
+        if let Some(holders) = self.lock_holders.get_mut(&node) {
+            holders.retain(|held| {
+                let is_its = held.fid == fid;
+                unlocks = unlocks.or(is_its.then_some(node));
+                !is_its
+            });
+        }
+        let step = FuseStep::Clunk { fid, unlocks };
+        self.send(unique, step, &Request::Clunk { fid });
+    }
+
+    fn is_unlocking(&self, node: u64) -> bool {
+        let mut steps = self
+            .pending
+            .iter()
+            .flatten()
+            .map(|pending| &pending.op.step);
+        steps.any(|step| matches!(step, FuseStep::Clunk { unlocks, .. } if *unlocks == Some(node)))
+    }
+
+    /// A fid has ended, or the server says that there is none.
+    pub(super) fn clunked(&mut self, fid: u32, unlocks: Option<u64>) {
+        self.fids.free(fid);
+        if unlocks.is_some_and(|node| !self.is_unlocking(node)) {
+            self.retry_locks();
+        }
     }
 
     /// Whether an owner has locked a file, and under which number it does.
@@ -140,6 +177,10 @@ fn lock_request(mut fields: Fields<'_>) -> Result<LockRequest, Errno> {
             TO_THE_END.. => 0,
             end => end.saturating_sub(start).saturating_add(1),
         },
-        holder: LockHolder { owner, proc_id },
+        holder: LockHolder {
+            owner,
+            proc_id,
+            fid,
+        },
     })
 }

@@ -97,7 +97,7 @@ pub struct FuseFront {
     is_kept: bool,
     /// The version and the INIT that waits for it.
     init: Option<Op>,
-    /// Locks that somebody else holds, to be requested again.
+    /// Locks that somebody else holds or has just released, to be requested again.
     blocked: Vec<Op>,
     requests: Vec<Bytes>,
     replies: Vec<FuseReply>,
@@ -110,6 +110,8 @@ pub struct FuseFront {
 struct LockHolder {
     owner: u64,
     proc_id: u32,
+    /// The open file through which it has locked first.
+    fid: u32,
 }
 
 /// A request of 9P under way.
@@ -257,9 +259,10 @@ enum FuseStep {
     XattrWrite {
         fid: u32,
     },
-    /// The end of a fid. Its number is free afterwards.
+    /// The end of a fid. Its number is free afterwards. `unlocks`: it ends locks of this file.
     Clunk {
         fid: u32,
+        unlocks: Option<u64>,
     },
     Lock {
         lock: LockRequest,
@@ -391,7 +394,9 @@ impl FuseFront {
 
     /// Ends a fid, which may or may not exist, and frees its number. The kernel is told when `unique` is not 0.
     fn clunk(&mut self, unique: u64, fid: u32) {
-        self.send(unique, FuseStep::Clunk { fid }, &Request::Clunk { fid });
+        let unlocks = None;
+        let step = FuseStep::Clunk { fid, unlocks };
+        self.send(unique, step, &Request::Clunk { fid });
     }
 
     /// For how long the kernel keeps what it is told now.

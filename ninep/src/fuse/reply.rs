@@ -101,7 +101,7 @@ impl FuseFront {
             | FuseStep::XattrRead { fid, .. }
             | FuseStep::XattrCreate { fid, .. }
             | FuseStep::XattrWrite { fid } => self.clunk(0, fid),
-            FuseStep::Clunk { fid } => self.fids.free(fid),
+            FuseStep::Clunk { fid, unlocks } => self.clunked(fid, unlocks),
             // The request that it was for has its own reply.
             FuseStep::Flush { .. } => return,
             _ => {}
@@ -359,8 +359,8 @@ impl FuseFront {
             (FuseStep::Done, Reply::Unlinkat {} | Reply::Fsync {}) => {
                 self.answer(unique, |_| {});
             }
-            (FuseStep::Clunk { fid }, Reply::Clunk {}) => {
-                self.fids.free(fid);
+            (FuseStep::Clunk { fid, unlocks }, Reply::Clunk {}) => {
+                self.clunked(fid, unlocks);
                 self.answer(unique, |_| {});
             }
             (FuseStep::XattrWalk { fid, size }, Reply::Xattrwalk { size: length }) => {

@@ -147,10 +147,8 @@ impl FuseFront {
             }
             Opcode::Release | Opcode::Releasedir => {
                 let fid = handle(fields.u64())?;
-                let _flags = fields.u64();
-                self.take_holder(header.node, fields.u64());
                 self.count_open(header.node, false);
-                self.clunk(unique, fid);
+                self.release(unique, header.node, fid);
             }
             Opcode::Flush => {
                 let (fid, _) = (handle(fields.u64())?, fields.u64());

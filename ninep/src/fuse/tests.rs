@@ -272,6 +272,31 @@ fn open_files_of_one_process_exclude_each_other() {
 }
 
 #[test]
+fn a_lock_is_requested_once_what_ends_another_is_done() {
+    let mut front = FrontFixture::new();
+    front.found(b"a", file(40, 10));
+    let lock = |fid: u64| {
+        let whole = [[0; 8], i64::MAX.to_ne_bytes()].concat();
+        let fields = [&fid.to_ne_bytes()[..], &fid.to_ne_bytes(), &whole].concat();
+        [fields, words(&[1, 77, 1, 0])].concat()
+    };
+    front.kernel(32, 8, 2, &[&lock(9)]);
+    let asked = front.asked();
+    front.server(asked.tag, &Reply::Lock { status: 0 });
+    assert_eq!(front.answer(8).unwrap().0, 0);
+    front.kernel(18, 10, 2, &[&9_u64.to_ne_bytes(), &[0; 16]]);
+    let clunk = front.asked();
+    front.kernel(32, 12, 2, &[&lock(5)]);
+    assert!(!front.0.has_requests());
+    front.server(clunk.tag, &Reply::Clunk {});
+    assert_eq!(front.answer(10).unwrap().0, 0);
+    assert!(matches!(
+        front.asked().request(),
+        Request::Lock { fid: 5, .. }
+    ));
+}
+
+#[test]
 fn a_name_that_is_too_long_is_not_asked_for() {
     let mut front = FrontFixture::new();
     front.kernel(1, 8, 1, &[&[b'n'; 256], b"\0"]);
