@@ -148,6 +148,20 @@ impl FuseFront {
         self.send(unique, FuseStep::Lock { lock, waits }, &request);
     }
 
+    /// The lock in the way of another, or none.
+    pub(super) fn lock_found(&mut self, unique: u64, lock: &Flock) {
+        let end = match lock.length {
+            0 => TO_THE_END,
+            length => lock.start.saturating_add(length - 1),
+        };
+        self.answer(unique, |out| {
+            out.u64(lock.start);
+            out.u64(end);
+            out.u32(lock.kind.into());
+            out.u32(lock.proc_id);
+        });
+    }
+
     pub(super) fn locked(&mut self, unique: u64, lock: LockRequest, waits: bool, status: u8) {
         const BLOCKED: u8 = LockStatus::Blocked as u8;
         match status {

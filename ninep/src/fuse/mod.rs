@@ -177,7 +177,9 @@ enum FuseStep {
         gid: u32,
         owner: Option<(u32, u32)>,
     },
+    /// `exclusive`: the kernel has asked that there be no such file.
     Create {
+        exclusive: bool,
         place: Place,
         fid: u32,
         owner: Option<(u32, u32)>,

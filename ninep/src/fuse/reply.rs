@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::request::name;
 use super::{FuseFront, FuseStep, Op, Pending, ROOT_FID};
 use crate::errno::Errno;
+use crate::fs::OpenFlags;
 use crate::msg::{Attr, Header, NO_FID, NO_ID, NO_TAG, Reply, Request};
 use crate::wire::{Data, HEADER, Str};
 
@@ -53,6 +54,9 @@ impl FuseFront {
         }
         let errno = match step {
             // The kernel looks the name up again.
+            FuseStep::Create {
+                exclusive: false, ..
+            } if errno == Errno::EEXIST => Errno::ESTALE,
             FuseStep::WalkAgain { .. } if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) => {
                 Errno::ESTALE
             }
@@ -185,7 +189,15 @@ impl FuseFront {
                 Reply::Walk { .. },
             ) => {
                 let called = place.name.clone();
-                let step = FuseStep::Create { place, fid, owner };
+                let exclusive = flags & OpenFlags::EXCL != 0;
+                // The kernel checks the right to open a file that exists; and that is not to be given away.
+                let flags = flags | OpenFlags::EXCL;
+                let step = FuseStep::Create {
+                    exclusive,
+                    place,
+                    fid,
+                    owner,
+                };
                 match name(&called) {
                     Ok(name) => {
                         let request = Request::Lcreate {
@@ -205,6 +217,7 @@ impl FuseFront {
                     place,
                     fid: open,
                     owner,
+                    ..
                 },
                 Reply::Lcreate { qid, .. },
             ) => {
@@ -424,16 +437,7 @@ impl FuseFront {
             (FuseStep::Lock { lock, waits }, Reply::Lock { status }) => {
                 self.locked(unique, lock, waits, status);
             }
-            (FuseStep::Getlock, Reply::Getlock { lock, .. }) => self.answer(unique, |out| {
-                out.u64(lock.start);
-                let end = match lock.length {
-                    0 => i64::MAX.unsigned_abs(),
-                    length => lock.start.saturating_add(length - 1),
-                };
-                out.u64(end);
-                out.u32(lock.kind.into());
-                out.u32(lock.proc_id);
-            }),
+            (FuseStep::Getlock, Reply::Getlock { lock, .. }) => self.lock_found(unique, &lock),
             (FuseStep::Flush { of, tag, sequence }, Reply::Flush {}) => {
                 self.flushed(of, tag, sequence);
             }
