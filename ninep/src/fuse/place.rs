@@ -116,9 +116,10 @@ impl FuseFront {
     /// An open file more, or less, of a file.
     pub(super) fn count_open(&mut self, node: u64, is_open: bool) {
         if let Some(node) = self.nodes.get_mut(node) {
-            node.opens = match is_open {
-                true => node.opens.saturating_add(1),
-                false => node.opens.saturating_sub(1),
+            node.opens = if is_open {
+                node.opens.saturating_add(1)
+            } else {
+                node.opens.saturating_sub(1)
             };
         }
     }
