@@ -1,7 +1,7 @@
 //! What makes a file: its group and owner, and the look-up that tells the kernel which it is.
 
 use super::abi::{Fields, InHeader, Opcode};
-use super::nodes::Place;
+use super::nodes::Location;
 use super::request::{clone, name, open_flags};
 use super::{FuseFront, FuseStep};
 use crate::errno::Errno;
@@ -33,7 +33,7 @@ impl FuseFront {
         let dfid = self.node_fid(header.node)?;
         let (gid, owner) = self.new_owner(header)?;
         let step = |name: Name<'_>, owner| FuseStep::Make {
-            place: Place {
+            place: Location {
                 dir: header.node,
                 name: name.bytes().into(),
             },
@@ -100,7 +100,7 @@ impl FuseFront {
         let (gid, owner) = self.new_owner(header)?;
         let (from, fid) = (self.node_fid(header.node)?, self.fids.take());
         let step = FuseStep::CreateClone {
-            place: Place {
+            place: Location {
                 dir: header.node,
                 name: fields.string().into(),
             },
@@ -115,7 +115,7 @@ impl FuseFront {
     }
 
     /// The number of the file that has been found with this fid.
-    pub(super) fn enter(&mut self, fid: u32, attr: Attr, place: Place) -> u64 {
+    pub(super) fn enter(&mut self, fid: u32, attr: Attr, place: Location) -> u64 {
         let (node, unneeded) = self.nodes.enter(fid, attr, place);
         if let Some(unneeded) = unneeded {
             self.clunk(0, unneeded);
@@ -124,7 +124,7 @@ impl FuseFront {
         node
     }
 
-    pub(super) fn entry_attr(&mut self, unique: u64, place: Place, fid: u32) {
+    pub(super) fn entry_attr(&mut self, unique: u64, place: Location, fid: u32) {
         let mask = Attr::ALL;
         let step = FuseStep::EntryAttr { place, fid };
         self.send(unique, step, &Request::Getattr { fid, mask });
@@ -133,7 +133,7 @@ impl FuseFront {
     pub(super) fn create_attr(
         &mut self,
         unique: u64,
-        place: Place,
+        place: Location,
         (open, fid, path): (u32, u32, u64),
     ) {
         let mask = Attr::ALL;

@@ -32,7 +32,7 @@ use crate::relay::Error;
 use crate::relay::framer::{Framer, Segment};
 use crate::wire::Frame;
 use abi::ReplyWriter;
-use nodes::{FidPool, Nodes, Place};
+use nodes::{FidPool, Location, Nodes};
 
 /// Largest request of the kernel beyond the data of a write: a header, fields, two names.
 pub const REQUEST_OVERHEAD: usize = 16 * 1024;
@@ -146,16 +146,16 @@ enum FuseStep {
     },
     /// The walk of a look-up, then its attributes. `owner`: a new file, to be given to this user and group.
     Walk {
-        place: Place,
+        place: Location,
         fid: u32,
         owner: Option<(u32, u32)>,
     },
     Own {
-        place: Place,
+        place: Location,
         fid: u32,
     },
     EntryAttr {
-        place: Place,
+        place: Location,
         fid: u32,
     },
     /// The walk to a file that had no fid, for this request of the kernel.
@@ -166,11 +166,11 @@ enum FuseStep {
     },
     /// Something with a name is being made in a directory.
     Make {
-        place: Place,
+        place: Location,
         owner: Option<(u32, u32)>,
     },
     CreateClone {
-        place: Place,
+        place: Location,
         fid: u32,
         flags: u32,
         mode: u32,
@@ -180,25 +180,25 @@ enum FuseStep {
     /// `exclusive`: the kernel has asked that there be no such file.
     Create {
         exclusive: bool,
-        place: Place,
+        place: Location,
         fid: u32,
         owner: Option<(u32, u32)>,
     },
     CreateWalk {
-        place: Place,
+        place: Location,
         open: u32,
         fid: u32,
         path: u64,
         owner: Option<(u32, u32)>,
     },
     CreateOwn {
-        place: Place,
+        place: Location,
         open: u32,
         fid: u32,
         path: u64,
     },
     CreateAttr {
-        place: Place,
+        place: Location,
         open: u32,
         fid: u32,
         path: u64,
@@ -234,8 +234,8 @@ enum FuseStep {
     Readlink,
     Statfs,
     Rename {
-        from: Place,
-        to: Place,
+        from: Location,
+        to: Location,
     },
     /// The reply has no fields.
     Done,

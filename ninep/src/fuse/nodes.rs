@@ -14,7 +14,7 @@ pub(super) const MAX_IDLE: usize = 2048;
 
 /// Where a file was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) dir: u64,
     pub(super) name: Box<[u8]>,
 }
@@ -25,7 +25,7 @@ pub(super) struct KernelNode {
     /// A fid that is not open; none if it has not been used for long.
     pub(super) fid: Option<u32>,
     /// Where it was last found, or moved to.
-    pub(super) place: Place,
+    pub(super) place: Location,
     /// How many open files of it the kernel has.
     pub(super) opens: u32,
     /// Whether it has been used since it was last considered for the loss of its fid.
@@ -53,7 +53,7 @@ pub(super) struct Nodes {
 impl Nodes {
     pub(super) fn set_root(&mut self, fid: u32) {
         self.last = ROOT;
-        self.insert(ROOT, fid, Attr::default(), Place::default());
+        self.insert(ROOT, fid, Attr::default(), Location::default());
     }
 
     pub(super) fn get(&self, number: u64) -> Option<&KernelNode> {
@@ -64,7 +64,7 @@ impl Nodes {
         self.all.get_mut(&number)
     }
 
-    fn insert(&mut self, number: u64, fid: u32, attr: Attr, place: Place) {
+    fn insert(&mut self, number: u64, fid: u32, attr: Attr, place: Location) {
         let (lookups, epoch) = (1, self.epoch);
         let node = KernelNode {
             fid: Some(fid),
@@ -121,7 +121,7 @@ impl Nodes {
     }
 
     /// A file has been given another name. As the kernel has just looked it up, it has a fid.
-    pub(super) fn rename(&mut self, from: &Place, to: &Place) {
+    pub(super) fn rename(&mut self, from: &Location, to: &Location) {
         for number in &self.queue {
             if let Some(node) = self.all.get_mut(number)
                 && node.place == *from
@@ -138,7 +138,7 @@ impl Nodes {
 
     /// The file that a look-up has found with this fid; and of two fids that it has then, the one that is not needed. A file has
     /// one number however many names it has; a number that the client's file system has used again is another file.
-    pub(super) fn enter(&mut self, fid: u32, attr: Attr, place: Place) -> (u64, Option<u32>) {
+    pub(super) fn enter(&mut self, fid: u32, attr: Attr, place: Location) -> (u64, Option<u32>) {
         let path = attr.qid.path;
         if let Some(&number) = self.numbers.get(&path)
             && let Some(node) = self.all.get_mut(&number)
@@ -239,7 +239,7 @@ mod tests {
     }
 
     fn enter(nodes: &mut Nodes, fid: u32, attr: Attr) -> (u64, Option<u32>) {
-        nodes.enter(fid, attr, Place::default())
+        nodes.enter(fid, attr, Location::default())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::abi::{Fields, InHeader, Opcode};
-use super::nodes::{Place, ROOT};
+use super::nodes::{Location, ROOT};
 use super::request::name;
 use super::{FuseFront, FuseStep};
 use crate::errno::Errno;
@@ -57,7 +57,7 @@ impl FuseFront {
     }
 
     fn walk_again(&mut self, unique: u64, number: u64, request: &[u8]) -> Result<(), Errno> {
-        let Place { dir, name: called } = self.node(number)?.place.clone();
+        let Location { dir, name: called } = self.node(number)?.place.clone();
         let mut names = WalkVec::default();
         names.push(name(&called)?);
         let from = self.node_fid(dir)?;

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::abi::{self, Fields, IN_HEADER, InHeader, Opcode};
-use super::nodes::{KernelNode, Place};
+use super::nodes::{KernelNode, Location};
 use super::{FuseFront, FuseStep, Op, Pending};
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
@@ -62,7 +62,7 @@ impl FuseFront {
             }
             Opcode::Lookup => {
                 let (dir, name) = (header.node, fields.string().into());
-                self.walk(unique, Place { dir, name }, None)?;
+                self.walk(unique, Location { dir, name }, None)?;
             }
             Opcode::Getattr => {
                 let (flags, _) = (fields.u32(), fields.u32());
@@ -106,7 +106,7 @@ impl FuseFront {
                     newdirfid: self.node_fid(newdir)?,
                     newname: name(new)?,
                 };
-                let place = |dir, name: &[u8]| Place {
+                let place = |dir, name: &[u8]| Location {
                     dir,
                     name: name.into(),
                 };
@@ -229,7 +229,7 @@ impl FuseFront {
     pub(super) fn walk(
         &mut self,
         unique: u64,
-        place: Place,
+        place: Location,
         owner: Option<(u32, u32)>,
     ) -> Result<(), Errno> {
         let called = place.name.clone();
