@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,6 +23,7 @@ pub(crate) const TESTS: &[Test] = &[
     ),
     ("fuse_waits_for_a_lock_until_interrupted", interrupted),
     ("fuse_leaves_nothing_of_a_killed_client", killed),
+    ("fuse_serves_more_files_than_the_client_may_open", many),
 ];
 
 fn fuse_board() -> Result<(Daemon, User)> {
@@ -55,14 +56,21 @@ fn files() -> Result<()> {
             os.setxattr("a", "user.x", b"value"); print(os.listxattr("a"), os.getxattr("a", "user.x"))
             os.removexattr("a", "user.x"); print(os.listxattr("a"))
             fd = os.open("u", os.O_RDWR | os.O_CREAT); os.write(fd, b"gone"); os.unlink("u"); print(os.pread(fd, 9, 0))
-            os.lseek(fd, 0, 0); os.ftruncate(fd, 2); print(os.fstat(fd).st_size)'
+            os.lseek(fd, 0, 0); os.ftruncate(fd, 2); print(os.fstat(fd).st_size)
+            os.mkdir("gone"); fd = os.open("gone", 0); os.fstat(fd); os.rmdir("gone"); print(os.fstat(fd).st_nlink)
+            import fcntl
+            one, two = open("l2", "w"), open("l2", "w")
+            fcntl.flock(one, fcntl.LOCK_EX)
+            try: fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError: print("excluded")
+            one.close(); fcntl.flock(two, fcntl.LOCK_EX | fcntl.LOCK_NB)'
         exec 9>>l; flock 9; flock -n l true || echo locked"#,
     )?;
     let inode = {
         use std::os::unix::fs::MetadataExt as _;
         fs::metadata(user.home().join("c"))?.ino().to_string()
     };
-    let mut digest = std::process::Command::new("sha256sum");
+    let mut digest = Command::new("sha256sum");
     let digest = works(&ended(digest.arg(user.home().join("big")))?)?;
     let digest = digest.split(' ').next().unwrap_or_default();
     let expected = [
@@ -87,6 +95,8 @@ fn files() -> Result<()> {
         "[]",
         "b'gone'",
         "2",
+        "0",
+        "excluded",
         "locked",
     ];
     // Some of these programs quote as the locale says.
@@ -201,6 +211,34 @@ fn interrupted() -> Result<()> {
     ensure!(holder.wait()?.success());
     // It is free now.
     script(&user, &[], &format!("timeout 9 python3 -c \"{lock}\""))?;
+    Ok(())
+}
+
+/// Looks at more files than the client may have descriptors, and again at one of the first.
+fn many() -> Result<()> {
+    const FILES: usize = 9000;
+    let (_daemon, user) = fuse_board()?;
+    let many = user.home().join("many");
+    fs::create_dir(&many)?;
+    for number in 0..FILES {
+        fs::write(many.join(number.to_string()), "")?;
+    }
+    let looks = format!(
+        "import os; input()
+for i in range({FILES}): os.stat(f'many/{{i}}')
+os.rename('many/5', 'many/moved'); print(os.listdir('.') != [], open('many/moved').read() == open('many/6').read())"
+    );
+    let mut child = user
+        .cpu_in(user.home(), &["board", "python3", "-c", &looks])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut prlimit = Command::new("prlimit");
+    prlimit.args(["--nofile=4096", "--pid", &child.id().to_string()]);
+    works(&ended(&mut prlimit)?)?;
+    child.stdin.take().context("no input")?.write_all(b"\n")?;
+    let output = child.wait_with_output()?;
+    ensure!(works(&output)? == "True True\n", "{output:?}");
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! What makes a file: its group and owner, and the look-up that tells the kernel which it is.
 
 use super::abi::{Fields, InHeader, Opcode};
+use super::nodes::Location;
 use super::request::{clone, name, open_flags};
 use super::{FuseFront, FuseStep};
 use crate::errno::Errno;
@@ -29,11 +30,13 @@ impl FuseFront {
         header: &InHeader,
         mut fields: Fields<'_>,
     ) -> Result<(), Errno> {
-        let dfid = self.node(header.node)?.fid;
+        let dfid = self.node_fid(header.node)?;
         let (gid, owner) = self.new_owner(header)?;
         let step = |name: Name<'_>, owner| FuseStep::Make {
-            dir: header.node,
-            name: name.bytes().into(),
+            place: Location {
+                dir: header.node,
+                name: name.bytes().into(),
+            },
             owner,
         };
         let (step, request) = match operation {
@@ -67,7 +70,7 @@ impl FuseFront {
             }
             Opcode::Link => {
                 let from = fields.u64();
-                let fid = self.node(from)?.fid;
+                let fid = self.node_fid(from)?;
                 let name = name(fields.string())?;
                 (step(name, None), Request::Link { dfid, fid, name })
             }
@@ -95,10 +98,12 @@ impl FuseFront {
         let (flags, mode) = (fields.u32(), fields.u32());
         let (_umask, _) = (fields.u32(), fields.u32());
         let (gid, owner) = self.new_owner(header)?;
-        let (from, fid) = (self.node(header.node)?.fid, self.fids.take());
+        let (from, fid) = (self.node_fid(header.node)?, self.fids.take());
         let step = FuseStep::CreateClone {
-            dir: header.node,
-            name: fields.string().into(),
+            place: Location {
+                dir: header.node,
+                name: fields.string().into(),
+            },
             fid,
             flags: open_flags(flags, false) | flags & (OpenFlags::CREAT | OpenFlags::EXCL),
             mode,
@@ -110,23 +115,34 @@ impl FuseFront {
     }
 
     /// The number of the file that has been found with this fid.
-    pub(super) fn enter(&mut self, fid: u32, attr: Attr) -> u64 {
-        let (node, unneeded) = self.nodes.enter(fid, attr);
+    pub(super) fn enter(&mut self, fid: u32, attr: Attr, place: Location) -> u64 {
+        let (node, unneeded) = self.nodes.enter(fid, attr, place);
         if let Some(unneeded) = unneeded {
             self.clunk(0, unneeded);
         }
+        self.drop_idle();
         node
     }
 
-    pub(super) fn entry_attr(&mut self, unique: u64, fid: u32) {
+    pub(super) fn entry_attr(&mut self, unique: u64, place: Location, fid: u32) {
         let mask = Attr::ALL;
-        let step = FuseStep::EntryAttr { fid };
+        let step = FuseStep::EntryAttr { place, fid };
         self.send(unique, step, &Request::Getattr { fid, mask });
     }
 
-    pub(super) fn create_attr(&mut self, unique: u64, open: u32, fid: u32, path: u64) {
+    pub(super) fn create_attr(
+        &mut self,
+        unique: u64,
+        place: Location,
+        (open, fid, path): (u32, u32, u64),
+    ) {
         let mask = Attr::ALL;
-        let step = FuseStep::CreateAttr { open, fid, path };
+        let step = FuseStep::CreateAttr {
+            place,
+            open,
+            fid,
+            path,
+        };
         self.send(unique, step, &Request::Getattr { fid, mask });
     }
 

@@ -16,8 +16,10 @@ mod listing;
 mod lock;
 mod make;
 mod nodes;
+mod place;
 mod reply;
 mod request;
+mod xattr;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,7 +32,7 @@ use crate::relay::Error;
 use crate::relay::framer::{Framer, Segment};
 use crate::wire::Frame;
 use abi::ReplyWriter;
-use nodes::{FidPool, Nodes};
+use nodes::{FidPool, Location, Nodes};
 
 /// Largest request of the kernel beyond the data of a write: a header, fields, two names.
 pub const REQUEST_OVERHEAD: usize = 16 * 1024;
@@ -95,7 +97,7 @@ pub struct FuseFront {
     is_kept: bool,
     /// The version and the INIT that waits for it.
     init: Option<Op>,
-    /// Locks that somebody else holds, to be requested again.
+    /// Locks that somebody else holds or has just released, to be requested again.
     blocked: Vec<Op>,
     requests: Vec<Bytes>,
     replies: Vec<FuseReply>,
@@ -108,6 +110,8 @@ pub struct FuseFront {
 struct LockHolder {
     owner: u64,
     proc_id: u32,
+    /// The open file through which it has locked first.
+    fid: u32,
 }
 
 /// A request of 9P under way.
@@ -142,48 +146,59 @@ enum FuseStep {
     },
     /// The walk of a look-up, then its attributes. `owner`: a new file, to be given to this user and group.
     Walk {
+        place: Location,
         fid: u32,
         owner: Option<(u32, u32)>,
     },
     Own {
+        place: Location,
         fid: u32,
     },
     EntryAttr {
+        place: Location,
         fid: u32,
+    },
+    /// The walk to a file that had no fid, for this request of the kernel.
+    WalkAgain {
+        node: u64,
+        fid: u32,
+        request: Bytes,
     },
     /// Something with a name is being made in a directory.
     Make {
-        dir: u64,
-        name: Box<[u8]>,
+        place: Location,
         owner: Option<(u32, u32)>,
     },
     CreateClone {
-        dir: u64,
-        name: Box<[u8]>,
+        place: Location,
         fid: u32,
         flags: u32,
         mode: u32,
         gid: u32,
         owner: Option<(u32, u32)>,
     },
+    /// `exclusive`: the kernel has asked that there be no such file.
     Create {
-        dir: u64,
-        name: Box<[u8]>,
+        exclusive: bool,
+        place: Location,
         fid: u32,
         owner: Option<(u32, u32)>,
     },
     CreateWalk {
+        place: Location,
         open: u32,
         fid: u32,
         path: u64,
         owner: Option<(u32, u32)>,
     },
     CreateOwn {
+        place: Location,
         open: u32,
         fid: u32,
         path: u64,
     },
     CreateAttr {
+        place: Location,
         open: u32,
         fid: u32,
         path: u64,
@@ -195,11 +210,13 @@ enum FuseStep {
         node: u64,
     },
     OpenClone {
+        node: u64,
         fid: u32,
         flags: u32,
         is_dir: bool,
     },
     Open {
+        node: u64,
         fid: u32,
         is_dir: bool,
     },
@@ -216,6 +233,10 @@ enum FuseStep {
     },
     Readlink,
     Statfs,
+    Rename {
+        from: Location,
+        to: Location,
+    },
     /// The reply has no fields.
     Done,
     XattrWalk {
@@ -240,9 +261,10 @@ enum FuseStep {
     XattrWrite {
         fid: u32,
     },
-    /// The end of a fid. Its number is free afterwards.
+    /// The end of a fid. Its number is free afterwards. `unlocks`: it ends locks of this file.
     Clunk {
         fid: u32,
+        unlocks: Option<u64>,
     },
     Lock {
         lock: LockRequest,
@@ -374,7 +396,9 @@ impl FuseFront {
 
     /// Ends a fid, which may or may not exist, and frees its number. The kernel is told when `unique` is not 0.
     fn clunk(&mut self, unique: u64, fid: u32) {
-        self.send(unique, FuseStep::Clunk { fid }, &Request::Clunk { fid });
+        let unlocks = None;
+        let step = FuseStep::Clunk { fid, unlocks };
+        self.send(unique, step, &Request::Clunk { fid });
     }
 
     /// For how long the kernel keeps what it is told now.

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::request::name;
 use super::{FuseFront, FuseStep, Op, Pending, ROOT_FID};
 use crate::errno::Errno;
+use crate::fs::OpenFlags;
 use crate::msg::{Attr, Header, NO_FID, NO_ID, NO_TAG, Reply, Request};
 use crate::wire::{Data, HEADER, Str};
 
@@ -46,13 +47,25 @@ impl FuseFront {
     }
 
     /// A step has failed. If it is `unsure` whether the server has done it, a fid that it would have made is ended.
-    fn failed(&mut self, unique: u64, step: &FuseStep, errno: Errno, unsure: bool) {
+    pub(super) fn failed(&mut self, unique: u64, step: &FuseStep, errno: Errno, unsure: bool) {
         if matches!(errno, Errno::ESTALE | Errno::EBADF) {
             // A fid may be of a file that is not there any more.
             self.nodes.distrust();
         }
+        let errno = match step {
+            // The kernel looks the name up again.
+            FuseStep::Create {
+                exclusive: false, ..
+            } if errno == Errno::EEXIST => Errno::ESTALE,
+            FuseStep::WalkAgain { .. } if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) => {
+                Errno::ESTALE
+            }
+            _ => errno,
+        };
         match *step {
-            FuseStep::Walk { fid, owner: None } if errno == Errno::ENOENT && !unsure => {
+            FuseStep::Walk {
+                fid, owner: None, ..
+            } if errno == Errno::ENOENT && !unsure => {
                 self.fids.free(fid);
                 let ttl = self.ttl();
                 if !ttl.is_zero() {
@@ -62,6 +75,7 @@ impl FuseFront {
             }
             // The fid that a walk would have made does not exist.
             FuseStep::Walk { fid, .. }
+            | FuseStep::WalkAgain { fid, .. }
             | FuseStep::XattrWalk { fid, .. }
             | FuseStep::CreateClone { fid, .. }
             | FuseStep::OpenClone { fid, .. }
@@ -84,14 +98,14 @@ impl FuseFront {
                 self.clunk(0, open);
                 self.clunk(0, fid);
             }
-            FuseStep::Own { fid }
-            | FuseStep::EntryAttr { fid }
+            FuseStep::Own { fid, .. }
+            | FuseStep::EntryAttr { fid, .. }
             | FuseStep::Create { fid, .. }
             | FuseStep::Open { fid, .. }
             | FuseStep::XattrRead { fid, .. }
             | FuseStep::XattrCreate { fid, .. }
             | FuseStep::XattrWrite { fid } => self.clunk(0, fid),
-            FuseStep::Clunk { fid } => self.fids.free(fid),
+            FuseStep::Clunk { fid, unlocks } => self.clunked(fid, unlocks),
             // The request that it was for has its own reply.
             FuseStep::Flush { .. } => return,
             _ => {}
@@ -140,32 +154,32 @@ impl FuseFront {
                 self.nodes.set_root(ROOT_FID);
                 self.initialized(unique, kernel_flags, minor, readahead);
             }
-            (FuseStep::Walk { fid, owner }, Reply::Walk { .. }) => match owner {
-                None => self.entry_attr(unique, fid),
-                Some(owner) => self.own(unique, FuseStep::Own { fid }, fid, owner),
+            (FuseStep::WalkAgain { node, fid, request }, Reply::Walk { qids }) => {
+                self.found_again(unique, node, fid, qids.iter().next(), &request);
+            }
+            (FuseStep::Walk { place, fid, owner }, Reply::Walk { .. }) => match owner {
+                None => self.entry_attr(unique, place, fid),
+                Some(owner) => self.own(unique, FuseStep::Own { place, fid }, fid, owner),
             },
-            (FuseStep::Own { fid }, Reply::Setattr {}) => self.entry_attr(unique, fid),
-            (FuseStep::EntryAttr { fid }, Reply::Getattr { attr }) => {
-                let node = self.enter(fid, attr);
+            (FuseStep::Own { place, fid }, Reply::Setattr {}) => {
+                self.entry_attr(unique, place, fid);
+            }
+            (FuseStep::EntryAttr { place, fid }, Reply::Getattr { attr }) => {
+                let node = self.enter(fid, attr, place);
                 let ttl = self.ttl();
                 self.answer(unique, |out| out.entry_out(node, &attr, ttl));
             }
             (
-                FuseStep::Make { dir, name, owner },
+                FuseStep::Make { place, owner },
                 Reply::Mkdir { .. } | Reply::Mknod { .. } | Reply::Symlink { .. } | Reply::Link {},
             ) => {
-                let walked = match self.node(dir).map(|dir| dir.fid) {
-                    Ok(dir) => self.walk(unique, dir, &name, owner),
-                    Err(errno) => Err(errno),
-                };
-                if let Err(errno) = walked {
+                if let Err(errno) = self.walk(unique, place, owner) {
                     self.fail(unique, errno);
                 }
             }
             (
                 FuseStep::CreateClone {
-                    dir,
-                    name: called,
+                    place,
                     fid,
                     flags,
                     mode,
@@ -174,9 +188,13 @@ impl FuseFront {
                 },
                 Reply::Walk { .. },
             ) => {
+                let called = place.name.clone();
+                let exclusive = flags & OpenFlags::EXCL != 0;
+                // The kernel checks the right to open a file that exists; and that is not to be given away.
+                let flags = flags | OpenFlags::EXCL;
                 let step = FuseStep::Create {
-                    dir,
-                    name: called.clone(),
+                    exclusive,
+                    place,
                     fid,
                     owner,
                 };
@@ -196,14 +214,15 @@ impl FuseFront {
             }
             (
                 FuseStep::Create {
-                    dir,
-                    name: called,
+                    place,
                     fid: open,
                     owner,
+                    ..
                 },
                 Reply::Lcreate { qid, .. },
             ) => {
-                let (Ok(name), Ok(dir)) = (name(&called), self.node(dir).map(|dir| dir.fid)) else {
+                let called = place.name.clone();
+                let (Ok(name), Ok(dir)) = (name(&called), self.node_fid(place.dir)) else {
                     self.clunk(0, open);
                     return self.fail(unique, Errno::ESTALE);
                 };
@@ -217,6 +236,7 @@ impl FuseFront {
                     names,
                 };
                 let step = FuseStep::CreateWalk {
+                    place,
                     open,
                     fid,
                     path,
@@ -226,6 +246,7 @@ impl FuseFront {
             }
             (
                 FuseStep::CreateWalk {
+                    place,
                     open,
                     fid,
                     path,
@@ -233,22 +254,43 @@ impl FuseFront {
                 },
                 Reply::Walk { .. },
             ) => match owner {
-                None => self.create_attr(unique, open, fid, path),
+                None => self.create_attr(unique, place, (open, fid, path)),
                 Some(owner) => {
-                    self.own(unique, FuseStep::CreateOwn { open, fid, path }, fid, owner);
+                    let step = FuseStep::CreateOwn {
+                        place,
+                        open,
+                        fid,
+                        path,
+                    };
+                    self.own(unique, step, fid, owner);
                 }
             },
-            (FuseStep::CreateOwn { open, fid, path }, Reply::Setattr {}) => {
-                self.create_attr(unique, open, fid, path);
-            }
-            (FuseStep::CreateAttr { open, fid, path }, Reply::Getattr { attr }) => {
+            (
+                FuseStep::CreateOwn {
+                    place,
+                    open,
+                    fid,
+                    path,
+                },
+                Reply::Setattr {},
+            ) => self.create_attr(unique, place, (open, fid, path)),
+            (
+                FuseStep::CreateAttr {
+                    place,
+                    open,
+                    fid,
+                    path,
+                },
+                Reply::Getattr { attr },
+            ) => {
                 if attr.qid.path != path {
                     // Somebody has put another file in its place. The kernel looks the name up again.
                     self.clunk(0, open);
                     self.clunk(0, fid);
                     return self.fail(unique, Errno::ESTALE);
                 }
-                let node = self.enter(fid, attr);
+                let node = self.enter(fid, attr, place);
+                self.count_open(node, true);
                 let (ttl, flags) = (self.ttl(), self.open_flags);
                 self.answer(unique, |out| {
                     out.entry_out(node, &attr, ttl);
@@ -260,17 +302,24 @@ impl FuseFront {
                 let ttl = self.ttl();
                 self.answer(unique, |out| out.attr_out(&attr, ttl));
             }
-            (FuseStep::Setattr { node }, Reply::Setattr {}) => {
-                match self.node(node).map(|node| node.fid) {
-                    Ok(fid) => self.getattr(unique, node, fid),
-                    Err(errno) => self.fail(unique, errno),
-                }
-            }
-            (FuseStep::OpenClone { fid, flags, is_dir }, Reply::Walk { .. }) => {
-                let step = FuseStep::Open { fid, is_dir };
+            (FuseStep::Setattr { node }, Reply::Setattr {}) => match self.node_fid(node) {
+                Ok(fid) => self.getattr(unique, node, fid),
+                Err(errno) => self.fail(unique, errno),
+            },
+            (
+                FuseStep::OpenClone {
+                    node,
+                    fid,
+                    flags,
+                    is_dir,
+                },
+                Reply::Walk { .. },
+            ) => {
+                let step = FuseStep::Open { node, fid, is_dir };
                 self.send(unique, step, &Request::Lopen { fid, flags });
             }
-            (FuseStep::Open { fid, is_dir }, Reply::Lopen { .. }) => {
+            (FuseStep::Open { node, fid, is_dir }, Reply::Lopen { .. }) => {
+                self.count_open(node, true);
                 let flags = if is_dir { 0 } else { self.open_flags };
                 self.answer(unique, |out| out.open_out(fid.into(), flags));
             }
@@ -316,27 +365,19 @@ impl FuseFront {
             (FuseStep::Statfs, Reply::Statfs { stat }) => {
                 self.answer(unique, |out| out.statfs_out(&stat));
             }
-            (FuseStep::Done, Reply::Unlinkat {} | Reply::Renameat {} | Reply::Fsync {}) => {
+            (FuseStep::Rename { from, to }, Reply::Renameat {}) => {
+                self.nodes.rename(&from, &to);
                 self.answer(unique, |_| {});
             }
-            (FuseStep::Clunk { fid }, Reply::Clunk {}) => {
-                self.fids.free(fid);
+            (FuseStep::Done, Reply::Unlinkat {} | Reply::Fsync {}) => {
+                self.answer(unique, |_| {});
+            }
+            (FuseStep::Clunk { fid, unlocks }, Reply::Clunk {}) => {
+                self.clunked(fid, unlocks);
                 self.answer(unique, |_| {});
             }
             (FuseStep::XattrWalk { fid, size }, Reply::Xattrwalk { size: length }) => {
-                let length = u32::try_from(length).unwrap_or(u32::MAX);
-                if size == 0 || length > size || length == 0 {
-                    self.clunk(0, fid);
-                    return match (size, length) {
-                        (0, length) => self.answer(unique, |out| {
-                            out.u32(length);
-                            out.u32(0);
-                        }),
-                        (_, 0) => self.answer(unique, |_| {}),
-                        _ => self.fail(unique, Errno::ERANGE),
-                    };
-                }
-                self.read_xattr(unique, fid, length, bytes::BytesMut::new());
+                self.xattr_found(unique, fid, size, length);
             }
             (
                 FuseStep::XattrRead {
@@ -396,42 +437,12 @@ impl FuseFront {
             (FuseStep::Lock { lock, waits }, Reply::Lock { status }) => {
                 self.locked(unique, lock, waits, status);
             }
-            (FuseStep::Getlock, Reply::Getlock { lock, .. }) => self.answer(unique, |out| {
-                out.u64(lock.start);
-                let end = match lock.length {
-                    0 => i64::MAX.unsigned_abs(),
-                    length => lock.start.saturating_add(length - 1),
-                };
-                out.u64(end);
-                out.u32(lock.kind.into());
-                out.u32(lock.proc_id);
-            }),
+            (FuseStep::Getlock, Reply::Getlock { lock, .. }) => self.lock_found(unique, &lock),
             (FuseStep::Flush { of, tag, sequence }, Reply::Flush {}) => {
                 self.flushed(of, tag, sequence);
             }
             // Not what was asked for.
             (step, _) => self.failed(unique, &step, Errno::EIO, true),
-        }
-    }
-
-    fn read_xattr(&mut self, unique: u64, fid: u32, length: u32, got: bytes::BytesMut) {
-        let offset = u64::try_from(got.len()).unwrap_or(u64::MAX);
-        let count = length.saturating_sub(u32::try_from(got.len()).unwrap_or(u32::MAX));
-        let step = FuseStep::XattrRead { fid, length, got };
-        self.send(unique, step, &Request::Read { fid, offset, count });
-    }
-
-    /// The server will not answer the request any more that had this tag, unless it has already.
-    fn flushed(&mut self, of: u64, tag: u16, flushed: u64) {
-        let place = self.pending.get_mut(usize::from(tag));
-        let is_it = |pending: &mut Pending| pending.sequence == flushed;
-        match place.and_then(|place| place.take_if(is_it)) {
-            Some(Pending { op, .. }) => {
-                self.free_tags.push(tag);
-                self.failed(op.unique, &op.step, Errno::EINTR, true);
-            }
-            // Meanwhile the operation has come to its next request, or to its end.
-            None => self.interrupt(of),
         }
     }
 }

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::abi::{self, Fields, IN_HEADER, InHeader, Opcode};
-use super::nodes::KernelNode;
+use super::nodes::{KernelNode, Location};
 use super::{FuseFront, FuseStep, Op, Pending};
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
@@ -30,7 +30,11 @@ impl FuseFront {
             // The kernel does without, and does not ask again.
             return self.refuse(header.unique, Errno::ENOSYS.raw());
         };
-        if let Err(errno) = self.begin_operation(operation, &header, fields) {
+        let begun = match self.find_again(operation, &header, fields, request) {
+            Ok(false) => self.begin_operation(operation, &header, fields),
+            found => found.map(drop),
+        };
+        if let Err(errno) = begun {
             self.fail(header.unique, errno);
         }
     }
@@ -59,8 +63,8 @@ impl FuseFront {
                 }
             }
             Opcode::Lookup => {
-                let dir = self.node(header.node)?.fid;
-                self.walk(unique, dir, fields.string(), None)?;
+                let (dir, name) = (header.node, fields.string().into());
+                self.walk(unique, Location { dir, name }, None)?;
             }
             Opcode::Getattr => {
                 let (flags, _) = (fields.u32(), fields.u32());
@@ -70,7 +74,7 @@ impl FuseFront {
             }
             Opcode::Setattr => self.setattr(header, fields)?,
             Opcode::Readlink => {
-                let fid = self.node(header.node)?.fid;
+                let fid = self.node_fid(header.node)?;
                 self.send(unique, FuseStep::Readlink, &Request::Readlink { fid });
             }
             Opcode::Symlink | Opcode::Mknod | Opcode::Mkdir | Opcode::Link => {
@@ -79,7 +83,7 @@ impl FuseFront {
             Opcode::Create => self.create(header, fields)?,
             Opcode::Unlink | Opcode::Rmdir => {
                 let request = Request::Unlinkat {
-                    dfid: self.node(header.node)?.fid,
+                    dfid: self.node_fid(header.node)?,
                     name: name(fields.string())?,
                     flags: match operation {
                         Opcode::Rmdir => REMOVE_DIRECTORY,
@@ -97,19 +101,30 @@ impl FuseFront {
                         return Err(Errno::EINVAL);
                     }
                 }
+                let (old, new) = (fields.string(), fields.string());
                 let request = Request::Renameat {
-                    olddirfid: self.node(header.node)?.fid,
-                    oldname: name(fields.string())?,
-                    newdirfid: self.node(newdir)?.fid,
-                    newname: name(fields.string())?,
+                    olddirfid: self.node_fid(header.node)?,
+                    oldname: name(old)?,
+                    newdirfid: self.node_fid(newdir)?,
+                    newname: name(new)?,
                 };
-                self.send(unique, FuseStep::Done, &request);
+                let place = |dir, name: &[u8]| Location {
+                    dir,
+                    name: name.into(),
+                };
+                let (from, to) = (place(header.node, old), place(newdir, new));
+                self.send(unique, FuseStep::Rename { from, to }, &request);
             }
             Opcode::Open | Opcode::Opendir => {
                 let is_dir = operation == Opcode::Opendir;
                 let flags = open_flags(fields.u32(), is_dir);
-                let (from, fid) = (self.node(header.node)?.fid, self.fids.take());
-                let step = FuseStep::OpenClone { fid, flags, is_dir };
+                let (from, fid) = (self.node_fid(header.node)?, self.fids.take());
+                let step = FuseStep::OpenClone {
+                    node: header.node,
+                    fid,
+                    flags,
+                    is_dir,
+                };
                 self.send(unique, step, &clone(from, fid));
             }
             Opcode::Read => {
@@ -129,14 +144,13 @@ impl FuseFront {
                 self.send(unique, FuseStep::Readdir { max }, &request);
             }
             Opcode::Statfs => {
-                let fid = self.node(header.node)?.fid;
+                let fid = self.node_fid(header.node)?;
                 self.send(unique, FuseStep::Statfs, &Request::Statfs { fid });
             }
             Opcode::Release | Opcode::Releasedir => {
                 let fid = handle(fields.u64())?;
-                let _flags = fields.u64();
-                self.take_holder(header.node, fields.u64());
-                self.clunk(unique, fid);
+                self.count_open(header.node, false);
+                self.release(unique, header.node, fid);
             }
             Opcode::Flush => {
                 let (fid, _) = (handle(fields.u64())?, fields.u64());
@@ -157,7 +171,7 @@ impl FuseFront {
                     Opcode::Getxattr => fields.string(),
                     _ => b"",
                 };
-                let (fid, newfid) = (self.node(header.node)?.fid, self.fids.take());
+                let (fid, newfid) = (self.node_fid(header.node)?, self.fids.take());
                 let name = Str::new(name).ok_or(Errno::ERANGE)?;
                 let step = FuseStep::XattrWalk { fid: newfid, size };
                 self.send(unique, step, &Request::Xattrwalk { fid, newfid, name });
@@ -170,7 +184,7 @@ impl FuseFront {
                 };
                 let name = fields.string().into();
                 let value = fields.take(usize::try_from(size).unwrap_or(usize::MAX));
-                let (from, fid) = (self.node(header.node)?.fid, self.fids.take());
+                let (from, fid) = (self.node_fid(header.node)?, self.fids.take());
                 let step = FuseStep::XattrClone {
                     fid,
                     name,
@@ -179,7 +193,7 @@ impl FuseFront {
                 };
                 self.send(unique, step, &clone(from, fid));
             }
-            Opcode::Getlk => self.getlk(unique, fields)?,
+            Opcode::Getlk => self.getlk(unique, header.node, fields)?,
             Opcode::Setlk | Opcode::Setlkw => {
                 let waits = operation == Opcode::Setlkw;
                 self.setlk(unique, header.node, fields, waits)?;
@@ -196,14 +210,20 @@ impl FuseFront {
     fn fid(&self, node: u64, open: Option<u64>) -> Result<u32, Errno> {
         match open {
             Some(open) => handle(open),
-            None => Ok(self.node(node)?.fid),
+            None => self.node_fid(node),
         }
+    }
+
+    pub(super) fn node_fid(&self, number: u64) -> Result<u32, Errno> {
+        self.node(number)?.fid.ok_or(Errno::ESTALE)
     }
 
     fn forget(&mut self, node: u64, lookups: u64) {
         if let Some(fid) = self.nodes.forget(node, lookups) {
-            self.lock_holders.remove(&node);
             self.clunk(0, fid);
+        }
+        if self.nodes.get(node).is_none() {
+            self.lock_holders.remove(&node);
         }
     }
 
@@ -211,19 +231,20 @@ impl FuseFront {
     pub(super) fn walk(
         &mut self,
         unique: u64,
-        dir: u32,
-        called: &[u8],
+        place: Location,
         owner: Option<(u32, u32)>,
     ) -> Result<(), Errno> {
+        let called = place.name.clone();
         let mut names = WalkVec::default();
-        names.push(name(called)?);
+        names.push(name(&called)?);
+        let fid = self.node_fid(place.dir)?;
         let newfid = self.fids.take();
-        let request = Request::Walk {
-            fid: dir,
-            newfid,
-            names,
+        let step = FuseStep::Walk {
+            place,
+            fid: newfid,
+            owner,
         };
-        self.send(unique, FuseStep::Walk { fid: newfid, owner }, &request);
+        self.send(unique, step, &Request::Walk { fid, newfid, names });
         Ok(())
     }
 
@@ -347,6 +368,20 @@ impl FuseFront {
                 sequence,
             };
             self.send(0, step, &Request::Flush { oldtag: tag });
+        }
+    }
+
+    /// The server will not answer the request any more that had this tag, unless it has already.
+    pub(super) fn flushed(&mut self, of: u64, tag: u16, flushed: u64) {
+        let place = self.pending.get_mut(usize::from(tag));
+        let is_it = |pending: &mut Pending| pending.sequence == flushed;
+        match place.and_then(|place| place.take_if(is_it)) {
+            Some(Pending { op, .. }) => {
+                self.free_tags.push(tag);
+                self.failed(op.unique, &op.step, Errno::EINTR, true);
+            }
+            // Meanwhile the operation has come to its next request, or to its end.
+            None => self.interrupt(of),
         }
     }
 }

@@ -6,6 +6,8 @@ use super::*;
 use crate::msg::{Attr, Header, Kind, Qid, Reply, Request};
 use crate::wire::{Data, HEADER, Str, WalkVec};
 
+mod locks;
+
 /// A front of a mount, with the kernel and the server on both sides.
 struct FrontFixture(FuseFront);
 
@@ -217,38 +219,91 @@ fn a_request_that_is_interrupted_fails_unless_it_is_done() {
 }
 
 #[test]
-fn a_lock_that_is_waited_for_is_requested_again_and_can_be_interrupted() {
+fn a_file_that_exists_already_is_not_opened_as_a_new_one() {
     let mut front = FrontFixture::new();
-    front.found(b"a", file(40, 10));
-    let owner = 5_u64.to_ne_bytes();
-    let range = [[0; 8], i64::MAX.to_ne_bytes()].concat();
-    let lock = [
-        &9_u64.to_ne_bytes()[..],
-        &owner,
-        &range,
-        &words(&[1, 77, 0, 0]),
-    ]
-    .concat();
-    front.kernel(33, 8, 2, &[&lock]);
-    for _ in 0..2 {
-        let asked = front.asked();
-        let Request::Lock {
-            length, proc_id, ..
-        } = asked.request()
-        else {
-            panic!("{:?}", asked.request());
+    for (flags, expected) in [(0o101, Errno::ESTALE), (0o301, Errno::EEXIST)] {
+        front.kernel(35, 8, 1, &[&words(&[flags, 0o100_644, 0, 0]), b"a\0"]);
+        let clone = front.asked();
+        let qids = WalkVec::default();
+        front.server(clone.tag, &Reply::Walk { qids });
+        let create = front.asked();
+        let Request::Lcreate { flags, .. } = create.request() else {
+            panic!("{:?}", create.request());
         };
-        assert_eq!((length, proc_id), (0, 77));
-        front.server(asked.tag, &Reply::Lock { status: 1 });
-        assert_eq!(front.answer(8), None);
-        assert!(front.0.has_blocked_locks());
-        front.0.retry_locks();
+        assert_eq!(flags, 0o301);
+        let ecode = Errno::EEXIST.raw();
+        front.server(create.tag, &Reply::Error { ecode });
+        let errno = front.answer(8).unwrap().0;
+        assert_eq!(errno, expected.raw().cast_signed());
+        assert!(matches!(front.asked().request(), Request::Clunk { .. }));
     }
+}
+
+#[test]
+fn a_name_that_is_too_long_is_not_asked_for() {
+    let mut front = FrontFixture::new();
+    front.kernel(1, 8, 1, &[&[b'n'; 256], b"\0"]);
+    assert_eq!(front.answer(8).unwrap().0, 36);
+    assert!(!front.0.has_requests());
+}
+
+#[test]
+fn files_not_used_for_long_have_no_fid_until_they_are_used_again() {
+    let mut front = FrontFixture::new();
+    let count = 2 * u64::try_from(nodes::MAX_IDLE).unwrap();
+    // An open one keeps its fid.
+    front.found(b"2", file(2, 0));
+    front.kernel(14, 8, 2, &[&words(&[0, 0])]);
     let asked = front.asked();
-    front.server(asked.tag, &Reply::Lock { status: 1 });
-    front.kernel(36, 9, 0, &[&8_u64.to_ne_bytes()]);
-    assert_eq!(front.answer(8).unwrap().0, 4);
-    assert!(!front.0.has_blocked_locks());
+    let qids = WalkVec::default();
+    front.server(asked.tag, &Reply::Walk { qids });
+    let asked = front.asked();
+    let (qid, iounit) = (Qid::default(), 0);
+    front.server(asked.tag, &Reply::Lopen { qid, iounit });
+    assert_eq!(front.answer(8).unwrap().0, 0);
+    let mut clunks = 0;
+    for number in 3..count {
+        front.found(number.to_string().as_bytes(), file(number, 0));
+        if front.0.has_requests() {
+            let clunk = front.asked();
+            assert!(matches!(clunk.request(), Request::Clunk { .. }));
+            front.server(clunk.tag, &Reply::Clunk {});
+            clunks += 1;
+        }
+    }
+    let held = count - clunks;
+    assert!(held < count * 3 / 5, "{held} fids");
+    front.kernel(3, 8, 2, &[&[0; 16]]);
+    assert!(matches!(front.asked().request(), Request::Getattr { .. }));
+
+    for is_same in [true, false] {
+        let number = if is_same { 3 } else { 4 };
+        front.kernel(3, 8, number, &[&[0; 16]]);
+        let walk = front.asked();
+        let Request::Walk { fid: 0, names, .. } = walk.request() else {
+            panic!("{:?}", walk.request());
+        };
+        let names: Vec<_> = names.iter().map(|name| name.bytes().to_vec()).collect();
+        assert_eq!(names, [number.to_string().as_bytes()]);
+        let mut qids = WalkVec::default();
+        qids.push(file(3, 0).qid);
+        front.server(walk.tag, &Reply::Walk { qids });
+        if is_same {
+            // Another file may lose its fid.
+            let message = front.0.take_requests().pop().unwrap();
+            let tag = Header::decode(message.first_chunk().unwrap()).tag;
+            let asked = ServerRequest { tag, message };
+            assert!(matches!(asked.request(), Request::Getattr { .. }));
+            let attr = file(3, 77);
+            front.server(tag, &Reply::Getattr { attr });
+            assert_eq!(front.answer(8).unwrap().0, 0);
+        } else {
+            assert_eq!(
+                front.answer(8).unwrap().0,
+                Errno::ESTALE.raw().cast_signed()
+            );
+        }
+    }
 }
 
 #[test]

@@ -36,6 +36,13 @@ impl Mirror {
         }
     }
 
+    /// The attributes of a directory that is removed or renamed. Those of a file are kept with its name.
+    fn named_dir(&self, dfid: u32, name: Name<'_>) -> Option<Changed> {
+        let dir = self.fids.get(&dfid).and_then(MirrorFid::dir)?;
+        let qid = self.store.qid(dir, name.bytes())?;
+        (qid.kind == Qid::DIR).then_some(Changed::Attr(qid, None))
+    }
+
     /// What a request may change.
     pub(super) fn changes(&self, request: &Request<'_>) -> Vec<Changed> {
         use Request as R;
@@ -45,8 +52,14 @@ impl Mirror {
             }
             R::Symlink { dfid, name, .. }
             | R::Mknod { dfid, name, .. }
-            | R::Mkdir { dfid, name, .. }
-            | R::Unlinkat { dfid, name, .. } => vec![self.in_dir_of(dfid, name)],
+            | R::Mkdir { dfid, name, .. } => vec![self.in_dir_of(dfid, name)],
+            R::Unlinkat { dfid, name, .. } => {
+                let removed = self.named_dir(dfid, name);
+                [Some(self.in_dir_of(dfid, name)), removed]
+                    .into_iter()
+                    .flatten()
+                    .collect()
+            }
             R::Rename { fid, dfid, name } => vec![
                 self.name_of(fid),
                 self.attr_of(fid).unwrap_or(Changed::Anything),
@@ -58,15 +71,11 @@ impl Mirror {
                 newdirfid,
                 newname,
             } => {
-                let dir = self.fids.get(&olddirfid).and_then(MirrorFid::dir);
-                let moved = dir.and_then(|dir| self.store.qid(dir, oldname.bytes()));
                 let mut changed = vec![
                     self.in_dir_of(olddirfid, oldname),
                     self.in_dir_of(newdirfid, newname),
                 ];
-                // What is kept of a file is kept with its name.
-                let dir = moved.filter(|qid| qid.kind == Qid::DIR);
-                changed.extend(dir.map(|qid| Changed::Attr(qid, None)));
+                changed.extend(self.named_dir(olddirfid, oldname));
                 changed
             }
             // Its directory shows no change of the number of links.
