@@ -1,6 +1,9 @@
 # Every target is a line or two that a person could type. `make help` lists the targets.
 
 ARCH   := x86_64
+ifeq ($(filter $(ARCH),x86_64 aarch64),)
+$(error ARCH=$(ARCH): write x86_64 or aarch64; docs/architectures.md has the others)
+endif
 TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
 # A profile of Cargo.toml.
