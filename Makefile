@@ -4,6 +4,9 @@ ARCH   := x86_64
 ifeq ($(filter $(ARCH),x86_64 aarch64),)
 $(error ARCH=$(ARCH): write x86_64 or aarch64; docs/architectures.md has the others)
 endif
+ifneq ($(words $(OUT)),$(if $(OUT),1,0))
+$(error OUT=$(OUT): make takes names apart at blanks; choose a directory without)
+endif
 TARGET := $(ARCH)-unknown-linux-musl
 OUT    := out/$(ARCH)
 # A profile of Cargo.toml.
@@ -100,8 +103,7 @@ bundle: cpukernel ## a download for others: everything to try cpu with nothing b
 
 qemu: cpukernel ## boot the machine in this terminal; Ctrl-C ends it
 	@scripts/deps qemu $(CROSS)
-	@echo "When it serves, in another terminal: cd $(OUT) && ./cpu -key cpu_rsa $(if $(PORT),-sp $(PORT) )localhost date"
-	@ARCH=$(ARCH) qemu/run
+	@$(MKIMAGE) qemu --arch $(ARCH) -o $(OUT)
 
 # With programs that compile fast, and a kernel that need not be compiled where there is one.
 demo: ## boot a machine, run commands on it with this computer's files: two minutes, in out/quick

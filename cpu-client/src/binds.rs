@@ -34,7 +34,11 @@ pub(crate) fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) ->
             "9p is false but the namespace is non-empty; to force an empty namespace use -namespace=\"\""
         ),
         (_, _, false) => Ok(Vec::new()),
-        (Some(text), _, true) => Ok(namespace::parse(text)?),
+        (Some(text), _, true) => {
+            let binds = namespace::parse(text)?;
+            refuse_other_separators(&binds, mounts.root)?;
+            Ok(binds)
+        }
         (None, Some(text), true) => {
             namespace::parse(text).with_context(|| format!("{ENV_NAMESPACE}={text:?}"))
         }
@@ -61,6 +65,24 @@ pub(crate) fn binds(mounts: &Mounts<'_>, variable: Option<&str>, home: &Path) ->
             Ok(binds)
         }
     }
+}
+
+/// Refuse `/usr,/etc` and `/usr /etc`, unless there is a directory of that name.
+fn refuse_other_separators(binds: &[Bind], root: &Path) -> Result<()> {
+    for Bind { local, .. } in binds {
+        let is_list = local.contains(",/") || local.contains(" /");
+        if is_list
+            && root
+                .join(local.trim_start_matches('/'))
+                .symlink_metadata()
+                .is_err()
+        {
+            bail!(
+                "namespace element {local:?}: there is no such directory here; separate directories by colons, as in /usr:/etc"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The target of a home that is a link. Links above it are followed when its directory is mounted.
@@ -122,6 +144,26 @@ mod tests {
     fn remotes(mounts: &Mounts<'_>, variable: Option<&str>, home: &str) -> Vec<String> {
         let binds = binds(mounts, variable, Path::new(home)).unwrap();
         binds.into_iter().map(|bind| bind.remote).collect()
+    }
+
+    #[test]
+    fn a_list_separated_by_something_else_is_refused_unless_it_is_a_name() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("a, /b")).unwrap();
+        let parse = |text| {
+            binds(
+                &mounts(Some(text), true, root.path()),
+                None,
+                Path::new("/home/a"),
+            )
+        };
+        for text in ["/usr,/etc", "/bin:/usr, /etc", "/usr /etc,ro"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains("by colons"), "{error}");
+        }
+        for text in ["/a, /b", "/usr:/etc", "/no, such"] {
+            assert!(parse(text).is_ok());
+        }
     }
 
     #[test]

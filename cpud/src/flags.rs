@@ -5,6 +5,7 @@ use std::fmt::{self, Write as _};
 use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -59,7 +60,12 @@ impl MountKind {
     /// Whether it is FUSE here.
     pub(crate) fn is_fuse(self) -> bool {
         match self {
-            Self::Auto => !sys::has_file_system(c"9p") && sys::has_file_system(c"fuse"),
+            Self::Auto => {
+                // Asked once a process: where there is no 9P, the kernel looks for a module each time.
+                static IS_FUSE: OnceLock<bool> = OnceLock::new();
+                *IS_FUSE
+                    .get_or_init(|| !sys::has_file_system(c"9p") && sys::has_file_system(c"fuse"))
+            }
             Self::V9fs => false,
             Self::Fuse => true,
         }

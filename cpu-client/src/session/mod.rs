@@ -144,7 +144,9 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
                     break Ok(killed(signal));
                 }
                 Some(event) = local.recv() => match event {
-                    LocalEvent::Typed(Escape::Leave) => break Ok(255),
+                    LocalEvent::Typed(Escape::Leave) => {
+                        break Err(anyhow::anyhow!("connection closed by ~."));
+                    }
                     LocalEvent::Typed(Escape::Help) => {
                         let _ = io::stderr().write_all(ESCAPE_HELP.as_bytes());
                     }

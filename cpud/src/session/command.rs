@@ -18,6 +18,11 @@ use crate::sys::{self, Spawn};
 /// Where commands are searched when the client has sent no PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What somebody who is used to ssh, where a shell runs everything, may well send by itself.
+const SHELL_BUILTINS: [&str; 8] = [
+    "cd", "source", ".", "export", "alias", "ulimit", "umask", "type",
+];
+
 /// Why the command could not be started.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ExecError {
@@ -138,7 +143,11 @@ fn find(name: &OsStr) -> Result<PathBuf, ExecError> {
             Ok(_) | Err(_) => Ok(name.into()),
         };
     }
-    let mut error = if has_blank(name) {
+    let mut error = if has_blank(name)
+        || name
+            .to_str()
+            .is_some_and(|name| SHELL_BUILTINS.contains(&name))
+    {
         ExecError::NotFoundLine(name.into())
     } else {
         ExecError::NotFound(name.into())
@@ -278,6 +287,11 @@ mod tests {
                 "ls | wc: command not found; for a line of a shell: sh -c LINE",
             ),
             ("", 127, "\"\": command not found"),
+            (
+                "export",
+                127,
+                "export: command not found; for a line of a shell: sh -c LINE",
+            ),
             ("/nosuch/file", 127, "/nosuch/file: no such file"),
             (
                 "/etc/passwd",

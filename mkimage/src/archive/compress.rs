@@ -66,6 +66,11 @@ fn gzip(archive: &[u8]) -> io::Result<Vec<u8>> {
 fn xz(archive: &[u8], arch: Arch) -> io::Result<Vec<u8>> {
     // A distribution's modules take 14 s by preset 6, 5 s by preset 2, and become 9 % larger.
     let mut options = LzmaOptions::new_preset(if archive.len() > LARGE { 2 } else { 6 })?;
+    // What helps programs of x86 and ARM most: 0.2 % of an initramfs with nothing but cpud.
+    options.literal_context_bits(4).position_bits(0);
+    if archive.len() <= LARGE {
+        options.nice_len(273);
+    }
     let dictionary = archive.len().next_power_of_two().clamp(1 << 16, 1 << 23);
     options.dict_size(u32::try_from(dictionary).unwrap_or(1 << 23));
     let mut filters = Filters::new();

@@ -56,7 +56,7 @@ impl KernelFrom {
         Ok(if kernel::was_compiled(arch, &cache) {
             (
                 Self::Compile,
-                "one was compiled before, so this takes a minute",
+                "one was compiled before, so only what has changed is compiled",
             )
         } else if fetch::is_always_possible() {
             (Self::Package, PACKAGE)

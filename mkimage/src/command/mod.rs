@@ -8,6 +8,7 @@ mod kernel;
 mod kernel_from;
 mod key;
 mod keys;
+mod login_hint;
 mod netboot;
 mod prepare;
 mod programs;

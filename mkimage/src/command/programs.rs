@@ -73,7 +73,7 @@ impl ProgramsArgs {
         let Some(source) = here.ancestors().find(|path| is_source(path)) else {
             bail!(
                 "there is no cpud for {arch}: mkimage has none inside (a release's has), {}, and {} is in no source \
-                 tree, where it would be compiled; take a release's mkimage, or put cpud and cpu into {}",
+                 tree, where it would be compiled; take the mkimage of a release or of make carry, or put cpud and cpu into {}",
                 "none is beside it",
                 here.display(),
                 self.common.output.display()

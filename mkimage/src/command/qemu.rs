@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use super::CommonOptions;
+use super::login_hint::date_command;
 use super::prepare::PrepareArgs;
 use crate::media::inputs;
 use crate::plan::Product;
@@ -75,9 +76,20 @@ impl QemuArgs {
         }
         command.args(&self.more);
         command.env("ARCH", common.arch.to_string());
+        let host = match std::env::var("PORT") {
+            Ok(port) if port != "17010" => format!("-sp {port} localhost"),
+            _ => "localhost".to_owned(),
+        };
         progress.say(format!(
-            "When it serves, in another terminal: cd {} && ./cpu -key cpu_rsa localhost date",
-            common.output.display()
+            "When it serves, in another terminal: cd {} && {}",
+            common.output.display(),
+            date_command(
+                &kernel,
+                &common.path("cpu_rsa.pub"),
+                "cpu_rsa",
+                "./cpu",
+                &host
+            )
         ));
         Err(command.exec()).context("cannot run bash")
     }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 
+use super::login_hint::date_command;
 use super::prepare::PrepareArgs;
 use super::{CommonOptions, InputArgs};
 use crate::disk;
@@ -126,12 +127,12 @@ impl UsbArgs {
                 image.display()
             ));
         }
-        let key = common
-            .given_or(self.inputs.key.as_ref(), "cpu_rsa.pub")
-            .with_extension("");
+        let kernel = common.given_or(self.inputs.kernel.as_ref(), "cpukernel");
+        let key = common.given_or(self.inputs.key.as_ref(), "cpu_rsa.pub");
+        let private = key.with_extension("");
         progress.say(format!(
-            "The machine shows its address when it serves: cpu -key {} ADDRESS date",
-            key.display()
+            "The machine shows its address when it serves: {}",
+            date_command(&kernel, &key, &private.to_string_lossy(), "cpu", "ADDRESS")
         ));
         Ok(())
     }

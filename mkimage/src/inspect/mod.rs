@@ -1,11 +1,13 @@
 //! Describes an image: `recognise` parses it, `print` writes what was found.
 
+mod logins;
 mod print;
 mod recognise;
 mod report;
 
 use std::path::Path;
 
+pub(crate) use logins::logins;
 pub(crate) use report::Error;
 
 /// Lines about a file's contents, each level two spaces further in.

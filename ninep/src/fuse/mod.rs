@@ -11,6 +11,7 @@
 //! * A request that a signal interrupts is flushed, and fails with `EINTR` if the server has not done it.
 
 mod abi;
+mod failure;
 mod init;
 mod listing;
 mod lock;

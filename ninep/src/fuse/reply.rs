@@ -6,7 +6,7 @@ use super::request::name;
 use super::{FuseFront, FuseStep, Op, Pending, ROOT_FID};
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
-use crate::msg::{Attr, Header, NO_FID, NO_ID, NO_TAG, Reply, Request};
+use crate::msg::{Header, NO_FID, NO_ID, NO_TAG, Reply, Request};
 use crate::wire::{Data, HEADER, Str};
 
 /// The part of a message of 9P that is not data, with some to spare (`P9_IOHDRSZ`).
@@ -44,73 +44,6 @@ impl FuseFront {
             Ok(reply) => self.succeeded(unique, step, &reply, message),
             Err(_) => self.failed(unique, &step, Errno::EIO, true),
         }
-    }
-
-    /// A step has failed. If it is `unsure` whether the server has done it, a fid that it would have made is ended.
-    pub(super) fn failed(&mut self, unique: u64, step: &FuseStep, errno: Errno, unsure: bool) {
-        if matches!(errno, Errno::ESTALE | Errno::EBADF) {
-            // A fid may be of a file that is not there any more.
-            self.nodes.distrust();
-        }
-        let errno = match step {
-            // The kernel looks the name up again.
-            FuseStep::Create {
-                exclusive: false, ..
-            } if errno == Errno::EEXIST => Errno::ESTALE,
-            FuseStep::WalkAgain { .. } if matches!(errno, Errno::ENOENT | Errno::ENOTDIR) => {
-                Errno::ESTALE
-            }
-            _ => errno,
-        };
-        match *step {
-            FuseStep::Walk {
-                fid, owner: None, ..
-            } if errno == Errno::ENOENT && !unsure => {
-                self.fids.free(fid);
-                let ttl = self.ttl();
-                if !ttl.is_zero() {
-                    let none = Attr::default();
-                    return self.answer(unique, |out| out.entry_out(0, &none, ttl));
-                }
-            }
-            // The fid that a walk would have made does not exist.
-            FuseStep::Walk { fid, .. }
-            | FuseStep::WalkAgain { fid, .. }
-            | FuseStep::XattrWalk { fid, .. }
-            | FuseStep::CreateClone { fid, .. }
-            | FuseStep::OpenClone { fid, .. }
-            | FuseStep::XattrClone { fid, .. } => {
-                if unsure {
-                    self.clunk(0, fid);
-                } else {
-                    self.fids.free(fid);
-                }
-            }
-            FuseStep::CreateWalk { open, fid, .. } => {
-                self.clunk(0, open);
-                if unsure {
-                    self.clunk(0, fid);
-                } else {
-                    self.fids.free(fid);
-                }
-            }
-            FuseStep::CreateAttr { open, fid, .. } | FuseStep::CreateOwn { open, fid, .. } => {
-                self.clunk(0, open);
-                self.clunk(0, fid);
-            }
-            FuseStep::Own { fid, .. }
-            | FuseStep::EntryAttr { fid, .. }
-            | FuseStep::Create { fid, .. }
-            | FuseStep::Open { fid, .. }
-            | FuseStep::XattrRead { fid, .. }
-            | FuseStep::XattrCreate { fid, .. }
-            | FuseStep::XattrWrite { fid } => self.clunk(0, fid),
-            FuseStep::Clunk { fid, unlocks } => self.clunked(fid, unlocks),
-            // The request that it was for has its own reply.
-            FuseStep::Flush { .. } => return,
-            _ => {}
-        }
-        self.fail(unique, errno);
     }
 
     fn succeeded(&mut self, unique: u64, step: FuseStep, reply: &Reply<'_>, message: &Bytes) {

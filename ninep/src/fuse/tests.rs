@@ -46,9 +46,14 @@ impl FrontFixture {
     }
 
     fn kernel(&mut self, opcode: u32, unique: u64, node: u64, body: &[&[u8]]) {
+        self.kernel_for(0, opcode, unique, node, body);
+    }
+
+    /// A request for a process of this user.
+    fn kernel_for(&mut self, uid: u32, opcode: u32, unique: u64, node: u64, body: &[&[u8]]) {
         let mut request = words(&[0, opcode]);
         request.extend([unique.to_ne_bytes(), node.to_ne_bytes()].concat());
-        request.extend([0; 16]);
+        request.extend(words(&[uid, uid, 1, 0]));
         request.extend(body.concat());
         self.0.from_kernel(&request);
     }
@@ -236,6 +241,39 @@ fn a_file_that_exists_already_is_not_opened_as_a_new_one() {
         let errno = front.answer(8).unwrap().0;
         assert_eq!(errno, expected.raw().cast_signed());
         assert!(matches!(front.asked().request(), Request::Clunk { .. }));
+    }
+}
+
+#[test]
+fn a_new_file_that_may_not_be_given_away_stays_its_makers() {
+    for errno in [Errno::EPERM, Errno::EIO] {
+        let mut front = FrontFixture::new();
+        front.0.options.own = true;
+        front.kernel_for(1000, 9, 8, 1, &[&words(&[0o755, 0]), b"d\0"]);
+        let mkdir = front.asked();
+        assert!(matches!(mkdir.request(), Request::Mkdir { .. }));
+        let qid = Qid::default();
+        front.server(mkdir.tag, &Reply::Mkdir { qid });
+        let walk = front.asked();
+        let mut qids = WalkVec::default();
+        qids.push(qid);
+        front.server(walk.tag, &Reply::Walk { qids });
+        let owner = front.asked();
+        let Request::Setattr { attr, .. } = owner.request() else {
+            panic!("{:?}", owner.request());
+        };
+        assert_eq!((attr.uid, attr.gid), (1000, 1000));
+        let ecode = errno.raw();
+        front.server(owner.tag, &Reply::Error { ecode });
+        if errno == Errno::EPERM {
+            let asked = front.asked();
+            assert!(matches!(asked.request(), Request::Getattr { .. }));
+            let attr = file(41, 0);
+            front.server(asked.tag, &Reply::Getattr { attr });
+            assert_eq!(front.answer(8).unwrap().0, 0);
+        } else {
+            assert_eq!(front.answer(8).unwrap().0, errno.raw().cast_signed());
+        }
     }
 }
 
