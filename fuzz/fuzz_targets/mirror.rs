@@ -216,6 +216,8 @@ impl FuzzWorld {
             }
             Kind::Lopen => Reply::Lopen { qid, iounit: 0 },
             Kind::Lcreate => Reply::Lcreate { qid, iounit: 0 },
+            Kind::Lcreategetattr => Reply::Lcreategetattr { qid, iounit: 0, attr: told },
+            Kind::Setgetattr => Reply::Setgetattr { attr: told },
             Kind::Read => Reply::Read { data },
             Kind::Readdir => Reply::Readdir { data: Data(&[]) },
             Kind::Walk => Reply::Walk { qids },

@@ -374,6 +374,8 @@ messages! {
     136 Lopenread   "open"        { fid: u32, flags: u32, count: u32 } { qid: Qid, iounit: u32, version: u32, size: u64, data: Data<'a> }
     138 Fetch       "fetch"       { fid: u32, names: WalkVec<Name<'a>> } { data: Data<'a> }
     140 Tally       "tally"       { fetched: FetchTotals, answered: Data<'a> } {}
+    142 Lcreategetattr "create"   { fid: u32, name: Name<'a>, flags: u32, mode: u32, gid: u32 } { qid: Qid, iounit: u32, attr: Attr }
+    144 Setgetattr  "setattr"     { fid: u32, attr: SetAttr } { attr: Attr }
 }
 
 /// The first seven bytes of a message.

@@ -29,7 +29,7 @@ fn requests(machine: &Machine) -> Result<()> {
         format!("read {} ", file.display()),
     );
     let all = trace(machine, &["-dbg9p"])?;
-    ensure!(all.starts_with("version 9P2000.L.cpu.3 1048576 ("), "{all}");
+    ensure!(all.starts_with("version 9P2000.L.cpu.4 1048576 ("), "{all}");
     ensure!(all.contains(&open), "{all}");
     // Otherwise the open may bring what the file has.
     let all = trace(machine, &["-dbg9p", "-cache=none"])?;

@@ -37,7 +37,10 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 ///   relay, with the tag [`NO_TAG`](super::NO_TAG) and no reply: [`FetchTotals`](super::FetchTotals), and how many requests of
 ///   each type it has answered itself: `number[4]` for type 0, for type 2, and so on. A server that does not know it may refuse
 ///   it.
-pub const WATCHED: &[u8] = b"9P2000.L.cpu.3";
+/// * `Tlcreategetattr` and `Tsetgetattr` have the body of a Tlcreate and of a Tsetattr, and do what these do. Their replies have the
+///   body of an Rlcreate and of an Rsetattr, followed by that of an Rgetattr for the file. If the server cannot tell it, its
+///   `valid` is 0.
+pub const WATCHED: &[u8] = b"9P2000.L.cpu.4";
 /// In an Rlookup or Rlist: the directory is watched, and the name or its absence may be kept.
 pub const KEEP_NAME: u8 = 1;
 /// Its attributes may be kept: the file is a directory that is watched, or the directory in which it is named shows their

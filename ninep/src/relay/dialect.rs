@@ -16,6 +16,7 @@ impl Relay {
         self.mirror = mirror;
         self.sync_clunks.clear();
         self.walks.clear();
+        self.changing.clear();
         self.missing = MissingXattr::default();
         self.forget_all();
     }
@@ -92,23 +93,28 @@ impl Relay {
         true
     }
 
+    /// Keeps attributes for the next getattr of the fid.
+    pub(super) fn cache_attr(&mut self, fid: u32, attr: Attr, now: Instant) {
+        if attr.valid & Attr::BASIC != Attr::BASIC {
+            return;
+        }
+        self.attrs.retain(|cached| now < cached.until);
+        if self.attrs.len() >= MAX_ENTRIES {
+            self.attrs.remove(0);
+        }
+        let until = now + LOOKUP_TTL;
+        let attr = self.ids.map_or(attr, |ids| ids.shown(attr));
+        self.attrs.push(CachedAttr { fid, until, attr });
+    }
+
     /// A walk and its getattr were answered together.
     pub(super) fn walked(&mut self, tag: u16, attr: Attr, now: Instant, out: &mut Vec<Bytes>) {
-        let wanted = attr.valid & Attr::BASIC == Attr::BASIC;
         let walked = self.walks.remove(&tag);
         if let Some(fid) = walked {
             self.missing.set_file(fid, attr.qid.path);
         }
-        if let Some(fid) = walked
-            && wanted
-        {
-            self.attrs.retain(|cached| now < cached.until);
-            if self.attrs.len() >= MAX_ENTRIES {
-                self.attrs.remove(0);
-            }
-            let until = now + LOOKUP_TTL;
-            let attr = self.ids.map_or(attr, |ids| ids.shown(attr));
-            self.attrs.push(CachedAttr { fid, until, attr });
+        if let Some(fid) = walked {
+            self.cache_attr(fid, attr, now);
         }
         let mut qids = WalkVec::default();
         qids.push(attr.qid);

@@ -16,6 +16,8 @@
 //!   file that was open for writing or has locks is waited for, so that nobody finds the file busy after close(2).
 //!   (A server that has run out of fids does refuse a clone; the requests that use it then fail. It runs out of
 //!   descriptors before that.)
+//! * **What was just changed.** With a server that speaks [`WATCHED`], the replies to a create and to a setattr bring the attributes
+//!   of the file, for the getattr that follows, and for the walk to the new file (`made`).
 //! * **What the server watches.** With a server that speaks [`WATCHED`], names, attributes and listings are answered from
 //!   what it has said (`mirror`).
 //! * **Missing attributes.** Of several writes in a row only the first asks for `security.capability`
@@ -28,6 +30,7 @@
 mod batch;
 mod dialect;
 pub(crate) mod framer;
+mod made;
 mod mirror;
 mod missing_xattr;
 mod owners;
@@ -51,6 +54,7 @@ use crate::msg::{Attr, EXTENDED, Header, Kind, Reply, Request, VERSION, WATCHED}
 use crate::wire::{Frame, HEADER, Malformed, WalkVec};
 use batch::Batch;
 use framer::{Framer, MAX_WHOLE, Segment};
+use made::MadeFile;
 use mirror::Mirror;
 use missing_xattr::{CAPABILITY, MissingXattr};
 use tally::Tally;
@@ -122,6 +126,10 @@ pub struct Relay {
     /// By tag: the new fids of walks in flight whose attributes may be cached.
     walks: HashMap<u16, u32>,
     attrs: Vec<CachedAttr>,
+    /// By tag: the fids of creates and setattrs in flight, whose replies bring attributes.
+    changing: HashMap<u16, u32>,
+    /// The file that was created last.
+    made: Option<MadeFile>,
     missing: MissingXattr,
     /// Fids whose clunk must be waited for.
     sync_clunks: HashSet<u32>,
@@ -158,6 +166,8 @@ impl Relay {
             replies: Framer::default(),
             walks: HashMap::new(),
             attrs: Vec::new(),
+            changing: HashMap::new(),
+            made: None,
             missing: MissingXattr::default(),
             sync_clunks: HashSet::new(),
             batch: Batch::default(),
@@ -251,7 +261,7 @@ impl Relay {
                 Segment::Whole(header, message) => {
                     let message = self.with_kernels_ids(header, message)?;
                     match self.server {
-                        Upstream::Any => self.reply(header, message, now, out)?,
+                        Upstream::Any => self.reply(header, &message, now, out)?,
                         Upstream::URoot => out.push(u_root::correct(header.kind, message)),
                     }
                 }
@@ -329,6 +339,7 @@ impl Relay {
                 return self.pass(message, out);
             }
             Ok(_) if !self.extended => {}
+            Ok(request) if self.walks_to_made(tag, &request, now) => return,
             Ok(request) if self.mirrored(tag, &request, out) => return,
             Ok(request) => match request {
                 Request::Walk { fid, newfid, names } if newfid != fid => {
@@ -412,6 +423,11 @@ impl Relay {
         {
             self.forget_all();
         }
+        if let Ok(request) = request
+            && let Some(request) = self.with_getattr(tag, &request)
+        {
+            return self.send(tag, &request, out);
+        }
         self.pass(message, out);
     }
 
@@ -421,6 +437,7 @@ impl Relay {
 
     fn forget_all(&mut self) {
         self.attrs.clear();
+        self.made = None;
         self.missing.invalidate();
     }
 }
@@ -432,10 +449,12 @@ fn changes(kind: Kind) -> bool {
         kind,
         Kind::Lopen
             | Kind::Lcreate
+            | Kind::Lcreategetattr
             | Kind::Symlink
             | Kind::Mknod
             | Kind::Rename
             | Kind::Setattr
+            | Kind::Setgetattr
             | Kind::Link
             | Kind::Mkdir
             | Kind::Renameat

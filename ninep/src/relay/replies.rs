@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::made::without_attr;
 use super::mirror::{Mirror, ReplyFate};
 use super::{Error, Relay, changes};
 use crate::msg::{EXTENDED, Header, Kind, Reply, VERSION, WATCHED};
@@ -28,6 +29,7 @@ impl Relay {
             self.forget_all();
             // Their attributes may be from before the change.
             self.walks.clear();
+            self.changing.clear();
             if kind != Kind::Write {
                 self.missing.invalidate_pending();
             }
@@ -36,13 +38,22 @@ impl Relay {
 
     pub(super) fn reply(
         &mut self,
-        header: Header,
-        message: Bytes,
+        mut header: Header,
+        message: &Bytes,
         now: Instant,
         out: &mut Vec<Bytes>,
     ) -> Result<(), Error> {
         let body = message.get(HEADER..).unwrap_or_default();
-        let reply = Reply::decode(header.kind, body).map_err(Error::Reply)?;
+        let mut reply = Reply::decode(header.kind, body).map_err(Error::Reply)?;
+        let fid = self.changing.remove(&header.tag);
+        let with_attr = without_attr(&reply);
+        let mut plain = None;
+        if let Some((without, _)) = with_attr {
+            reply = without;
+            header.kind = reply.number();
+            plain = Some(self.reply_bytes(header.tag, &reply));
+        }
+        let message = plain.unwrap_or_else(|| message.clone());
         if let Some(mirror) = &mut self.mirror {
             let outcome = mirror.reply(header.tag, Some(&reply));
             mirror.take_requests(&mut self.own_requests);
@@ -98,6 +109,9 @@ impl Relay {
                 self.passes(header, now);
                 out.push(message);
             }
+        }
+        if let (Some(fid), Some((reply, attr))) = (fid, with_attr) {
+            self.changed_with_attr(fid, &reply, attr, now);
         }
         Ok(())
     }

@@ -33,9 +33,11 @@ pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
         | R::Lopenread { fid, .. }
         | R::Fetch { fid, .. }
         | R::Lcreate { fid, .. }
+        | R::Lcreategetattr { fid, .. }
         | R::Readlink { fid }
         | R::Getattr { fid, .. }
         | R::Setattr { fid, .. }
+        | R::Setgetattr { fid, .. }
         | R::Xattrwalk { fid, .. }
         | R::Xattrcreate { fid, .. }
         | R::Readdir { fid, .. }
@@ -117,6 +119,9 @@ impl<F: FileSystem> Display for Description<'_, F> {
             R::Lcreate {
                 name: new, mode, ..
             }
+            | R::Lcreategetattr {
+                name: new, mode, ..
+            }
             | R::Mkdir {
                 name: new, mode, ..
             }
@@ -146,7 +151,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
             R::Xattrwalk { name, .. } | R::Xattrcreate { name, .. } => {
                 write!(f, " {} {}", at(), escaped(name.bytes()))
             }
-            R::Setattr { attr, .. } => {
+            R::Setattr { attr, .. } | R::Setgetattr { attr, .. } => {
                 write!(f, " {}", at())?;
                 changes(f, attr)
             }
@@ -197,6 +202,7 @@ impl<F: FileSystem> Display for Path<'_, F> {
                 f.write_str(&at(Some(&names.join(&b'/'))))
             }
             R::Lcreate { name, .. }
+            | R::Lcreategetattr { name, .. }
             | R::Walkgetattr { name, .. }
             | R::Lookup { name, .. }
             | R::Bind { name, .. }

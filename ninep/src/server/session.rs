@@ -301,7 +301,9 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 | Request::List { .. }
                 | Request::Bind { .. }
                 | Request::Lopenread { .. }
-                | Request::Fetch { .. },
+                | Request::Fetch { .. }
+                | Request::Lcreategetattr { .. }
+                | Request::Setgetattr { .. },
                 Some(Negotiated { watched: false, .. }),
             ) => Err(Errno::EOPNOTSUPP),
             (_, Some(Negotiated { msize, .. })) => self.handlers.handle(request, tag, msize, reply),

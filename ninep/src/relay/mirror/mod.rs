@@ -259,6 +259,23 @@ impl Mirror {
         RequestFate::Pass
     }
 
+    /// The directory and the name by which a fid was found.
+    pub(super) fn place(&self, fid: u32) -> Option<(u64, Arc<[u8]>)> {
+        self.fids.get(&fid)?.place.clone()
+    }
+
+    /// The qid path of a directory.
+    pub(super) fn dir(&self, fid: u32) -> Option<u64> {
+        self.fids.get(&fid)?.dir()
+    }
+
+    /// A walk was answered by the relay.
+    pub(super) fn walked_to(&mut self, tag: u16, newfid: u32, qid: Qid, place: (u64, Arc<[u8]>)) {
+        self.sent.remove(&tag);
+        self.changing.remove(&tag);
+        self.fids.insert(newfid, MirrorFid::new(qid, Some(place)));
+    }
+
     fn is_empty_list(&self, fid: u32) -> bool {
         self.fids.get(&fid).is_some_and(|fid| fid.is_empty_list)
     }

@@ -17,6 +17,7 @@ mod any;
 mod attributes;
 mod contents;
 mod dialects;
+mod made;
 mod mirror;
 mod missing_xattr;
 mod unasked;
