@@ -376,6 +376,7 @@ messages! {
     140 Tally       "tally"       { fetched: FetchTotals, answered: Data<'a> } {}
     142 Lcreategetattr "create"   { fid: u32, name: Name<'a>, flags: u32, mode: u32, gid: u32 } { qid: Qid, iounit: u32, attr: Attr }
     144 Setgetattr  "setattr"     { fid: u32, attr: SetAttr } { attr: Attr }
+    146 Sync        "sync"        {} {}
 }
 
 /// The first seven bytes of a message.

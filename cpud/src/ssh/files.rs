@@ -1,7 +1,7 @@
 //! 9P between the client's file server and the kernel's 9P client, through [`ninep::relay`]. When one side ends,
 //! the other is ended too: the mount then answers every request with an error instead of hanging.
 
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
@@ -12,7 +12,7 @@ use tokio::sync::{Notify, watch};
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::fuse::{FuseMount, relay_fuse};
-use super::relayed::{RelayProgress, Relayed, coalesce, goes_on};
+use super::relayed::{RelayProgress, Relayed, SyncCloses, coalesce, goes_on};
 use crate::memory;
 
 /// The most memory that contents of the client's files take, whatever the machine has.
@@ -45,17 +45,16 @@ pub(super) fn relay_files(
     ids: Option<IdRange>,
 ) -> Relayed {
     let (processed, progress) = watch::channel(RelayProgress::default());
-    let relayed = Relayed {
-        receiver: receiver.clone(),
-        progress,
-    };
     let relay = Relay::new(server).in_namespace(ids);
     let relay = relay.keeping(CONTENTS.clone());
     let socket = match kernel {
         KernelEnd::V9fs(socket) => socket,
         KernelEnd::Fuse(mount) => {
-            relay_fuse(receiver, sender, *mount, relay, processed);
-            return relayed;
+            return Relayed {
+                receiver: receiver.clone(),
+                progress,
+                closes: relay_fuse(receiver, sender, *mount, relay, processed),
+            };
         }
     };
     let shared = Arc::new(FilesRelay {
@@ -63,6 +62,11 @@ pub(super) fn relay_files(
         answered: Notify::new(),
         asks: Notify::new(),
     });
+    let relayed = Relayed {
+        receiver: receiver.clone(),
+        progress,
+        closes: Arc::<FilesRelay>::downgrade(&shared) as Weak<_>,
+    };
     let to_client = tokio::spawn({
         let (shared, socket, sender) = (shared.clone(), socket.clone(), sender.clone());
         async move {
@@ -171,9 +175,9 @@ impl FilesRelay {
             let Some(chunk) = chunk else { return };
             let mut out = Vec::new();
             let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-            let (relayed, asks) = self.with(|relay| {
+            let (relayed, asks, closed) = self.with(|relay| {
                 let relayed = relay.from_server(chunk, Instant::now(), &mut out);
-                (relayed, relay.has_requests())
+                (relayed, relay.has_requests(), relay.closed())
             });
             if asks {
                 self.asks.notify_one();
@@ -181,8 +185,19 @@ impl FilesRelay {
             if write(socket, out).await.is_err() || !goes_on(&relayed) {
                 return;
             }
-            progress.send_modify(|progress| progress.processed += length);
+            progress.send_modify(|progress| {
+                progress.processed += length;
+                progress.closed = closed;
+            });
         }
+    }
+}
+
+impl SyncCloses for FilesRelay {
+    fn sync(&self) -> u64 {
+        let closes = self.with(Relay::sync);
+        self.asks.notify_one();
+        closes
     }
 }
 

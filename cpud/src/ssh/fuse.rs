@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -21,7 +21,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{Notify, watch};
 
 use super::channel::{CHUNK, ServerReceiver, ServerSender};
-use super::relayed::{RelayProgress, coalesce, goes_on};
+use super::relayed::{RelayProgress, SyncCloses, coalesce, goes_on};
 use crate::sys::{new_fuse, watch_fd};
 
 /// How often a lock is requested that somebody else holds, as by Linux's 9P client with `locktimeout=1`.
@@ -62,19 +62,20 @@ struct FuseRelay {
     asks: Notify,
 }
 
-/// Starts to relay between the client's channel and a mount.
+/// Starts to relay between the client's channel and a mount, whose closed files can be waited for.
 pub(super) fn relay_fuse(
     receiver: ServerReceiver,
     sender: ServerSender,
     mount: FuseMount,
     relay: Relay,
     progress: watch::Sender<RelayProgress>,
-) {
+) -> Weak<dyn SyncCloses> {
     let shared = Arc::new(FuseRelay {
         device: mount.device,
         both: Mutex::new((mount.front, relay)),
         asks: Notify::new(),
     });
+    let closes = Arc::<FuseRelay>::downgrade(&shared);
     let to_client = tokio::spawn({
         let (shared, sender) = (shared.clone(), sender.clone());
         async move {
@@ -90,6 +91,15 @@ pub(super) fn relay_fuse(
         receiver.discard();
         sender.close().await;
     });
+    closes
+}
+
+impl SyncCloses for FuseRelay {
+    fn sync(&self) -> u64 {
+        let closes = self.with(|_, relay| relay.sync());
+        self.asks.notify_one();
+        closes
+    }
 }
 
 impl FuseRelay {
@@ -170,7 +180,7 @@ impl FuseRelay {
         while let Some(chunk) = receiver.read(Stream::Data, CHUNK).await {
             let length = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
             let mut forgot = false;
-            let (relayed, replies, asks) = self.with(|front, relay| {
+            let (relayed, replies, asks, closed) = self.with(|front, relay| {
                 let mut bytes = Vec::new();
                 let before = relay.forgotten();
                 let relayed = relay.from_server(chunk, Instant::now(), &mut bytes);
@@ -179,7 +189,7 @@ impl FuseRelay {
                 relay.take_replies(&mut bytes);
                 let relayed = relayed.and_then(|()| take_all(front, bytes, false));
                 let asks = relay.has_requests() || front.has_requests();
-                (relayed, front.take_replies(), asks)
+                (relayed, front.take_replies(), asks, relay.closed())
             });
             self.write(&replies);
             if asks {
@@ -190,6 +200,7 @@ impl FuseRelay {
             }
             progress.send_modify(|progress| {
                 progress.processed += length;
+                progress.closed = closed;
                 if forgot {
                     progress.settled = Some(tokio::time::Instant::now() + KERNEL_TTL_END);
                 }

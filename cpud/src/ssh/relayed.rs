@@ -1,5 +1,7 @@
 //! What relays of files have in common: how far they have got, what ends them, and how their messages are joined.
 
+use std::sync::Weak;
+
 use bytes::{Bytes, BytesMut};
 use ninep::relay::Error;
 use tokio::sync::watch;
@@ -17,12 +19,23 @@ pub(super) struct RelayProgress {
     pub(super) processed: u64,
     /// When the kernel has certainly forgotten what they have made obsolete, if that is not at once.
     pub(super) settled: Option<tokio::time::Instant>,
+    /// How many files that were closed without a wait the client has certainly closed.
+    pub(super) closed: u64,
 }
 
-/// What the client has sent for a mount.
+/// A relay whose files are closed without a wait.
+pub(super) trait SyncCloses: Send + Sync {
+    /// How many there were; has the client asked for them.
+    fn sync(&self) -> u64;
+}
+
+/// The files of a mount.
+#[derive(Clone)]
 pub(super) struct Relayed {
     pub(super) receiver: ServerReceiver,
     pub(super) progress: watch::Receiver<RelayProgress>,
+    /// Weak: with the last copy of a FUSE mount's device the mount ends.
+    pub(super) closes: Weak<dyn SyncCloses>,
 }
 
 impl Relayed {
@@ -36,6 +49,17 @@ impl Relayed {
         if let Some(settled) = settled {
             tokio::time::sleep_until(settled).await;
         }
+    }
+
+    /// Returns when the client has closed what has been closed here so far, or the relay has ended.
+    pub(super) async fn closed(&mut self) {
+        let Some(closed) = self.closes.upgrade().map(|relay| relay.sync()) else {
+            return;
+        };
+        let _ = self
+            .progress
+            .wait_for(|progress| progress.closed >= closed)
+            .await;
     }
 }
 

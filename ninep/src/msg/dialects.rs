@@ -40,6 +40,7 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// * `Tlcreategetattr` and `Tsetgetattr` have the body of a Tlcreate and of a Tsetattr, and do what these do. Their replies have the
 ///   body of an Rlcreate and of an Rsetattr, followed by that of an Rgetattr for the file. If the server cannot tell it, its
 ///   `valid` is 0.
+/// * `size[4] Tsync tag[2]` is answered when every file is closed whose last clunk without a reply the server has read before.
 pub const WATCHED: &[u8] = b"9P2000.L.cpu.4";
 /// In an Rlookup or Rlist: the directory is watched, and the name or its absence may be kept.
 pub const KEEP_NAME: u8 = 1;

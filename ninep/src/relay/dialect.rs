@@ -15,6 +15,7 @@ impl Relay {
         self.extended = true;
         self.mirror = mirror;
         self.sync_clunks.clear();
+        self.writable.clear();
         self.walks.clear();
         self.changing.clear();
         self.missing = MissingXattr::default();

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::ATTR_TTL;
+use super::{ATTR_TTL, LOOKUP_TTL};
 use crate::fs::OpenFlags;
 use crate::msg::Header;
 use crate::wire::HEADER;
@@ -64,7 +64,8 @@ impl MissingXattr {
         if let Some((fid, is_new)) = self.creates.remove(&tag) {
             self.set_file(fid, path);
             if is_new {
-                self.last = Some((path, now + ATTR_TTL));
+                // If it is given the attribute meanwhile, by a program at the server, the write there removes it.
+                self.last = Some((path, now + LOOKUP_TTL));
             }
         }
     }

@@ -13,7 +13,8 @@
 //! * **Requests that cannot fail.** The relay itself answers the clone of a fid, and the clunk of one that was not
 //!   opened or only for reading. It sends them to the server with the next request, or after [`BATCH_DELAY`]. The
 //!   server performs both before it reads on, so a number that is reused refers to the right file. The clunk of a
-//!   file that was open for writing or has locks is waited for, so that nobody finds the file busy after close(2).
+//!   file that has locks is waited for. So is that of one that was open for writing, so that nobody finds the file busy after
+//!   close(2), unless the server speaks [`WATCHED`]: then whoever shows what the program says next waits for it (`closes`).
 //!   (A server that has run out of fids does refuse a clone; the requests that use it then fail. It runs out of
 //!   descriptors before that.)
 //! * **What was just changed.** With a server that speaks [`WATCHED`], the replies to a create and to a setattr bring the attributes
@@ -28,6 +29,7 @@
 //! No I/O and no clock: the caller passes in what has arrived, and the time.
 
 mod batch;
+mod closes;
 mod dialect;
 pub(crate) mod framer;
 mod made;
@@ -53,6 +55,7 @@ use crate::fs::OpenFlags;
 use crate::msg::{Attr, EXTENDED, Header, Kind, Reply, Request, VERSION, WATCHED};
 use crate::wire::{Frame, HEADER, Malformed, WalkVec};
 use batch::Batch;
+use closes::Closes;
 use framer::{Framer, MAX_WHOLE, Segment};
 use made::MadeFile;
 use mirror::Mirror;
@@ -133,6 +136,9 @@ pub struct Relay {
     missing: MissingXattr,
     /// Fids whose clunk must be waited for.
     sync_clunks: HashSet<u32>,
+    /// Fids of files that are open for writing.
+    writable: HashSet<u32>,
+    closes: Closes,
     /// Requests that need no reply, held back.
     batch: Batch,
     /// Replies made by the relay.
@@ -170,6 +176,8 @@ impl Relay {
             made: None,
             missing: MissingXattr::default(),
             sync_clunks: HashSet::new(),
+            writable: HashSet::new(),
+            closes: Closes::default(),
             batch: Batch::default(),
             local_replies: Vec::new(),
             tally: Tally::default(),
@@ -385,7 +393,13 @@ impl Relay {
                 Request::Clunk { fid } => {
                     self.forget(fid);
                     self.missing.remove_fid(fid);
-                    if !self.sync_clunks.remove(&fid) {
+                    let is_writable = self.writable.remove(&fid);
+                    if is_writable && self.mirror.is_some() && !self.sync_clunks.contains(&fid) {
+                        self.forget_all();
+                        self.close(fid, out);
+                        return self.reply_locally(tag, &Reply::Clunk {});
+                    }
+                    if !self.sync_clunks.remove(&fid) && !is_writable {
                         if self.mirror.is_none() || !self.batch.cancel(fid) {
                             self.defer(&request, fid, None);
                         }
@@ -396,11 +410,11 @@ impl Relay {
                     self.forget(fid);
                     let flags = OpenFlags(flags);
                     if flags.access() != OpenFlags::RDONLY || flags.has(OpenFlags::TRUNC) {
-                        self.sync_clunks.insert(fid);
+                        self.writable.insert(fid);
                     }
                 }
                 Request::Lcreate { fid, flags, .. } => {
-                    self.sync_clunks.insert(fid);
+                    self.writable.insert(fid);
                     self.missing.create_sent(tag, fid, flags);
                 }
                 // What is written to this fid now is the attribute.
@@ -413,6 +427,7 @@ impl Relay {
                 }
                 Request::Remove { fid } => {
                     self.sync_clunks.remove(&fid);
+                    self.writable.remove(&fid);
                     self.missing.remove_fid(fid);
                 }
                 _ => {}

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::closes::SYNC_TAG;
 use super::made::without_attr;
 use super::mirror::{Mirror, ReplyFate};
 use super::{Error, Relay, changes};
@@ -45,6 +46,10 @@ impl Relay {
     ) -> Result<(), Error> {
         let body = message.get(HEADER..).unwrap_or_default();
         let mut reply = Reply::decode(header.kind, body).map_err(Error::Reply)?;
+        if header.tag == SYNC_TAG && self.mirror.is_some() {
+            self.synced();
+            return Ok(());
+        }
         let fid = self.changing.remove(&header.tag);
         let with_attr = without_attr(&reply);
         let mut plain = None;

@@ -27,6 +27,7 @@ pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
         | R::Attach { .. }
         | R::Flush { .. }
         | R::Forget {}
+        | R::Sync {}
         | R::Tally { .. } => (None, None),
         R::Statfs { fid }
         | R::Lopen { fid, .. }
@@ -132,7 +133,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
             | R::Walkgetattr { name: old, .. }
             | R::Lookup { name: old, .. }
             | R::Bind { name: old, .. } => write!(f, " {}", name(old.bytes())),
-            R::Forget {} | R::Tally { .. } => Ok(()),
+            R::Forget {} | R::Sync {} | R::Tally { .. } => Ok(()),
             R::Symlink {
                 name: new, target, ..
             } => write!(f, " {} → {}", name(new.bytes()), escaped(target.bytes())),
@@ -196,6 +197,7 @@ impl<F: FileSystem> Display for Path<'_, F> {
             | R::Attach { .. }
             | R::Flush { .. }
             | R::Forget {}
+            | R::Sync {}
             | R::Tally { .. } => Ok(()),
             R::Walk { names, .. } if !names.is_empty() => {
                 let names: Vec<_> = names.iter().map(Name::bytes).collect();

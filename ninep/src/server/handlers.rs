@@ -149,7 +149,9 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             R::Flush { .. } => Reply::Flush {},
             // auth(5): an error means that no authentication is needed.
             // Only a server sends a forget.
-            R::Auth { .. } | R::Forget {} | R::Tally { .. } => return Err(Errno::EOPNOTSUPP),
+            R::Auth { .. } | R::Forget {} | R::Tally { .. } | R::Sync {} => {
+                return Err(Errno::EOPNOTSUPP);
+            }
             R::Attach {
                 fid,
                 afid,

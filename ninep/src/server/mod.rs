@@ -6,6 +6,7 @@
 //! * `handlers`, `walk`: what each request does; `watched`: what the client may keep;
 //!   `contents`: what is read before it is asked for; `xattr`: extended attributes; `describe`: requests as text
 
+mod closing;
 mod contents;
 mod describe;
 mod fids;

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::closing::Closing;
 use super::describe;
 use super::fids::Fid;
 use super::handlers::Handlers;
@@ -26,6 +27,7 @@ pub(super) struct Session<'a, F: FileSystem, R, W> {
     max_msize: u32,
     inbox: Mutex<Inbox<R>>,
     outbox: Outbox<W>,
+    pub(super) closing: Closing,
     /// Whether changes are reported.
     watches: AtomicBool,
     /// The first error.
@@ -45,8 +47,9 @@ pub(super) struct Job<'b> {
 pub(super) enum Work<'b, F: FileSystem> {
     /// Perform a request.
     Job(Job<'b>),
-    /// The request has been performed. Drop the files whose last use this may be: closing them may block.
-    Close([Option<Arc<Fid<F>>>; 2]),
+    /// The request has been performed. Drop the files whose last use this may be: closing them may block. Then end the close of this
+    /// number.
+    Close([Option<Arc<Fid<F>>>; 2], u64),
     /// It was a flush, which will be answered after the request that it flushes.
     None,
     EndOfStream,
@@ -60,6 +63,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             max_msize: config.max_msize.max(MIN_MSIZE),
             inbox: Mutex::new(Inbox::new(reader)),
             outbox: Outbox::new(writer),
+            closing: Closing::default(),
             watches: AtomicBool::new(false),
             error: Mutex::new(None),
         }
@@ -190,7 +194,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                     self.handlers.forget(fid)
                 };
             }
-            return Ok(Work::Close(closed));
+            return Ok(Work::Close(closed, self.closing.begin()));
         }
         let begun = match request {
             Ok(Request::Flush { oldtag }) => self.outbox.begin_flush(tag, oldtag),
@@ -303,9 +307,15 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 | Request::Lopenread { .. }
                 | Request::Fetch { .. }
                 | Request::Lcreategetattr { .. }
-                | Request::Setgetattr { .. },
+                | Request::Setgetattr { .. }
+                | Request::Sync {},
                 Some(Negotiated { watched: false, .. }),
             ) => Err(Errno::EOPNOTSUPP),
+            (Request::Sync {}, _) => {
+                self.closing.wait();
+                Reply::Sync {}.encode(tag, reply);
+                Ok(None)
+            }
             (_, Some(Negotiated { msize, .. })) => self.handlers.handle(request, tag, msize, reply),
         }
     }
@@ -322,7 +332,7 @@ fn urgency(request: &Request<'_>, tag: u16) -> Urgency {
     match request {
         Request::Version { .. } => Urgency::Awaited,
         _ if tag == NO_TAG => Urgency::Answered,
-        Request::Fetch { .. } | Request::List { open: 0, .. } => Urgency::Ahead,
+        Request::Fetch { .. } | Request::List { open: 0, .. } | Request::Sync {} => Urgency::Ahead,
         _ => Urgency::Awaited,
     }
 }

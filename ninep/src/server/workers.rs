@@ -158,7 +158,10 @@ impl<F: FileSystem, R: Read, W: Write> Pool<'_, '_, F, R, W> {
                     }
                     self.session.send(job.tag, &mut reply);
                 }
-                Ok(Work::Close(files)) => self.in_file_system(|| drop(files)),
+                Ok(Work::Close(files, number)) => {
+                    self.in_file_system(|| drop(files));
+                    self.session.closing.end(number);
+                }
                 Ok(Work::None) => {}
                 Ok(Work::EndOfStream) => return,
                 Err(error) => return self.session.fail(error),

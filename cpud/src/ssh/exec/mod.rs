@@ -221,12 +221,20 @@ pub(super) fn start(
             }
         }
     }
-    tokio::spawn(pump_in(receiver, input, audit.transferred(), relayed));
+    let (input_files, mut files) = (relayed.clone(), relayed.clone());
+    tokio::spawn(pump_in(receiver, input, audit.transferred(), input_files));
     let outputs: Vec<_> = outputs
         .into_iter()
         .map(|(from, stream)| {
             let to = (sender.clone(), stream, audit.transferred());
-            tokio::spawn(pump_out(from, to, ended.clone(), last_output.clone()))
+            let files = relayed.clone();
+            tokio::spawn(pump_out(
+                from,
+                to,
+                files,
+                ended.clone(),
+                last_output.clone(),
+            ))
         })
         .collect();
     let (signals_tx, signals) = mpsc::unbounded_channel();
@@ -258,6 +266,9 @@ pub(super) fn start(
         ended_tx.send_replace(true);
         for output in outputs {
             let _ = output.await;
+        }
+        for files in &mut files {
+            files.closed().await;
         }
         audit.set_status(status.as_ref().ok().copied());
         drop(audit);

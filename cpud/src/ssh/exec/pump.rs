@@ -40,10 +40,12 @@ pub(super) async fn pump_in(
     }
 }
 
-/// Copies the command's output to the client, up to the last byte.
+/// Copies the command's output to the client, up to the last byte. The client has closed by then what the command had closed before: who
+/// reads the output may use these files.
 pub(super) async fn pump_out(
     from: Arc<Fd>,
     (to, stream, transferred): (ServerSender, Stream, Arc<Transferred>),
+    mut files: Vec<Relayed>,
     mut ended: watch::Receiver<bool>,
     last_output: LastOutput,
 ) {
@@ -60,6 +62,9 @@ pub(super) async fn pump_out(
         let Some(bytes) = read.ok().filter(|bytes| !bytes.is_empty()) else {
             return;
         };
+        for files in &mut files {
+            files.closed().await;
+        }
         let length = bytes.len();
         if to.send(stream, bytes).await.is_err() {
             return;

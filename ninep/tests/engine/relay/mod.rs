@@ -15,6 +15,7 @@ use super::*;
 
 mod any;
 mod attributes;
+mod closes;
 mod contents;
 mod dialects;
 mod made;
