@@ -53,7 +53,7 @@ pub(super) fn relay_files(
             return Relayed {
                 receiver: receiver.clone(),
                 progress,
-                closes: relay_fuse(receiver, sender, *mount, relay, processed),
+                relay: relay_fuse(receiver, sender, *mount, relay, processed),
             };
         }
     };
@@ -65,7 +65,7 @@ pub(super) fn relay_files(
     let relayed = Relayed {
         receiver: receiver.clone(),
         progress,
-        closes: Arc::<FilesRelay>::downgrade(&shared) as Weak<_>,
+        relay: Arc::<FilesRelay>::downgrade(&shared) as Weak<_>,
     };
     let to_client = tokio::spawn({
         let (shared, socket, sender) = (shared.clone(), socket.clone(), sender.clone());

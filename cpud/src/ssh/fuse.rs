@@ -43,7 +43,8 @@ impl FuseMount {
         let mount = new_fuse(device.as_fd()).context("cannot make a FUSE mount")?;
         let front = FuseFront::new(FuseOptions {
             uname: user.unwrap_or_default().into(),
-            own: user == Some("root"),
+            // A client of another user refuses to give files away, and they stay his.
+            own: user.is_none_or(|user| user == "root"),
             pages: cache != CacheMode::None,
             loose: cache == CacheMode::Loose,
             msize: MAX_MSIZE,

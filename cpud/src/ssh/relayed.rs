@@ -30,12 +30,11 @@ pub(super) trait SyncCloses: Send + Sync {
 }
 
 /// The files of a mount.
-#[derive(Clone)]
 pub(super) struct Relayed {
     pub(super) receiver: ServerReceiver,
     pub(super) progress: watch::Receiver<RelayProgress>,
     /// Weak: with the last copy of a FUSE mount's device the mount ends.
-    pub(super) closes: Weak<dyn SyncCloses>,
+    pub(super) relay: Weak<dyn SyncCloses>,
 }
 
 impl Relayed {
@@ -51,9 +50,26 @@ impl Relayed {
         }
     }
 
+    /// What waits for its closes.
+    pub(super) fn closes(&self) -> Closes {
+        Closes {
+            progress: self.progress.clone(),
+            relay: self.relay.clone(),
+        }
+    }
+}
+
+/// The files of a mount that are closed without a wait.
+#[derive(Clone)]
+pub(super) struct Closes {
+    progress: watch::Receiver<RelayProgress>,
+    relay: Weak<dyn SyncCloses>,
+}
+
+impl Closes {
     /// Returns when the client has closed what has been closed here so far, or the relay has ended.
-    pub(super) async fn closed(&mut self) {
-        let Some(closed) = self.closes.upgrade().map(|relay| relay.sync()) else {
+    pub(super) async fn wait(&mut self) {
+        let Some(closed) = self.relay.upgrade().map(|relay| relay.sync()) else {
             return;
         };
         let _ = self
@@ -96,4 +112,43 @@ pub(super) fn coalesce(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
         all.push(small.freeze());
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+
+    struct ThreeCloses;
+
+    impl SyncCloses for ThreeCloses {
+        fn sync(&self) -> u64 {
+            3
+        }
+    }
+
+    #[tokio::test]
+    async fn closes_are_waited_for_as_long_as_there_is_a_relay() {
+        let relay = Arc::new(ThreeCloses);
+        let (processed, progress) = watch::channel(RelayProgress::default());
+        let mut closes = Closes {
+            progress,
+            relay: Arc::<ThreeCloses>::downgrade(&relay) as Weak<_>,
+        };
+        for closed in 0..5 {
+            processed.send_modify(|progress| progress.closed = closed);
+            let waited = tokio::time::timeout(Duration::from_millis(20), closes.wait()).await;
+            assert_eq!(waited.is_ok(), closed >= 3, "{closed}");
+        }
+        processed.send_modify(|progress| progress.closed = 0);
+        let mut others = closes.clone();
+        let ((), ()) = tokio::join!(others.wait(), async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            drop(processed);
+        });
+        drop(relay);
+        closes.wait().await;
+    }
 }

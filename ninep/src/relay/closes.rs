@@ -11,7 +11,7 @@ pub(super) const SYNC_TAG: u16 = 0xfeff;
 
 /// How many closes there were.
 #[derive(Debug, Default)]
-pub(super) struct Closes {
+pub(super) struct CloseCounts {
     /// Those that were sent.
     sent: u64,
     /// Those that a wait needs.
@@ -51,7 +51,7 @@ impl Relay {
     }
 
     fn ask_closed(&mut self) {
-        let Closes {
+        let CloseCounts {
             sent,
             wanted,
             asked,

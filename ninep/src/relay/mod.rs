@@ -55,7 +55,7 @@ use crate::fs::OpenFlags;
 use crate::msg::{Attr, EXTENDED, Header, Kind, Reply, Request, VERSION, WATCHED};
 use crate::wire::{Frame, HEADER, Malformed, WalkVec};
 use batch::Batch;
-use closes::Closes;
+use closes::CloseCounts;
 use framer::{Framer, MAX_WHOLE, Segment};
 use made::MadeFile;
 use mirror::Mirror;
@@ -138,7 +138,7 @@ pub struct Relay {
     sync_clunks: HashSet<u32>,
     /// Fids of files that are open for writing.
     writable: HashSet<u32>,
-    closes: Closes,
+    closes: CloseCounts,
     /// Requests that need no reply, held back.
     batch: Batch,
     /// Replies made by the relay.
@@ -177,7 +177,7 @@ impl Relay {
             missing: MissingXattr::default(),
             sync_clunks: HashSet::new(),
             writable: HashSet::new(),
-            closes: Closes::default(),
+            closes: CloseCounts::default(),
             batch: Batch::default(),
             local_replies: Vec::new(),
             tally: Tally::default(),

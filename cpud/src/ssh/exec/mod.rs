@@ -34,6 +34,7 @@ use super::fd::Fd;
 use super::files::{KernelEnd, relay_files};
 use super::fuse::FuseMount;
 use super::notice::{self, LastOutput};
+use super::relayed::Relayed;
 use super::sessions::Sessions;
 use super::uroot::UrootPort;
 use crate::console::{ListedCommand, say};
@@ -221,17 +222,17 @@ pub(super) fn start(
             }
         }
     }
-    let (input_files, mut files) = (relayed.clone(), relayed.clone());
-    tokio::spawn(pump_in(receiver, input, audit.transferred(), input_files));
+    let mut closes: Vec<_> = relayed.iter().map(Relayed::closes).collect();
+    tokio::spawn(pump_in(receiver, input, audit.transferred(), relayed));
     let outputs: Vec<_> = outputs
         .into_iter()
         .map(|(from, stream)| {
             let to = (sender.clone(), stream, audit.transferred());
-            let files = relayed.clone();
+            let closes = closes.clone();
             tokio::spawn(pump_out(
                 from,
                 to,
-                files,
+                closes,
                 ended.clone(),
                 last_output.clone(),
             ))
@@ -267,8 +268,8 @@ pub(super) fn start(
         for output in outputs {
             let _ = output.await;
         }
-        for files in &mut files {
-            files.closed().await;
+        for closes in &mut closes {
+            closes.wait().await;
         }
         audit.set_status(status.as_ref().ok().copied());
         drop(audit);

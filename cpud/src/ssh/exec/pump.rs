@@ -12,7 +12,7 @@ use crate::ssh::audit::Transferred;
 use crate::ssh::channel::{CHUNK, ServerReceiver, ServerSender};
 use crate::ssh::fd::Fd;
 use crate::ssh::notice::LastOutput;
-use crate::ssh::relayed::Relayed;
+use crate::ssh::relayed::{Closes, Relayed};
 
 /// How long to wait for more output when the command and all its descendants have gone, but another process
 /// holds the pipe open.
@@ -45,7 +45,7 @@ pub(super) async fn pump_in(
 pub(super) async fn pump_out(
     from: Arc<Fd>,
     (to, stream, transferred): (ServerSender, Stream, Arc<Transferred>),
-    mut files: Vec<Relayed>,
+    mut closes: Vec<Closes>,
     mut ended: watch::Receiver<bool>,
     last_output: LastOutput,
 ) {
@@ -62,8 +62,8 @@ pub(super) async fn pump_out(
         let Some(bytes) = read.ok().filter(|bytes| !bytes.is_empty()) else {
             return;
         };
-        for files in &mut files {
-            files.closed().await;
+        for closes in &mut closes {
+            closes.wait().await;
         }
         let length = bytes.len();
         if to.send(stream, bytes).await.is_err() {
