@@ -149,7 +149,7 @@ pub(crate) async fn connect(
     let mut handle = exchanged.map_err(|error| match error {
         handler::Error::Plain(error) => error,
         handler::Error::Ssh(russh::Error::IO(error)) => anyhow!(
-            "cannot connect to {endpoint}: {error}; is the machine up, and is cpud running on it?"
+            "cannot connect to {endpoint}: {error}; is the machine up (it may still be booting), and is cpud running on it?"
         ),
         handler::Error::Ssh(russh::Error::Disconnect) => anyhow!(
             "cannot connect to {endpoint}: it answers, but ends the connection; is it an SSH server?"

@@ -101,6 +101,10 @@ impl BundleArgs {
         for (path, size) in [&path, &tar_path].into_iter().zip(sizes) {
             progress.made(path, size, started);
         }
+        progress.say(format!(
+            "Next: in {}: xz -d usbstick.xz, then bash QEMU -hda usbstick",
+            path.display()
+        ));
         Ok(())
     }
 }
