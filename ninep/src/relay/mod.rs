@@ -29,6 +29,7 @@
 //! No I/O and no clock: the caller passes in what has arrived, and the time.
 
 mod batch;
+mod changes;
 mod closes;
 mod dialect;
 pub(crate) mod framer;
@@ -55,6 +56,7 @@ use crate::fs::OpenFlags;
 use crate::msg::{Attr, EXTENDED, Header, Kind, Reply, Request, VERSION, WATCHED};
 use crate::wire::{Frame, HEADER, Malformed, WalkVec};
 use batch::Batch;
+use changes::changes;
 use closes::CloseCounts;
 use framer::{Framer, MAX_WHOLE, Segment};
 use made::MadeFile;
@@ -445,37 +447,4 @@ impl Relay {
         }
         self.pass(message, out);
     }
-
-    fn forget(&mut self, fid: u32) {
-        self.attrs.retain(|cached| cached.fid != fid);
-    }
-
-    fn forget_all(&mut self) {
-        self.attrs.clear();
-        self.made = None;
-        self.missing.invalidate();
-    }
-}
-
-/// Whether such a request may change attributes of any file. An open may truncate; a clunk sets an extended
-/// attribute.
-fn changes(kind: Kind) -> bool {
-    matches!(
-        kind,
-        Kind::Lopen
-            | Kind::Lcreate
-            | Kind::Lcreategetattr
-            | Kind::Symlink
-            | Kind::Mknod
-            | Kind::Rename
-            | Kind::Setattr
-            | Kind::Setgetattr
-            | Kind::Link
-            | Kind::Mkdir
-            | Kind::Renameat
-            | Kind::Unlinkat
-            | Kind::Write
-            | Kind::Clunk
-            | Kind::Remove
-    )
 }

@@ -4,10 +4,11 @@ use std::time::Instant;
 
 use bytes::Bytes;
 
+use super::changes::changes;
 use super::closes::SYNC_TAG;
 use super::made::without_attr;
 use super::mirror::{Mirror, ReplyFate};
-use super::{Error, Relay, changes};
+use super::{Error, Relay};
 use crate::msg::{EXTENDED, Header, Kind, Reply, VERSION, WATCHED};
 use crate::wire::{HEADER, Str};
 

@@ -7,7 +7,7 @@ use super::fids::{Fid, FidState, Fids};
 use super::xattr::{self, XattrWrite};
 use crate::errno::Errno;
 use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags, Told, Watcher};
-use crate::msg::{Attr, Flock, Kind, MAX_FIRST, NO_FID, Qid, Reply, Request};
+use crate::msg::{Flock, Kind, MAX_FIRST, NO_FID, Reply, Request};
 use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, Wire};
 
 /// The flag of unlinkat(2) that every architecture shares.
@@ -221,11 +221,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 gid,
             } => {
                 let qid = self.create(fid, name, flags, mode, gid)?;
-                Reply::Lcreategetattr {
-                    qid,
-                    iounit: 0,
-                    attr: self.attr_after(fid),
-                }
+                let (iounit, attr) = (0, self.attr_after(fid));
+                Reply::Lcreategetattr { qid, iounit, attr }
             }
             R::Write { fid, offset, data } => {
                 let fid = self.fids.get(fid)?;
@@ -253,9 +250,8 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             R::Setgetattr { fid: number, attr } => {
                 let fid = node(number)?;
                 fs.setattr(&fid.node, fid.file(), &attr)?;
-                Reply::Setgetattr {
-                    attr: self.attr_after(number),
-                }
+                let attr = self.attr_after(number);
+                Reply::Setgetattr { attr }
             }
             R::Statfs { fid } => Reply::Statfs {
                 stat: fs.statfs(&node(fid)?.node)?,
@@ -396,29 +392,6 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
         })
     }
 
-    fn create(
-        &self,
-        fid: u32,
-        name: Name<'_>,
-        flags: u32,
-        mode: u32,
-        gid: u32,
-    ) -> Result<Qid, Errno> {
-        let old = self.unopened(fid)?;
-        let flags = OpenFlags(flags);
-        let (node, file, qid) = self.fs.create(&old.node, plain(name)?, flags, mode, gid)?;
-        let state = FidState::Open(file);
-        self.fids.replace(fid, &old, Fid { node, state })?;
-        Ok(qid)
-    }
-
-    /// The attributes after a change that has been made. None is valid if they cannot be read: that does not undo the change.
-    fn attr_after(&self, fid: u32) -> Attr {
-        let fid = self.fids.get(fid);
-        let attr = fid.and_then(|fid| self.fs.getattr(&fid.node, Attr::ALL));
-        attr.unwrap_or_default()
-    }
-
     /// What `fid` refers to, if it can still be opened.
     pub(super) fn unopened(&self, fid: u32) -> Result<Arc<Fid<F>>, Errno> {
         let it = self.fids.get(fid)?;
@@ -452,7 +425,7 @@ fn fitting(count: u32, msize: u32) -> usize {
 }
 
 /// A name that can be created, renamed or removed.
-fn plain(name: Name<'_>) -> Result<&[u8], Errno> {
+pub(super) fn plain(name: Name<'_>) -> Result<&[u8], Errno> {
     match name.bytes() {
         b"." | b".." => Err(Errno::EINVAL),
         name => Ok(name),

@@ -8,6 +8,7 @@
 
 mod closing;
 mod contents;
+mod create;
 mod describe;
 mod fids;
 mod handlers;

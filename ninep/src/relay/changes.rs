@@ -1,0 +1,39 @@
+//! What changes something, and what is dropped then.
+
+use super::Relay;
+use crate::msg::Kind;
+
+impl Relay {
+    pub(super) fn forget(&mut self, fid: u32) {
+        self.attrs.retain(|cached| cached.fid != fid);
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.attrs.clear();
+        self.made = None;
+        self.missing.invalidate();
+    }
+}
+
+/// Whether such a request may change attributes of any file. An open may truncate; a clunk sets an extended
+/// attribute.
+pub(super) fn changes(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Lopen
+            | Kind::Lcreate
+            | Kind::Lcreategetattr
+            | Kind::Symlink
+            | Kind::Mknod
+            | Kind::Rename
+            | Kind::Setattr
+            | Kind::Setgetattr
+            | Kind::Link
+            | Kind::Mkdir
+            | Kind::Renameat
+            | Kind::Unlinkat
+            | Kind::Write
+            | Kind::Clunk
+            | Kind::Remove
+    )
+}
