@@ -1,4 +1,4 @@
-//! A machine in QEMU, booted by the script that `make qemu` uses, with its console in a file. It ends when the value is
+//! A machine in QEMU, booted by `qemu/run`, with its console in a file. It ends when the value is
 //! dropped.
 
 use std::fs::File;

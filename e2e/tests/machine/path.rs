@@ -24,7 +24,7 @@ pub(crate) const TESTS: &[Test] = &[
     (
         // Round trips to mount, use and unmount; docs/performance.md lists them.
         "path_with_the_default_namespace_is_waited_for_14_times",
-        |machine| within(machine, 14.2, &[], &["/tmp/local/init", "-V"]),
+        |machine| within(machine, 14.5, &[], &["/tmp/local/init", "-V"]),
     ),
     (
         // Walk, getattr and clunk for each, and a second getattr for the last, would be ten.
@@ -41,7 +41,7 @@ pub(crate) const TESTS: &[Test] = &[
 /// An ordinary user's session has sudo in it, by a path of three names.
 pub(crate) const OF_USERS: &[Test] = &[(
     "path_of_an_ordinary_users_session_is_waited_for_14_times",
-    |machine| within(machine, 14.2, &[], &["/tmp/local/init", "-V"]),
+    |machine| within(machine, 14.5, &[], &["/tmp/local/init", "-V"]),
 )];
 
 /// Each way: long beside what an emulated machine takes now more and now less.

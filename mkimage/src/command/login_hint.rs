@@ -55,3 +55,107 @@ fn other_keys(kernel: &Path, public_key: &Path) -> Vec<PublicKey> {
     }
     listed.into_iter().map(|listed| listed.key).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use ssh_key::private::{Ed25519Keypair, PrivateKey};
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::arch::Arch;
+    use crate::archive::compress::Compression;
+    use crate::archive::newc::{self, EntryBody};
+    use crate::kernel;
+    use crate::media::uki;
+
+    fn key(seed: u8) -> PublicKey {
+        let private = PrivateKey::from(Ed25519Keypair::from_seed(&[seed; 32]));
+        let mut key = private.public_key().clone();
+        key.set_comment(format!("user{seed}"));
+        key
+    }
+
+    fn list(seeds: &[u8]) -> String {
+        let line = |seed: &u8| key(*seed).to_openssh().unwrap() + "\n";
+        seeds.iter().map(line).collect()
+    }
+
+    fn initramfs(seeds: &[u8]) -> Vec<u8> {
+        let file = (0o644, EntryBody::File(list(seeds).into_bytes()));
+        let archive = newc::pack([("key.pub".to_owned(), file)].into(), 7).unwrap();
+        Compression::Xz.apply(archive, Arch::X86_64).unwrap()
+    }
+
+    /// A directory with the public key of user 1.
+    fn dir() -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cpu_rsa.pub"), list(&[1])).unwrap();
+        dir
+    }
+
+    fn said(dir: &TempDir, kernel: &str) -> String {
+        let file = |name: &str| dir.path().join(name);
+        date_command(
+            &file(kernel),
+            &file("cpu_rsa.pub"),
+            "cpu_rsa",
+            "./cpu",
+            "board",
+        )
+    }
+
+    const OURS: &str = "./cpu -key cpu_rsa board date";
+
+    #[test]
+    fn a_key_that_logs_in_is_named_whatever_holds_the_list() {
+        let dir = dir();
+        let plain = kernel::image::tests::kernel(Arch::X86_64);
+        let stub = Some(uki::tests::stub(3));
+        for (seeds, logs_in) in [(&[2, 1][..], true), (&[2], false)] {
+            let packed = initramfs(seeds);
+            let unified = uki::build(Arch::X86_64, stub.clone(), &plain, &packed, "quiet").unwrap();
+            for bytes in [packed, unified] {
+                fs::write(dir.path().join("kernel"), bytes).unwrap();
+                assert_eq!(said(&dir, "kernel") == OURS, logs_in, "{seeds:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_list_of_the_initramfs_beside_the_kernel_counts() {
+        let dir = dir();
+        fs::write(dir.path().join("kernel"), initramfs(&[1])).unwrap();
+        fs::write(dir.path().join("cpuinitrd"), initramfs(&[2])).unwrap();
+        let expected = format!(
+            "./cpu -key KEY board date, where KEY is the private half of {} user2",
+            cpu_proto::fingerprint(&key(2))
+        );
+        assert_eq!(said(&dir, "kernel"), expected);
+    }
+
+    #[test]
+    fn few_of_many_other_keys_are_named() {
+        let dir = dir();
+        fs::write(dir.path().join("kernel"), initramfs(&[2, 3, 4])).unwrap();
+        let text = said(&dir, "kernel");
+        assert!(text.contains(" user2 or SHA256:"), "{text}");
+        assert!(
+            text.ends_with(" user3 or another that mkimage inspect lists"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn where_no_list_is_found_the_key_is_named() {
+        let dir = dir();
+        assert_eq!(said(&dir, "missing"), OURS);
+        fs::write(
+            dir.path().join("kernel"),
+            kernel::image::tests::kernel(Arch::X86_64),
+        )
+        .unwrap();
+        assert_eq!(said(&dir, "kernel"), OURS);
+    }
+}

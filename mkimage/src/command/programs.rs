@@ -71,11 +71,14 @@ impl ProgramsArgs {
         }
         let here = std::env::current_dir().context("cannot find the working directory")?;
         let Some(source) = here.ancestors().find(|path| is_source(path)) else {
+            let here = here.display();
+            if self.compile {
+                bail!("cannot compile cpud: {here} is in no source tree of it; run mkimage in one");
+            }
             bail!(
-                "there is no cpud for {arch}: mkimage has none inside (a release's has), {}, and {} is in no source \
-                 tree, where it would be compiled; take the mkimage of a release or of make carry, or put cpud and cpu into {}",
-                "none is beside it",
-                here.display(),
+                "there is no cpud for {arch}: mkimage has none inside (a release's has), cpud and cpu for {arch} are not \
+                 both beside it, and {here} is in no source tree, where they would be compiled; take the mkimage of a \
+                 release or of make carry, or put cpud and cpu into {}",
                 self.common.output.display()
             );
         };

@@ -77,7 +77,7 @@ impl QemuArgs {
         command.args(&self.more);
         command.env("ARCH", common.arch.to_string());
         let host = match std::env::var("PORT") {
-            Ok(port) if port != "17010" => format!("-sp {port} localhost"),
+            Ok(port) if !port.is_empty() && port != "17010" => format!("-sp {port} localhost"),
             _ => "localhost".to_owned(),
         };
         progress.say(format!(
