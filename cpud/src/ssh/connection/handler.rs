@@ -122,6 +122,7 @@ impl server::Handler for ConnectionHandler {
             receiver,
             sender,
             request: SessionRequest::default(),
+            lacks_variables: false,
             running: None,
         };
         self.channels.insert(id, state);
@@ -203,6 +204,7 @@ impl server::Handler for ConnectionHandler {
                 state.request.environment.push((name.into(), value.into()));
                 session.channel_success(id)?;
             } else {
+                state.lacks_variables |= is_valid;
                 session.channel_failure(id)?;
             }
         }

@@ -12,6 +12,14 @@ const MAX_ENVIRONMENT: usize = 1 << 20;
 /// What a variable takes besides its text.
 const VARIABLE: usize = 64;
 
+/// Why a command is not started of which there was no room for a variable: it would run without.
+pub(super) fn no_room_for_variables() -> String {
+    format!(
+        "the environment has more than {MAX_ENVIRONMENT} bytes (or those of several commands that start at once have); \
+         leave variables out, as with cpu -env '*,-BIG*'"
+    )
+}
+
 impl ConnectionHandler {
     /// Whether one more channel may be opened.
     pub(super) fn has_room_for_channel(&self) -> bool {

@@ -231,6 +231,8 @@ struct ChannelState {
     receiver: ServerReceiver,
     sender: ServerSender,
     request: SessionRequest,
+    /// Whether there was no room for one of its variables.
+    lacks_variables: bool,
     running: Option<Running>,
 }
 

@@ -8,6 +8,7 @@ use russh::ChannelId;
 use russh::server::Session;
 
 use super::ConnectionHandler;
+use super::limits::no_room_for_variables;
 use crate::init::limits;
 use crate::ssh::channel::ServerSender;
 use crate::ssh::clock;
@@ -48,6 +49,12 @@ impl ConnectionHandler {
             }
         };
         let (port, command) = self.forwards.take_files(command, &request.environment);
+        // OpenSSH, like cpu, waits for no reply to a variable.
+        if state.lacks_variables && self.options.command.is_none() {
+            session.channel_success(id)?;
+            refuse(state.sender.clone(), no_room_for_variables());
+            return Ok(());
+        }
         let (port, command) = match &self.options.command {
             Some(forced) => {
                 force(&mut request.environment, command);
