@@ -58,7 +58,7 @@ impl Relay {
         now: Instant,
     ) {
         if !matches!(reply, Reply::Lcreate { .. }) {
-            return self.cache_attr(fid, attr, now);
+            return self.cache_attr_once(fid, attr, now);
         }
         let place = self.mirror.as_ref().and_then(|mirror| mirror.place(fid));
         if let Some(place) = place

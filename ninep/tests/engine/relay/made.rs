@@ -166,6 +166,27 @@ fn attributes_that_something_else_may_have_changed_meanwhile_do_not_count() {
     assert_eq!(size(&mut told, 2), None);
 }
 
+/// The server does not say when they change: only what the kernel asks for at once is answered, not what a program asks for later,
+/// which may have heard of a change meanwhile.
+#[test]
+fn the_attributes_after_a_setattr_answer_one_getattr_and_soon() {
+    let changed = || {
+        let mut told = ToldRelay::new();
+        let old = super::mirror::lookup(0, attr(Qid::FILE, 7, 3));
+        told.look(0, 2, "old", &old);
+        told.ask(4, &set_size(2, 5));
+        let attr = attr(Qid::FILE, 7, 5);
+        told.reply(4, &Reply::Setgetattr { attr });
+        told
+    };
+    let mut told = changed();
+    assert_eq!(size(&mut told, 2), Some(5));
+    assert_eq!(size(&mut told, 2), None);
+    let mut told = changed();
+    told.now += ATTR_TTL;
+    assert_eq!(size(&mut told, 2), None);
+}
+
 #[test]
 fn a_setattr_brings_the_attributes_unless_there_are_none() {
     for valid in [Attr::BASIC, 0] {
