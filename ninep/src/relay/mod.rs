@@ -351,7 +351,7 @@ impl Relay {
                 return self.pass(message, out);
             }
             Ok(_) if !self.extended => {}
-            Ok(request) if self.walks_to_made(tag, &request, now) => return,
+            Ok(request) if self.walks_to_made(tag, &request, now, out) => return,
             Ok(request) if self.mirrored(tag, &request, out) => return,
             Ok(request) => match request {
                 Request::Walk { fid, newfid, names } if newfid != fid => {
