@@ -199,6 +199,10 @@ impl SyncCloses for FilesRelay {
         self.asks.notify_one();
         closes
     }
+
+    fn forget_unwatched(&self) {
+        self.with(Relay::forget_unwatched);
+    }
 }
 
 async fn write(socket: &Fd, pieces: Vec<Bytes>) -> std::io::Result<()> {

@@ -101,6 +101,10 @@ impl SyncCloses for FuseRelay {
         self.asks.notify_one();
         closes
     }
+
+    fn forget_unwatched(&self) {
+        self.with(|_, relay| relay.forget_unwatched());
+    }
 }
 
 impl FuseRelay {

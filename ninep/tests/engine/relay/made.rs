@@ -186,6 +186,21 @@ fn the_attributes_after_a_setattr_answer_one_getattr_and_soon() {
 }
 
 #[test]
+fn nothing_of_it_is_known_after_input() {
+    let mut told = ToldRelay::new();
+    created(&mut told);
+    told.ask(3, &walk(0, 2, "new"));
+    assert_eq!(size(&mut told, 2), Some(5));
+    assert_eq!(size(&mut told, 2), Some(5));
+    told.relay.forget_unwatched();
+    assert_eq!(size(&mut told, 2), None);
+    created(&mut told);
+    told.relay.forget_unwatched();
+    let (_, got) = told.ask(3, &walk(0, 3, "new"));
+    assert!(got.is_empty());
+}
+
+#[test]
 fn a_setattr_brings_the_attributes_unless_there_are_none() {
     for valid in [Attr::BASIC, 0] {
         let mut told = ToldRelay::new();
