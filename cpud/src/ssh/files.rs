@@ -195,8 +195,11 @@ impl FilesRelay {
 
 impl SyncCloses for FilesRelay {
     fn sync(&self) -> u64 {
-        let closes = self.with(Relay::sync);
-        self.asks.notify_one();
+        let (closes, asks) = self.with(|relay| (relay.sync(), relay.has_requests()));
+        // Otherwise what is held back would be sent at each output.
+        if asks {
+            self.asks.notify_one();
+        }
         closes
     }
 
