@@ -15,6 +15,7 @@ mod flags;
 mod hostile;
 mod links;
 mod locks;
+mod made;
 mod names;
 mod owners;
 mod rights;

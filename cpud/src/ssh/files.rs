@@ -195,9 +195,16 @@ impl FilesRelay {
 
 impl SyncCloses for FilesRelay {
     fn sync(&self) -> u64 {
-        let closes = self.with(Relay::sync);
-        self.asks.notify_one();
+        let (closes, asks) = self.with(|relay| (relay.sync(), relay.has_requests()));
+        // Otherwise what is held back would be sent at each output.
+        if asks {
+            self.asks.notify_one();
+        }
         closes
+    }
+
+    fn forget_unwatched(&self) {
+        self.with(Relay::forget_unwatched);
     }
 }
 

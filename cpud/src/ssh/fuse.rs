@@ -97,9 +97,15 @@ pub(super) fn relay_fuse(
 
 impl SyncCloses for FuseRelay {
     fn sync(&self) -> u64 {
-        let closes = self.with(|_, relay| relay.sync());
-        self.asks.notify_one();
+        let (closes, asks) = self.with(|_, relay| (relay.sync(), relay.has_requests()));
+        if asks {
+            self.asks.notify_one();
+        }
         closes
+    }
+
+    fn forget_unwatched(&self) {
+        self.with(|_, relay| relay.forget_unwatched());
     }
 }
 

@@ -27,6 +27,9 @@ pub(super) struct RelayProgress {
 pub(super) trait SyncCloses: Send + Sync {
     /// How many there were; has the client asked for them.
     fn sync(&self) -> u64;
+
+    /// Drops what is known for a moment without the client's promise to take it back.
+    fn forget_unwatched(&self);
 }
 
 /// The files of a mount.
@@ -45,6 +48,9 @@ impl Relayed {
             .progress
             .wait_for(|progress| progress.processed >= arrived);
         let settled = all.await.ok().and_then(|progress| progress.settled);
+        if let Some(relay) = self.relay.upgrade() {
+            relay.forget_unwatched();
+        }
         if let Some(settled) = settled {
             tokio::time::sleep_until(settled).await;
         }
@@ -127,6 +133,8 @@ mod tests {
         fn sync(&self) -> u64 {
             3
         }
+
+        fn forget_unwatched(&self) {}
     }
 
     #[tokio::test]

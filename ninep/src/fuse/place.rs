@@ -132,7 +132,7 @@ impl FuseStep {
             Self::Make { place, .. }
             | Self::CreateClone { place, .. }
             | Self::Create { place, .. } => place.dir == number,
-            Self::Setattr { node }
+            Self::Setattr { node, .. }
             | Self::Getattr { node }
             | Self::OpenClone { node, .. }
             | Self::Open { node, .. } => *node == number,

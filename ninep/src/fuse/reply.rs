@@ -235,10 +235,7 @@ impl FuseFront {
                 let ttl = self.ttl();
                 self.answer(unique, |out| out.attr_out(&attr, ttl));
             }
-            (FuseStep::Setattr { node }, Reply::Setattr {}) => match self.node_fid(node) {
-                Ok(fid) => self.getattr(unique, node, fid),
-                Err(errno) => self.fail(unique, errno),
-            },
+            (FuseStep::Setattr { node, fid }, Reply::Setattr {}) => self.getattr(unique, node, fid),
             (
                 FuseStep::OpenClone {
                     node,

@@ -277,8 +277,9 @@ impl FuseFront {
             valid |= SetAttr::CTIME;
         }
         let open = (which & abi::FATTR_FH != 0).then_some(open);
+        let fid = self.fid(header.node, open)?;
         let request = Request::Setattr {
-            fid: self.fid(header.node, open)?,
+            fid,
             attr: SetAttr {
                 valid,
                 mode: mode & 0o7777,
@@ -290,7 +291,7 @@ impl FuseFront {
             },
         };
         let node = header.node;
-        self.send(header.unique, FuseStep::Setattr { node }, &request);
+        self.send(header.unique, FuseStep::Setattr { node, fid }, &request);
         Ok(())
     }
 

@@ -126,6 +126,27 @@ fn file(path: u64, size: u64) -> Attr {
     }
 }
 
+/// They come along with the reply: what is kept for another fid would answer a later request.
+#[test]
+fn attributes_after_a_setattr_are_asked_of_the_fid_that_was_set() {
+    const FATTR_SIZE: u32 = 8;
+    const FATTR_FH: u32 = 64;
+    let mut front = FrontFixture::new();
+    front.found(b"a", file(40, 5));
+    for (which, wanted) in [(FATTR_SIZE | FATTR_FH, 77), (FATTR_SIZE, 1)] {
+        let body = words(&[which, 0, 77, 0, 9, 0]);
+        front.kernel(4, 8, 2, &[&body, &[0; 64]]);
+        let asked = front.asked();
+        assert!(matches!(asked.request(), Request::Setattr { fid, .. } if fid == wanted));
+        front.server(asked.tag, &Reply::Setattr {});
+        let asked = front.asked();
+        assert!(matches!(asked.request(), Request::Getattr { fid, .. } if fid == wanted));
+        let attr = file(40, 9);
+        front.server(asked.tag, &Reply::Getattr { attr });
+        assert_eq!(front.answer(8).unwrap().0, 0);
+    }
+}
+
 #[test]
 fn a_name_leads_to_one_number_with_the_inode_number_of_9p() {
     let mut front = FrontFixture::new();

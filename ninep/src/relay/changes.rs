@@ -8,6 +8,13 @@ impl Relay {
         self.attrs.retain(|cached| cached.fid != fid);
     }
 
+    /// Drops the attributes that are kept for a moment only, which the server need not take back. What the user types comes after
+    /// what has changed at the server: whoever passes it on calls this before.
+    pub fn forget_unwatched(&mut self) {
+        self.attrs.clear();
+        self.made = None;
+    }
+
     pub(super) fn forget_all(&mut self) {
         self.attrs.clear();
         self.made = None;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::mirror::{Mirror, RequestFate};
-use super::{CachedAttr, LOOKUP_TTL, MAX_ENTRIES, MissingXattr, Relay};
+use super::{ATTR_TTL, CachedAttr, LOOKUP_TTL, MAX_ENTRIES, MissingXattr, Relay};
 use crate::msg::{Attr, Reply, Request};
 use crate::wire::{Str, WalkVec};
 
@@ -103,9 +103,36 @@ impl Relay {
         if self.attrs.len() >= MAX_ENTRIES {
             self.attrs.remove(0);
         }
-        let until = now + LOOKUP_TTL;
         let attr = self.ids.map_or(attr, |ids| ids.shown(attr));
-        self.attrs.push(CachedAttr { fid, until, attr });
+        self.attrs.push(CachedAttr {
+            fid,
+            until: now + LOOKUP_TTL,
+            once: false,
+            attr,
+        });
+    }
+
+    /// The same after a setattr, which need not be followed by a getattr, and of which the server does not say that it watches the
+    /// file: only the next one is answered, and soon.
+    pub(super) fn cache_attr_once(&mut self, fid: u32, attr: Attr, now: Instant) {
+        self.forget(fid);
+        self.cache_attr(fid, attr, now);
+        if let Some(cached) = self.attrs.iter_mut().find(|cached| cached.fid == fid) {
+            (cached.until, cached.once) = (now + ATTR_TTL, true);
+        }
+    }
+
+    /// The attributes that answer a getattr.
+    pub(super) fn cached_attr(&mut self, fid: u32, now: Instant) -> Option<Attr> {
+        let is_it = |cached: &CachedAttr| cached.fid == fid && now < cached.until;
+        let at = self.attrs.iter().position(is_it)?;
+        let cached = self.attrs.get_mut(at)?;
+        let attr = cached.attr;
+        cached.until = cached.until.min(now + ATTR_TTL);
+        if cached.once {
+            self.attrs.remove(at);
+        }
+        Some(attr)
     }
 
     /// A walk and its getattr were answered together.

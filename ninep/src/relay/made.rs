@@ -4,8 +4,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::{LOOKUP_TTL, Relay};
-use crate::msg::{Attr, Reply, Request};
+use crate::msg::{Attr, NO_TAG, Reply, Request};
 use crate::wire::WalkVec;
 
 /// A file that was just created. Like cached attributes, this counts for a moment only, and until something may have changed.
@@ -58,7 +60,7 @@ impl Relay {
         now: Instant,
     ) {
         if !matches!(reply, Reply::Lcreate { .. }) {
-            return self.cache_attr(fid, attr, now);
+            return self.cache_attr_once(fid, attr, now);
         }
         let place = self.mirror.as_ref().and_then(|mirror| mirror.place(fid));
         if let Some(place) = place
@@ -69,9 +71,15 @@ impl Relay {
         }
     }
 
-    /// Whether this was a walk to the file that was just created, which is answered now. The server walks there before the next
-    /// request: if it finds another file, the requests for it fail with `ESTALE`, and Linux walks again.
-    pub(super) fn walks_to_made(&mut self, tag: u16, request: &Request<'_>, now: Instant) -> bool {
+    /// Whether this was a walk to the file that was just created, which is answered now. The server walks there at once: if it finds
+    /// another file, the requests for it fail with `ESTALE`, also those of the program that has created it.
+    pub(super) fn walks_to_made(
+        &mut self,
+        tag: u16,
+        request: &Request<'_>,
+        now: Instant,
+        out: &mut Vec<Bytes>,
+    ) -> bool {
         let Request::Walk { fid, newfid, names } = *request else {
             return false;
         };
@@ -100,7 +108,7 @@ impl Relay {
             path: qid.path,
             btime: attr.btime,
         };
-        self.defer(&bind, newfid, Some(fid));
+        self.send(NO_TAG, &bind, out);
         self.cache_attr(newfid, attr, now);
         let mut qids = WalkVec::default();
         qids.push(qid);

@@ -151,11 +151,13 @@ pub struct Relay {
     frame: Frame,
 }
 
-/// Attributes that came with a walk.
+/// Attributes that came with a walk, a create or a setattr.
 #[derive(Debug)]
 struct CachedAttr {
     fid: u32,
     until: Instant,
+    /// Whether they answer one getattr only.
+    once: bool,
     attr: Attr,
 }
 
@@ -349,7 +351,7 @@ impl Relay {
                 return self.pass(message, out);
             }
             Ok(_) if !self.extended => {}
-            Ok(request) if self.walks_to_made(tag, &request, now) => return,
+            Ok(request) if self.walks_to_made(tag, &request, now, out) => return,
             Ok(request) if self.mirrored(tag, &request, out) => return,
             Ok(request) => match request {
                 Request::Walk { fid, newfid, names } if newfid != fid => {
@@ -377,12 +379,7 @@ impl Relay {
                     self.missing.remove_fid(fid);
                 }
                 Request::Getattr { fid, .. } => {
-                    let mut cached = self.attrs.iter_mut();
-                    if let Some(cached) =
-                        cached.find(|cached| cached.fid == fid && now < cached.until)
-                    {
-                        cached.until = cached.until.min(now + ATTR_TTL);
-                        let attr = cached.attr;
+                    if let Some(attr) = self.cached_attr(fid, now) {
                         return self.reply_locally(tag, &Reply::Getattr { attr });
                     }
                 }

@@ -1,6 +1,10 @@
 //! Files that are being closed after a clunk without a reply, which may take a while.
 
 use std::sync::{Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a close holds up later changes of names. One that takes longer is one of a file system that is stuck.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The closes of a session, counted in the order of their clunks.
 #[derive(Debug, Default)]
@@ -12,8 +16,8 @@ pub(super) struct Closing {
 #[derive(Debug, Default)]
 struct State {
     begun: u64,
-    /// Those that have begun and not ended.
-    active: Vec<u64>,
+    /// Those that have begun and not ended, and when they began.
+    active: Vec<(u64, Instant)>,
 }
 
 impl Closing {
@@ -22,13 +26,13 @@ impl Closing {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.begun += 1;
         let number = state.begun;
-        state.active.push(number);
+        state.active.push((number, Instant::now()));
         number
     }
 
     pub(super) fn end(&self, number: u64) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.active.retain(|active| *active != number);
+        state.active.retain(|(active, _)| *active != number);
         self.ended.notify_all();
     }
 
@@ -36,15 +40,30 @@ impl Closing {
     pub(super) fn wait(&self) {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let last = state.begun;
-        let is_open = |state: &mut State| state.active.iter().any(|active| *active <= last);
+        let is_open = |state: &mut State| state.active.iter().any(|(active, _)| *active <= last);
         drop(self.ended.wait_while(state, is_open));
+    }
+
+    /// The same, but does not wait for those that began [`PATIENCE`] ago.
+    pub(super) fn wait_a_moment(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = state.begun;
+        loop {
+            let open = state.active.iter().filter(|(active, _)| *active <= last);
+            let left = open.map(|(_, began)| PATIENCE.saturating_sub(began.elapsed()));
+            let left = left.max().unwrap_or_default();
+            if left.is_zero() {
+                return;
+            }
+            let waited = self.ended.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -65,6 +84,34 @@ mod tests {
             assert!(early.is_err(), "the first has not ended");
             closing.begin();
             closing.end(first);
+            is_done.recv_timeout(Duration::from_secs(20)).unwrap();
+        });
+    }
+
+    #[test]
+    fn what_does_not_end_is_waited_for_once_and_not_for_long() {
+        let closing = Closing::default();
+        let begun = Instant::now();
+        closing.wait_a_moment();
+        assert!(begun.elapsed() < PATIENCE);
+        let number = closing.begin();
+        closing.wait_a_moment();
+        assert!(begun.elapsed() >= PATIENCE);
+        let again = Instant::now();
+        closing.wait_a_moment();
+        assert!(again.elapsed() < PATIENCE);
+        closing.end(number);
+        let number = closing.begin();
+        std::thread::scope(|scope| {
+            let (done, is_done) = mpsc::channel();
+            let closing = &closing;
+            scope.spawn(move || {
+                closing.wait_a_moment();
+                done.send(()).unwrap();
+            });
+            let early = is_done.recv_timeout(Duration::from_millis(50));
+            assert!(early.is_err(), "it has not ended");
+            closing.end(number);
             is_done.recv_timeout(Duration::from_secs(20)).unwrap();
         });
     }

@@ -316,7 +316,12 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 Reply::Sync {}.encode(tag, reply);
                 Ok(None)
             }
-            (_, Some(Negotiated { msize, .. })) => self.handlers.handle(request, tag, msize, reply),
+            (_, Some(Negotiated { msize, .. })) => {
+                if changes_names(request) {
+                    self.closing.wait_a_moment();
+                }
+                self.handlers.handle(request, tag, msize, reply)
+            }
         }
     }
 }
@@ -325,6 +330,23 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
 fn falls_short(names: &WalkVec<Name<'_>>, reply: &mut Frame) -> bool {
     let qids = reply.finish().get(HEADER..HEADER + 2);
     qids.is_some_and(|qids| qids != u16::try_from(names.len()).unwrap_or(u16::MAX).to_le_bytes())
+}
+
+/// Whether a request makes, moves or removes a name, at which somebody here may take a file for complete that was closed before.
+fn changes_names(request: &Request<'_>) -> bool {
+    matches!(
+        request,
+        Request::Lcreate { .. }
+            | Request::Lcreategetattr { .. }
+            | Request::Symlink { .. }
+            | Request::Mknod { .. }
+            | Request::Mkdir { .. }
+            | Request::Link { .. }
+            | Request::Rename { .. }
+            | Request::Renameat { .. }
+            | Request::Unlinkat { .. }
+            | Request::Remove { .. }
+    )
 }
 
 /// Who waits for the reply to a request.

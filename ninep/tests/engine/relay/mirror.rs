@@ -34,7 +34,7 @@ pub(super) fn attr(kind: u8, path: u64, size: u64) -> Attr {
 /// A relay that is attached with fid 0 to a server of the test's.
 pub(super) struct ToldRelay {
     pub(super) relay: Relay,
-    now: Instant,
+    pub(super) now: Instant,
     out: Out,
     /// Its own requests since the last reply.
     pub(super) own: Vec<u8>,
