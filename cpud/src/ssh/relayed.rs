@@ -1,6 +1,7 @@
 //! What relays of files have in common: how far they have got, what ends them, and how their messages are joined.
 
 use std::sync::Weak;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use ninep::relay::Error;
@@ -11,6 +12,9 @@ use crate::console::say;
 
 /// Small messages are sent together, up to this many bytes.
 const BATCH: usize = 64 * 1024;
+
+/// How long output waits for the client to close files.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far a relay has got with what the client has sent.
 #[derive(Clone, Copy, Default)]
@@ -61,6 +65,7 @@ impl Relayed {
         Closes {
             progress: self.progress.clone(),
             relay: self.relay.clone(),
+            stalled: None,
         }
     }
 }
@@ -70,18 +75,24 @@ impl Relayed {
 pub(super) struct Closes {
     progress: watch::Receiver<RelayProgress>,
     relay: Weak<dyn SyncCloses>,
+    /// How many the client had closed when it was given up.
+    stalled: Option<u64>,
 }
 
 impl Closes {
-    /// Returns when the client has closed what has been closed here so far, or the relay has ended.
+    /// Returns when the client has closed what has been closed here so far, or the relay has ended. A file system of the client
+    /// on which a close hangs, as NFS without its server, keeps nothing back for longer than [`CLOSE_TIMEOUT`], and only once.
     pub(super) async fn wait(&mut self) {
         let Some(closed) = self.relay.upgrade().map(|relay| relay.sync()) else {
             return;
         };
-        let _ = self
-            .progress
-            .wait_for(|progress| progress.closed >= closed)
-            .await;
+        let so_far = self.progress.borrow().closed;
+        if self.stalled == Some(so_far) {
+            return;
+        }
+        let all = self.progress.wait_for(|progress| progress.closed >= closed);
+        let waited = tokio::time::timeout(CLOSE_TIMEOUT, all).await.is_ok();
+        self.stalled = (!waited).then(|| self.progress.borrow().closed);
     }
 }
 
@@ -123,7 +134,6 @@ pub(super) fn coalesce(mut pieces: Vec<Bytes>) -> Vec<Bytes> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
     use super::*;
 
@@ -144,6 +154,7 @@ mod tests {
         let mut closes = Closes {
             progress,
             relay: Arc::<ThreeCloses>::downgrade(&relay) as Weak<_>,
+            stalled: None,
         };
         for closed in 0..5 {
             processed.send_modify(|progress| progress.closed = closed);
@@ -158,5 +169,24 @@ mod tests {
         });
         drop(relay);
         closes.wait().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_close_that_hangs_is_waited_for_once() {
+        let relay = Arc::new(ThreeCloses);
+        let (processed, progress) = watch::channel(RelayProgress::default());
+        let mut closes = Closes {
+            progress,
+            relay: Arc::<ThreeCloses>::downgrade(&relay) as Weak<_>,
+            stalled: None,
+        };
+        let mut took = Vec::new();
+        for closed in [0, 0, 1, 1, 3, 3] {
+            processed.send_modify(|progress| progress.closed = closed);
+            let start = tokio::time::Instant::now();
+            closes.wait().await;
+            took.push(start.elapsed().as_secs());
+        }
+        assert_eq!(took, [5, 0, 5, 0, 0, 0]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a close holds up later changes of names. One that takes longer is one of a file system that is stuck.
-const PATIENCE: Duration = Duration::from_secs(1);
+const SLOW_CLOSE: Duration = Duration::from_secs(1);
 
 /// The closes of a session, counted in the order of their clunks.
 #[derive(Debug, Default)]
@@ -44,13 +44,13 @@ impl Closing {
         drop(self.ended.wait_while(state, is_open));
     }
 
-    /// The same, but does not wait for those that began [`PATIENCE`] ago.
-    pub(super) fn wait_a_moment(&self) {
+    /// The same, but does not wait for those that began [`SLOW_CLOSE`] ago.
+    pub(super) fn wait_briefly(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let last = state.begun;
         loop {
             let open = state.active.iter().filter(|(active, _)| *active <= last);
-            let left = open.map(|(_, began)| PATIENCE.saturating_sub(began.elapsed()));
+            let left = open.map(|(_, began)| SLOW_CLOSE.saturating_sub(began.elapsed()));
             let left = left.max().unwrap_or_default();
             if left.is_zero() {
                 return;
@@ -92,21 +92,21 @@ mod tests {
     fn what_does_not_end_is_waited_for_once_and_not_for_long() {
         let closing = Closing::default();
         let begun = Instant::now();
-        closing.wait_a_moment();
-        assert!(begun.elapsed() < PATIENCE);
+        closing.wait_briefly();
+        assert!(begun.elapsed() < SLOW_CLOSE);
         let number = closing.begin();
-        closing.wait_a_moment();
-        assert!(begun.elapsed() >= PATIENCE);
+        closing.wait_briefly();
+        assert!(begun.elapsed() >= SLOW_CLOSE);
         let again = Instant::now();
-        closing.wait_a_moment();
-        assert!(again.elapsed() < PATIENCE);
+        closing.wait_briefly();
+        assert!(again.elapsed() < SLOW_CLOSE);
         closing.end(number);
         let number = closing.begin();
         std::thread::scope(|scope| {
             let (done, is_done) = mpsc::channel();
             let closing = &closing;
             scope.spawn(move || {
-                closing.wait_a_moment();
+                closing.wait_briefly();
                 done.send(()).unwrap();
             });
             let early = is_done.recv_timeout(Duration::from_millis(50));

@@ -318,7 +318,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
             }
             (_, Some(Negotiated { msize, .. })) => {
                 if changes_names(request) {
-                    self.closing.wait_a_moment();
+                    self.closing.wait_briefly();
                 }
                 self.handlers.handle(request, tag, msize, reply)
             }
