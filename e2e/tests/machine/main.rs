@@ -111,7 +111,7 @@ fn main() -> Result<ExitCode> {
         return Ok(libtest_mimic::run(&arguments, all.collect()).exit_code());
     }
     let of_root = Arc::new(Machine::new(Vm::boot()?)?);
-    let of_users = Vm::boot()?;
+    let of_users = Vm::boot_uniprocessor()?;
     let as_root = |phase| !run(&arguments, None, phase, &of_root).has_failed();
     let as_users = |phase| -> Result<bool> {
         let booted = of_users.booted();
