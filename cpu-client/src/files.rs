@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use cpu_client::export::{Caching, Export, IdMap, Rule, prepare_process};
 use cpu_proto::CacheMode;
 use ninep::observe::Observer;
-use ninep::server::{self, Config};
+use ninep::server::{self, Config, Learning};
 use tokio::sync::watch;
 use tracing::debug;
 
@@ -23,6 +23,7 @@ pub(crate) struct FileServer {
     exact: Arc<Export>,
     msize: u32,
     observer: Option<Arc<dyn Observer + Send>>,
+    learning: Option<Arc<Learning>>,
     /// The number of mounts that are served.
     served: watch::Sender<usize>,
 }
@@ -46,8 +47,14 @@ impl FileServer {
             mapped: Arc::new(mapped),
             msize,
             observer,
+            learning: None,
             served: watch::Sender::new(0),
         })
+    }
+
+    /// The same, which learns what is asked for.
+    pub(crate) fn learning(self, learning: Option<Arc<Learning>>) -> Self {
+        Self { learning, ..self }
     }
 
     /// The hidden files that the machine asked for: the first few.
@@ -92,6 +99,8 @@ impl FileServer {
                 max_msize: self.msize,
                 max_fids: limits.descriptors.min(MAX_FIDS),
                 observer,
+                // What a mount of another mode asks for is no measure: the kernel keeps more of it, or nothing is kept.
+                learning: self.learning.as_deref().filter(|_| cache == CacheMode::Mmap),
                 ..Config::default()
             };
             let export = match cache {

@@ -31,6 +31,7 @@ mod environment;
 mod events;
 mod files;
 mod flags;
+mod learned;
 mod programs;
 mod remote;
 mod session;
@@ -56,6 +57,7 @@ use discovery::MachineQuery;
 use environment::{environment, home};
 use events::Steps;
 use flags::Flags;
+use learned::TraceStore;
 use ninep::observe::Observer;
 use spinner::Spinner;
 use stats::Stats;
@@ -222,24 +224,29 @@ fn run(flags: &Flags) -> Result<u8> {
         return Ok(0);
     }
     let stats = flags.stats.0.then(Arc::<Stats>::default);
+    let argv = flags.argv();
+    let traces = (flags.ninep.0 && flags.learn.0)
+        .then(|| TraceStore::new(&flags.root, &argv))
+        .flatten();
+    let learning = traces.as_ref().map(|traces| Arc::new(traces.learning()));
     let files = if flags.ninep.0 {
         let observer: Option<Arc<dyn Observer + Send>> = match (stats.clone(), trace) {
             (None, None) => None,
             both => Some(Arc::new(both)),
         };
-        Some(files::FileServer::new(
+        let files = files::FileServer::new(
             &flags.root,
             &home,
             user.ids(),
             &rules,
             flags.msize,
             observer,
-        )?)
+        )?;
+        Some(files.learning(learning.clone()))
     } else {
         None
     };
     let served = files.clone();
-    let argv = flags.argv();
     let input = !flags.no_input.0;
     let tty = match flags.tty() {
         Tty::Auto => target.tty.unwrap_or(Tty::Auto),
@@ -278,6 +285,9 @@ fn run(flags: &Flags) -> Result<u8> {
     });
     // Threads that are blocked in a read must not keep the process alive.
     runtime.shutdown_background();
+    if let (Some(traces), Some(learning)) = (traces, learning) {
+        traces.save(&learning);
+    }
     if let Some(Err(error)) = events.map(|events| events.finish()) {
         say!("the trace of -dbg9p is incomplete: {error}");
     }

@@ -27,6 +27,7 @@
 pub mod errno;
 pub mod fs;
 pub mod fuse;
+pub mod learned;
 pub mod msg;
 pub mod observe;
 pub mod relay;

@@ -377,6 +377,7 @@ messages! {
     142 Lcreategetattr "create"   { fid: u32, name: Name<'a>, flags: u32, mode: u32, gid: u32 } { qid: Qid, iounit: u32, attr: Attr }
     144 Setgetattr  "setattr"     { fid: u32, attr: SetAttr } { attr: Attr }
     146 Sync        "sync"        {} {}
+    148 Replay      "fetch"       { fid: u32, count: u32 } { data: Data<'a> }
 }
 
 /// The first seven bytes of a message.

@@ -95,6 +95,11 @@ impl Frame {
         self.len = self.len.saturating_add(n).min(self.buf.len());
     }
 
+    /// Drops what was appended after the first `len` bytes.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Bytes so far, including the header.
     pub fn len(&self) -> usize {
         self.len

@@ -76,6 +76,12 @@ pub(crate) struct Flags {
     #[arg(hide_short_help = true, long, value_name = "MODE", help_heading = FILES)]
     pub(crate) cache: Option<CacheMode>,
 
+    /// false: keep no trace of what commands read, to send it ahead (true)
+    #[arg(long, value_name = "BOOL", default_value = "true", hide_default_value = true,
+          num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          hide_short_help = true, help_heading = FILES)]
+    pub(crate) learn: GoBool,
+
     /// serve files read-only; /dir,ro in LIST: that one
     #[arg(long = "ro", value_name = "BOOL",
           num_args = 0..=1, require_equals = true, default_missing_value = "true",

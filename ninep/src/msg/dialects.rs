@@ -40,6 +40,9 @@ pub const EXTENDED: &[u8] = b"9P2000.L.cpu";
 /// * `Tlcreategetattr` and `Tsetgetattr` have the body of a Tlcreate and of a Tsetattr, and do what these do. Their replies have the
 ///   body of an Rlcreate and of an Rsetattr, followed by that of an Rgetattr for the file. If the server cannot tell it, its
 ///   `valid` is 0.
+/// * `size[4] Treplay tag[2] fid[4] count[4]` asks for what was asked for when the same program ran before, beneath a directory,
+///   some `count` bytes of it. The reply `size[4] Rreplay tag[2] count[4] data[count]` has [`ReplayRecord`] values; with none, there is no
+///   more. A server that knows nothing of it may refuse it.
 /// * `size[4] Tsync tag[2]` is answered when every file is closed whose last clunk without a reply the server has read before.
 pub const WATCHED: &[u8] = b"9P2000.L.cpu.4";
 /// In an Rlookup or Rlist: the directory is watched, and the name or its absence may be kept.
@@ -49,6 +52,8 @@ pub const KEEP_NAME: u8 = 1;
 pub const KEEP_ATTR: u8 = 2;
 /// In an Rlookup or Rlist, besides [`KEEP_ATTR`]: the file has no extended attributes.
 pub const LACKS_XATTRS: u8 = 4;
+/// In an Rreplay: the data is that of the file; of a listing: it is told to who opens the directory.
+pub const KEEP_DATA: u8 = 8;
 /// The longest link target in an Rlookup or Rlist.
 pub const MAX_TARGET: usize = 256;
 /// The most bytes of a file that come with its open.
@@ -135,6 +140,52 @@ impl<'a> Wire<'a> for FetchedFile<'a> {
     }
     fn put(&self, to: &mut Frame) {
         self.version.put(to);
+        self.data.put(to);
+    }
+}
+
+/// One value in the data of an Rreplay. It says what the reply to a request would say, and may be kept as this.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReplayRecord<'a> {
+    /// The qid path of a directory.
+    pub dir: u64,
+    /// A name in it. If it is empty, this is its listing: the data is that of an Rlist.
+    pub name: Str<'a>,
+    /// As in an Rlookup, and perhaps [`KEEP_DATA`].
+    pub kept: u8,
+    /// As in an Rlookup.
+    pub ecode: u32,
+    /// As in an Rlookup.
+    pub attr: Attr,
+    /// As in an Rlookup.
+    pub target: Str<'a>,
+    /// Where the data is in the file.
+    pub offset: u64,
+    /// Contents of the file, of the version that is in `attr`.
+    pub data: Data<'a>,
+}
+
+impl<'a> Wire<'a> for ReplayRecord<'a> {
+    fn get(from: &mut BodyReader<'a>) -> Result<Self, Malformed> {
+        Ok(Self {
+            dir: Wire::get(from)?,
+            name: Wire::get(from)?,
+            kept: Wire::get(from)?,
+            ecode: Wire::get(from)?,
+            attr: Wire::get(from)?,
+            target: Wire::get(from)?,
+            offset: Wire::get(from)?,
+            data: Wire::get(from)?,
+        })
+    }
+    fn put(&self, to: &mut Frame) {
+        self.dir.put(to);
+        self.name.put(to);
+        self.kept.put(to);
+        self.ecode.put(to);
+        self.attr.put(to);
+        self.target.put(to);
+        self.offset.put(to);
         self.data.put(to);
     }
 }

@@ -41,6 +41,7 @@ impl Relay {
             return false;
         };
         let verdict = mirror.request(tag, request);
+        let is_first_use = std::mem::take(&mut mirror.is_first_use);
         let made = match &verdict {
             RequestFate::Pass => return false,
             RequestFate::Instead(made) => Some(made),
@@ -83,7 +84,10 @@ impl Relay {
                         }
                         Request::Lopen { fid, .. } => {
                             self.forget(fid);
-                            self.defer(&request, fid, None);
+                            // Of what was fetched the server is to learn that it was used, though it may be closed by then: as
+                            // long as the batch has something from the fid, it is not cancelled.
+                            let from = is_first_use.then_some(fid);
+                            self.defer(&request, fid, from);
                         }
                         _ => {}
                     }

@@ -39,7 +39,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         let data = start(out, version.unwrap_or_default());
         if let Some(read) = version {
             let size = usize::try_from(read.1).unwrap_or(usize::MAX);
-            let is_read = self.read_all(&file, count.min(size), out);
+            let is_read = self.read_all(&file, 0, count.min(size), out);
             version = version.filter(|_| is_read && self.version(&old.node, qid) == Some(read));
         }
         if version.is_none() {
@@ -60,12 +60,13 @@ impl<F: FileSystem> Handlers<'_, F> {
         attr.flatten().map(|attr| (attr.qid.version, attr.size))
     }
 
-    /// Appends the first `count` bytes of a file. False if it has fewer.
-    fn read_all(&self, file: &F::File, count: usize, out: &mut Frame) -> bool {
+    /// Appends `count` bytes of a file. False if it has fewer.
+    fn read_all(&self, file: &F::File, offset: u64, count: usize, out: &mut Frame) -> bool {
         let start = out.len();
         while out.len() - start < count {
             let at = out.len() - start;
-            match self.fs.read(file, at as u64, out.space(count - at)) {
+            let from = offset.saturating_add(at as u64);
+            match self.fs.read(file, from, out.space(count - at)) {
                 Ok(n) if n > 0 => out.grow(n),
                 _ => return false,
             }
@@ -114,22 +115,34 @@ impl<F: FileSystem> Handlers<'_, F> {
         most: usize,
         out: &mut Frame,
     ) -> Option<u32> {
-        let watcher = self.watcher()?;
         if matches!(name.bytes(), b"." | b"..") {
             return None;
         }
         let (node, qid) = self.fs.walk(dir, name.bytes()).ok()?;
         let (version, size) = self.version(&node, qid)?;
         let size_here = usize::try_from(size).ok().filter(|size| *size <= most)?;
-        if !watcher.may_fetch(dir, &node) {
-            return None;
+        let range = (0, size_here);
+        self.read_unasked(dir, &node, (version, size), range, out)
+            .then_some(version)
+    }
+
+    /// Appends contents of a file of this version that nobody has opened yet. False if it may not be read unasked, or has
+    /// changed.
+    pub(super) fn read_unasked(
+        &self,
+        dir: &F::Node,
+        node: &F::Node,
+        version: Version,
+        (offset, count): (u64, usize),
+        out: &mut Frame,
+    ) -> bool {
+        if !self.watcher().is_some_and(|it| it.may_fetch(dir, node)) {
+            return false;
         }
-        // Nobody has read it yet.
-        let open = |flags| self.fs.open(&node, OpenFlags(flags));
-        let (file, _) = open(OpenFlags::NOATIME)
-            .or_else(|_| open(OpenFlags::RDONLY))
-            .ok()?;
-        let is_read = self.read_all(&file, size_here, out);
-        (is_read && self.version(&node, qid) == Some((version, size))).then_some(version)
+        let open = |flags| self.fs.open(node, OpenFlags(flags));
+        let opened = open(OpenFlags::NOATIME).or_else(|_| open(OpenFlags::RDONLY));
+        opened.is_ok_and(|(file, qid)| {
+            self.read_all(&file, offset, count, out) && self.version(node, qid) == Some(version)
+        })
     }
 }

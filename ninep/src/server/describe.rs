@@ -33,6 +33,7 @@ pub(super) fn fids_of(request: &Request<'_>) -> (Option<u32>, Option<u32>) {
         | R::Lopen { fid, .. }
         | R::Lopenread { fid, .. }
         | R::Fetch { fid, .. }
+        | R::Replay { fid, .. }
         | R::Lcreate { fid, .. }
         | R::Lcreategetattr { fid, .. }
         | R::Readlink { fid }
@@ -177,6 +178,7 @@ impl<F: FileSystem> Display for Description<'_, F> {
             | R::Getlock { .. }
             | R::Fsync { .. }
             | R::List { .. }
+            | R::Replay { .. }
             | R::Clunk { .. }
             | R::Remove { .. } => write!(f, " {}", at()),
         }

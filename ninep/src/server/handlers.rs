@@ -1,12 +1,15 @@
 //! What each request does: turns fids into nodes, calls the file system, and turns its result into a reply.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::describe::{Description, fids_of};
 use super::fids::{Fid, FidState, Fids};
+use super::flock::{checked_flock, owner};
+use super::learning::Learning;
+use super::replay::Replay;
 use super::xattr::{self, XattrWrite};
 use crate::errno::Errno;
-use crate::fs::{Attach, DirSink, FileSystem, LockOwner, OpenFlags, Told, Watcher};
+use crate::fs::{Attach, DirSink, FileSystem, OpenFlags, Told, Watcher};
 use crate::msg::{Flock, Kind, MAX_FIRST, NO_FID, Reply, Request};
 use crate::wire::{DATA_HEADER, Frame, HEADER, Name, Str, Wire};
 
@@ -20,17 +23,21 @@ pub(super) struct Handlers<'a, F: FileSystem> {
     pub(super) fs: &'a F,
     pub(super) fids: Fids<F>,
     watcher: OnceLock<Option<Arc<dyn Watcher<F::Node>>>>,
+    pub(super) learning: Option<&'a Learning>,
+    pub(super) replay: Mutex<Replay<F>>,
 }
 
 /// The number of bytes that a read, write or readdir has transferred.
 pub(super) type Outcome = Result<Option<u32>, Errno>;
 
 impl<'a, F: FileSystem> Handlers<'a, F> {
-    pub(super) fn new(fs: &'a F, max_fids: usize) -> Self {
+    pub(super) fn new(fs: &'a F, max_fids: usize, learning: Option<&'a Learning>) -> Self {
         Self {
             fs,
             fids: Fids::new(max_fids),
             watcher: OnceLock::new(),
+            learning,
+            replay: Mutex::default(),
         }
     }
 
@@ -47,6 +54,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
     /// Clunks every fid.
     pub(super) fn reset(&self) {
         self.fids.clear();
+        *self.replay.lock().unwrap_or_else(PoisonError::into_inner) = Replay::default();
     }
 
     /// What the first fid of a request refers to.
@@ -115,6 +123,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
                 self.open_read(fid, OpenFlags(flags), count, tag, out)
             }
             Request::Fetch { fid, names } => self.fetch(fid, &names, tag, msize, out),
+            Request::Replay { fid, count } => self.replay(fid, count, tag, msize, out),
             Request::Readlink { fid } => {
                 let target = fs.readlink(&self.fids.get(fid)?.node)?;
                 let target = Str::new(&target).filter(|target| {
@@ -388,6 +397,7 @@ impl<'a, F: FileSystem> Handlers<'a, F> {
             | R::List { .. }
             | R::Lookup { .. }
             | R::Fetch { .. }
+            | R::Replay { .. }
             | R::Lopenread { .. } => return Err(Errno::EIO),
         })
     }
@@ -429,19 +439,5 @@ pub(super) fn plain(name: Name<'_>) -> Result<&[u8], Errno> {
     match name.bytes() {
         b"." | b".." => Err(Errno::EINVAL),
         name => Ok(name),
-    }
-}
-
-/// A lock of a known kind whose range fits into file offsets.
-fn checked_flock(lock: Flock) -> Result<Flock, Errno> {
-    let end = lock.start.checked_add(lock.length);
-    let known = lock.kind <= Flock::UNLOCK && end.is_some_and(|end| i64::try_from(end).is_ok());
-    known.then_some(lock).ok_or(Errno::EINVAL)
-}
-
-fn owner(client_id: Str<'_>, proc_id: u32) -> LockOwner<'_> {
-    LockOwner {
-        client_id: client_id.bytes(),
-        proc_id,
     }
 }

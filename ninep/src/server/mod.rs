@@ -4,16 +4,20 @@
 //! * `inbox`, `outbox`: messages off the stream, replies onto it
 //! * `version`: what is agreed on; `fids`: what each number stands for
 //! * `handlers`, `walk`: what each request does; `watched`: what the client may keep;
-//!   `contents`: what is read before it is asked for; `xattr`: extended attributes; `describe`: requests as text
+//!   `contents`: what is read before it is asked for; `learning`: what a program asks for; `replay`: the same when it runs again;
+//!   `flock`: locks; `xattr`: extended attributes; `describe`: requests as text
 
 mod closing;
 mod contents;
 mod create;
 mod describe;
 mod fids;
+mod flock;
 mod handlers;
 mod inbox;
+mod learning;
 mod outbox;
+mod replay;
 mod session;
 mod version;
 mod walk;
@@ -26,6 +30,7 @@ use std::num::NonZero;
 
 use crate::fs::FileSystem;
 use crate::observe::Observer;
+pub use learning::Learning;
 use session::Session;
 
 /// Smallest message size of a session. Linux refuses less, too.
@@ -43,6 +48,8 @@ pub struct Config<'a> {
     pub max_fids: usize,
     /// Told of every request that has been performed.
     pub observer: Option<&'a dyn Observer>,
+    /// Learns what is asked for, and knows what was in an earlier session.
+    pub learning: Option<&'a Learning>,
 }
 
 impl Default for Config<'_> {
@@ -53,6 +60,7 @@ impl Default for Config<'_> {
             workers: NonZero::new(4).unwrap_or(NonZero::<usize>::MIN),
             max_fids: 1 << 16,
             observer: None,
+            learning: None,
         }
     }
 }

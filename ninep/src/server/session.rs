@@ -58,7 +58,7 @@ pub(super) enum Work<'b, F: FileSystem> {
 impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
     pub(super) fn new(fs: &'a F, reader: R, writer: W, config: &Config<'a>) -> Self {
         Self {
-            handlers: Handlers::new(fs, config.max_fids),
+            handlers: Handlers::new(fs, config.max_fids, config.learning),
             observer: config.observer,
             max_msize: config.max_msize.max(MIN_MSIZE),
             inbox: Mutex::new(Inbox::new(reader)),
@@ -239,6 +239,10 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 self.answer(&request, job.tag, job.negotiated, reply)
             }),
         };
+        if let (Ok(request), Some(Negotiated { watched: true, .. })) = (job.request, job.negotiated)
+        {
+            self.handlers.learn(&request, job.tag, result);
+        }
         if let Err(errno) = result {
             Reply::Error { ecode: errno.raw() }.encode(job.tag, reply);
         }
@@ -306,6 +310,7 @@ impl<'a, F: FileSystem, R: Read, W: Write> Session<'a, F, R, W> {
                 | Request::Bind { .. }
                 | Request::Lopenread { .. }
                 | Request::Fetch { .. }
+                | Request::Replay { .. }
                 | Request::Lcreategetattr { .. }
                 | Request::Setgetattr { .. }
                 | Request::Sync {},
@@ -354,7 +359,10 @@ fn urgency(request: &Request<'_>, tag: u16) -> Urgency {
     match request {
         Request::Version { .. } => Urgency::Awaited,
         _ if tag == NO_TAG => Urgency::Answered,
-        Request::Fetch { .. } | Request::List { open: 0, .. } | Request::Sync {} => Urgency::Ahead,
+        Request::Fetch { .. }
+        | Request::Replay { .. }
+        | Request::List { open: 0, .. }
+        | Request::Sync {} => Urgency::Ahead,
         _ => Urgency::Awaited,
     }
 }

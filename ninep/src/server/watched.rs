@@ -13,13 +13,23 @@ use crate::wire::{BodyReader, Frame, HEADER, Str, Wire};
 /// Maximum number of names in a listing. The client looks up those of a larger directory one by one.
 const MAX_NAMES: usize = 2000;
 /// Maximum number of bytes in a listing.
-const MAX_BYTES: usize = 400 * 1024;
+pub(super) const MAX_BYTES: usize = 400 * 1024;
 /// Bytes of a directory that are read at a time.
 const READ: usize = 32 * 1024;
 /// Maximum number of subdirectories that one listing has watched, so that their attributes are in it too.
 const MAX_SUBDIRECTORIES: usize = 64;
 
 const DT_DIR: u8 = 4;
+
+/// What is told of a name.
+pub(super) struct FoundName<N> {
+    /// What of it may be kept.
+    pub(super) kept: u8,
+    /// The file, unless there is none.
+    pub(super) file: Option<(N, Attr)>,
+    /// What it leads to, if it is a symbolic link.
+    pub(super) target: Option<Vec<u8>>,
+}
 
 impl<F: FileSystem> Handlers<'_, F> {
     /// Watches a directory, if that can be done. Other files are not watched.
@@ -38,18 +48,45 @@ impl<F: FileSystem> Handlers<'_, F> {
         out: &mut Frame,
     ) -> Outcome {
         let from = self.walk_start(fid, newfid)?;
-        let is_watched = self.watch(&from.node, Told::Name(name));
+        let found = self.found(&from.node, name)?;
+        let target = short_target(found.target.as_deref());
+        let kept = found.kept;
+        let Some((node, attr)) = found.file else {
+            let absent = Reply::Lookup {
+                kept,
+                ecode: Errno::ENOENT.raw(),
+                attr: Attr::default(),
+                target,
+            };
+            absent.encode(tag, out);
+            return Ok(None);
+        };
+        self.walk_end(fid, &from, newfid, node)?;
+        let reply = Reply::Lookup {
+            kept,
+            ecode: 0,
+            attr,
+            target,
+        };
+        reply.encode(tag, out);
+        Ok(None)
+    }
+
+    /// What is told of a name in a directory.
+    pub(super) fn found(
+        &self,
+        dir: &F::Node,
+        name: &[u8],
+    ) -> Result<FoundName<F::Node>, Errno> {
+        let is_watched = self.watch(dir, Told::Name(name));
         let mut kept = if is_watched { KEEP_NAME } else { 0 };
-        let (node, mut attr) = match self.fs.walk_getattr(&from.node, name) {
+        let (node, mut attr) = match self.fs.walk_getattr(dir, name) {
             Err(Errno::ENOENT) if is_watched => {
-                let absent = Reply::Lookup {
+                return Ok(FoundName {
                     kept,
-                    ecode: Errno::ENOENT.raw(),
-                    attr: Attr::default(),
-                    target: Str::default(),
-                };
-                absent.encode(tag, out);
-                return Ok(None);
+                    file: None,
+                    target: None,
+                });
             }
             found => found?,
         };
@@ -61,7 +98,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         } else if is_watched
             && attr.nlink == 1
             && let Some(watcher) = self.watcher()
-            && watcher.covers(&from.node, &node)
+            && watcher.covers(dir, &node)
         {
             kept |= KEEP_ATTR;
         }
@@ -78,15 +115,11 @@ impl<F: FileSystem> Handlers<'_, F> {
                 kept |= LACKS_XATTRS;
             }
         }
-        self.walk_end(fid, &from, newfid, node)?;
-        let reply = Reply::Lookup {
+        Ok(FoundName {
             kept,
-            ecode: 0,
-            attr,
-            target: short_target(target.as_deref()),
-        };
-        reply.encode(tag, out);
-        Ok(None)
+            file: Some((node, attr)),
+            target,
+        })
     }
 
     /// Walks one name to the file that the client has been told of.
@@ -157,7 +190,7 @@ impl<F: FileSystem> Handlers<'_, F> {
 
     /// Appends all entries of a directory, with more than attributes if `detailed`, up to `most` bytes in the message. False if
     /// there are more.
-    fn entries(
+    pub(super) fn entries(
         &self,
         node: &F::Node,
         file: &F::File,
@@ -234,7 +267,7 @@ impl<F: FileSystem> Handlers<'_, F> {
 }
 
 /// The target of a symbolic link, if it is not too long.
-fn short_target(target: Option<&[u8]>) -> Str<'_> {
+pub(super) fn short_target(target: Option<&[u8]>) -> Str<'_> {
     let short = target.filter(|target| target.len() <= MAX_TARGET);
     short.and_then(Str::new).unwrap_or_default()
 }

@@ -101,6 +101,11 @@ impl Contents {
         end
     }
 
+    /// How many bytes are known.
+    pub(super) fn len(&self) -> u64 {
+        self.pieces.values().map(|piece| piece.len() as u64).sum()
+    }
+
     /// Whether all of the file is known.
     pub(super) fn is_whole(&self) -> bool {
         self.known_end(0) == self.size

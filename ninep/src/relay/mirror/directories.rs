@@ -1,8 +1,11 @@
 //! Directories are listed when a name in them is looked up for the first time, and when they are opened.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::facts::Moment;
+use super::listing::Listing;
 use super::{MAX_UNLISTED, Mirror, MirrorFid, OWN_FIDS, ReplyFate, RequestFate, What};
 use crate::msg::{KEEP_NAME, ListEntry, NO_TAG, Qid, Reply, Request};
 use crate::wire::{BodyReader, Data, WalkVec, Wire};
@@ -87,25 +90,9 @@ impl Mirror {
         (dir, open): (u64, Option<u32>),
         (kept, qid, data): (u8, Qid, &[u8]),
     ) -> ReplyFate {
-        let mut entries = Vec::new();
-        let mut rest = BodyReader::new(data);
-        while !rest.is_empty() {
-            match ListEntry::get(&mut rest) {
-                Ok(entry) => entries.push(entry),
-                Err(_) => break,
-            }
-        }
-        let mut listing = None;
-        if kept == KEEP_NAME && rest.is_empty() && qid.path == dir {
-            let now = self.moment();
-            listing = self.store.listed(dir, &entries, open.is_some(), sent, now);
-        }
-        if self.store.is_listed(dir) {
-            self.unlisted.remove(&dir);
-        } else {
-            // It is too large, cannot be watched, or changes all the time.
-            self.set_unlisted(dir);
-        }
+        let is_told = kept == KEEP_NAME && qid.path == dir;
+        let data = Some(data).filter(|_| is_told);
+        let listing = self.keep_listing(dir, open.is_some(), sent, data);
         let Some(fid) = open else {
             return ReplyFate::Taken;
         };
@@ -114,5 +101,35 @@ impl Mirror {
             fid.is_read = false;
         }
         ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit: 0 }))
+    }
+
+    /// Keeps the listing of a directory, if the server has told it.
+    pub(super) fn keep_listing(
+        &mut self,
+        dir: u64,
+        detailed: bool,
+        sent: Moment,
+        data: Option<&[u8]>,
+    ) -> Option<Arc<Listing>> {
+        let mut entries = Vec::new();
+        let mut rest = BodyReader::new(data.unwrap_or_default());
+        while !rest.is_empty() {
+            match ListEntry::get(&mut rest) {
+                Ok(entry) => entries.push(entry),
+                Err(_) => break,
+            }
+        }
+        let mut listing = None;
+        if data.is_some() && rest.is_empty() {
+            let now = self.moment();
+            listing = self.store.listed(dir, &entries, detailed, sent, now);
+        }
+        if self.store.is_listed(dir) {
+            self.unlisted.remove(&dir);
+        } else {
+            // It is too large, cannot be watched, or changes all the time.
+            self.set_unlisted(dir);
+        }
+        listing
     }
 }

@@ -140,11 +140,19 @@ impl FileFacts {
         self.is_fetched = self.contents.is_some();
     }
 
+    /// Whether its contents, if there are any, have been used.
+    pub(super) fn contents_are_used(&self) -> Option<bool> {
+        self.contents.as_ref().map(|_| !self.is_fetched)
+    }
+
     /// Counts its contents if they were fetched and are used for the first time.
-    pub(super) fn count_use(&mut self, totals: &mut FetchTotals) {
-        if std::mem::take(&mut self.is_fetched) {
+    pub(super) fn count_use(&mut self, totals: &mut FetchTotals) -> bool {
+        let is_first = std::mem::take(&mut self.is_fetched);
+        if is_first {
+            let known = self.contents.as_ref().map_or(0, |contents| contents.len());
             totals.used_files = totals.used_files.wrapping_add(1);
-            totals.used_bytes = totals.used_bytes.wrapping_add(self.attr.size);
+            totals.used_bytes = totals.used_bytes.wrapping_add(known);
         }
+        is_first
     }
 }

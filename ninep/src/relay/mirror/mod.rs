@@ -21,6 +21,7 @@ mod fetch;
 mod fid;
 mod listing;
 mod open;
+mod replay;
 mod replies;
 mod store;
 #[cfg(test)]
@@ -41,6 +42,7 @@ use facts::Moment;
 use fetch::{Fetching, SentFetch};
 use fid::MirrorFid;
 use open::{SentRead, is_locking};
+use replay::Replaying;
 use store::{Found, KeptDirs};
 
 /// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
@@ -96,6 +98,7 @@ enum What {
     Read(SentRead),
     Lock(u32),
     Fetch(SentFetch),
+    Replay,
     Xattr(u32, Box<[u8]>),
     Readlink(u32),
     /// A listing of a directory, and the fid that it opens.
@@ -122,7 +125,10 @@ pub(super) struct Mirror {
     /// Fids of own requests that have been answered, to be clunked.
     done: Vec<u32>,
     fetching: Fetching,
+    replaying: Replaying,
     pub(super) fetched: FetchTotals,
+    /// Whether the open that was answered last is the first of what was fetched.
+    pub(super) is_first_use: bool,
     /// The largest message.
     msize: u32,
     frame: Frame,
@@ -385,8 +391,10 @@ impl Mirror {
         let outcome = match (self.sent.remove(&tag), reply) {
             (Some(sent), Some(reply)) => self.answered(tag, &sent, reply),
             (Some(sent), None) => {
-                if let What::Fetch(fetch) = &sent.what {
-                    self.fetched(sent.at, fetch, &Reply::Clunk {});
+                match &sent.what {
+                    What::Fetch(fetch) => self.fetched(sent.at, fetch, &Reply::Clunk {}),
+                    What::Replay => self.replayed(sent.at, &Reply::Clunk {}),
+                    _ => {}
                 }
                 ReplyFate::Pass
             }
@@ -398,7 +406,8 @@ impl Mirror {
                     | Reply::List { .. }
                     | Reply::Bind {}
                     | Reply::Lopenread { .. }
-                    | Reply::Fetch { .. },
+                    | Reply::Fetch { .. }
+                    | Reply::Replay { .. },
                 ),
             ) => ReplyFate::Taken,
             _ => ReplyFate::Pass,
@@ -415,6 +424,7 @@ impl Mirror {
             self.push(NO_TAG, &Request::Clunk { fid }, out);
         }
         self.fetch_more(out);
+        self.replay_more(out);
     }
 
     fn forget(&mut self, what: u8, dir: u64, name: &[u8]) {

@@ -66,7 +66,7 @@ impl Mirror {
             return RequestFate::Pass;
         };
         if let Some(contents) = facts.whole(now) {
-            facts.count_use(&mut self.fetched);
+            self.is_first_use = facts.count_use(&mut self.fetched);
             let qid = Qid {
                 version: 0,
                 ..facts.attr.qid

@@ -22,7 +22,7 @@ impl Mirror {
                 let size = usize::try_from(header.size).ok()?;
                 self.max_read(header.tag).filter(|most| size <= *most)
             }
-            Some(Ok(Kind::List)) => Some(MAX_LIST),
+            Some(Ok(Kind::List | Kind::Replay)) => Some(MAX_LIST),
             Some(Ok(_)) => Some(MAX_WHOLE),
             _ => None,
         }
@@ -33,6 +33,7 @@ impl Mirror {
         match (&sent.what, reply) {
             (What::Attach(fid), Reply::Attach { qid }) => {
                 self.fids.insert(*fid, MirrorFid::new(*qid, None));
+                self.begin_replay(*fid);
             }
             (What::Walk(newfid, names), Reply::Walk { qids }) if qids.len() == *names => {
                 if let Some(qid) = qids.iter().last() {
@@ -110,6 +111,7 @@ impl Mirror {
                     facts.set_target(target.bytes());
                 }
             }
+            (What::Replay, reply) => self.replayed(at, reply),
             (What::Fetch(sent), reply) => self.fetched(at, sent, reply),
             (What::List(dir, open), Reply::List { kept, qid, data }) => {
                 return self.listed(tag, at, (*dir, *open), (*kept, *qid, data.0));
@@ -135,26 +137,37 @@ impl Mirror {
         (kept, ecode, facts): (u8, u32, FileFacts),
     ) -> ReplyFate {
         let attr = facts.attr;
-        let is_complete = attr.valid & Attr::BASIC == Attr::BASIC;
+        self.keep_name((dir, name), (kept, ecode, facts), (sent, now));
+        if ecode != 0 {
+            return ReplyFate::Instead(self.encode(tag, &Reply::Error { ecode }));
+        }
+        let place = dir.map(|dir| (dir, name.clone()));
+        self.fids.insert(newfid, MirrorFid::new(attr.qid, place));
+        ReplyFate::Walked(attr)
+    }
+
+    /// Keeps what was told of a name in a directory, as far as it may be kept.
+    pub(super) fn keep_name(
+        &mut self,
+        (dir, name): (Option<u64>, &[u8]),
+        (kept, ecode, facts): (u8, u32, FileFacts),
+        (sent, now): (Moment, Moment),
+    ) {
+        let qid = facts.attr.qid;
+        let is_complete = facts.attr.valid & Attr::BASIC == Attr::BASIC;
         let mut kept_facts = (kept & KEEP_ATTR != 0 && is_complete).then_some(facts);
         let mut kept_dir = None;
-        if ecode == 0 && attr.qid.kind == Qid::DIR {
+        if ecode == 0 && qid.kind == Qid::DIR {
             kept_dir = kept_facts.take();
         }
         if let Some(dir) = dir
             && kept & KEEP_NAME != 0
         {
-            let file = (ecode == 0).then_some((attr.qid, kept_facts));
+            let file = (ecode == 0).then_some((qid, kept_facts));
             self.store.found((dir, name), file, sent, now);
-        }
-        if ecode != 0 {
-            return ReplyFate::Instead(self.encode(tag, &Reply::Error { ecode }));
         }
         if let Some(facts) = kept_dir {
             self.store.found_dir(facts, sent, now);
         }
-        let place = dir.map(|dir| (dir, name.clone()));
-        self.fids.insert(newfid, MirrorFid::new(attr.qid, place));
-        ReplyFate::Walked(attr)
     }
 }

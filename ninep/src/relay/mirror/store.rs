@@ -92,7 +92,7 @@ impl KeptDirs {
     }
 
     /// Whether a reply to a request that was sent at `sent` is still right in what it says of `dir`.
-    fn is_fresh(&self, dir: u64, sent: Moment) -> bool {
+    pub(super) fn is_fresh(&self, dir: u64, sent: Moment) -> bool {
         self.forgot < sent && self.dirs.get(&dir).is_none_or(|dir| dir.forgot < sent)
     }
 

@@ -1,0 +1,113 @@
+//! Learns what a program asks for, to have it fetched ahead when the program runs again.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::handlers::{Handlers, Outcome};
+use crate::errno::Errno;
+use crate::fs::FileSystem;
+use crate::learned::{Demand, LearnedTrace};
+use crate::msg::{MAX_FETCHED, NO_TAG, Request};
+
+/// So many files in a row that are not in the trace show that it is of something else.
+const MAX_MISSES: u32 = 10;
+
+/// What is known of a program, and what is learned of it in a session.
+#[derive(Debug)]
+pub struct Learning {
+    known: LearnedTrace,
+    until: Option<Instant>,
+    now: Mutex<Demanded>,
+}
+
+#[derive(Debug, Default)]
+struct Demanded {
+    trace: LearnedTrace,
+    /// How many files were opened since the last that is in the known trace.
+    misses: u32,
+}
+
+impl Learning {
+    /// With the trace of an earlier session. Nothing is learned after this time.
+    pub fn new(known: LearnedTrace, time: Option<Duration>) -> Self {
+        Self {
+            known,
+            until: time.map(|time| Instant::now() + time),
+            now: Mutex::default(),
+        }
+    }
+
+    /// What the next session is to be given; `None` if nothing was asked for in this one.
+    pub fn trace(&self) -> Option<LearnedTrace> {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        (!now.trace.is_empty()).then(|| self.known.with(&now.trace))
+    }
+
+    /// What was known before.
+    pub(super) fn known(&self) -> &LearnedTrace {
+        &self.known
+    }
+
+    /// Whether that is of something else.
+    pub(super) fn is_wrong(&self) -> bool {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.misses >= MAX_MISSES
+    }
+
+    fn is_over(&self) -> bool {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.trace.is_full() || self.until.is_some_and(|until| Instant::now() > until)
+    }
+
+    fn add(&self, path: &[u8], demand: Demand, opens: bool) {
+        let path = path.strip_prefix(b"/").unwrap_or(path);
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.trace.add(path, demand);
+        if self.known.has(path) {
+            now.misses = 0;
+        } else if opens && now.misses < MAX_MISSES {
+            now.misses += 1;
+        }
+    }
+}
+
+/// What a request asks for, and whether it opens a file. Not what the machine fetches by itself.
+fn demand(request: &Request<'_>, tag: u16, outcome: Outcome) -> Option<(Demand, bool)> {
+    use Request as R;
+    let range = |offset, length| Demand::Range { offset, length };
+    let transferred = outcome.ok().flatten().map_or(0, u64::from);
+    Some(match *request {
+        R::Lookup { .. } | R::Getattr { .. } | R::Readlink { .. } | R::Xattrwalk { .. } => {
+            (Demand::Name, false)
+        }
+        R::List { open, .. } => (Demand::List { open: open != 0 }, false),
+        R::Lopenread { .. } => (range(0, transferred), true),
+        // What the machine has answered: a small file, which it had fetched.
+        R::Lopen { .. } if tag == NO_TAG => (range(0, MAX_FETCHED as u64), true),
+        R::Lopen { .. } => (Demand::Name, true),
+        R::Read { offset, .. } if transferred > 0 => (range(offset, transferred), false),
+        _ => return None,
+    })
+}
+
+impl<F: FileSystem> Handlers<'_, F> {
+    /// A request of a machine that keeps what it is told has been performed.
+    pub(super) fn learn(&self, request: &Request<'_>, tag: u16, outcome: Outcome) {
+        let is_useful = |outcome: Outcome| matches!(outcome, Ok(_) | Err(Errno::ENODATA));
+        if let Some(learning) = self.learning
+            && is_useful(outcome)
+            && let Some((demand, opens)) = demand(request, tag, outcome)
+            && !learning.is_over()
+            && let Some(fid) = self.subject(request)
+        {
+            let mut path = self.fs.path(&fid.node);
+            if let Request::Lookup { name, .. } = request {
+                if path.last() != Some(&b'/') {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(name.bytes());
+            }
+            learning.add(&path, demand, opens);
+        }
+    }
+}
