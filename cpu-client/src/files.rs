@@ -100,7 +100,10 @@ impl FileServer {
                 max_fids: limits.descriptors.min(MAX_FIDS),
                 observer,
                 // What a mount of another mode asks for is no measure: the kernel keeps more of it, or nothing is kept.
-                learning: self.learning.as_deref().filter(|_| cache == CacheMode::Mmap),
+                learning: self
+                    .learning
+                    .as_deref()
+                    .filter(|_| cache == CacheMode::Mmap),
                 ..Config::default()
             };
             let export = match cache {

@@ -87,7 +87,10 @@ impl TraceStore {
 
     fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&self.directory)?;
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)?;
         let directory = fs::symlink_metadata(&self.directory)?;
         let is_own = directory.is_dir() && directory.uid() == geteuid().as_raw();
         if !is_own || directory.mode() & 0o077 != 0 {
@@ -95,7 +98,9 @@ impl TraceStore {
         }
         self.make_room(name, bytes.len() as u64)?;
         // A name of this process: two sessions may end at the same time.
-        let new = self.directory.join(format!("{name}.{}", std::process::id()));
+        let new = self
+            .directory
+            .join(format!("{name}.{}", std::process::id()));
         let _ = fs::remove_file(&new);
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o600).open(&new);
@@ -167,7 +172,9 @@ mod tests {
 
     fn trace(paths: &[&str]) -> Vec<u8> {
         let mut trace = LearnedTrace::default();
-        paths.iter().for_each(|path| trace.add(path.as_bytes(), Demand::Name));
+        paths
+            .iter()
+            .for_each(|path| trace.add(path.as_bytes(), Demand::Name));
         trace.encode()
     }
 
@@ -182,7 +189,10 @@ mod tests {
         // Other arguments.
         let other = store(directory.path(), &["python3", "b.py"]);
         assert_ne!(other.own, one.own);
-        assert_eq!(read(&other, &other.programs).unwrap().encode(), trace(&["b"]));
+        assert_eq!(
+            read(&other, &other.programs).unwrap().encode(),
+            trace(&["b"])
+        );
         assert_ne!(store(directory.path(), &[]).programs, one.programs);
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&one.directory), 0o700);

@@ -71,6 +71,14 @@ impl Delay {
     }
 }
 
+/// How often something went to the client after something came from it.
+pub fn waits(passed: &[Passed]) -> usize {
+    let came: Vec<_> = passed.iter().map(|(_, is_client, _)| *is_client).collect();
+    came.windows(2)
+        .filter(|pair| **pair == [true, false])
+        .count()
+}
+
 /// What has gone by, as text: a line for what passed in both directions until nothing did for most of `hop`.
 pub fn steps(passed: &[Passed], hop: Duration) -> String {
     let steps =

@@ -295,7 +295,10 @@ mod tests {
         let mut later = LearnedTrace::default();
         later.add(b"new", Demand::Name);
         assert_eq!(demands(&trace.with(&later)), demands(&later));
-        assert_eq!(demands(&LearnedTrace::default().with(&later)), demands(&later));
+        assert_eq!(
+            demands(&LearnedTrace::default().with(&later)),
+            demands(&later)
+        );
         let mut two = later.clone();
         two.add(b"other", Demand::Name);
         assert_eq!(demands(&later.with(&two)), demands(&two));

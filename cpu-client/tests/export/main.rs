@@ -18,6 +18,7 @@ mod locks;
 mod made;
 mod names;
 mod owners;
+mod replays;
 mod rights;
 mod there;
 mod told;

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use ninep::msg::Header;
 use ninep::observe::Counts;
 use ninep::relay::{Relay, Upstream};
+use ninep::server::Learning;
 use ninep::wire::{Frame, HEADER};
 
 use super::*;
@@ -81,6 +82,15 @@ fn tags(bytes: &mut Vec<u8>) -> impl Iterator<Item = u16> {
 impl There {
     /// Attached as fid 0, through a server whose requests `counts` counts.
     pub(super) fn new(export: Arc<Export>, counts: Arc<Counts>) -> Self {
+        Self::learning(export, counts, None)
+    }
+
+    /// The same through one that learns.
+    pub(super) fn learning(
+        export: Arc<Export>,
+        counts: Arc<Counts>,
+        learning: Option<Arc<Learning>>,
+    ) -> Self {
         let (socket, theirs) = UnixStream::pair().unwrap();
         socket
             .set_read_timeout(Some(Duration::from_secs(20)))
@@ -89,6 +99,7 @@ impl There {
             let observer: &dyn ninep::observe::Observer = &*counts;
             let config = Config {
                 observer: Some(observer),
+                learning: learning.as_deref(),
                 ..Config::default()
             };
             ninep::server::serve(&*export, &theirs, &theirs, &config)

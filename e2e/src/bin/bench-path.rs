@@ -1,4 +1,4 @@
-//! How often programs wait for the path when the client is far away, the first time and again in the same mount: how often
+//! How often programs wait for the path when the client is far away, the first time, again in the same mount, and in the next session: how often
 //! something goes from the machine to the client after something came from there, through a proxy that delays every byte.
 //! docs/performance.md has the results of a run.
 
@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use e2e::client::{Client, Home};
-use e2e::delay::{Delay, Passed};
+use e2e::daemon::Daemon;
+use e2e::delay::{Delay, waits};
 use e2e::vm::Vm;
 
 #[derive(Parser)]
@@ -20,6 +21,9 @@ struct PathOptions {
     /// Flags for cpu, separated by blanks.
     #[arg(long, default_value = "")]
     flags: String,
+    /// No machine: a cpud on this computer, which mounts by FUSE. Needs root.
+    #[arg(long)]
+    here: bool,
     /// Only programs whose names contain one of these.
     only: Vec<String>,
 }
@@ -39,40 +43,55 @@ const PROGRAMS: &[(&str, &str)] = &[
 
 fn main() -> Result<()> {
     let options = PathOptions::parse();
-    let vm = Vm::boot()?;
     let home = Home::new()?;
     prepare(&home)?;
     let hop = Duration::from_millis(options.hop);
-    let proxy = Delay::start(vm.port(), hop)?;
+    let (mut vm, mut daemon) = (None, None);
+    let mut flags = options.flags.clone();
+    let port = if options.here {
+        let cpud = daemon.insert(Daemon::cpud_with("-mount=fuse")?);
+        flags += &format!(" -hk={}", cpud.host_key().display());
+        cpud.port
+    } else {
+        vm.insert(Vm::boot()?).port()
+    };
+    let proxy = Delay::start(port, hop)?;
     println!(
-        "{:<16} {:>8} {:>9} {:>8} {:>9}",
-        "program", "first s", "waits", "again s", "waits"
+        "{:<16} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9}",
+        "program", "first s", "waits", "again s", "waits", "next s", "waits", "MB", "all s"
     );
     let client = Client::new(proxy.port, &home);
     let only = &options.only;
     let is_wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(&**word));
     for (name, words) in PROGRAMS.iter().filter(|(name, _)| is_wanted(name)) {
-        let [first, again] = twice(&client, &proxy, &options.flags, words)?;
+        let [first, again, _] = twice(&client, &proxy, &flags, words)?;
+        let [next, _, all] = twice(&client, &proxy, &flags, words)?;
         println!(
-            "{name:<16} {:>8.2} {:>9} {:>8.2} {:>9}",
+            "{name:<16} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.1} {:>8.2}",
             first.0.as_secs_f64(),
             first.1,
             again.0.as_secs_f64(),
-            again.1
+            again.1,
+            next.0.as_secs_f64(),
+            next.1,
+            all.1 as f64 / 1e6,
+            all.0.as_secs_f64(),
         );
     }
     Ok(())
 }
 
-/// What the program takes the first time in a session, and the second, and how often it waits.
+/// What the program takes the first time in a session, and the second, and how often it waits; what both take from the start of the
+/// session on, and how much goes to the machine until the end of the first.
 fn twice(
     client: &Client,
     proxy: &Delay,
     flags: &str,
     words: &str,
-) -> Result<[(Duration, usize); 2]> {
+) -> Result<[(Duration, usize); 3]> {
     let script = format!("echo; {words} >/dev/null; echo; {words} >/dev/null; echo");
     let flags: Vec<_> = flags.split_whitespace().collect();
+    let start = Instant::now();
     let mut command = client.command(&flags, &["sh", "-c", &script]);
     let mut child = command
         .stdout(Stdio::piped())
@@ -81,19 +100,19 @@ fn twice(
     let mut lines = BufReader::new(child.stdout.take().context("no output")?).lines();
     let mut line = || {
         lines.next().context("the output ends")??;
-        Ok::<_, anyhow::Error>((Instant::now(), waits(&proxy.passed())))
+        let passed = proxy.passed();
+        let of_client = passed.iter().filter(|(_, is_client, _)| *is_client);
+        let sent: usize = of_client.map(|(.., size)| size).sum();
+        Ok::<_, anyhow::Error>((Instant::now(), waits(&passed), sent))
     };
     let at = [line()?, line()?, line()?];
     ensure!(child.wait()?.success(), "{words}");
-    Ok([(at[1].0 - at[0].0, at[1].1), (at[2].0 - at[1].0, at[2].1)])
-}
-
-/// How often something went to the client after something came from it.
-fn waits(passed: &[Passed]) -> usize {
-    let came: Vec<_> = passed.iter().map(|(_, is_client, _)| *is_client).collect();
-    came.windows(2)
-        .filter(|pair| **pair == [true, false])
-        .count()
+    proxy.passed();
+    Ok([
+        (at[1].0 - at[0].0, at[1].1),
+        (at[2].0 - at[1].0, at[2].1),
+        (at[2].0 - start, at[0].2 + at[1].2),
+    ])
 }
 
 /// A tree of 500 files in 26 directories, and a repository of it.

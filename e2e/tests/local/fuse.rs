@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use e2e::client::ended;
 use e2e::daemon::Daemon;
+use e2e::delay::{Delay, waits};
 use e2e::user::{User, board_of, works};
 use e2e::wait_until;
 
@@ -24,6 +25,10 @@ pub(crate) const TESTS: &[Test] = &[
     ("fuse_waits_for_a_lock_until_interrupted", interrupted),
     ("fuse_leaves_nothing_of_a_killed_client", killed),
     ("fuse_serves_more_files_than_the_client_may_open", many),
+    (
+        "learned_what_a_program_asked_for_is_not_waited_for_again",
+        learned,
+    ),
 ];
 
 fn fuse_board() -> Result<(Daemon, User)> {
@@ -239,6 +244,49 @@ os.rename('many/5', 'many/moved'); print(os.listdir('.') != [], open('many/moved
     child.stdin.take().context("no input")?.write_all(b"\n")?;
     let output = child.wait_with_output()?;
     ensure!(works(&output)? == "True True\n", "{output:?}");
+    Ok(())
+}
+
+/// Waits are counted on a path of 20 ms.
+fn learned() -> Result<()> {
+    let (daemon, user) = fuse_board()?;
+    let proxy = Delay::start(daemon.port, Duration::from_millis(10))?;
+    let port = proxy.port.to_string();
+    for dir in 0..12 {
+        let dir = user.home().join(format!("tree/{dir}"));
+        fs::create_dir_all(&dir)?;
+        for (name, size) in [("one.a", 100), ("two.b", 40_000), ("three.c", 300_000)] {
+            fs::write(dir.join(name), vec![b'x'; size])?;
+        }
+    }
+    let script = "for d in 11 10 9 8 7 6 5 4 3 2 1 0; do cat tree/$d/*.a; cat tree/$d/*.b; cat tree/$d/*.c; done |
+        wc -c; cat changed; cat none 2>/dev/null; echo";
+    let traces = user.home().join(".cache/cpu/traces");
+    let run = |flag: &str| -> Result<(String, usize)> {
+        let words = [flag, "-q", "-sp", &port, "board", "sh", "-c", script];
+        let mut command = user.cpu_in(user.home(), &words);
+        command.env_remove("XDG_CACHE_HOME");
+        let printed = works(&ended(&mut command)?)?;
+        Ok((printed, waits(&proxy.passed())))
+    };
+    fs::write(user.home().join("changed"), "first")?;
+    // So that the host key is known.
+    run("-learn=false")?;
+    let (printed, without) = run("-learn=false")?;
+    ensure!(printed == "4081200\nfirst\n", "{printed}");
+    ensure!(!traces.exists());
+    run("-learn=true")?;
+    ensure!(fs::read_dir(&traces)?.count() == 2);
+    fs::write(user.home().join("changed"), "second")?;
+    fs::write(user.home().join("none"), "there")?;
+    let (printed, with) = run("-learn=true")?;
+    ensure!(printed == "4081200\nsecondthere\n", "{printed}");
+    ensure!(with * 2 < without, "{with} waits instead of {without}");
+    // Whatever is in the traces.
+    for entry in fs::read_dir(&traces)? {
+        fs::write(entry?.path(), "cpu trace 1\n\x02\x09\x00../secret")?;
+    }
+    ensure!(run("-learn=true")?.0 == printed);
     Ok(())
 }
 

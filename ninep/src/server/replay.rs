@@ -130,7 +130,9 @@ impl<F: FileSystem> Handlers<'_, F> {
             names.clear();
         }
         let known = replay.place.iter().zip(&names);
-        let common = known.take_while(|(step, name)| *step.name == ***name).count();
+        let common = known
+            .take_while(|(step, name)| *step.name == ***name)
+            .count();
         replay.place.truncate(common);
         for name in names.get(common..)? {
             if out.len() >= limits.end {
@@ -165,7 +167,11 @@ impl<F: FileSystem> Handlers<'_, F> {
                 let (_, attr) = found.file.as_ref()?;
                 let size = attr.size;
                 let is_whole = size <= MAX_WHOLE_FILE;
-                let wanted = if is_whole { (0, size) } else { (offset, length) };
+                let wanted = if is_whole {
+                    (0, size)
+                } else {
+                    (offset, length)
+                };
                 let start = wanted.0.checked_add(replay.done)?;
                 let end = wanted.0.checked_add(wanted.1)?.min(size);
                 let place = (&dir, number, last?);
@@ -284,7 +290,11 @@ fn record<'a, N>(
             Some(_) => 0,
             None => Errno::ENOENT.raw(),
         },
-        attr: found.file.as_ref().map(|(_, attr)| *attr).unwrap_or_default(),
+        attr: found
+            .file
+            .as_ref()
+            .map(|(_, attr)| *attr)
+            .unwrap_or_default(),
         target: short_target(found.target.as_deref()),
         offset,
         data: Data(data.unwrap_or_default()),

@@ -73,11 +73,7 @@ impl<F: FileSystem> Handlers<'_, F> {
     }
 
     /// What is told of a name in a directory.
-    pub(super) fn found(
-        &self,
-        dir: &F::Node,
-        name: &[u8],
-    ) -> Result<FoundName<F::Node>, Errno> {
+    pub(super) fn found(&self, dir: &F::Node, name: &[u8]) -> Result<FoundName<F::Node>, Errno> {
         let is_watched = self.watch(dir, Told::Name(name));
         let mut kept = if is_watched { KEEP_NAME } else { 0 };
         let (node, mut attr) = match self.fs.walk_getattr(dir, name) {

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::io::Write as _;
 
+use ninep::learned::{Demand, LearnedTrace};
+use ninep::server::Learning;
 use ninep::wire::HEADER;
 use proptest::prelude::*;
 
@@ -54,6 +56,8 @@ pub(super) enum WorldStep {
     HoldAtOnce(TreeSpot),
     /// Reads all that is held open.
     ReadHeld,
+    /// Another session begins, of a program that asked for everything before.
+    Replay,
     /// A look-up, and how many steps later the reply is looked at.
     Begin(TreeSpot),
 }
@@ -86,6 +90,7 @@ pub(super) fn step() -> impl Strategy<Value = WorldStep> {
         4 => (0..DIRS.len()).prop_map(WorldStep::StatDir),
         4 => (0..DIRS.len()).prop_map(WorldStep::List),
         4 => spot().prop_map(WorldStep::Begin),
+        2 => Just(WorldStep::Replay),
     ]
 }
 
@@ -313,6 +318,23 @@ impl World {
                     }
                     self.there.clunk(fid);
                 }
+            }
+            WorldStep::Replay => {
+                let mut all = LearnedTrace::default();
+                for dir in DIRS {
+                    let (open, length) = (self.writes % 2 == 0, 60);
+                    all.add(dir.as_bytes(), Demand::List { open });
+                    for name in NAMES {
+                        let path = format!("{dir}/{name}");
+                        let path = path.trim_start_matches('/');
+                        all.add(path.as_bytes(), Demand::Range { offset: 0, length });
+                    }
+                }
+                let learning = Arc::new(Learning::new(all, None));
+                self.there = There::learning(self.export.clone(), Arc::default(), Some(learning));
+                self.begun.clear();
+                self.held.clear();
+                self.oldest = self.history.len() - 1;
             }
             WorldStep::Cat(at) => {
                 let got = self.there.cat(&at.path());

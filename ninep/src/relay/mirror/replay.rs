@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::contents::Contents;
 use super::facts::{FileFacts, Moment};
 use super::{Mirror, What};
-use crate::msg::{KEEP_DATA, LACKS_XATTRS, Reply, ReplayRecord, Request};
+use crate::msg::{KEEP_DATA, LACKS_XATTRS, ReplayRecord, Reply, Request};
 use crate::wire::{BodyReader, Wire};
 
 /// Maximum number of requests that are under way, when it is known that there is something.

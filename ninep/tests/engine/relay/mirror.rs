@@ -9,6 +9,7 @@ use super::*;
 
 mod lies;
 mod listings;
+mod replays;
 
 pub(super) const ROOT: u64 = 1;
 

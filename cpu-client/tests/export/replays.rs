@@ -1,0 +1,286 @@
+//! What a program asked for is fetched ahead when it runs again.
+
+use cpu_client::export::{Rule, RuleKind};
+use ninep::learned::{Demand, LearnedTrace};
+use ninep::msg::{KEEP_DATA, ReplayRecord, WATCHED};
+use ninep::server::Learning;
+
+use super::there::There;
+use super::*;
+
+/// A session with what is known from an earlier one.
+fn session(export: &Arc<Export>, known: LearnedTrace) -> (There, Arc<Learning>) {
+    let learning = Arc::new(Learning::new(known, None));
+    let there = There::learning(export.clone(), Arc::default(), Some(learning.clone()));
+    (there, learning)
+}
+
+/// A tree in memory, which is watched.
+fn tree() -> (TempDir, Arc<Export>) {
+    let dir = TempDir::new_in("/dev/shm").unwrap();
+    fs::create_dir_all(dir.path().join("d/sub")).unwrap();
+    for (name, size) in [
+        ("d/small", 5),
+        ("d/empty", 0),
+        ("d/sub/large", 700_000),
+        ("d/huge", 3_000_000),
+    ] {
+        let bytes: Vec<_> = (0..size).map(|n| (n / 3) as u8).collect();
+        fs::write(dir.path().join(name), bytes).unwrap();
+    }
+    symlink("small", dir.path().join("d/link")).unwrap();
+    let export = Arc::new(Export::new(dir.path()).unwrap());
+    (dir, export)
+}
+
+/// What a program does.
+fn run(there: &mut There) {
+    assert_eq!(there.cat("d/small").unwrap(), [0, 0, 0, 1, 1]);
+    assert_eq!(there.cat("d/empty").unwrap(), b"");
+    assert_eq!(there.cat("d/sub/large").unwrap().len(), 700_000);
+    assert!(there.stat("d/none").is_none() && there.stat("d/link").is_some());
+    assert_eq!(there.list("d/sub").unwrap(), ["large"]);
+}
+
+fn ran(export: &Arc<Export>) -> LearnedTrace {
+    let (mut there, learning) = session(export, LearnedTrace::default());
+    run(&mut there);
+    learning.trace().unwrap()
+}
+
+#[test]
+fn what_was_asked_for_is_not_waited_for_in_the_next_session() {
+    let (_dir, export) = tree();
+    let (mut there, learning) = session(&export, LearnedTrace::default());
+    run(&mut there);
+    assert!(there.waits > 10, "{} waits", there.waits);
+    let (mut again, more) = session(&export, learning.trace().unwrap());
+    again.deliver_all();
+    let before = again.waits;
+    run(&mut again);
+    assert_eq!(again.waits, before);
+    // What is asked for beyond that is learned, too.
+    again.cat("d/huge").unwrap();
+    let (mut third, _) = session(&export, more.trace().unwrap());
+    third.deliver_all();
+    let before = third.waits;
+    run(&mut third);
+    assert_eq!(third.cat("d/huge").unwrap().len(), 3_000_000);
+    // A large file is opened by the server.
+    assert_eq!(third.waits, before + 1);
+}
+
+#[test]
+fn what_has_changed_since_is_seen_whenever_it_changed() {
+    let (dir, export) = tree();
+    let trace = ran(&export);
+    let small = dir.path().join("d/small");
+    fs::write(&small, "between").unwrap();
+    fs::remove_file(dir.path().join("d/empty")).unwrap();
+    fs::write(dir.path().join("d/none"), "new").unwrap();
+    let (mut there, _) = session(&export, trace.clone());
+    there.deliver_all();
+    let before = there.waits;
+    assert_eq!(there.cat("d/small").unwrap(), b"between");
+    assert_eq!(there.cat("d/empty"), None);
+    assert_eq!(there.stat("d/none").unwrap().size, 3);
+    assert_eq!(there.waits, before);
+    fs::write(&small, "later").unwrap();
+    export.settle();
+    there.deliver_all();
+    assert_eq!(there.cat("d/small").unwrap(), b"later");
+    // The reply is under way when it changes.
+    let (mut there, _) = session(&export, trace);
+    there.receive();
+    fs::write(&small, "on the way").unwrap();
+    export.settle();
+    there.deliver_all();
+    assert_eq!(there.cat("d/small").unwrap(), b"on the way");
+}
+
+/// All records of a replay in a session with these limits.
+fn replayed(raw: &mut RawClient, count: u32) -> Vec<(Vec<u8>, bool, Vec<u8>)> {
+    let mut records = Vec::new();
+    loop {
+        let reply = raw.ask(&Request::Replay { fid: 0, count }).unwrap();
+        let data = match reply.reply() {
+            Reply::Replay { data } => data.0.to_vec(),
+            other => panic!("{other:?}"),
+        };
+        if data.is_empty() {
+            return records;
+        }
+        let mut rest = BodyReader::new(&data);
+        while !rest.is_empty() {
+            let record = ReplayRecord::get(&mut rest).unwrap();
+            let has_data = record.kept & KEEP_DATA != 0;
+            let name = record.name.bytes().to_vec();
+            records.push((name, has_data, record.data.0.to_vec()));
+        }
+    }
+}
+
+fn raw(export: &Arc<Export>, known: LearnedTrace, msize: u32) -> RawClient {
+    let learning: &'static Learning = Box::leak(Box::new(Learning::new(known, None)));
+    let config = Config {
+        learning: Some(learning),
+        ..Config::default()
+    };
+    let mut raw = RawClient::attached(export.clone(), config);
+    raw.dialect(msize, WATCHED);
+    raw.ask(&attach(0)).unwrap();
+    raw
+}
+
+/// A trace that names these files, as a hostile one may.
+fn naming(paths: &[&str]) -> LearnedTrace {
+    let mut trace = LearnedTrace::default();
+    for path in paths {
+        let path = path.as_bytes();
+        trace.add(path, Demand::List { open: true });
+        trace.add(path, Demand::Name);
+        trace.add(
+            path,
+            Demand::Range {
+                offset: 0,
+                length: u64::MAX,
+            },
+        );
+    }
+    trace
+}
+
+#[test]
+fn nothing_is_told_that_could_not_be_asked_for() {
+    let outside = TempDir::new_in("/dev/shm").unwrap();
+    fs::write(outside.path().join("file"), "secret").unwrap();
+    let (dir, _) = tree();
+    fs::write(dir.path().join("d/key"), "secret").unwrap();
+    fs::create_dir(dir.path().join("private")).unwrap();
+    fs::write(dir.path().join("private/file"), "secret").unwrap();
+    symlink(outside.path(), dir.path().join("d/out")).unwrap();
+    symlink("../private", dir.path().join("d/in")).unwrap();
+    fs::write(dir.path().join("other"), "secret").unwrap();
+    let rule = |path: &str, kind| Rule {
+        path: path.into(),
+        kind,
+    };
+    let hidden = [
+        rule("/d/key", RuleKind::Hide),
+        rule("/private", RuleKind::Hide),
+    ];
+    let only = [rule("/d", RuleKind::Only), rule("/d/key", RuleKind::Hide)];
+    let trace = naming(&[
+        "d/key",
+        "d/key/x",
+        "private",
+        "private/file",
+        "d/out/file",
+        "d/out",
+        "d/in/file",
+        "d/small",
+        "d/none",
+        "",
+        "other",
+        "d",
+    ]);
+    for (rules, only) in [(&hidden, false), (&only, true)] {
+        let export = Export::new(dir.path()).unwrap().with_rules(rules);
+        let export = Arc::new(export);
+        let told = replayed(&mut raw(&export, trace.clone(), 1 << 20), 1 << 20);
+        let is_secret = |data: &[u8]| data.windows(6).any(|part| part == b"secret");
+        for (name, _, data) in &told {
+            let is_other = only == (*name == b"other");
+            assert!(!is_secret(data) || !is_other, "{name:?}");
+        }
+        let small = told
+            .iter()
+            .find(|(name, has_data, _)| name == b"small" && *has_data);
+        assert_eq!(small.unwrap().2, [0, 0, 0, 1, 1]);
+        let secrets: Vec<_> = told.iter().filter(|(_, _, data)| is_secret(data)).collect();
+        let expected = usize::from(!only);
+        assert_eq!(secrets.len(), expected, "{secrets:?}");
+        assert!(secrets.iter().all(|(name, ..)| name == b"other"));
+        // Nor was it opened: the user would be told.
+        assert!(export.requested_hidden().is_empty());
+    }
+}
+
+#[test]
+fn a_trace_of_something_else_ends_soon() {
+    let (dir, export) = tree();
+    let names: Vec<_> = (0..12).map(|n| format!("d/other{n}")).collect();
+    names
+        .iter()
+        .for_each(|name| fs::write(dir.path().join(name), "x").unwrap());
+    let trace = ran(&export);
+    for (opened, goes_on) in [(0, true), (9, true), (10, false), (12, false)] {
+        let mut raw = raw(&export, trace.clone(), 1 << 20);
+        for (fid, name) in (1..).zip(&names).take(opened) {
+            raw.walk(0, fid, name).unwrap();
+            let (flags, count) = (RDONLY, 1);
+            raw.ask(&Request::Lopenread { fid, flags, count }).unwrap();
+        }
+        assert_eq!(!replayed(&mut raw, 1 << 20).is_empty(), goes_on, "{opened}");
+    }
+}
+
+#[test]
+fn replies_are_as_large_as_they_may_be_whatever_the_trace() {
+    let (dir, export) = tree();
+    for n in 0..900 {
+        fs::write(dir.path().join(format!("d/{:0>200}", n)), vec![7; n]).unwrap();
+    }
+    let mut trace = naming(&["d/huge", "d", "d/sub/large", "d/none"]);
+    for n in 0..900 {
+        let path = format!("d/{n:0>200}");
+        trace.add(
+            path.as_bytes(),
+            Demand::Range {
+                offset: 0,
+                length: 900,
+            },
+        );
+    }
+    for (msize, count) in [
+        (4096, 1 << 20),
+        (8192, 5000),
+        (1 << 20, 1 << 30),
+        (1 << 20, 100_000),
+    ] {
+        let mut raw = raw(&export, trace.clone(), msize);
+        let mut all = 0;
+        for _ in 0..3000 {
+            let reply = raw.ask(&Request::Replay { fid: 0, count }).unwrap();
+            let Reply::Replay { data } = reply.reply() else {
+                panic!();
+            };
+            let most = msize.min(if data.0.len() > 300_000 {
+                420_000
+            } else {
+                300_000
+            });
+            assert!(
+                data.0.len() <= most as usize + 600,
+                "{msize} {count}: {}",
+                data.0.len()
+            );
+            all += data.0.len();
+            if data.0.is_empty() {
+                break;
+            }
+        }
+        assert!(all > 3_000_000, "{msize} {count}: {all}");
+    }
+    // Of nothing, and for whom it is not.
+    let mut other = raw(&export, trace.clone(), 1 << 20);
+    let ask = |raw: &mut RawClient, fid| raw.ask(&Request::Replay { fid, count: 9999 }).err();
+    assert_eq!(ask(&mut other, 99), Some(Errno::EBADF));
+    other.dialect(1 << 20, EXTENDED);
+    other.ask(&attach(0)).unwrap();
+    assert_eq!(ask(&mut other, 0), Some(Errno::EOPNOTSUPP));
+    let mut without = RawClient::attached(export, Config::default());
+    without.dialect(1 << 20, WATCHED);
+    without.ask(&attach(0)).unwrap();
+    assert_eq!(ask(&mut without, 0), Some(Errno::EOPNOTSUPP));
+}
