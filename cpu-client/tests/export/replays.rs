@@ -255,16 +255,10 @@ fn replies_are_as_large_as_they_may_be_whatever_the_trace() {
             let Reply::Replay { data } = reply.reply() else {
                 panic!();
             };
-            let most = msize.min(if data.0.len() > 300_000 {
-                420_000
-            } else {
-                300_000
-            });
-            assert!(
-                data.0.len() <= most as usize + 600,
-                "{msize} {count}: {}",
-                data.0.len()
-            );
+            let is_listing = data.0.len() > 280_000;
+            let most = msize.min(if is_listing { 430_000 } else { 280_000 });
+            let size = data.0.len() + 11;
+            assert!(size <= most as usize, "{msize} {count}: {size}");
             all += data.0.len();
             if data.0.is_empty() {
                 break;

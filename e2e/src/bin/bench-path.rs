@@ -64,7 +64,10 @@ fn main() -> Result<()> {
     let only = &options.only;
     let is_wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(&**word));
     for (name, words) in PROGRAMS.iter().filter(|(name, _)| is_wanted(name)) {
-        let [first, again, _] = twice(&client, &proxy, &flags, words)?;
+        let forgetful = format!("{flags} -learn=false");
+        let [first, again, _] = twice(&client, &proxy, &forgetful, words)?;
+        // This one is learned from.
+        twice(&client, &proxy, &flags, words)?;
         let [next, _, all] = twice(&client, &proxy, &flags, words)?;
         println!(
             "{name:<16} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.1} {:>8.2}",

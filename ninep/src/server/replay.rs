@@ -22,6 +22,8 @@ const MAX_REPLAY: u64 = 64 << 20;
 const MAX_REPLY: usize = 256 * 1024;
 /// A reply that has no more than this is as good as empty.
 const SMALL: usize = 16 * 1024;
+/// A reply may get larger than it should by the last record, without its contents, or by an entry of a listing.
+const MAX_OVER: usize = 1024;
 /// A file of which anything was read is told as a whole up to this size: then to open it needs no question.
 const MAX_WHOLE_FILE: u64 = 1 << 20;
 
@@ -82,6 +84,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         let learning = self.learning.ok_or(Errno::EOPNOTSUPP)?;
         let root = self.fids.get(fid)?;
         let msize = usize::try_from(msize).unwrap_or(usize::MAX);
+        let msize = msize.saturating_sub(MAX_OVER);
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let limits = ReplyLimits {
             end: count.min(MAX_REPLY).min(msize),
