@@ -216,7 +216,7 @@ mod tests {
         // It is replaced, and not what it leads to.
         one.write(&one.own, &trace(&["a"])).unwrap();
         assert!(read(&path).unwrap().is_some());
-        let mode = PermissionsExt::from_mode(0o755);
+        let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&one.directory, mode).unwrap();
         assert!(one.write(&one.own, &trace(&["b"])).is_err());
     }

@@ -68,17 +68,16 @@ impl Mirror {
         if data.is_empty() || self.replaying.bytes > MAX_BYTES {
             self.replaying.fid = None;
         }
-        let now = self.moment();
         let mut rest = BodyReader::new(data);
         while !rest.is_empty() {
             match ReplayRecord::get(&mut rest) {
-                Ok(record) => self.keep_record(sent, now, &record),
+                Ok(record) => self.keep_record(sent, &record),
                 Err(_) => return self.replaying.fid = None,
             }
         }
     }
 
-    fn keep_record(&mut self, sent: Moment, now: Moment, record: &ReplayRecord<'_>) {
+    fn keep_record(&mut self, sent: Moment, record: &ReplayRecord<'_>) {
         let (dir, name) = (record.dir, record.name.bytes());
         let is_kept = |what| record.kept & what != 0;
         if name.is_empty() {
@@ -88,6 +87,7 @@ impl Mirror {
         if name.len() > MAX_NAME {
             return;
         }
+        let now = self.moment();
         let attr = record.attr;
         let facts = FileFacts::told(attr, now, is_kept(LACKS_XATTRS), record.target.bytes());
         let told = (record.kept, record.ecode, facts);

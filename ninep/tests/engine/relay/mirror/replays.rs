@@ -71,7 +71,14 @@ fn what_is_told_is_known_and_more_is_asked_for_until_there_is_none() {
         ..record("d", attr(Qid::DIR, 8, 0), b"")
     };
     let file = record("x", attr(Qid::FILE, 7, 5), b"12345");
-    told.replay(tag, &[absent, file, subdirectory, list]);
+    let files = listing(&["x".into()]);
+    let root = record("", Attr::default(), &files);
+    let x = ReplayRecord {
+        attr: attr(Qid::FILE, 100, 100),
+        ..record("x", Attr::default(), b"")
+    };
+    // In whatever order.
+    told.replay(tag, &[root, x, absent, file, subdirectory, list]);
     // Two are under way now.
     let tags = replay_tags(&told.own);
     assert_eq!(tags.len(), 2);
