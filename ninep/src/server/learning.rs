@@ -1,9 +1,9 @@
-//! Learns what a program asks for, to have it fetched ahead when the program runs again.
+//! What is known of a program, what is learned of it, and how much of it has been told.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::handlers::{Handlers, Outcome};
 use crate::errno::Errno;
 use crate::fs::FileSystem;
 use crate::learned::{Demand, LearnedTrace};
@@ -54,12 +54,12 @@ impl Learning {
         now.misses >= MAX_MISSES
     }
 
-    fn is_over(&self) -> bool {
+    pub(super) fn is_over(&self) -> bool {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         now.trace.is_full() || self.until.is_some_and(|until| Instant::now() > until)
     }
 
-    fn add(&self, path: &[u8], demand: Demand, opens: bool) {
+    pub(super) fn add(&self, path: &[u8], demand: Demand, opens: bool) {
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
         now.trace.add(path, demand);
@@ -71,8 +71,47 @@ impl Learning {
     }
 }
 
+/// How far a session has been told what is known.
+pub(super) struct Replay<F: FileSystem> {
+    /// The item that comes next.
+    pub(super) next: usize,
+    /// How many bytes of it were told.
+    pub(super) done: u64,
+    pub(super) bytes: u64,
+    /// The directories on the way to the last path.
+    pub(super) place: Vec<WalkedDir<F>>,
+    /// Directories of which the names were told.
+    pub(super) told: HashSet<u64>,
+    /// Files that were told as a whole.
+    pub(super) whole: HashSet<Arc<[u8]>>,
+}
+
+/// A directory on the way, and its qid path.
+pub(super) struct WalkedDir<F: FileSystem> {
+    pub(super) name: Box<[u8]>,
+    pub(super) node: F::Node,
+    pub(super) dir: u64,
+}
+
+impl<F: FileSystem> Default for Replay<F> {
+    fn default() -> Self {
+        Self {
+            next: 0,
+            done: 0,
+            bytes: 0,
+            place: Vec::new(),
+            told: HashSet::new(),
+            whole: HashSet::new(),
+        }
+    }
+}
+
 /// What a request asks for, and whether it opens a file. Not what the machine fetches by itself.
-fn demand(request: &Request<'_>, tag: u16, outcome: Outcome) -> Option<(Demand, bool)> {
+pub(super) fn demand(
+    request: &Request<'_>,
+    tag: u16,
+    outcome: Result<Option<u32>, Errno>,
+) -> Option<(Demand, bool)> {
     use Request as R;
     let range = |offset, length| Demand::Range { offset, length };
     let transferred = outcome.ok().flatten().map_or(0, u64::from);
@@ -88,26 +127,4 @@ fn demand(request: &Request<'_>, tag: u16, outcome: Outcome) -> Option<(Demand, 
         R::Read { offset, .. } if transferred > 0 => (range(offset, transferred), false),
         _ => return None,
     })
-}
-
-impl<F: FileSystem> Handlers<'_, F> {
-    /// A request of a machine that keeps what it is told has been performed.
-    pub(super) fn learn(&self, request: &Request<'_>, tag: u16, outcome: Outcome) {
-        let is_useful = |outcome: Outcome| matches!(outcome, Ok(_) | Err(Errno::ENODATA));
-        if let Some(learning) = self.learning
-            && is_useful(outcome)
-            && let Some((demand, opens)) = demand(request, tag, outcome)
-            && !learning.is_over()
-            && let Some(fid) = self.subject(request)
-        {
-            let mut path = self.fs.path(&fid.node);
-            if let Request::Lookup { name, .. } = request {
-                if path.last() != Some(&b'/') {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(name.bytes());
-            }
-            learning.add(&path, demand, opens);
-        }
-    }
 }

@@ -5,15 +5,15 @@
 //!   contents only what may be fetched unasked: the trace is a list of what to do now, and says nothing by itself.
 //! * **Order.** A directory is watched before it is read, and the reply follows the changes since, as every reply does.
 
-use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use super::handlers::{Handlers, Outcome};
+use super::learning::{Replay, WalkedDir, demand};
 use super::watched::{FoundName, MAX_BYTES, short_target};
 use crate::errno::Errno;
 use crate::fs::{FileSystem, OpenFlags, Told};
 use crate::learned::{Demand, TraceItem};
-use crate::msg::{Attr, KEEP_ATTR, KEEP_DATA, KEEP_NAME, Kind, Qid, ReplayRecord};
+use crate::msg::{Attr, KEEP_ATTR, KEEP_DATA, KEEP_NAME, Kind, Qid, ReplayRecord, Request};
 use crate::wire::{Data, Frame, HEADER, Str, Wire};
 
 /// Maximum number of bytes of a session.
@@ -27,43 +27,8 @@ const MAX_OVER: usize = 1024;
 /// A file of which anything was read is told as a whole up to this size: then to open it needs no question.
 const MAX_WHOLE_FILE: u64 = 1 << 20;
 
-/// How far it has got.
-pub(super) struct Replay<F: FileSystem> {
-    /// The item that comes next.
-    next: usize,
-    /// How many bytes of it were told.
-    done: u64,
-    bytes: u64,
-    /// The directories on the way to the last path.
-    place: Vec<Step<F>>,
-    /// Directories of which the names were told.
-    told: HashSet<u64>,
-    /// Files that were told as a whole.
-    whole: HashSet<Arc<[u8]>>,
-}
-
-/// A directory on the way, and its qid path.
-struct Step<F: FileSystem> {
-    name: Box<[u8]>,
-    node: F::Node,
-    dir: u64,
-}
-
-impl<F: FileSystem> Default for Replay<F> {
-    fn default() -> Self {
-        Self {
-            next: 0,
-            done: 0,
-            bytes: 0,
-            place: Vec::new(),
-            told: HashSet::new(),
-            whole: HashSet::new(),
-        }
-    }
-}
-
 /// What became of an item.
-enum Progress {
+enum ItemProgress {
     /// It is complete, or there is nothing to tell.
     Done,
     /// So many bytes of it were told.
@@ -73,6 +38,26 @@ enum Progress {
 }
 
 impl<F: FileSystem> Handlers<'_, F> {
+    /// A request of a machine that keeps what it is told has been performed.
+    pub(super) fn learn(&self, request: &Request<'_>, tag: u16, outcome: Outcome) {
+        let is_useful = |outcome: Outcome| matches!(outcome, Ok(_) | Err(Errno::ENODATA));
+        if let Some(learning) = self.learning
+            && is_useful(outcome)
+            && let Some((demand, opens)) = demand(request, tag, outcome)
+            && !learning.is_over()
+            && let Some(fid) = self.subject(request)
+        {
+            let mut path = self.fs.path(&fid.node);
+            if let Request::Lookup { name, .. } = request {
+                if path.last() != Some(&b'/') {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(name.bytes());
+            }
+            learning.add(&path, demand, opens);
+        }
+    }
+
     pub(super) fn replay(
         &self,
         fid: u32,
@@ -103,9 +88,9 @@ impl<F: FileSystem> Handlers<'_, F> {
             let progress = self.replay_item(&mut replay, &root.node, item, limits, out);
             replay.bytes += (out.len() - before) as u64;
             match progress {
-                Some(Progress::Full) => break,
-                Some(Progress::Part(bytes)) => replay.done += bytes,
-                Some(Progress::Done) | None => {
+                Some(ItemProgress::Full) => break,
+                Some(ItemProgress::Part(bytes)) => replay.done += bytes,
+                Some(ItemProgress::Done) | None => {
                     replay.next += 1;
                     replay.done = 0;
                 }
@@ -124,7 +109,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         TraceItem { path, demand }: &TraceItem,
         limits: ReplyLimits,
         out: &mut Frame,
-    ) -> Option<Progress> {
+    ) -> Option<ItemProgress> {
         let mut names: Vec<_> = path.split(|byte| *byte == b'/').collect();
         let mut last = None;
         if !matches!(demand, Demand::List { .. }) {
@@ -134,12 +119,12 @@ impl<F: FileSystem> Handlers<'_, F> {
         }
         let known = replay.place.iter().zip(&names);
         let common = known
-            .take_while(|(step, name)| *step.name == ***name)
+            .take_while(|(walked, name)| *walked.name == ***name)
             .count();
         replay.place.truncate(common);
         for name in names.get(common..)? {
             if out.len() >= limits.end {
-                return Some(Progress::Full);
+                return Some(ItemProgress::Full);
             }
             let (dir, number) = self.place(replay, root)?;
             let found = self.found(&dir, name).ok()?;
@@ -152,7 +137,7 @@ impl<F: FileSystem> Handlers<'_, F> {
             }
             let dir = attr.qid.path;
             let name = (*name).into();
-            replay.place.push(Step { name, node, dir });
+            replay.place.push(WalkedDir { name, node, dir });
         }
         let (dir, number) = self.place(replay, root)?;
         match *demand {
@@ -162,9 +147,9 @@ impl<F: FileSystem> Handlers<'_, F> {
                 if found.kept & KEEP_NAME != 0 {
                     record(number, last?, &found, (0, None)).put(out);
                 }
-                Some(Progress::Done)
+                Some(ItemProgress::Done)
             }
-            Demand::Range { .. } if replay.whole.contains(path) => Some(Progress::Done),
+            Demand::Range { .. } if replay.whole.contains(path) => Some(ItemProgress::Done),
             Demand::Range { offset, length } => {
                 let found = self.found(&dir, last?).ok()?;
                 let (_, attr) = found.file.as_ref()?;
@@ -179,7 +164,7 @@ impl<F: FileSystem> Handlers<'_, F> {
                 let end = wanted.0.checked_add(wanted.1)?.min(size);
                 let place = (&dir, number, last?);
                 let progress = self.replay_range(place, &found, (start, end), limits, out);
-                if is_whole && matches!(progress, Some(Progress::Done)) {
+                if is_whole && matches!(progress, Some(ItemProgress::Done)) {
                     replay.whole.insert(path.clone());
                 }
                 progress
@@ -204,7 +189,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         open: bool,
         limits: ReplyLimits,
         out: &mut Frame,
-    ) -> Option<Progress> {
+    ) -> Option<ItemProgress> {
         if !self.watch(dir, Told::All) {
             return None;
         }
@@ -231,10 +216,10 @@ impl<F: FileSystem> Handlers<'_, F> {
         if is_whole && (is_alone || out.len() <= limits.end) {
             let size = u32::try_from(out.len() - data).ok()?;
             out.patch(data - 4, size);
-            return Some(Progress::Done);
+            return Some(ItemProgress::Done);
         }
         out.truncate(before);
-        (!is_alone).then_some(Progress::Full)
+        (!is_alone).then_some(ItemProgress::Full)
     }
 
     /// Appends contents of a file from `start` to `end`, as far as there is room.
@@ -245,7 +230,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         (start, end): (u64, u64),
         limits: ReplyLimits,
         out: &mut Frame,
-    ) -> Option<Progress> {
+    ) -> Option<ItemProgress> {
         let (node, attr) = found.file.as_ref()?;
         if found.kept & KEEP_ATTR == 0 {
             return None;
@@ -253,7 +238,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         let all = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
         let room = limits.end.saturating_sub(out.len());
         if room < all.min(SMALL) && out.len() > SMALL {
-            return Some(Progress::Full);
+            return Some(ItemProgress::Full);
         }
         let mut bytes = Frame::default();
         bytes.start(0, 0);
@@ -263,9 +248,10 @@ impl<F: FileSystem> Handlers<'_, F> {
         let data = bytes.finish().get(HEADER..).filter(|_| is_read);
         record(number, name, found, (start, data)).put(out);
         let is_part = is_read && count < all && count > 0;
-        Some(match is_part {
-            true => Progress::Part(count as u64),
-            false => Progress::Done,
+        Some(if is_part {
+            ItemProgress::Part(count as u64)
+        } else {
+            ItemProgress::Done
         })
     }
 }
