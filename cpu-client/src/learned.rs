@@ -172,9 +172,9 @@ mod tests {
 
     fn trace(paths: &[&str]) -> Vec<u8> {
         let mut trace = LearnedTrace::default();
-        paths
-            .iter()
-            .for_each(|path| trace.add(path.as_bytes(), Demand::Name));
+        for path in paths {
+            trace.add(path.as_bytes(), Demand::Name);
+        }
         trace.encode()
     }
 

@@ -217,9 +217,9 @@ fn nothing_is_told_that_could_not_be_asked_for() {
 fn a_trace_of_something_else_ends_soon() {
     let (dir, export) = tree();
     let names: Vec<_> = (0..12).map(|n| format!("d/other{n}")).collect();
-    names
-        .iter()
-        .for_each(|name| fs::write(dir.path().join(name), "x").unwrap());
+    for name in &names {
+        fs::write(dir.path().join(name), "x").unwrap();
+    }
     let trace = ran(&export);
     for (opened, goes_on) in [(0, true), (9, true), (10, false), (12, false)] {
         let mut raw = raw(&export, trace.clone(), 1 << 20);
