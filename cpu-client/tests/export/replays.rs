@@ -25,7 +25,7 @@ fn tree() -> (TempDir, Arc<Export>) {
         ("d/sub/large", 700_000),
         ("d/huge", 3_000_000),
     ] {
-        let bytes: Vec<_> = (0..size).map(|n| (n / 3) as u8).collect();
+        let bytes: Vec<_> = (0..size).map(|n: u32| (n / 3) as u8).collect();
         fs::write(dir.path().join(name), bytes).unwrap();
     }
     symlink("small", dir.path().join("d/link")).unwrap();
@@ -236,7 +236,7 @@ fn a_trace_of_something_else_ends_soon() {
 fn replies_are_as_large_as_they_may_be_whatever_the_trace() {
     let (dir, export) = tree();
     for n in 0..900 {
-        fs::write(dir.path().join(format!("d/{:0>200}", n)), vec![7; n]).unwrap();
+        fs::write(dir.path().join(format!("d/{n:0>200}")), vec![7; n]).unwrap();
     }
     let mut trace = naming(&["d/huge", "d", "d/sub/large", "d/none"]);
     for n in 0..900 {

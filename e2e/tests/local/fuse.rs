@@ -264,7 +264,16 @@ names = sorted(glob.glob('tree/*/*'))
 print(sum(len(open(name, 'rb').read()) for name in names), open('changed').read(), os.path.exists('none'))";
     let traces = user.home().join(".cache/cpu/traces");
     let run = |flag: &str| -> Result<(String, usize)> {
-        let words = [flag, "-q", "-sp", &port, "board", "python3", "-c", script];
+        let words = [
+            flag,
+            "-q",
+            "-sp",
+            &port,
+            "board",
+            "/usr/bin/python3",
+            "-c",
+            script,
+        ];
         let mut command = user.cpu_in(user.home(), &words);
         command.env_remove("XDG_CACHE_HOME");
         let printed = works(&ended(&mut command)?)?;

@@ -322,7 +322,7 @@ impl World {
             WorldStep::Replay => {
                 let mut all = LearnedTrace::default();
                 for dir in DIRS {
-                    let (open, length) = (self.writes % 2 == 0, 60);
+                    let (open, length) = (self.writes.is_multiple_of(2), 60);
                     all.add(dir.as_bytes(), Demand::List { open });
                     for name in NAMES {
                         let path = format!("{dir}/{name}");
