@@ -1,7 +1,7 @@
 //! Traces of what commands asked for, in `~/.cache/cpu/traces`: the next session with the same command is sent that ahead. Whatever goes
 //! wrong here is no error of the session.
 //!
-//! The directory may be among what is served, so what is in it is hostile. A trace is a list of paths, of which the machine gets what
+//! The directory may be among what is served, and shown there by a user, so what is in it is hostile. A trace is a list of paths, of which the machine gets what
 //! it could have asked for.
 
 use std::fs::{self, DirBuilder, OpenOptions};
