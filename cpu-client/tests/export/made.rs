@@ -36,7 +36,9 @@ fn ask(raw: &mut RawClient, request: &Request<'_>) -> Result<RawReply, Errno> {
 fn make(raw: &mut RawClient, fid: u32, dir: &str, file: &str, flags: u32) -> Result<Attr, Errno> {
     let names = dir.split('/').filter(|name| !name.is_empty());
     let mut all = WalkVec::default();
-    names.for_each(|at| drop(all.push(name(at))));
+    for at in names {
+        all.push(name(at));
+    }
     let (newfid, names) = (fid, all);
     let fid = 0;
     ask(raw, &Request::Walk { fid, newfid, names })?;
@@ -272,7 +274,11 @@ fn what_is_renamed_after_its_clunk_is_closed() {
     std::thread::scope(|scope| {
         // So that a thread that is to close a file has to wait for a processor now and then.
         for _ in 0..4 {
-            scope.spawn(|| while !is_done.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !is_done.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
         }
         let mut open = 0;
         for round in 0..400 {

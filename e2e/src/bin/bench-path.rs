@@ -50,7 +50,8 @@ fn main() -> Result<()> {
     let mut flags = options.flags.clone();
     let port = if options.here {
         let cpud = daemon.insert(Daemon::cpud_with("-mount=fuse")?);
-        flags += &format!(" -hk={}", cpud.host_key().display());
+        flags.push_str(" -hk=");
+        flags.push_str(&cpud.host_key().to_string_lossy());
         cpud.port
     } else {
         vm.insert(Vm::boot()?).port()
@@ -58,7 +59,7 @@ fn main() -> Result<()> {
     let proxy = Delay::start(port, hop)?;
     println!(
         "{:<16} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9}",
-        "program", "first s", "waits", "again s", "waits", "next s", "waits", "MB", "all s"
+        "program", "first s", "waits", "again s", "waits", "next s", "waits", "kB", "all s"
     );
     let client = Client::new(proxy.port, &home);
     let only = &options.only;
@@ -70,14 +71,14 @@ fn main() -> Result<()> {
         twice(&client, &proxy, &flags, words)?;
         let [next, _, all] = twice(&client, &proxy, &flags, words)?;
         println!(
-            "{name:<16} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.1} {:>8.2}",
+            "{name:<16} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.2} {:>9} {:>8} {:>8.2}",
             first.0.as_secs_f64(),
             first.1,
             again.0.as_secs_f64(),
             again.1,
             next.0.as_secs_f64(),
             next.1,
-            all.1 as f64 / 1e6,
+            all.1 / 1000,
             all.0.as_secs_f64(),
         );
     }

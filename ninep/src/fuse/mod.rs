@@ -207,7 +207,6 @@ enum FuseStep {
     Getattr {
         node: u64,
     },
-    /// The attributes are asked of the same fid: they have come along.
     Setattr {
         node: u64,
         fid: u32,

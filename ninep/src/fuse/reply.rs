@@ -235,6 +235,7 @@ impl FuseFront {
                 let ttl = self.ttl();
                 self.answer(unique, |out| out.attr_out(&attr, ttl));
             }
+            // Of the same fid: they have come along.
             (FuseStep::Setattr { node, fid }, Reply::Setattr {}) => self.getattr(unique, node, fid),
             (
                 FuseStep::OpenClone {

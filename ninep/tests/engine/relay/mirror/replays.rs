@@ -33,7 +33,9 @@ fn record<'a>(file: &'a str, attr: Attr, data: &'a [u8]) -> ReplayRecord<'a> {
 fn encoded(records: &[ReplayRecord<'_>]) -> Vec<u8> {
     let mut frame = Frame::default();
     frame.start(0, 0);
-    records.iter().for_each(|record| record.put(&mut frame));
+    for record in records {
+        record.put(&mut frame);
+    }
     frame.finish()[HEADER..].to_vec()
 }
 
