@@ -1,8 +1,10 @@
 //! Traces of what commands asked for, in `~/.cache/cpu/traces`: the next session with the same command is sent that ahead. Whatever goes
 //! wrong here is no error of the session.
 //!
-//! The directory may be among what is served, and shown there by a user, so what is in it is hostile. A trace is a list of paths, of which the machine gets what
+//! The directory may be among what is served, so what is in it is hostile. A trace is a list of paths, of which the machine gets what
 //! it could have asked for.
+//!
+//! Only the same command counts: what another one of the same program has read may be much, and is in the way of what this one reads.
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
@@ -24,10 +26,8 @@ const SHELL_START: Duration = Duration::from_secs(10);
 /// Where the trace of a command is.
 pub(crate) struct TraceStore {
     directory: PathBuf,
-    /// For this command in this directory.
-    own: String,
-    /// For the program with any arguments, as it ran last.
-    programs: String,
+    /// Its file, for this command in this directory.
+    name: String,
     is_shell: bool,
 }
 
@@ -44,28 +44,21 @@ impl TraceStore {
 
     fn of(directory: PathBuf, root: &Path, here: &Path, argv: &[Vec<u8>]) -> Self {
         let root = fs::canonicalize(root).unwrap_or_default();
-        let name = |here: Option<&Path>, argv: &[Vec<u8>]| {
-            let mut hasher = DefaultHasher::new();
-            (&root, here, argv).hash(&mut hasher);
-            format!("{:016x}", hasher.finish())
-        };
+        let mut hasher = DefaultHasher::new();
+        (root, here, argv).hash(&mut hasher);
         Self {
             directory,
-            own: name(Some(here), argv),
-            programs: name(None, argv.get(..1).unwrap_or_default()),
+            name: format!("{:016x}", hasher.finish()),
             is_shell: argv.is_empty(),
         }
     }
 
     /// What is known of the command, and learns more of it.
     pub(crate) fn learning(&self) -> Learning {
-        let known = [&self.own, &self.programs].map(|name| self.directory.join(name));
-        let known = known.iter().find_map(|path| match read(path) {
-            Ok(trace) => trace,
-            Err(error) => {
-                debug!("no trace in {}: {error}", path.display());
-                None
-            }
+        let path = self.directory.join(&self.name);
+        let known = read(&path).unwrap_or_else(|error| {
+            debug!("no trace in {}: {error}", path.display());
+            None
         });
         let time = self.is_shell.then_some(SHELL_START);
         Learning::new(known.unwrap_or_default(), time)
@@ -77,11 +70,9 @@ impl TraceStore {
             return;
         };
         let bytes = trace.encode();
-        for name in [&self.own, &self.programs] {
-            if let Err(error) = self.write(name, &bytes) {
-                let path = self.directory.join(name);
-                debug!("cannot write the trace {}: {error}", path.display());
-            }
+        if let Err(error) = self.write(&self.name, &bytes) {
+            let path = self.directory.join(&self.name);
+            debug!("cannot write the trace {}: {error}", path.display());
         }
     }
 
@@ -182,30 +173,25 @@ mod tests {
     fn a_trace_is_private_and_found_again() {
         let directory = tempfile::tempdir().unwrap();
         let one = store(directory.path(), &["python3", "a.py"]);
-        one.write(&one.own, &trace(&["a"])).unwrap();
-        one.write(&one.programs, &trace(&["b"])).unwrap();
-        let read = |store: &TraceStore, name: &str| read(&store.directory.join(name)).unwrap();
-        assert_eq!(read(&one, &one.own).unwrap().encode(), trace(&["a"]));
-        // Other arguments.
-        let other = store(directory.path(), &["python3", "b.py"]);
-        assert_ne!(other.own, one.own);
-        assert_eq!(
-            read(&other, &other.programs).unwrap().encode(),
-            trace(&["b"])
-        );
-        assert_ne!(store(directory.path(), &[]).programs, one.programs);
+        one.write(&one.name, &trace(&["a"])).unwrap();
+        let found = |store: &TraceStore| read(&store.directory.join(&store.name)).ok().flatten();
+        let again = store(directory.path(), &["python3", "a.py"]);
+        assert_eq!(found(&again).unwrap().encode(), trace(&["a"]));
+        for other in [&["python3", "b.py"][..], &["python3"], &[]] {
+            assert!(found(&store(directory.path(), other)).is_none());
+        }
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&one.directory), 0o700);
-        assert_eq!(mode(&one.directory.join(&one.own)), 0o600);
-        assert_eq!(fs::read_dir(&one.directory).unwrap().count(), 2);
+        assert_eq!(mode(&one.directory.join(&one.name)), 0o600);
+        assert_eq!(fs::read_dir(&one.directory).unwrap().count(), 1);
     }
 
     #[test]
     fn damaged_and_foreign_files_are_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let one = store(directory.path(), &["x"]);
-        one.write(&one.own, b"cpu trace 1\n\x07").unwrap();
-        let path = one.directory.join(&one.own);
+        one.write(&one.name, b"cpu trace 1\n\x07").unwrap();
+        let path = one.directory.join(&one.name);
         assert!(read(&path).unwrap().is_none());
         assert!(one.learning().trace().is_none());
         fs::write(&path, vec![0; MAX_TRACE + 1]).unwrap();
@@ -214,11 +200,11 @@ mod tests {
         std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
         assert!(read(&path).is_err());
         // It is replaced, and not what it leads to.
-        one.write(&one.own, &trace(&["a"])).unwrap();
+        one.write(&one.name, &trace(&["a"])).unwrap();
         assert!(read(&path).unwrap().is_some());
         let mode = fs::Permissions::from_mode(0o755);
         fs::set_permissions(&one.directory, mode).unwrap();
-        assert!(one.write(&one.own, &trace(&["b"])).is_err());
+        assert!(one.write(&one.name, &trace(&["b"])).is_err());
     }
 
     #[test]
