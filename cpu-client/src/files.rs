@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use cpu_client::export::{Caching, Export, IdMap, Rule, prepare_process};
@@ -15,6 +16,9 @@ use tracing::debug;
 /// The most fids of one channel, even where the number of descriptors is not limited. They take some hundred
 /// megabytes.
 const MAX_FIDS: usize = 1 << 20;
+
+/// A round trip to a machine to which nothing is worth sending ahead.
+const NEAR: Duration = Duration::from_millis(2);
 
 /// What is served, to any number of channels.
 #[derive(Clone)]
@@ -55,6 +59,13 @@ impl FileServer {
     /// The same, which learns what is asked for.
     pub(crate) fn learning(self, learning: Option<Arc<Learning>>) -> Self {
         Self { learning, ..self }
+    }
+
+    /// The round-trip time to the machine is known.
+    pub(crate) fn report_round_trip(&self, time: Duration) {
+        if let Some(learning) = self.learning.as_ref().filter(|_| time < NEAR) {
+            learning.set_near();
+        }
     }
 
     /// The hidden files that the machine asked for: the first few.

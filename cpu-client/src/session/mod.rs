@@ -86,9 +86,12 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
     let mut forwarded = SignalReceiver::new()?;
     let raw = modes.map(terminal::RawMode::enter).transpose();
     let raw = raw.context("cannot set the terminal to raw mode")?;
-    let told = sender.clone();
+    let (told, served) = (sender.clone(), files.clone());
     tokio::spawn(async move {
         if let Ok(Some(time)) = path.await {
+            if let Some(files) = served {
+                files.report_round_trip(time);
+            }
             told.report_round_trip(time).await;
         }
     });

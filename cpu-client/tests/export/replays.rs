@@ -78,6 +78,18 @@ fn what_was_asked_for_is_not_waited_for_in_the_next_session() {
 }
 
 #[test]
+fn to_a_near_machine_nothing_is_told_and_yet_it_is_learned() {
+    let (_dir, export) = tree();
+    let (mut there, learning) = session(&export, ran(&export));
+    learning.set_near();
+    there.deliver_all();
+    let before = there.waits;
+    run(&mut there);
+    assert!(there.waits > before + 10);
+    assert!(learning.trace().is_some());
+}
+
+#[test]
 fn what_has_changed_since_is_seen_whenever_it_changed() {
     let (dir, export) = tree();
     let trace = ran(&export);

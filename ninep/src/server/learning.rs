@@ -1,6 +1,7 @@
 //! What is known of a program, what is learned of it, and how much of it has been told.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ const MAX_MISSES: u32 = 10;
 pub struct Learning {
     known: LearnedTrace,
     until: Option<Instant>,
+    is_near: AtomicBool,
     now: Mutex<Demanded>,
 }
 
@@ -33,6 +35,7 @@ impl Learning {
         Self {
             known,
             until: time.map(|time| Instant::now() + time),
+            is_near: AtomicBool::new(false),
             now: Mutex::default(),
         }
     }
@@ -48,10 +51,15 @@ impl Learning {
         &self.known
     }
 
-    /// Whether that is of something else.
-    pub(super) fn is_wrong(&self) -> bool {
+    /// The machine is so near that to fetch ahead takes longer than to ask: no more is told. What is asked for is learned all the same.
+    pub fn set_near(&self) {
+        self.is_near.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the machine is near, or what was known is of something else.
+    pub(super) fn is_useless(&self) -> bool {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.misses >= MAX_MISSES
+        self.is_near.load(Ordering::Relaxed) || now.misses >= MAX_MISSES
     }
 
     pub(super) fn is_over(&self) -> bool {

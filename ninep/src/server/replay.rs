@@ -81,7 +81,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         let start = out.len();
         while out.len() < limits.end
             && replay.bytes < MAX_REPLAY
-            && !learning.is_wrong()
+            && !learning.is_useless()
             && let Some(item) = learning.known().item(replay.next)
         {
             let before = out.len();
