@@ -147,15 +147,20 @@ mod tests {
         fn forget_unwatched(&self) {}
     }
 
-    #[tokio::test]
-    async fn closes_are_waited_for_as_long_as_there_is_a_relay() {
+    fn fixture() -> (Arc<ThreeCloses>, watch::Sender<RelayProgress>, Closes) {
         let relay = Arc::new(ThreeCloses);
         let (processed, progress) = watch::channel(RelayProgress::default());
-        let mut closes = Closes {
+        let closes = Closes {
             progress,
             relay: Arc::<ThreeCloses>::downgrade(&relay) as Weak<_>,
             stalled: None,
         };
+        (relay, processed, closes)
+    }
+
+    #[tokio::test]
+    async fn closes_are_waited_for_as_long_as_there_is_a_relay() {
+        let (relay, processed, mut closes) = fixture();
         for closed in 0..5 {
             processed.send_modify(|progress| progress.closed = closed);
             let waited = tokio::time::timeout(Duration::from_millis(20), closes.wait()).await;
@@ -173,13 +178,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_close_that_hangs_is_waited_for_once() {
-        let relay = Arc::new(ThreeCloses);
-        let (processed, progress) = watch::channel(RelayProgress::default());
-        let mut closes = Closes {
-            progress,
-            relay: Arc::<ThreeCloses>::downgrade(&relay) as Weak<_>,
-            stalled: None,
-        };
+        let (_relay, processed, mut closes) = fixture();
         let mut took = Vec::new();
         for closed in [0, 0, 1, 1, 3, 3] {
             processed.send_modify(|progress| progress.closed = closed);
