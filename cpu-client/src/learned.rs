@@ -32,12 +32,10 @@ pub(crate) struct TraceStore {
 }
 
 impl TraceStore {
-    /// For a command and the directory that is served as the root; `None` if this user has no home.
+    /// For a command and the directory that is served as the root; `None` if there is no place for it.
     pub(crate) fn new(root: &Path, argv: &[Vec<u8>]) -> Option<Self> {
         let variable = |name| std::env::var_os(name).map(PathBuf::from);
-        let absolute = |path: PathBuf| path.is_absolute().then_some(path);
-        let cache = variable("XDG_CACHE_HOME").and_then(absolute);
-        let cache = cache.or_else(|| Some(absolute(variable("HOME")?)?.join(".cache")))?;
+        let cache = cache_directory(variable("XDG_CACHE_HOME"), variable("HOME"))?;
         let here = std::env::current_dir().unwrap_or_default();
         Some(Self::of(cache.join("cpu/traces"), root, &here, argv))
     }
@@ -83,8 +81,7 @@ impl TraceStore {
             .mode(0o700)
             .create(&self.directory)?;
         let directory = fs::symlink_metadata(&self.directory)?;
-        let is_own = directory.is_dir() && directory.uid() == geteuid().as_raw();
-        if !is_own || directory.mode() & 0o077 != 0 {
+        if !is_own_directory(&directory) || directory.mode() & 0o077 != 0 {
             return Err(io::Error::other("its directory is not this user's alone"));
         }
         self.make_room(name, bytes.len() as u64)?;
@@ -128,6 +125,20 @@ impl TraceStore {
         }
         Ok(())
     }
+}
+
+/// Where this user's caches are. A home that is not there is not made, and root leaves no files in that of the user who called sudo.
+fn cache_directory(cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    if let Some(cache) = cache_home.filter(|path| path.is_absolute()) {
+        return Some(cache);
+    }
+    let home = home.filter(|path| path.is_absolute())?;
+    let is_own = fs::metadata(&home).is_ok_and(|home| is_own_directory(&home));
+    is_own.then(|| home.join(".cache"))
+}
+
+fn is_own_directory(metadata: &fs::Metadata) -> bool {
+    metadata.is_dir() && metadata.uid() == geteuid().as_raw()
 }
 
 /// A trace; none if the file is damaged.
@@ -184,6 +195,29 @@ mod tests {
         assert_eq!(mode(&one.directory), 0o700);
         assert_eq!(mode(&one.directory.join(&one.name)), 0o600);
         assert_eq!(fs::read_dir(&one.directory).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn no_home_is_made_and_no_other_users_home_is_written_to() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name| directory.path().join(name);
+        let of_home = |home: PathBuf| cache_directory(None, Some(home));
+        fs::create_dir(at("home")).unwrap();
+        std::os::unix::fs::symlink("home", at("link")).unwrap();
+        fs::write(at("file"), "").unwrap();
+        assert_eq!(of_home(at("home")), Some(at("home/.cache")));
+        assert_eq!(of_home(at("link")), Some(at("link/.cache")));
+        for not in [at("absent"), at("file"), "home".into(), "".into()] {
+            assert_eq!(of_home(not), None);
+        }
+        if geteuid().is_root() {
+            std::os::unix::fs::chown(at("home"), Some(1), None).unwrap();
+            assert_eq!(of_home(at("home")), None);
+        } else {
+            assert_eq!(of_home("/".into()), None);
+        }
+        assert_eq!(cache_directory(Some(at("c")), None), Some(at("c")));
+        assert_eq!(cache_directory(Some("c".into()), None), None);
     }
 
     #[test]

@@ -120,7 +120,8 @@ mod tests {
 
     #[test]
     fn a_tree_that_is_not_there_is_an_error() {
-        let result = apply_one(&EXAMPLE, Path::new("/nonexistent"), Progress::silent());
+        let empty = tempfile::tempdir().unwrap();
+        let result = apply_one(&EXAMPLE, &empty.path().join("absent"), Progress::silent());
         assert!(matches!(result, Err(tools::Error::Refused { .. })));
     }
 }
