@@ -279,7 +279,7 @@ impl Relay {
                 }
                 Segment::Begin(header, bytes) => {
                     if let Some(mirror) = &mut self.mirror {
-                        mirror.reply(header.tag, None);
+                        mirror.reply(header.tag, None, now);
                     }
                     self.passes(header, now);
                     out.push(bytes);

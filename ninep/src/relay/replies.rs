@@ -61,7 +61,7 @@ impl Relay {
         }
         let message = plain.unwrap_or_else(|| message.clone());
         if let Some(mirror) = &mut self.mirror {
-            let outcome = mirror.reply(header.tag, Some(&reply));
+            let outcome = mirror.reply(header.tag, Some(&reply), now);
             mirror.take_requests(&mut self.own_requests);
             if matches!(reply, Reply::Forget { .. }) {
                 self.forgotten += 1;

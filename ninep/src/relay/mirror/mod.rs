@@ -29,6 +29,7 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -373,7 +374,7 @@ impl Mirror {
     }
 
     /// A reply of the server, which was decoded; `None` if its body was not.
-    pub(super) fn reply(&mut self, tag: u16, reply: Option<&Reply<'_>>) -> ReplyFate {
+    pub(super) fn reply(&mut self, tag: u16, reply: Option<&Reply<'_>>, now: Instant) -> ReplyFate {
         if let Some(Reply::Forget { what, dir, name }) = reply {
             self.forget(*what, *dir, name.bytes());
             return ReplyFate::Taken;
@@ -387,6 +388,9 @@ impl Mirror {
             if let Some(What::List(..)) = self.sent.get(&tag).map(|sent| &sent.what) {
                 self.done.push(OWN_FIDS | u32::from(tag));
             }
+        }
+        if let Some(Reply::Replay { data }) = reply {
+            self.replaying.measure(data.0.len(), now);
         }
         let outcome = match (self.sent.remove(&tag), reply) {
             (Some(sent), Some(reply)) => self.answered(tag, &sent, reply),

@@ -1,8 +1,10 @@
 //! Asks for what the program asked for when it ran before, and keeps it as the replies to its own requests. The client
 //! remembers that, and says how much there is.
 //!
-//! What somebody waits for goes first: no more than [`MAX_IN_FLIGHT`] requests are under way. Nothing has to make room for what
-//! they bring.
+//! What somebody waits for goes first: no more than [`MAX_IN_FLIGHT`] requests are under way, and each asks for no more than what
+//! takes [`MAX_DELAY`] to arrive. Nothing has to make room for what they bring.
+
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -14,9 +16,13 @@ use crate::wire::{BodyReader, Wire};
 
 /// Maximum number of requests that are under way, when it is known that there is something.
 const MAX_IN_FLIGHT: usize = 2;
-/// How much the first asks for, and each of the others.
-const FIRST: u32 = 64 * 1024;
-const COUNT: u32 = 256 * 1024;
+/// How much one asks for: at first, and then as the path allows.
+const FIRST_COUNT: u32 = 64 * 1024;
+const MIN_COUNT: u32 = 16 * 1024;
+const MAX_COUNT: u32 = 256 * 1024;
+/// How long what somebody waits for may be held up by one of them. Half of it would leave the path idle where a round trip takes
+/// 100 ms.
+const MAX_DELAY: Duration = Duration::from_millis(50);
 /// Maximum number of bytes in all.
 const MAX_BYTES: usize = 64 << 20;
 /// Longest name.
@@ -29,8 +35,38 @@ pub(super) struct Replaying {
     /// The directory beneath which there may be more.
     fid: Option<u32>,
     in_flight: usize,
-    /// How much has arrived.
+    /// How much has arrived, and when the last of it.
     bytes: usize,
+    last: Option<Instant>,
+    /// What the last two brought for each of the seconds before them, in bytes.
+    rates: [f64; 2],
+}
+
+impl Replaying {
+    /// Some bytes have arrived.
+    pub(super) fn measure(&mut self, bytes: usize, now: Instant) {
+        if let Some(last) = self.last.replace(now) {
+            #[expect(clippy::cast_precision_loss, reason = "a reply is small")]
+            let rate = bytes as f64 / (now - last).as_secs_f64().max(1e-6);
+            self.rates = [self.rates[1], rate];
+        }
+    }
+
+    /// How much the next one asks for. With two under way, every other reply has a round trip before it, and says nothing of the
+    /// path's rate.
+    fn count(&self) -> u32 {
+        if self.rates[0] == 0.0 {
+            return FIRST_COUNT;
+        }
+        let count = self.rates[0].max(self.rates[1]) * MAX_DELAY.as_secs_f64();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is within the limits"
+        )]
+        let count = count.clamp(MIN_COUNT.into(), MAX_COUNT.into()) as u32;
+        count
+    }
 }
 
 impl Mirror {
@@ -43,13 +79,16 @@ impl Mirror {
 
     /// Sends what may be under way now.
     pub(super) fn replay_more(&mut self, out: &mut Vec<Bytes>) {
-        let (most, count) = match self.replaying.bytes {
-            0 => (1, FIRST),
-            _ => (MAX_IN_FLIGHT, COUNT),
+        let count = self.replaying.count();
+        // It may be that there is nothing.
+        let most = if self.replaying.bytes == 0 {
+            1
+        } else {
+            MAX_IN_FLIGHT
         };
         while let Some(fid) = self.replaying.fid
             && self.replaying.in_flight < most
-            && self.store.budget.has_room(COUNT as usize)
+            && self.store.budget.has_room(MAX_COUNT as usize)
             && let Some(tag) = self.own_tag()
         {
             self.push(tag, &Request::Replay { fid, count }, out);

@@ -1,20 +1,30 @@
 //! What a program asked for when it ran before, which the relay asks for at once.
 
+use std::collections::VecDeque;
+use std::time::Duration;
+
 use ninep::msg::{KEEP_DATA, Kind, ReplayRecord};
 use proptest::prelude::*;
 
 use super::*;
 
-/// The tags of the requests for a replay among these.
-fn replay_tags(mut requests: &[u8]) -> Vec<u16> {
-    let mut tags = Vec::new();
+/// The requests for a replay among these: their tags, and how much they ask for.
+fn replays(mut requests: &[u8]) -> Vec<(u16, u32)> {
+    let mut found = Vec::new();
     while let Some(header) = requests.first_chunk::<HEADER>().map(Header::decode) {
+        let (request, rest) = requests.split_at(header.size as usize);
         if header.kind == Kind::Replay.number() {
-            tags.push(header.tag);
+            let count = request.last_chunk().unwrap();
+            found.push((header.tag, u32::from_le_bytes(*count)));
         }
-        requests = &requests[header.size as usize..];
+        requests = rest;
     }
-    tags
+    found
+}
+
+/// The tags of the requests for a replay among these.
+fn replay_tags(requests: &[u8]) -> Vec<u16> {
+    replays(requests).iter().map(|(tag, _)| *tag).collect()
 }
 
 fn record<'a>(file: &'a str, attr: Attr, data: &'a [u8]) -> ReplayRecord<'a> {
@@ -104,6 +114,43 @@ fn what_is_told_is_known_and_more_is_asked_for_until_there_is_none() {
     told.replay(tags[0], &[record("y", attr(Qid::FILE, 9, 1), b"y")]);
     assert!(replay_tags(&told.own).is_empty());
     assert_eq!(told.known("y"), Some(1));
+}
+
+/// How much the last of ten replies made the relay ask for, when the path carries `rate` bytes a second and a round trip takes
+/// `round_trip`.
+fn count_asked_for(rate: u32, round_trip: Duration) -> u32 {
+    let mut told = ToldRelay::new();
+    let mut asked: VecDeque<_> = replays(&told.own)
+        .into_iter()
+        .map(|asked| (asked, told.now))
+        .collect();
+    let mut last = 0;
+    for n in 0..10 {
+        let ((tag, count), sent) = asked.pop_front().unwrap();
+        last = count;
+        let data = vec![7; count as usize / 2];
+        let file = attr(Qid::FILE, 100 + n, u64::from(count / 2));
+        let takes = Duration::from_secs_f64(f64::from(count / 2) / f64::from(rate));
+        told.now = told.now.max(sent + round_trip) + takes;
+        told.replay(tag, &[record(&n.to_string(), file, &data)]);
+        asked.extend(
+            replays(&told.own)
+                .into_iter()
+                .map(|asked| (asked, told.now)),
+        );
+    }
+    last
+}
+
+#[test]
+fn as_much_is_asked_for_as_holds_nobody_up() {
+    let ms = Duration::from_millis;
+    for round_trip in [ms(2), ms(20), ms(100)] {
+        assert_eq!(count_asked_for(12_500_000, round_trip), 256 * 1024);
+        let slow = count_asked_for(1_250_000, round_trip);
+        assert!((60_000..64_000).contains(&slow), "{slow}");
+        assert_eq!(count_asked_for(100_000, round_trip), 16 * 1024);
+    }
 }
 
 #[test]
