@@ -20,6 +20,8 @@ use tracing::debug;
 
 /// What all traces may take.
 const MAX_TRACES: u64 = 16 << 20;
+/// How many files are looked at when room is made. Only somebody else's are more.
+const MAX_LOOKED_AT: usize = 8192;
 /// Of a shell, only its start is learned: what is typed is something else each time.
 const SHELL_START: Duration = Duration::from_secs(10);
 
@@ -104,7 +106,7 @@ impl TraceStore {
     /// Removes the oldest traces until there is room for one of this size.
     fn make_room(&self, name: &str, size: u64) -> io::Result<()> {
         let mut all = Vec::new();
-        for entry in fs::read_dir(&self.directory)?.flatten() {
+        for entry in fs::read_dir(&self.directory)?.flatten().take(MAX_LOOKED_AT) {
             let Ok(metadata) = entry.metadata() else {
                 continue;
             };
@@ -129,12 +131,12 @@ impl TraceStore {
 
 /// Where this user's caches are. A home that is not there is not made, and root leaves no files in that of the user who called sudo.
 fn cache_directory(cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let is_own = |path: &Path| fs::metadata(path).map(|found| is_own_directory(&found));
     if let Some(cache) = cache_home.filter(|path| path.is_absolute()) {
-        return Some(cache);
+        return is_own(&cache).unwrap_or(true).then_some(cache);
     }
     let home = home.filter(|path| path.is_absolute())?;
-    let is_own = fs::metadata(&home).is_ok_and(|home| is_own_directory(&home));
-    is_own.then(|| home.join(".cache"))
+    is_own(&home).unwrap_or(false).then(|| home.join(".cache"))
 }
 
 fn is_own_directory(metadata: &fs::Metadata) -> bool {
@@ -213,6 +215,7 @@ mod tests {
         if geteuid().is_root() {
             std::os::unix::fs::chown(at("home"), Some(1), None).unwrap();
             assert_eq!(of_home(at("home")), None);
+            assert_eq!(cache_directory(Some(at("home")), None), None);
         } else {
             assert_eq!(of_home("/".into()), None);
         }
@@ -224,7 +227,7 @@ mod tests {
     fn damaged_and_foreign_files_are_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let one = store(directory.path(), &["x"]);
-        one.write(&one.name, b"cpu trace 1\n\x07").unwrap();
+        one.write(&one.name, b"cpu trace 2\n\x07").unwrap();
         let path = one.directory.join(&one.name);
         assert!(read(&path).unwrap().is_none());
         assert!(one.learning().trace().is_none());

@@ -17,9 +17,11 @@ const MAX_RANGES: usize = 256;
 const MAX_PATH: usize = 4096;
 const MAX_NAME: usize = 255;
 /// How a trace begins.
-const MAGIC: &[u8] = b"cpu trace 1\n";
+const MAGIC: &[u8] = b"cpu trace 2\n";
 /// Bytes of an item besides its path.
-const FIXED: usize = 1 + 2 + 8 + 8;
+const FIXED: usize = 1 + 1 + 2 + 8 + 8;
+/// So many sessions in a row that did not open a file show that its contents are not needed any more.
+const MAX_UNUSED: u8 = 3;
 
 /// What was asked for of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,6 +94,8 @@ impl Demand {
 pub(crate) struct TraceItem {
     pub(crate) path: Arc<[u8]>,
     pub(crate) demand: Demand,
+    /// How many sessions since have not used it.
+    unused: u8,
 }
 
 /// What was asked for, in its order.
@@ -116,6 +120,10 @@ fn is_path(path: &[u8]) -> bool {
 impl LearnedTrace {
     /// Adds what is new. What is too much is left out.
     pub fn add(&mut self, path: &[u8], demand: Demand) {
+        self.add_unused(path, demand, 0);
+    }
+
+    fn add_unused(&mut self, path: &[u8], demand: Demand, unused: u8) {
         if !is_path(path) {
             return;
         }
@@ -125,6 +133,7 @@ impl LearnedTrace {
                 && let Some(joined) = item.demand.joined(demand)
             {
                 item.demand = joined;
+                item.unused = item.unused.min(unused);
                 return;
             }
         }
@@ -140,13 +149,25 @@ impl LearnedTrace {
         let path: Arc<[u8]> = path.into();
         let all = self.by_path.entry(path.clone()).or_default();
         all.push(self.items.len());
-        self.items.push(TraceItem { path, demand });
+        self.items.push(TraceItem {
+            path,
+            demand,
+            unused,
+        });
     }
 
-    /// With what another session asked for, too; only that if both are too much.
+    /// With what a later session asked for, too, and without contents that the last sessions have not used; only what this one asked for
+    /// if both are too much. It asks for nothing of a name that was told to it, but for files that it opens.
     #[must_use]
     pub fn with(&self, later: &Self) -> Self {
-        let mut both = self.clone();
+        let mut both = Self::default();
+        for item in &self.items {
+            let is_used = !matches!(item.demand, Demand::Range { .. }) || later.has(&item.path);
+            let unused = if is_used { 0 } else { item.unused + 1 };
+            if unused < MAX_UNUSED {
+                both.add_unused(&item.path, item.demand, unused);
+            }
+        }
         for item in &later.items {
             both.add(&item.path, item.demand);
         }
@@ -172,6 +193,31 @@ impl LearnedTrace {
         self.by_path.contains_key(path)
     }
 
+    /// Whether all of this was asked for.
+    pub(crate) fn covers(&self, path: &[u8], demand: Demand) -> bool {
+        self.of_path(path)
+            .any(|known| known.joined(demand) == Some(known))
+    }
+
+    /// Up to where the file was asked for from this offset on.
+    pub(crate) fn asked_until(&self, path: &[u8], offset: u64) -> u64 {
+        let ends = self.of_path(path).filter_map(|known| match known {
+            Demand::Range {
+                offset: from,
+                length,
+            } if from <= offset => from.checked_add(length),
+            _ => None,
+        });
+        ends.fold(offset, u64::max)
+    }
+
+    fn of_path(&self, path: &[u8]) -> impl Iterator<Item = Demand> {
+        let items = self.by_path.get(path).into_iter().flatten();
+        items
+            .filter_map(|at| self.items.get(*at))
+            .map(|item| item.demand)
+    }
+
     /// For a file.
     pub fn encode(&self) -> Vec<u8> {
         let mut frame = Frame::default();
@@ -180,6 +226,7 @@ impl LearnedTrace {
         for item in &self.items {
             let (kind, offset, length) = item.demand.numbers();
             kind.put(&mut frame);
+            item.unused.put(&mut frame);
             Str::new(&item.path).unwrap_or_default().put(&mut frame);
             offset.put(&mut frame);
             length.put(&mut frame);
@@ -193,21 +240,22 @@ impl LearnedTrace {
         let mut rest = BodyReader::new(bytes.strip_prefix(MAGIC)?);
         let mut trace = Self::default();
         while !rest.is_empty() {
-            let (path, demand) = item(&mut rest).ok()??;
-            if !is_path(path) {
+            let (path, demand, unused) = item(&mut rest).ok()??;
+            if !is_path(path) || unused >= MAX_UNUSED {
                 return None;
             }
-            trace.add(path, demand);
+            trace.add_unused(path, demand, unused);
         }
         (!trace.is_full).then_some(trace)
     }
 }
 
-fn item<'a>(from: &mut BodyReader<'a>) -> Result<Option<(&'a [u8], Demand)>, Malformed> {
+fn item<'a>(from: &mut BodyReader<'a>) -> Result<Option<(&'a [u8], Demand, u8)>, Malformed> {
     let kind = Wire::get(from)?;
+    let unused = Wire::get(from)?;
     let path = Str::get(from)?.bytes();
     let numbers = (kind, Wire::get(from)?, Wire::get(from)?);
-    Ok(Demand::of_numbers(numbers).map(|demand| (path, demand)))
+    Ok(Demand::of_numbers(numbers).map(|demand| (path, demand, unused)))
 }
 
 #[cfg(test)]
@@ -257,6 +305,37 @@ mod tests {
     }
 
     #[test]
+    fn what_was_asked_for_is_known() {
+        let mut trace = LearnedTrace::default();
+        trace.add(b"f", range(10, 10));
+        trace.add(b"f", range(40, 10));
+        trace.add(b"d", Demand::List { open: false });
+        for (offset, until) in [
+            (0, 0),
+            (9, 9),
+            (10, 20),
+            (15, 20),
+            (20, 20),
+            (45, 50),
+            (60, 60),
+        ] {
+            assert_eq!(trace.asked_until(b"f", offset), until);
+        }
+        assert_eq!(trace.asked_until(b"other", 3), 3);
+        assert!(trace.covers(b"f", range(11, 9)) && trace.covers(b"f", Demand::Name));
+        assert!(trace.covers(b"d", Demand::List { open: false }));
+        for (path, demand) in [
+            ("f", range(11, 10)),
+            ("f", range(0, 100)),
+            ("d", Demand::List { open: true }),
+            ("d", Demand::Name),
+            ("other", Demand::Name),
+        ] {
+            assert!(!trace.covers(path.as_bytes(), demand), "{path} {demand:?}");
+        }
+    }
+
+    #[test]
     fn only_paths_beneath_the_root_are_added_or_read() {
         let mut trace = LearnedTrace::default();
         let long = [b'x'; 256];
@@ -270,7 +349,7 @@ mod tests {
             let mut file = Frame::default();
             file.start(0, 0);
             file.put(MAGIC);
-            0_u8.put(&mut file);
+            0_u16.put(&mut file);
             Str::new(path).unwrap().put(&mut file);
             file.put(&[0; 16]);
             assert!(LearnedTrace::decode(&file.finish()[HEADER..]).is_none());
@@ -302,6 +381,33 @@ mod tests {
         let mut two = later.clone();
         two.add(b"other", Demand::Name);
         assert_eq!(demands(&later.with(&two)), demands(&two));
+    }
+
+    #[test]
+    fn contents_that_nobody_uses_any_more_go() {
+        let mut first = LearnedTrace::default();
+        for path in ["used", "large"] {
+            first.add(path.as_bytes(), range(0, 10));
+        }
+        first.add(b"name", Demand::Name);
+        let mut later = LearnedTrace::default();
+        later.add(b"used", range(0, 1));
+        let mut trace = first;
+        for session in 0..6 {
+            trace = LearnedTrace::decode(&trace.with(&later).encode()).unwrap();
+            assert_eq!(trace.has(b"large"), session < 2, "{session}");
+            assert!(trace.has(b"used") && trace.has(b"name"));
+            assert!(trace.covers(b"used", range(0, 10)));
+        }
+        // Once in a while is enough.
+        trace.add(b"large", range(0, 10));
+        let mut large = later.clone();
+        large.add(b"large", Demand::Name);
+        for now in [&later, &later, &large, &later, &later] {
+            trace = trace.with(now);
+        }
+        assert!(trace.has(b"large"));
+        assert!(!trace.with(&later).has(b"large"));
     }
 
     proptest! {

@@ -183,7 +183,8 @@ fn instance(place: &str) -> Result<Option<String>> {
     };
     ensure!(
         name.is_some() || matches!(rest, "" | "local" | "_ncpu._tcp"),
-        "dnssd://{place}: machines are found as NAME._ncpu._tcp.local only; for any, write dnssd://"
+        "dnssd://{place}: machines are found as NAME._ncpu._tcp.local only; for any, write dnssd://, and for one with a known host name only \
+         that name, such as board7.local"
     );
     Ok(name.map(str::to_owned))
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::files::FileServer;
 use crate::ssh::{ChannelReceiver, ChannelSender};
-use crate::terminal::{Escape, EscapeFilter};
+use crate::terminal::{Escape, EscapeFilter, is_foreground};
 
 /// The most bytes that are read at once from standard input.
 const CHUNK: usize = 64 * 1024;
@@ -128,7 +129,11 @@ impl Stdin {
     }
 }
 
-/// Starts a thread that sends standard input until its end, or until the channel is closed.
+/// How often a job in the background looks whether it is in the foreground.
+const FOREGROUND_POLL: Duration = Duration::from_millis(200);
+
+/// Starts a thread that sends standard input until its end, or until the channel is closed. As long as this is a job in the background,
+/// what is typed is for others, and to read it would stop cpu.
 pub(super) fn spawn_input(
     to: Stdin,
     escapes: bool,
@@ -144,6 +149,9 @@ pub(super) fn spawn_input(
         let mut filter = escapes.then(EscapeFilter::new);
         let mut buffer = vec![0; CHUNK];
         loop {
+            while !is_foreground(&file) {
+                std::thread::sleep(FOREGROUND_POLL);
+            }
             let read = match file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => buffer.get(..n).unwrap_or_default(),

@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 
 use nix::pty::Winsize;
 use nix::sys::termios::{Termios, tcgetattr};
+use nix::unistd::{getpgrp, tcgetpgrp};
 
 pub(crate) use escape::{ESCAPE_HELP, Escape, EscapeFilter};
 pub(crate) use prompt::{ask_hidden, ask_line, can_ask};
@@ -18,7 +19,8 @@ pub(crate) use raw::RawMode;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Tty {
     /// For a shell if standard input is a terminal. For a command only if all its streams are: a remote terminal would
-    /// add carriage returns to redirected output, and merge standard error into standard output.
+    /// add carriage returns to redirected output, and merge standard error into standard output. And only in the foreground: a job in the
+    /// background would be stopped when it sets the terminal's modes.
     Auto,
     /// `-t`: even for a command.
     Yes,
@@ -44,10 +46,16 @@ impl Tty {
                 here
             }
             Self::Auto => {
-                here && (!has_command || (stdout().is_terminal() && stderr().is_terminal()))
+                here && (!has_command
+                    || (stdout().is_terminal() && stderr().is_terminal() && is_foreground(stdin())))
             }
         }
     }
+}
+
+/// Whether to read from this stops no job in the background: false only for the controlling terminal of such a job.
+pub(crate) fn is_foreground(input: impl AsFd) -> bool {
+    tcgetpgrp(input).map_or(true, |group| group == getpgrp())
 }
 
 /// The size of the terminal at standard input.

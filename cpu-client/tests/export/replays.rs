@@ -245,6 +245,35 @@ fn a_trace_of_something_else_ends_soon() {
 }
 
 #[test]
+fn what_the_machine_has_asked_for_meanwhile_is_not_told_again() {
+    let (_dir, export) = tree();
+    let mut trace = LearnedTrace::default();
+    for (path, length) in [("d/huge", 3_000_000), ("d/sub/large", 10), ("d/small", 5)] {
+        trace.add(path.as_bytes(), Demand::Range { offset: 0, length });
+    }
+    let sizes = |raw: &mut RawClient| {
+        let told = replayed(raw, 100_000);
+        ["huge", "large", "small"].map(|name| {
+            let of_file = told.iter().filter(|record| record.0 == name.as_bytes());
+            of_file.map(|record| record.2.len()).sum::<usize>()
+        })
+    };
+    let mut other = raw(&export, trace.clone(), 1 << 20);
+    assert_eq!(sizes(&mut other), [3_000_000, 700_000, 5]);
+    let mut raw = raw(&export, trace, 1 << 20);
+    for (fid, path, count) in [
+        (1, "d/huge", 100_000),
+        (2, "d/sub/large", 5),
+        (3, "d/small", 5),
+    ] {
+        raw.walk(0, fid, path).unwrap();
+        let flags = RDONLY;
+        raw.ask(&Request::Lopenread { fid, flags, count }).unwrap();
+    }
+    assert_eq!(sizes(&mut raw), [2_900_000, 699_995, 0]);
+}
+
+#[test]
 fn replies_are_as_large_as_they_may_be_whatever_the_trace() {
     let (dir, export) = tree();
     for n in 0..900 {

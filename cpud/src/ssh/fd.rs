@@ -90,6 +90,11 @@ impl Fd {
         }
     }
 
+    /// Whether it is the master of a terminal that is not the controlling terminal of any session (`ioctl_tty`(2), TIOCGPGRP).
+    pub(super) fn is_terminal_of_nobody(&self) -> bool {
+        nix::unistd::tcgetpgrp(self).is_ok_and(|group| group.as_raw() == 0)
+    }
+
     /// Ends one direction of a socket; does nothing to other descriptors.
     pub(super) fn shutdown(&self, how: Shutdown) {
         use std::os::fd::AsRawFd;

@@ -294,7 +294,7 @@ print(sum(len(open(name, 'rb').read()) for name in names), open('changed').read(
     ensure!(with * 2 < without, "{with} waits instead of {without}");
     // Whatever is in the traces.
     for entry in fs::read_dir(&traces)? {
-        fs::write(entry?.path(), "cpu trace 1\n\x02\x09\x00../secret")?;
+        fs::write(entry?.path(), "cpu trace 2\n\x02\0\x09\x00../secret")?;
     }
     ensure!(run("-learn=true")?.0 == printed);
     Ok(())

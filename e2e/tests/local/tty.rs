@@ -19,6 +19,8 @@ pub(crate) const TESTS: &[Test] = &[
     ("tty_kind_and_utf8_are_as_here", kind),
     ("tty_jobs_are_hung_up_with_it", jobs),
     ("tty_escapes_are_sshs", escapes),
+    ("tty_keys_before_the_command_runs_are_for_it", typed_early),
+    ("tty_job_in_the_background_runs", background),
     ("signals_are_passed_on", signals),
     ("signals_that_kill_the_command_are_told", killed),
 ];
@@ -129,6 +131,50 @@ fn flags() -> Result<()> {
         "{}",
         terminal.screen()
     );
+    Ok(())
+}
+
+/// Ctrl-C while the session is being made is not lost.
+fn typed_early() -> Result<()> {
+    let (_daemon, user) = board()?;
+    for (typed, command, status) in [
+        ("\x03", "sleep 60", 130),
+        ("early\n", "read word; test $word = early", 0),
+    ] {
+        let mut cpu = user.cpu(&["-tt", "board", "sh", "-c", command]);
+        let mut child = cpu.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().context("no input")?;
+        std::io::Write::write_all(&mut input, typed.as_bytes())?;
+        let begun = Instant::now();
+        let output = finish(child)?;
+        drop(input);
+        ensure!(
+            output.status.code() == Some(status),
+            "{command}: {output:?}"
+        );
+        ensure!(begun.elapsed() < Duration::from_secs(50), "{output:?}");
+    }
+    Ok(())
+}
+
+/// With a terminal of its own it would be stopped before the command runs.
+fn background() -> Result<()> {
+    let (_daemon, user) = board()?;
+    let line = format!(
+        "{} -9p=false board sh -c 'tty; sleep 1; exit 7' & wait $!; echo status $?",
+        out().join("cpu").display()
+    );
+    let command = pty_process::blocking::Command::new("bash").args(["-mc", &line]);
+    let command = command
+        .env("HOME", user.home())
+        .env("PWD", "/")
+        .current_dir("/");
+    let mut terminal = Terminal::start(command, 24, 80)?;
+    terminal.expect_from(0, "not a tty")?;
+    // For others.
+    terminal.send("typed\n")?;
+    terminal.expect_from(0, "status 7")?;
+    terminal.wait()?;
     Ok(())
 }
 

@@ -51,6 +51,18 @@ impl Learning {
         &self.known
     }
 
+    /// Whether the machine has asked for this itself in this session.
+    pub(super) fn was_asked_for(&self, path: &[u8], demand: Demand) -> bool {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.trace.covers(path, demand)
+    }
+
+    /// Up to where it has asked for this file from this offset on.
+    pub(super) fn asked_until(&self, path: &[u8], offset: u64) -> u64 {
+        let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.trace.asked_until(path, offset)
+    }
+
     /// The machine is so near that to fetch ahead takes longer than to ask: no more is told. What is asked for is learned all the same.
     pub fn set_near(&self) {
         self.is_near.store(true, Ordering::Relaxed);
@@ -85,6 +97,10 @@ pub(super) struct Replay<F: FileSystem> {
     pub(super) next: usize,
     /// How many bytes of it were told.
     pub(super) done: u64,
+    /// Items that come after all others, and how many bytes of them were told.
+    pub(super) deferred: Vec<(usize, u64)>,
+    /// Whether the item is one of them.
+    pub(super) is_deferred: bool,
     pub(super) bytes: u64,
     /// The directories on the way to the last path.
     pub(super) place: Vec<WalkedDir<F>>,
@@ -101,11 +117,29 @@ pub(super) struct WalkedDir<F: FileSystem> {
     pub(super) dir: u64,
 }
 
+impl<F: FileSystem> Replay<F> {
+    /// Goes on to the item after this one.
+    pub(super) fn advance(&mut self, known: &LearnedTrace) {
+        if !self.is_deferred {
+            self.next += 1;
+            self.done = 0;
+            if known.item(self.next).is_some() {
+                return;
+            }
+            self.is_deferred = true;
+            self.deferred.reverse();
+        }
+        (self.next, self.done) = self.deferred.pop().unwrap_or((usize::MAX, 0));
+    }
+}
+
 impl<F: FileSystem> Default for Replay<F> {
     fn default() -> Self {
         Self {
             next: 0,
             done: 0,
+            deferred: Vec::new(),
+            is_deferred: false,
             bytes: 0,
             place: Vec::new(),
             told: HashSet::new(),

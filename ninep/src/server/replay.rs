@@ -3,6 +3,7 @@
 //!
 //! * **Nothing else is told.** Each path is walked from a directory that the machine has, by the steps of any other walk, and of
 //!   contents only what may be fetched unasked: the trace is a list of what to do now, and says nothing by itself.
+//! * **Nothing is told twice.** What the machine has asked for meanwhile is left out: on a slow path, that is much.
 //! * **Order.** A directory is watched before it is read, and the reply follows the changes since, as every reply does.
 
 use std::sync::PoisonError;
@@ -35,6 +36,8 @@ enum ItemProgress {
     Part(u64),
     /// The reply is full.
     Full,
+    /// The machine reads it now, so what comes next would come twice.
+    Deferred,
 }
 
 impl<F: FileSystem> Handlers<'_, F> {
@@ -85,15 +88,21 @@ impl<F: FileSystem> Handlers<'_, F> {
             && let Some(item) = learning.known().item(replay.next)
         {
             let before = out.len();
-            let progress = self.replay_item(&mut replay, &root.node, item, limits, out);
+            let progress = if learning.was_asked_for(&item.path, item.demand) {
+                Some(ItemProgress::Done)
+            } else {
+                self.replay_item(&mut replay, &root.node, item, limits, out)
+            };
             replay.bytes += (out.len() - before) as u64;
             match progress {
                 Some(ItemProgress::Full) => break,
                 Some(ItemProgress::Part(bytes)) => replay.done += bytes,
-                Some(ItemProgress::Done) | None => {
-                    replay.next += 1;
-                    replay.done = 0;
+                Some(ItemProgress::Deferred) => {
+                    let item = (replay.next, replay.done);
+                    replay.deferred.push(item);
+                    replay.advance(learning.known());
                 }
+                Some(ItemProgress::Done) | None => replay.advance(learning.known()),
             }
         }
         let told = u32::try_from(out.len() - start).map_err(|_| Errno::EIO)?;
@@ -106,7 +115,7 @@ impl<F: FileSystem> Handlers<'_, F> {
         &self,
         replay: &mut Replay<F>,
         root: &F::Node,
-        TraceItem { path, demand }: &TraceItem,
+        TraceItem { path, demand, .. }: &TraceItem,
         limits: ReplyLimits,
         out: &mut Frame,
     ) -> Option<ItemProgress> {
@@ -163,7 +172,15 @@ impl<F: FileSystem> Handlers<'_, F> {
                 let start = wanted.0.checked_add(replay.done)?;
                 let end = wanted.0.checked_add(wanted.1)?.min(size);
                 let place = (&dir, number, last?);
-                let progress = self.replay_range(place, &found, (start, end), limits, out);
+                let asked_until = self.learning?.asked_until(path, start);
+                if asked_until > start && !replay.is_deferred {
+                    return Some(ItemProgress::Deferred);
+                }
+                let from = asked_until.min(end.max(start));
+                let mut progress = self.replay_range(place, &found, (from, end), limits, out);
+                if let Some(ItemProgress::Part(bytes)) = &mut progress {
+                    *bytes += from - start;
+                }
                 if is_whole && matches!(progress, Some(ItemProgress::Done)) {
                     replay.whole.insert(path.clone());
                 }
@@ -237,7 +254,8 @@ impl<F: FileSystem> Handlers<'_, F> {
         }
         let all = usize::try_from(end.saturating_sub(start)).unwrap_or(usize::MAX);
         let room = limits.end.saturating_sub(out.len());
-        if room < all.min(SMALL) && out.len() > SMALL {
+        let is_alone = out.len() <= SMALL;
+        if room < all.min(SMALL) && (!is_alone || room == 0) {
             return Some(ItemProgress::Full);
         }
         let mut bytes = Frame::default();

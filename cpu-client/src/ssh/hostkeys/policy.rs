@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use cpu_proto::fingerprint;
 use russh::keys::PublicKey;
 
@@ -91,19 +91,24 @@ fn confirm(name: &HostId, fingerprint: &str) -> Result<bool> {
          Continue and add it to known_hosts (yes/no/[fingerprint])? "
     );
     loop {
-        let answer = terminal::ask_line(&question).with_context(|| {
-            format!(
+        // Why there is none would look as if it were about the file that the message names.
+        let Ok(answer) = terminal::ask_line(&question) else {
+            bail!(
                 "{name} is new, with the host key {fingerprint}, and there is no terminal to ask on; compare \
                  that with the fingerprint on its console, then pin it with -hk, or let known_hosts learn new \
                  keys of hosts that you name: StrictHostKeyChecking accept-new in ~/.ssh/config"
-            )
-        })?;
+            );
+        };
         match answer.trim() {
             answer if answer.eq_ignore_ascii_case("yes") || answer == fingerprint => {
                 return Ok(true);
             }
             // An empty answer may be the end of the terminal.
             answer if answer.eq_ignore_ascii_case("no") || answer.is_empty() => return Ok(false),
+            answer if answer.starts_with("SHA256:") => {
+                "That is another fingerprint than this host's. Write yes, no or the fingerprint: "
+                    .clone_into(&mut question);
+            }
             _ => "Write yes, no or the fingerprint: ".clone_into(&mut question),
         }
     }

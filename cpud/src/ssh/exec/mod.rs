@@ -223,7 +223,13 @@ pub(super) fn start(
         }
     }
     let mut closes: Vec<_> = relayed.iter().map(Relayed::closes).collect();
-    tokio::spawn(pump_in(receiver, input, audit.transferred(), relayed));
+    tokio::spawn(pump_in(
+        receiver,
+        input,
+        audit.transferred(),
+        relayed,
+        ended.clone(),
+    ));
     let outputs: Vec<_> = outputs
         .into_iter()
         .map(|(from, stream)| {

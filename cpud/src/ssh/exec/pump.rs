@@ -18,16 +18,26 @@ use crate::ssh::relayed::{Closes, Relayed};
 /// holds the pipe open.
 const PIPE_GRACE: Duration = Duration::from_secs(1);
 
+/// How often to look whether the command has its terminal, when something was typed before.
+const TERMINAL_POLL: Duration = Duration::from_millis(10);
+
 /// Copies the client's input to the command. The pipe is closed at the end of the input. What arrived before on the
-/// channels of `files` is processed first: the client has sent it first.
+/// channels of `files` is processed first: the client has sent it first. What is typed before the command has its terminal waits: until
+/// then, Ctrl-C would be for no process.
 pub(super) async fn pump_in(
     receiver: ServerReceiver,
     to: Arc<Fd>,
     transferred: Arc<Transferred>,
     mut files: Vec<Relayed>,
+    ended: watch::Receiver<bool>,
 ) {
+    let mut has_started = false;
     loop {
         let chunk = receiver.read(Stream::Data, CHUNK).await;
+        while !has_started && to.is_terminal_of_nobody() && !*ended.borrow() {
+            tokio::time::sleep(TERMINAL_POLL).await;
+        }
+        has_started = true;
         for files in &mut files {
             files.settle().await;
         }

@@ -115,9 +115,15 @@ impl KeptDirs {
                 }
             }
         };
-        match dir {
-            Some(dir) => self.dirs.get_mut(&dir).into_iter().for_each(drop_all),
-            None => self.dirs.values_mut().for_each(drop_all),
+        match dir.and_then(|dir| self.dirs.get_mut(&dir)) {
+            Some(dir) => drop_all(dir),
+            // Also for a directory that is told of by a reply on its way.
+            None => {
+                self.forgot = now;
+                if dir.is_none() {
+                    self.dirs.values_mut().for_each(drop_all);
+                }
+            }
         }
     }
 }
