@@ -142,10 +142,12 @@ fn fleet() -> Result<()> {
     let (client, key) = (out().join("cpu"), out().join("cpu_rsa"));
     let client = format!("{} -key {}", client.display(), key.display());
     for line in [
-        format!("pdsh -R exec -w {hosts} {client} %h uname -n"),
+        // What runs here instead prints another name.
+        format!("pdsh -R exec -w {hosts} {client} %h sh -c 'cd /; uname -n'"),
+        format!("clush -R exec -w {hosts} {client} %h sh -c \"'cd /; uname -n'\""),
         format!("clush -R exec -w {hosts} {client} %h uname -n"),
         format!(
-            "parallel --tag {client} {{}} uname -n ::: {}",
+            "parallel -q --tag {client} {{}} sh -c 'cd /; uname -n' ::: {}",
             addresses.join(" ")
         ),
     ] {

@@ -167,10 +167,7 @@ impl KernelArgs {
             return self.use_prebuilt(&kernel, archive, started, progress);
         }
         let cache = cache::CacheDirectory::from_environment()?;
-        let mut command_line = match &self.cmdline {
-            Some(given) => given.clone(),
-            None => common.arch.facts().command_line.to_owned(),
-        };
+        let mut command_line = self.command_line(common.arch, progress).to_owned();
         let mut fragments = self.config.clone();
         if self.hardened {
             fragments.push(kernel::fragments::HARDENED.to_owned());
@@ -218,6 +215,21 @@ impl KernelArgs {
         Ok(())
     }
 
+    /// The kernel's command line.
+    fn command_line(&self, arch: Arch, progress: Progress) -> &str {
+        let default = arch.facts().command_line;
+        let Some(given) = &self.cmdline else {
+            return default;
+        };
+        let mut parameters = given.split_ascii_whitespace();
+        if !parameters.any(|parameter| parameter.starts_with("console=")) {
+            progress.say(format!(
+                "--cmdline has no console=, so the machine may show nothing; the default is '{default}'"
+            ));
+        }
+        given
+    }
+
     /// Put a kernel that somebody else has built beside the initramfs that it needs.
     fn use_prebuilt(
         &self,
@@ -244,10 +256,7 @@ impl KernelArgs {
         } else {
             publish::remove(&common.path("cpu.config"))?;
         }
-        let command_line = self
-            .cmdline
-            .as_deref()
-            .unwrap_or(common.arch.facts().command_line);
+        let command_line = self.command_line(common.arch, progress);
         let command_line = format!("{}\n", command_line.trim_end());
         let (path, initrd_path) = (common.path("cpukernel"), common.path("cpuinitrd"));
         publish::replace(
