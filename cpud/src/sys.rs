@@ -342,13 +342,7 @@ pub(crate) fn reset_signal_actions() {
 /// A non-blocking packet(7) socket for IPv4 packets on the link with this index. A filter in the kernel passes only
 /// unfragmented UDP to `port`, so that nothing else wakes this process up.
 pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // With protocol 0 it receives nothing yet.
-    // SAFETY: takes numbers only.
-    let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
-    // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-
+    let fd = unbound_packet_socket()?;
     // linux/filter.h: code, jump if true, jump if false, operand. Offsets count from the IP header.
     let op = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = [
@@ -377,7 +371,28 @@ pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
             size_of_val(&filter) as libc::socklen_t,
         )
     })?;
-    let address = link_address(link);
+    bind_to_link(&fd, link, libc::ETH_P_IP as u16)?;
+    Ok(fd)
+}
+
+/// A non-blocking packet(7) socket for ARP messages on the link with this index.
+pub(crate) fn arp_socket(link: u32) -> io::Result<OwnedFd> {
+    let fd = unbound_packet_socket()?;
+    bind_to_link(&fd, link, libc::ETH_P_ARP as u16)?;
+    Ok(fd)
+}
+
+/// With protocol 0, so that it receives nothing yet.
+fn unbound_packet_socket() -> io::Result<OwnedFd> {
+    let kind = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: takes numbers only.
+    let fd = Errno::result(unsafe { libc::socket(libc::AF_PACKET, kind, 0) })?;
+    // SAFETY: the kernel has just made this descriptor, so nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn bind_to_link(fd: &OwnedFd, link: u32, protocol: u16) -> io::Result<()> {
+    let address = link_address(link, protocol);
     // SAFETY: pointer and length are those of a sockaddr_ll, which lives until the call returns.
     Errno::result(unsafe {
         libc::bind(
@@ -386,12 +401,21 @@ pub(crate) fn packet_socket(link: u32, port: u16) -> io::Result<OwnedFd> {
             size_of_val(&address) as libc::socklen_t,
         )
     })?;
-    Ok(fd)
+    Ok(())
 }
 
 /// Sends an IPv4 packet to the Ethernet broadcast address of a link.
 pub(crate) fn broadcast_frame(socket: BorrowedFd<'_>, link: u32, packet: &[u8]) -> io::Result<()> {
-    let address = link_address(link);
+    broadcast(socket, link, libc::ETH_P_IP as u16, packet)
+}
+
+/// Sends an ARP message there.
+pub(crate) fn broadcast_arp(socket: BorrowedFd<'_>, link: u32, message: &[u8]) -> io::Result<()> {
+    broadcast(socket, link, libc::ETH_P_ARP as u16, message)
+}
+
+fn broadcast(socket: BorrowedFd<'_>, link: u32, protocol: u16, packet: &[u8]) -> io::Result<()> {
+    let address = link_address(link, protocol);
     // SAFETY: the kernel reads `packet` and a sockaddr_ll, whose lengths it is given.
     Errno::result(unsafe {
         libc::sendto(
@@ -406,11 +430,11 @@ pub(crate) fn broadcast_frame(socket: BorrowedFd<'_>, link: u32, packet: &[u8]) 
     Ok(())
 }
 
-/// The Ethernet broadcast address on a link, for IPv4.
-fn link_address(link: u32) -> libc::sockaddr_ll {
+/// The Ethernet broadcast address on a link, for a protocol (`ETH_P_*`).
+fn link_address(link: u32, protocol: u16) -> libc::sockaddr_ll {
     libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_IP as u16).to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: link.cast_signed(),
         sll_hatype: 0,
         sll_pkttype: 0,

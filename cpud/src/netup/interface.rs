@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::advertised_dns::AdvertisedDns;
 use super::dhcp::client::{Action, DhcpClient, Lease};
 use super::dhcp::packet::Route;
+use super::dhcp::probe::{AddressProbe, ProbeOutcome};
 use super::dhcp::socket::DhcpSocket;
 use super::dhcp6::Dhcp6;
 use super::ip_arg::{Method, StaticAddress};
@@ -18,6 +19,9 @@ use crate::console::say;
 
 /// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
 const METRIC: u32 = 1024;
+
+/// So many conflicts in a row are not those of machines: something answers for every address.
+const MAX_CONFLICTS: u32 = 3;
 
 /// An interface and how it is configured.
 pub(super) struct Interface {
@@ -33,7 +37,13 @@ pub(super) struct Interface {
 
 struct Dhcp {
     client: DhcpClient,
+    mac: [u8; 6],
     socket: Option<DhcpSocket>,
+    /// A new lease, of which it is not known yet whether another machine has its address.
+    probe: Option<AddressProbe>,
+    /// How many addresses in a row another machine had.
+    conflicts: u32,
+    /// The one that is used.
     lease: Option<Lease>,
     /// The address to use while no server answers.
     fallback: Option<StaticAddress>,
@@ -77,7 +87,10 @@ impl Interface {
                 let client = DhcpClient::new(mac, host_name(), random, now);
                 interface.dhcp = Some(Dhcp {
                     client,
+                    mac,
                     socket: None,
+                    probe: None,
+                    conflicts: 0,
                     lease: None,
                     fallback,
                     fallback_used: false,
@@ -98,12 +111,14 @@ impl Interface {
         {
             if link.running {
                 dhcp.client.start(now);
+                dhcp.conflicts = 0;
                 if std::mem::replace(&mut self.had_carrier, true) {
                     self.solicitations.start(now);
                 }
                 dhcp.report_at = Some(now + REPORT_DELAY);
             } else {
                 dhcp.client.stop();
+                dhcp.probe = None;
                 self.solicitations.stop();
                 dhcp.report_at = None;
             }
@@ -152,7 +167,8 @@ impl Interface {
     /// When to call [`Self::work`] even if nothing has arrived.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let dhcp = self.dhcp.iter();
-        dhcp.flat_map(|dhcp| [dhcp.client.deadline(), dhcp.report_at])
+        let probed = |dhcp: &Dhcp| dhcp.probe.as_ref().map(AddressProbe::deadline);
+        dhcp.flat_map(|dhcp| [dhcp.client.deadline(), dhcp.report_at, probed(dhcp)])
             .chain(self.dhcp6.as_ref().map(Dhcp6::deadline))
             .chain([
                 self.advertised_dns.deadline(),
@@ -164,12 +180,11 @@ impl Interface {
 
     /// The sockets to wait for meanwhile.
     pub(super) fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let socket = self.dhcp.as_ref().and_then(|dhcp| dhcp.socket.as_ref());
+        let dhcp = self.dhcp.as_ref();
+        let socket = dhcp.and_then(|dhcp| Some(dhcp.socket.as_ref()?.as_fd()));
+        let probe = dhcp.and_then(|dhcp| Some(dhcp.probe.as_ref()?.as_fd()));
         let socket6 = self.dhcp6.as_ref().and_then(Dhcp6::socket);
-        socket
-            .map(|socket| socket.as_fd())
-            .into_iter()
-            .chain(socket6)
+        [socket, probe, socket6].into_iter().flatten()
     }
 
     /// Handles what has arrived, and does what is due.
@@ -206,57 +221,24 @@ impl Interface {
             }
         }
         actions.extend(dhcp.client.tick(now));
-        // The socket is opened before the actions that send, and closed only in the next round, since one that is no
-        // longer needed may still have something to send.
-        let listen = dhcp.client.listen();
-        let open = |dhcp: &mut Dhcp| {
-            if !dhcp
-                .socket
-                .as_ref()
-                .is_some_and(|socket| socket.serves(listen))
-            {
-                dhcp.socket = DhcpSocket::open(listen, self.link.index).unwrap_or_else(|error| {
-                    if !dhcp.open_failed {
-                        say(format_args!(
-                            "cannot listen for DHCP on {} (CONFIG_PACKET): {error}",
-                            self.link.name
-                        ));
-                        dhcp.open_failed = true;
-                    }
-                    None
-                });
+        self.perform(dhcp, actions, now, host);
+        match dhcp.probe.as_mut().and_then(|probe| probe.work(now)) {
+            None => {}
+            Some(ProbeOutcome::Free(lease)) => {
+                (dhcp.probe, dhcp.conflicts) = (None, 0);
+                self.use_lease(dhcp, &lease, now, host);
             }
-        };
-        open(dhcp);
-        for action in actions {
-            // A message that can't be sent is like one that is lost: it will be repeated.
-            let _ = match (action, &dhcp.socket) {
-                (Action::Broadcast(message), Some(socket)) => socket.broadcast(&message),
-                (Action::Unicast { message, to, .. }, Some(socket)) => socket.unicast(&message, to),
-                (Action::Configure(lease), _) => {
-                    dhcp.report_at = None;
-                    if std::mem::take(&mut dhcp.fallback_used)
-                        && let Some(fallback) = &dhcp.fallback
-                    {
-                        self.remove(fallback.address, fallback.prefix, host);
-                    }
-                    self.configure(dhcp.lease.replace(lease.clone()), &lease, now, host);
-                    Ok(())
-                }
-                (Action::Deconfigure, _) => {
-                    dhcp.report_at = Some(now + REPORT_DELAY);
-                    if let Some(lease) = dhcp.lease.take() {
-                        say(format_args!(
-                            "{}: the lease of {} has ended",
-                            self.link.name, lease.address
-                        ));
-                        self.remove(lease.address, lease.prefix, host);
-                        self.set_name_servers(&[], &[], host);
-                    }
-                    Ok(())
-                }
-                (_, None) => Ok(()),
-            };
+            Some(ProbeOutcome::Taken(address, mac)) => {
+                dhcp.probe = None;
+                dhcp.conflicts += 1;
+                say(format_args!(
+                    "{}: another machine ({}) has {address}, which DHCP gave; asking for another address",
+                    self.link.name,
+                    mac.map(|byte| format!("{byte:02x}")).join(":")
+                ));
+                let declined = dhcp.client.decline(now);
+                self.perform(dhcp, declined.into_iter().collect(), now, host);
+            }
         }
         if dhcp.report_at.is_some_and(|at| at <= now) {
             dhcp.report_at = None;
@@ -278,6 +260,76 @@ impl Interface {
                 ));
             }
         }
+    }
+
+    fn perform(&self, dhcp: &mut Dhcp, actions: Vec<Action>, now: Instant, host: &mut Host) {
+        // The socket is opened before the actions that send, and closed only in the next round, since one that is no
+        // longer needed may still have something to send.
+        let listen = dhcp.client.listen();
+        let serves = |socket: &DhcpSocket| socket.serves(listen);
+        if !dhcp.socket.as_ref().is_some_and(serves) {
+            dhcp.socket = DhcpSocket::open(listen, self.link.index).unwrap_or_else(|error| {
+                if !dhcp.open_failed {
+                    say(format_args!(
+                        "cannot listen for DHCP on {} (CONFIG_PACKET): {error}",
+                        self.link.name
+                    ));
+                    dhcp.open_failed = true;
+                }
+                None
+            });
+        }
+        for action in actions {
+            // A message that can't be sent is like one that is lost: it will be repeated.
+            let _ = match (action, &dhcp.socket) {
+                (Action::Broadcast(message), Some(socket)) => socket.broadcast(&message),
+                (Action::Unicast { message, to, .. }, Some(socket)) => socket.unicast(&message, to),
+                (Action::Configure(lease), _) => {
+                    dhcp.report_at = None;
+                    let used = dhcp.lease.as_ref().map(|used| used.address);
+                    let is_new = used != Some(lease.address);
+                    let asks = is_new && dhcp.conflicts < MAX_CONFLICTS;
+                    if is_new && !asks {
+                        say(format_args!(
+                            "{}: something answers for every address; using {} all the same",
+                            self.link.name, lease.address
+                        ));
+                    }
+                    let probe = |lease: &Lease| {
+                        AddressProbe::new(lease.clone(), dhcp.mac, self.link.index, now).ok()
+                    };
+                    dhcp.probe = Some(&lease).filter(|_| asks).and_then(probe);
+                    if dhcp.probe.is_none() {
+                        self.use_lease(dhcp, &lease, now, host);
+                    }
+                    Ok(())
+                }
+                (Action::Deconfigure, _) => {
+                    dhcp.report_at = Some(now + REPORT_DELAY);
+                    dhcp.probe = None;
+                    if let Some(lease) = dhcp.lease.take() {
+                        say(format_args!(
+                            "{}: the lease of {} has ended",
+                            self.link.name, lease.address
+                        ));
+                        self.remove(lease.address, lease.prefix, host);
+                        self.set_name_servers(&[], &[], host);
+                    }
+                    Ok(())
+                }
+                (_, None) => Ok(()),
+            };
+        }
+    }
+
+    fn use_lease(&self, dhcp: &mut Dhcp, lease: &Lease, now: Instant, host: &mut Host) {
+        if std::mem::take(&mut dhcp.fallback_used)
+            && let Some(fallback) = &dhcp.fallback
+        {
+            self.remove(fallback.address, fallback.prefix, host);
+        }
+        let old = dhcp.lease.replace(lease.clone());
+        self.configure(old, lease, now, host);
     }
 
     fn configure(&self, old: Option<Lease>, lease: &Lease, now: Instant, host: &mut Host) {

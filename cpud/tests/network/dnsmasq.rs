@@ -147,6 +147,51 @@ fn a_lease_that_another_server_refuses_is_given_up() {
     announced(&mut machine, "eth0 10.9.0.8");
 }
 
+/// A machine whose neighbour has these addresses, the first that the server gives.
+fn beside_a_machine_with(last: u8) -> (NetworkFixture, Dnsmasq) {
+    let machine = NetworkFixture::with("\n", |_| {
+        ip(&["link", "set", "lo", "up"]);
+        for number in 60..=last {
+            ip(&["addr", "add", &format!("10.9.0.{number}/32"), "dev", "lo"]);
+        }
+    });
+    (machine, Dnsmasq::new(&[RANGE, "--dhcp-sequential-ip"]))
+}
+
+fn conflict(line: &str, address: &str) -> bool {
+    line.starts_with("cpud: eth0: another machine (")
+        && line.contains(&format!(") has {address}, which DHCP gave; asking for"))
+}
+
+#[test]
+fn an_address_that_another_machine_has_is_declined() {
+    let (mut machine, _dnsmasq) = beside_a_machine_with(60);
+    let line = machine.line();
+    assert!(conflict(&line, "10.9.0.60"), "{line}");
+    assert!(!machine.ip("addr show eth0").contains("10.9.0.60"));
+    assert_eq!(machine.line(), machine.announcement("10.9.0.61"));
+    machine.wait_until("addr show eth0", "inet 10.9.0.61/24 ", true);
+}
+
+#[test]
+fn where_something_answers_for_every_address_one_is_used_all_the_same() {
+    let (mut machine, _dnsmasq) = beside_a_machine_with(69);
+    for _ in 0..3 {
+        let line = machine.line();
+        let address = line.split(' ').find(|word| word.starts_with("10.9.0.6"));
+        let address = address
+            .map(|word| word.trim_end_matches(','))
+            .unwrap_or_default();
+        assert!(conflict(&line, address), "{line}");
+    }
+    let line = machine.line();
+    let address = line
+        .strip_prefix("cpud: eth0: something answers for every address; using ")
+        .and_then(|rest| rest.strip_suffix(" all the same"));
+    let address = address.unwrap_or_else(|| panic!("{line}"));
+    assert_eq!(machine.line(), machine.announcement(address));
+}
+
 #[test]
 fn a_carrier_that_comes_late_and_a_dead_card_keep_nothing_from_working() {
     let mut machine = NetworkFixture::with("\n", |pid| {

@@ -8,14 +8,14 @@
 //!             └── nak, silence ── Rebooting ── ack ─┘     (the cable was unplugged; there is a lease)
 //! ```
 //!
-//! Deliberately absent: an ARP probe before the address is used, DECLINE and RELEASE. A machine that remembers nothing
-//! cannot tell whether an address is another machine's or its own of five minutes ago.
+//! Whoever uses the lease looks first whether another machine has the address ([`probe`](super::probe)), and declines it then. RELEASE is
+//! deliberately absent: a machine that is switched off sends nothing.
 
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::super::jitter::{FIRST_WAIT, Jitter, MAX_WAIT};
-use super::packet::{ACK, BootReply, BootRequest, DISCOVER, NAK, OFFER, REQUEST, Route};
+use super::packet::{ACK, BootReply, BootRequest, DECLINE, DISCOVER, NAK, OFFER, REQUEST, Route};
 
 /// How often an offer is requested before the client starts again: for 1 + 2 + 4 + 8 seconds.
 const MAX_REQUESTS: u32 = 4;
@@ -23,6 +23,8 @@ const MAX_REQUESTS: u32 = 4;
 const MAX_REBOOTS: u32 = 3;
 /// No renewal is repeated sooner (RFC 2131, 4.4.5).
 const MIN_RENEWAL: Duration = Duration::from_mins(1);
+/// How long to wait after an address was declined (RFC 2131, 3.1).
+const DECLINE_WAIT: Duration = Duration::from_secs(10);
 /// The least number of seconds that a lease is taken to last, so that no server can make the client spin.
 const MIN_LEASE: u32 = 4;
 
@@ -325,6 +327,24 @@ impl DhcpClient {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// Another machine has the address of the lease: give it up, and look for another one a little later.
+    pub(in super::super) fn decline(&mut self, now: Instant) -> Option<Action> {
+        let lease = self.lease.take()?;
+        self.enter(DhcpState::Selecting { tries: 0 }, now);
+        self.next = Some(now + DECLINE_WAIT);
+        let message = BootRequest {
+            kind: DECLINE,
+            xid: self.xid,
+            secs: 0,
+            mac: self.mac,
+            ciaddr: Ipv4Addr::UNSPECIFIED,
+            requested: Some(lease.address),
+            server: Some(lease.server),
+            hostname: None,
+        };
+        Some(Action::Broadcast(message.encode()))
     }
 
     /// The lease in an ACK; none if it has no lease time.

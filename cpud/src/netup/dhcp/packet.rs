@@ -18,6 +18,7 @@ const MAGIC: [u8; 4] = [99, 130, 83, 99];
 pub(super) const DISCOVER: u8 = 1;
 pub(super) const OFFER: u8 = 2;
 pub(super) const REQUEST: u8 = 3;
+pub(super) const DECLINE: u8 = 4;
 pub(super) const ACK: u8 = 5;
 pub(super) const NAK: u8 = 6;
 
@@ -84,6 +85,12 @@ impl BootRequest<'_> {
         }
         if let Some(server) = self.server {
             option(code::SERVER, &server.octets());
+        }
+        if self.kind == DECLINE {
+            // RFC 2131, table 5: nothing else.
+            m.push(code::END);
+            m.resize(m.len().max(MIN_MESSAGE), 0);
+            return m;
         }
         if let Some(name) = self.hostname {
             option(code::HOSTNAME, name.as_bytes());
