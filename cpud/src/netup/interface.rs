@@ -20,8 +20,8 @@ use crate::console::say;
 /// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
 const METRIC: u32 = 1024;
 
-/// So many conflicts in a row are not those of machines: something answers for every address.
-const MAX_CONFLICTS: u32 = 3;
+/// So many addresses in a row are not those of machines: something answers for every address.
+const MAX_CONFLICTS: usize = 3;
 
 /// An interface and how it is configured.
 pub(super) struct Interface {
@@ -41,8 +41,8 @@ struct Dhcp {
     socket: Option<DhcpSocket>,
     /// A new lease, of which it is not known yet whether another machine has its address.
     probe: Option<AddressProbe>,
-    /// How many addresses in a row another machine had.
-    conflicts: u32,
+    /// The addresses that another machine had, since one was free.
+    conflicts: Vec<Ipv4Addr>,
     /// The one that is used.
     lease: Option<Lease>,
     /// The address to use while no server answers.
@@ -90,7 +90,7 @@ impl Interface {
                     mac,
                     socket: None,
                     probe: None,
-                    conflicts: 0,
+                    conflicts: Vec::new(),
                     lease: None,
                     fallback,
                     fallback_used: false,
@@ -111,7 +111,7 @@ impl Interface {
         {
             if link.running {
                 dhcp.client.start(now);
-                dhcp.conflicts = 0;
+                dhcp.conflicts.clear();
                 if std::mem::replace(&mut self.had_carrier, true) {
                     self.solicitations.start(now);
                 }
@@ -225,17 +225,20 @@ impl Interface {
         match dhcp.probe.as_mut().and_then(|probe| probe.work(now)) {
             None => {}
             Some(ProbeOutcome::Free(lease)) => {
-                (dhcp.probe, dhcp.conflicts) = (None, 0);
+                (dhcp.probe, dhcp.conflicts) = (None, Vec::new());
                 self.use_lease(dhcp, &lease, now, host);
             }
             Some(ProbeOutcome::Taken(address, mac)) => {
                 dhcp.probe = None;
-                dhcp.conflicts += 1;
-                say(format_args!(
-                    "{}: another machine ({}) has {address}, which DHCP gave; asking for another address",
-                    self.link.name,
-                    mac.map(|byte| format!("{byte:02x}")).join(":")
-                ));
+                // A server may give it again and again.
+                if !dhcp.conflicts.contains(&address) {
+                    dhcp.conflicts.push(address);
+                    say(format_args!(
+                        "{}: another machine ({}) has {address}, which DHCP gave; asking for another address",
+                        self.link.name,
+                        mac.map(|byte| format!("{byte:02x}")).join(":")
+                    ));
+                }
                 let declined = dhcp.client.decline(now);
                 self.perform(dhcp, declined.into_iter().collect(), now, host);
             }
@@ -288,7 +291,9 @@ impl Interface {
                     dhcp.report_at = None;
                     let used = dhcp.lease.as_ref().map(|used| used.address);
                     let is_new = used != Some(lease.address);
-                    let asks = is_new && dhcp.conflicts < MAX_CONFLICTS;
+                    let had = &dhcp.conflicts;
+                    let is_enough = had.len() >= MAX_CONFLICTS && !had.contains(&lease.address);
+                    let asks = is_new && !is_enough;
                     if is_new && !asks {
                         say(format_args!(
                             "{}: something answers for every address; using {} all the same",

@@ -148,14 +148,14 @@ fn a_lease_that_another_server_refuses_is_given_up() {
 }
 
 /// A machine whose neighbour has these addresses, the first that the server gives.
-fn beside_a_machine_with(last: u8) -> (NetworkFixture, Dnsmasq) {
+fn beside_a_machine_with(last: u8, options: &[&str]) -> (NetworkFixture, Dnsmasq) {
     let machine = NetworkFixture::with("\n", |_| {
         ip(&["link", "set", "lo", "up"]);
         for number in 60..=last {
             ip(&["addr", "add", &format!("10.9.0.{number}/32"), "dev", "lo"]);
         }
     });
-    (machine, Dnsmasq::new(&[RANGE, "--dhcp-sequential-ip"]))
+    (machine, Dnsmasq::new(options))
 }
 
 fn conflict(line: &str, address: &str) -> bool {
@@ -165,7 +165,7 @@ fn conflict(line: &str, address: &str) -> bool {
 
 #[test]
 fn an_address_that_another_machine_has_is_declined() {
-    let (mut machine, _dnsmasq) = beside_a_machine_with(60);
+    let (mut machine, _dnsmasq) = beside_a_machine_with(60, &[RANGE, "--dhcp-sequential-ip"]);
     let line = machine.line();
     assert!(conflict(&line, "10.9.0.60"), "{line}");
     assert!(!machine.ip("addr show eth0").contains("10.9.0.60"));
@@ -174,8 +174,20 @@ fn an_address_that_another_machine_has_is_declined() {
 }
 
 #[test]
+fn a_taken_address_is_not_used_however_often_the_server_gives_it() {
+    let range = "--dhcp-range=10.9.0.60,10.9.0.60,1h";
+    let (mut machine, _dnsmasq) = beside_a_machine_with(60, &[range]);
+    let line = machine.line();
+    assert!(conflict(&line, "10.9.0.60"), "{line}");
+    machine.says_nothing(Duration::from_secs(25));
+    assert!(!machine.ip("addr show eth0").contains("10.9.0.60"));
+    ip(&["addr", "del", "10.9.0.60/32", "dev", "lo"]);
+    assert_eq!(machine.line(), machine.announcement("10.9.0.60"));
+}
+
+#[test]
 fn where_something_answers_for_every_address_one_is_used_all_the_same() {
-    let (mut machine, _dnsmasq) = beside_a_machine_with(69);
+    let (mut machine, _dnsmasq) = beside_a_machine_with(69, &[RANGE]);
     for _ in 0..3 {
         let line = machine.line();
         let address = line.split(' ').find(|word| word.starts_with("10.9.0.6"));
