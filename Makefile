@@ -26,7 +26,7 @@ export CARGO_TARGET_$(shell echo $(TARGET) | tr a-z- A-Z_)_LINKER := rust-lld
 CROSS  := cross-$(ARCH)
 endif
 
-.PHONY: all deps programs keys initramfs cpukernel flash flash-demo hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-path bench-stick conformance soak clean help aarch64 aarch64-test-program
+.PHONY: all deps cpud programs keys initramfs cpukernel flash flash-demo hardened fetch usb stick netboot bundle qemu demo carry install uninstall dist check-packages check-carry docs check test test-all bench bench-session bench-9p bench-path bench-stick conformance soak clean help aarch64 aarch64-test-program
 
 all: cpukernel ## programs, keys, initramfs and kernel, in out/x86_64
 
@@ -40,16 +40,19 @@ $(error $(filter flash flash-demo hardened stick,$(MAKECMDGOALS)): there is none
 endif
 endif
 
-programs: ## cpu, cpud and mkimage, static
+cpud: ## cpud, static; for another architecture also the mkimage that makes its images
 	@scripts/deps build $(CROSS)
-	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p mkimage
 	cargo build --profile $(CPUD_PROFILE) --target $(TARGET) -p cpud
-	@install -D -C -t $(OUT) $(BIN)/$(PROFILE)/cpu $(BIN)/$(CPUD_PROFILE)/cpud $(BIN)/$(PROFILE)/mkimage
+	@install -D -C -t $(OUT) $(BIN)/$(CPUD_PROFILE)/cpud
 ifdef CROSS
 	$(MAKE) ARCH=$(HOST) OUT=out/$(HOST) PROFILE=release programs
 endif
 
-keys: programs ## the user's key and the machine's host key, unless they exist
+programs: cpud ## cpu, cpud and mkimage, static
+	cargo build --profile $(PROFILE) --target $(TARGET) -p cpu-client -p mkimage
+	@install -D -C -t $(OUT) $(BIN)/$(PROFILE)/cpu $(BIN)/$(PROFILE)/mkimage
+
+keys: $(if $(CROSS),cpud,programs) ## the user's key and the machine's host key, unless they exist
 	@# The demo and the tests log in with nobody there to type a passphrase.
 	@test -e $(OUT)/cpu_rsa || $(MKIMAGE) keys --no-passphrase -o $(OUT)
 
@@ -97,7 +100,7 @@ stick: ## the image of a stick in two minutes, with Debian's kernel (DEB=FILE fo
 netboot: cpukernel ## the files that a server needs to boot machines from the network
 	$(MKIMAGE) netboot --arch $(ARCH) -o $(OUT)
 
-bundle: cpukernel ## a download for others: everything to try cpu with nothing but QEMU
+bundle: programs cpukernel ## a download for others: everything to try cpu with nothing but QEMU
 	@scripts/deps media
 	$(MKIMAGE) bundle --arch $(ARCH) -o $(OUT)
 

@@ -281,7 +281,7 @@ fn run(flags: &Flags) -> Result<u8> {
             input,
             steps: steps.clone(),
         };
-        session::run(connection, command).await
+        session::run(connection, host, command).await
     });
     // Threads that are blocked in a read must not keep the process alive.
     runtime.shutdown_background();

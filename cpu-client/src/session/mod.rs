@@ -59,7 +59,12 @@ pub(crate) struct Command {
 }
 
 /// Runs the command, and returns the exit status for this process.
-pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> Result<u8> {
+/// `host` is what the user calls the machine.
+pub(crate) async fn run(
+    mut connection: ServerConnection,
+    host: &str,
+    command: Command,
+) -> Result<u8> {
     let caches = command.files.as_ref().map(|(_, caches)| &caches[..]);
     connection
         .server
@@ -116,7 +121,13 @@ pub(crate) async fn run(mut connection: ServerConnection, command: Command) -> R
             raw: &raw,
             is_needed: needs_terminal,
         });
-        let ended = wait_end(&mut connection.events, sender.id(), pending_pty, outputs);
+        let ended = wait_end(
+            &mut connection.events,
+            host,
+            sender.id(),
+            pending_pty,
+            outputs,
+        );
         tokio::pin!(ended);
         // A TERM or HUP ends the session after a grace, a second INT or QUIT at once.
         let mut last_chance: Option<(Signal, tokio::time::Instant)> = None;
@@ -191,6 +202,7 @@ struct PendingPty<'a> {
 /// Waits for the end of the command and of its output, and returns its exit status.
 async fn wait_end(
     events: &mut mpsc::UnboundedReceiver<ConnectionEvent>,
+    host: &str,
     main: ChannelId,
     mut pending_pty: Option<PendingPty<'_>>,
     outputs: [oneshot::Receiver<()>; 2],
@@ -243,5 +255,5 @@ async fn wait_end(
             std::future::pending::<()>().await;
         }
     }
-    status.with_context(|| format!("the connection was lost: {reason}"))
+    status.with_context(|| format!("the connection to {host} was lost: {reason}"))
 }

@@ -140,7 +140,7 @@ pub(crate) async fn connect(
                 Err(_) if target.host_keys.has_asked() => {}
                 Err(_) => bail!(
                     "cannot connect to {endpoint}: no answer within {} seconds; is the \
-                     machine up, and is cpud running on it?",
+                     machine up (it may still be booting), and is cpud running on it?",
                     limit.as_secs()
                 ),
             }

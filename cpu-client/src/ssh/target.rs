@@ -81,7 +81,7 @@ pub(crate) struct Target {
 
 fn port(text: &str) -> Result<u16> {
     let port = text.parse().ok().filter(|&port| port != 0);
-    port.with_context(|| format!("{text:?} is not a TCP port"))
+    port.with_context(|| format!("{text:?} is not a TCP port: write a number from 1 to 65535"))
 }
 
 fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
@@ -114,7 +114,10 @@ impl Target {
         let user = user.map(str::to_owned).or_else(|| settings.user.clone());
         let user = user.unwrap_or_else(|| options.local_user.to_owned());
         let tcp_port = match (options.socket, options.port.or(inline_port)) {
-            (SocketKind::Tcp, Some(text)) => port(text)?,
+            (SocketKind::Tcp, Some(text)) => port(text).with_context(|| match options.port {
+                Some(_) => String::from("-sp"),
+                None => format!("{original_host:?}"),
+            })?,
             _ => match options.found.and_then(<[_]>::first) {
                 Some(address) => address.port(),
                 None => settings.port.unwrap_or(DEFAULT_PORT),
@@ -245,7 +248,7 @@ fn vsock(host: &str, port: Option<&str>) -> Result<Endpoint> {
         Some(text) => text
             .parse()
             .ok()
-            .with_context(|| format!("{text:?} is not a vsock port"))?,
+            .with_context(|| format!("-sp: {text:?} is not a vsock port: write a number"))?,
         None => u32::from(DEFAULT_PORT),
     };
     Ok(Endpoint::Vsock { cid, port })

@@ -2,7 +2,7 @@
 //! the other is ended too: the mount then answers every request with an error instead of hanging.
 
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use cpu_ssh::Stream;
@@ -18,16 +18,35 @@ use crate::memory;
 /// The most memory that contents of the client's files take, whatever the machine has.
 const MAX_CONTENTS: u64 = 128 << 20;
 
-/// The part of the available memory that they take at most: several connections may have begun at the same time, and each gives back
-/// nothing when memory becomes short.
+/// The part of the available memory that they take at most: there may be several connections.
 const CONTENTS_PART: u64 = 16;
 
+/// How often a connection looks how much memory is available.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
+
 /// What contents of the client's files may take for all mounts of this connection.
-static CONTENTS: LazyLock<Arc<ContentBudget>> = LazyLock::new(|| {
-    let limit = memory::available().unwrap_or(0) / CONTENTS_PART;
-    let limit = limit.min(MAX_CONTENTS);
-    Arc::new(ContentBudget::new(limit.try_into().unwrap_or(0)))
-});
+static CONTENTS: LazyLock<Arc<ContentBudget>> =
+    LazyLock::new(|| Arc::new(ContentBudget::new(contents_limit(0))));
+
+/// How many bytes contents may take that take `used` now.
+fn contents_limit(used: usize) -> usize {
+    let available = memory::available().unwrap_or(0);
+    let limit = available.saturating_add(used as u64) / CONTENTS_PART;
+    limit.min(MAX_CONTENTS).try_into().unwrap_or(0)
+}
+
+/// Gives memory back while others on the machine need it, until the relay ends.
+async fn give_back(relay: Weak<dyn SyncCloses>) {
+    loop {
+        tokio::time::sleep(MEMORY_INTERVAL).await;
+        let Some(relay) = relay.upgrade() else { return };
+        let used = CONTENTS.used();
+        if used > 0 {
+            CONTENTS.set_limit(contents_limit(used));
+            relay.give_back();
+        }
+    }
+}
 
 /// The machine's end of the client's files.
 pub(super) enum KernelEnd {
@@ -50,10 +69,12 @@ pub(super) fn relay_files(
     let socket = match kernel {
         KernelEnd::V9fs(socket) => socket,
         KernelEnd::Fuse(mount) => {
+            let relay = relay_fuse(receiver.clone(), sender, *mount, relay, processed);
+            tokio::spawn(give_back(relay.clone()));
             return Relayed {
-                receiver: receiver.clone(),
+                receiver,
                 progress,
-                relay: relay_fuse(receiver, sender, *mount, relay, processed),
+                relay,
             };
         }
     };
@@ -67,6 +88,7 @@ pub(super) fn relay_files(
         progress,
         relay: Arc::<FilesRelay>::downgrade(&shared) as Weak<_>,
     };
+    tokio::spawn(give_back(relayed.relay.clone()));
     let to_client = tokio::spawn({
         let (shared, socket, sender) = (shared.clone(), socket.clone(), sender.clone());
         async move {
@@ -205,6 +227,10 @@ impl SyncCloses for FilesRelay {
 
     fn forget_unwatched(&self) {
         self.with(Relay::forget_unwatched);
+    }
+
+    fn give_back(&self) {
+        self.with(Relay::give_back);
     }
 }
 

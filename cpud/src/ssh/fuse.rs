@@ -107,6 +107,10 @@ impl SyncCloses for FuseRelay {
     fn forget_unwatched(&self) {
         self.with(|_, relay| relay.forget_unwatched());
     }
+
+    fn give_back(&self) {
+        self.with(|_, relay| relay.give_back());
+    }
 }
 
 impl FuseRelay {

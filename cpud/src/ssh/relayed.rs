@@ -34,6 +34,9 @@ pub(super) trait SyncCloses: Send + Sync {
 
     /// Drops what is known for a moment without the client's promise to take it back.
     fn forget_unwatched(&self);
+
+    /// Drops contents that are more than may be kept now.
+    fn give_back(&self);
 }
 
 /// The files of a mount.
@@ -145,6 +148,8 @@ mod tests {
         }
 
         fn forget_unwatched(&self) {}
+
+        fn give_back(&self) {}
     }
 
     fn fixture() -> (Arc<ThreeCloses>, watch::Sender<RelayProgress>, Closes) {

@@ -207,7 +207,7 @@ fn is_asked(daemon: &Daemon, flags: &[&str]) -> Result<()> {
     path.fall_silent();
     fails(
         &finish(child)?,
-        &["the connection was lost", "no answer for 3 seconds"],
+        &["the connection to board was lost: no answer for 3 seconds"],
     )
 }
 

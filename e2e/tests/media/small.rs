@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use e2e::client::Home;
 use e2e::soak::{BOMB, EATERS, FILL, FILLER, Guest, LOGIN, hang_up};
 
 use crate::Test;
@@ -13,6 +14,7 @@ pub(crate) const TESTS: &[Test] = &[
         "a_small_machine_outlives_what_its_sessions_do",
         greedy_sessions,
     ),
+    ("memory_that_contents_take_is_given_back", giving_back),
 ];
 
 fn least() -> Result<()> {
@@ -56,5 +58,41 @@ fn greedy_sessions() -> Result<()> {
     log_in("during a fork bomb")?;
     hang_up(&mut bomb)?;
     log_in("after a fork bomb")?;
+    guest.end()
+}
+
+/// What cpud keeps of the client's files, before, with and after others' need of memory.
+fn giving_back() -> Result<()> {
+    let guest = Guest::boot(256)?;
+    let (_, client) = guest.parts();
+    let home = Home::new()?;
+    for n in 0..12 {
+        std::fs::write(home.path().join(format!("{n}")), vec![n; 1 << 20])?;
+    }
+    let script = format!(
+        r#"memory() {{
+            for process in /proc/[0-9]*; do
+                if tr '\0' ' ' <$process/cmdline | grep -q '^cpud connection'; then
+                    sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' $process/status
+                fi
+            done | sort -n | tail -n 1
+        }}
+        memory
+        cat /tmp/cpu{}/* | wc -c
+        memory
+        python3 -c 'import time; x = b"x" * (150 << 20); print(len(x), flush=True); time.sleep(10)' >/dev/null &
+        sleep 9
+        memory"#,
+        home.path().display()
+    );
+    let told = client.sh_ok(&script)?;
+    let numbers: Result<Vec<u64>, _> = told.lines().map(str::parse).collect();
+    let numbers = numbers.with_context(|| told.clone())?;
+    let [before, read, kept, left] = numbers[..] else {
+        anyhow::bail!("{told}")
+    };
+    ensure!(read == 12 << 20);
+    ensure!(kept > before + (8 << 10), "nothing is kept: {told}");
+    ensure!(left + (6 << 10) < kept, "nothing is given back: {told}");
     guest.end()
 }

@@ -15,6 +15,13 @@ impl Relay {
         self.made = None;
     }
 
+    /// Drops the contents that were used least recently until the rest fits into its budget, whose limit may have become lower.
+    pub fn give_back(&mut self) {
+        if let Some(mirror) = &mut self.mirror {
+            mirror.give_back();
+        }
+    }
+
     pub(super) fn forget_all(&mut self) {
         self.attrs.clear();
         self.made = None;

@@ -45,6 +45,20 @@ fn the_command_line_wins_over_the_configuration() {
         tcp_at(&Target::new(&with_flag, |_| Ok(settings())).unwrap()).1,
         9
     );
+    for port in ["abc", "0", "65536", "-1"] {
+        let options = ConnectOptions {
+            port: Some(port),
+            ..options("board")
+        };
+        let error = Target::new(&options, |_| Ok(settings())).err().unwrap();
+        assert_eq!(
+            format!("{error:#}"),
+            format!("-sp: {port:?} is not a TCP port: write a number from 1 to 65535")
+        );
+    }
+    let error = Target::new(&options("[board]:x"), |_| Ok(settings()));
+    let error = format!("{:#}", error.err().unwrap());
+    assert!(error.starts_with("\"board\": \"x\" is not"), "{error}");
     let target = Target::new(&options("board"), |_| Ok(Settings::default())).unwrap();
     assert_eq!(
         (tcp_at(&target).1, target.user.as_str()),

@@ -109,6 +109,11 @@ impl Mirror {
         self.changing.insert(tag, changed);
     }
 
+    /// Drops contents until the rest fits into the budget.
+    pub(in super::super) fn give_back(&mut self) {
+        self.store.make_room_for_contents(0);
+    }
+
     pub(super) fn forget_changed(&mut self, changed: &[Changed]) {
         let now = self.moment();
         for changed in changed {

@@ -14,7 +14,7 @@ const MAX_PIECES: usize = 256;
 /// How much memory the contents of files may take. Several mounts may share one.
 #[derive(Debug)]
 pub struct ContentBudget {
-    limit: usize,
+    limit: AtomicUsize,
     used: AtomicUsize,
 }
 
@@ -22,30 +22,39 @@ impl ContentBudget {
     /// With `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
-            limit,
+            limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
         }
     }
 
+    /// From now on. What is above it stays until [`Relay::give_back`](super::super::Relay::give_back).
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
+    }
+
+    fn limit(&self) -> usize {
+        self.limit.load(Ordering::Relaxed)
+    }
+
     /// The largest file of which contents are kept.
     pub(super) fn max_file(&self) -> u64 {
-        self.limit as u64 / 4
+        self.limit() as u64 / 4
     }
 
     pub(super) fn has_room(&self, bytes: usize) -> bool {
         let used = self.used.load(Ordering::Relaxed);
-        used.saturating_add(bytes) <= self.limit
+        used.saturating_add(bytes) <= self.limit()
     }
 
     fn take(&self, bytes: usize) -> bool {
-        let add = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
+        let limit = self.limit();
+        let add = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
         let relaxed = Ordering::Relaxed;
         self.used.fetch_update(relaxed, relaxed, add).is_ok()
     }
 
     /// The bytes that are in use.
-    #[cfg(test)]
-    pub(super) fn used(&self) -> usize {
+    pub fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 }

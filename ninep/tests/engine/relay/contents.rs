@@ -404,6 +404,24 @@ fn the_contents_that_were_not_used_for_long_make_room() {
     let known: Vec<_> = (0..8).filter(|n| opens(&mut told, *n)).collect();
     assert_eq!(known.first(), Some(&0));
     assert!(opens(&mut told, 7));
+    // Others need the memory.
+    let (before, limit) = (budget.used(), 4 * SIZE + 200);
+    assert!(before > limit);
+    budget.set_limit(limit);
+    assert!(opens(&mut told, 7));
+    assert_eq!(budget.used(), before, "nothing is dropped at once");
+    told.relay.give_back();
+    assert!(budget.used() <= limit && budget.used() >= 3 * SIZE);
+    assert!(opens(&mut told, 7), "the last one that was used stays");
+    budget.set_limit(0);
+    told.relay.give_back();
+    assert_eq!(budget.used(), 0);
+    // Nobody needs it any more.
+    budget.set_limit(5 * SIZE);
+    assert!(!opens(&mut told, 7) && opens(&mut told, 7));
+    for n in 0..8 {
+        opens(&mut told, n);
+    }
     // Another mount has what is left, and gives it back.
     let mut other = ToldRelay::keeping(budget);
     look(&mut other, 1);

@@ -20,7 +20,7 @@ impl KeptDirs {
         fits: impl FnOnce(&FileFacts) -> bool,
     ) {
         let cost = Contents::cost(data.len());
-        while !self.budget.has_room(cost) && self.drop_oldest_contents() {}
+        self.make_room_for_contents(cost);
         let budget = self.budget.clone();
         let facts = self.facts_since(qid, Some((dir, name)), sent);
         let Some(facts) = facts.filter(|facts| fits(facts)) else {
@@ -42,6 +42,11 @@ impl KeptDirs {
                 self.read = read;
             }
         }
+    }
+
+    /// Drops what was used least recently until so many bytes fit.
+    pub(in super::super) fn make_room_for_contents(&mut self, bytes: usize) {
+        while !self.budget.has_room(bytes) && self.drop_oldest_contents() {}
     }
 
     fn facts_of_name(&mut self, dir: u64, name: &[u8]) -> Option<&mut FileFacts> {
