@@ -123,7 +123,12 @@ impl TraceStore {
                 break;
             }
             sum -= old;
-            fs::remove_file(path)?;
+            // Another session may have done so.
+            if let Err(error) = fs::remove_file(path)
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                return Err(error);
+            }
         }
         Ok(())
     }
@@ -133,7 +138,12 @@ impl TraceStore {
 fn cache_directory(cache_home: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
     let is_own = |path: &Path| fs::metadata(path).map(|found| is_own_directory(&found));
     if let Some(cache) = cache_home.filter(|path| path.is_absolute()) {
-        return is_own(&cache).unwrap_or(true).then_some(cache);
+        let is_own = match is_own(&cache) {
+            // Its parent may be a home.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => is_own(cache.parent()?),
+            known => known,
+        };
+        return is_own.unwrap_or(false).then_some(cache);
     }
     let home = home.filter(|path| path.is_absolute())?;
     is_own(&home).unwrap_or(false).then(|| home.join(".cache"))
@@ -216,11 +226,14 @@ mod tests {
             std::os::unix::fs::chown(at("home"), Some(1), None).unwrap();
             assert_eq!(of_home(at("home")), None);
             assert_eq!(cache_directory(Some(at("home")), None), None);
+            assert_eq!(cache_directory(Some(at("home/c")), None), None);
         } else {
             assert_eq!(of_home("/".into()), None);
         }
         assert_eq!(cache_directory(Some(at("c")), None), Some(at("c")));
-        assert_eq!(cache_directory(Some("c".into()), None), None);
+        for not in ["c".into(), at("absent/.cache"), at("file"), at("file/c")] {
+            assert_eq!(cache_directory(Some(not), None), None);
+        }
     }
 
     #[test]

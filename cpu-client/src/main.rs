@@ -252,7 +252,6 @@ fn run(flags: &Flags) -> Result<u8> {
         Tty::Auto => target.tty.unwrap_or(Tty::Auto),
         chosen => chosen,
     };
-    let terminal = tty.is_wanted(!argv.is_empty(), input);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -262,6 +261,7 @@ fn run(flags: &Flags) -> Result<u8> {
         let connection = spinner
             .shown_during(ssh::connect(&target, &spinner, &steps))
             .await?;
+        let terminal = tty.is_wanted(!argv.is_empty(), input);
         let caches = environment.caches.clone();
         let cache_is_chosen = environment.cache_is_chosen;
         let command = session::Command {

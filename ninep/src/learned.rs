@@ -137,11 +137,12 @@ impl LearnedTrace {
                 return;
             }
         }
+        // It is read here and there, as a database.
+        if known.len() >= MAX_RANGES {
+            return;
+        }
         let bytes = self.bytes + FIXED + path.len();
-        if self.items.len() >= MAX_ITEMS
-            || known.len() >= MAX_RANGES
-            || bytes > MAX_TRACE - MAGIC.len()
-        {
+        if self.items.len() >= MAX_ITEMS || bytes > MAX_TRACE - MAGIC.len() {
             self.is_full = true;
             return;
         }

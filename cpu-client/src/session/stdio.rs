@@ -1,7 +1,7 @@
 //! Standard input, output and error. Each has a thread, since they block.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal as _, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::files::FileServer;
 use crate::ssh::{ChannelReceiver, ChannelSender};
-use crate::terminal::{Escape, EscapeFilter, is_foreground};
+use crate::terminal::{Escape, EscapeFilter, TerminalRead, read_of};
 
 /// The most bytes that are read at once from standard input.
 const CHUNK: usize = 64 * 1024;
@@ -71,7 +71,7 @@ fn write_all(to: &OwnedFd, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn wait_for(fd: &OwnedFd, what: PollFlags) -> io::Result<()> {
+fn wait_for(fd: &impl AsFd, what: PollFlags) -> io::Result<()> {
     match nix::poll::poll(&mut [PollFd::new(fd.as_fd(), what)], PollTimeout::NONE) {
         Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
         Err(error) => Err(error.into()),
@@ -148,19 +148,17 @@ pub(super) fn spawn_input(
         let mut file = File::from(from);
         let mut filter = escapes.then(EscapeFilter::new);
         let mut buffer = vec![0; CHUNK];
+        let is_terminal = file.is_terminal();
         loop {
-            while !is_foreground(&file) {
-                std::thread::sleep(FOREGROUND_POLL);
+            if is_terminal && !wait_for_terminal(&file) {
+                continue;
             }
             let read = match file.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(n) => buffer.get(..n).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let fd = OwnedFd::from(file);
-                    let waited = wait_for(&fd, PollFlags::POLLIN);
-                    file = File::from(fd);
-                    if waited.is_err() {
+                    if wait_for(&file, PollFlags::POLLIN).is_err() {
                         break;
                     }
                     continue;
@@ -182,6 +180,20 @@ pub(super) fn spawn_input(
         .spawn(run)
         .context("cannot start a thread")?;
     Ok(())
+}
+
+/// Waits until a read does not stop this process. False if that has to be looked at again: a shell may have put it into the background
+/// while it waited.
+fn wait_for_terminal(terminal: &File) -> bool {
+    let wait = match read_of(terminal) {
+        TerminalRead::Tries => return true,
+        TerminalRead::Stops => {
+            std::thread::sleep(FOREGROUND_POLL);
+            return false;
+        }
+        TerminalRead::Returns => wait_for(terminal, PollFlags::POLLIN),
+    };
+    wait.is_err() || read_of(terminal) != TerminalRead::Stops
 }
 
 fn send_typed(

@@ -1,19 +1,26 @@
 //! The local terminal: raw mode, questions, escapes; and whether a remote one is to be allocated.
 
 mod escape;
+mod job;
 mod prompt;
 mod raw;
 
 use std::io::{IsTerminal, stderr, stdin, stdout};
-use std::os::fd::AsFd;
+use std::os::fd::AsFd as _;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::pty::Winsize;
 use nix::sys::termios::{Termios, tcgetattr};
-use nix::unistd::{getpgrp, tcgetpgrp};
 
 pub(crate) use escape::{ESCAPE_HELP, Escape, EscapeFilter};
+use job::is_foreground;
+pub(crate) use job::{TerminalRead, read_of};
 pub(crate) use prompt::{ask_hidden, ask_line, can_ask};
 pub(crate) use raw::RawMode;
+
+/// How long after it has started a command a shell may bring that to the foreground.
+const FOREGROUND_DELAY: Duration = Duration::from_millis(100);
 
 /// Whether a remote terminal is to be allocated: `-t`, `-T` or RequestTTY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +54,18 @@ impl Tty {
             }
             Self::Auto => {
                 here && (!has_command
-                    || (stdout().is_terminal() && stderr().is_terminal() && is_foreground(stdin())))
+                    || (stdout().is_terminal() && stderr().is_terminal() && soon_foreground()))
             }
         }
     }
 }
 
-/// Whether to read from this stops no job in the background: false only for the controlling terminal of such a job.
-pub(crate) fn is_foreground(input: impl AsFd) -> bool {
-    tcgetpgrp(input).map_or(true, |group| group == getpgrp())
+/// Some shells bring a command to the foreground after they have started it.
+fn soon_foreground() -> bool {
+    is_foreground(stdin()) || {
+        sleep(FOREGROUND_DELAY);
+        is_foreground(stdin())
+    }
 }
 
 /// The size of the terminal at standard input.

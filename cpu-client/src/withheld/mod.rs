@@ -16,7 +16,7 @@ pub(crate) use paths::{homes_but, is_missing};
 
 /// What is hidden unless the user shows it: private keys, and what logs in elsewhere; and what is read-only. Programs replace a
 /// file by a new one that has a similar name before, hence the `*`.
-const TABLE: [(RuleKind, &str); 56] = [
+const TABLE: [(RuleKind, &str); 57] = [
     // What ssh and cpu on this machine do next time. A key in a .pub file is one that the user may let in elsewhere.
     (RuleKind::ReadOnly, "~/.config/cpu"),
     (RuleKind::ReadOnly, "~/.ssh/config*"),
@@ -74,6 +74,8 @@ const TABLE: [(RuleKind, &str); 56] = [
     (RuleKind::Hide, "~/.kaggle"),
     (RuleKind::Hide, "~/.pki"),
     (RuleKind::Hide, "~/.electrum"),
+    // What was run on other machines (`learned`). Not the directory, so that find(1) in a home is silent.
+    (RuleKind::Hide, "~/.cache/cpu/traces/*"),
 ];
 
 /// Names of variables that are not sent unless `-env` adds them, in either case: secrets, and sockets of this machine.

@@ -326,3 +326,18 @@ fn replies_are_as_large_as_they_may_be_whatever_the_trace() {
     without.ask(&attach(0)).unwrap();
     assert_eq!(ask(&mut without, 0), Some(Errno::EOPNOTSUPP));
 }
+
+#[test]
+fn a_replay_that_has_ended_keeps_no_directory_open() {
+    let (dir, export) = tree();
+    let known = naming(&["d/sub/large", "d/sub/none"]);
+    let mut raw = raw(&export, known, 100_000);
+    let beneath = dir.path().join("d");
+    let open = || {
+        let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let links = links.filter_map(|link| fs::read_link(link.path()).ok());
+        links.filter(|to| to.starts_with(&beneath)).count()
+    };
+    assert!(!replayed(&mut raw, 10_000).is_empty());
+    assert_eq!(open(), 0);
+}

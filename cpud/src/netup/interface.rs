@@ -6,10 +6,12 @@ use std::time::{Duration, Instant};
 
 use super::advertised_dns::AdvertisedDns;
 use super::dhcp::client::{Action, DhcpClient, Lease};
+use super::dhcp::conflicts::{Conflict, Conflicts};
 use super::dhcp::packet::Route;
 use super::dhcp::probe::{AddressProbe, ProbeOutcome};
 use super::dhcp::socket::DhcpSocket;
 use super::dhcp6::Dhcp6;
+use super::host_name::{host_name, name_host};
 use super::ip_arg::{Method, StaticAddress};
 use super::netlink::{Link, RaFlag};
 use super::resolv::NameServerSource;
@@ -19,9 +21,6 @@ use crate::console::say;
 
 /// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
 const METRIC: u32 = 1024;
-
-/// So many addresses in a row are not those of machines: something answers for every address.
-const MAX_CONFLICTS: usize = 3;
 
 /// An interface and how it is configured.
 pub(super) struct Interface {
@@ -41,14 +40,13 @@ struct Dhcp {
     socket: Option<DhcpSocket>,
     /// A new lease, of which it is not known yet whether another machine has its address.
     probe: Option<AddressProbe>,
-    /// The addresses that another machine had, since one was free.
-    conflicts: Vec<Ipv4Addr>,
+    conflicts: Conflicts,
     /// The one that is used.
     lease: Option<Lease>,
     /// The address to use while no server answers.
     fallback: Option<StaticAddress>,
     fallback_used: bool,
-    /// When to report that no server answers; none if that has been reported, or one has answered.
+    /// When to report that there is no address; none if that has been reported, or there is one.
     report_at: Option<Instant>,
     /// A socket could not be opened, which has been reported.
     open_failed: bool,
@@ -90,7 +88,7 @@ impl Interface {
                     mac,
                     socket: None,
                     probe: None,
-                    conflicts: Vec::new(),
+                    conflicts: Conflicts::default(),
                     lease: None,
                     fallback,
                     fallback_used: false,
@@ -111,7 +109,7 @@ impl Interface {
         {
             if link.running {
                 dhcp.client.start(now);
-                dhcp.conflicts.clear();
+                dhcp.conflicts = Conflicts::default();
                 if std::mem::replace(&mut self.had_carrier, true) {
                     self.solicitations.start(now);
                 }
@@ -167,8 +165,12 @@ impl Interface {
     /// When to call [`Self::work`] even if nothing has arrived.
     pub(super) fn deadline(&self) -> Option<Instant> {
         let dhcp = self.dhcp.iter();
-        let probed = |dhcp: &Dhcp| dhcp.probe.as_ref().map(AddressProbe::deadline);
-        dhcp.flat_map(|dhcp| [dhcp.client.deadline(), dhcp.report_at, probed(dhcp)])
+        // What the client has to do waits until it is known whether it may use its address.
+        let next = |dhcp: &Dhcp| match &dhcp.probe {
+            Some(probe) => Some(probe.deadline()),
+            None => dhcp.client.deadline(),
+        };
+        dhcp.flat_map(|dhcp| [next(dhcp), dhcp.report_at])
             .chain(self.dhcp6.as_ref().map(Dhcp6::deadline))
             .chain([
                 self.advertised_dns.deadline(),
@@ -220,24 +222,23 @@ impl Interface {
                 Err(_) => dhcp.socket = None,
             }
         }
-        actions.extend(dhcp.client.tick(now));
+        if dhcp.probe.is_none() {
+            actions.extend(dhcp.client.tick(now));
+        }
         self.perform(dhcp, actions, now, host);
         match dhcp.probe.as_mut().and_then(|probe| probe.work(now)) {
             None => {}
             Some(ProbeOutcome::Free(lease)) => {
-                (dhcp.probe, dhcp.conflicts) = (None, Vec::new());
+                dhcp.probe = None;
                 self.use_lease(dhcp, &lease, now, host);
             }
             Some(ProbeOutcome::Taken(address, mac)) => {
                 dhcp.probe = None;
-                // A server may give it again and again.
-                if !dhcp.conflicts.contains(&address) {
-                    dhcp.conflicts.push(address);
-                    say(format_args!(
-                        "{}: another machine ({}) has {address}, which DHCP gave; asking for another address",
-                        self.link.name,
-                        mac.map(|byte| format!("{byte:02x}")).join(":")
-                    ));
+                let is_new = self.report_conflict(dhcp, address, mac);
+                // The client has forgotten when it ends.
+                self.end_lease(dhcp, host);
+                if is_new && !dhcp.conflicts.reported {
+                    dhcp.report_at = Some(now + REPORT_DELAY);
                 }
                 let declined = dhcp.client.decline(now);
                 self.perform(dhcp, declined.into_iter().collect(), now, host);
@@ -245,11 +246,14 @@ impl Interface {
         }
         if dhcp.report_at.is_some_and(|at| at <= now) {
             dhcp.report_at = None;
+            dhcp.conflicts.reported = true;
             let seconds = REPORT_DELAY.as_secs();
-            let silence = format_args!(
-                "{}: no DHCP server has answered in {seconds} s",
-                self.link.name
-            );
+            let name = &self.link.name;
+            let silence = if dhcp.conflicts.is_empty() {
+                format!("{name}: no DHCP server has answered in {seconds} s")
+            } else {
+                format!("{name}: DHCP gives only addresses that other machines have")
+            };
             if let Some(fallback) = &dhcp.fallback {
                 say(format_args!(
                     "{silence}; using {} as ip= says, and still asking",
@@ -288,22 +292,15 @@ impl Interface {
                 (Action::Broadcast(message), Some(socket)) => socket.broadcast(&message),
                 (Action::Unicast { message, to, .. }, Some(socket)) => socket.unicast(&message, to),
                 (Action::Configure(lease), _) => {
-                    dhcp.report_at = None;
                     let used = dhcp.lease.as_ref().map(|used| used.address);
                     let is_new = used != Some(lease.address);
-                    let had = &dhcp.conflicts;
-                    let is_enough = had.len() >= MAX_CONFLICTS && !had.contains(&lease.address);
-                    let asks = is_new && !is_enough;
-                    if is_new && !asks {
-                        say(format_args!(
-                            "{}: something answers for every address; using {} all the same",
-                            self.link.name, lease.address
-                        ));
-                    }
+                    let others = host.links.values().flatten().copied();
+                    let ignored = others.chain(dhcp.conflicts.proxy()).collect();
                     let probe = |lease: &Lease| {
-                        AddressProbe::new(lease.clone(), dhcp.mac, self.link.index, now).ok()
+                        AddressProbe::new(lease.clone(), dhcp.mac, ignored, self.link.index, now)
+                            .ok()
                     };
-                    dhcp.probe = Some(&lease).filter(|_| asks).and_then(probe);
+                    dhcp.probe = Some(&lease).filter(|_| is_new).and_then(probe);
                     if dhcp.probe.is_none() {
                         self.use_lease(dhcp, &lease, now, host);
                     }
@@ -312,14 +309,7 @@ impl Interface {
                 (Action::Deconfigure, _) => {
                     dhcp.report_at = Some(now + REPORT_DELAY);
                     dhcp.probe = None;
-                    if let Some(lease) = dhcp.lease.take() {
-                        say(format_args!(
-                            "{}: the lease of {} has ended",
-                            self.link.name, lease.address
-                        ));
-                        self.remove(lease.address, lease.prefix, host);
-                        self.set_name_servers(&[], &[], host);
-                    }
+                    self.end_lease(dhcp, host);
                     Ok(())
                 }
                 (_, None) => Ok(()),
@@ -327,7 +317,37 @@ impl Interface {
         }
     }
 
+    /// Whether this is not known yet.
+    fn report_conflict(&self, dhcp: &mut Dhcp, address: Ipv4Addr, mac: [u8; 6]) -> bool {
+        let conflict = dhcp.conflicts.add(address, mac);
+        let name = &self.link.name;
+        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        if conflict != Conflict::Known {
+            say(format_args!(
+                "{name}: another machine ({mac}) has {address}, which DHCP gave; asking for another address"
+            ));
+        }
+        if conflict == Conflict::Proxy {
+            say(format_args!(
+                "{name}: {mac} answers for every address, and is not believed any more"
+            ));
+        }
+        conflict != Conflict::Known
+    }
+
+    fn end_lease(&self, dhcp: &mut Dhcp, host: &mut Host) {
+        if let Some(lease) = dhcp.lease.take() {
+            say(format_args!(
+                "{}: the lease of {} has ended",
+                self.link.name, lease.address
+            ));
+            self.remove(lease.address, lease.prefix, host);
+            self.set_name_servers(&[], &[], host);
+        }
+    }
+
     fn use_lease(&self, dhcp: &mut Dhcp, lease: &Lease, now: Instant, host: &mut Host) {
+        dhcp.report_at = None;
         if std::mem::take(&mut dhcp.fallback_used)
             && let Some(fallback) = &dhcp.fallback
         {
@@ -427,24 +447,5 @@ impl Interface {
         ] {
             host.set_name_servers(self.link.index, source, &[], &[]);
         }
-    }
-}
-
-/// The host name, if somebody has given this machine one of its own.
-pub(crate) fn host_name() -> Option<String> {
-    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
-    let is_given = !["", "(none)", "localhost", crate::init::HOST_NAME].contains(&name.as_str());
-    is_given.then_some(name)
-}
-
-/// Sets the host name if the machine has none of its own.
-pub(super) fn name_host(name: &str) {
-    if host_name().is_none()
-        && let Err(errno) = nix::unistd::sethostname(name)
-    {
-        say(format_args!(
-            "cannot set the host name {name:?}: {}",
-            errno.desc()
-        ));
     }
 }

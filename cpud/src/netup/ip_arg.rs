@@ -13,7 +13,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::dhcp::client::class_prefix;
+use super::dhcp::network::class_prefix;
 use super::dhcp::packet::prefix_of;
 
 /// One `ip=` parameter.

@@ -11,6 +11,7 @@ mod advertised_dns;
 mod dhcp;
 mod dhcp6;
 mod domain;
+mod host_name;
 mod interface;
 mod ip_arg;
 mod jitter;
@@ -34,8 +35,8 @@ use anyhow::{Context as _, Result};
 use crate::cmdline;
 use crate::console::say;
 use crate::poll;
+pub(crate) use host_name::host_name;
 use interface::Interface;
-pub(crate) use interface::host_name;
 use ip_arg::{IpArg, Method};
 use netlink::{Address, Link, Netlink, NetlinkEvent};
 use resolv::{NameServerSource, ResolvConf};
@@ -51,6 +52,8 @@ const BATCH: usize = 32;
 struct Host {
     netlink: Netlink,
     resolv: ResolvConf,
+    /// The Ethernet addresses of all links by index, including those that are not configured here.
+    links: BTreeMap<u32, Option<[u8; 6]>>,
 }
 
 impl Host {
@@ -75,8 +78,6 @@ struct NetworkRole {
     args: Vec<IpArg>,
     vlans: Vec<VlanArg>,
     interfaces: BTreeMap<u32, Interface>,
-    /// The indices of all links, including those that are not configured here.
-    links: BTreeSet<u32>,
     /// Links that had a permanent IPv4 address at the start.
     configured: BTreeSet<u32>,
     /// The usable addresses of all links.
@@ -91,13 +92,13 @@ pub(crate) fn run() -> Result<Infallible> {
         netlink: Netlink::with_router_options()
             .context("cannot open a netlink socket (CONFIG_NET)")?,
         resolv: ResolvConf::default(),
+        links: BTreeMap::new(),
     };
     let mut network = NetworkRole {
         host,
         args: arguments(),
         vlans: parsed("vlan", vlan_arg::parse),
         interfaces: BTreeMap::new(),
-        links: BTreeSet::new(),
         configured: BTreeSet::new(),
         addresses: BTreeSet::new(),
         report_at: Some(Instant::now() + REPORT_DELAY),
@@ -121,7 +122,7 @@ pub(crate) fn run() -> Result<Infallible> {
 fn arguments() -> Vec<IpArg> {
     let args = parsed("ip", ip_arg::parse);
     if let Some(name) = args.iter().find_map(|arg| arg.hostname.as_deref()) {
-        interface::name_host(name);
+        host_name::name_host(name);
     }
     args
 }
@@ -187,8 +188,9 @@ impl NetworkRole {
                 .any(|event| matches!(event, NetlinkEvent::Link(link) if link.index == *index))
         };
         let gone: Vec<u32> = self
+            .host
             .links
-            .iter()
+            .keys()
             .copied()
             .filter(|index| !there(index))
             .collect();
@@ -202,11 +204,11 @@ impl NetworkRole {
     fn handle(&mut self, event: NetlinkEvent) {
         match event {
             NetlinkEvent::Link(link) => {
-                self.links.insert(link.index);
+                self.host.links.insert(link.index, link.mac);
                 self.link_changed(link);
             }
             NetlinkEvent::LinkGone(index) => {
-                self.links.remove(&index);
+                self.host.links.remove(&index);
                 self.configured.remove(&index);
                 self.addresses.retain(|(of, _)| *of != index);
                 self.forget(index);

@@ -229,6 +229,10 @@ impl SyncCloses for FilesRelay {
         self.with(Relay::forget_unwatched);
     }
 
+    fn flush(&self) {
+        self.asks.notify_one();
+    }
+
     fn give_back(&self) {
         self.with(Relay::give_back);
     }

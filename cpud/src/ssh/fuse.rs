@@ -108,6 +108,10 @@ impl SyncCloses for FuseRelay {
         self.with(|_, relay| relay.forget_unwatched());
     }
 
+    fn flush(&self) {
+        self.asks.notify_one();
+    }
+
     fn give_back(&self) {
         self.with(|_, relay| relay.give_back());
     }
@@ -144,7 +148,7 @@ impl FuseRelay {
             tokio::select! {
                 biased;
                 length = self.read(&mut buffer) => request = Some(length),
-                () = self.asks.notified() => {}
+                () = self.asks.notified() => batch = true,
                 () = &mut batch_timer, if is_timed => {
                     is_timed = false;
                     batch = true;

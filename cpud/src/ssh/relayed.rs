@@ -35,6 +35,9 @@ pub(super) trait SyncCloses: Send + Sync {
     /// Drops what is known for a moment without the client's promise to take it back.
     fn forget_unwatched(&self);
 
+    /// Sends what is held back until the next request.
+    fn flush(&self);
+
     /// Drops contents that are more than may be kept now.
     fn give_back(&self);
 }
@@ -83,6 +86,15 @@ pub(super) struct Closes {
 }
 
 impl Closes {
+    /// Before an exit status, after which the client looks which files the command has used.
+    pub(super) async fn flush(&self) {
+        if let Some(relay) = self.relay.upgrade() {
+            relay.flush();
+            // It is sent first.
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// Returns when the client has closed what has been closed here so far, or the relay has ended. A file system of the client
     /// on which a close hangs, as NFS without its server, keeps nothing back for longer than [`CLOSE_TIMEOUT`], and only once.
     pub(super) async fn wait(&mut self) {
@@ -148,6 +160,8 @@ mod tests {
         }
 
         fn forget_unwatched(&self) {}
+
+        fn flush(&self) {}
 
         fn give_back(&self) {}
     }

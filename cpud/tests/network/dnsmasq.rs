@@ -149,7 +149,11 @@ fn a_lease_that_another_server_refuses_is_given_up() {
 
 /// A machine whose neighbour has these addresses, the first that the server gives.
 fn beside_a_machine_with(last: u8, options: &[&str]) -> (NetworkFixture, Dnsmasq) {
-    let machine = NetworkFixture::with("\n", |_| {
+    beside_a_machine("\n", last, options)
+}
+
+fn beside_a_machine(cmdline: &str, last: u8, options: &[&str]) -> (NetworkFixture, Dnsmasq) {
+    let machine = NetworkFixture::with(cmdline, |_| {
         ip(&["link", "set", "lo", "up"]);
         for number in 60..=last {
             ip(&["addr", "add", &format!("10.9.0.{number}/32"), "dev", "lo"]);
@@ -179,6 +183,13 @@ fn a_taken_address_is_not_used_however_often_the_server_gives_it() {
     let (mut machine, _dnsmasq) = beside_a_machine_with(60, &[range]);
     let line = machine.line();
     assert!(conflict(&line, "10.9.0.60"), "{line}");
+    let line = machine.line();
+    assert!(
+        line.starts_with(
+            "cpud: eth0: DHCP gives only addresses that other machines have; still asking"
+        ),
+        "{line}"
+    );
     machine.says_nothing(Duration::from_secs(25));
     assert!(!machine.ip("addr show eth0").contains("10.9.0.60"));
     ip(&["addr", "del", "10.9.0.60/32", "dev", "lo"]);
@@ -197,11 +208,64 @@ fn where_something_answers_for_every_address_one_is_used_all_the_same() {
         assert!(conflict(&line, address), "{line}");
     }
     let line = machine.line();
-    let address = line
-        .strip_prefix("cpud: eth0: something answers for every address; using ")
-        .and_then(|rest| rest.strip_suffix(" all the same"));
-    let address = address.unwrap_or_else(|| panic!("{line}"));
-    assert_eq!(machine.line(), machine.announcement(address));
+    assert!(
+        line.ends_with(" answers for every address, and is not believed any more"),
+        "{line}"
+    );
+    announced(&mut machine, "eth0 10.9.0.6");
+}
+
+#[test]
+fn a_server_that_gives_taken_addresses_in_turn_is_asked_for_another() {
+    let (mut machine, _dnsmasq) = beside_a_machine_with(61, &[RANGE, "--dhcp-sequential-ip"]);
+    for address in ["10.9.0.60", "10.9.0.61"] {
+        let line = machine.line();
+        assert!(conflict(&line, address), "{line}");
+    }
+    assert_eq!(machine.line(), machine.announcement("10.9.0.62"));
+}
+
+#[test]
+fn a_fixed_address_serves_while_the_server_gives_a_taken_one() {
+    let cmdline = "ip=10.9.0.77::10.9.0.1:255.255.255.0::eth0:dhcp\n";
+    let range = "--dhcp-range=10.9.0.60,10.9.0.60,1h";
+    let (mut machine, _dnsmasq) = beside_a_machine(cmdline, 60, &[range]);
+    let line = machine.line();
+    assert!(conflict(&line, "10.9.0.60"), "{line}");
+    assert_eq!(
+        machine.line(),
+        "cpud: eth0: DHCP gives only addresses that other machines have; using 10.9.0.77 as ip= says, and still asking"
+    );
+    assert_eq!(machine.line(), machine.announcement("10.9.0.77"));
+    ip(&["addr", "del", "10.9.0.60/32", "dev", "lo"]);
+    assert_eq!(machine.line(), machine.announcement("10.9.0.60"));
+    machine.wait_until("addr show eth0", "10.9.0.77", false);
+}
+
+/// Linux answers on each card for the addresses of all.
+#[test]
+fn a_card_of_this_machine_is_no_other_machine() {
+    let mut machine = NetworkFixture::with("\n", |pid| {
+        let run = |line: &str| ip(&line.split(' ').collect::<Vec<_>>());
+        run("link add bridge type bridge");
+        run(&format!(
+            "link add wire1 type veth peer name eth1 netns {pid}"
+        ));
+        run("link set wire master bridge up");
+        run("link set wire1 master bridge up");
+        run("addr flush dev wire");
+        run("addr add 10.9.0.1/24 dev bridge");
+        run("link set bridge up");
+        for line in ["link set eth1 up", "addr add 10.9.0.65/32 dev eth1"] {
+            let line = format!("-t {pid} -n ip {line}");
+            let ended = Command::new("nsenter").args(line.split(' ')).status();
+            assert!(ended.unwrap().success());
+        }
+    });
+    let _dnsmasq = Dnsmasq::new(&["--interface=bridge", "--dhcp-range=10.9.0.65,10.9.0.65,1h"]);
+    let line = machine.line();
+    assert!(line.contains(" eth1 10.9.0.65 port "), "{line}");
+    machine.wait_until("addr show eth0", "inet 10.9.0.65/24 ", true);
 }
 
 #[test]

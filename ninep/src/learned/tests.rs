@@ -95,6 +95,18 @@ fn only_paths_beneath_the_root_are_added_or_read() {
 }
 
 #[test]
+fn a_file_that_is_read_here_and_there_keeps_no_other_from_being_learned() {
+    let mut trace = LearnedTrace::default();
+    for n in 0..10_000 {
+        trace.add(b"database", range(10 * n, 1));
+    }
+    trace.add(b"other", Demand::Name);
+    assert!(!trace.is_full() && trace.has(b"other"));
+    assert_eq!(trace.items.len(), MAX_RANGES + 1);
+    assert!(LearnedTrace::decode(&trace.encode()).is_some());
+}
+
+#[test]
 fn a_trace_without_end_is_bounded_and_starts_over() {
     let mut trace = LearnedTrace::default();
     for n in 0..20_000_u64 {

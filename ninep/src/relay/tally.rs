@@ -25,10 +25,11 @@ impl Tally {
 }
 
 impl Relay {
-    /// Appends the last message for the server to `out`, if it wants one, and has not got only part of another: it would take this
+    /// Appends the last messages for the server to `out`, if it wants one, and has not got only part of another: it would take this
     /// for data of a write.
     pub fn end(&mut self, out: &mut Vec<Bytes>) {
         if let Some(mirror) = self.mirror.as_ref().filter(|_| !self.requests.is_within()) {
+            self.batch.take(out);
             let fetched = mirror.fetched;
             let answered = Data(self.tally.0.as_flattened());
             Request::Tally { fetched, answered }.encode(NO_TAG, &mut self.frame);

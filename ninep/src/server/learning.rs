@@ -17,7 +17,7 @@ const MAX_MISSES: u32 = 10;
 #[derive(Debug)]
 pub struct Learning {
     known: LearnedTrace,
-    until: Option<Instant>,
+    time: Option<Duration>,
     is_near: AtomicBool,
     now: Mutex<Demanded>,
 }
@@ -25,16 +25,18 @@ pub struct Learning {
 #[derive(Debug, Default)]
 struct Demanded {
     trace: LearnedTrace,
+    /// When the machine first asked for something.
+    since: Option<Instant>,
     /// How many files were opened since the last that is in the known trace.
     misses: u32,
 }
 
 impl Learning {
-    /// With the trace of an earlier session. Nothing is learned after this time.
+    /// With the trace of an earlier session. Nothing is learned when so much time has passed since the machine first asked for something.
     pub fn new(known: LearnedTrace, time: Option<Duration>) -> Self {
         Self {
             known,
-            until: time.map(|time| Instant::now() + time),
+            time,
             is_near: AtomicBool::new(false),
             now: Mutex::default(),
         }
@@ -76,12 +78,15 @@ impl Learning {
 
     pub(super) fn is_over(&self) -> bool {
         let now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
-        now.trace.is_full() || self.until.is_some_and(|until| Instant::now() > until)
+        let passed = now.since.map(|since| since.elapsed());
+        now.trace.is_full()
+            || passed.is_some_and(|passed| self.time.is_some_and(|time| passed > time))
     }
 
     pub(super) fn add(&self, path: &[u8], demand: Demand, opens: bool) {
         let path = path.strip_prefix(b"/").unwrap_or(path);
         let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.since.get_or_insert_with(Instant::now);
         now.trace.add(path, demand);
         if self.known.has(path) {
             now.misses = 0;
@@ -118,6 +123,16 @@ pub(super) struct WalkedDir<F: FileSystem> {
 }
 
 impl<F: FileSystem> Replay<F> {
+    /// Nothing more is told: no directory of this machine is kept open for it, which would keep its file system busy.
+    pub(super) fn end(&mut self) {
+        *self = Self {
+            next: usize::MAX,
+            is_deferred: true,
+            bytes: self.bytes,
+            ..Self::default()
+        };
+    }
+
     /// Goes on to the item after this one.
     pub(super) fn advance(&mut self, known: &LearnedTrace) {
         if !self.is_deferred {
@@ -169,4 +184,20 @@ pub(super) fn demand(
         R::Read { offset, .. } if transferred > 0 => (range(offset, transferred), false),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_begins_with_the_first_request() {
+        let time = Duration::from_millis(20);
+        let learning = Learning::new(LearnedTrace::default(), Some(time));
+        std::thread::sleep(2 * time);
+        assert!(!learning.is_over(), "a passphrase takes time");
+        learning.add(b"/a", Demand::Name, false);
+        std::thread::sleep(2 * time);
+        assert!(learning.is_over());
+    }
 }

@@ -105,6 +105,9 @@ impl<F: FileSystem> Handlers<'_, F> {
                 Some(ItemProgress::Done) | None => replay.advance(learning.known()),
             }
         }
+        if out.len() == start {
+            replay.end();
+        }
         let told = u32::try_from(out.len() - start).map_err(|_| Errno::EIO)?;
         out.patch(HEADER, told);
         Ok(Some(told))

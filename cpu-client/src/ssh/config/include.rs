@@ -18,7 +18,12 @@ impl ConfigReader<'_> {
     pub(super) fn include(&mut self, path: &Path, is_users: bool, active: bool) -> Result<()> {
         let what = || format!("cannot read {}", path.display());
         let meta = match std::fs::metadata(path) {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            // A home may be /dev/null.
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) =>
+            {
+                return Ok(());
+            }
             meta => meta.with_context(what)?,
         };
         // Directories and devices such as /dev/null count as empty.

@@ -15,6 +15,7 @@ use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use super::super::jitter::{FIRST_WAIT, Jitter, MAX_WAIT};
+use super::network::{class_prefix, next_address};
 use super::packet::{ACK, BootReply, BootRequest, DECLINE, DISCOVER, NAK, OFFER, REQUEST, Route};
 
 /// How often an offer is requested before the client starts again: for 1 + 2 + 4 + 8 seconds.
@@ -113,6 +114,8 @@ pub(in super::super) struct DhcpClient {
     /// When the last request was sent; the times of a lease count from there.
     sent: Instant,
     lease: Option<Lease>,
+    /// What to ask for after an address was declined: a server may have no other idea than to give that again.
+    wanted: Option<Ipv4Addr>,
 }
 
 impl DhcpClient {
@@ -133,6 +136,7 @@ impl DhcpClient {
             since: now,
             sent: now,
             lease: None,
+            wanted: None,
         }
     }
 
@@ -321,6 +325,7 @@ impl DhcpClient {
                     return Vec::new();
                 };
                 self.state = DhcpState::Bound;
+                self.wanted = None;
                 self.next = lease.times.map(|times| times.t1);
                 self.lease = Some(lease.clone());
                 vec![Action::Configure(lease)]
@@ -332,6 +337,7 @@ impl DhcpClient {
     /// Another machine has the address of the lease: give it up, and look for another one a little later.
     pub(in super::super) fn decline(&mut self, now: Instant) -> Option<Action> {
         let lease = self.lease.take()?;
+        self.wanted = Some(next_address(lease.address, lease.prefix));
         self.enter(DhcpState::Selecting { tries: 0 }, now);
         self.next = Some(now + DECLINE_WAIT);
         let message = BootRequest {
@@ -401,9 +407,8 @@ impl DhcpClient {
             } => (None, Some(address), Some(server)),
             DhcpState::Renewing | DhcpState::Rebinding => (leased, None, None),
             DhcpState::Rebooting { .. } => (None, leased, None),
-            DhcpState::Stopped | DhcpState::Bound | DhcpState::Selecting { .. } => {
-                (None, None, None)
-            }
+            DhcpState::Selecting { .. } => (None, self.wanted, None),
+            DhcpState::Stopped | DhcpState::Bound => (None, None, None),
         };
         let secs = now.saturating_duration_since(self.since).as_secs();
         BootRequest {
@@ -429,15 +434,6 @@ impl DhcpClient {
 fn half_way(now: Instant, end: Instant) -> Instant {
     let left = end.saturating_duration_since(now);
     now + (left / 2).max(MIN_RENEWAL).min(left)
-}
-
-/// The prefix length of an address's class, for a server that sends no netmask.
-pub(in super::super) fn class_prefix(address: Ipv4Addr) -> u8 {
-    match address.octets()[0] {
-        0..=127 => 8,
-        128..=191 => 16,
-        _ => 24,
-    }
 }
 
 #[cfg(test)]

@@ -27,6 +27,8 @@ const BEGINNING: [u8; 6] = [0, 1, 8, 0, 6, 4];
 pub(in super::super) struct AddressProbe {
     lease: Lease,
     mac: [u8; 6],
+    /// Of whom nothing is believed: this machine itself, and who answers for every address.
+    ignored: Vec<[u8; 6]>,
     socket: File,
     link: u32,
     sent: u32,
@@ -42,16 +44,18 @@ pub(in super::super) enum ProbeOutcome {
 }
 
 impl AddressProbe {
-    /// On the link with this index, whose Ethernet address is `mac`.
+    /// On the link with this index, whose Ethernet address is `mac`. What machines with the addresses `ignored` say does not count.
     pub(in super::super) fn new(
         lease: Lease,
         mac: [u8; 6],
+        ignored: Vec<[u8; 6]>,
         link: u32,
         now: Instant,
     ) -> io::Result<Self> {
         Ok(Self {
             lease,
             mac,
+            ignored,
             socket: File::from(sys::arp_socket(link)?),
             link,
             sent: 0,
@@ -71,7 +75,8 @@ impl AddressProbe {
         for _ in 0..BATCH {
             match (&self.socket).read(&mut message) {
                 Ok(SIZE) => {
-                    if let Some(mac) = claimant(&message, address, self.mac) {
+                    let claimed = claimant(&message, address);
+                    if let Some(mac) = claimed.filter(|mac| !self.ignored.contains(mac)) {
                         return Some(ProbeOutcome::Taken(address, mac));
                     }
                 }
@@ -115,17 +120,13 @@ fn probe(mac: [u8; 6], address: Ipv4Addr) -> Vec<u8> {
     parts.concat()
 }
 
-/// Which other machine says that it has the address, or asks for it at the same time.
-fn claimant(message: &[u8; SIZE], address: Ipv4Addr, own: [u8; 6]) -> Option<[u8; 6]> {
+/// Which machine says that it has the address. Who asks for it does not say so: switches do as well when they see somebody new.
+fn claimant(message: &[u8; SIZE], address: Ipv4Addr) -> Option<[u8; 6]> {
     let rest = message.strip_prefix(&BEGINNING)?;
-    let (kind, rest) = rest.split_first_chunk::<2>()?;
+    let (_, rest) = rest.split_first_chunk::<2>()?;
     let (sender, rest) = rest.split_first_chunk::<6>()?;
-    let (sender_address, rest) = rest.split_first_chunk::<4>()?;
-    let target_address = rest.last_chunk::<4>()?;
-    let address = address.octets();
-    let is_probe = *kind == [0, REQUEST] && *sender_address == [0; 4];
-    let claims = *sender_address == address || (is_probe && *target_address == address);
-    (claims && *sender != own).then_some(*sender)
+    let (sender_address, _) = rest.split_first_chunk::<4>()?;
+    (*sender_address == address.octets()).then_some(*sender)
 }
 
 #[cfg(test)]
@@ -143,16 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn only_who_has_the_address_or_asks_for_it_claims_it() {
+    fn only_who_has_the_address_claims_it() {
         let (ours, other) = (ADDRESS.octets(), [10, 0, 0, 8]);
-        let claims = |message: [u8; SIZE]| claimant(&message, ADDRESS, OWN);
+        let claims = |message: [u8; SIZE]| claimant(&message, ADDRESS);
         assert_eq!(claims(message(2, OTHER, ours, [0; 4])), Some(OTHER));
         // To all, when an address is new (RFC 5227, 2.3).
         assert_eq!(claims(message(1, OTHER, ours, ours)), Some(OTHER));
         let same: [u8; SIZE] = probe(OTHER, ADDRESS).try_into().unwrap();
-        assert_eq!(claims(same), Some(OTHER));
-        let own: [u8; SIZE] = probe(OWN, ADDRESS).try_into().unwrap();
-        assert_eq!(claims(own), None);
+        assert_eq!(claims(same), None);
         // Somebody asks for the machine that may have been there before, or has another address.
         assert_eq!(claims(message(1, OTHER, other, ours)), None);
         assert_eq!(claims(message(2, OTHER, other, ours)), None);
@@ -165,7 +164,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_message_is_survived(bytes in any::<[u8; SIZE]>()) {
-            let mac = claimant(&bytes, ADDRESS, OWN);
+            let mac = claimant(&bytes, ADDRESS);
             prop_assert!(mac.is_none_or(|mac| bytes[8..14] == mac));
         }
     }

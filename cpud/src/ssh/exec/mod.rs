@@ -275,6 +275,7 @@ pub(super) fn start(
             let _ = output.await;
         }
         for closes in &mut closes {
+            closes.flush().await;
             closes.wait().await;
         }
         audit.set_status(status.as_ref().ok().copied());

@@ -10,6 +10,8 @@ use bytes::Bytes;
 const PIECE: usize = 128;
 /// Maximum number of pieces of a file.
 const MAX_PIECES: usize = 256;
+/// Pieces that follow each other are joined up to this size, since those that arrive over a slow path are small.
+const MAX_JOINED: usize = 128 * 1024;
 
 /// How much memory the contents of files may take. Several mounts may share one.
 #[derive(Debug)]
@@ -153,7 +155,7 @@ impl Contents {
         let mut at = offset;
         loop {
             at = self.known_end(at);
-            if at >= end || self.pieces.len() >= MAX_PIECES {
+            if at >= end {
                 return;
             }
             let next = self.pieces.range(at..end).next();
@@ -162,12 +164,28 @@ impl Contents {
             let Some(gap) = data.get(range(offset, at)..range(offset, to)) else {
                 return;
             };
-            let cost = Self::cost(gap.len());
+            let is_full = self.pieces.len() >= MAX_PIECES;
+            let before = self.pieces.range_mut(..at).next_back();
+            let before = before.filter(|(start, piece)| {
+                **start + piece.len() as u64 == at && piece.len() + gap.len() <= MAX_JOINED
+            });
+            if before.is_none() && is_full {
+                return;
+            }
+            let cost = match before {
+                Some(_) => gap.len(),
+                None => Self::cost(gap.len()),
+            };
             if !self.budget.take(cost) {
                 return;
             }
             self.cost += cost;
-            self.pieces.insert(at, Bytes::copy_from_slice(gap));
+            match before {
+                Some((_, piece)) => *piece = [piece, gap].concat().into(),
+                None => {
+                    self.pieces.insert(at, Bytes::copy_from_slice(gap));
+                }
+            }
             at = to;
         }
     }
@@ -230,6 +248,19 @@ mod tests {
         assert_eq!(budget.used(), 0);
         contents.add(0, b"12345");
         assert!(contents.is_whole());
+    }
+
+    #[test]
+    fn small_pieces_of_a_large_file_are_all_kept() {
+        const PIECE: usize = 16 * 1024;
+        let file = file(20 << 20);
+        let mut contents = Contents::new(file.len() as u64, Arc::new(ContentBudget::new(21 << 20)));
+        for (n, piece) in file.chunks(PIECE).enumerate() {
+            contents.add((n * PIECE) as u64, piece);
+        }
+        assert!(contents.is_whole() && contents.pieces.len() == 160);
+        let read = contents.read(0, u32::MAX).unwrap();
+        assert!(read.concat() == file);
     }
 
     #[test]
