@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use e2e::client::finish;
 use e2e::terminal::Terminal;
-use e2e::user::{board, works};
+use e2e::user::{User, board, works};
 use e2e::{is_running, out, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -21,6 +21,11 @@ pub(crate) const TESTS: &[Test] = &[
     ("tty_escapes_are_sshs", escapes),
     ("tty_keys_before_the_command_runs_are_for_it", typed_early),
     ("tty_job_in_the_background_runs", background),
+    (
+        "tty_job_that_is_put_into_the_background_runs",
+        later_background,
+    ),
+    ("tty_job_that_nobody_controls_has_no_input", orphan),
     ("signals_are_passed_on", signals),
     ("signals_that_kill_the_command_are_told", killed),
 ];
@@ -164,16 +169,50 @@ fn background() -> Result<()> {
         "{} -9p=false board sh -c 'tty; sleep 1; exit 7' & wait $!; echo status $?",
         out().join("cpu").display()
     );
-    let command = pty_process::blocking::Command::new("bash").args(["-mc", &line]);
-    let command = command
-        .env("HOME", user.home())
-        .env("PWD", "/")
-        .current_dir("/");
-    let mut terminal = Terminal::start(command, 24, 80)?;
+    let mut terminal = bash(&user, &["-mc", &line])?;
     terminal.expect_from(0, "not a tty")?;
     // For others.
     terminal.send("typed\n")?;
     terminal.expect_from(0, "status 7")?;
+    terminal.wait()?;
+    Ok(())
+}
+
+/// A bash that runs a line, with these flags before it.
+fn bash(user: &User, args: &[&str]) -> Result<Terminal> {
+    let command = pty_process::blocking::Command::new("bash").args(args);
+    let command = command.env("HOME", user.home()).env("PWD", "/");
+    Terminal::start(command.env("PS1", "> ").current_dir("/"), 24, 80)
+}
+
+fn later_background() -> Result<()> {
+    let (_daemon, user) = board()?;
+    let mut terminal = bash(&user, &["--norc", "-i"])?;
+    terminal.send(&format!(
+        "{} -T -9p=false board sh -c 'echo here; sleep 3; echo en''d'\n",
+        out().join("cpu").display()
+    ))?;
+    let at = terminal.expect_from(0, "here\r\n")?;
+    terminal.send("\x1a")?;
+    let at = terminal.expect_from(at, "Stopped")?;
+    terminal.send("bg\n")?;
+    let at = terminal.expect_from(at, "end\r\n")?;
+    terminal.send("wait; echo wai''ted; exit\n")?;
+    terminal.expect_from(at, "waited")?;
+    terminal.wait()?;
+    Ok(())
+}
+
+fn orphan() -> Result<()> {
+    let (_daemon, user) = board()?;
+    let cpu = out().join("cpu");
+    let job = format!(
+        "{} -9p=false board sh -c 'cat; echo ended' >$HOME/said &",
+        cpu.display()
+    );
+    let line = format!("bash -mc \"{job}\"; until grep ended $HOME/said; do sleep 0.1; done");
+    let mut terminal = bash(&user, &["-c", &line])?;
+    terminal.expect_from(0, "ended")?;
     terminal.wait()?;
     Ok(())
 }
