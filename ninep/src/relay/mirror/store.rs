@@ -75,8 +75,11 @@ pub(super) struct KeptDirs {
     dirs: HashMap<u64, Dir>,
     /// The number of names in all of them.
     names: usize,
-    /// When something was forgotten last that is not recorded in a directory.
+    /// When something was forgotten last that is not recorded for a directory.
     forgot: Moment,
+    /// When something was forgotten last of directories that were not known then. A program may write all the time into one that is
+    /// not watched.
+    forgot_unknown: HashMap<u64, Moment>,
     /// What contents may take.
     pub(super) budget: Arc<ContentBudget>,
     /// The files whose contents are kept, those first that were not used for long, as of the moment beside them.
@@ -93,7 +96,9 @@ impl KeptDirs {
 
     /// Whether a reply to a request that was sent at `sent` is still right in what it says of `dir`.
     pub(super) fn is_fresh(&self, dir: u64, sent: Moment) -> bool {
-        self.forgot < sent && self.dirs.get(&dir).is_none_or(|dir| dir.forgot < sent)
+        let forgot = self.dirs.get(&dir).map(|dir| dir.forgot);
+        let before = self.forgot_unknown.get(&dir).copied();
+        self.forgot < sent && forgot.max(before).is_none_or(|forgot| forgot < sent)
     }
 
     /// A directory that the server has said to watch.

@@ -103,6 +103,40 @@ fn a_directory_that_made_room_leaves_behind_when_it_was_forgotten() {
 }
 
 #[test]
+fn what_is_forgotten_of_unknown_directories_is_of_them_only_as_long_as_they_are_few() {
+    let mut store = KeptDirs::default();
+    let finds = |store: &mut KeptDirs, dir, sent, now| {
+        store.found(
+            (dir, b"x"),
+            Some((file(5).qid, Some(facts(5, now)))),
+            sent,
+            now,
+        );
+        store.find(dir, b"x", now).is_some()
+    };
+    for now in 10..20 {
+        store.forget(FORGET_NAME, 100, b"log", now);
+    }
+    // Sent before, and arrived since.
+    assert!(finds(&mut store, 1, 5, 20));
+    assert!(!finds(&mut store, 100, 18, 21));
+    assert!(!finds(&mut store, 100, 19, 21));
+    assert!(finds(&mut store, 100, 20, 22));
+    // It is known now, and was not when it was forgotten.
+    store.forget(FORGET_NAME, 100, b"x", 23);
+    assert!(!finds(&mut store, 100, 23, 24));
+    for dir in 1000..1100 {
+        store.forget(FORGET_NAME, dir, b"x", dir);
+        assert!(!finds(&mut store, dir, dir, dir + 1));
+    }
+    assert!(!finds(&mut store, 2, 900, 2000));
+    assert!(
+        !finds(&mut store, 1000, 1000, 2000),
+        "the first, which made room"
+    );
+}
+
+#[test]
 fn a_file_that_is_read_and_changed_again_and_again_is_remembered_once() {
     let mut store = KeptDirs::default();
     let mut attr = file(5);

@@ -3,15 +3,19 @@
 use super::{KeptDirs, KnownName, MAX_NAMES, MAX_PER_DIRECTORY, Moment};
 use crate::msg::{FORGET_ALL, FORGET_ATTR, FORGET_NAME};
 
+/// Maximum number of unknown directories of which it is remembered when something was forgotten of them.
+const MAX_UNKNOWN: usize = 64;
+
 impl KeptDirs {
     /// The server takes back what it allowed to keep, or a request is about to change it.
     pub(in super::super) fn forget(&mut self, what: u8, dir: u64, name: &[u8], now: Moment) {
         let Some(known) = self.dirs.get_mut(&dir).filter(|_| what != FORGET_ALL) else {
-            // A reply that is on its way may say something of it.
-            self.forgot = now;
             if what == FORGET_ALL {
+                self.forgot = now;
                 self.dirs.clear();
                 self.names = 0;
+            } else {
+                self.forget_unknown(dir, now);
             }
             return;
         };
@@ -52,6 +56,15 @@ impl KeptDirs {
                 self.remove(dir);
             }
         }
+    }
+
+    /// A reply that is on its way may say something of a directory that is not known.
+    pub(super) fn forget_unknown(&mut self, dir: u64, now: Moment) {
+        if self.forgot_unknown.len() >= MAX_UNKNOWN && !self.forgot_unknown.contains_key(&dir) {
+            self.forgot_unknown.clear();
+            self.forgot = now;
+        }
+        self.forgot_unknown.insert(dir, now);
     }
 
     /// A request is about to change a file, whose name is not known or has become that of another: it may have more.

@@ -120,14 +120,14 @@ impl KeptDirs {
                 }
             }
         };
-        match dir.and_then(|dir| self.dirs.get_mut(&dir)) {
-            Some(dir) => drop_all(dir),
-            // Also for a directory that is told of by a reply on its way.
+        match dir {
+            Some(dir) => match self.dirs.get_mut(&dir) {
+                Some(dir) => drop_all(dir),
+                None => self.forget_unknown(dir, now),
+            },
             None => {
                 self.forgot = now;
-                if dir.is_none() {
-                    self.dirs.values_mut().for_each(drop_all);
-                }
+                self.dirs.values_mut().for_each(drop_all);
             }
         }
     }
