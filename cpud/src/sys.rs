@@ -10,6 +10,7 @@ mod descriptors;
 mod detached;
 mod isolation;
 mod multicast;
+mod pages;
 
 pub(crate) use descriptors::{receive_descriptors, send_descriptors};
 pub(crate) use detached::{attach_mount, has_file_system, new_devpts, new_fuse};
@@ -17,6 +18,7 @@ pub(crate) use isolation::{
     fork_into_namespaces, keep_capabilities, leave_keyring, open_slave, restrict_mounts,
 };
 pub(crate) use multicast::multicast_socket;
+pub(crate) use pages::release_pages;
 
 use std::ffi::{CStr, CString};
 use std::io;

@@ -294,7 +294,7 @@ impl Interface {
                 (Action::Configure(lease), _) => {
                     let used = dhcp.lease.as_ref().map(|used| used.address);
                     let is_new = used != Some(lease.address);
-                    let others = host.links.values().flatten().copied();
+                    let others = host.links.iter().filter_map(|(_, mac)| *mac);
                     let ignored = others.chain(dhcp.conflicts.proxy()).collect();
                     let probe = |lease: &Lease| {
                         AddressProbe::new(lease.clone(), dhcp.mac, ignored, self.link.index, now)

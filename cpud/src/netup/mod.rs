@@ -52,8 +52,8 @@ const BATCH: usize = 32;
 struct Host {
     netlink: Netlink,
     resolv: ResolvConf,
-    /// The Ethernet addresses of all links by index, including those that are not configured here.
-    links: BTreeMap<u32, Option<[u8; 6]>>,
+    /// The indices and Ethernet addresses of all links, including those that are not configured here.
+    links: Vec<(u32, Option<[u8; 6]>)>,
 }
 
 impl Host {
@@ -92,7 +92,7 @@ pub(crate) fn run() -> Result<Infallible> {
         netlink: Netlink::with_router_options()
             .context("cannot open a netlink socket (CONFIG_NET)")?,
         resolv: ResolvConf::default(),
-        links: BTreeMap::new(),
+        links: Vec::new(),
     };
     let mut network = NetworkRole {
         host,
@@ -187,13 +187,8 @@ impl NetworkRole {
                 .iter()
                 .any(|event| matches!(event, NetlinkEvent::Link(link) if link.index == *index))
         };
-        let gone: Vec<u32> = self
-            .host
-            .links
-            .keys()
-            .copied()
-            .filter(|index| !there(index))
-            .collect();
+        let links = self.host.links.iter().map(|(index, _)| *index);
+        let gone: Vec<u32> = links.filter(|index| !there(index)).collect();
         for index in gone {
             self.handle(NetlinkEvent::LinkGone(index));
         }
@@ -204,11 +199,12 @@ impl NetworkRole {
     fn handle(&mut self, event: NetlinkEvent) {
         match event {
             NetlinkEvent::Link(link) => {
-                self.host.links.insert(link.index, link.mac);
+                self.host.links.retain(|(of, _)| *of != link.index);
+                self.host.links.push((link.index, link.mac));
                 self.link_changed(link);
             }
             NetlinkEvent::LinkGone(index) => {
-                self.host.links.remove(&index);
+                self.host.links.retain(|(of, _)| *of != index);
                 self.configured.remove(&index);
                 self.addresses.retain(|(of, _)| *of != index);
                 self.forget(index);

@@ -13,7 +13,7 @@ use super::channel::{CHUNK, ServerReceiver, ServerSender};
 use super::fd::Fd;
 use super::fuse::{FuseMount, relay_fuse};
 use super::relayed::{RelayProgress, Relayed, SyncCloses, coalesce, goes_on};
-use crate::memory;
+use crate::{memory, sys};
 
 /// The most memory that contents of the client's files take, whatever the machine has.
 const MAX_CONTENTS: u64 = 128 << 20;
@@ -26,7 +26,7 @@ const MEMORY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// What contents of the client's files may take for all mounts of this connection.
 static CONTENTS: LazyLock<Arc<ContentBudget>> =
-    LazyLock::new(|| Arc::new(ContentBudget::new(contents_limit(0))));
+    LazyLock::new(|| Arc::new(ContentBudget::new(contents_limit(0)).releasing(sys::release_pages)));
 
 /// How many bytes contents may take that take `used` now.
 fn contents_limit(used: usize) -> usize {

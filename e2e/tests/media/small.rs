@@ -80,8 +80,9 @@ fn giving_back() -> Result<()> {
         memory
         cat /tmp/cpu{}/* | wc -c
         memory
-        python3 -c 'import time; x = b"x" * (150 << 20); print(len(x), flush=True); time.sleep(10)' >/dev/null &
-        sleep 9
+        python3 -c 'import time; x = b"x" * (150 << 20); print(len(x), flush=True); time.sleep(10)' >/tmp/has &
+        until test -s /tmp/has; do sleep 0.5; done
+        sleep 8
         memory"#,
         home.path().display()
     );

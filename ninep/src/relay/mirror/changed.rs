@@ -111,7 +111,8 @@ impl Mirror {
 
     /// Drops contents until the rest fits into the budget.
     pub(in super::super) fn give_back(&mut self) {
-        self.store.make_room_for_contents(0);
+        let budget = self.store.budget.clone();
+        budget.release_during(|| self.store.make_room_for_contents(0));
     }
 
     pub(super) fn forget_changed(&mut self, changed: &[Changed]) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use bytes::Bytes;
 
@@ -18,6 +18,10 @@ const MAX_JOINED: usize = 128 * 1024;
 pub struct ContentBudget {
     limit: AtomicUsize,
     used: AtomicUsize,
+    /// Gives the pages of a buffer back to the system, which an allocator may not do when it is freed.
+    release: fn(&mut [u8]),
+    /// Whether what is dropped now is released before.
+    releases: AtomicBool,
 }
 
 impl ContentBudget {
@@ -26,7 +30,22 @@ impl ContentBudget {
         Self {
             limit: AtomicUsize::new(limit),
             used: AtomicUsize::new(0),
+            release: |_| (),
+            releases: AtomicBool::new(false),
         }
+    }
+
+    /// The same; what is given back is passed to `release` before it is freed. Its bytes do not count any more.
+    #[must_use]
+    pub fn releasing(self, release: fn(&mut [u8])) -> Self {
+        Self { release, ..self }
+    }
+
+    /// Drops by `work` are to give memory back to the system.
+    pub(super) fn release_during(&self, work: impl FnOnce()) {
+        self.releases.store(true, Ordering::Relaxed);
+        work();
+        self.releases.store(false, Ordering::Relaxed);
     }
 
     /// From now on. What is above it stays until [`Relay::give_back`](super::super::Relay::give_back).
@@ -65,6 +84,26 @@ impl Default for ContentBudget {
     /// 16 MiB.
     fn default() -> Self {
         Self::new(16 << 20)
+    }
+}
+
+/// Bytes of a file.
+struct Piece {
+    bytes: Vec<u8>,
+    budget: Arc<ContentBudget>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if self.budget.releases.load(Ordering::Relaxed) {
+            (self.budget.release)(&mut self.bytes);
+        }
     }
 }
 
@@ -180,10 +219,14 @@ impl Contents {
                 return;
             }
             self.cost += cost;
+            let piece = |bytes| {
+                let budget = self.budget.clone();
+                Bytes::from_owner(Piece { bytes, budget })
+            };
             match before {
-                Some((_, piece)) => *piece = [piece, gap].concat().into(),
+                Some((_, before)) => *before = piece([before, gap].concat()),
                 None => {
-                    self.pieces.insert(at, Bytes::copy_from_slice(gap));
+                    self.pieces.insert(at, piece(gap.to_vec()));
                 }
             }
             at = to;

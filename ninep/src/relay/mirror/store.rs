@@ -79,7 +79,7 @@ pub(super) struct KeptDirs {
     forgot: Moment,
     /// When something was forgotten last of directories that were not known then. A program may write all the time into one that is
     /// not watched.
-    forgot_unknown: HashMap<u64, Moment>,
+    forgot_unknown: Vec<(u64, Moment)>,
     /// What contents may take.
     pub(super) budget: Arc<ContentBudget>,
     /// The files whose contents are kept, those first that were not used for long, as of the moment beside them.
@@ -97,8 +97,10 @@ impl KeptDirs {
     /// Whether a reply to a request that was sent at `sent` is still right in what it says of `dir`.
     pub(super) fn is_fresh(&self, dir: u64, sent: Moment) -> bool {
         let forgot = self.dirs.get(&dir).map(|dir| dir.forgot);
-        let before = self.forgot_unknown.get(&dir).copied();
-        self.forgot < sent && forgot.max(before).is_none_or(|forgot| forgot < sent)
+        let mut unknown = self.forgot_unknown.iter().filter(|(of, _)| *of == dir);
+        self.forgot < sent
+            && forgot.is_none_or(|forgot| forgot < sent)
+            && unknown.all(|(_, forgot)| *forgot < sent)
     }
 
     /// A directory that the server has said to watch.

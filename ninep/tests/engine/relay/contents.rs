@@ -1,5 +1,7 @@
 //! What the relay keeps of the contents of files: when it answers, when it asks, and what it does not believe.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use ninep::msg::{
     FORGET_ALL, FORGET_ATTR, FORGET_DIR, FORGET_NAME, FORGET_REMOVED, KEEP_ATTR, KEEP_NAME, Qid,
 };
@@ -379,7 +381,12 @@ fn a_file_that_was_replaced_while_it_was_opened_is_read_as_it_was() {
 #[test]
 fn the_contents_that_were_not_used_for_long_make_room() {
     const SIZE: usize = 10_000;
-    let budget = Arc::new(ContentBudget::new(5 * SIZE));
+    static RELEASED: AtomicUsize = AtomicUsize::new(0);
+    let budget = ContentBudget::new(5 * SIZE).releasing(|bytes| {
+        bytes.fill(0);
+        RELEASED.fetch_add(bytes.len(), Ordering::Relaxed);
+    });
+    let budget = Arc::new(budget);
     let mut told = ToldRelay::keeping(budget.clone());
     let look = |told: &mut ToldRelay, n: u64| {
         let file = attr(Qid::FILE, 100 + n, SIZE as u64);
@@ -410,12 +417,14 @@ fn the_contents_that_were_not_used_for_long_make_room() {
     budget.set_limit(limit);
     assert!(opens(&mut told, 7));
     assert_eq!(budget.used(), before, "nothing is dropped at once");
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 0);
     told.relay.give_back();
     assert!(budget.used() <= limit && budget.used() >= 3 * SIZE);
     assert!(opens(&mut told, 7), "the last one that was used stays");
     budget.set_limit(0);
     told.relay.give_back();
     assert_eq!(budget.used(), 0);
+    assert_eq!(RELEASED.load(Ordering::Relaxed), 4 * SIZE);
     // Nobody needs it any more.
     budget.set_limit(5 * SIZE);
     assert!(!opens(&mut told, 7) && opens(&mut told, 7));

@@ -60,11 +60,12 @@ impl KeptDirs {
 
     /// A reply that is on its way may say something of a directory that is not known.
     pub(super) fn forget_unknown(&mut self, dir: u64, now: Moment) {
-        if self.forgot_unknown.len() >= MAX_UNKNOWN && !self.forgot_unknown.contains_key(&dir) {
+        self.forgot_unknown.retain(|(of, _)| *of != dir);
+        if self.forgot_unknown.len() >= MAX_UNKNOWN {
             self.forgot_unknown.clear();
             self.forgot = now;
         }
-        self.forgot_unknown.insert(dir, now);
+        self.forgot_unknown.push((dir, now));
     }
 
     /// A request is about to change a file, whose name is not known or has become that of another: it may have more.
