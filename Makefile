@@ -40,11 +40,11 @@ $(error $(filter flash flash-demo hardened stick,$(MAKECMDGOALS)): there is none
 endif
 endif
 
-cpud: ## cpud, static; for another architecture also the mkimage that makes its images
+cpud: ## cpud, static; for another architecture also the mkimage that makes its images, unless MKIMAGE= names one
 	@scripts/deps build $(CROSS)
 	cargo build --profile $(CPUD_PROFILE) --target $(TARGET) -p cpud
 	@install -D -C -t $(OUT) $(BIN)/$(CPUD_PROFILE)/cpud
-ifdef CROSS
+ifeq ($(and $(CROSS),$(filter file,$(origin MKIMAGE))),file)
 	$(MAKE) ARCH=$(HOST) OUT=out/$(HOST) PROFILE=release programs
 endif
 

@@ -38,19 +38,19 @@ pub(super) fn is_foreground(input: impl AsFd) -> bool {
 /// Whether somebody is left who controls this job and is not sudo.
 fn is_job() -> bool {
     let read = |pid: u32| fs::read_to_string(format!("/proc/{pid}/stat")).ok();
-    is_controlled(std::process::id(), |pid| Process::parse(&read(pid)?))
+    is_controlled(std::process::id(), |pid| ProcessStat::parse(&read(pid)?))
 }
 
 /// What /proc/PID/stat says of a process (`proc_pid_stat(5)`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Process {
+struct ProcessStat {
     name: String,
     parent: u32,
     group: u32,
     session: u32,
 }
 
-impl Process {
+impl ProcessStat {
     fn parse(stat: &str) -> Option<Self> {
         let (name, rest) = stat.rsplit_once(") ")?;
         let mut numbers = rest.split(' ').skip(1).map(str::parse);
@@ -65,7 +65,7 @@ impl Process {
 }
 
 /// Whether the first ancestor of another process group is of the same session.
-fn is_controlled(pid: u32, process: impl Fn(u32) -> Option<Process>) -> bool {
+fn is_controlled(pid: u32, process: impl Fn(u32) -> Option<ProcessStat>) -> bool {
     let Some(own) = process(pid) else {
         return false;
     };
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn names_may_look_like_anything() {
-        let process = |name: &str| Process {
+        let process = |name: &str| ProcessStat {
             name: name.into(),
             parent: 7,
             group: 9,
@@ -89,10 +89,10 @@ mod tests {
         };
         for name in ["bash", "a) S 1 (b", "", " "] {
             let stat = format!("9 ({name}) S 7 9 8 34816 10 4194304 0\n");
-            assert_eq!(Process::parse(&stat), Some(process(name)));
+            assert_eq!(ProcessStat::parse(&stat), Some(process(name)));
         }
         for stat in ["", "9 (bash) S 7 9", "9 bash S 7 9 8", "9 (bash) S x 9 8"] {
-            assert_eq!(Process::parse(stat), None);
+            assert_eq!(ProcessStat::parse(stat), None);
         }
     }
 
@@ -110,7 +110,7 @@ mod tests {
                 };
                 let name = name.to_owned();
                 let session = if pid == 2 { session } else { pid.min(2) };
-                Some(Process {
+                Some(ProcessStat {
                     name,
                     parent,
                     group,
@@ -122,7 +122,7 @@ mod tests {
         assert!(!is_controlled(4, find("sudo", 2)));
         // The shell has ended, and its place is taken by a process of another session.
         assert!(!is_controlled(4, find("systemd", 1)));
-        assert!(!is_controlled(4, |pid| (pid == 4).then(|| Process {
+        assert!(!is_controlled(4, |pid| (pid == 4).then(|| ProcessStat {
             name: "cpu".into(),
             parent: 3,
             group: 3,

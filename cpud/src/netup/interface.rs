@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::advertised_dns::AdvertisedDns;
 use super::dhcp::client::{Action, DhcpClient, Lease};
-use super::dhcp::conflicts::{Conflict, Conflicts};
+use super::dhcp::conflicts::{ConflictKind, Conflicts};
 use super::dhcp::packet::Route;
 use super::dhcp::probe::{AddressProbe, ProbeOutcome};
 use super::dhcp::socket::DhcpSocket;
@@ -22,7 +22,6 @@ use crate::console::say;
 /// The metric of routes is this plus the index of the link, so that routes that somebody adds by hand come first.
 const METRIC: u32 = 1024;
 
-/// An interface and how it is configured.
 pub(super) struct Interface {
     link: Link,
     dhcp: Option<Dhcp>,
@@ -322,17 +321,17 @@ impl Interface {
         let conflict = dhcp.conflicts.add(address, mac);
         let name = &self.link.name;
         let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
-        if conflict != Conflict::Known {
+        if conflict != ConflictKind::Known {
             say(format_args!(
                 "{name}: another machine ({mac}) has {address}, which DHCP gave; asking for another address"
             ));
         }
-        if conflict == Conflict::Proxy {
+        if conflict == ConflictKind::Proxy {
             say(format_args!(
                 "{name}: {mac} answers for every address, and is not believed any more"
             ));
         }
-        conflict != Conflict::Known
+        conflict != ConflictKind::Known
     }
 
     fn end_lease(&self, dhcp: &mut Dhcp, host: &mut Host) {

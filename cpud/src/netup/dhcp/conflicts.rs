@@ -19,7 +19,7 @@ pub(in super::super) struct Conflicts {
 
 /// What another conflict means.
 #[derive(Debug, PartialEq, Eq)]
-pub(in super::super) enum Conflict {
+pub(in super::super) enum ConflictKind {
     New,
     /// The server gives the same address again.
     Known,
@@ -29,9 +29,9 @@ pub(in super::super) enum Conflict {
 
 impl Conflicts {
     /// The machine with this Ethernet address has an address.
-    pub(in super::super) fn add(&mut self, address: Ipv4Addr, mac: [u8; 6]) -> Conflict {
+    pub(in super::super) fn add(&mut self, address: Ipv4Addr, mac: [u8; 6]) -> ConflictKind {
         if self.had.contains(&(address, mac)) {
-            return Conflict::Known;
+            return ConflictKind::Known;
         }
         if self.had.len() == MAX {
             self.had.remove(0);
@@ -39,9 +39,9 @@ impl Conflicts {
         self.had.push((address, mac));
         if self.had.iter().filter(|had| had.1 == mac).count() == MAX_OF_ONE {
             self.proxy = Some(mac);
-            return Conflict::Proxy;
+            return ConflictKind::Proxy;
         }
-        Conflict::New
+        ConflictKind::New
     }
 
     /// Who answers for every address.
@@ -67,13 +67,13 @@ mod tests {
     #[test]
     fn who_has_three_addresses_answers_for_every_one() {
         let mut conflicts = Conflicts::default();
-        assert_eq!(conflicts.add(address(1), ROUTER), Conflict::New);
+        assert_eq!(conflicts.add(address(1), ROUTER), ConflictKind::New);
         for _ in 0..5 {
-            assert_eq!(conflicts.add(address(1), ROUTER), Conflict::Known);
+            assert_eq!(conflicts.add(address(1), ROUTER), ConflictKind::Known);
         }
-        assert_eq!(conflicts.add(address(2), ROUTER), Conflict::New);
+        assert_eq!(conflicts.add(address(2), ROUTER), ConflictKind::New);
         assert_eq!(conflicts.proxy(), None);
-        assert_eq!(conflicts.add(address(3), ROUTER), Conflict::Proxy);
+        assert_eq!(conflicts.add(address(3), ROUTER), ConflictKind::Proxy);
         assert_eq!(conflicts.proxy(), Some(ROUTER));
     }
 
@@ -82,7 +82,7 @@ mod tests {
         let mut conflicts = Conflicts::default();
         for n in 0..100 {
             let mac = [2, 0, 0, 0, 1, n];
-            assert_eq!(conflicts.add(address(n), mac), Conflict::New);
+            assert_eq!(conflicts.add(address(n), mac), ConflictKind::New);
             assert!(conflicts.had.len() <= MAX);
         }
         assert_eq!(conflicts.proxy(), None);
