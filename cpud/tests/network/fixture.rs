@@ -160,7 +160,7 @@ impl NetworkFixture {
 
     /// Waits until the output of `ip` inside contains a text, or does not contain it.
     pub(crate) fn wait_until(&self, args: &str, text: &str, present: bool) {
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while self.ip(args).contains(text) != present {
             assert!(
                 Instant::now() < deadline,
