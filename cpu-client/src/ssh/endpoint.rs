@@ -161,7 +161,10 @@ async fn first(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut attempts = tokio::task::JoinSet::new();
     for (&address, turn) in addresses.iter().zip(0..) {
         attempts.spawn(async move {
-            tokio::time::sleep(STAGGER * turn).await;
+            // The timer rounds up to a millisecond, also a wait of nothing.
+            if turn > 0 {
+                tokio::time::sleep(STAGGER * turn).await;
+            }
             TcpStream::connect(address).await
         });
     }

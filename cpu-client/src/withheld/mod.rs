@@ -11,7 +11,7 @@ use cpu_proto::glob;
 use cpu_proto::namespace::Bind;
 use cpu_proto::{printable, quote};
 
-use paths::{absolute, inside, keys};
+use paths::{ServedHome, inside, keys};
 pub(crate) use paths::{homes_but, is_missing};
 
 /// What is hidden unless the user shows it: private keys, and what logs in elsewhere; and what is read-only. Programs replace a
@@ -146,16 +146,22 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Result<Vec<Rule>> {
     }
     let read_only = limits.binds.iter().filter(|bind| bind.read_only);
     rules.extend(read_only.map(|bind| rule(RuleKind::ReadOnly, glob::quote(&bind.local))));
-    let all = |kind, path: &str| {
-        let paths = absolute(path, limits.root, limits.home);
-        paths.into_iter().map(move |path| rule(kind, path))
+    let all = |home: &ServedHome, kind, path: &str| {
+        let paths = home.absolute(path).into_iter();
+        paths.map(move |path| rule(kind, path))
     };
+    let served_home = |home: &Path| ServedHome::new(limits.root, home);
+    let own_home = served_home(limits.home);
+    let other_homes: Vec<_> = limits
+        .other_homes
+        .iter()
+        .map(|it| served_home(it))
+        .collect();
     for (kind, path) in &TABLE {
-        rules.extend(all(*kind, path));
+        rules.extend(all(&own_home, *kind, path));
         if path.starts_with('~') {
-            for home in &limits.other_homes {
-                let paths = absolute(path, limits.root, home).into_iter();
-                rules.extend(paths.map(|path| rule(*kind, path)));
+            for home in &other_homes {
+                rules.extend(all(home, *kind, path));
             }
         }
     }
@@ -167,7 +173,7 @@ pub(crate) fn rules(limits: &FileLimits<'_>) -> Result<Vec<Rule>> {
                 "the path {path:?} that is to be hidden or shown has \"..\" in it; write where it leads"
             );
         }
-        rules.extend(all(*kind, path));
+        rules.extend(all(&own_home, *kind, path));
     }
     Ok(rules)
 }

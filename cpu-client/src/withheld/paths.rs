@@ -77,26 +77,47 @@ fn beneath_here(path: &str) -> String {
     format!("{}/{path}", glob::quote(&here.to_string_lossy()))
 }
 
-/// Absolute paths in the served tree. `~` is the home in it, and also this machine's if that is in it elsewhere, as with
-/// `-root /home`; another relative path is one of the working directory.
-pub(super) fn absolute(path: &str, root: &Path, home: &Path) -> Vec<String> {
-    match path.strip_prefix('~') {
-        Some(rest) if rest.is_empty() || rest.starts_with('/') => {
-            let beneath = |home: &Path| glob::quote(&home.to_string_lossy()) + rest;
-            let there = beneath(home);
-            let real = home.canonicalize().unwrap_or_else(|_| home.into());
-            let real = served(root, &beneath(&real));
-            let real = real.filter(|real| *real != there);
-            [there].into_iter().chain(real).collect()
+/// The served directory and a home, with their links followed once for all the patterns.
+#[derive(Debug)]
+pub(super) struct ServedHome {
+    root: Option<PathBuf>,
+    /// The home as it is named, as a pattern.
+    named: String,
+    /// The home without links, as a pattern.
+    real: String,
+}
+
+impl ServedHome {
+    pub(super) fn new(root: &Path, home: &Path) -> Self {
+        let quoted = |path: &Path| glob::quote(&path.to_string_lossy());
+        Self {
+            root: root.canonicalize().ok(),
+            named: quoted(home),
+            real: quoted(&home.canonicalize().unwrap_or_else(|_| home.into())),
         }
-        _ if path.starts_with('/') => vec![path.to_owned()],
-        _ => served(root, &beneath_here(path)).into_iter().collect(),
+    }
+
+    /// Absolute paths in the served tree. `~` is the home in it, and also this machine's if that is in it elsewhere, as with
+    /// `-root /home`; another relative path is one of the working directory.
+    pub(super) fn absolute(&self, path: &str) -> Vec<String> {
+        let served = |path: &str| self.root.as_deref().and_then(|root| served(root, path));
+        match path.strip_prefix('~') {
+            Some(rest) if rest.is_empty() || rest.starts_with('/') => {
+                let named = self.named.clone() + rest;
+                let real = served(&format!("{}{rest}", self.real));
+                let real = real.filter(|real| *real != named);
+                [named].into_iter().chain(real).collect()
+            }
+            _ if path.starts_with('/') => vec![path.to_owned()],
+            _ => served(&beneath_here(path)).into_iter().collect(),
+        }
     }
 }
 
 /// Whether a path that is to be hidden, without patterns, is that of no file which is served.
 pub(crate) fn is_missing(path: &str, root: &Path, home: &Path) -> bool {
-    absolute(path, root, home).iter().all(|path| {
+    let paths = ServedHome::new(root, home).absolute(path);
+    paths.iter().all(|path| {
         let literal = NamePattern::new(path.as_bytes()).name();
         literal.is_some_and(|name| {
             let name = PathBuf::from(OsString::from_vec(name));
@@ -107,10 +128,9 @@ pub(crate) fn is_missing(path: &str, root: &Path, home: &Path) -> bool {
     })
 }
 
-/// A path of this machine, whose names may be patterns, as the served tree has it. None if it is elsewhere, or if what is served
-/// is part of it: that was asked for.
+/// A path of this machine, whose names may be patterns, as the tree beneath `root`, a path without links, has it. None if it is
+/// elsewhere, or if what is served is part of it: that was asked for.
 fn served(root: &Path, path: &str) -> Option<String> {
-    let root = root.canonicalize().ok()?;
     let names = path.split('/');
     let mut names = names.filter(|name| !name.is_empty() && *name != ".");
     for part in root.components().skip(1) {
@@ -203,13 +223,16 @@ mod tests {
             ("home/ann/.ssh", Some("/*")),
             ("home/ann/.ssh/sub", None),
         ] {
-            let paths = absolute("~/.ssh/*", &top.join(root), &home);
+            let paths = ServedHome::new(&top.join(root), &home).absolute("~/.ssh/*");
             let wanted: Vec<_> = [usual.as_str()].into_iter().chain(also).collect();
             assert_eq!(paths, wanted, "{root}");
         }
-        assert_eq!(absolute("~/.ssh/*", Path::new("/"), &home), [usual]);
-        assert_eq!(absolute("/x", &home, &home), ["/x"]);
+        assert_eq!(
+            ServedHome::new(Path::new("/"), &home).absolute("~/.ssh/*"),
+            [usual]
+        );
+        assert_eq!(ServedHome::new(&home, &home).absolute("/x"), ["/x"]);
         let here = std::env::current_dir().unwrap();
-        assert_eq!(absolute("x", &here, &home), ["/x"]);
+        assert_eq!(ServedHome::new(&here, &home).absolute("x"), ["/x"]);
     }
 }
