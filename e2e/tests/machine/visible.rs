@@ -8,7 +8,7 @@ pub(crate) const TESTS: &[Test] = &[
     ("requests_are_printed_as_asked_for", requests),
     ("a_table_sums_the_requests_up", table),
     ("a_session_can_be_seen_as_a_picture", events),
-    ("bad_wishes_are_refused", refusals),
+    ("wrong_values_of_flags_are_refused", refusals),
 ];
 
 /// Standard error of `cat` with a file of this machine, under `flags`.
@@ -138,19 +138,17 @@ fn events(machine: &Machine) -> Result<()> {
 }
 
 fn refusals(machine: &Machine) -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let absent = directory.path().join("absent");
+    let trace = |name| format!("-dbg9p={}", absent.join(name).display());
+    let unwritten = "cannot write the trace of -dbg9p";
     for (flag, complaint) in [
-        ("-dbg9p=opne", "no request is called \"opne\""),
-        (
-            "-dbg9p=/nonexistent/file",
-            "cannot write the trace of -dbg9p",
-        ),
-        (
-            "-dbg9p=/nonexistent/file.json",
-            "cannot write the trace of -dbg9p",
-        ),
-        ("-stats=perhaps", "write true or false"),
+        ("-dbg9p=opne".to_owned(), "no request is called \"opne\""),
+        (trace("file"), unwritten),
+        (trace("file.json"), unwritten),
+        ("-stats=perhaps".to_owned(), "write true or false"),
     ] {
-        let command = machine.client.command(&[flag], &["true"]);
+        let command = machine.client.command(&[&flag], &["true"]);
         let output = machine.client.output(command, b"")?;
         let text = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.code() == Some(255), "{output:?}");
