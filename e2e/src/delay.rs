@@ -9,6 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+/// How much is read at once, and with a rate, when each piece arrives as a whole.
+const SIZE: usize = 256 * 1024;
+const RATED_SIZE: usize = 4 * 1024;
+/// How long the queue before a narrow path may get.
+const MAX_QUEUE: Duration = Duration::from_millis(50);
+
 /// What went by: when it arrived at the proxy, whether it came from the client, and how much.
 pub type Passed = (Duration, bool, usize);
 
@@ -23,6 +29,11 @@ pub struct Delay {
 impl Delay {
     /// To `port` of 127.0.0.1, with `time` each way.
     pub fn start(port: u16, time: Duration) -> Result<Self> {
+        Self::with_rate(port, time, None)
+    }
+
+    /// The same, with no more than `rate` bytes a second each way.
+    pub fn with_rate(port: u16, time: Duration, rate: Option<f64>) -> Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0))?;
         let own = listener.local_addr()?.port();
         let passed: Arc<Mutex<Vec<Passed>>> = Arc::default();
@@ -42,7 +53,7 @@ impl Delay {
                     carry(
                         from,
                         to,
-                        time,
+                        (time, rate),
                         move |at, size, log| {
                             let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
                             log.push((at.duration_since(start), is_client, size));
@@ -107,18 +118,29 @@ type Log = Arc<Mutex<Vec<Passed>>>;
 fn carry(
     mut from: TcpStream,
     mut to: TcpStream,
-    time: Duration,
+    (time, rate): (Duration, Option<f64>),
     note: impl Fn(Instant, usize, &Log) + Send + 'static,
     log: Log,
     silent: Arc<AtomicBool>,
 ) {
     let (sender, receiver) = mpsc::channel::<(Instant, Vec<u8>)>();
     std::thread::spawn(move || {
-        let mut buffer = vec![0; 256 * 1024];
+        let size = if rate.is_some() { RATED_SIZE } else { SIZE };
+        let mut buffer = vec![0; size];
+        let mut is_free = Instant::now();
         while let Ok(n @ 1..) = from.read(&mut buffer) {
             let now = Instant::now();
             note(now, n, &log);
-            if sender.send((now + time, buffer[..n].to_vec())).is_err() {
+            let mut sent = now;
+            if let Some(rate) = rate {
+                #[expect(clippy::cast_precision_loss, reason = "a buffer is small")]
+                let takes = Duration::from_secs_f64(n as f64 / rate);
+                is_free = is_free.max(now) + takes;
+                sent = is_free;
+                // What a router keeps; then its sender waits.
+                std::thread::sleep(sent.saturating_duration_since(now + MAX_QUEUE));
+            }
+            if sender.send((sent + time, buffer[..n].to_vec())).is_err() {
                 return;
             }
         }

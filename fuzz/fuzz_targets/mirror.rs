@@ -10,7 +10,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use ninep::msg::{
-    Attr, FetchedFile, Flock, Header, Kind, ListEntry, NO_FID, NO_ID, NO_TAG, Qid, Reply, Request, SetAttr, VERSION,
+    Attr, FetchedFile, Flock, Header, Kind, ListEntry, NO_FID, NO_ID, NO_TAG, Qid, ReplayRecord, Reply, Request, SetAttr, VERSION,
     WATCHED,
 };
 use ninep::relay::{ContentBudget, Relay, Upstream};
@@ -213,6 +213,25 @@ impl FuzzWorld {
                     FetchedFile { version: told.qid.version, data: Data(&bytes) }.put(&mut all);
                 }
                 Reply::Fetch { data: Data(&all.finish()[HEADER..]) }
+            }
+            Kind::Replay => {
+                for at in 0..usize::from(n % 5) {
+                    let attr = attr(at + usize::from(m), lie);
+                    let bytes = vec![7; attr.size.min(LARGE) as usize];
+                    let (text, kept) = if lie & 1 == 0 { (NAMES[(at + usize::from(m)) % NAMES.len()].0, 15) } else { ("", lie) };
+                    ReplayRecord {
+                        dir: u64::from(m % 7),
+                        name: Str::new(text.as_bytes()).unwrap_or_default(),
+                        kept,
+                        ecode: [0, 0, 0, 2][usize::from(lie >> 6)],
+                        attr,
+                        target,
+                        offset: u64::from(lie & 0x18) * 100,
+                        data: Data(&bytes),
+                    }
+                    .put(&mut all);
+                }
+                Reply::Replay { data: Data(&all.finish()[HEADER..]) }
             }
             Kind::Lopen => Reply::Lopen { qid, iounit: 0 },
             Kind::Lcreate => Reply::Lcreate { qid, iounit: 0 },

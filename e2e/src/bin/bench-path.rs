@@ -18,6 +18,9 @@ struct PathOptions {
     /// Milliseconds that a byte takes each way.
     #[arg(long, default_value_t = 10)]
     hop: u64,
+    /// Megabits that the path carries in a second each way; 0: as many as come.
+    #[arg(long, default_value_t = 0.0)]
+    rate: f64,
     /// Flags for cpu, separated by blanks.
     #[arg(long, default_value = "")]
     flags: String,
@@ -34,11 +37,20 @@ const PROGRAMS: &[(&str, &str)] = &[
         "python",
         "/usr/bin/python3 -c 'import json, email, http.client, asyncio'",
     ),
+    ("gcc hello.c", "gcc -o hello hello.c"),
     ("git status", "git -C repo status"),
     ("ls -lR", "ls -lR tree"),
+    ("git status 5000", "git -C large status"),
+    ("ls -lR 5000", "ls -lR large"),
     ("ls -l /usr/bin", "ls -l /usr/bin"),
     ("find", "find tree -type f"),
     ("tar x", "rm -rf new; mkdir new; tar xf tree.tar -C new"),
+    (
+        "make -j2",
+        "make -s -C program clean; make -s -j2 -C program",
+    ),
+    ("read 64 MiB", "cat random"),
+    ("write 64 MiB", "head -c 64M /dev/zero >zeros"),
 ];
 
 fn main() -> Result<()> {
@@ -56,22 +68,34 @@ fn main() -> Result<()> {
     } else {
         vm.insert(Vm::boot()?).port()
     };
-    let proxy = Delay::start(port, hop)?;
+    let rate = (options.rate > 0.0).then_some(options.rate * 1e6 / 8.0);
+    let proxy = Delay::with_rate(port, hop, rate)?;
     println!(
-        "{:<16} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9}",
-        "program", "first s", "waits", "again s", "waits", "next s", "waits", "kB", "all s"
+        "{:<16} {:>8} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9} {:>8} {:>9}",
+        "program",
+        "local s",
+        "first s",
+        "waits",
+        "again s",
+        "waits",
+        "next s",
+        "waits",
+        "kB",
+        "all s"
     );
     let client = Client::new(proxy.port, &home);
     let only = &options.only;
     let is_wanted = |name: &str| only.is_empty() || only.iter().any(|word| name.contains(&**word));
     for (name, words) in PROGRAMS.iter().filter(|(name, _)| is_wanted(name)) {
+        let local = local(&home, words)?;
         let forgetful = format!("{flags} -learn=false");
         let [first, again, _] = twice(&client, &proxy, &forgetful, words)?;
         // This one is learned from.
         twice(&client, &proxy, &flags, words)?;
         let [next, _, all] = twice(&client, &proxy, &flags, words)?;
         println!(
-            "{name:<16} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.2} {:>9} {:>8} {:>8.2}",
+            "{name:<16} {:>8.2} {:>8.2} {:>9} {:>8.2} {:>9} {:>8.2} {:>9} {:>8} {:>9.2}",
+            local.as_secs_f64(),
             first.0.as_secs_f64(),
             first.1,
             again.0.as_secs_f64(),
@@ -119,12 +143,33 @@ fn twice(
     ])
 }
 
-/// A tree of 500 files in 26 directories, and a repository of it.
+/// What the program takes on this computer the second time.
+fn local(home: &Home, words: &str) -> Result<Duration> {
+    let mut last = Duration::ZERO;
+    for _ in 0..2 {
+        let start = Instant::now();
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{words} >/dev/null")]);
+        command.current_dir(home.path()).env("HOME", home.path());
+        ensure!(command.status()?.success(), "{words}");
+        last = start.elapsed();
+    }
+    Ok(last)
+}
+
+/// A tree of 500 files in 26 directories, and a repository of it; one of 5,000 files in 100 directories; a program of 30 files.
 fn prepare(home: &Home) -> Result<()> {
     let script = "mkdir tree && cd tree && for d in a b c d e f g h i j k l m n o p q r s t u v w x y; do
             mkdir $d; for n in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do echo $d$n >$d/$n; done; done
-        cd .. && tar cf tree.tar -C tree . && cp -r tree repo && cd repo && git init -q . && git add . &&
-        git -c user.name=x -c user.email=x@example.org commit -qm x";
+        cd .. && tar cf tree.tar -C tree . && cp -r tree repo && mkdir large program && cd large &&
+        for d in $(seq 100); do mkdir $d; for n in $(seq 50); do echo $d $n >$d/$n; done; done
+        cd .. && for at in repo large; do
+            git -C $at init -q . && git -C $at add . && git -C $at -c user.name=x -c user.email=x@example.org commit -qm x; done
+        head -c 64M /dev/urandom >random; head -c 64M /dev/zero >zeros
+        echo '#include <stdio.h>\nint main(void) { puts(\"hello\"); }' >hello.c && cd program &&
+        for n in $(seq 30); do echo \"#include <stdio.h>\n#include <stdlib.h>\n#include \\\"all.h\\\"\nint f$n(int n) { return n + $n; }\" >f$n.c; done
+        echo 'int main(void) { return 0; }' >main.c; echo '#include <string.h>' >all.h
+        echo 'all: $(patsubst %.c,%.o,$(wildcard *.c)); gcc -o all $^\n%.o: %.c all.h; gcc -c -o $@ $<\nclean:; rm -f all *.o' >Makefile";
     let done = Command::new("sh")
         .args(["-ec", script])
         .current_dir(home.path())
