@@ -50,7 +50,10 @@ const PROGRAMS: &[(&str, &str)] = &[
         "make -s -C program clean; make -s -j2 -C program",
     ),
     ("read 64 MiB", "cat random"),
-    ("write 64 MiB", "head -c 64M /dev/zero >zeros"),
+    (
+        "write 64 MiB",
+        "dd if=/dev/zero of=zeros bs=1M count=64 2>&1",
+    ),
 ];
 
 fn main() -> Result<()> {
