@@ -184,6 +184,17 @@ impl Contents {
         Some(all)
     }
 
+    /// Drops the pieces that end at `offset` or before.
+    pub(super) fn drop_before(&mut self, offset: u64) {
+        while let Some(first) = self.pieces.first_entry()
+            && first.key() + first.get().len() as u64 <= offset
+        {
+            let cost = Self::cost(first.remove().len());
+            self.cost -= cost;
+            self.budget.used.fetch_sub(cost, Ordering::Relaxed);
+        }
+    }
+
     /// Adds what is not known yet of the bytes at `offset`. Nothing of what does not fit the file's size, and no more than
     /// the budget has room for.
     pub(super) fn add(&mut self, offset: u64, data: &[u8]) {
@@ -279,6 +290,26 @@ mod tests {
             drop(contents);
             prop_assert_eq!(budget.used(), 0);
         }
+    }
+
+    #[test]
+    fn pieces_that_were_read_make_room() {
+        let file = file(4 * MAX_JOINED);
+        let budget = Arc::new(ContentBudget::new(5 * MAX_JOINED));
+        let mut contents = Contents::new(file.len() as u64, budget.clone());
+        for (n, piece) in file.chunks(MAX_JOINED).enumerate() {
+            contents.add((n * MAX_JOINED) as u64, piece);
+        }
+        let all = budget.used();
+        contents.drop_before(MAX_JOINED as u64 - 1);
+        assert_eq!(budget.used(), all);
+        contents.drop_before(2 * MAX_JOINED as u64 + 1);
+        assert_eq!(budget.used(), all / 2);
+        assert!(contents.read(MAX_JOINED as u64, 1).is_none());
+        let read = contents.read(2 * MAX_JOINED as u64, u32::MAX).unwrap();
+        assert!(read.concat() == file[2 * MAX_JOINED..]);
+        contents.drop_before(u64::MAX);
+        assert_eq!(budget.used(), 0);
     }
 
     #[test]

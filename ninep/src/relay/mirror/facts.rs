@@ -114,6 +114,13 @@ impl FileFacts {
         self.contents.as_ref()?.read(offset, count)
     }
 
+    /// Drops the contents before `offset`, unless somebody may be reading them.
+    pub(super) fn drop_contents_before(&mut self, offset: u64) {
+        if let Some(contents) = self.contents.as_mut().and_then(Arc::get_mut) {
+            contents.drop_before(offset);
+        }
+    }
+
     /// Adds what was read. What belongs to a whole file, which somebody may be reading, is there already.
     pub(super) fn add_contents(
         &mut self,

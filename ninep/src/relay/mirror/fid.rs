@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::ahead::ReadAhead;
 use super::listing::Listing;
 use super::open::Reads;
 use crate::msg::Qid;
@@ -16,6 +17,8 @@ pub(super) struct MirrorFid {
     pub(super) listing: Option<Arc<Listing>>,
     /// Of a file that was opened.
     pub(super) reads: Reads,
+    /// Of a file: how far it was read, one part after the other.
+    pub(super) ahead: ReadAhead,
     /// Whether reading has begun.
     pub(super) is_read: bool,
     /// Whether it is the value of an extended attribute, which its clunk sets.
@@ -31,6 +34,7 @@ impl MirrorFid {
             place,
             listing: None,
             reads: Reads::Server,
+            ahead: ReadAhead::default(),
             is_read: false,
             sets_xattr: false,
             is_empty_list: false,

@@ -7,12 +7,13 @@
 //!   answered.
 //! * **Fids.** A walk that is answered here is performed by the server later (Tbind, before the next request). If the file
 //!   has gone by then, the requests that use the fid fail with `ESTALE`, at which Linux walks again.
-//! * **Contents.** An open brings the beginning of the file, and what is read of a file is kept (`open`).
+//! * **Contents.** An open brings the beginning of the file; what is read is kept (`open`), and more is read than asked for (`ahead`).
 //! * **Listings.** The first time that a name in a directory is looked up, the directory is listed as well. To open a
 //!   directory is to list it.
 //!
 //! No I/O and no clock, as in the relay.
 
+mod ahead;
 mod changed;
 mod contents;
 mod directories;

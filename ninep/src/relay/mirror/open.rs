@@ -46,7 +46,10 @@ pub(super) enum Reads {
 pub(super) struct SentRead {
     pub(super) fid: u32,
     pub(super) offset: u64,
-    pub(super) count: u32,
+    /// How much the kernel wants.
+    wanted: u32,
+    /// How much was asked for.
+    count: u32,
     /// Whether what it returns may be kept.
     is_kept: bool,
 }
@@ -139,7 +142,7 @@ impl Mirror {
         count: u32,
     ) -> RequestFate<'a> {
         let now = self.now;
-        let Some(known) = self.fids.get(&fid) else {
+        let Some(known) = self.fids.get_mut(&fid) else {
             return RequestFate::Pass;
         };
         let btime = match &known.reads {
@@ -147,27 +150,47 @@ impl Mirror {
             Reads::Known => None,
             Reads::OpenedHere(_, attr) => Some(attr.btime),
         };
-        let mut is_kept = false;
-        let facts = self.store.facts(known.qid, known.place());
+        let most = self.msize.saturating_sub(READ_HEADER);
+        let max_file = self.store.budget.max_file();
+        let place = known.place.as_ref().map(|(dir, name)| (*dir, &**name));
+        let facts = self.store.facts(known.qid, place);
         // Another file may have got its number before the server could open it.
-        if let Some(facts) =
-            facts.filter(|facts| btime.is_none_or(|btime| facts.attr.btime == btime))
-        {
-            let most = self.msize.saturating_sub(READ_HEADER);
-            if let Some(pieces) = facts.read(offset, count.min(most), now) {
-                facts.count_use(&mut self.fetched);
-                return RequestFate::Data(data_reply(tag, pieces));
-            }
-            is_kept = facts.attr.size <= self.store.budget.max_file();
-        }
-        let read = SentRead {
+        let facts = facts.filter(|facts| btime.is_none_or(|btime| facts.attr.btime == btime));
+        let mut read = SentRead {
             fid,
             offset,
+            wanted: count,
             count,
-            is_kept,
+            is_kept: false,
         };
+        if let Some(facts) = facts {
+            let is_large = facts.attr.size > max_file;
+            if let Some(pieces) = facts.read(offset, count.min(most), now) {
+                known.ahead.found(offset, count);
+                facts.count_use(&mut self.fetched);
+                if is_large {
+                    facts.drop_contents_before(offset);
+                }
+                return RequestFate::Data(data_reply(tag, pieces));
+            }
+            let room = u32::try_from(max_file).unwrap_or(u32::MAX);
+            read.count = known.ahead.ask(offset, count, most.min(room));
+            // Of a large file only what was not asked for yet.
+            read.is_kept = !is_large || read.count > count;
+            if is_large {
+                facts.drop_contents_before(offset);
+            }
+        }
+        let asked = read.count;
         self.record(tag, What::Read(read));
-        RequestFate::Pass
+        if asked == count {
+            return RequestFate::Pass;
+        }
+        RequestFate::Instead(Request::Read {
+            fid,
+            offset,
+            count: asked,
+        })
     }
 
     /// How large the reply to a read may be, if it is to be kept.
@@ -182,13 +205,26 @@ impl Mirror {
         }
     }
 
-    pub(super) fn has_read(&mut self, sent: Moment, read: &SentRead, data: &[u8]) {
+    pub(super) fn has_read(
+        &mut self,
+        tag: u16,
+        sent: Moment,
+        read: &SentRead,
+        data: &[u8],
+    ) -> ReplyFate {
         let end = read.offset.saturating_add(data.len() as u64);
         let is_short = data.len() as u64 != u64::from(read.count);
         if read.is_kept && data.len() as u64 <= read.count.into() {
             self.keep(sent, read.fid, read.offset, data, |facts| {
                 end == facts.attr.size || (!is_short && end < facts.attr.size)
             });
+        }
+        let wanted = usize::try_from(read.wanted).unwrap_or(usize::MAX);
+        match data.get(..wanted) {
+            Some(part) if part.len() < data.len() && read.wanted < read.count => {
+                ReplyFate::Instead(self.encode(tag, &Reply::Read { data: Data(part) }))
+            }
+            _ => ReplyFate::Pass,
         }
     }
 
@@ -199,7 +235,7 @@ impl Mirror {
             return ReplyFate::Pass;
         };
         let most = self.msize.saturating_sub(READ_HEADER);
-        let pieces = contents.read(read.offset, read.count.min(most));
+        let pieces = contents.read(read.offset, read.wanted.min(most));
         let data = pieces.unwrap_or_default().concat();
         ReplyFate::Instead(self.encode(tag, &Reply::Read { data: Data(&data) }))
     }

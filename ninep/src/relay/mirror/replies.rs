@@ -84,7 +84,9 @@ impl Mirror {
                 let (qid, iounit) = (*qid, *iounit);
                 return ReplyFate::Instead(self.encode(tag, &Reply::Lopen { qid, iounit }));
             }
-            (What::Read(read), Reply::Read { data }) => self.has_read(at, read, data.0),
+            (What::Read(read), Reply::Read { data }) => {
+                return self.has_read(tag, at, read, data.0);
+            }
             (What::Read(read), Reply::Error { ecode }) if is_stale(*ecode) => {
                 return self.stale_read(tag, read);
             }

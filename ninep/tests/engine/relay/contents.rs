@@ -9,6 +9,7 @@ use ninep::msg::{
 use super::mirror::{ROOT, ToldRelay, attr, lookup, qid};
 use super::*;
 
+mod ahead;
 mod fetches;
 mod replaced;
 

@@ -1,0 +1,87 @@
+//! Reads ahead: whoever reads a file one part after the other asks the server for more with each wait, and finds the rest here.
+
+use std::ops::Range;
+
+/// How far a file was read through a fid, one part after the other.
+#[derive(Debug, Clone, Default)]
+pub(super) struct ReadAhead {
+    /// Where the last read ended.
+    next: u64,
+    /// What was asked for last.
+    asked: Range<u64>,
+}
+
+impl ReadAhead {
+    /// A read was answered from what is known.
+    pub(super) fn found(&mut self, offset: u64, count: u32) {
+        self.next = offset.saturating_add(count.into());
+    }
+
+    /// How much to ask the server for, to answer a read of `count` bytes. If the program goes on where it has stopped, twice as much
+    /// as the last time, but no more than `most`.
+    pub(super) fn ask(&mut self, offset: u64, count: u32, most: u32) -> u32 {
+        let is_next = offset == self.next;
+        self.found(offset, count);
+        if self.asked.contains(&offset) && self.next <= self.asked.end {
+            // It is still under way.
+            return count;
+        }
+        let mut asked = count;
+        if is_next {
+            let last = u32::try_from(self.asked.end - self.asked.start).unwrap_or(u32::MAX);
+            asked = last.max(count).saturating_mul(2).min(most).max(count);
+        }
+        self.asked = offset..offset.saturating_add(asked.into());
+        asked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: u32 = 1000;
+
+    #[test]
+    fn parts_that_follow_each_other_are_asked_for_in_larger_and_larger_ones() {
+        let mut ahead = ReadAhead::default();
+        let mut known = 0;
+        let mut asked = Vec::new();
+        for offset in (0..5000).step_by(100) {
+            if offset + 100 <= known {
+                ahead.found(offset, 100);
+            } else {
+                let count = ahead.ask(offset, 100, MOST);
+                asked.push(count);
+                known = offset + u64::from(count);
+            }
+        }
+        assert_eq!(asked, [200, 400, 800, 1000, 1000, 1000, 1000]);
+    }
+
+    #[test]
+    fn nothing_is_asked_for_beyond_what_is_read_here_and_there() {
+        let mut ahead = ReadAhead::default();
+        for offset in [500, 300, 700, 100] {
+            assert_eq!(ahead.ask(offset, 100, MOST), 100);
+        }
+        // On from the last one.
+        assert_eq!(ahead.ask(200, 100, MOST), 200);
+    }
+
+    #[test]
+    fn a_second_read_under_way_asks_for_itself_only() {
+        let mut ahead = ReadAhead::default();
+        assert_eq!(ahead.ask(0, 100, MOST), 200);
+        assert_eq!(ahead.ask(100, 100, MOST), 100);
+        // In part.
+        assert_eq!(ahead.ask(150, 100, MOST), 100);
+        assert_eq!(ahead.ask(250, 100, MOST), 200);
+    }
+
+    #[test]
+    fn a_read_is_never_made_smaller() {
+        assert_eq!(ReadAhead::default().ask(0, 2 * MOST, MOST), 2 * MOST);
+        assert_eq!(ReadAhead::default().ask(u64::MAX, u32::MAX, MOST), u32::MAX);
+    }
+}
