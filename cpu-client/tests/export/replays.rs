@@ -85,7 +85,8 @@ fn to_a_near_machine_nothing_is_told_and_yet_it_is_learned() {
     there.deliver_all();
     let before = there.waits;
     run(&mut there);
-    assert!(there.waits > before + 10);
+    let waits = there.waits - before;
+    assert!(waits >= 9, "{waits}");
     assert!(learning.trace().is_some());
 }
 
