@@ -56,7 +56,8 @@ fn requests(machine: &Machine) -> Result<()> {
 }
 
 fn table(machine: &Machine) -> Result<()> {
-    let text = trace(machine, &["-stats"])?;
+    // What others have taught would be fetched ahead, if the machine takes long to answer.
+    let text = trace(machine, &["-stats", "-learn=false"])?;
     let row = |word: &str| {
         let mut rows = text.lines().map(str::split_whitespace);
         rows.find_map(|mut row| (row.next() == Some(word)).then(|| row.collect::<Vec<_>>()))
