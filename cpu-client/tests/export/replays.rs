@@ -80,7 +80,7 @@ fn what_was_asked_for_is_not_waited_for_in_the_next_session() {
 #[test]
 fn to_a_near_machine_nothing_is_told_and_yet_it_is_learned() {
     let (_dir, export) = tree();
-    // Before the session begins, as soon as which the machine asks.
+    // The machine asks as soon as the session begins.
     let learning = Arc::new(Learning::new(ran(&export), None));
     learning.set_near();
     let mut there = There::learning(export.clone(), Arc::default(), Some(learning.clone()));

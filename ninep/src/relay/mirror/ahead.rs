@@ -1,8 +1,9 @@
-//! Reads ahead: whoever reads a file one part after the other asks the server for more with each wait, and finds the rest here.
+//! Read-ahead: when a file is read from its beginning to its end, each request to the server asks for more than the kernel wants, and
+//! the next reads are answered from the rest.
 
 use std::ops::Range;
 
-/// How far a file was read through a fid, one part after the other.
+/// What was read of a file through a fid, and what the server was asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct ReadAhead {
     /// Where the last read ended.

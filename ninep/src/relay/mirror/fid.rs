@@ -17,7 +17,7 @@ pub(super) struct MirrorFid {
     pub(super) listing: Option<Arc<Listing>>,
     /// Of a file that was opened.
     pub(super) reads: Reads,
-    /// Of a file: how far it was read, one part after the other.
+    /// Of a file that was opened: how it is read ahead.
     pub(super) ahead: ReadAhead,
     /// Whether reading has begun.
     pub(super) is_read: bool,

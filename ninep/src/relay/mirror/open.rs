@@ -175,7 +175,7 @@ impl Mirror {
             }
             let room = u32::try_from(max_file).unwrap_or(u32::MAX);
             read.count = known.ahead.ask(offset, count, most.min(room));
-            // Of a large file only what was not asked for yet.
+            // Of a large file only a read that brings more than the kernel wants, which it will ask for next.
             read.is_kept = !is_large || read.count > count;
             if is_large {
                 facts.drop_contents_before(offset);
