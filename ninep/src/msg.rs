@@ -18,6 +18,8 @@ pub use dialects::*;
 pub const VERSION: &[u8] = b"9P2000.L";
 /// The tag of [`Request::Version`], and in [`EXTENDED`] of requests without a reply.
 pub const NO_TAG: u16 = !0;
+/// The first tag of what the machine asks for by itself. The kernel takes the lowest that are free.
+pub const OWN_TAGS: u16 = 0xff00;
 /// No fid: the `afid` of an attach without authentication.
 pub const NO_FID: u32 = !0;
 /// No user: in an attach that names none, or a setattr that leaves the owner alone.

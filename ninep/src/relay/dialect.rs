@@ -46,7 +46,7 @@ impl Relay {
             RequestFate::Pass => return false,
             RequestFate::Instead(made) => Some(made),
             RequestFate::Answer(_, made) => made.as_ref(),
-            RequestFate::Data(_) => None,
+            RequestFate::Data(_) | RequestFate::Wait => None,
         };
         if let Some(Request::Lookup { fid, newfid, .. } | Request::Bind { fid, newfid, .. }) = made
         {
@@ -56,7 +56,11 @@ impl Relay {
         }
         match verdict {
             RequestFate::Pass => return false,
-            RequestFate::Data(reply) => self.local_replies.extend(reply),
+            RequestFate::Data(reply) => {
+                self.local_replies.extend(reply);
+                self.read_on(request, out);
+            }
+            RequestFate::Wait => self.read_on(request, out),
             RequestFate::Instead(made) => {
                 if let Request::Lopenread { fid, .. } = made {
                     self.forget(fid);
@@ -96,6 +100,13 @@ impl Relay {
             }
         }
         true
+    }
+
+    /// A read was answered here, or will be.
+    fn read_on(&mut self, request: &Request<'_>, out: &mut Vec<Bytes>) {
+        if let (Some(mirror), Request::Read { fid, .. }) = (&mut self.mirror, request) {
+            mirror.read_on(*fid, out);
+        }
     }
 
     /// Keeps attributes for the next getattr of the fid.

@@ -62,6 +62,7 @@ impl Relay {
         let message = plain.unwrap_or_else(|| message.clone());
         if let Some(mirror) = &mut self.mirror {
             let outcome = mirror.reply(header.tag, Some(&reply), now);
+            mirror.end_waiting(header.tag, out, &mut self.own_requests);
             mirror.take_requests(&mut self.own_requests);
             if matches!(reply, Reply::Forget { .. }) {
                 self.forgotten += 1;

@@ -17,7 +17,9 @@ use super::version::{Negotiated, negotiate};
 use super::{Config, Error, MIN_MSIZE};
 use crate::errno::Errno;
 use crate::fs::{Change, FileSystem, Watcher};
-use crate::msg::{FORGET_ALL, FetchTotals, Header, Kind, NO_TAG, Reply, Request, WATCHED};
+use crate::msg::{
+    FORGET_ALL, FetchTotals, Header, Kind, NO_TAG, OWN_TAGS, Reply, Request, WATCHED,
+};
 use crate::observe::{CompletedRequest, Observer, Urgency};
 use crate::wire::{Data, Frame, HEADER, Malformed, Name, Str, WalkVec};
 
@@ -363,6 +365,7 @@ fn urgency(request: &Request<'_>, tag: u16) -> Urgency {
         | Request::Replay { .. }
         | Request::List { open: 0, .. }
         | Request::Sync {} => Urgency::Ahead,
+        Request::Read { .. } if tag >= OWN_TAGS => Urgency::Ahead,
         _ => Urgency::Awaited,
     }
 }

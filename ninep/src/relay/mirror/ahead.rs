@@ -1,7 +1,10 @@
 //! Read-ahead: when a file is read from its beginning to its end, each request to the server asks for more than the kernel wants, and
-//! the next reads are answered from the rest.
+//! the next reads are answered from the rest. From the second request on, the next part is asked for before the program gets there.
 
 use std::ops::Range;
+
+/// How many parts of a large file are kept at a time: the one that is being read, and two that come next.
+pub(super) const PARTS: u64 = 3;
 
 /// What was read of a file through a fid, and what the server was asked for.
 #[derive(Debug, Clone, Default)]
@@ -10,6 +13,8 @@ pub(super) struct ReadAhead {
     next: u64,
     /// What was asked for last.
     asked: Range<u64>,
+    /// Whether that was because the program went on where it had stopped.
+    is_sequential: bool,
 }
 
 impl ReadAhead {
@@ -28,12 +33,39 @@ impl ReadAhead {
             return count;
         }
         let mut asked = count;
+        self.is_sequential = is_next;
         if is_next {
             let last = u32::try_from(self.asked.end - self.asked.start).unwrap_or(u32::MAX);
             asked = last.max(count).saturating_mul(2).min(most).max(count);
         }
         self.asked = offset..offset.saturating_add(asked.into());
         asked
+    }
+
+    /// What to ask for before the program wants it: the next part of a file that ends at `end`, as soon as it has come to the one that
+    /// was asked for last. `known_end`: where the bytes end that are known from an offset on.
+    pub(super) fn ask_on(
+        &mut self,
+        end: u64,
+        most: u32,
+        known_end: impl FnOnce(u64) -> u64,
+    ) -> Option<(u64, u32)> {
+        let last = self.asked.end - self.asked.start;
+        let is_in_last = self.asked.contains(&self.next) || self.next == self.asked.end;
+        if !self.is_sequential || !is_in_last {
+            return None;
+        }
+        let offset = known_end(self.asked.end);
+        let rest = end.checked_sub(offset).filter(|rest| *rest > 0)?;
+        let count = last.saturating_mul(2).min(most.into()).min(rest);
+        self.asked = offset..offset.saturating_add(count);
+        Some((offset, u32::try_from(count).unwrap_or(u32::MAX)))
+    }
+
+    /// What was asked for is not known, though it was answered.
+    pub(super) fn lost(&mut self) {
+        self.asked = 0..0;
+        self.is_sequential = false;
     }
 }
 
@@ -78,6 +110,45 @@ mod tests {
         // In part.
         assert_eq!(ahead.ask(150, 100, MOST), 100);
         assert_eq!(ahead.ask(250, 100, MOST), 200);
+    }
+
+    #[test]
+    fn the_next_part_is_asked_for_when_the_program_comes_to_the_last() {
+        let same = |at| at;
+        let mut ahead = ReadAhead::default();
+        assert_eq!(ahead.ask(500, 100, MOST), 100);
+        assert_eq!(
+            ahead.ask_on(5000, MOST, same),
+            None,
+            "it may go on elsewhere"
+        );
+        assert_eq!(ahead.ask(600, 100, MOST), 200);
+        assert_eq!(ahead.ask_on(5000, MOST, same), Some((800, 400)));
+        assert_eq!(ahead.ask_on(5000, MOST, same), None);
+        ahead.found(700, 100);
+        assert_eq!(ahead.ask_on(5000, MOST, same), Some((1200, 800)));
+        ahead.found(800, 100);
+        assert_eq!(ahead.ask_on(5000, MOST, same), None);
+        ahead.found(1200, 100);
+        // What is known need not be asked for, and nothing is behind the end.
+        let known = |at| if at == 2000 { 4500 } else { at };
+        assert_eq!(ahead.ask_on(5000, MOST, known), Some((4500, 500)));
+        ahead.found(4500, 100);
+        assert_eq!(ahead.ask_on(5000, MOST, same), None);
+        // Somewhere else.
+        ahead.found(0, 100);
+        assert_eq!(ahead.ask_on(5000, MOST, same), None);
+    }
+
+    #[test]
+    fn after_a_loss_it_begins_anew() {
+        let mut ahead = ReadAhead::default();
+        assert_eq!(ahead.ask(0, 100, MOST), 200);
+        assert_eq!(ahead.ask_on(5000, MOST, |at| at), Some((200, 400)));
+        ahead.found(100, 100);
+        ahead.lost();
+        assert_eq!(ahead.ask_on(5000, MOST, |at| at), None);
+        assert_eq!(ahead.ask(200, 100, MOST), 200);
     }
 
     #[test]

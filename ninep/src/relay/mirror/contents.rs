@@ -141,7 +141,7 @@ impl Contents {
     }
 
     /// Where the bytes end that are known from `offset` on.
-    fn known_end(&self, offset: u64) -> u64 {
+    pub(super) fn known_end(&self, offset: u64) -> u64 {
         let mut end = offset;
         while let Some((start, piece)) = self.pieces.range(..=end).next_back()
             && start + piece.len() as u64 > end

@@ -114,6 +114,12 @@ impl FileFacts {
         self.contents.as_ref()?.read(offset, count)
     }
 
+    /// Where the bytes end that are known from `offset` on.
+    pub(super) fn known_end(&self, offset: u64) -> u64 {
+        let contents = self.contents.as_ref();
+        contents.map_or(offset, |contents| contents.known_end(offset))
+    }
+
     /// Drops the contents before `offset`, unless somebody may be reading them.
     pub(super) fn drop_contents_before(&mut self, offset: u64) {
         if let Some(contents) = self.contents.as_mut().and_then(Arc::get_mut) {

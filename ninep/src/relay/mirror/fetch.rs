@@ -11,8 +11,9 @@ use bytes::Bytes;
 
 use super::contents::Contents;
 use super::facts::Moment;
-use super::{Mirror, MirrorFid, OWN_FIDS, OWN_TAGS, What};
-use crate::msg::{FetchedFile, MAX_FETCHED, NO_TAG, Qid, Reply, Request};
+use super::own::OWN_FIDS;
+use super::{Mirror, MirrorFid, What};
+use crate::msg::{FetchedFile, MAX_FETCHED, NO_TAG, OWN_TAGS, Qid, Reply, Request};
 use crate::wire::{BodyReader, Name, WalkVec, Wire};
 
 /// Maximum number of bytes that are fetched of a directory, for one extension.

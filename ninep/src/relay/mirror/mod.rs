@@ -22,6 +22,8 @@ mod fetch;
 mod fid;
 mod listing;
 mod open;
+mod own;
+mod reading_on;
 mod replay;
 mod replies;
 mod store;
@@ -36,7 +38,7 @@ use bytes::Bytes;
 
 use crate::errno::Errno;
 use crate::fs::OpenFlags;
-use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, FetchTotals, NO_TAG, Qid, Reply, Request};
+use crate::msg::{Attr, FORGET_ALL, FORGET_REMOVED, FetchTotals, Qid, Reply, Request};
 use crate::wire::{Data, Frame, Name, Str, WalkVec};
 use changed::{Changed, in_dir};
 pub use contents::ContentBudget;
@@ -44,15 +46,11 @@ use facts::Moment;
 use fetch::{Fetching, SentFetch};
 use fid::MirrorFid;
 use open::{SentRead, is_locking};
+use own::OWN_FIDS;
+use reading_on::ReadingOn;
 use replay::Replaying;
 use store::{Found, KeptDirs};
 
-/// The first tag of the mirror's own requests. The kernel takes the lowest that are free.
-const OWN_TAGS: u16 = 0xff00;
-/// The first fid of the mirror's own requests. The kernel takes the lowest that are free.
-const OWN_FIDS: u32 = 0xfff0_0000;
-/// Maximum number of requests that nobody waits for, in flight at one time.
-const MAX_OWN: usize = 16;
 /// Maximum number of directories that are known not to be listed.
 const MAX_UNLISTED: usize = 4096;
 
@@ -67,6 +65,8 @@ pub(super) enum RequestFate<'a> {
     Answer(Bytes, Option<Request<'a>>),
     /// This is the reply, in pieces.
     Data(Vec<Bytes>),
+    /// It is answered when the part of the file has come that it is for ([`Mirror::end_waiting`]).
+    Wait,
 }
 
 /// What becomes of a reply.
@@ -98,6 +98,8 @@ enum What {
     /// An open for reading, and how much of the file comes with it.
     Open(u32, u32),
     Read(SentRead),
+    /// The same of the mirror's own, and the qid path of the file.
+    ReadOn(SentRead, u64),
     Lock(u32),
     Fetch(SentFetch),
     Replay,
@@ -128,6 +130,7 @@ pub(super) struct Mirror {
     done: Vec<u32>,
     fetching: Fetching,
     replaying: Replaying,
+    reading_on: ReadingOn,
     pub(super) fetched: FetchTotals,
     /// Whether the open that was answered last is the first of what was fetched.
     pub(super) is_first_use: bool,
@@ -173,6 +176,9 @@ impl Mirror {
             Request::Attach { fid, .. } => {
                 self.fids.remove(&fid);
                 self.record(tag, What::Attach(fid));
+            }
+            Request::Flush { oldtag } if self.reading_on.withdraw(oldtag) => {
+                return RequestFate::Answer(self.encode(tag, &Reply::Flush {}), None);
             }
             Request::Walk { fid, newfid, names } => return self.walk(tag, fid, newfid, &names),
             Request::Getattr { fid, .. } => {
@@ -354,26 +360,6 @@ impl Mirror {
         RequestFate::Instead(Request::Lookup { fid, newfid, name })
     }
 
-    /// Appends an own request to `out`.
-    fn push(&mut self, tag: u16, request: &Request<'_>, out: &mut Vec<Bytes>) {
-        request.encode(tag, &mut self.frame);
-        out.push(Bytes::copy_from_slice(self.frame.finish()));
-    }
-
-    /// A tag for an own request.
-    fn own_tag(&mut self) -> Option<u16> {
-        if self.own.len() >= MAX_OWN {
-            return None;
-        }
-        // Not one that was just free: the clunk of its fid may still be under way.
-        let tags = NO_TAG - OWN_TAGS;
-        let mut all = (1..=tags).map(|n| OWN_TAGS + (self.last_own + n) % tags);
-        let tag = all.find(|tag| !self.own.contains(tag))?;
-        self.last_own = tag - OWN_TAGS;
-        self.own.push(tag);
-        Some(tag)
-    }
-
     /// A reply of the server, which was decoded; `None` if its body was not.
     pub(super) fn reply(&mut self, tag: u16, reply: Option<&Reply<'_>>, now: Instant) -> ReplyFate {
         if let Some(Reply::Forget { what, dir, name }) = reply {
@@ -421,15 +407,6 @@ impl Mirror {
             return ReplyFate::Taken;
         }
         outcome
-    }
-
-    /// Own requests that follow from what was answered.
-    pub(super) fn take_requests(&mut self, out: &mut Vec<Bytes>) {
-        for fid in std::mem::take(&mut self.done) {
-            self.push(NO_TAG, &Request::Clunk { fid }, out);
-        }
-        self.fetch_more(out);
-        self.replay_more(out);
     }
 
     fn forget(&mut self, what: u8, dir: u64, name: &[u8]) {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::ahead::PARTS;
 use super::contents::Contents;
 use super::facts::{FileFacts, Moment};
 use super::{Mirror, MirrorFid, ReplyFate, RequestFate, What};
@@ -25,7 +26,7 @@ use crate::wire::{DATA_HEADER, Data};
 const PLAIN: u32 = 0o400 | 0o4000 | 0o100_000 | OpenFlags::NOFOLLOW | 0o2_000_000;
 
 /// The bytes of an Rread before its data.
-const READ_HEADER: u32 = 7 + 4;
+pub(super) const READ_HEADER: u32 = 7 + 4;
 /// The bytes of an Rlopenread before its data.
 const OPENREAD_HEADER: u32 = 7 + 13 + 4 + 4 + 8 + 4;
 
@@ -47,11 +48,11 @@ pub(super) struct SentRead {
     pub(super) fid: u32,
     pub(super) offset: u64,
     /// How much the kernel wants.
-    wanted: u32,
+    pub(super) wanted: u32,
     /// How much was asked for.
-    count: u32,
+    pub(super) count: u32,
     /// Whether what it returns may be kept.
-    is_kept: bool,
+    pub(super) is_kept: bool,
 }
 
 impl Mirror {
@@ -173,13 +174,18 @@ impl Mirror {
                 }
                 return RequestFate::Data(data_reply(tag, pieces));
             }
-            let room = u32::try_from(max_file).unwrap_or(u32::MAX);
-            read.count = known.ahead.ask(offset, count, most.min(room));
-            // Of a large file only a read that brings more than the kernel wants, which it will ask for next.
-            read.is_kept = !is_large || read.count > count;
             if is_large {
                 facts.drop_contents_before(offset);
             }
+            if let Some(on) = self.reading_on.part_with(fid, facts.known_end(offset)) {
+                known.ahead.found(offset, count);
+                self.reading_on.wait(on, tag, (fid, offset, count));
+                return RequestFate::Wait;
+            }
+            let room = u32::try_from(max_file / PARTS).unwrap_or(u32::MAX);
+            read.count = known.ahead.ask(offset, count, most.min(room));
+            // Of a large file only a read that brings more than the kernel wants, which it will ask for next.
+            read.is_kept = !is_large || read.count > count;
         }
         let asked = read.count;
         self.record(tag, What::Read(read));
@@ -196,7 +202,7 @@ impl Mirror {
     /// How large the reply to a read may be, if it is to be kept.
     pub(in crate::relay) fn max_read(&self, tag: u16) -> Option<usize> {
         match &self.sent.get(&tag)?.what {
-            What::Read(read) if read.is_kept => Some(
+            What::Read(read) | What::ReadOn(read, _) if read.is_kept => Some(
                 usize::try_from(read.count)
                     .ok()?
                     .saturating_add(DATA_HEADER),

@@ -16,6 +16,10 @@ impl Mirror {
         if header.kind == Reply::ERROR {
             return Some(MAX_WHOLE);
         }
+        if self.own.contains(&header.tag) {
+            // The kernel must not get any of it.
+            return Some(self.max_read(header.tag).unwrap_or(MAX_LIST));
+        }
         match header.kind.checked_sub(1).map(Kind::new) {
             Some(Ok(Kind::Readdir)) => None,
             Some(Ok(Kind::Read)) => {
@@ -112,6 +116,9 @@ impl Mirror {
                 if let Some(facts) = facts {
                     facts.set_target(target.bytes());
                 }
+            }
+            (What::ReadOn(read, path), reply) => {
+                self.has_read_on(tag, at, (read, *path), reply);
             }
             (What::Replay, reply) => self.replayed(at, reply),
             (What::Fetch(sent), reply) => self.fetched(at, sent, reply),
