@@ -14,13 +14,13 @@ use crate::msg::{Reply, Request};
 /// What is under way.
 #[derive(Debug, Default)]
 pub(super) struct ReadingOn {
-    parts: Vec<Part>,
+    parts: Vec<AskedPart>,
     waiting: Vec<WaitingRead>,
 }
 
 /// A part that was asked for.
 #[derive(Debug)]
-struct Part {
+struct AskedPart {
     tag: u16,
     fid: u32,
     bytes: Range<u64>,
@@ -100,7 +100,7 @@ impl Mirror {
         };
         self.record(tag, What::ReadOn(read, path));
         let bytes = offset..offset.saturating_add(count.into());
-        self.reading_on.parts.push(Part { tag, fid, bytes });
+        self.reading_on.parts.push(AskedPart { tag, fid, bytes });
     }
 
     /// A part has come. `path`: the file for whose fid it was asked for.

@@ -8,12 +8,12 @@ fn bytes(offset: u64, end: u64) -> Vec<u8> {
 }
 
 /// A file that fid 2 has open, and the reads of the relay's own that are under way.
-struct Server {
+struct PartServer {
     size: u64,
     own: Vec<(u16, u64, u32)>,
 }
 
-impl Server {
+impl PartServer {
     fn of(size: u64) -> Self {
         let own = Vec::new();
         Self { size, own }
@@ -102,11 +102,11 @@ fn data_of(message: &[u8]) -> Vec<u8> {
 }
 
 /// One that has opened a file of this size, whose beginning is known.
-fn open_one(size: u64) -> (ToldRelay, Server) {
+fn open_one(size: u64) -> (ToldRelay, PartServer) {
     let mut told = ToldRelay::new();
     told.find(size);
     told.open(&bytes(0, FIRST.into()), size);
-    (told, Server::of(size))
+    (told, PartServer::of(size))
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn of_a_file_that_is_too_large_to_be_kept_only_what_comes_next_is() {
     told.ask(3, &open(2));
     let (qid, iounit) = (qid(Qid::FILE, X), 0);
     told.reply(3, &Reply::Lopen { qid, iounit });
-    let mut server = Server::of(SIZE);
+    let mut server = PartServer::of(SIZE);
     let (mut offset, mut waits) = (0, 0);
     while offset < SIZE {
         let (data, asked) = server.read(&mut told, offset, 4096);
